@@ -1,0 +1,1 @@
+//! The driver of the protocol's coordinator machine.

@@ -1,0 +1,2 @@
+//! The `datasets` command.
+fn main() {}

@@ -1,0 +1,227 @@
+//! The coordinator's machine: members, views, steps, commits, journal records.
+
+use crate::Millis;
+use crate::ids::{MemberId, StepKey, ViewId};
+use crate::messages::{EndReason, Failure, FromWorker, ToWorker, View};
+
+/// What a driver tells the machine. `connection` names a control stream; a member is born on one.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A message came on a control stream (the first one is Join).
+    Message {
+        /// The stream.
+        connection: u64,
+        /// The message.
+        message: FromWorker,
+    },
+    /// A control stream ended or broke.
+    Disconnected {
+        /// The stream.
+        connection: u64,
+        /// How it was noticed, for people.
+        reason: String,
+    },
+    /// The record that was appended last is with the operating system (or durable, if it asked for that).
+    Journalled,
+    /// It could not be written; the machine pauses before the commit and asks again.
+    JournalFailed {
+        /// The error, for people.
+        reason: String,
+    },
+    /// The version's manifest is durable.
+    VersionWritten {
+        /// Its step.
+        step: u64,
+        /// Its state digest.
+        digest: [u8; 32],
+    },
+    /// The version could not be had: writing or the upload failed.
+    VersionFailed {
+        /// Its step.
+        step: u64,
+        /// The error, for people.
+        reason: String,
+    },
+    /// All exports are in place (or none were asked for).
+    Exported,
+    /// An export failed.
+    ExportFailed {
+        /// The error, for people.
+        reason: String,
+    },
+    /// A person asks for the end after the step in flight (SIGINT, SIGTERM, `coordinator stop`).
+    StopRequested {
+        /// Who asked, for people.
+        reason: String,
+    },
+    /// A person asks for a version after the step in flight.
+    CheckpointRequested,
+    /// The data plane lost a member (broken connection, bad frame).
+    DataPlaneLost {
+        /// Who.
+        member: MemberId,
+        /// How it was noticed.
+        reason: String,
+    },
+    /// A local worker process could not be started or ended before it joined.
+    LaunchFailed {
+        /// The error, for people.
+        reason: String,
+    },
+    /// A deadline has passed.
+    Tick,
+}
+
+/// What the machine asks of its driver, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Send on a control stream.
+    Send {
+        /// The stream.
+        connection: u64,
+        /// The message.
+        message: ToWorker,
+    },
+    /// Close a control stream after what was sent.
+    Close {
+        /// The stream.
+        connection: u64,
+    },
+    /// Append to the journal, then answer Journalled or JournalFailed.
+    Append {
+        /// The record.
+        record: crate::journal::Record,
+        /// Whether it must be fsynced before the answer.
+        durable: bool,
+    },
+    /// The reducer works for this view from now on; what is older is dropped. Comes before the View messages.
+    OpenView(View),
+    /// The step was committed: its partials and slices are free. Comes before the Commit messages.
+    Committed(Committed),
+    /// This member is expected to upload this version; answered by VersionWritten or VersionFailed.
+    ExpectVersion {
+        /// The step.
+        step: u64,
+        /// Who uploads it.
+        from: MemberId,
+    },
+    /// This member is expected to upload the exports; answered by Exported or ExportFailed.
+    ExpectExport {
+        /// The step.
+        step: u64,
+        /// Who uploads them.
+        from: MemberId,
+    },
+    /// Something that people and the run's record should know.
+    Note(Note),
+    /// The run is over; nothing follows.
+    Finished(Outcome),
+}
+
+/// A committed step, for the metrics and the display.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Committed {
+    /// Which step of which view.
+    pub key: StepKey,
+    /// The epoch that the step belongs to, from 0.
+    pub epoch: u64,
+    /// Samples counted so far over the run's history, this step's included.
+    pub samples: u64,
+    /// Samples of this step.
+    pub batch: u32,
+    /// The reduced sums.
+    pub sums: Vec<f64>,
+    /// Norm of the mean gradient before clipping (0 in evaluation).
+    pub gradient_norm: f64,
+    /// Learning rate used.
+    pub learning_rate: f32,
+    /// Whether it was skipped.
+    pub skipped: bool,
+    /// (member, timings), in rank order.
+    pub timings: Vec<(MemberId, crate::messages::Timings)>,
+}
+
+/// An event of the run, with its reason.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Note {
+    /// A worker was admitted.
+    Joined {
+        /// Who.
+        member: MemberId,
+        /// What it said.
+        join: crate::messages::Join,
+    },
+    /// A worker was refused.
+    Refused {
+        /// Its name.
+        name: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// A member is gone.
+    Left {
+        /// Who.
+        member: MemberId,
+        /// Last committed step.
+        step: u64,
+        /// How it was noticed and why.
+        reason: String,
+    },
+    /// A view was opened.
+    ViewOpened {
+        /// Which.
+        view: ViewId,
+        /// Why.
+        reason: String,
+    },
+    /// What the run waits for, when that changes.
+    Waiting {
+        /// For whom and why.
+        reason: String,
+    },
+    /// A warning.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// A version is durable.
+    Version {
+        /// Its step.
+        step: u64,
+        /// Its state digest.
+        digest: [u8; 32],
+    },
+}
+
+/// How the run ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Completed, interrupted or failed.
+    pub reason: EndReason,
+    /// Exit code of the contract.
+    pub code: u8,
+    /// For people.
+    pub message: String,
+    /// The last committed step.
+    pub step: u64,
+}
+
+/// The machine (see the module's other files for its phases).
+pub struct Coordinator {
+    _private: (),
+}
+
+impl Coordinator {
+    /// Takes in one event at a time `now`.
+    pub fn handle(&mut self, _now: Millis, _event: Event) {}
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        None
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        None
+    }
+}

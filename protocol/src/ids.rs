@@ -1,0 +1,36 @@
+//! Names of things: runs, views, members, steps.
+
+/// The UUID of a run, made once when it is started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RunId(pub [u8; 16]);
+
+/// The id of a view: `term << 32 | counter`, never reused, so "older" is one comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct ViewId(pub u64);
+
+/// The id of a worker admitted to a run: `term << 32 | counter`, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct MemberId(pub u64);
+
+/// Which half of the work a message speaks of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Gradients of the global batch of step `step`, whose commit makes state `step`.
+    Train,
+    /// Metric sums of state `step` over the validation samples.
+    Evaluate,
+}
+
+/// What every frame and control message of a step carries; older keys are dropped.
+///
+/// `step` counts from 1: state 0 is version 0, and the commit of `(Train, k)` turns state k-1 into state k.
+/// `(Evaluate, k)` comes after `(Train, k)`, which is what the derived order says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StepKey {
+    /// The view in which the step is tried.
+    pub view: ViewId,
+    /// The step, from 1.
+    pub step: u64,
+    /// Training or evaluation.
+    pub phase: Phase,
+}

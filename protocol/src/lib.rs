@@ -1,0 +1,18 @@
+//! The pure part of a run: its words, its arithmetic and its two state machines.
+//!
+//! This crate owns what a run *means*: which samples a step has, how they are cut into microbatches, in which
+//! order gradients are added, who is a member, and when a step is committed. It never does I/O, never reads a
+//! clock, never spawns a thread and has no ambient randomness: time comes in as [`Millis`], effects go out as
+//! values. The whole distributed behaviour therefore runs in `sim` from one seed.
+
+pub mod coordinator;
+pub mod ids;
+pub mod journal;
+pub mod messages;
+pub mod worker;
+
+/// Milliseconds on the driver's monotonic clock (virtual time in `sim`). Only differences mean anything.
+pub type Millis = u64;
+
+/// Version of the control and data planes; peers of another version are refused at Join.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,122 @@
+//! The worker's machine: phases of a member from Join to End.
+
+use crate::Millis;
+use crate::ids::StepKey;
+use crate::messages::{Commit, EndReason, Failure, FromWorker, Sums, Timings, ToWorker, View, Welcome};
+
+/// What a driver tells the machine.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A control message came.
+    Message(ToWorker),
+    /// The control stream broke.
+    Disconnected {
+        /// How it was noticed.
+        reason: String,
+    },
+    /// Answer to [`Output::Prepare`]: model, data and device are ready.
+    Prepared,
+    /// Answer to [`Output::Initialise`] and [`Output::Load`]: the state is in memory and (for Initialise) uploaded.
+    Loaded {
+        /// Step of the state.
+        step: u64,
+        /// Its full digest.
+        digest: [u8; 32],
+        /// Its state check.
+        state_check: u64,
+        /// Number of f32 elements.
+        elements: u64,
+    },
+    /// All reduced slices and scalars of this step are here and whole.
+    Reduced {
+        /// Which.
+        key: StepKey,
+        /// Reduced scalars.
+        sums: Sums,
+        /// Squared norm in block order.
+        squared_norm: f64,
+        /// Loss and gradient finite.
+        finite: bool,
+        /// Hash over gradient, presence and scalars.
+        hash: u64,
+        /// What it cost.
+        timings: Timings,
+    },
+    /// The commit is applied; the state is that of this step.
+    Applied {
+        /// The step.
+        step: u64,
+        /// Its state check.
+        state_check: u64,
+    },
+    /// Something that the worker can't recover from (device, data, memory, data plane).
+    Failed(Failure),
+    /// SIGTERM or SIGINT.
+    LeaveRequested {
+        /// Why.
+        reason: String,
+    },
+    /// A deadline has passed.
+    Tick,
+}
+
+/// What the machine asks of its driver, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Send on the control stream.
+    Send(FromWorker),
+    /// Build the task from the config, load the data, open the data plane; answer Prepared or Failed.
+    Prepare(Box<Welcome>),
+    /// Make state 0 from the seed on the CPU, upload it, answer Loaded.
+    Initialise,
+    /// Download this version, load it, warm up, answer Loaded.
+    Load {
+        /// Its step.
+        step: u64,
+    },
+    /// Work in this view from now on; drop what is older.
+    EnterView(View),
+    /// Compute this member's microbatches of the step, exchange, and answer Reduced.
+    Compute(StepKey),
+    /// Apply the reduced gradient (or skip), answer Applied.
+    Apply(Commit),
+    /// Take a snapshot of the current state and upload it as a version, behind the training.
+    WriteVersion {
+        /// Its step.
+        step: u64,
+    },
+    /// Upload the exports of the current state.
+    Export {
+        /// Its step.
+        step: u64,
+    },
+    /// The worker ends.
+    Exit {
+        /// How.
+        reason: EndReason,
+        /// Exit code of the contract.
+        code: u8,
+        /// For people.
+        message: String,
+    },
+}
+
+/// The machine.
+pub struct Worker {
+    _private: (),
+}
+
+impl Worker {
+    /// Takes in one event at a time `now`.
+    pub fn handle(&mut self, _now: Millis, _event: Event) {}
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        None
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        None
+    }
+}

@@ -1,0 +1,1 @@
+//! Deterministic simulation of a coordinator and its workers, with faults.

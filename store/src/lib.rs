@@ -1,0 +1,1 @@
+//! Bytes that must last: atomic, content-addressed versions.

@@ -1,0 +1,1 @@
+//! Runs and metrics, kept and shown.

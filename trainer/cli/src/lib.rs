@@ -1,0 +1,1 @@
+//! The trainer command: eval, predict, export, offline.

@@ -1,0 +1,1 @@
+//! burn: devices, models, gradients of a microbatch, host optimizers, evaluation, export.

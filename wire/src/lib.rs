@@ -1,0 +1,1 @@
+//! Messages, frames and tokens on the network.
