@@ -6,9 +6,12 @@
 //! values. The whole distributed behaviour therefore runs in `sim` from one seed.
 
 pub mod coordinator;
+pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod messages;
+pub mod plan;
+pub mod schedule;
 pub mod worker;
 
 /// Milliseconds on the driver's monotonic clock (virtual time in `sim`). Only differences mean anything.

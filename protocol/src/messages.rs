@@ -70,7 +70,8 @@ pub struct Ready {
     pub finite: bool,
     /// One hash over gradient blocks, presence and scalars.
     pub hash: u64,
-    /// The state check before the step (0 where `elastic.digest_every` skips it, and in evaluation).
+    /// The state check before the step; in evaluation, of the state that is evaluated (0 where
+    /// `elastic.digest_every` skips it).
     pub state_check: u64,
     /// What the step cost here.
     pub timings: Timings,
@@ -92,6 +93,14 @@ pub enum FromWorker {
     },
     /// The step is prepared.
     Ready(Ready),
+    /// The run's last commit is applied (said only after a commit with [`Next::last`]): no later Ready would
+    /// carry the check of this state.
+    Applied {
+        /// The step of the state.
+        step: u64,
+        /// Its state check.
+        state_check: u64,
+    },
     /// Nothing to say but that the worker lives.
     Heartbeat,
     /// SIGTERM: the worker finishes the step and wants to leave.
@@ -119,8 +128,9 @@ pub struct MemberInfo {
     pub member: MemberId,
     /// Name for people.
     pub name: String,
-    /// The contiguous microbatches `[start, end)` of a full global batch that it computes. For a shorter batch
-    /// the assignment is recomputed by `assignment::scale` from the same shares.
+    /// Its weight in the assignment: how many parts of every batch's microbatches it computes, relative to the
+    /// other members' shares. Each step's contiguous ranges come from all shares by `assignment::ranges`, so a
+    /// short batch needs no message of its own.
     pub share: u32,
 }
 
@@ -228,6 +238,12 @@ pub enum ToWorker {
     View(View),
     /// The step is done.
     Commit(Commit),
+    /// Upload the current state, which is that of this step, as a version: asked for outside a commit when an
+    /// earlier upload was still under way at the last step, or when one failed.
+    WriteVersion {
+        /// Step of the state.
+        step: u64,
+    },
     /// Upload the export named by format, from the current state.
     Export {
         /// Step of the state.

@@ -1,6 +1,25 @@
 //! The coordinator's machine: members, views, steps, commits, journal records.
+//!
+//! It owns every decision of a run: who is a member, what is computed, what is history, when it is over, and the
+//! reason of each. It never sums a gradient (the driver's reducer does), never writes a file and never reads a
+//! clock: the driver carries out [`Output`]s in their order and answers with [`Event`]s.
+//!
+//! A run's membership is fixed at its first view: a member that is lost afterwards ends the run, resumable.
 
-use crate::Millis;
+mod admission;
+mod appends;
+mod closing;
+mod machine;
+mod roster;
+mod run_plan;
+mod start;
+mod step;
+mod verdict;
+mod versions;
+
+pub use machine::Coordinator;
+pub use run_plan::{CheckpointEvery, OnNan, RunPlan};
+
 use crate::ids::{MemberId, StepKey, ViewId};
 use crate::messages::{EndReason, Failure, FromWorker, ToWorker, View};
 
@@ -23,7 +42,8 @@ pub enum Event {
     },
     /// The record that was appended last is with the operating system (or durable, if it asked for that).
     Journalled,
-    /// It could not be written; the machine pauses before the commit and asks again.
+    /// It could not be written; the machine pauses before the commit and asks again. Before the next append the
+    /// driver cuts the file back to the length that it had before the failed one.
     JournalFailed {
         /// The error, for people.
         reason: String,
@@ -204,24 +224,4 @@ pub struct Outcome {
     pub message: String,
     /// The last committed step.
     pub step: u64,
-}
-
-/// The machine (see the module's other files for its phases).
-pub struct Coordinator {
-    _private: (),
-}
-
-impl Coordinator {
-    /// Takes in one event at a time `now`.
-    pub fn handle(&mut self, _now: Millis, _event: Event) {}
-
-    /// The next thing to do, in order.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        None
-    }
-
-    /// When [`Event::Tick`] is due next.
-    pub fn next_deadline(&self) -> Option<Millis> {
-        None
-    }
 }

@@ -1,6 +1,15 @@
 //! The worker's machine: phases of a member from Join to End.
+//!
+//! It owns what a member may do when: it prepares, loads, computes, says Ready, applies, in this order and only
+//! when told. It never touches a tensor, a socket or a clock: the driver carries out [`Output`]s and answers with
+//! [`Event`]s.
 
-use crate::Millis;
+mod entry;
+mod machine;
+mod step;
+
+pub use machine::Worker;
+
 use crate::ids::StepKey;
 use crate::messages::{Commit, EndReason, Failure, FromWorker, Sums, Timings, ToWorker, View, Welcome};
 
@@ -78,9 +87,12 @@ pub enum Output {
     EnterView(View),
     /// Compute this member's microbatches of the step, exchange, and answer Reduced.
     Compute(StepKey),
-    /// Apply the reduced gradient (or skip), answer Applied.
+    /// Apply the reduced gradient (or skip; in evaluation nothing changes), free the step's partials, and answer
+    /// Applied: after `(Evaluate, k)` with the state check of state k once more.
     Apply(Commit),
-    /// Take a snapshot of the current state and upload it as a version, behind the training.
+    /// Take a snapshot of the current state and upload it as a version, behind the training. The machine goes on
+    /// at once and is not told when it is done: the coordinator knows by the manifest. A failed upload is no
+    /// reason for [`Event::Failed`]; the coordinator's driver sees it.
     WriteVersion {
         /// Its step.
         step: u64,
@@ -101,22 +113,11 @@ pub enum Output {
     },
 }
 
-/// The machine.
-pub struct Worker {
-    _private: (),
-}
-
-impl Worker {
-    /// Takes in one event at a time `now`.
-    pub fn handle(&mut self, _now: Millis, _event: Event) {}
-
-    /// The next thing to do, in order.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        None
-    }
-
-    /// When [`Event::Tick`] is due next.
-    pub fn next_deadline(&self) -> Option<Millis> {
-        None
-    }
+/// What a worker is started with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// What it says first.
+    pub join: crate::messages::Join,
+    /// How long it waits for admission, and for a coordinator of which nothing is heard.
+    pub join_timeout_ms: u64,
 }

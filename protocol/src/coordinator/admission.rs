@@ -1,0 +1,210 @@
+//! Control streams: who is admitted, who is refused and why, who is lost.
+
+use super::machine::{Coordinator, State, Stop};
+use super::{Note, Output};
+use crate::ids::MemberId;
+use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
+use crate::{Millis, PROTOCOL_VERSION};
+
+/// Tasks of a peer that are shown in a message.
+const TASKS_SHOWN_MAX: usize = 16;
+
+impl Coordinator {
+    pub(super) fn on_message(&mut self, now: Millis, connection: u64, message: FromWorker) {
+        let Some(member) = self.roster.by_connection(connection) else {
+            return match message {
+                FromWorker::Join(join) => self.on_join(now, connection, &join),
+                _ => self.put(Output::Close { connection }), // Of a stream that was refused or given up.
+            };
+        };
+        member.heard_at = now;
+        let id = member.id;
+        match message {
+            FromWorker::Join(_) => self.reject(now, id, "it sent a second Join"),
+            FromWorker::Loaded { step, digest, elements } => self.on_loaded(now, id, step, digest, elements),
+            FromWorker::Ready(ready) => self.on_ready(now, id, ready),
+            FromWorker::Applied { step, state_check } => self.on_applied(now, id, step, state_check),
+            FromWorker::Heartbeat => self.send(connection, ToWorker::Alive),
+            FromWorker::Leaving { reason } => self.on_leaving(now, id, &reason),
+            FromWorker::Failed(failure) => {
+                let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
+                self.forget(id, &failure.message);
+                self.fail(failure.code, &message);
+            }
+        }
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Millis, connection: u64, reason: &str) {
+        if let Some(id) = self.roster.by_connection(connection).map(|member| member.id) {
+            self.lose(now, id, &format!("its control stream ended: {reason}"));
+        }
+    }
+
+    pub(super) fn check_leases(&mut self, now: Millis) {
+        let lease_ms = self.plan.lease_ms;
+        while let Some(member) = self.roster.most_silent()
+            && now >= member.heard_at.saturating_add(lease_ms)
+        {
+            let (id, connection) = (member.id, member.connection);
+            let silent_ms = now - member.heard_at;
+            self.lose(
+                now,
+                id,
+                &format!("nothing was heard from it for {silent_ms} ms (lease {lease_ms} ms)"),
+            );
+            self.put(Output::Close { connection });
+        }
+    }
+
+    fn on_join(&mut self, now: Millis, connection: u64, join: &Join) {
+        if let State::Ending(outcome) = &self.state {
+            let (reason, message) = (outcome.reason, outcome.message.clone());
+            self.send(connection, ToWorker::End { reason, message });
+            return self.put(Output::Close { connection });
+        }
+        match self.examine(join) {
+            Ok(()) => self.admit(now, connection, join),
+            Err(message) => {
+                let failure = Failure { code: 2, message };
+                self.note(Note::Refused { name: join.name.clone(), failure: failure.clone() });
+                self.send(connection, ToWorker::Refused(failure));
+                self.put(Output::Close { connection });
+            }
+        }
+    }
+
+    /// Whether a worker fits into this run; the reason if it doesn't.
+    fn examine(&self, join: &Join) -> Result<(), String> {
+        if join.protocol_version != PROTOCOL_VERSION {
+            let theirs = join.protocol_version;
+            return Err(format!(
+                "protocol version {theirs} is not the coordinator's {PROTOCOL_VERSION}; use workers and \
+                 coordinator of one release"
+            ));
+        }
+        let task = &self.plan.task;
+        let Some((_, schema)) = join.tasks.iter().find(|(name, _)| name == task) else {
+            let known: Vec<&str> =
+                join.tasks.iter().take(TASKS_SHOWN_MAX).map(|(name, _)| name.as_str()).collect();
+            return Err(format!(
+                "the worker doesn't know the task \"{task}\"; it knows {}",
+                known.join(", ")
+            ));
+        };
+        if let Some(first) = self.roster.schema.filter(|first| first != schema) {
+            return Err(format!(
+                "the worker's schema of task \"{task}\" is {schema}, the other workers' is {first}; use one build"
+            ));
+        }
+        if self.view.is_some() || matches!(self.state, State::Closing(_)) {
+            return Err(format!(
+                "the run has begun with {} workers and its membership is fixed until it ends; stop it and \
+                 --resume with more workers",
+                self.roster.len()
+            ));
+        }
+        if self.roster.len() >= self.plan.max_workers.max(1) as usize {
+            return Err(format!("the run has its elastic.max_workers = {} workers", self.plan.max_workers));
+        }
+        self.examine_fingerprint(join)
+    }
+
+    fn examine_fingerprint(&self, join: &Join) -> Result<(), String> {
+        if self.plan.mixed {
+            return Ok(());
+        }
+        let (expected, whose) = match self.roster.fingerprint {
+            Some(first) => (Some(first), "the other workers'"),
+            None => (self.history.fingerprint(), "that of the run so far"),
+        };
+        match expected {
+            Some(expected) if expected != join.fingerprint => Err(format!(
+                "the worker's numerics fingerprint {} on {} is not {whose} {}: its results would differ in \
+                 their last bits; elastic.mixed = true admits it and gives up bit-exactness",
+                short(&join.fingerprint),
+                join.device,
+                short(&expected),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn admit(&mut self, now: Millis, connection: u64, join: &Join) {
+        let schema = join.tasks.iter().find(|(name, _)| *name == self.plan.task).map(|(_, schema)| *schema);
+        self.roster.schema = self.roster.schema.or(schema);
+        let first = *self.roster.fingerprint.get_or_insert(join.fingerprint);
+        self.roster.differs |= first != join.fingerprint;
+        let id = self.fresh_member();
+        let name = self.roster.add(id, connection, join, now).name.clone();
+        self.note(Note::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
+        let plan = &self.plan;
+        let welcome = Welcome {
+            run: plan.run,
+            run_name: plan.run_name.clone(),
+            member: id,
+            name,
+            config: plan.config.clone(),
+            data_plan: plan.data_plan.clone(),
+            data_port: plan.data_port,
+            heartbeat_ms: plan.heartbeat_ms(),
+        };
+        self.send(connection, ToWorker::Welcome(welcome));
+        self.on_joined(now);
+    }
+
+    fn on_leaving(&mut self, now: Millis, id: MemberId, reason: &str) {
+        let name = self.roster.name(id);
+        match &self.state {
+            State::Stepping(_) | State::Committing(_) if self.stop.is_none() => {
+                let message = format!("worker {name} leaves ({reason}) and the run's membership is fixed");
+                self.warn(format!("{message}; the run ends after this step"));
+                self.stop = Some(Stop::MemberLeaves(message));
+            }
+            State::Stepping(_) | State::Committing(_) | State::Closing(_) | State::Ending(_) => {}
+            _ => self.lose(now, id, &format!("it leaves: {reason}")),
+        }
+    }
+
+    /// A member that broke the protocol.
+    pub(super) fn reject(&mut self, now: Millis, id: MemberId, what: &str) {
+        if let Some(connection) = self.roster.get(id).map(|member| member.connection) {
+            self.lose(now, id, &format!("it broke the protocol: {what}"));
+            let failure = Failure { code: 4, message: what.to_owned() };
+            self.send(connection, ToWorker::Refused(failure));
+            self.put(Output::Close { connection });
+        }
+    }
+
+    /// Removes a member and says so.
+    pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<(String, Option<u32>)> {
+        let member = self.roster.remove(id)?;
+        self.note(Note::Left { member: id, step: self.position.step, reason: reason.to_owned() });
+        Some((member.name, member.slot))
+    }
+
+    /// A member is gone. Before the first view another may take its place, unless this coordinator started it.
+    pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
+        let Some((name, slot)) = self.forget(id, reason) else { return };
+        match &self.state {
+            State::Gathering { .. } | State::Initialising(_) | State::Loading { .. } if slot.is_none() => {
+                self.on_lost_before_start(now, id);
+            }
+            State::Closing(_) => self.on_lost_at_end(now, id, &name),
+            State::Ending(_) | State::Finished => {}
+            _ => {
+                let step = self.position.step;
+                self.fail(
+                    4,
+                    &format!(
+                        "lost worker {name} after step {step} ({reason}); the run's membership is fixed, so it \
+                         ends here"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn short(digest: &[u8; 32]) -> String {
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,237 @@
+//! After the last step: every member's last check, the last version, the exports, the end.
+
+use std::collections::BTreeMap;
+
+use super::machine::{Coordinator, State, Stop};
+use super::{Output, verdict};
+use crate::Millis;
+use crate::ids::MemberId;
+use crate::messages::{EndReason, ToWorker};
+
+/// The last version is tried so often.
+const VERSION_ATTEMPTS_MAX: u32 = 4;
+/// Pause before another attempt, times the attempts so far.
+const RETRY_MS: u64 = 1_000;
+
+/// What is left to do.
+#[derive(Debug)]
+pub(super) struct Closing {
+    /// Members that must still say Applied have no entry with a check.
+    checks: BTreeMap<MemberId, Option<u64>>,
+    applied_until: Millis,
+    attempts: u32,
+    retry_at: Option<Millis>,
+    export: Export,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Export {
+    NotAsked,
+    InFlight { from: MemberId, until: Millis },
+    Done,
+}
+
+impl Closing {
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        let applied = self.waits_for_checks().then_some(self.applied_until);
+        let export = match self.export {
+            Export::InFlight { until, .. } => Some(until),
+            Export::NotAsked | Export::Done => None,
+        };
+        [applied, self.retry_at, export].into_iter().flatten().min()
+    }
+
+    pub(super) fn shift(&mut self, late_ms: u64) {
+        self.applied_until = self.applied_until.saturating_add(late_ms);
+        if let Export::InFlight { until, .. } = &mut self.export {
+            *until = until.saturating_add(late_ms);
+        }
+    }
+
+    fn waits_for_checks(&self) -> bool {
+        self.checks.values().any(Option::is_none)
+    }
+}
+
+impl Coordinator {
+    pub(super) fn start_closing(&mut self, now: Millis) {
+        // Members that only loaded the last state have said its digest already.
+        let has_view = self.view.is_some();
+        let checks = self.roster.iter().filter(|_| has_view).map(|member| (member.id, None)).collect();
+        let applied_until = now.saturating_add(self.plan.load_timeout_ms);
+        let export = Export::NotAsked;
+        self.state = State::Closing(Closing { checks, applied_until, attempts: 0, retry_at: None, export });
+        self.advance_closing(now);
+    }
+
+    pub(super) fn on_applied(&mut self, now: Millis, id: MemberId, step: u64, state_check: u64) {
+        let position = self.position.step;
+        let State::Closing(closing) = &mut self.state else {
+            if !matches!(self.state, State::Ending(_)) {
+                self.reject(now, id, &format!("it said Applied of step {step} before the last step"));
+            }
+            return;
+        };
+        if step != position {
+            return self.reject(
+                now,
+                id,
+                &format!("it said Applied of step {step}, the run is at {position}"),
+            );
+        }
+        closing.checks.insert(id, Some(state_check));
+        self.advance_closing(now);
+    }
+
+    /// Does what can be done now of: checks, version, exports, end.
+    pub(super) fn advance_closing(&mut self, now: Millis) {
+        let State::Closing(closing) = &self.state else { return };
+        if closing.waits_for_checks() {
+            return;
+        }
+        let step = self.position.step;
+        let ranks = self.roster.ranks();
+        let checks: Vec<(String, u64)> = ranks
+            .iter()
+            .filter_map(|member| {
+                closing.checks.get(&member.id).copied().flatten().map(|check| (member.name.clone(), check))
+            })
+            .collect();
+        if let Err(disagreement) = verdict::compare_states(&format!("after step {step}"), &checks) {
+            return self.on_disagreement(&disagreement);
+        }
+        self.agreed_step = step;
+        if self.uploads.durable_step() != Some(step) {
+            return self.ask_for_last_version(now);
+        }
+        match self.stop_reason() {
+            Some(Stop::Asked(_)) => self.end_interrupted("its version is written"),
+            Some(Stop::MemberLeaves(reason)) => self.fail(4, &reason.clone()),
+            None => self.advance_export(now),
+        }
+    }
+
+    fn ask_for_last_version(&mut self, now: Millis) {
+        let State::Closing(closing) = &mut self.state else { return };
+        if self.uploads.is_busy() || closing.retry_at.is_some() {
+            return;
+        }
+        let step = self.position.step;
+        let Some((from, connection)) = self.roster.ranks().first().map(|first| (first.id, first.connection))
+        else {
+            return self.fail(4, &format!("all workers were lost before state {step} became a version"));
+        };
+        closing.attempts += 1;
+        self.expect_version(now, step, from);
+        self.send(connection, ToWorker::WriteVersion { step });
+    }
+
+    /// An upload failed or its member is gone.
+    pub(super) fn on_upload_lost(&mut self, now: Millis, reason: &str) {
+        let step = self.position.step;
+        let State::Closing(closing) = &mut self.state else { return };
+        if closing.attempts >= VERSION_ATTEMPTS_MAX {
+            return self.fail(4, &format!("state {step} could not be written as a version: {reason}"));
+        }
+        let pause_ms = RETRY_MS * u64::from(closing.attempts + 1);
+        closing.retry_at = Some(now.saturating_add(pause_ms));
+    }
+
+    fn advance_export(&mut self, now: Millis) {
+        let until = now.saturating_add(self.plan.transfer_timeout_ms);
+        let step = self.position.step;
+        let State::Closing(closing) = &mut self.state else { return };
+        match closing.export {
+            Export::InFlight { .. } => {}
+            Export::NotAsked if self.plan.export => {
+                let first = self.roster.ranks().first().map(|first| (first.id, first.connection));
+                let Some((from, connection)) = first else {
+                    return self.fail(4, "all workers were lost before the exports were made");
+                };
+                closing.export = Export::InFlight { from, until };
+                self.put(Output::ExpectExport { step, from });
+                self.send(connection, ToWorker::Export { step });
+            }
+            Export::NotAsked | Export::Done => {
+                self.end(EndReason::Completed, 0, format!("all {step} steps are done"));
+            }
+        }
+    }
+
+    pub(super) fn on_exported(&mut self, now: Millis) {
+        let State::Closing(closing) = &mut self.state else { return };
+        if let Export::InFlight { .. } = closing.export {
+            closing.export = Export::Done;
+            self.advance_closing(now);
+        }
+    }
+
+    pub(super) fn on_export_failed(&mut self, reason: &str) {
+        let State::Closing(closing) = &self.state else { return };
+        if let Export::InFlight { .. } = closing.export {
+            self.fail(
+                4,
+                &format!(
+                    "all steps are done and the last version is written, but the export failed: {reason}"
+                ),
+            );
+        }
+    }
+
+    /// After the last commit a lost member takes nothing with it but what it was uploading.
+    pub(super) fn on_lost_at_end(&mut self, now: Millis, id: MemberId, name: &str) {
+        let State::Closing(closing) = &mut self.state else { return };
+        closing.checks.remove(&id);
+        if let Export::InFlight { from, .. } = closing.export
+            && from == id
+        {
+            closing.export = Export::NotAsked;
+        }
+        if self.uploads.in_flight().is_some_and(|upload| upload.from == id) {
+            self.uploads.abandon();
+            self.on_upload_lost(now, &format!("worker {name} was lost"));
+        }
+        self.advance_closing(now);
+    }
+
+    pub(super) fn on_closing_tick(&mut self, now: Millis) {
+        let State::Closing(closing) = &mut self.state else { return };
+        if closing.waits_for_checks() && now >= closing.applied_until {
+            let message =
+                format!("waited {} ms for {} and gave up", self.plan.load_timeout_ms, self.waits_for());
+            return self.fail(4, &message);
+        }
+        if let Export::InFlight { from, until } = closing.export
+            && now >= until
+        {
+            let reason =
+                format!("waited {} ms for {}", self.plan.transfer_timeout_ms, self.roster.name(from));
+            return self.on_export_failed(&reason);
+        }
+        if closing.retry_at.is_some_and(|at| now >= at) {
+            closing.retry_at = None;
+            self.advance_closing(now);
+        }
+    }
+
+    pub(super) fn describe_closing(&self, closing: &Closing) -> String {
+        let step = self.position.step;
+        let late: Vec<String> = closing
+            .checks
+            .iter()
+            .filter(|(_, check)| check.is_none())
+            .map(|(member, _)| self.roster.name(*member))
+            .collect();
+        if !late.is_empty() {
+            return format!("{} to apply step {step}, the last", late.join(", "));
+        }
+        if let Export::InFlight { from, .. } = closing.export {
+            return format!("{} to upload the exports", self.roster.name(from));
+        }
+        match self.uploads.in_flight() {
+            Some(upload) => format!("{} to upload version {}", self.roster.name(upload.from), upload.step),
+            None if closing.retry_at.is_some() => format!("another attempt at version {step}"),
+            None => format!("version {step}"),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The machine itself: its states, its deadlines, and the one `match` that sends events to the phases' files.
+
+use std::collections::VecDeque;
+
+use super::appends::{After, Appends};
+use super::closing::Closing;
+use super::roster::Roster;
+use super::start::Initialising;
+use super::step::{Decided, Pace, Step};
+use super::versions::Uploads;
+use super::{Event, Note, Outcome, Output, RunPlan};
+use crate::Millis;
+use crate::history::History;
+use crate::ids::{MemberId, ViewId};
+use crate::journal::{EndRecord, Record, TermRecord};
+use crate::messages::{EndReason, ToWorker, View};
+
+/// A journal that can't take the record of the run's end is given up after so many attempts.
+const END_APPENDS_MAX: u32 = 3;
+/// A tick that is later than this (or half a lease, if that is more) means that this process was paused.
+const PAUSE_MS: u64 = 1_000;
+
+/// Where the run stands. Each state names what it waits for.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Too few workers have joined.
+    Gathering { until: Millis },
+    /// One member makes state 0 and uploads it.
+    Initialising(Initialising),
+    /// The members load the state that the run starts from.
+    Loading { until: Millis, step: u64, digest: [u8; 32] },
+    /// The first view's record is on its way to the journal.
+    Opening,
+    /// The members work on a step.
+    Stepping(Step),
+    /// A decided step's record is on its way to the journal.
+    Committing(Box<Decided>),
+    /// All steps are done: the last version, the exports.
+    Closing(Closing),
+    /// The record of the end is on its way to the journal.
+    Ending(Outcome),
+    /// Nothing follows.
+    Finished,
+}
+
+/// The committed state of the run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Position {
+    pub(super) step: u64,
+    /// Adam's t.
+    pub(super) applied: u64,
+    /// Whether this state was evaluated.
+    pub(super) evaluated: bool,
+}
+
+/// The machine (its phases are in the module's other files).
+#[derive(Debug)]
+pub struct Coordinator {
+    pub(super) plan: RunPlan,
+    pub(super) history: History,
+    pub(super) state: State,
+    pub(super) roster: Roster,
+    pub(super) uploads: Uploads,
+    pub(super) view: Option<View>,
+    pub(super) position: Position,
+    /// The latest state of which all members said the same check.
+    pub(super) agreed_step: u64,
+    /// Why the run ends after the step in flight.
+    pub(super) stop: Option<Stop>,
+    /// How long steps take, for the deadline of the next.
+    pub(super) pace: Pace,
+    term: u32,
+    ids: u32,
+    appends: Appends,
+    outputs: VecDeque<Output>,
+    waiting: String,
+}
+
+/// A run that ends early but in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// A person asked.
+    Asked(String),
+    /// A member leaves, and membership is fixed.
+    MemberLeaves(String),
+}
+
+impl Coordinator {
+    /// A coordinator that has taken `term` on the run. Its first output appends the term's record; workers may
+    /// join at once.
+    ///
+    /// # Panics
+    /// When `term` is not above [`History::term`]: the driver took it by creating `terms/N` exclusively.
+    #[must_use]
+    pub fn new(plan: RunPlan, term: u32, mut history: History, now: Millis) -> Self {
+        assert!(term > history.term(), "term {term} is not above the journal's {}", history.term());
+        let resume = history.resume();
+        let step = resume.map_or(0, |resume| resume.step);
+        let rewinds = history.goes_beyond(step);
+        if rewinds {
+            history.rewind(step, false);
+        }
+        let position =
+            Position { step, applied: history.applied(step), evaluated: history.is_evaluated(step) };
+        let until = now.saturating_add(plan.join_timeout_ms);
+        let mut machine = Self {
+            state: State::Gathering { until },
+            roster: Roster::default(),
+            uploads: Uploads::new(resume, now),
+            view: None,
+            position,
+            agreed_step: step,
+            stop: None,
+            pace: Pace::default(),
+            term,
+            ids: 0,
+            appends: Appends::default(),
+            outputs: VecDeque::new(),
+            waiting: String::new(),
+            plan,
+            history,
+        };
+        machine.open_term(rewinds);
+        machine.note_waiting();
+        machine
+    }
+
+    /// Takes in one event at a time `now`.
+    pub fn handle(&mut self, now: Millis, event: Event) {
+        if matches!(self.state, State::Finished) {
+            return;
+        }
+        self.forgive_own_pause(now);
+        match event {
+            Event::Message { connection, message } => self.on_message(now, connection, message),
+            Event::Disconnected { connection, reason } => self.on_disconnected(now, connection, &reason),
+            Event::Journalled => self.on_journalled(now),
+            Event::JournalFailed { reason } => self.on_journal_failed(now, &reason),
+            Event::VersionWritten { step, digest } => self.on_version_written(now, step, digest),
+            Event::VersionFailed { step, reason } => self.on_version_failed(now, step, &reason),
+            Event::Exported => self.on_exported(now),
+            Event::ExportFailed { reason } => self.on_export_failed(&reason),
+            Event::StopRequested { reason } => self.on_stop(now, reason),
+            Event::CheckpointRequested => self.uploads.request(),
+            Event::DataPlaneLost { member, reason } => {
+                self.lose(now, member, &format!("its data connection: {reason}"));
+            }
+            Event::LaunchFailed { reason } => self.fail(4, &format!("a local worker failed: {reason}")),
+            Event::Tick => self.on_tick(now),
+        }
+        self.note_waiting();
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Event::Tick`] is due next; `None` when the run is over, or only the journal is waited for.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let lease =
+            self.roster.most_silent().map(|member| member.heard_at.saturating_add(self.plan.lease_ms));
+        let state = match &self.state {
+            State::Gathering { until } | State::Loading { until, .. } => Some(*until),
+            State::Initialising(initialising) => Some(initialising.until),
+            State::Stepping(step) => Some(step.until),
+            State::Closing(closing) => closing.deadline(),
+            State::Opening | State::Committing(_) => None,
+            State::Ending(_) => return self.appends.retry_at(),
+            State::Finished => return None,
+        };
+        [lease, state, self.uploads.deadline(), self.appends.retry_at()].into_iter().flatten().min()
+    }
+
+    /// What the run waits for and why, for people.
+    #[must_use]
+    pub fn waits_for(&self) -> String {
+        if self.appends.is_failing() {
+            return "the journal, which can't be written".to_owned();
+        }
+        match &self.state {
+            State::Gathering { .. } => self.describe_gathering(),
+            State::Initialising(initialising) => {
+                format!("{} to make and upload the first state", self.roster.name(initialising.by))
+            }
+            State::Loading { step, .. } => format!("{} to load state {step}", self.names_not_loaded()),
+            State::Opening => "the journal to take the first view".to_owned(),
+            State::Stepping(step) => self.describe_step(step),
+            State::Committing(decided) => {
+                format!("the journal to take the commit of step {}", decided.record.key.step)
+            }
+            State::Closing(closing) => self.describe_closing(closing),
+            State::Ending(_) => "the journal to take the end of the run".to_owned(),
+            State::Finished => "nothing".to_owned(),
+        }
+    }
+
+    /// The last committed step.
+    #[must_use]
+    pub fn committed_step(&self) -> u64 {
+        self.position.step
+    }
+
+    fn open_term(&mut self, rewinds: bool) {
+        let plan = &self.plan;
+        let record = TermRecord {
+            term: self.term,
+            run: plan.run,
+            config_digest: plan.config_digest.clone(),
+            data_digest: plan.data_digest.clone(),
+        };
+        self.append(Record::Term(record), true, After::Nothing);
+        if rewinds {
+            let to_step = self.position.step;
+            let reason = format!("resumed from state {to_step}; what was committed after it is replayed");
+            self.append(Record::Rewind { to_step, void: false, reason }, true, After::Nothing);
+        }
+    }
+
+    fn on_journalled(&mut self, now: Millis) {
+        let (after, next) = self.appends.written();
+        self.outputs.extend(next);
+        match after {
+            None | Some(After::Nothing) => {}
+            Some(After::OpenView) => self.on_view_journalled(now),
+            Some(After::Commit) => self.on_commit_journalled(now),
+            Some(After::Version { step, digest }) => self.on_version_journalled(now, step, digest),
+            Some(After::End) => self.finish(),
+        }
+    }
+
+    fn on_journal_failed(&mut self, now: Millis, reason: &str) {
+        let Some(failures) = self.appends.failed(now) else { return };
+        let message = format!("the journal can't be written: {reason}");
+        match &self.state {
+            State::Ending(_) if failures >= END_APPENDS_MAX => {
+                self.warn(format!("{message}; the end of the run is not in it"));
+                self.finish();
+            }
+            _ if self.stop.is_some() && !matches!(self.state, State::Ending(_)) => {
+                self.end_interrupted(&format!("{message}, so the step in flight is not committed"));
+            }
+            _ if failures == 1 => self.warn(format!("{message}; the run pauses and tries again")),
+            _ => {}
+        }
+    }
+
+    fn on_tick(&mut self, now: Millis) {
+        let retry = self.appends.tick(now);
+        self.outputs.extend(retry);
+        self.check_leases(now);
+        self.check_upload(now);
+        match &self.state {
+            State::Gathering { until } if now >= *until => self.on_gathering_expired(),
+            State::Initialising(state) if now >= state.until => self.on_loading_expired(),
+            State::Loading { until, .. } if now >= *until => self.on_loading_expired(),
+            State::Stepping(step) if now >= step.until => self.on_step_expired(),
+            State::Closing(_) => self.on_closing_tick(now),
+            _ => {}
+        }
+    }
+
+    /// A coordinator that was paused has heard nothing for a reason of its own: leases and deadlines start again.
+    fn forgive_own_pause(&mut self, now: Millis) {
+        let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due));
+        if late_ms <= PAUSE_MS.max(self.plan.lease_ms / 2) {
+            return;
+        }
+        for member in self.roster.iter_mut() {
+            member.heard_at = now;
+        }
+        let shift = |until: &mut Millis| *until = until.saturating_add(late_ms);
+        match &mut self.state {
+            State::Gathering { until } | State::Loading { until, .. } => shift(until),
+            State::Initialising(state) => shift(&mut state.until),
+            State::Stepping(step) => shift(&mut step.until),
+            State::Closing(closing) => closing.shift(late_ms),
+            State::Opening | State::Committing(_) | State::Ending(_) | State::Finished => {}
+        }
+        self.uploads.shift(late_ms);
+        self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
+    }
+
+    fn on_stop(&mut self, now: Millis, reason: String) {
+        if self.stop.is_some() || matches!(self.state, State::Ending(_)) {
+            return;
+        }
+        self.append(Record::Stop { reason: reason.clone() }, false, After::Nothing);
+        self.stop = Some(Stop::Asked(reason));
+        match &self.state {
+            State::Gathering { .. } | State::Initialising(_) | State::Loading { .. } | State::Opening => {
+                self.end_interrupted("no step was under way");
+            }
+            _ if self.appends.is_failing() => {
+                self.end_interrupted("the journal can't be written, so the step in flight is not committed");
+            }
+            State::Closing(_) => self.advance_closing(now),
+            _ => {} // The step in flight is finished first.
+        }
+    }
+
+    pub(super) fn end_interrupted(&mut self, why: &str) {
+        let reason = match &self.stop {
+            Some(Stop::Asked(reason)) => reason.clone(),
+            Some(Stop::MemberLeaves(reason)) => return self.fail(4, &reason.clone()),
+            None => "interrupted".to_owned(),
+        };
+        let step = self.position.step;
+        let message = format!("stopped after step {step} ({reason}; {why}); {}", self.way_back());
+        self.end(EndReason::Interrupted, 130, message);
+    }
+
+    /// The run can't go on.
+    pub(super) fn fail(&mut self, code: u8, message: &str) {
+        self.fail_after(code, message, None);
+    }
+
+    /// The run can't go on, and the journal must say one thing more before its end.
+    pub(super) fn fail_after(&mut self, code: u8, message: &str, before: Option<Record>) {
+        let message = format!("{message}; {}", self.way_back());
+        self.end_after(EndReason::Failed, code, message, before);
+    }
+
+    pub(super) fn end(&mut self, reason: EndReason, code: u8, message: String) {
+        self.end_after(reason, code, message, None);
+    }
+
+    fn end_after(&mut self, reason: EndReason, code: u8, message: String, before: Option<Record>) {
+        if matches!(self.state, State::Ending(_) | State::Finished) {
+            return;
+        }
+        let step = self.position.step;
+        self.appends.clear();
+        if let Some(record) = before {
+            self.append(record, true, After::Nothing);
+        }
+        self.state = State::Ending(Outcome { reason, code, message: message.clone(), step });
+        self.append(Record::End(EndRecord { reason, code, message, step }), true, After::End);
+    }
+
+    fn finish(&mut self) {
+        let State::Ending(outcome) = std::mem::replace(&mut self.state, State::Finished) else { return };
+        let connections: Vec<u64> = self.roster.iter().map(|member| member.connection).collect();
+        for connection in connections {
+            self.send(connection, ToWorker::End { reason: outcome.reason, message: outcome.message.clone() });
+            self.put(Output::Close { connection });
+        }
+        self.put(Output::Finished(outcome));
+    }
+
+    /// How a run that ends here goes on.
+    fn way_back(&self) -> String {
+        match self.uploads.durable_step() {
+            Some(step) => format!("--resume goes on from version {step}"),
+            None => "no version was written yet, so --resume starts again from the seed".to_owned(),
+        }
+    }
+
+    fn note_waiting(&mut self) {
+        let reason = self.waits_for();
+        let is_news = !matches!(
+            self.state,
+            State::Stepping(_) | State::Committing(_) | State::Opening | State::Ending(_) | State::Finished
+        ) || self.appends.is_failing();
+        if is_news && reason != self.waiting {
+            self.waiting.clone_from(&reason);
+            self.note(Note::Waiting { reason });
+        }
+    }
+
+    /// A fresh id for a member or a view: `term << 32 | counter`.
+    fn fresh_id(&mut self) -> u64 {
+        self.ids = self.ids.checked_add(1).unwrap_or_else(|| panic!("4 billion ids in one term"));
+        u64::from(self.term) << 32 | u64::from(self.ids)
+    }
+
+    pub(super) fn fresh_member(&mut self) -> MemberId {
+        MemberId(self.fresh_id())
+    }
+
+    pub(super) fn fresh_view(&mut self) -> ViewId {
+        ViewId(self.fresh_id())
+    }
+
+    pub(super) fn append(&mut self, record: Record, durable: bool, after: After) {
+        let output = self.appends.push(record, durable, after);
+        self.outputs.extend(output);
+    }
+
+    pub(super) fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(super) fn send(&mut self, connection: u64, message: ToWorker) {
+        self.put(Output::Send { connection, message });
+    }
+
+    pub(super) fn send_to_all(&mut self, message: &ToWorker) {
+        let connections: Vec<u64> = self.roster.ranks().iter().map(|member| member.connection).collect();
+        for connection in connections {
+            self.send(connection, message.clone());
+        }
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.put(Output::Note(note));
+    }
+
+    pub(super) fn warn(&mut self, message: String) {
+        self.note(Note::Warning { message });
+    }
+}

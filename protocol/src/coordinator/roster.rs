@@ -1,0 +1,108 @@
+//! Who is there: the members in the order of their arrival, their leases and their ranks.
+
+use crate::Millis;
+use crate::ids::MemberId;
+use crate::messages::Join;
+
+/// Longer names are cut: a peer must not fill the log.
+const NAME_CHARS_MAX: usize = 64;
+
+/// A worker that was admitted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Member {
+    pub(super) id: MemberId,
+    pub(super) connection: u64,
+    pub(super) name: String,
+    pub(super) slot: Option<u32>,
+    pub(super) heard_at: Millis,
+    /// Whether it was told what to load.
+    pub(super) ordered: bool,
+    /// Whether it holds the state that the run starts from.
+    pub(super) loaded: bool,
+}
+
+/// The members.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    members: Vec<Member>,
+    /// What the first member fixed for those after it.
+    pub(super) fingerprint: Option<[u8; 32]>,
+    /// Members differ in fingerprint (`elastic.mixed`).
+    pub(super) differs: bool,
+    pub(super) schema: Option<u32>,
+    pub(super) elements: Option<u64>,
+}
+
+impl Roster {
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.members.iter_mut()
+    }
+
+    pub(super) fn by_connection(&mut self, connection: u64) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.connection == connection)
+    }
+
+    pub(super) fn get(&self, id: MemberId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    pub(super) fn name(&self, id: MemberId) -> String {
+        self.get(id).map_or_else(|| format!("member {:#x}", id.0), |member| member.name.clone())
+    }
+
+    pub(super) fn add(&mut self, id: MemberId, connection: u64, join: &Join, now: Millis) -> &Member {
+        let name = self.unique_name(&join.name);
+        let slot = join.slot;
+        self.members.push(Member {
+            id,
+            connection,
+            name,
+            slot,
+            heard_at: now,
+            ordered: false,
+            loaded: false,
+        });
+        &self.members[self.members.len() - 1]
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
+        let at = self.members.iter().position(|member| member.id == id)?;
+        Some(self.members.remove(at))
+    }
+
+    /// In rank order: by slot, those without one behind, then by arrival.
+    pub(super) fn ranks(&self) -> Vec<&Member> {
+        let mut ranks: Vec<&Member> = self.members.iter().collect();
+        ranks.sort_by_key(|member| member.slot.unwrap_or(u32::MAX)); // Stable: arrival breaks ties.
+        ranks
+    }
+
+    /// The fingerprint that all share.
+    pub(super) fn shared_fingerprint(&self) -> Option<[u8; 32]> {
+        if self.differs { None } else { self.fingerprint }
+    }
+
+    /// The member that has been silent for longest.
+    pub(super) fn most_silent(&self) -> Option<&Member> {
+        self.members.iter().min_by_key(|member| member.heard_at)
+    }
+
+    fn unique_name(&self, wanted: &str) -> String {
+        let cut: String = wanted.chars().take(NAME_CHARS_MAX).collect();
+        let base = if cut.is_empty() { "worker".to_owned() } else { cut };
+        let taken = |name: &str| self.members.iter().any(|member| member.name == name);
+        if !taken(&base) {
+            return base;
+        }
+        // One of so many numbers is free, as each member takes one name.
+        (2..self.members.len() + 3).map(|n| format!("{base}-{n}")).find(|name| !taken(name)).unwrap_or(base)
+    }
+}

@@ -1,0 +1,274 @@
+//! A step: begin, gather Readies, compare, decide, journal, commit.
+
+use std::collections::BTreeMap;
+
+use super::appends::After;
+use super::machine::{Coordinator, Position, State, Stop};
+use super::verdict::{self, Disagreement};
+use super::{Committed, Output};
+use crate::Millis;
+use crate::ids::{MemberId, Phase, StepKey};
+use crate::journal::{CommitRecord, Record};
+use crate::messages::{Commit, Next, Ready, Timings, ToWorker, UpdateScalars, Verdict};
+
+/// A step may take so many times the slowest of its view before its members count as lost.
+const SLOWEST_FACTOR: u64 = 10;
+
+/// The step in flight.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) key: StepKey,
+    pub(super) until: Millis,
+    started: Millis,
+    readies: BTreeMap<MemberId, Ready>,
+}
+
+/// A step that is decided but not yet history.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) record: CommitRecord,
+    started: Millis,
+    timings: Vec<(MemberId, Timings)>,
+}
+
+/// The slowest step of the view so far, by phase; `None` before the first.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    train_ms: Option<u64>,
+    evaluate_ms: Option<u64>,
+}
+
+impl Pace {
+    fn of(&mut self, phase: Phase) -> &mut Option<u64> {
+        match phase {
+            Phase::Train => &mut self.train_ms,
+            Phase::Evaluate => &mut self.evaluate_ms,
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) fn begin_step(&mut self, now: Millis, key: StepKey) {
+        // The first step compiles what the warm-up didn't.
+        let budget_ms = match *self.pace.of(key.phase) {
+            None => self.plan.load_timeout_ms,
+            Some(slowest) => self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR)),
+        };
+        let until = now.saturating_add(budget_ms);
+        self.state = State::Stepping(Step { key, until, started: now, readies: BTreeMap::new() });
+    }
+
+    pub(super) fn on_ready(&mut self, now: Millis, id: MemberId, ready: Ready) {
+        let current = match &self.state {
+            State::Stepping(step) => Some(step.key),
+            State::Committing(decided) => Some(decided.record.key),
+            State::Closing(_) | State::Ending(_) => return, // Of a step that is over.
+            _ => None,
+        };
+        if current.is_some_and(|current| ready.key < current) {
+            return;
+        }
+        let State::Stepping(step) = &mut self.state else {
+            if current != Some(ready.key) {
+                self.reject(now, id, &format!("it said Ready for step {} early", ready.key.step));
+            }
+            return;
+        };
+        if ready.key != step.key {
+            return self.reject(now, id, &format!("it said Ready for step {} early", ready.key.step));
+        }
+        step.readies.entry(id).or_insert(ready);
+        if self.roster.iter().all(|member| self.has_ready(member.id)) {
+            self.decide(now);
+        }
+    }
+
+    fn has_ready(&self, id: MemberId) -> bool {
+        matches!(&self.state, State::Stepping(step) if step.readies.contains_key(&id))
+    }
+
+    /// All are ready: compare, decide, and let the journal take it.
+    fn decide(&mut self, now: Millis) {
+        let State::Stepping(step) = std::mem::replace(&mut self.state, State::Opening) else { return };
+        let key = step.key;
+        let in_rank_order: Vec<(String, &Ready)> = self
+            .roster
+            .ranks()
+            .iter()
+            .filter_map(|member| step.readies.get(&member.id).map(|ready| (member.name.clone(), ready)))
+            .collect();
+        if let Err(disagreement) = verdict::compare(key.step, &in_rank_order) {
+            return self.on_disagreement(&disagreement);
+        }
+        // The checks speak of the state before a training step, and of the state that is evaluated.
+        self.agreed_step = self.position.step;
+        let Some((_, ready)) = in_rank_order.first() else { return };
+        let ready = (*ready).clone();
+        if let Err(message) = self.check_replay(key, ready.hash) {
+            return self.fail(4, &message);
+        }
+        let verdict = match key.phase {
+            Phase::Evaluate => Verdict::Apply,
+            Phase::Train => match verdict::decide(key.step, &ready, self.plan.on_nan) {
+                Ok((verdict, reason)) => {
+                    reason.into_iter().for_each(|reason| self.warn(reason));
+                    verdict
+                }
+                Err(message) => return self.fail(4, &message),
+            },
+        };
+        let timings: Vec<(MemberId, Timings)> = self
+            .roster
+            .ranks()
+            .iter()
+            .filter_map(|member| step.readies.get(&member.id).map(|ready| (member.id, ready.timings)))
+            .collect();
+        let record = self.record(now, &ready, verdict);
+        self.append(Record::Commit(record.clone()), false, After::Commit);
+        let decided = Decided { record, started: step.started, timings };
+        self.state = State::Committing(Box::new(decided));
+    }
+
+    pub(super) fn on_disagreement(&mut self, disagreement: &Disagreement) {
+        let mut message = disagreement.message.clone();
+        let agreed = self.agreed_step;
+        let voids = disagreement.in_state && self.position.step > agreed;
+        if voids {
+            message = format!("{message}; what was committed after state {agreed} is void");
+            self.uploads.void_beyond(agreed, self.history.resume());
+        }
+        self.fail_after(
+            4,
+            &message,
+            voids.then(|| Record::Rewind {
+                to_step: agreed,
+                void: true,
+                reason: disagreement.message.clone(),
+            }),
+        );
+    }
+
+    /// A step that was committed before a rewind must come again with the same hash.
+    fn check_replay(&self, key: StepKey, hash: u64) -> Result<(), String> {
+        let fingerprint = self.roster.shared_fingerprint();
+        match self.history.expected_hash(key.step, key.phase, fingerprint) {
+            Some(expected) if expected != hash => Err(format!(
+                "the replay of step {} ({:?}) gave hash {hash:016x}, but the journal has {expected:016x} for it: \
+                 the data, the version or the workers are not what they were",
+                key.step, key.phase
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn record(&self, now: Millis, ready: &Ready, verdict: Verdict) -> CommitRecord {
+        let key = ready.key;
+        let applies = key.phase == Phase::Train && verdict == Verdict::Apply;
+        let applied = self.position.applied + u64::from(applies);
+        let scalars = match key.phase {
+            Phase::Train => self.scalars(key.step, applied.max(1), ready.squared_norm),
+            Phase::Evaluate => UpdateScalars::default(),
+        };
+        CommitRecord {
+            key,
+            hash: ready.hash,
+            verdict,
+            applied,
+            scalars,
+            next: self.next_after(now, key),
+            sums: ready.sums.clone(),
+            squared_norm: ready.squared_norm,
+        }
+    }
+
+    fn scalars(&self, step: u64, applied: u64, squared_norm: f64) -> UpdateScalars {
+        let _ = (step, applied, squared_norm);
+        UpdateScalars::default()
+    }
+
+    /// What follows a commit: a pure function of configuration, step and requests.
+    fn next_after(&self, now: Millis, key: StepKey) -> Next {
+        let step = key.step;
+        let last = step >= self.plan.total_steps || self.stop.is_some();
+        let evaluate = key.phase == Phase::Train && self.stop.is_none() && self.plan.evaluation_due(step);
+        let is_due = last
+            || self.uploads.is_owed()
+            || key.phase == Phase::Train && self.plan.version_due(step, self.uploads.since_ms(now));
+        let first = self.roster.ranks().first().map(|member| member.id);
+        let version = first.filter(|_| is_due && self.uploads.can_ask(step));
+        Next { version, evaluate, last }
+    }
+
+    pub(super) fn on_commit_journalled(&mut self, now: Millis) {
+        let State::Committing(decided) = std::mem::replace(&mut self.state, State::Opening) else { return };
+        let Decided { record, started, timings } = *decided;
+        let (key, next) = (record.key, record.next);
+        let is_evaluation = key.phase == Phase::Evaluate;
+        self.position = Position { step: key.step, applied: record.applied, evaluated: is_evaluation };
+        self.put(Output::Committed(self.committed(&record, timings)));
+        let due = !is_evaluation && self.plan.version_due(key.step, self.uploads.since_ms(now));
+        match next.version {
+            Some(from) => self.expect_version(now, key.step, from),
+            None if due => self.uploads.owe(),
+            None => {}
+        }
+        let commit =
+            Commit { key, verdict: record.verdict, hash: record.hash, scalars: record.scalars, next };
+        self.send_to_all(&ToWorker::Commit(commit));
+        let took_ms = now.saturating_sub(started);
+        let slowest = self.pace.of(key.phase);
+        *slowest = Some(slowest.map_or(took_ms, |slowest| slowest.max(took_ms)));
+        if next.evaluate {
+            self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });
+        } else if next.last {
+            self.start_closing(now);
+        } else {
+            self.begin_step(now, StepKey { step: key.step + 1, phase: Phase::Train, ..key });
+        }
+    }
+
+    fn committed(&self, record: &CommitRecord, timings: Vec<(MemberId, Timings)>) -> Committed {
+        let key = record.key;
+        let (epoch, samples) = self.plan.progress(key.step);
+        let plan = match key.phase {
+            Phase::Train => self.plan.geometry.step(key.step),
+            Phase::Evaluate => self.plan.geometry.evaluation(),
+        };
+        Committed {
+            key,
+            epoch,
+            samples,
+            batch: plan.samples,
+            sums: record.sums.clone(),
+            gradient_norm: record.squared_norm.sqrt(),
+            learning_rate: record.scalars.learning_rate,
+            skipped: record.verdict == Verdict::Skip,
+            timings,
+        }
+    }
+
+    pub(super) fn on_step_expired(&mut self) {
+        let State::Stepping(step) = &self.state else { return };
+        let waited_ms = step.until.saturating_sub(step.started);
+        let message = format!(
+            "waited {waited_ms} ms for {} and gave up; the run's membership is fixed, so it ends here",
+            self.describe_step(step)
+        );
+        self.fail(4, &message);
+    }
+
+    pub(super) fn describe_step(&self, step: &Step) -> String {
+        let ranks = self.roster.ranks();
+        let late: Vec<&str> = ranks
+            .iter()
+            .filter(|member| !step.readies.contains_key(&member.id))
+            .map(|member| member.name.as_str())
+            .collect();
+        format!("{} to be ready with step {} ({:?})", late.join(", "), step.key.step, step.key.phase)
+    }
+
+    /// Whether the run ends because somebody asked for it.
+    pub(super) fn stop_reason(&self) -> Option<&Stop> {
+        self.stop.as_ref()
+    }
+}

@@ -1,0 +1,177 @@
+//! Versions: who uploads which state, one at a time, behind the training.
+
+use super::appends::After;
+use super::machine::{Coordinator, State};
+use super::{Note, Output};
+use crate::Millis;
+use crate::history::Resume;
+use crate::ids::MemberId;
+use crate::journal::Record;
+
+/// An upload under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Upload {
+    pub(super) step: u64,
+    pub(super) from: MemberId,
+    until: Millis,
+}
+
+/// The run's uploads.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    in_flight: Option<Upload>,
+    /// Written and on its way to the journal.
+    recording: Option<u64>,
+    durable: Option<(u64, [u8; 32])>,
+    /// The step of the last version that was asked for.
+    asked_step: Option<u64>,
+    asked_at: Millis,
+    /// One was due while another was under way, or a person asked.
+    owed: bool,
+}
+
+impl Uploads {
+    pub(super) fn new(resume: Option<Resume>, now: Millis) -> Self {
+        let durable = resume.map(|resume| (resume.step, resume.digest));
+        let asked_step = resume.map(|resume| resume.step);
+        Self { in_flight: None, recording: None, durable, asked_step, asked_at: now, owed: false }
+    }
+
+    pub(super) fn request(&mut self) {
+        self.owed = true;
+    }
+
+    pub(super) fn owe(&mut self) {
+        self.owed = true;
+    }
+
+    pub(super) fn is_owed(&self) -> bool {
+        self.owed
+    }
+
+    pub(super) fn since_ms(&self, now: Millis) -> u64 {
+        now.saturating_sub(self.asked_at)
+    }
+
+    pub(super) fn start_clock(&mut self, now: Millis) {
+        self.asked_at = now;
+    }
+
+    /// Whether a version of `step` may be asked for with its commit: one at a time, and not twice.
+    pub(super) fn can_ask(&self, step: u64) -> bool {
+        self.in_flight.is_none() && self.asked_step != Some(step)
+    }
+
+    pub(super) fn durable(&self) -> Option<(u64, [u8; 32])> {
+        self.durable
+    }
+
+    pub(super) fn durable_step(&self) -> Option<u64> {
+        self.durable.map(|(step, _)| step)
+    }
+
+    pub(super) fn in_flight(&self) -> Option<Upload> {
+        self.in_flight
+    }
+
+    /// Whether the next news about a version will come by itself.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.is_some() || self.recording.is_some()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        self.in_flight.map(|upload| upload.until)
+    }
+
+    pub(super) fn shift(&mut self, late_ms: u64) {
+        if let Some(upload) = &mut self.in_flight {
+            upload.until = upload.until.saturating_add(late_ms);
+        }
+    }
+
+    pub(super) fn abandon(&mut self) -> Option<Upload> {
+        self.in_flight.take()
+    }
+
+    /// A replica was wrong: versions beyond `step` may be its.
+    pub(super) fn void_beyond(&mut self, step: u64, resume: Option<Resume>) {
+        if self.durable.is_some_and(|(durable, _)| durable > step) {
+            self.durable = resume.map(|resume| (resume.step, resume.digest));
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) fn expect_version(&mut self, now: Millis, step: u64, from: MemberId) {
+        let until = now.saturating_add(self.plan.transfer_timeout_ms);
+        let uploads = &mut self.uploads;
+        uploads.in_flight = Some(Upload { step, from, until });
+        uploads.asked_step = Some(step);
+        uploads.asked_at = now;
+        uploads.owed = false;
+        self.put(Output::ExpectVersion { step, from });
+    }
+
+    pub(super) fn on_version_written(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
+        if matches!(self.state, State::Ending(_)) {
+            return; // It is whole, but the journal closes: the next term doesn't count on it.
+        }
+        if step > self.position.step {
+            return self.warn(format!("version {step} was written, but step {step} is not committed"));
+        }
+        if self.uploads.in_flight.is_some_and(|upload| upload.step == step) {
+            self.uploads.in_flight = None;
+        }
+        let expected = self.history.expected_version(step, self.roster.shared_fingerprint());
+        if expected.is_some_and(|expected| expected != digest) {
+            return self.fail(
+                4,
+                &format!(
+                    "version {step} was written again and its state digest is not the journalled one: the replay \
+                     went another way"
+                ),
+            );
+        }
+        self.uploads.recording = Some(step);
+        self.append(Record::Version { step, digest }, true, After::Version { step, digest });
+        if let State::Closing(_) = self.state {
+            self.advance_closing(now);
+        }
+    }
+
+    pub(super) fn on_version_journalled(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
+        if self.uploads.recording == Some(step) {
+            self.uploads.recording = None;
+        }
+        if self.uploads.durable.is_none_or(|(durable, _)| step >= durable) {
+            self.uploads.durable = Some((step, digest));
+        }
+        self.note(Note::Version { step, digest });
+        match self.state {
+            State::Initialising(_) => self.on_initialised(now),
+            State::Closing(_) => self.advance_closing(now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_version_failed(&mut self, now: Millis, step: u64, reason: &str) {
+        if let State::Initialising(_) = self.state {
+            return self.fail(4, &format!("the first version could not be written: {reason}"));
+        }
+        if self.uploads.in_flight.is_none_or(|upload| upload.step != step) {
+            return;
+        }
+        self.uploads.in_flight = None;
+        // In the middle of a run the next one that is due is the next attempt.
+        self.warn(format!("version {step} could not be written: {reason}"));
+        self.on_upload_lost(now, reason);
+    }
+
+    pub(super) fn check_upload(&mut self, now: Millis) {
+        let Some(upload) = self.uploads.in_flight.filter(|upload| now >= upload.until) else { return };
+        let from = self.roster.name(upload.from);
+        let waited_ms = self.plan.transfer_timeout_ms;
+        let reason = format!("waited {waited_ms} ms for {from} to upload it");
+        self.on_version_failed(now, upload.step, &reason);
+    }
+}

@@ -1,0 +1,342 @@
+//! What a journal says happened: the fold of its records, read after rewinds.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{Phase, RunId};
+use crate::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord};
+use crate::messages::EndReason;
+
+/// A committed step, as far as a resumed run must know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mark {
+    hash: u64,
+    applied: u64,
+    fingerprint: Option<[u8; 32]>,
+}
+
+/// The version that a resumed run starts from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resume {
+    /// Its step.
+    pub step: u64,
+    /// Its state digest.
+    pub digest: [u8; 32],
+}
+
+/// A run's history so far. [`History::fresh`] for a new run; else [`History::replay`] the journal and choose the
+/// version to go on from with [`History::resume_from`].
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct History {
+    term: u32,
+    run: Option<(RunId, String, String)>,
+    commits: BTreeMap<(u64, Phase), Mark>,
+    expected: BTreeMap<(u64, Phase), Mark>,
+    versions: BTreeMap<u64, [u8; 32]>,
+    fingerprint: Option<[u8; 32]>,
+    mixed: bool,
+    end: Option<EndRecord>,
+    resume: Option<Resume>,
+}
+
+/// A journal that is not a history, or a version that is not in it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// Terms must grow.
+    #[error("journal record {index}: term {found} after term {last}: two coordinators wrote this journal")]
+    Term {
+        /// Number of the record, from 0.
+        index: usize,
+        /// The term so far.
+        last: u32,
+        /// The record's.
+        found: u32,
+    },
+    /// Another run's record.
+    #[error("journal record {index}: belongs to another run than the records before it")]
+    Run {
+        /// Number of the record, from 0.
+        index: usize,
+    },
+    /// A commit that doesn't follow.
+    #[error(
+        "journal record {index}: commit of step {found} ({phase:?}) after step {last}; the history has a gap"
+    )]
+    Gap {
+        /// Number of the record, from 0.
+        index: usize,
+        /// The last committed step.
+        last: u64,
+        /// The record's step.
+        found: u64,
+        /// The record's phase.
+        phase: Phase,
+    },
+    /// A second commit of a step without a rewind between.
+    #[error("journal record {index}: step {step} ({phase:?}) is committed a second time without a rewind")]
+    Twice {
+        /// Number of the record, from 0.
+        index: usize,
+        /// The step.
+        step: u64,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// A commit by a view of an older term, or before any term.
+    #[error("journal record {index}: view {view:#x} is not of term {term}")]
+    View {
+        /// Number of the record, from 0.
+        index: usize,
+        /// The record's view.
+        view: u64,
+        /// The term so far.
+        term: u32,
+    },
+    /// A version of a step that wasn't committed.
+    #[error("journal record {index}: version {step} is ahead of the last committed step, {last}")]
+    VersionAhead {
+        /// Number of the record, from 0.
+        index: usize,
+        /// The version's step.
+        step: u64,
+        /// The last committed step.
+        last: u64,
+    },
+    /// The version is not one that the journal names.
+    #[error("version {step} is not in the journal; it has {known}")]
+    UnknownVersion {
+        /// The version's step.
+        step: u64,
+        /// Those that are, for people.
+        known: String,
+    },
+    /// The version's content is not what the journal says.
+    #[error(
+        "version {step} has another state digest than the journal says: its files were changed or mixed up"
+    )]
+    OtherDigest {
+        /// The version's step.
+        step: u64,
+    },
+}
+
+impl History {
+    /// The history of a run that hasn't begun.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self::default()
+    }
+
+    /// Reads a journal's records.
+    ///
+    /// # Errors
+    /// When they are not one history: terms that don't grow, another run's records, gaps, double commits.
+    pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> Result<Self, HistoryError> {
+        let mut history = Self::fresh();
+        for (index, record) in records.into_iter().enumerate() {
+            history.fold(index, record)?;
+        }
+        Ok(history)
+    }
+
+    /// The last term taken; 0 if none.
+    #[must_use]
+    pub fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// The run, as its first term names it.
+    #[must_use]
+    pub fn run(&self) -> Option<RunId> {
+        self.run.as_ref().map(|(run, _, _)| *run)
+    }
+
+    /// Digest of the trajectory keys that the last term ran with.
+    #[must_use]
+    pub fn config_digest(&self) -> Option<&str> {
+        self.run.as_ref().map(|(_, config, _)| config.as_str())
+    }
+
+    /// Digest of the dataset version that the last term ran with.
+    #[must_use]
+    pub fn data_digest(&self) -> Option<&str> {
+        self.run.as_ref().map(|(_, _, data)| data.as_str())
+    }
+
+    /// The last committed training step, after rewinds; 0 if none.
+    #[must_use]
+    pub fn last_step(&self) -> u64 {
+        self.commits.keys().rev().find(|(_, phase)| *phase == Phase::Train).map_or(0, |(step, _)| *step)
+    }
+
+    /// How the run ended, unless a later term was taken.
+    #[must_use]
+    pub fn end(&self) -> Option<&EndRecord> {
+        self.end.as_ref()
+    }
+
+    /// Whether the run is over for good.
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.reason == EndReason::Completed)
+    }
+
+    /// Whether all views so far had members of one numerics fingerprint, so that invariant 4 is claimed.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        !self.mixed
+    }
+
+    /// The numerics fingerprint of the last view, if its members shared one.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        self.fingerprint
+    }
+
+    /// The versions that a run may go on from, newest first: (step, state digest).
+    pub fn versions(&self) -> impl Iterator<Item = (u64, [u8; 32])> + '_ {
+        let last = self.last_step();
+        self.versions.range(..=last).rev().map(|(step, digest)| (*step, *digest))
+    }
+
+    /// Chooses the version to go on from: the newest of [`History::versions`] that the store finds whole. Without
+    /// a choice the run starts again from its seed.
+    ///
+    /// # Errors
+    /// When the journal doesn't name this version, or names it with another digest. A version whose manifest is
+    /// durable but whose record is lost doesn't count: it may be a deviant replica's.
+    pub fn resume_from(&mut self, step: u64, digest: [u8; 32]) -> Result<(), HistoryError> {
+        let journalled = self.versions().find(|(known, _)| *known == step);
+        match journalled {
+            None => {
+                let known: Vec<String> = self.versions().map(|(step, _)| step.to_string()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(HistoryError::UnknownVersion { step, known })
+            }
+            Some((_, journalled)) if journalled != digest => Err(HistoryError::OtherDigest { step }),
+            Some(_) => {
+                self.resume = Some(Resume { step, digest });
+                Ok(())
+            }
+        }
+    }
+
+    /// The chosen version.
+    #[must_use]
+    pub fn resume(&self) -> Option<Resume> {
+        self.resume
+    }
+
+    /// Applied steps (Adam's t) up to and with `step`.
+    #[must_use]
+    pub fn applied(&self, step: u64) -> u64 {
+        self.commits.get(&(step, Phase::Train)).map_or(0, |mark| mark.applied)
+    }
+
+    /// Whether the state of `step` was evaluated.
+    #[must_use]
+    pub fn is_evaluated(&self, step: u64) -> bool {
+        self.commits.contains_key(&(step, Phase::Evaluate))
+    }
+
+    /// Whether commits later than the state of `step` exist.
+    pub(crate) fn goes_beyond(&self, step: u64) -> bool {
+        self.commits.keys().next_back().is_some_and(|(last, _)| *last > step)
+    }
+
+    /// The hash that a replayed step must have, if it was committed before a rewind by members of this
+    /// `fingerprint`.
+    pub(crate) fn expected_hash(
+        &self,
+        step: u64,
+        phase: Phase,
+        fingerprint: Option<[u8; 32]>,
+    ) -> Option<u64> {
+        let mark = self.expected.get(&(step, phase))?;
+        (fingerprint.is_some() && mark.fingerprint == fingerprint && self.is_exact()).then_some(mark.hash)
+    }
+
+    /// The digest that a version written again must have.
+    pub(crate) fn expected_version(&self, step: u64, fingerprint: Option<[u8; 32]>) -> Option<[u8; 32]> {
+        let same = fingerprint.is_some() && self.fingerprint == fingerprint && self.is_exact();
+        same.then(|| self.versions.get(&step).copied()).flatten()
+    }
+
+    /// Takes in the rewind that the machine is about to journal.
+    pub(crate) fn rewind(&mut self, to_step: u64, void: bool) {
+        let beyond: Vec<(u64, Phase)> = self.commits.keys().copied().filter(|(s, _)| *s > to_step).collect();
+        for key in beyond {
+            if let Some(mark) = self.commits.remove(&key) {
+                self.expected.insert(key, mark);
+            }
+        }
+        if void {
+            self.expected.retain(|(step, _), _| *step <= to_step);
+            self.versions.retain(|step, _| *step <= to_step);
+        }
+    }
+
+    fn fold(&mut self, index: usize, record: &Record) -> Result<(), HistoryError> {
+        match record {
+            Record::Term(term) => self.fold_term(index, term)?,
+            Record::View(view) => self.fold_view(index, view)?,
+            Record::Commit(commit) => self.fold_commit(index, commit)?,
+            Record::Version { step, digest } => {
+                let last = self.last_step();
+                if *step > last {
+                    return Err(HistoryError::VersionAhead { index, step: *step, last });
+                }
+                self.versions.insert(*step, *digest);
+            }
+            Record::Rewind { to_step, void, .. } => self.rewind(*to_step, *void),
+            Record::Stop { .. } => {}
+            Record::End(end) => self.end = Some(end.clone()),
+        }
+        Ok(())
+    }
+
+    fn fold_term(&mut self, index: usize, record: &TermRecord) -> Result<(), HistoryError> {
+        if record.term <= self.term {
+            return Err(HistoryError::Term { index, last: self.term, found: record.term });
+        }
+        if self.run().is_some_and(|run| run != record.run) {
+            return Err(HistoryError::Run { index });
+        }
+        self.term = record.term;
+        self.run = Some((record.run, record.config_digest.clone(), record.data_digest.clone()));
+        self.end = None;
+        Ok(())
+    }
+
+    fn fold_view(&mut self, index: usize, record: &ViewRecord) -> Result<(), HistoryError> {
+        self.check_view(index, record.view.id.0)?;
+        self.fingerprint = record.fingerprint;
+        self.mixed |= record.fingerprint.is_none();
+        Ok(())
+    }
+
+    fn fold_commit(&mut self, index: usize, record: &CommitRecord) -> Result<(), HistoryError> {
+        self.check_view(index, record.key.view.0)?;
+        let (step, phase) = (record.key.step, record.key.phase);
+        if self.commits.contains_key(&(step, phase)) {
+            return Err(HistoryError::Twice { index, step, phase });
+        }
+        let last = self.last_step();
+        let follows = match phase {
+            Phase::Train => last.checked_add(1) == Some(step),
+            Phase::Evaluate => step == last && step > 0,
+        };
+        if !follows {
+            return Err(HistoryError::Gap { index, last, found: step, phase });
+        }
+        let mark = Mark { hash: record.hash, applied: record.applied, fingerprint: self.fingerprint };
+        self.commits.insert((step, phase), mark);
+        Ok(())
+    }
+
+    fn check_view(&self, index: usize, view: u64) -> Result<(), HistoryError> {
+        if self.term == 0 || view >> 32 != u64::from(self.term) {
+            return Err(HistoryError::View { index, view, term: self.term });
+        }
+        Ok(())
+    }
+}
