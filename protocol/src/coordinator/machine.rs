@@ -69,7 +69,7 @@ pub struct Coordinator {
     pub(super) stop: Option<Stop>,
     /// How long steps take, for the deadline of the next.
     pub(super) pace: Pace,
-    term: u32,
+    pub(super) term: u32,
     ids: u32,
     appends: Appends,
     outputs: VecDeque<Output>,

@@ -62,10 +62,12 @@ impl Coordinator {
         let current = match &self.state {
             State::Stepping(step) => Some(step.key),
             State::Committing(decided) => Some(decided.record.key),
-            State::Closing(_) | State::Ending(_) => return, // Of a step that is over.
+            // Between steps, and after the last: it can only be of one that is over.
+            State::Closing(_) | State::Ending(_) => return,
             _ => None,
         };
-        if current.is_some_and(|current| ready.key < current) {
+        let is_of_older_term = ready.key.view.0 >> 32 < u64::from(self.term);
+        if is_of_older_term || current.is_some_and(|current| ready.key < current) {
             return;
         }
         let State::Stepping(step) = &mut self.state else {

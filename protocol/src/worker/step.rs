@@ -2,12 +2,12 @@
 
 use super::Output;
 use super::machine::{State, Worker};
-use crate::ids::{Phase, StepKey};
+use crate::ids::{Phase, StepKey, ViewId};
 use crate::messages::{Commit, FromWorker, Next, Ready, View};
 
 impl Worker {
     pub(super) fn on_view(&mut self, view: View) {
-        if self.view.is_some_and(|current| view.id <= current) {
+        if self.view.is_some_and(|current| view.id <= current) || self.is_of_older_term(view.id) {
             return; // Older than what this member works in: a late message of another membership.
         }
         match &mut self.state {
@@ -60,6 +60,7 @@ impl Worker {
             _ => None,
         };
         let is_old = self.view.is_some_and(|view| commit.key.view < view)
+            || self.is_of_older_term(commit.key.view)
             || current.is_some_and(|key| commit.key < key);
         match &self.state {
             _ if is_old => {} // A late message; what it decided is not what this member has prepared.
@@ -77,6 +78,11 @@ impl Worker {
             State::Applying { commit: applied, .. } if **applied == commit => {} // A duplicate.
             _ => self.refuse(&format!("a commit of step {}", commit.key.step)),
         }
+    }
+
+    /// Whether a view was opened before the coordinator that admitted this member took its term.
+    fn is_of_older_term(&self, view: ViewId) -> bool {
+        self.member.is_some_and(|member| view.0 >> 32 < member.0 >> 32)
     }
 
     pub(super) fn on_applied(&mut self, step: u64, state_check: u64) {

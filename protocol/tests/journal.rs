@@ -1,0 +1,146 @@
+//! The journal's encoding: it round-trips, and no truncation or mutation makes it lie or panic.
+
+use proptest::prelude::*;
+use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord, decode, encode};
+use protocol::messages::{EndReason, MemberInfo, Next, ReduceAt, UpdateScalars, Verdict, View};
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop_oneof![Just(Phase::Train), Just(Phase::Evaluate)]
+}
+
+fn view() -> impl Strategy<Value = Record> {
+    let member = (any::<u64>(), ".{0,12}", any::<u32>()).prop_map(|(id, name, share)| MemberInfo {
+        member: MemberId(id),
+        name,
+        share,
+    });
+    let members = prop::collection::vec(member, 0..4);
+    (any::<u64>(), any::<u64>(), phase(), any::<bool>(), members, any::<Option<[u8; 32]>>(), ".{0,9}")
+        .prop_map(|(id, step, phase, alone, members, fingerprint, reason)| {
+            let reduce = if alone { ReduceAt::Alone } else { ReduceAt::Coordinator };
+            let view = View { id: ViewId(id), members, reduce, step, phase };
+            Record::View(ViewRecord { view, fingerprint, reason })
+        })
+}
+
+fn commit() -> impl Strategy<Value = Record> {
+    let key = (any::<u64>(), any::<u64>(), phase()).prop_map(|(view, step, phase)| StepKey {
+        view: ViewId(view),
+        step,
+        phase,
+    });
+    // Finite values, as equality is what the test asks for; bits of NaN have a test of their own.
+    let scalars = (-1e9f32..1e9, -1e9f32..1e9, any::<bool>()).prop_map(|(rate, clip, first)| UpdateScalars {
+        learning_rate: rate,
+        clip_factor: clip,
+        bias_correction1: 0.5,
+        bias_correction2_sqrt: -0.0,
+        first,
+    });
+    let next = (any::<Option<u64>>(), any::<bool>(), any::<bool>())
+        .prop_map(|(member, evaluate, last)| Next { version: member.map(MemberId), evaluate, last });
+    let sums = prop::collection::vec(-1e12f64..1e12, 0..6);
+    (key, any::<u64>(), any::<bool>(), any::<u64>(), scalars, next, sums, 0f64..1e30).prop_map(
+        |(key, hash, applies, applied, scalars, next, sums, squared_norm)| {
+            let verdict = if applies { Verdict::Apply } else { Verdict::Skip };
+            Record::Commit(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm })
+        },
+    )
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let term =
+        (any::<u32>(), any::<[u8; 16]>(), ".{0,20}", ".{0,20}").prop_map(|(term, run, config, data)| {
+            Record::Term(TermRecord { term, run: RunId(run), config_digest: config, data_digest: data })
+        });
+    let version =
+        (any::<u64>(), any::<[u8; 32]>()).prop_map(|(step, digest)| Record::Version { step, digest });
+    let rewind = (any::<u64>(), any::<bool>(), ".{0,20}")
+        .prop_map(|(to_step, void, reason)| Record::Rewind { to_step, void, reason });
+    let stop = ".{0,20}".prop_map(|reason| Record::Stop { reason });
+    let reason =
+        prop_oneof![Just(EndReason::Completed), Just(EndReason::Interrupted), Just(EndReason::Failed)];
+    let end = (reason, any::<u8>(), ".{0,20}", any::<u64>())
+        .prop_map(|(reason, code, message, step)| Record::End(EndRecord { reason, code, message, step }));
+    prop_oneof![term, view(), commit(), version, rewind, stop, end]
+}
+
+fn journal(records: &[Record]) -> (Vec<u8>, Vec<usize>) {
+    let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+    for record in records {
+        bytes.extend(encode(record));
+        ends.push(bytes.len());
+    }
+    (bytes, ends)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn round_trips_and_survives_truncation_at_every_byte(records in prop::collection::vec(record(), 0..6)) {
+        let (bytes, ends) = journal(&records);
+        for cut in 0..=bytes.len() {
+            let decoded = decode(&bytes[..cut]).expect("a torn tail is no error");
+            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
+            prop_assert_eq!(&decoded.records, &records[..whole]);
+            prop_assert_eq!(decoded.good_bytes, ends[whole]);
+            prop_assert_eq!(decoded.torn.is_some(), cut != ends[whole]);
+        }
+    }
+
+    #[test]
+    fn a_mutated_byte_is_never_read_as_another_record(
+        records in prop::collection::vec(record(), 1..6), at in any::<prop::sample::Index>(), flip in 1u8..=255,
+    ) {
+        let (mut bytes, ends) = journal(&records);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let hit = ends.iter().filter(|end| **end <= at).count() - 1;
+        match decode(&bytes) {
+            // Only the last record's payload or hash may be taken for a torn tail.
+            Ok(decoded) => {
+                prop_assert_eq!(hit, records.len() - 1);
+                prop_assert_eq!(&decoded.records, &records[..hit]);
+                prop_assert!(decoded.torn.is_some());
+            }
+            Err(error) => prop_assert_eq!(error.offset, ends[hit]),
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn zeros_behind_the_records_are_a_torn_tail(records in prop::collection::vec(record(), 0..3), zeros in 1usize..64) {
+        let (mut bytes, ends) = journal(&records);
+        bytes.resize(bytes.len() + zeros, 0);
+        let decoded = decode(&bytes).expect("zeros are what a host's crash leaves");
+        prop_assert_eq!(decoded.good_bytes, ends[records.len()]);
+        prop_assert!(decoded.torn.is_some());
+    }
+}
+
+#[test]
+fn bits_of_nan_and_minus_zero_survive() {
+    let key = StepKey { view: ViewId(1), step: 1, phase: Phase::Train };
+    let odd = f64::from_bits(0x7ff8_dead_beef_0001);
+    let record = CommitRecord {
+        key,
+        hash: 1,
+        verdict: Verdict::Skip,
+        applied: 0,
+        scalars: UpdateScalars { learning_rate: -0.0, ..UpdateScalars::default() },
+        next: Next::default(),
+        sums: vec![odd, -0.0],
+        squared_norm: f64::INFINITY,
+    };
+    let decoded = decode(&encode(&Record::Commit(record))).expect("whole");
+    let Some(Record::Commit(back)) = decoded.records.first() else { panic!("a commit") };
+    assert_eq!(back.sums[0].to_bits(), odd.to_bits());
+    assert_eq!(back.sums[1].to_bits(), (-0.0f64).to_bits());
+    assert_eq!(back.scalars.learning_rate.to_bits(), (-0.0f32).to_bits());
+}
