@@ -1,1 +1,12 @@
-//! Runs and metrics, kept and shown.
+//! Runs and metrics, kept for people and scripts.
+//!
+//! This crate owns what a run's numbers mean ([`meaning`]), `metrics.jsonl`, the truth of metrics ([`MetricsFile`]),
+//! and `run.json` ([`RunRecord`]). It never trains, never talks to a worker and never imports burn, `protocol` or
+//! `wire`: sums come in as plain numbers.
+
+pub mod meaning;
+mod metrics_file;
+mod run_record;
+
+pub use metrics_file::{Metric, MetricsError, MetricsFile};
+pub use run_record::{DatasetRecord, FinalRecord, MemberRecord, RunRecord, RunStatus};
