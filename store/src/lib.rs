@@ -1,1 +1,12 @@
-//! Bytes that must last: atomic, content-addressed versions.
+//! Bytes that must last.
+//!
+//! This crate owns run directories ([`RunDir`]), versions ([`versions`]: immutable, hashed, their manifest written
+//! last) and whole-file writes ([`write_file`]). It never knows what the bytes mean: no burn, no protocol, no
+//! network.
+
+mod atomic;
+mod run_dir;
+pub mod versions;
+
+pub use atomic::{StoreError, write_file};
+pub use run_dir::{RunDir, RunDirError};
