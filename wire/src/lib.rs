@@ -1,1 +1,32 @@
-//! Messages, frames and tokens on the network.
+//! The network: messages, frames and tokens.
+//!
+//! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
+//! ([`convert`]), the data plane's frames ([`frames`]) and the run's token ([`token`]). It never decides anything, and
+//! never imports burn, store or configs. Nothing that a peer sends can make it panic.
+
+pub mod convert;
+pub mod frames;
+pub mod handshake;
+pub mod token;
+
+/// Generated from `proto/bonfire.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod proto {
+    tonic::include_proto!("bonfire.v1");
+}
+
+/// Largest control message: a Welcome carries the config and the dataset's plan.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of one chunk of an upload or download.
+pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// `size` random bytes from the operating system.
+///
+/// # Errors
+/// When the system's random source can't be read.
+pub fn random_bytes<const SIZE: usize>() -> std::io::Result<[u8; SIZE]> {
+    let mut bytes = [0; SIZE];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,357 @@
+//! Between protobuf's types and `protocol`'s. What comes from a peer is checked and bounded.
+
+use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::messages::{
+    Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
+    UpdateScalars, Verdict, View, Welcome,
+};
+
+use crate::proto;
+
+/// Members of a view at most.
+pub const MEMBERS_MAX: usize = 4_096;
+/// Tasks that a worker may offer.
+pub const TASKS_MAX: usize = 256;
+/// Sums of a step at most: a confusion matrix of a thousand labels.
+pub const SUMS_MAX: usize = 1_000_003;
+/// Characters of a name or reason at most.
+pub const TEXT_MAX: usize = 64 << 10;
+
+/// A message that can't be understood.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("control message {message}: {problem}")]
+pub struct BadMessage {
+    /// Which message and field.
+    pub message: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+fn bad<T>(message: &'static str, problem: impl Into<String>) -> Result<T, BadMessage> {
+    Err(BadMessage { message, problem: problem.into() })
+}
+
+fn required<T>(message: &'static str, value: Option<T>) -> Result<T, BadMessage> {
+    value.ok_or(BadMessage { message, problem: "is missing".to_owned() })
+}
+
+fn fixed<const N: usize>(message: &'static str, bytes: &[u8]) -> Result<[u8; N], BadMessage> {
+    bytes.try_into().or_else(|_| bad(message, format!("has {} bytes, not {N}", bytes.len())))
+}
+
+fn bounded(message: &'static str, count: usize, most: usize) -> Result<(), BadMessage> {
+    if count > most { bad(message, format!("has {count} entries, at most {most}")) } else { Ok(()) }
+}
+
+fn text(message: &'static str, value: String) -> Result<String, BadMessage> {
+    bounded(message, value.len(), TEXT_MAX)?;
+    Ok(value)
+}
+
+/// The message of a worker, for the wire.
+#[must_use]
+pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
+    use proto::from_worker::Message as M;
+    let message = match message {
+        FromWorker::Join(join) => M::Join(join_out(join)),
+        FromWorker::Loaded { step, digest, elements } => {
+            M::Loaded(proto::Loaded { step, digest: digest.to_vec(), elements })
+        }
+        FromWorker::Ready(ready) => M::Ready(proto::Ready {
+            key: Some(key_out(ready.key)),
+            sums: ready.sums,
+            squared_norm: ready.squared_norm,
+            finite: ready.finite,
+            hash: ready.hash,
+            state_check: ready.state_check,
+            timings: Some(proto::Timings {
+                data_us: ready.timings.data_us,
+                compute_us: ready.timings.compute_us,
+                exchange_us: ready.timings.exchange_us,
+                apply_us: ready.timings.apply_us,
+                samples: ready.timings.samples,
+            }),
+        }),
+        FromWorker::Applied { step, state_check } => M::Applied(proto::Applied { step, state_check }),
+        FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat {}),
+        FromWorker::Leaving { reason } => M::Leaving(proto::Leaving { reason }),
+        FromWorker::Failed(failure) => M::Failed(failure_out(failure)),
+    };
+    proto::FromWorker { message: Some(message) }
+}
+
+/// The message of a worker, from the wire.
+///
+/// # Errors
+/// When a field is missing, too long or has a value that means nothing.
+pub fn from_worker_in(message: proto::FromWorker) -> Result<FromWorker, BadMessage> {
+    use proto::from_worker::Message as M;
+    Ok(match required("FromWorker", message.message)? {
+        M::Join(join) => FromWorker::Join(join_in(join)?),
+        M::Loaded(loaded) => FromWorker::Loaded {
+            step: loaded.step,
+            digest: fixed("Loaded.digest", &loaded.digest)?,
+            elements: loaded.elements,
+        },
+        M::Ready(ready) => FromWorker::Ready(ready_in(ready)?),
+        M::Applied(applied) => FromWorker::Applied { step: applied.step, state_check: applied.state_check },
+        M::Heartbeat(_) => FromWorker::Heartbeat,
+        M::Leaving(leaving) => FromWorker::Leaving { reason: text("Leaving.reason", leaving.reason)? },
+        M::Failed(failure) => FromWorker::Failed(failure_in(failure)?),
+    })
+}
+
+fn join_out(join: Join) -> proto::Join {
+    proto::Join {
+        protocol_version: join.protocol_version,
+        tasks: join.tasks.into_iter().map(|(name, schema)| proto::Task { name, schema }).collect(),
+        fingerprint: join.fingerprint.to_vec(),
+        build: join.build,
+        name: join.name,
+        device: join.device,
+        slot: join.slot,
+        pid: join.pid,
+        holds: join.holds.map(|held| proto::Held {
+            step: held.step,
+            state_check: held.state_check,
+            prepared: held.prepared.map(|(step, hash)| proto::Prepared { step, hash }),
+        }),
+    }
+}
+
+fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
+    bounded("Join.tasks", join.tasks.len(), TASKS_MAX)?;
+    Ok(Join {
+        protocol_version: join.protocol_version,
+        tasks: join.tasks.into_iter().map(|task| (task.name, task.schema)).collect(),
+        fingerprint: fixed("Join.fingerprint", &join.fingerprint)?,
+        build: text("Join.build", join.build)?,
+        name: text("Join.name", join.name)?,
+        device: text("Join.device", join.device)?,
+        slot: join.slot,
+        pid: join.pid,
+        holds: join.holds.map(|held| Held {
+            step: held.step,
+            state_check: held.state_check,
+            prepared: held.prepared.map(|prepared| (prepared.step, prepared.hash)),
+        }),
+    })
+}
+
+fn ready_in(ready: proto::Ready) -> Result<Ready, BadMessage> {
+    bounded("Ready.sums", ready.sums.len(), SUMS_MAX)?;
+    let timings = ready.timings.unwrap_or_default();
+    Ok(Ready {
+        key: key_in(required("Ready.key", ready.key)?)?,
+        sums: ready.sums,
+        squared_norm: ready.squared_norm,
+        finite: ready.finite,
+        hash: ready.hash,
+        state_check: ready.state_check,
+        timings: Timings {
+            data_us: timings.data_us,
+            compute_us: timings.compute_us,
+            exchange_us: timings.exchange_us,
+            apply_us: timings.apply_us,
+            samples: timings.samples,
+        },
+    })
+}
+
+fn failure_out(failure: Failure) -> proto::Failure {
+    proto::Failure { code: u32::from(failure.code), message: failure.message }
+}
+
+fn failure_in(failure: proto::Failure) -> Result<Failure, BadMessage> {
+    let code = u8::try_from(failure.code).or_else(|_| bad("Failure.code", format!("is {}", failure.code)))?;
+    Ok(Failure { code, message: text("Failure.message", failure.message)? })
+}
+
+fn key_out(key: StepKey) -> proto::StepKey {
+    proto::StepKey { view: key.view.0, step: key.step, phase: phase_out(key.phase).into() }
+}
+
+fn key_in(key: proto::StepKey) -> Result<StepKey, BadMessage> {
+    Ok(StepKey { view: ViewId(key.view), step: key.step, phase: phase_in(key.phase)? })
+}
+
+fn phase_out(phase: Phase) -> proto::Phase {
+    match phase {
+        Phase::Train => proto::Phase::Train,
+        Phase::Evaluate => proto::Phase::Evaluate,
+    }
+}
+
+fn phase_in(phase: i32) -> Result<Phase, BadMessage> {
+    match proto::Phase::try_from(phase) {
+        Ok(proto::Phase::Train) => Ok(Phase::Train),
+        Ok(proto::Phase::Evaluate) => Ok(Phase::Evaluate),
+        _ => bad("phase", format!("is {phase}")),
+    }
+}
+
+/// The message of the coordinator, for the wire.
+#[must_use]
+pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
+    use proto::to_worker::Message as M;
+    let message = match message {
+        ToWorker::Welcome(welcome) => M::Welcome(proto::Welcome {
+            run: welcome.run.0.to_vec(),
+            run_name: welcome.run_name,
+            member: welcome.member.0,
+            name: welcome.name,
+            config: welcome.config,
+            data_plan: welcome.data_plan,
+            data_port: u32::from(welcome.data_port),
+            heartbeat_ms: welcome.heartbeat_ms,
+        }),
+        ToWorker::Refused(failure) => M::Refused(failure_out(failure)),
+        ToWorker::Initialise => M::Initialise(proto::Initialise {}),
+        ToWorker::Load { step } => M::Load(proto::Load { step }),
+        ToWorker::View(view) => M::View(view_out(view)),
+        ToWorker::Commit(commit) => M::Commit(commit_out(&commit)),
+        ToWorker::WriteVersion { step } => M::WriteVersion(proto::WriteVersion { step }),
+        ToWorker::Export { step } => M::Export(proto::Export { step }),
+        ToWorker::End { reason, message } => {
+            let reason = match reason {
+                EndReason::Completed => proto::EndReason::Completed,
+                EndReason::Interrupted => proto::EndReason::Interrupted,
+                EndReason::Failed => proto::EndReason::Failed,
+            };
+            M::End(proto::End { reason: reason.into(), message })
+        }
+        ToWorker::Alive => M::Alive(proto::Alive {}),
+    };
+    proto::ToWorker { message: Some(message) }
+}
+
+/// The message of the coordinator, from the wire.
+///
+/// # Errors
+/// When a field is missing, too long or has a value that means nothing.
+pub fn to_worker_in(message: proto::ToWorker) -> Result<ToWorker, BadMessage> {
+    use proto::to_worker::Message as M;
+    Ok(match required("ToWorker", message.message)? {
+        M::Welcome(welcome) => ToWorker::Welcome(welcome_in(welcome)?),
+        M::Refused(failure) => ToWorker::Refused(failure_in(failure)?),
+        M::Initialise(_) => ToWorker::Initialise,
+        M::Load(load) => ToWorker::Load { step: load.step },
+        M::View(view) => ToWorker::View(view_in(view)?),
+        M::Commit(commit) => ToWorker::Commit(commit_in(commit)?),
+        M::WriteVersion(write) => ToWorker::WriteVersion { step: write.step },
+        M::Export(export) => ToWorker::Export { step: export.step },
+        M::End(end) => {
+            ToWorker::End { reason: end_in(end.reason)?, message: text("End.message", end.message)? }
+        }
+        M::Alive(_) => ToWorker::Alive,
+    })
+}
+
+fn end_in(reason: i32) -> Result<EndReason, BadMessage> {
+    match proto::EndReason::try_from(reason) {
+        Ok(proto::EndReason::Completed) => Ok(EndReason::Completed),
+        Ok(proto::EndReason::Interrupted) => Ok(EndReason::Interrupted),
+        Ok(proto::EndReason::Failed) => Ok(EndReason::Failed),
+        _ => bad("End.reason", format!("is {reason}")),
+    }
+}
+
+fn welcome_in(welcome: proto::Welcome) -> Result<Welcome, BadMessage> {
+    let data_port = u16::try_from(welcome.data_port)
+        .or_else(|_| bad("Welcome.data_port", format!("is {}", welcome.data_port)))?;
+    Ok(Welcome {
+        run: RunId(fixed("Welcome.run", &welcome.run)?),
+        run_name: text("Welcome.run_name", welcome.run_name)?,
+        member: MemberId(welcome.member),
+        name: text("Welcome.name", welcome.name)?,
+        config: welcome.config,
+        data_plan: welcome.data_plan,
+        data_port,
+        heartbeat_ms: welcome.heartbeat_ms,
+    })
+}
+
+fn view_out(view: View) -> proto::View {
+    proto::View {
+        id: view.id.0,
+        members: view
+            .members
+            .into_iter()
+            .map(|m| proto::Member { member: m.member.0, name: m.name, share: m.share })
+            .collect(),
+        reduce: match view.reduce {
+            ReduceAt::Coordinator => proto::ReduceAt::Coordinator,
+            ReduceAt::Alone => proto::ReduceAt::Alone,
+        }
+        .into(),
+        step: view.step,
+        phase: phase_out(view.phase).into(),
+    }
+}
+
+fn view_in(view: proto::View) -> Result<View, BadMessage> {
+    bounded("View.members", view.members.len(), MEMBERS_MAX)?;
+    if view.members.is_empty() {
+        return bad("View.members", "is empty");
+    }
+    let reduce = match proto::ReduceAt::try_from(view.reduce) {
+        Ok(proto::ReduceAt::Coordinator) => ReduceAt::Coordinator,
+        Ok(proto::ReduceAt::Alone) => ReduceAt::Alone,
+        _ => return bad("View.reduce", format!("is {}", view.reduce)),
+    };
+    let members = view
+        .members
+        .into_iter()
+        .map(|m| {
+            Ok(MemberInfo { member: MemberId(m.member), name: text("Member.name", m.name)?, share: m.share })
+        })
+        .collect::<Result<_, BadMessage>>()?;
+    Ok(View { id: ViewId(view.id), members, reduce, step: view.step, phase: phase_in(view.phase)? })
+}
+
+fn commit_out(commit: &Commit) -> proto::Commit {
+    let verdict = match commit.verdict {
+        Verdict::Apply => proto::Verdict::Apply,
+        Verdict::Skip => proto::Verdict::Skip,
+    };
+    proto::Commit {
+        key: Some(key_out(commit.key)),
+        verdict: verdict.into(),
+        hash: commit.hash,
+        scalars: Some(proto::UpdateScalars {
+            learning_rate: commit.scalars.learning_rate.to_bits(),
+            clip_factor: commit.scalars.clip_factor.to_bits(),
+            bias_correction1: commit.scalars.bias_correction1.to_bits(),
+            bias_correction2_sqrt: commit.scalars.bias_correction2_sqrt.to_bits(),
+            first: commit.scalars.first,
+        }),
+        next: Some(proto::Next {
+            version: commit.next.version.map(|member| member.0),
+            evaluate: commit.next.evaluate,
+            last: commit.next.last,
+        }),
+    }
+}
+
+fn commit_in(commit: proto::Commit) -> Result<Commit, BadMessage> {
+    let verdict = match proto::Verdict::try_from(commit.verdict) {
+        Ok(proto::Verdict::Apply) => Verdict::Apply,
+        Ok(proto::Verdict::Skip) => Verdict::Skip,
+        _ => return bad("Commit.verdict", format!("is {}", commit.verdict)),
+    };
+    let scalars = required("Commit.scalars", commit.scalars)?;
+    let next = required("Commit.next", commit.next)?;
+    Ok(Commit {
+        key: key_in(required("Commit.key", commit.key)?)?,
+        verdict,
+        hash: commit.hash,
+        scalars: UpdateScalars {
+            learning_rate: f32::from_bits(scalars.learning_rate),
+            clip_factor: f32::from_bits(scalars.clip_factor),
+            bias_correction1: f32::from_bits(scalars.bias_correction1),
+            bias_correction2_sqrt: f32::from_bits(scalars.bias_correction2_sqrt),
+            first: scalars.first,
+        },
+        next: Next { version: next.version.map(MemberId), evaluate: next.evaluate, last: next.last },
+    })
+}

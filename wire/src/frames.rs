@@ -1,0 +1,358 @@
+//! The data plane: length-prefixed binary frames over TCP, read into and written from reused buffers.
+//!
+//! A frame is a header of [`HEADER_BYTES`], a tail of bytes (sums, presence, block hashes) and a body of
+//! little-endian f32. The header's checksum covers header and tail; the body is covered by the hashes of its blocks,
+//! which travel in the tail and which the receiver needs anyway, so a gradient is hashed once on each side.
+
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use protocol::ids::{Phase, StepKey, ViewId};
+use xxhash_rust::xxh3::Xxh3;
+
+#[cfg(target_endian = "big")]
+compile_error!("frames carry little-endian f32 as they lie in memory");
+
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 48;
+/// f32 of a frame at most: one slice of 16 blocks of 65,536.
+pub const BODY_FLOATS_MAX: usize = 1 << 20;
+/// Bytes of a tail at most: the confusion matrix of a thousand labels in f64, with room for a presence bitmap.
+pub const TAIL_BYTES_MAX: usize = 9 << 20;
+
+/// "BNF1".
+const MAGIC: u32 = 0x3146_4e42;
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A slice of a member's partial of one node.
+    Partial,
+    /// A member's sums and presence of one node, or its word that it has none.
+    PartialSums,
+    /// A reduced slice.
+    Slice,
+    /// The reduced sums and presence.
+    ReducedSums,
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// What it carries.
+    pub kind: Kind,
+    /// Of which step of which view.
+    pub key: StepKey,
+    /// Level of the node (partials).
+    pub node_level: u8,
+    /// Index of the node (partials).
+    pub node_index: u32,
+    /// Number of the slice.
+    pub slice: u32,
+    /// Bytes of the tail.
+    pub tail_bytes: u32,
+    /// f32 of the body.
+    pub floats: u32,
+}
+
+/// Why a frame can't be had or sent.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The peer closed the connection between frames.
+    #[error("{peer} closed its data connection")]
+    Closed {
+        /// Who.
+        peer: String,
+    },
+    /// Nothing came, or nothing was taken, for too long.
+    #[error("{peer} has neither sent nor taken data for {seconds} s")]
+    TimedOut {
+        /// Who.
+        peer: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// The connection broke.
+    #[error("data connection of {peer}: {source}")]
+    Broken {
+        /// Who.
+        peer: String,
+        /// How.
+        source: std::io::Error,
+    },
+    /// The frame is no frame of ours, or damaged.
+    #[error("bad frame from {peer}: {problem}")]
+    Bad {
+        /// Who.
+        peer: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Header {
+    /// The header's bytes. `tail` must have `tail_bytes`.
+    #[must_use]
+    pub fn encode(&self, tail: &[u8]) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[4] = match self.kind {
+            Kind::Partial => 1,
+            Kind::PartialSums => 2,
+            Kind::Slice => 3,
+            Kind::ReducedSums => 4,
+        };
+        bytes[5] = match self.key.phase {
+            Phase::Train => 1,
+            Phase::Evaluate => 2,
+        };
+        bytes[6] = self.node_level;
+        bytes[8..16].copy_from_slice(&self.key.view.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.key.step.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.node_index.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.slice.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.tail_bytes.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.floats.to_le_bytes());
+        let check = checksum(&bytes[..40], tail);
+        bytes[40..48].copy_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header's fields and its checksum, which [`checksum`] over the first 40 bytes and the tail must equal.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<(Self, u64), String> {
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        if u32_at(0) != MAGIC {
+            return Err(format!(
+                "begins with {:#010x}, not {MAGIC:#010x}: not a Bonfire data connection",
+                u32_at(0)
+            ));
+        }
+        let kind = match bytes[4] {
+            1 => Kind::Partial,
+            2 => Kind::PartialSums,
+            3 => Kind::Slice,
+            4 => Kind::ReducedSums,
+            other => return Err(format!("is of kind {other}")),
+        };
+        let phase = match bytes[5] {
+            1 => Phase::Train,
+            2 => Phase::Evaluate,
+            other => return Err(format!("is of phase {other}")),
+        };
+        let header = Self {
+            kind,
+            key: StepKey { view: ViewId(u64_at(8)), step: u64_at(16), phase },
+            node_level: bytes[6],
+            node_index: u32_at(24),
+            slice: u32_at(28),
+            tail_bytes: u32_at(32),
+            floats: u32_at(36),
+        };
+        if header.tail_bytes as usize > TAIL_BYTES_MAX {
+            return Err(format!("has a tail of {} bytes, at most {TAIL_BYTES_MAX}", header.tail_bytes));
+        }
+        if header.floats as usize > BODY_FLOATS_MAX {
+            return Err(format!("has {} f32, at most {BODY_FLOATS_MAX}", header.floats));
+        }
+        Ok((header, u64_at(40)))
+    }
+}
+
+/// xxh3-64 over a header's first 40 bytes and the tail.
+#[must_use]
+pub fn checksum(header: &[u8], tail: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(header);
+    hasher.update(tail);
+    hasher.digest()
+}
+
+/// Makes a socket fit for frames: no delay, and a bound on every wait.
+///
+/// # Errors
+/// When the system refuses an option.
+pub fn prepare_socket(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))
+}
+
+/// One end of a data connection.
+#[derive(Debug)]
+pub struct FrameStream<S> {
+    stream: S,
+    peer: String,
+    timeout: Duration,
+}
+
+impl<S> FrameStream<S> {
+    /// Over a socket that [`prepare_socket`] has seen; `peer` is for messages.
+    pub fn new(stream: S, peer: String, timeout: Duration) -> Self {
+        Self { stream, peer, timeout }
+    }
+
+    /// The socket.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    fn error(&self, source: std::io::Error) -> FrameError {
+        let peer = self.peer.clone();
+        match source.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                FrameError::TimedOut { peer, seconds: self.timeout.as_secs() }
+            }
+            _ => FrameError::Broken { peer, source },
+        }
+    }
+
+    fn bad(&self, problem: impl Into<String>) -> FrameError {
+        FrameError::Bad { peer: self.peer.clone(), problem: problem.into() }
+    }
+}
+
+impl<S: Read> FrameStream<S> {
+    /// Waits for a header, without a bound while no byte of it came (the control stream notices a peer that is
+    /// gone); then reads it and the tail. The body must follow with [`Self::read_body`].
+    ///
+    /// # Errors
+    /// When the connection ends, breaks, or the frame is bad.
+    pub fn read_header(&mut self, tail: &mut Vec<u8>) -> Result<Header, FrameError> {
+        let mut bytes = [0; HEADER_BYTES];
+        self.read_first(&mut bytes)?;
+        let (header, expected) = Header::decode(&bytes).map_err(|problem| self.bad(problem))?;
+        tail.resize(header.tail_bytes as usize, 0);
+        self.read_all(tail)?;
+        if checksum(&bytes[..40], tail) != expected {
+            return Err(self.bad("its checksum is wrong: damaged on the way"));
+        }
+        Ok(header)
+    }
+
+    /// Reads the body into a buffer of exactly `header.floats`. Its blocks' hashes are the caller's to check.
+    ///
+    /// # Errors
+    /// When the connection ends or breaks.
+    pub fn read_body(&mut self, body: &mut [f32]) -> Result<(), FrameError> {
+        self.read_all(bytemuck::cast_slice_mut(body))
+    }
+
+    fn read_first(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
+        loop {
+            match self.stream.read(&mut bytes[..1]) {
+                Ok(0) => return Err(FrameError::Closed { peer: self.peer.clone() }),
+                Ok(_) => return self.read_all(&mut bytes[1..]),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(e) => return Err(self.error(e)),
+            }
+        }
+    }
+
+    fn read_all(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
+        self.stream.read_exact(bytes).map_err(|e| self.error(e))
+    }
+}
+
+impl<S: Write> FrameStream<S> {
+    /// Sends a frame. The header's lengths are those of `tail` and `body`.
+    ///
+    /// # Errors
+    /// When the connection breaks or the peer takes nothing for too long.
+    ///
+    /// # Panics
+    /// When the lengths don't agree or are over the bounds: an error of the program.
+    pub fn write(&mut self, header: &Header, tail: &[u8], body: &[f32]) -> Result<(), FrameError> {
+        assert_eq!((header.tail_bytes as usize, header.floats as usize), (tail.len(), body.len()));
+        assert!(tail.len() <= TAIL_BYTES_MAX && body.len() <= BODY_FLOATS_MAX);
+        let head = header.encode(tail);
+        let body: &[u8] = bytemuck::cast_slice(body);
+        let mut parts = [IoSlice::new(&head), IoSlice::new(tail), IoSlice::new(body)];
+        let mut parts = &mut parts[..];
+        // Empty parts are dropped before the first call: a write of nothing would look like a closed peer.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match self.stream.write_vectored(parts) {
+                Ok(0) => return Err(FrameError::Closed { peer: self.peer.clone() }),
+                Ok(written) => IoSlice::advance_slices(&mut parts, written),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.error(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sums and presence of a node, as the tail of a sums frame.
+pub mod sums {
+    /// Writes `sums` and `presence` into a reused tail.
+    pub fn encode(sums: &[f64], presence: &[u8], tail: &mut Vec<u8>) {
+        tail.clear();
+        tail.extend_from_slice(&(sums.len() as u32).to_le_bytes());
+        for sum in sums {
+            tail.extend_from_slice(&sum.to_bits().to_le_bytes());
+        }
+        tail.extend_from_slice(presence);
+    }
+
+    /// Reads a tail: the sums, and the rest, which is the presence.
+    ///
+    /// # Errors
+    /// When the tail is shorter than it says.
+    pub fn decode(tail: &[u8]) -> Result<(Vec<f64>, &[u8]), String> {
+        let (count, rest) = tail.split_first_chunk::<4>().ok_or("a sums frame without a count")?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let (numbers, presence) = rest
+            .split_at_checked(count.saturating_mul(8))
+            .ok_or_else(|| format!("a sums frame that says {count} sums and has {} bytes", rest.len()))?;
+        let sums =
+            numbers.as_chunks::<8>().0.iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))).collect();
+        Ok((sums, presence))
+    }
+}
+
+/// Per-block numbers of a body, as the tail of a partial or slice frame.
+pub mod blocks {
+    /// Writes the block hashes (and for a reduced slice the blocks' sums of squares) into a reused tail.
+    pub fn encode(hashes: &[u64], squares: &[f64], tail: &mut Vec<u8>) {
+        tail.clear();
+        for hash in hashes {
+            tail.extend_from_slice(&hash.to_le_bytes());
+        }
+        for square in squares {
+            tail.extend_from_slice(&square.to_bits().to_le_bytes());
+        }
+    }
+
+    /// Reads the hashes of `blocks` blocks into `hashes`, and what follows into `squares`.
+    ///
+    /// # Errors
+    /// When the tail has another length than `blocks` hashes and `squares_per_block * blocks` numbers.
+    pub fn decode(
+        tail: &[u8],
+        blocks: usize,
+        with_squares: bool,
+        hashes: &mut Vec<u64>,
+        squares: &mut Vec<f64>,
+    ) -> Result<(), String> {
+        let words = if with_squares { blocks * 2 } else { blocks };
+        if tail.len() != words * 8 {
+            return Err(format!("a tail of {} bytes for {blocks} blocks, not {}", tail.len(), words * 8));
+        }
+        let (first, second) = tail.split_at(blocks * 8);
+        hashes.clear();
+        hashes.extend(first.as_chunks::<8>().0.iter().map(|bits| u64::from_le_bytes(*bits)));
+        squares.clear();
+        squares
+            .extend(second.as_chunks::<8>().0.iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))));
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! The run's token: made at its start, kept in 0600 files, found without being named by workers of the same user on
+//! the same machine, asked for by both planes.
+
+use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The metadata key of the control plane.
+pub const METADATA_KEY: &str = "authorization";
+
+/// 32 random bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file can't be read or written.
+    #[error("token file {}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not 64 hexadecimal digits.
+    #[error("token file {}: not a token (64 hexadecimal digits)", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Others may read or change it.
+    #[error("{} may be read or changed by others (mode {mode:o}, owner {owner}): it must be yours alone", path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        owner: u32,
+    },
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(...)")
+    }
+}
+
+impl Token {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the system's random source can't be read.
+    pub fn random() -> std::io::Result<Self> {
+        crate::random_bytes().map(Self)
+    }
+
+    /// Its bytes: the key of the data plane's proof.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// 64 hexadecimal digits.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// Reads 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().as_bytes();
+        if text.len() != 64 {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
+            let digit = |c: u8| (c as char).to_digit(16);
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Some(Self(bytes))
+    }
+
+    /// The value of the `authorization` metadata.
+    #[must_use]
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.to_hex())
+    }
+
+    /// Whether a metadata value proves this token. Takes the same time for any value of the right length.
+    #[must_use]
+    pub fn admits(&self, value: Option<&str>) -> bool {
+        let Some(theirs) = value.and_then(|v| v.strip_prefix("Bearer ")).and_then(Self::parse) else {
+            return false;
+        };
+        // blake3::Hash compares in constant time.
+        blake3::Hash::from_bytes(self.0) == blake3::Hash::from_bytes(theirs.0)
+    }
+
+    /// Reads a token file.
+    ///
+    /// # Errors
+    /// When it can't be read or has no token.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TokenError::Io { path: path.to_owned(), source })?;
+        Self::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
+    }
+
+    /// Writes a token file that only its owner can read; an old one is replaced.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), TokenError> {
+        let error = |source| TokenError::Io { path: path.to_owned(), source };
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(error(e)),
+            _ => {}
+        }
+        let mut file =
+            std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(error)?;
+        file.write_all(format!("{}\n", self.to_hex()).as_bytes()).map_err(error)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The folder in which coordinators of this user leave their tokens, a file per port.
+///
+/// # Errors
+/// When it can't be made, or is not this user's alone.
+pub fn discovery_folder() -> Result<PathBuf, TokenError> {
+    let own = rustix::process::geteuid().as_raw();
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir()) {
+        Some(dir) => PathBuf::from(dir).join("bonfire"),
+        None => std::env::temp_dir().join(format!("bonfire-{own}")),
+    };
+    match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            return Err(TokenError::Io { path: folder, source: e });
+        }
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(&folder)
+        .map_err(|source| TokenError::Io { path: folder.clone(), source })?;
+    let mode = meta.permissions().mode() & 0o777;
+    if !meta.is_dir() || meta.uid() != own || mode & 0o077 != 0 {
+        return Err(TokenError::Exposed { path: folder, mode, owner: meta.uid() });
+    }
+    Ok(folder)
+}
+
+/// The file in which the coordinator on `port` leaves its token.
+///
+/// # Errors
+/// As [`discovery_folder`].
+pub fn discovery_file(port: u16) -> Result<PathBuf, TokenError> {
+    Ok(discovery_folder()?.join(port.to_string()))
+}
+
+/// The host and port of a control URL such as `http://host:7000`.
+#[must_use]
+pub fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let authority = rest.split('/').next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return None;
+    }
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Whether an address is this machine's alone; anything else needs encryption or somebody's word.
+#[must_use]
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_kept_for_its_owner_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("token");
+        let token = Token::random().expect("random");
+        token.write(&path).expect("written");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(Token::read(&path).expect("read"), token);
+        assert_ne!(Token::random().expect("random"), token);
+        assert!(!format!("{token:?}").contains(&token.to_hex()));
+        std::fs::write(&path, "xyz").expect("written");
+        assert!(matches!(Token::read(&path), Err(TokenError::Malformed { .. })));
+    }
+
+    #[test]
+    fn only_the_right_token_is_admitted() {
+        let (own, other) = (Token([7; 32]), Token([8; 32]));
+        assert!(own.admits(Some(&own.bearer())));
+        for value in [None, Some(""), Some("Bearer"), Some("Bearer 07"), Some(other.bearer().as_str())] {
+            assert!(!own.admits(value), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn urls_and_loopback() {
+        assert_eq!(host_and_port("http://a.example:7000/"), Some(("a.example".into(), 7000)));
+        assert_eq!(host_and_port("http://[::1]:7000"), Some(("::1".into(), 7000)));
+        assert_eq!(host_and_port("127.0.0.1:1"), Some(("127.0.0.1".into(), 1)));
+        assert_eq!(host_and_port("http://host"), None);
+        assert!(is_loopback("::ffff:127.0.0.1".parse().expect("an address")));
+        assert!(!is_loopback("10.0.0.1".parse().expect("an address")));
+    }
+}
