@@ -1,0 +1,98 @@
+//! Batches on the host: what a worker's feed fills and an engine takes.
+//!
+//! Reusable: the vectors keep their capacity from one microbatch to the next.
+
+/// Elements of a host tensor.
+#[derive(Clone, PartialEq, Debug)]
+pub enum HostData {
+    /// Features.
+    F32(Vec<f32>),
+    /// Tokens or categories.
+    I64(Vec<i64>),
+}
+
+/// A dense tensor in row-major order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HostTensor {
+    /// Dimensions, the batch first: `[count, features]` or `[count, channels, height, width]`.
+    pub shape: Vec<usize>,
+    /// `shape`'s product of elements.
+    pub data: HostData,
+}
+
+/// What is to be predicted.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Target {
+    /// One label index for each sample.
+    Labels(Vec<i64>),
+    /// `width` values for each sample, row by row.
+    Values {
+        /// Values per sample.
+        width: usize,
+        /// `count * width` values.
+        data: Vec<f32>,
+    },
+    /// Nothing is known: for [`crate::Engine::predict`] only.
+    Unknown,
+}
+
+/// One microbatch on the host.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HostBatch {
+    /// Samples.
+    pub count: usize,
+    /// Inputs.
+    pub x: HostTensor,
+    /// Targets.
+    pub y: Target,
+}
+
+/// What a task's outputs mean.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputSpec {
+    /// One of these labels.
+    Classes(Vec<String>),
+    /// These values.
+    Values(Vec<String>),
+}
+
+impl OutputSpec {
+    /// Outputs per sample.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Classes(names) | Self::Values(names) => names.len(),
+        }
+    }
+}
+
+/// The shape of the data that a task is built for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DataSpec {
+    /// One sample's input: `[features]` or `[channels, height, width]`.
+    pub input: Vec<usize>,
+    /// The outputs.
+    pub output: OutputSpec,
+}
+
+impl HostBatch {
+    /// An empty batch of f32 inputs for this data, to be filled and reused.
+    #[must_use]
+    pub fn empty(data: &DataSpec) -> Self {
+        let mut shape = vec![0];
+        shape.extend_from_slice(&data.input);
+        let y = match &data.output {
+            OutputSpec::Classes(_) => Target::Labels(Vec::new()),
+            OutputSpec::Values(names) => Target::Values { width: names.len(), data: Vec::new() },
+        };
+        Self { count: 0, x: HostTensor { shape, data: HostData::F32(Vec::new()) }, y }
+    }
+
+    /// Sets the count of samples, here and in the input's shape.
+    pub fn set_count(&mut self, count: usize) {
+        self.count = count;
+        if let Some(first) = self.x.shape.first_mut() {
+            *first = count;
+        }
+    }
+}

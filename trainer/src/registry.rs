@@ -1,0 +1,75 @@
+//! Tasks by name.
+
+use std::collections::BTreeMap;
+
+use crate::device::OpenDevice;
+use crate::engine::Engine;
+use crate::error::TrainerError;
+use crate::host::DataSpec;
+use crate::models::{Cnn, Mlp};
+use crate::task::{ModelConfig, Task};
+use crate::task_engine::TaskEngine;
+
+type Build = fn(&ModelConfig, &DataSpec, &OpenDevice) -> Result<Box<dyn Engine>, TrainerError>;
+
+struct Entry {
+    schema: u32,
+    build: Build,
+}
+
+/// The tasks that a binary knows. Users add theirs with [`Registry::with`].
+#[derive(Default)]
+pub struct Registry {
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Registry {
+    /// `mlp` and `cnn`.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self::default().with::<Mlp>("mlp").with::<Cnn>("cnn")
+    }
+
+    /// Adds a task, or replaces the one of that name.
+    #[must_use]
+    pub fn with<T: Task>(mut self, name: &str) -> Self {
+        let build: Build = |config, data, device| Ok(Box::new(TaskEngine::<T>::new(config, data, device)?));
+        self.entries.insert(name.to_owned(), Entry { schema: T::SCHEMA, build });
+        self
+    }
+
+    /// Names and schemas, in order of the names.
+    #[must_use]
+    pub fn names(&self) -> Vec<(String, u32)> {
+        self.entries.iter().map(|(name, entry)| (name.clone(), entry.schema)).collect()
+    }
+
+    /// Schema of a task, if it is known.
+    #[must_use]
+    pub fn schema(&self, name: &str) -> Option<u32> {
+        self.entries.get(name).map(|entry| entry.schema)
+    }
+
+    /// Builds the task `kind` on the device. Its parameters are undefined until [`Engine::initialise`] or
+    /// [`Engine::write_parameters`].
+    ///
+    /// # Errors
+    /// The kind is unknown, the configuration is wrong, the data don't fit, or the module holds state that a retried
+    /// step would count twice.
+    pub fn build(
+        &self,
+        kind: &str,
+        config: &ModelConfig,
+        data: &DataSpec,
+        device: &OpenDevice,
+    ) -> Result<Box<dyn Engine>, TrainerError> {
+        let Some(entry) = self.entries.get(kind) else {
+            let known: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+            return Err(TrainerError::Config(format!(
+                "model.kind = {kind:?} is not known to this binary; it has {}",
+                known.join(", ")
+            )));
+        };
+        (entry.build)(config, data, device)
+    }
+}
