@@ -5,13 +5,19 @@
 //! clock, never spawns a thread and has no ambient randomness: time comes in as [`Millis`], effects go out as
 //! values. The whole distributed behaviour therefore runs in `sim` from one seed.
 
+pub mod accumulate;
+pub mod assignment;
 pub mod coordinator;
 pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod messages;
+pub mod permutation;
 pub mod plan;
+pub mod reduce;
+pub mod reducer;
 pub mod schedule;
+pub mod tree;
 pub mod worker;
 
 /// Milliseconds on the driver's monotonic clock (virtual time in `sim`). Only differences mean anything.

@@ -1,4 +1,12 @@
-//! Samples, batches and microbatches of a run (filled in by the numerics' author).
+//! Which samples a step has, and how they are cut into microbatches: a function of the run's geometry alone.
+
+use std::ops::Range;
+
+use crate::permutation::{Permutation, key};
+
+/// Purposes of keys: one random stream each.
+const ORDER: u64 = 1;
+const MICROBATCH: u64 = 2;
 
 /// The frozen geometry of a run's data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,15 +39,19 @@ pub struct StepPlan {
 }
 
 impl Geometry {
-    /// ceil(samples / batch).
+    /// Steps of an epoch: the last one is short where the batch doesn't divide the samples.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         self.samples.div_ceil(u64::from(self.batch.max(1)))
     }
 
     /// The plan of `step`, from 1.
+    ///
+    /// # Panics
+    /// For step 0, which has no samples: an error of the program.
     #[must_use]
     pub fn step(&self, step: u64) -> StepPlan {
+        assert!(step > 0, "steps count from 1");
         let per_epoch = self.steps_per_epoch().max(1);
         let (epoch, index) = ((step - 1) / per_epoch, (step - 1) % per_epoch);
         let start = index * u64::from(self.batch);
@@ -47,11 +59,81 @@ impl Geometry {
         StepPlan { epoch, start, samples, microbatches: samples.div_ceil(self.microbatch.max(1)) }
     }
 
-    /// The plan of an evaluation.
+    /// The plan of an evaluation: the whole validation split, in its own order.
     #[must_use]
     pub fn evaluation(&self) -> StepPlan {
         let samples = u32::try_from(self.evaluation_samples).unwrap_or(u32::MAX);
         let microbatches = samples.div_ceil(self.evaluation_microbatch.max(1));
         StepPlan { epoch: 0, start: 0, samples, microbatches }
+    }
+
+    /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.
+    pub fn ordinals_into(&self, plan: &StepPlan, microbatch: u32, ordinals: &mut Vec<u64>) {
+        let permutation = Permutation::new(self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
+        ordinals.clear();
+        let places = cut(plan.samples, self.microbatch, microbatch);
+        ordinals.extend(places.map(|i| permutation.at(plan.start + u64::from(i))));
+    }
+
+    /// Puts the ordinals of an evaluation microbatch (places in the validation split) into a reused vector.
+    pub fn evaluation_ordinals_into(&self, microbatch: u32, ordinals: &mut Vec<u64>) {
+        let plan = self.evaluation();
+        ordinals.clear();
+        ordinals.extend(cut(plan.samples, self.evaluation_microbatch, microbatch).map(u64::from));
+    }
+
+    /// The key of everything random in a microbatch's forward pass (dropout).
+    #[must_use]
+    pub fn key(&self, step: u64, microbatch: u32) -> u64 {
+        key(self.seed, MICROBATCH, [step, u64::from(microbatch)])
+    }
+}
+
+/// Samples `[i*m, min((i+1)*m, n))` of a batch of n.
+fn cut(samples: u32, size: u32, microbatch: u32) -> Range<u32> {
+    let start = microbatch.saturating_mul(size).min(samples);
+    start..start.saturating_add(size).min(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn each_sample_counts_once_an_epoch(samples in 1u64..400, batch in 1u32..70, microbatch in 1u32..70, seed: u64) {
+            let geometry = Geometry {
+                samples, batch, microbatch, seed, evaluation_samples: samples / 4, evaluation_microbatch: 7,
+            };
+            let per_epoch = geometry.steps_per_epoch();
+            let mut ordinals = Vec::new();
+            let mut orders = Vec::new();
+            for epoch in 0..2 {
+                let mut seen = Vec::new();
+                for step in epoch * per_epoch + 1..=(epoch + 1) * per_epoch {
+                    let plan = geometry.step(step);
+                    prop_assert_eq!(plan.epoch, epoch);
+                    for i in 0..plan.microbatches {
+                        geometry.ordinals_into(&plan, i, &mut ordinals);
+                        prop_assert!(!ordinals.is_empty() && ordinals.len() <= microbatch as usize);
+                        seen.extend_from_slice(&ordinals);
+                    }
+                }
+                orders.push(seen.clone());
+                seen.sort_unstable();
+                prop_assert_eq!(seen, (0..samples).collect::<Vec<_>>());
+            }
+            if samples > 20 {
+                prop_assert_ne!(&orders[0], &orders[1]);
+            }
+            let mut validated = Vec::new();
+            for i in 0..geometry.evaluation().microbatches {
+                geometry.evaluation_ordinals_into(i, &mut ordinals);
+                validated.extend_from_slice(&ordinals);
+            }
+            prop_assert_eq!(validated, (0..samples / 4).collect::<Vec<_>>());
+        }
     }
 }
