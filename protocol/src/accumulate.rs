@@ -123,6 +123,14 @@ impl Accumulator {
         &self.finished
     }
 
+    /// The step's whole sum, where one member has computed all of it: it is reduced in place, since a retry computes
+    /// it anew.
+    #[must_use]
+    pub fn whole_mut(&mut self) -> Option<&mut Partial> {
+        let root = Node::root(self.count);
+        self.finished.first_mut().filter(|partial| partial.node == root)
+    }
+
     fn fill_absent(&self, leaf: &mut Partial) {
         for (parameter, range) in self.layout.iter().enumerate() {
             if leaf.presence[parameter / 8] & (1 << (parameter % 8)) == 0 {
