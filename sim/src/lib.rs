@@ -1,1 +1,27 @@
 //! Deterministic simulation of a coordinator and its workers, with faults.
+//!
+//! It drives the real machines of `protocol` and its real accumulator and reducer with toy gradients, in virtual
+//! time, from one seed: the same seed is the same run, event for event. It never opens a socket, never reads a
+//! clock and never starts a thread. What it owns is the world around the machines (network, disk, processes, what
+//! goes wrong) and the checkers of the design's six invariants.
+
+mod bug;
+mod chaos;
+mod coordinator;
+mod disk;
+mod exchange;
+mod network;
+mod random;
+mod run;
+mod scenario;
+mod toy;
+mod watch;
+mod worker;
+mod world;
+
+pub use bug::Bug;
+pub use run::{Report, Violation, reference, run, run_seed};
+pub use scenario::{Chaos, Life, Scenario, Speeds};
+pub use toy::Toy;
+pub use watch::Reference;
+pub use world::{LifeEnd, World};

@@ -100,7 +100,7 @@ impl Coordinator {
         if let Err(disagreement) = verdict::compare_states(&format!("after step {step}"), &checks) {
             return self.on_disagreement(&disagreement);
         }
-        self.agreed_step = step;
+        self.proven_step = step;
         if self.uploads.durable_step() != Some(step) {
             return self.ask_for_last_version(now);
         }

@@ -63,8 +63,9 @@ pub struct Coordinator {
     pub(super) uploads: Uploads,
     pub(super) view: Option<View>,
     pub(super) position: Position,
-    /// The latest state of which all members said the same check.
-    pub(super) agreed_step: u64,
+    /// The latest state of which nothing can have come from a deviant replica: all members have said the same
+    /// check of the state after it, so that what was uploaded of it is what everybody went on from.
+    pub(super) proven_step: u64,
     /// Why the run ends after the step in flight.
     pub(super) stop: Option<Stop>,
     /// How long steps take, for the deadline of the next.
@@ -109,7 +110,7 @@ impl Coordinator {
             uploads: Uploads::new(resume, now),
             view: None,
             position,
-            agreed_step: step,
+            proven_step: step,
             stop: None,
             pace: Pace::default(),
             term,

@@ -10,6 +10,7 @@ use crate::Millis;
 use crate::ids::{MemberId, Phase, StepKey};
 use crate::journal::{CommitRecord, Record};
 use crate::messages::{Commit, Next, Ready, Timings, ToWorker, UpdateScalars, Verdict};
+use crate::schedule::update_scalars;
 
 /// A step may take so many times the slowest of its view before its members count as lost.
 const SLOWEST_FACTOR: u64 = 10;
@@ -102,10 +103,12 @@ impl Coordinator {
         if let Err(disagreement) = verdict::compare(key.step, &in_rank_order) {
             return self.on_disagreement(&disagreement);
         }
-        // The checks speak of the state before a training step, and of the state that is evaluated.
-        self.agreed_step = self.position.step;
         let Some((_, ready)) = in_rank_order.first() else { return };
         let ready = (*ready).clone();
+        if ready.state_check != 0 {
+            // The checks speak of the state before a training step, and of the state that is evaluated.
+            self.proven_step = self.proven_step.max(self.position.step.saturating_sub(1));
+        }
         if let Err(message) = self.check_replay(key, ready.hash) {
             return self.fail(4, &message);
         }
@@ -133,17 +136,17 @@ impl Coordinator {
 
     pub(super) fn on_disagreement(&mut self, disagreement: &Disagreement) {
         let mut message = disagreement.message.clone();
-        let agreed = self.agreed_step;
-        let voids = disagreement.in_state && self.position.step > agreed;
+        let proven = self.proven_step;
+        let voids = disagreement.in_state && self.position.step > proven;
         if voids {
-            message = format!("{message}; what was committed after state {agreed} is void");
-            self.uploads.void_beyond(agreed, self.history.resume());
+            message = format!("{message}; what was committed after state {proven} is void");
+            self.uploads.void_beyond(proven);
         }
         self.fail_after(
             4,
             &message,
             voids.then(|| Record::Rewind {
-                to_step: agreed,
+                to_step: proven,
                 void: true,
                 reason: disagreement.message.clone(),
             }),
@@ -184,8 +187,8 @@ impl Coordinator {
     }
 
     fn scalars(&self, step: u64, applied: u64, squared_norm: f64) -> UpdateScalars {
-        let _ = (step, applied, squared_norm);
-        UpdateScalars::default()
+        let plan = &self.plan;
+        update_scalars(&plan.schedule, step, applied, plan.betas, plan.clip_norm, squared_norm)
     }
 
     /// What follows a commit: a pure function of configuration, step and requests.

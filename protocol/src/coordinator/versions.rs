@@ -23,6 +23,8 @@ pub(super) struct Uploads {
     /// Written and on its way to the journal.
     recording: Option<u64>,
     durable: Option<(u64, [u8; 32])>,
+    /// All of this term, in order, and the one that it started from.
+    known: Vec<(u64, [u8; 32])>,
     /// The step of the last version that was asked for.
     asked_step: Option<u64>,
     asked_at: Millis,
@@ -34,7 +36,8 @@ impl Uploads {
     pub(super) fn new(resume: Option<Resume>, now: Millis) -> Self {
         let durable = resume.map(|resume| (resume.step, resume.digest));
         let asked_step = resume.map(|resume| resume.step);
-        Self { in_flight: None, recording: None, durable, asked_step, asked_at: now, owed: false }
+        let known = durable.into_iter().collect();
+        Self { in_flight: None, recording: None, durable, known, asked_step, asked_at: now, owed: false }
     }
 
     pub(super) fn request(&mut self) {
@@ -70,6 +73,13 @@ impl Uploads {
         self.durable.map(|(step, _)| step)
     }
 
+    fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
+        if self.durable.is_none_or(|(durable, _)| step >= durable) {
+            self.durable = Some((step, digest));
+            self.known.push((step, digest));
+        }
+    }
+
     pub(super) fn in_flight(&self) -> Option<Upload> {
         self.in_flight
     }
@@ -94,10 +104,9 @@ impl Uploads {
     }
 
     /// A replica was wrong: versions beyond `step` may be its.
-    pub(super) fn void_beyond(&mut self, step: u64, resume: Option<Resume>) {
-        if self.durable.is_some_and(|(durable, _)| durable > step) {
-            self.durable = resume.map(|resume| (resume.step, resume.digest));
-        }
+    pub(super) fn void_beyond(&mut self, step: u64) {
+        self.known.retain(|(known, _)| *known <= step);
+        self.durable = self.known.last().copied();
     }
 }
 
@@ -143,9 +152,7 @@ impl Coordinator {
         if self.uploads.recording == Some(step) {
             self.uploads.recording = None;
         }
-        if self.uploads.durable.is_none_or(|(durable, _)| step >= durable) {
-            self.uploads.durable = Some((step, digest));
-        }
+        self.uploads.add_durable(step, digest);
         self.note(Note::Version { step, digest });
         match self.state {
             State::Initialising(_) => self.on_initialised(now),

@@ -1,0 +1,31 @@
+//! Bugs that the checkers must catch, planted around the machines and never in them: the simulation's drivers
+//! alter what goes in or comes out so that a machine behaves as if the check or the rule weren't there.
+
+/// A planted bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// The coordinator commits at the first Ready (Readies of the other members are forged).
+    CommitsWithoutAllReady,
+    /// The coordinator takes an old Ready for one of the current view and step.
+    IgnoresKeyOfReady,
+    /// A worker takes an old term's Commit for the one that it waits for.
+    AcceptsOldTerm,
+    /// The reducer adds partials in the order of their arrival.
+    SumsInArrivalOrder,
+    /// The reducer adds in place over a partial that its sender still holds and sends again when asked to.
+    SumsInPlace,
+    /// An absent child of the tree is added as +0.0 instead of being left out.
+    AddsAbsentAsZero,
+    /// After a resume the first step's samples are those of the step before.
+    RepeatsSamplesOnResume,
+    /// The driver appends behind a torn tail.
+    LeavesTornTail,
+    /// What was committed before a rewind is forgotten, so that another replay goes unnoticed.
+    IgnoresReplayedHashes,
+    /// Adam's t begins anew at a resume.
+    ForgetsAppliedSteps,
+    /// Neither the store nor the loading worker holds a version against its manifest.
+    SkipsVersionChecks,
+    /// Members' state checks and hashes are not compared (all are made equal).
+    IgnoresDisagreement,
+}

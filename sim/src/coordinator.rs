@@ -1,0 +1,413 @@
+//! The coordinator's driver in the simulation: thin, as the real one.
+
+use protocol::coordinator::{Coordinator, Event, Output};
+use protocol::history::History;
+use protocol::ids::{MemberId, Phase, StepKey};
+use protocol::journal::Record;
+use protocol::messages::{Commit, FromWorker, Ready, ToWorker, View};
+
+use crate::bug::Bug;
+use crate::disk::StoredVersion;
+use crate::exchange::{FromMember, Gather, ToMember};
+use crate::network::{Down, Plane, Up, What};
+use crate::scenario::Life;
+use crate::toy::State;
+use crate::watch::Finding;
+use crate::world::World;
+
+/// One incarnation.
+pub(crate) struct CoordinatorNode {
+    pub(crate) machine: Coordinator,
+    pub(crate) gather: Option<Gather>,
+    /// The append in flight.
+    pub(crate) appending: Option<(Record, bool)>,
+    /// What happens while the process is paused.
+    pub(crate) paused: Option<Vec<What>>,
+    /// The step that the machine works on.
+    pub(crate) current: Option<StepKey>,
+    members: Vec<MemberId>,
+    tick_at: Option<u64>,
+    /// For planted bugs: the first Ready of a step.
+    first_ready: Option<Ready>,
+}
+
+impl World<'_> {
+    /// Takes a term and reads the journal. False if the run is complete.
+    pub(crate) fn open_coordinator(&mut self, life: &Life) -> Result<bool, String> {
+        let records = self
+            .disk
+            .open_journal(self.bug != Some(Bug::LeavesTornTail))
+            .map_err(|error| format!("one history: {error}"))?;
+        self.watch.on_reopened(&records);
+        let mut history = History::replay(&records).map_err(|error| format!("one history: {error}"))?;
+        if history.is_completed() {
+            return Ok(false);
+        }
+        let newest_whole = self.disk.whole_versions().first().map(|(step, _)| *step);
+        let chosen = self.choose_version(&mut history);
+        self.watch.on_resume(chosen, newest_whole)?;
+        if let Some(planted) = self.planted_history(&records, chosen) {
+            history = planted;
+            self.choose_version(&mut history);
+        }
+        let mut plan = self.scenario.plan.clone();
+        plan.wait_for_workers = u32::try_from(life.workers).unwrap_or(u32::MAX);
+        let term = self.disk.take_term();
+        let machine = Coordinator::new(plan, term, history, self.queue.now());
+        self.coordinator = Some(CoordinatorNode {
+            machine,
+            gather: None,
+            appending: None,
+            paused: None,
+            current: None,
+            members: Vec::new(),
+            tick_at: None,
+            first_ready: None,
+        });
+        self.drain_coordinator()?;
+        Ok(true)
+    }
+
+    fn choose_version(&self, history: &mut History) -> Option<u64> {
+        let verified = self.disk.whole_versions();
+        let named: Vec<(u64, [u8; 32])> = self
+            .disk
+            .versions
+            .iter()
+            .rev()
+            .filter_map(|(step, version)| version.manifest.map(|digest| (*step, digest)))
+            .collect();
+        let versions = if self.bug == Some(Bug::SkipsVersionChecks) { named } else { verified };
+        versions
+            .into_iter()
+            .find(|(step, digest)| history.resume_from(*step, *digest).is_ok())
+            .map(|(s, _)| s)
+    }
+
+    /// The history as a coordinator with this bug would read it.
+    fn planted_history(&self, records: &[Record], chosen: Option<u64>) -> Option<History> {
+        let planted: Vec<Record> = match self.bug? {
+            Bug::ForgetsAppliedSteps => records.iter().cloned().map(without_applied).collect(),
+            Bug::IgnoresReplayedHashes => {
+                let last = chosen.unwrap_or(0);
+                let keeps = |record: &Record| match record {
+                    Record::Commit(commit) => commit.key.step <= last,
+                    Record::Version { step, .. } => *step <= last,
+                    Record::Rewind { .. } => false,
+                    _ => true,
+                };
+                records.iter().filter(|record| keeps(record)).cloned().collect()
+            }
+            _ => return None,
+        };
+        History::replay(&planted).ok()
+    }
+
+    pub(crate) fn at_coordinator(&mut self, what: What) -> Finding {
+        let now = self.queue.now();
+        let Some(node) = &mut self.coordinator else { return Ok(()) };
+        match what {
+            What::Up { worker, plane, payload } => {
+                if self.workers[worker].link(plane).is_lost(now) {
+                    return Ok(());
+                }
+                self.on_up(worker, payload)
+            }
+            What::BrokenUp(worker, Plane::Control) => {
+                let reason = "connection reset".to_owned();
+                self.handle_coordinator(Event::Disconnected { connection: worker as u64, reason })
+            }
+            What::BrokenUp(worker, Plane::Data) => match self.workers[worker].member {
+                Some(member) => {
+                    let reason = "connection reset".to_owned();
+                    self.handle_coordinator(Event::DataPlaneLost { member, reason })
+                }
+                None => Ok(()),
+            },
+            What::CoordinatorTick => {
+                node.tick_at = None;
+                if node.machine.next_deadline().is_none_or(|at| at > now) {
+                    return Ok(());
+                }
+                self.handle_coordinator(Event::Tick)?;
+                let due = self.coordinator.as_ref().and_then(|node| node.machine.next_deadline());
+                self.idle_ticks = if due.is_some_and(|at| at <= now) { self.idle_ticks + 1 } else { 0 };
+                Ok(())
+            }
+            What::Appended => self.on_appended(),
+            What::Uploaded(worker, step, state) => self.on_uploaded(worker, step, state),
+            What::UploadBroken(step) => {
+                self.handle_coordinator(Event::VersionFailed { step, reason: "connection reset".to_owned() })
+            }
+            What::Written(step, state) => self.on_written(step, state),
+            What::Download(worker, step) => self.on_download(worker, step),
+            What::Exported => self.handle_coordinator(Event::Exported),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_up(&mut self, worker: usize, payload: Up) -> Finding {
+        match payload {
+            Up::Control(message) => self.on_control(worker, message),
+            Up::Frame(frame) => self.on_frame(worker, frame),
+            Up::Closed => {
+                let reason = "closed by the worker".to_owned();
+                self.handle_coordinator(Event::Disconnected { connection: worker as u64, reason })
+            }
+        }
+    }
+
+    fn on_control(&mut self, worker: usize, message: FromWorker) -> Finding {
+        let message = self.planted_message(message);
+        let forged = match (&message, self.bug) {
+            (FromWorker::Ready(ready), Some(Bug::CommitsWithoutAllReady)) => Some(ready.clone()),
+            _ => None,
+        };
+        self.handle_coordinator(Event::Message { connection: worker as u64, message })?;
+        if let Some(ready) = forged {
+            for other in (0..self.workers.len()).filter(|other| *other != worker) {
+                let message = FromWorker::Ready(ready.clone());
+                self.handle_coordinator(Event::Message { connection: other as u64, message })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The message as a coordinator with this bug would understand it.
+    fn planted_message(&mut self, message: FromWorker) -> FromWorker {
+        let Some(node) = &mut self.coordinator else { return message };
+        match (self.bug, message) {
+            (Some(Bug::IgnoresKeyOfReady), FromWorker::Ready(mut ready)) => {
+                if let Some(current) = node.current.filter(|current| ready.key < *current) {
+                    ready.key = current;
+                }
+                FromWorker::Ready(ready)
+            }
+            (Some(Bug::IgnoresDisagreement), FromWorker::Ready(ready)) => {
+                let first = node.first_ready.take().filter(|first| first.key == ready.key).unwrap_or(ready);
+                node.first_ready = Some(first.clone());
+                FromWorker::Ready(first)
+            }
+            (Some(Bug::IgnoresDisagreement), FromWorker::Applied { step, .. }) => {
+                FromWorker::Applied { step, state_check: 1 }
+            }
+            (_, message) => message,
+        }
+    }
+
+    pub(crate) fn handle_coordinator(&mut self, event: Event) -> Finding {
+        let now = self.queue.now();
+        if let Some(node) = &mut self.coordinator {
+            node.machine.handle(now, event);
+        }
+        self.drain_coordinator()
+    }
+
+    fn drain_coordinator(&mut self) -> Finding {
+        while let Some(output) = self.coordinator.as_mut().and_then(|node| node.machine.poll_output()) {
+            self.note(|| format!("    coordinator: {output:?}"));
+            self.carry_out(output)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, output: Output) -> Finding {
+        match output {
+            Output::Send { connection, message } => {
+                self.watch_sent(&message)?;
+                self.send_down(to_index(connection), Plane::Control, Down::Control(message));
+            }
+            Output::Close { connection } => {
+                self.send_down(to_index(connection), Plane::Control, Down::Closed);
+                self.send_down(to_index(connection), Plane::Data, Down::Closed);
+            }
+            Output::Append { record, durable } => {
+                let took_ms = self.random.between(0, self.scenario.speeds.journal_ms);
+                if let Some(node) = &mut self.coordinator {
+                    if node.appending.is_some() {
+                        return Err("two appends at once".to_owned());
+                    }
+                    node.appending = Some((record, durable));
+                }
+                self.queue.put(took_ms, What::Appended);
+            }
+            Output::OpenView(view) => self.open_view(view),
+            Output::Committed(committed) => {
+                if let Some(gather) = self.coordinator.as_mut().and_then(|node| node.gather.as_mut()) {
+                    gather.on_committed(committed.key);
+                }
+            }
+            Output::Finished(outcome) => {
+                self.outcome = Some(outcome);
+                self.coordinator = None;
+                for worker in 0..self.workers.len() {
+                    self.send_down(worker, Plane::Control, Down::Closed);
+                    self.send_down(worker, Plane::Data, Down::Closed);
+                }
+            }
+            Output::ExpectVersion { .. } | Output::ExpectExport { .. } | Output::Note(_) => {}
+        }
+        Ok(())
+    }
+
+    fn open_view(&mut self, view: View) {
+        let Some(node) = &mut self.coordinator else { return };
+        node.current = Some(StepKey { view: view.id, step: view.step, phase: view.phase });
+        node.members = view.members.iter().map(|info| info.member).collect();
+        World::archive(&mut self.archive.views, view.clone());
+        node.gather = Some(Gather::new(self.scenario, view, self.bug));
+    }
+
+    fn watch_sent(&mut self, message: &ToWorker) -> Finding {
+        let ToWorker::Commit(commit) = message else { return Ok(()) };
+        self.watch.on_commit_sent(commit)?;
+        if let Some(node) = &mut self.coordinator {
+            node.current = Some(next_key(commit));
+        }
+        World::archive(&mut self.archive.commits, commit.clone());
+        Ok(())
+    }
+
+    fn on_appended(&mut self) -> Finding {
+        let now = self.queue.now();
+        let Some((record, durable)) = self.coordinator.as_mut().and_then(|node| node.appending.take()) else {
+            return Ok(());
+        };
+        if now < self.disk.journal_fails_until {
+            return self.handle_coordinator(Event::JournalFailed { reason: "no space left".to_owned() });
+        }
+        self.disk.append(&record, durable);
+        self.watch.on_journalled(self.scenario, &record)?;
+        self.handle_coordinator(Event::Journalled)
+    }
+
+    fn on_uploaded(&mut self, worker: usize, step: u64, state: State) -> Finding {
+        if !self.workers[worker].is_alive {
+            self.queue.put(0, What::UploadBroken(step));
+            return Ok(());
+        }
+        let stored = self.disk.versions.get(&step);
+        let is_whole = stored.is_some_and(|version| {
+            version.manifest == Some(state.digest()) && version.state.as_ref() == Some(&state)
+        });
+        if !is_whole {
+            // From here until the manifest a crash leaves a half-written version.
+            self.disk.versions.insert(step, StoredVersion { state: None, manifest: None });
+        }
+        let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
+        self.queue.put(took_ms, What::Written(step, state));
+        Ok(())
+    }
+
+    fn on_written(&mut self, step: u64, state: State) -> Finding {
+        if self.queue.now() < self.disk.full_until {
+            return self
+                .handle_coordinator(Event::VersionFailed { step, reason: "no space left".to_owned() });
+        }
+        self.watch.on_version(step, &state)?;
+        let digest = state.digest();
+        self.disk.versions.insert(step, StoredVersion { state: Some(state), manifest: Some(digest) });
+        self.handle_coordinator(Event::VersionWritten { step, digest })
+    }
+
+    fn on_download(&mut self, worker: usize, step: u64) -> Finding {
+        let Some(version) = self.disk.versions.get(&step) else { return Ok(()) };
+        let (Some(state), Some(manifest)) = (version.state.clone(), version.manifest) else {
+            return Err(format!("versions: version {step} is loaded and has no manifest"));
+        };
+        self.watch.on_version(step, &state)?;
+        let skips = self.bug == Some(Bug::SkipsVersionChecks);
+        let digest = if skips { manifest } else { state.digest() };
+        let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
+        self.finish_load(worker, state, digest, took_ms);
+        Ok(())
+    }
+
+    fn on_frame(&mut self, worker: usize, frame: FromMember) -> Finding {
+        let is_corrupt = self.corrupt_frames > 0 && frame.address().2.is_some();
+        if is_corrupt {
+            self.corrupt_frames -= 1;
+            if self.bug == Some(Bug::SumsInPlace) {
+                self.sum_in_place(&frame);
+            }
+            self.send_down(worker, Plane::Data, Down::Frame(ToMember::Resend(frame.address())));
+            return Ok(());
+        }
+        let Some(node) = &mut self.coordinator else { return Ok(()) };
+        let Some(gather) = &mut node.gather else { return Ok(()) };
+        let Some(member) = self.workers[worker].member else { return Ok(()) };
+        let answers = match self.bug {
+            Some(Bug::SumsInPlace) => gather.hold(member, frame)?,
+            _ => gather.insert(member, frame)?,
+        };
+        let receivers: Vec<usize> = (0..self.workers.len())
+            .filter(|at| self.workers[*at].member.is_some_and(|member| node.members.contains(&member)))
+            .collect();
+        for answer in answers {
+            for receiver in &receivers {
+                self.send_down(*receiver, Plane::Data, Down::Frame(answer.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The planted bug: the reducer had begun to add over the first partial, which is its sender's own buffer, when
+    /// it found the frame corrupt; it asks for all of them again, and the first is no longer what it was.
+    fn sum_in_place(&mut self, corrupt: &FromMember) {
+        let Some(gather) = self.coordinator.as_mut().and_then(|node| node.gather.as_mut()) else { return };
+        let given_up = gather.give_up_slices();
+        for (at, (member, address)) in given_up.iter().enumerate() {
+            let Some(sender) = self.workers.iter().position(|node| node.member == Some(*member)) else {
+                continue;
+            };
+            if let (0, FromMember::Slice { values, .. }) = (at, corrupt) {
+                self.workers[sender].overwrite(address, values);
+            }
+            self.send_down(sender, Plane::Data, Down::Frame(ToMember::Resend(*address)));
+        }
+    }
+
+    /// Puts each machine's next deadline into the queue.
+    pub(crate) fn arm_ticks(&mut self) {
+        if let Some(node) = &mut self.coordinator
+            && let Some(at) = node.machine.next_deadline()
+            && node.tick_at.is_none_or(|armed| armed > at)
+        {
+            node.tick_at = Some(at);
+            self.queue.put_at(at, What::CoordinatorTick);
+        }
+        for (index, node) in self.workers.iter_mut().enumerate().filter(|(_, node)| node.is_alive) {
+            if let Some(at) = node.machine.as_ref().and_then(|machine| machine.next_deadline())
+                && node.tick_at.is_none_or(|armed| armed > at)
+            {
+                node.tick_at = Some(at);
+                self.queue.put_at(at, What::WorkerTick(index));
+            }
+        }
+    }
+}
+
+fn without_applied(record: Record) -> Record {
+    match record {
+        Record::Commit(mut commit) => {
+            commit.applied = 0;
+            Record::Commit(commit)
+        }
+        other => other,
+    }
+}
+
+fn next_key(commit: &Commit) -> StepKey {
+    let key = commit.key;
+    if commit.next.evaluate {
+        StepKey { phase: Phase::Evaluate, ..key }
+    } else if commit.next.last {
+        key
+    } else {
+        StepKey { step: key.step + 1, phase: Phase::Train, ..key }
+    }
+}
+
+fn to_index(connection: u64) -> usize {
+    usize::try_from(connection).unwrap_or(usize::MAX)
+}

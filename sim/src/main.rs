@@ -1,0 +1,47 @@
+//! Runs seeds of the simulation; a failure prints the seed that replays it.
+
+use std::time::Instant;
+
+use clap::Parser;
+
+/// Deterministic simulation of a coordinator and its workers, with faults.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first seed; alone, the only one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Prints everything that happened in a run that fails.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let is_one =
+        arguments.seed.is_some() && !std::env::args().any(|argument| argument.starts_with("--seeds"));
+    let first = arguments.seed.unwrap_or(0);
+    let count = if is_one { 1 } else { arguments.seeds };
+    let begin = Instant::now();
+    let (mut lives, mut steps, mut broken) = (0, 0, 0u64);
+    for seed in first..first.saturating_add(count) {
+        match sim::run_seed(seed, arguments.trace) {
+            Ok(report) => {
+                lives += report.lives;
+                steps += report.steps;
+            }
+            Err(violation) => {
+                broken += 1;
+                violation.trace.iter().for_each(|line| println!("{line}"));
+                println!("{violation}");
+            }
+        }
+    }
+    let took = begin.elapsed();
+    println!("{count} seeds, {lives} lives, {steps} steps in {took:.1?}; {broken} broken");
+    anyhow::ensure!(broken == 0, "{broken} of {count} seeds broke an invariant");
+    Ok(())
+}

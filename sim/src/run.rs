@@ -1,0 +1,114 @@
+//! One seed: the quiet run that says what must come out, then the run with all its lives.
+
+use std::sync::Arc;
+
+use protocol::coordinator::Outcome;
+use protocol::messages::EndReason;
+
+use crate::bug::Bug;
+use crate::scenario::{Life, Scenario};
+use crate::watch::Reference;
+use crate::world::{LifeEnd, World};
+
+/// A checker found something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The seed that replays it.
+    pub seed: u64,
+    /// What.
+    pub message: String,
+    /// The last things that happened.
+    pub trace: Vec<String>,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seed = self.seed;
+        write!(
+            f,
+            "seed {seed}: {}\nreplay: cargo run --release -p sim -- --seed {seed} --trace",
+            self.message
+        )
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// What a seed's run was like.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Report {
+    /// Committed steps of the run.
+    pub steps: u64,
+    /// Incarnations, the last quiet ones included.
+    pub lives: usize,
+    /// Ends of the lives that did not complete.
+    pub interrupted: usize,
+    /// Failed lives.
+    pub failed: usize,
+    /// Killed coordinators.
+    pub killed: usize,
+}
+
+/// What a quiet single-worker run of the scenario comes to.
+///
+/// # Errors
+/// When a checker finds something, or the run doesn't complete.
+pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
+    let mut world = World::new(scenario, None, None);
+    let end = world.live(&Life::quiet(1)).map_err(|message| violation(scenario, &message, &world))?;
+    match (&end, world.to_reference()) {
+        (LifeEnd::Finished(Outcome { reason: EndReason::Completed, .. }), Some(reference)) => Ok(reference),
+        _ => Err(violation(scenario, &format!("the quiet run ended with {end:?}"), &world)),
+    }
+}
+
+/// Runs a scenario through its lives against a reference; the last life must complete it.
+///
+/// # Errors
+/// When a checker finds something.
+pub fn run(
+    scenario: &Scenario,
+    lives: &[Life],
+    reference: Arc<Reference>,
+    bug: Option<Bug>,
+    trace: bool,
+) -> Result<Report, Violation> {
+    let mut world = World::new(scenario, Some(reference), bug);
+    if trace {
+        world.start_trace();
+    }
+    let mut report = Report { steps: scenario.plan.total_steps, ..Report::default() };
+    let mut is_complete = false;
+    for life in lives {
+        let end = world.live(life).map_err(|message| violation(scenario, &message, &world))?;
+        report.lives += 1;
+        match end {
+            LifeEnd::Killed => report.killed += 1,
+            LifeEnd::WasComplete => is_complete = true,
+            LifeEnd::Finished(outcome) => match outcome.reason {
+                EndReason::Completed => is_complete = true,
+                EndReason::Interrupted => report.interrupted += 1,
+                EndReason::Failed => report.failed += 1,
+            },
+        }
+    }
+    if is_complete {
+        Ok(report)
+    } else {
+        Err(violation(scenario, "the last life did not complete the run", &world))
+    }
+}
+
+/// Everything that a seed means.
+///
+/// # Errors
+/// When a checker finds something.
+pub fn run_seed(seed: u64, trace: bool) -> Result<Report, Violation> {
+    let scenario = Scenario::of(seed);
+    let reference = Arc::new(reference(&scenario)?);
+    run(&scenario, &scenario.lives(), reference, None, trace)
+}
+
+fn violation(scenario: &Scenario, message: &str, world: &World<'_>) -> Violation {
+    Violation { seed: scenario.seed, message: message.to_owned(), trace: world.trace().to_vec() }
+}

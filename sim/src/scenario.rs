@@ -1,0 +1,269 @@
+//! What a seed means: the run, its toy task, the speeds of everything, and what goes wrong when.
+
+use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
+use protocol::ids::RunId;
+use protocol::plan::Geometry;
+use protocol::schedule::Schedule;
+
+use crate::random::Random;
+use crate::toy::{BETAS, Toy};
+
+/// The most workers that a life starts.
+pub const WORKERS_MAX: u64 = 5;
+
+/// One run under test.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Everything comes from it.
+    pub seed: u64,
+    /// The run.
+    pub plan: RunPlan,
+    /// Its task.
+    pub toy: Toy,
+    /// How long things take.
+    pub speeds: Speeds,
+}
+
+/// Upper bounds of virtual durations, in milliseconds; each is drawn anew every time.
+#[derive(Clone, Copy, Debug)]
+pub struct Speeds {
+    /// A message on its way.
+    pub network_ms: u64,
+    /// One microbatch.
+    pub compute_ms: u64,
+    /// One append.
+    pub journal_ms: u64,
+    /// A version's upload and its files.
+    pub upload_ms: u64,
+}
+
+/// Something that goes wrong, or that a person does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Chaos {
+    /// SIGKILL of a worker.
+    KillWorker(usize),
+    /// SIGKILL of the coordinator; with its host, what wasn't fsynced is lost too.
+    KillCoordinator {
+        /// Whether the host dies.
+        host: bool,
+    },
+    /// A control connection breaks.
+    BreakControl(usize),
+    /// A data connection breaks.
+    BreakData(usize),
+    /// A worker hears and says nothing for so long.
+    PauseWorker(usize, u64),
+    /// The coordinator hears and says nothing for so long.
+    PauseCoordinator(u64),
+    /// A worker computes so many times slower.
+    SlowWorker(usize, u64),
+    /// SIGINT to the coordinator.
+    Stop,
+    /// A person asks for a version.
+    Checkpoint,
+    /// SIGTERM to a worker.
+    Leave(usize),
+    /// The journal can't be written for so long.
+    JournalFails(u64),
+    /// Versions can't be written for so long.
+    DiskFull(u64),
+    /// Another worker comes late.
+    LateJoiner,
+    /// Frames of the data plane arrive corrupt and are asked for again, this many.
+    CorruptFrames(u32),
+    /// Old messages come once more.
+    Stale,
+    /// A bit of a worker's parameters flips.
+    FlipBit(usize),
+}
+
+impl Chaos {
+    /// Whether the life must go on as if nothing had happened.
+    #[must_use]
+    pub fn is_benign(&self) -> bool {
+        match self {
+            Self::SlowWorker(..)
+            | Self::Checkpoint
+            | Self::LateJoiner
+            | Self::CorruptFrames(_)
+            | Self::Stale => true,
+            Self::PauseWorker(_, ms) | Self::PauseCoordinator(ms) => *ms < 5_000,
+            Self::JournalFails(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// One incarnation of the coordinator with its workers.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// Workers started with it.
+    pub workers: usize,
+    /// What happens at which event, in order.
+    pub chaos: Vec<(u64, Chaos)>,
+    /// The dataset file was changed before it.
+    pub other_data: bool,
+    /// The newest version's file was damaged before it.
+    pub damaged_version: bool,
+}
+
+impl Life {
+    /// Nothing goes wrong.
+    #[must_use]
+    pub fn quiet(workers: usize) -> Self {
+        Self { workers, chaos: Vec::new(), other_data: false, damaged_version: false }
+    }
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::stream(seed, "scenario");
+        let (samples, batch) = (random.between(4, 40), random.between(1, 12) as u32);
+        let geometry = Geometry {
+            samples,
+            batch,
+            microbatch: random.between(1, 4) as u32,
+            seed: random.bits(),
+            evaluation_samples: if random.one_in(4) { 0 } else { random.between(1, 9) },
+            evaluation_microbatch: random.between(1, 4) as u32,
+        };
+        let per_epoch = geometry.steps_per_epoch();
+        // Mostly whole epochs, sometimes an end in the middle of one.
+        let total_steps = match random.between(0, 3) {
+            0 => random.between(1, 12),
+            _ => (per_epoch * random.between(1, 3)).min(24),
+        };
+        let is_large = random.one_in(40);
+        let toy = Toy {
+            elements: if is_large { 2 * 65_536 + 17 } else { random.between(3, 48) as usize },
+            salt: random.bits(),
+            nan_sample: random.one_in(6).then(|| random.between(0, samples - 1)),
+            weightless: if random.one_in(4) { random.between(2, 4) } else { 0 },
+        };
+        let total_steps = if is_large { total_steps.min(4) } else { total_steps };
+        let checkpoint_every = match random.between(0, 3) {
+            0 => CheckpointEvery::Epochs(random.between(1, 2)),
+            1 => CheckpointEvery::Millis(random.between(50, 3_000)),
+            _ => CheckpointEvery::Steps(random.between(1, 6)),
+        };
+        let speeds = Speeds {
+            network_ms: [2, 20, 300][random.below(3)],
+            compute_ms: [5, 60][random.below(2)],
+            journal_ms: [1, 30][random.below(2)],
+            upload_ms: [20, 400, 4_000][random.below(3)],
+        };
+        let plan = RunPlan {
+            geometry,
+            total_steps,
+            schedule: schedule(&mut random, total_steps),
+            clip_norm: random.one_in(2).then_some(1.5),
+            checkpoint_every,
+            evaluate_every_epochs: random.between(0, 2),
+            export: random.one_in(2),
+            ..run_plan()
+        };
+        Self { seed, plan, toy, speeds }
+    }
+
+    /// The lives of a seed: some with faults, and a last quiet one that must complete the run.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        let mut random = Random::stream(self.seed, "lives");
+        let mut lives = Vec::new();
+        for _ in 0..random.between(0, 4) {
+            let workers = random.between(1, WORKERS_MAX) as usize;
+            let mut chaos: Vec<(u64, Chaos)> = Vec::new();
+            for _ in 0..random.between(1, 3) {
+                // Early ones hit the start, late ones the middle and the end.
+                let limit = [60, 300, 1_500][random.below(3)];
+                chaos.push((random.between(1, limit), chaos_event(&mut random, workers)));
+            }
+            chaos.sort_by_key(|(at, _)| *at);
+            let damaged_version = random.one_in(8);
+            lives.push(Life { workers, chaos, other_data: false, damaged_version });
+        }
+        lives.push(Life::quiet(random.between(1, WORKERS_MAX) as usize));
+        lives
+    }
+}
+
+/// Operational keys and names, the same for all scenarios.
+fn run_plan() -> RunPlan {
+    RunPlan {
+        run: RunId([9; 16]),
+        run_name: "toy-1".to_owned(),
+        config: String::new(),
+        config_digest: "config".to_owned(),
+        data_plan: String::new(),
+        data_digest: "data".to_owned(),
+        data_port: 0,
+        task: "toy".to_owned(),
+        geometry: Geometry {
+            samples: 1,
+            batch: 1,
+            microbatch: 1,
+            seed: 0,
+            evaluation_samples: 0,
+            evaluation_microbatch: 1,
+        },
+        total_steps: 1,
+        schedule: Schedule::Constant { learning_rate: 0.01 },
+        betas: Some(BETAS),
+        clip_norm: None,
+        on_nan: OnNan::Skip,
+        wait_for_workers: 1,
+        min_workers: 1,
+        max_workers: 8,
+        mixed: false,
+        checkpoint_every: CheckpointEvery::Steps(1),
+        evaluate_every_epochs: 1,
+        export: false,
+        lease_ms: 10_000,
+        join_timeout_ms: 60_000,
+        load_timeout_ms: 60_000,
+        step_timeout_ms: 30_000,
+        transfer_timeout_ms: 60_000,
+    }
+}
+
+fn schedule(random: &mut Random, total_steps: u64) -> Schedule {
+    let learning_rate = 0.05;
+    let warmup_steps = random.between(0, 4);
+    match random.between(0, 3) {
+        0 => Schedule::Constant { learning_rate },
+        1 => Schedule::WarmUp { learning_rate, warmup_steps },
+        2 => Schedule::Cosine { learning_rate, warmup_steps, total_steps, final_factor: 0.1 },
+        _ => Schedule::Step { learning_rate, warmup_steps, every: 3, gamma: 0.5 },
+    }
+}
+
+fn chaos_event(random: &mut Random, workers: usize) -> Chaos {
+    let who = random.below(workers);
+    match random.between(0, 18) {
+        0 | 1 => Chaos::KillWorker(who),
+        2 | 3 => Chaos::KillCoordinator { host: false },
+        4 => Chaos::KillCoordinator { host: true },
+        5 => Chaos::BreakControl(who),
+        6 => Chaos::BreakData(who),
+        7 => Chaos::PauseWorker(who, random.between(100, 4_000)),
+        8 => Chaos::PauseWorker(who, random.between(11_000, 60_000)),
+        9 => Chaos::PauseCoordinator(random.between(100, 4_000)),
+        10 => Chaos::PauseCoordinator(random.between(11_000, 50_000)),
+        11 => Chaos::SlowWorker(who, random.between(2, 20)),
+        12 => Chaos::Stop,
+        13 => Chaos::Checkpoint,
+        14 => Chaos::Leave(who),
+        15 => Chaos::JournalFails(random.between(100, 20_000)),
+        16 => Chaos::DiskFull(random.between(100, 20_000)),
+        17 => {
+            if random.one_in(2) {
+                Chaos::LateJoiner
+            } else {
+                Chaos::CorruptFrames(random.between(1, 6) as u32)
+            }
+        }
+        _ => Chaos::Stale,
+    }
+}
