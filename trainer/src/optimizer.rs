@@ -3,8 +3,12 @@
 //! Elementwise IEEE add, multiply, divide and square root alone; no fused multiply-add, no libm: the same bits on
 //! every CPU. What needs a power or a norm arrives as scalars, computed once by the coordinator.
 
+use std::ops::Range;
+
 use crate::error::TrainerError;
 use crate::layout::Layout;
+use crate::state_check::StateCheck;
+use crate::update_rules::{Rule, apply};
 
 /// Elements of a block: the unit of the state check (and of summation, in the protocol).
 pub const BLOCK: usize = 65_536;
@@ -31,31 +35,31 @@ pub enum OptimizerConfig {
     /// torch.optim.SGD (dampening 0, no Nesterov).
     Sgd {
         /// Momentum; 0 keeps no buffer.
-        momentum: f32,
+        momentum: f64,
         /// L2 penalty, added to the gradient.
-        weight_decay: f32,
+        weight_decay: f64,
     },
     /// torch.optim.Adam.
     Adam {
         /// Decay of the first moment.
-        beta1: f32,
+        beta1: f64,
         /// Decay of the second.
-        beta2: f32,
+        beta2: f64,
         /// Added to the denominator.
-        epsilon: f32,
+        epsilon: f64,
         /// L2 penalty, added to the gradient.
-        weight_decay: f32,
+        weight_decay: f64,
     },
     /// torch.optim.AdamW.
     AdamW {
         /// Decay of the first moment.
-        beta1: f32,
+        beta1: f64,
         /// Decay of the second.
-        beta2: f32,
+        beta2: f64,
         /// Added to the denominator.
-        epsilon: f32,
+        epsilon: f64,
         /// Decoupled: parameters shrink by learning rate times this.
-        weight_decay: f32,
+        weight_decay: f64,
     },
 }
 
@@ -65,6 +69,8 @@ pub struct HostOptimizer {
     config: OptimizerConfig,
     layout: Layout,
     moments: Vec<Moment>,
+    /// Elements whose parameters have a gradient in this step, as ranges in order; kept for its capacity.
+    runs: Vec<Range<usize>>,
 }
 
 /// One buffer of the optimizer's state, as long as the parameters.
@@ -95,7 +101,7 @@ impl HostOptimizer {
             .iter()
             .map(|(name, start)| Moment { name, values: vec![*start; layout.elements] })
             .collect();
-        Ok(Self { config, layout: layout.clone(), moments })
+        Ok(Self { config, layout: layout.clone(), moments, runs: Vec::new() })
     }
 
     /// The rule.
@@ -119,5 +125,114 @@ impl HostOptimizer {
     /// Its state, to be restored. The lengths must stay.
     pub fn moments_mut(&mut self) -> &mut [Moment] {
         &mut self.moments
+    }
+
+    /// One step, in place; gives the state check after it.
+    ///
+    /// `gradient` is the reduced mean over the global batch. A parameter that `present` denies got no gradient from
+    /// any microbatch: neither it nor its moments change. Nothing is allocated once every parameter has been seen.
+    ///
+    /// # Panics
+    /// `parameters` or `gradient` isn't as long as the layout: a programmer's error.
+    pub fn step(
+        &mut self,
+        parameters: &mut [f32],
+        gradient: &[f32],
+        present: impl Fn(usize) -> bool,
+        scalars: &UpdateScalars,
+    ) -> u64 {
+        let elements = self.layout.elements;
+        assert!(parameters.len() == elements && gradient.len() == elements, "buffers as long as the layout");
+        self.find_runs(present);
+        let rule = Rule::new(&self.config, scalars);
+        let mut check = StateCheck::new();
+        let mut run = 0;
+        let mut start = 0;
+        while start < elements {
+            let end = elements.min(start + StateCheck::PIECE);
+            // The piece stays in the cache from its update to its hash.
+            while let Some(range) = self.runs.get(run) {
+                let (from, to) = (range.start.max(start), range.end.min(end));
+                if from < to {
+                    apply(&rule, &mut parameters[from..to], &gradient[from..to], &mut self.moments, from..to);
+                }
+                if range.end > end {
+                    break;
+                }
+                run += 1;
+            }
+            check.add(&parameters[start..end]);
+            for moment in &self.moments {
+                check.add(&moment.values[start..end]);
+            }
+            check.end_piece(end, elements);
+            start = end;
+        }
+        check.finish()
+    }
+
+    /// The state check of parameters and moments as they are.
+    #[must_use]
+    pub fn state_check(&self, parameters: &[f32]) -> u64 {
+        let elements = self.layout.elements;
+        assert!(parameters.len() == elements, "parameters as long as the layout");
+        let mut check = StateCheck::new();
+        for start in (0..elements).step_by(StateCheck::PIECE) {
+            let end = elements.min(start + StateCheck::PIECE);
+            check.add(&parameters[start..end]);
+            for moment in &self.moments {
+                check.add(&moment.values[start..end]);
+            }
+            check.end_piece(end, elements);
+        }
+        check.finish()
+    }
+
+    /// Neighbours that are present become one range.
+    fn find_runs(&mut self, present: impl Fn(usize) -> bool) {
+        self.runs.clear();
+        for (number, parameter) in self.layout.parameters.iter().enumerate() {
+            if !present(number) {
+                continue;
+            }
+            let end = parameter.offset + parameter.len;
+            match self.runs.last_mut() {
+                Some(last) if last.end == parameter.offset => last.end = end,
+                _ => self.runs.push(parameter.offset..end),
+            }
+        }
+    }
+}
+
+impl OptimizerConfig {
+    fn check(&self) -> Result<(), TrainerError> {
+        let wrong = |key: &str, value: f64, allowed: &str| {
+            Err(TrainerError::Config(format!("optimizer.{key} = {value}: allowed are values {allowed}")))
+        };
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        match *self {
+            Self::Sgd { momentum, .. } if !fraction(momentum) => {
+                wrong("momentum", momentum, "from 0 to below 1")
+            }
+            Self::Adam { beta1, .. } | Self::AdamW { beta1, .. } if !fraction(beta1) => {
+                wrong("beta1", beta1, "from 0 to below 1")
+            }
+            Self::Adam { beta2, .. } | Self::AdamW { beta2, .. } if !fraction(beta2) => {
+                wrong("beta2", beta2, "from 0 to below 1")
+            }
+            Self::Adam { epsilon, .. } | Self::AdamW { epsilon, .. }
+                if !(epsilon.is_finite() && epsilon > 0.0) =>
+            {
+                wrong("epsilon", epsilon, "above 0")
+            }
+            Self::Sgd { weight_decay, .. }
+            | Self::Adam { weight_decay, .. }
+            | Self::AdamW { weight_decay, .. }
+                if !(weight_decay.is_finite() && weight_decay >= 0.0) =>
+            {
+                wrong("weight_decay", weight_decay, "from 0")
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -83,9 +83,10 @@ mod tests {
 
     #[test]
     fn regression_errors_are_means_over_a_samples_values() {
-        assert_eq!(regression(&[0.0, 0.0, 1.0, 1.0], 2, &scored(&[1.0, 3.0, 1.0, 0.0], 2, false)), [
-            1.5, 3.0, 2.5, 5.5
-        ]);
+        assert_eq!(
+            regression(&[0.0, 0.0, 1.0, 1.0], 2, &scored(&[1.0, 3.0, 1.0, 0.0], 2, false)),
+            [1.5, 3.0, 2.5, 5.5]
+        );
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! The numerics fingerprint: equal for devices that compute the same bits.
+//!
+//! Two CPUs can differ: gemm picks its split of K from the cache, sums depend on the lane count, exp is the
+//! platform's. The probe hashes the results of such operations, with the backend's and the driver's name.
+
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData, Transaction};
+
+use crate::device::OpenDevice;
+use crate::error::TrainerError;
+use crate::guard;
+
+/// Hash of the probe's result bits, backend and driver.
+///
+/// # Errors
+/// A panic inside burn.
+pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
+    let name = device.info().spec.to_string();
+    guard::catch("the numerics probe", &name, 0, || {
+        let results = probe(&device.device().clone().autodiff())
+            .try_execute()
+            .map_err(|error| guard::failure("the numerics probe", &name, 0, error.to_string()))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"bonfire numerics probe 1");
+        // The kind of device, not its number: two equal cards are equal.
+        hasher.update(device.driver().as_bytes());
+        hasher.update(device.info().name.as_bytes());
+        for data in &results {
+            hasher.update(data.as_bytes());
+        }
+        Ok(*hasher.finalize().as_bytes())
+    })
+}
+
+fn probe(device: &Device) -> Transaction {
+    // Sizes of small real layers: K is large enough that gemm splits it.
+    let a: Tensor<2> = noise([48, 3000], 1, device);
+    let b: Tensor<2> = noise([3000, 40], 2, device);
+    let product = a.clone().matmul(b);
+    let total = a.clone().sum();
+    let columns = a.clone().sum_dim(0);
+    let exponentials = a.exp();
+
+    let x: Tensor<4> = noise([4, 3, 17, 17], 3, device).require_grad();
+    let weight: Tensor<4> = noise([8, 3, 3, 3], 4, device).require_grad();
+    let bias: Tensor<1> = noise([8], 5, device).require_grad();
+    let y =
+        conv2d(x.clone(), weight.clone(), Some(bias.clone()), ConvOptions::new([1, 1], [1, 1], [1, 1], 1));
+    let loss = (y.clone() * y.clone()).sum();
+    let gradients = loss.backward();
+
+    let mut results = Transaction::default()
+        .register(product)
+        .register(total)
+        .register(columns)
+        .register(exponentials)
+        .register(y)
+        .register(loss);
+    if let Some(gradient) = x.grad(&gradients) {
+        results = results.register(gradient);
+    }
+    if let Some(gradient) = weight.grad(&gradients) {
+        results = results.register(gradient);
+    }
+    if let Some(gradient) = bias.grad(&gradients) {
+        results = results.register(gradient);
+    }
+    results
+}
+
+/// The same values everywhere: an integer sequence scaled to [-1, 1), without burn's generator.
+fn noise<const D: usize>(shape: [usize; D], stream: u64, device: &Device) -> Tensor<D> {
+    let mut state = stream.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // 24 bits are exact in f32.
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

@@ -1,0 +1,93 @@
+//! A multilayer perceptron for tables.
+
+use burn::module::Module;
+use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use serde::Deserialize;
+
+use super::head::{self, Activation};
+use crate::error::TrainerError;
+use crate::host::{DataSpec, HostBatch};
+use crate::task::{ModelConfig, Scored, Task};
+
+#[derive(Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct Keys {
+    hidden: Vec<usize>,
+    activation: Activation,
+    dropout: f64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { hidden: vec![128], activation: Activation::Relu, dropout: 0.0 }
+    }
+}
+
+/// `model.kind = "mlp"`: linear layers of `hidden` units, each followed by `activation` and `dropout`, then the
+/// outputs. Inputs of any shape are flattened.
+#[derive(Debug)]
+pub struct Mlp {
+    keys: Keys,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// The module: `hidden.0.weight`, `hidden.0.bias`, ..., `output.weight`, `output.bias`.
+#[derive(Module, Debug)]
+pub struct MlpModel {
+    hidden: Vec<Linear>,
+    output: Linear,
+    dropout: Dropout,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Task for Mlp {
+    type Model = MlpModel;
+
+    fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
+        let keys: Keys = config.keys()?;
+        if keys.hidden.contains(&0) {
+            return Err(TrainerError::Config(format!(
+                "model.hidden = {:?}: every layer needs at least one unit",
+                keys.hidden
+            )));
+        }
+        head::check_dropout(keys.dropout)?;
+        head::check_data(data)?;
+        Ok(Self { keys, inputs: data.input.iter().product(), outputs: data.output.width() })
+    }
+
+    fn model(&self, device: &Device) -> MlpModel {
+        let mut width = self.inputs;
+        let mut layer = |next: usize| {
+            let linear = LinearConfig::new(width, next).init(device);
+            width = next;
+            linear
+        };
+        MlpModel {
+            hidden: self.keys.hidden.iter().map(|next| layer(*next)).collect(),
+            output: layer(self.outputs),
+            dropout: DropoutConfig::new(self.keys.dropout).init(),
+            activation: self.keys.activation,
+        }
+    }
+
+    fn forward(&self, model: &MlpModel, batch: &HostBatch, device: &Device) -> Result<Scored, TrainerError> {
+        head::score(self.predict(model, batch, device)?, batch)
+    }
+
+    fn predict(
+        &self,
+        model: &MlpModel,
+        batch: &HostBatch,
+        device: &Device,
+    ) -> Result<Tensor<2>, TrainerError> {
+        let mut x = head::rows(batch, self.inputs, device)?;
+        for layer in &model.hidden {
+            x = model.dropout.forward(model.activation.forward(layer.forward(x)));
+        }
+        Ok(model.output.forward(x))
+    }
+}

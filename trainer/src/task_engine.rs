@@ -1,0 +1,179 @@
+//! A task on a device, behind the [`Engine`] trait.
+
+use std::sync::{Mutex, PoisonError};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData, Transaction};
+
+use crate::device::OpenDevice;
+use crate::engine::{Engine, GradientSink};
+use crate::error::TrainerError;
+use crate::guard;
+use crate::host::{DataSpec, HostBatch};
+use crate::layout::Layout;
+use crate::module_walk::{self, Gradients, Reader, Writer};
+use crate::task::{HostScored, ModelConfig, Scored, Task};
+
+/// burn's random generator is one per process and backend: who seeds it holds this until the draws are made.
+static RANDOM: Mutex<()> = Mutex::new(());
+
+pub(crate) struct TaskEngine<T: Task> {
+    task: T,
+    /// On the training device. `None` after a panic has taken it along.
+    model: Option<T::Model>,
+    layout: Layout,
+    name: String,
+    /// Without autodiff: dropout is off and nothing is kept for a backward pass.
+    plain: Device,
+    training: Device,
+}
+
+impl<T: Task> TaskEngine<T> {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        data: &DataSpec,
+        device: &OpenDevice,
+    ) -> Result<Self, TrainerError> {
+        let task = T::new(config, data)?;
+        let name = device.info().spec.to_string();
+        let plain = device.device().clone();
+        let training = plain.clone().autodiff();
+        let (model, layout) = guard::catch("building the model", &name, 0, || {
+            let model = task.model(&training);
+            let layout = module_walk::layout(&model)?;
+            Ok((model, layout))
+        })?;
+        Ok(Self { task, model: Some(model), layout, name, plain, training })
+    }
+
+    fn model(&self) -> Result<&T::Model, TrainerError> {
+        self.model.as_ref().ok_or_else(|| lost(&self.name))
+    }
+
+    fn check_length(&self, length: usize) -> Result<(), TrainerError> {
+        if length == self.layout.elements {
+            return Ok(());
+        }
+        Err(TrainerError::Shape(format!("{length} elements for a model of {}", self.layout.elements)))
+    }
+
+    /// Loss sum and outputs on the host, after what `transaction` holds already.
+    fn read_back(
+        &self,
+        transaction: Transaction,
+        scored: Scored,
+    ) -> Result<(Vec<TensorData>, f64, usize), TrainerError> {
+        let [_, width] = scored.outputs.dims();
+        let data = transaction
+            .register(scored.outputs)
+            .register(scored.loss)
+            .try_execute()
+            .map_err(|error| guard::failure("reading results", &self.name, 0, error.to_string()))?;
+        Ok((data, scored.weight, width))
+    }
+
+    fn sums(
+        &self,
+        batch: &HostBatch,
+        data: &[TensorData],
+        (weight, width): (f64, usize),
+        evaluation: bool,
+    ) -> Result<Vec<f64>, TrainerError> {
+        let [.., outputs, loss] = data else { return Err(self.unreadable("nothing came back")) };
+        let loss = self.slice(loss)?.first().copied().unwrap_or(f32::NAN);
+        let outputs = self.slice(outputs)?;
+        let scored = HostScored { loss_sum: f64::from(loss), weight, outputs, width, evaluation };
+        Ok(self.task.sums(batch, &scored))
+    }
+
+    fn slice<'a>(&self, data: &'a TensorData) -> Result<&'a [f32], TrainerError> {
+        data.as_slice::<f32>().map_err(|error| self.unreadable(&format!("{error:?}")))
+    }
+
+    fn unreadable(&self, detail: &str) -> TrainerError {
+        guard::failure("reading results as f32", &self.name, 0, detail.to_owned())
+    }
+}
+
+fn lost(name: &str) -> TrainerError {
+    guard::failure("going on after a panic", name, 0, "the model was lost; build it again".to_owned())
+}
+
+impl<T: Task> Engine for TaskEngine<T> {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn initialise(&mut self, seed: u64) -> Result<(), TrainerError> {
+        let values = guard::catch("initialising", &self.name, 0, || {
+            let cpu = Device::flex();
+            let _only_one_draws = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+            cpu.seed(seed);
+            let mut values = vec![0.0; self.layout.elements];
+            // Parameters draw their values when they are first read: in the layout's order, under the lock.
+            Reader::read(&self.task.model(&cpu), &mut values)?;
+            Ok(values)
+        })?;
+        self.write_parameters(&values)
+    }
+
+    fn read_parameters(&mut self, out: &mut [f32]) -> Result<(), TrainerError> {
+        self.check_length(out.len())?;
+        let model = self.model()?;
+        guard::catch("reading parameters", &self.name, 0, || Reader::read(model, out))
+    }
+
+    fn write_parameters(&mut self, parameters: &[f32]) -> Result<(), TrainerError> {
+        self.check_length(parameters.len())?;
+        let model = self.model.take().ok_or_else(|| lost(&self.name))?;
+        let model = guard::catch("writing parameters", &self.name, 0, || {
+            Ok(model.map(&mut Writer::new(parameters, &self.training)))
+        })?;
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn gradient(
+        &mut self,
+        batch: &HostBatch,
+        key: u64,
+        sink: &mut dyn GradientSink,
+    ) -> Result<Vec<f64>, TrainerError> {
+        let model = self.model()?;
+        guard::catch("the gradient of a microbatch", &self.name, batch.count, || {
+            let scored = {
+                let _only_one_draws = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+                self.training.seed(key);
+                self.task.forward(model, batch, &self.training)?
+            };
+            let mut gradients = scored.loss.backward();
+            let (transaction, present) = Gradients::register(model, &mut gradients);
+            let (data, weight, width) = self.read_back(transaction, scored)?;
+            for (parameter, gradient) in present.iter().zip(&data) {
+                let offset = self.layout.parameters[*parameter].offset;
+                sink.region(*parameter, offset, self.slice(gradient)?);
+            }
+            self.sums(batch, &data, (weight, width), false)
+        })
+    }
+
+    fn evaluate(&mut self, batch: &HostBatch) -> Result<Vec<f64>, TrainerError> {
+        let model = self.model()?;
+        guard::catch("the evaluation of a microbatch", &self.name, batch.count, || {
+            let scored = self.task.forward(&model.valid(), batch, &self.plain)?;
+            let (data, weight, width) = self.read_back(Transaction::default(), scored)?;
+            self.sums(batch, &data, (weight, width), true)
+        })
+    }
+
+    fn predict(&mut self, batch: &HostBatch) -> Result<Vec<f32>, TrainerError> {
+        let model = self.model()?;
+        guard::catch("a prediction", &self.name, batch.count, || {
+            let outputs: Tensor<2> = self.task.predict(&model.valid(), batch, &self.plain)?;
+            let data = outputs.try_into_data().map_err(|error| {
+                guard::failure("a prediction", &self.name, batch.count, error.to_string())
+            })?;
+            Ok(self.slice(&data)?.to_vec())
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! The elementwise rules of the optimizers, as torch defines them.
+//!
+//! Plain loops over slices of one length, which the compiler turns into vector code; a vector's lanes round as
+//! single values do, so its width never shows in the results.
+
+use std::ops::Range;
+
+use crate::optimizer::{Moment, OptimizerConfig, UpdateScalars};
+
+/// A rule with this step's constants. Differences such as 1 - beta are taken in f64 before they are rounded to f32.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    /// p -= rate * g.
+    Sgd(Sgd),
+    /// Both kinds of Adam.
+    Adam(Adam),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Sgd {
+    clip: f32,
+    rate: f32,
+    momentum: f32,
+    decay: f32,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Adam {
+    clip: f32,
+    /// learning rate / bias correction 1
+    rate: f32,
+    beta1_rest: f32,
+    beta2: f32,
+    beta2_rest: f32,
+    /// 1 / sqrt(bias correction 2)
+    scale: f32,
+    epsilon: f32,
+    /// Adam: the L2 penalty; AdamW: 0.
+    penalty: f32,
+    /// AdamW: 1 - learning rate * weight decay; Adam: 1.
+    shrink: f32,
+}
+
+impl Rule {
+    pub(crate) fn new(config: &OptimizerConfig, scalars: &UpdateScalars) -> Self {
+        let rate = f64::from(scalars.learning_rate);
+        match *config {
+            OptimizerConfig::Sgd { momentum, weight_decay } => Self::Sgd(Sgd {
+                clip: scalars.clip_factor,
+                rate: scalars.learning_rate,
+                momentum: momentum as f32,
+                decay: weight_decay as f32,
+            }),
+            OptimizerConfig::Adam { beta1, beta2, epsilon, weight_decay } => {
+                Self::Adam(adam(scalars, beta1, beta2, epsilon, weight_decay as f32, 1.0))
+            }
+            OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay } => {
+                Self::Adam(adam(scalars, beta1, beta2, epsilon, 0.0, (1.0 - rate * weight_decay) as f32))
+            }
+        }
+    }
+}
+
+fn adam(s: &UpdateScalars, beta1: f64, beta2: f64, epsilon: f64, penalty: f32, shrink: f32) -> Adam {
+    Adam {
+        clip: s.clip_factor,
+        rate: (f64::from(s.learning_rate) / f64::from(s.bias_correction1)) as f32,
+        beta1_rest: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        beta2_rest: (1.0 - beta2) as f32,
+        scale: (1.0 / f64::from(s.bias_correction2_sqrt)) as f32,
+        epsilon: epsilon as f32,
+        penalty,
+        shrink,
+    }
+}
+
+/// Applies the rule to a piece; `range` is where it lies in the moments.
+pub(crate) fn apply(
+    rule: &Rule,
+    parameters: &mut [f32],
+    gradient: &[f32],
+    moments: &mut [Moment],
+    range: Range<usize>,
+) {
+    match (rule, moments) {
+        (Rule::Sgd(rule), []) => sgd(*rule, parameters, gradient),
+        (Rule::Sgd(rule), [buffer]) => {
+            sgd_momentum(*rule, parameters, gradient, &mut buffer.values[range]);
+        }
+        (Rule::Adam(rule), [first, second]) => {
+            let (first, second) = (&mut first.values[range.clone()], &mut second.values[range]);
+            // Without decay, multiplying by 1 and adding 0 would cost time, and turn a -0.0 gradient into +0.0.
+            if rule.penalty == 0.0 {
+                adam_step(*rule, |g, _| g, parameters, gradient, first, second);
+            } else {
+                adam_step(*rule, |g, p| g + rule.penalty * p, parameters, gradient, first, second);
+            }
+        }
+        _ => unreachable!("HostOptimizer makes the moments that its rule needs"),
+    }
+}
+
+fn sgd(rule: Sgd, parameters: &mut [f32], gradient: &[f32]) {
+    for (p, g) in parameters.iter_mut().zip(gradient) {
+        *p -= rule.rate * (rule.clip * g + rule.decay * *p);
+    }
+}
+
+/// torch.optim.SGD: buf = momentum * buf + g; p -= rate * buf.
+fn sgd_momentum(rule: Sgd, parameters: &mut [f32], gradient: &[f32], buffer: &mut [f32]) {
+    for ((p, g), b) in parameters.iter_mut().zip(gradient).zip(buffer) {
+        let g = rule.clip * g;
+        // Adding +0.0 * p would turn a -0.0 gradient into +0.0.
+        let g = if rule.decay == 0.0 { g } else { g + rule.decay * *p };
+        *b = rule.momentum * *b + g;
+        *p -= rule.rate * *b;
+    }
+}
+
+/// torch.optim.Adam and AdamW: m += (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g^2;
+/// p = shrink p - rate m / (sqrt(v) / sqrt(bias correction 2) + epsilon).
+#[inline(always)]
+fn adam_step(
+    rule: Adam,
+    penalise: impl Fn(f32, f32) -> f32,
+    parameters: &mut [f32],
+    gradient: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
+    for (((p, g), m), v) in parameters.iter_mut().zip(gradient).zip(first).zip(second) {
+        let g = penalise(rule.clip * g, *p);
+        *m += rule.beta1_rest * (g - *m);
+        *v = rule.beta2 * *v + rule.beta2_rest * g * g;
+        let denominator = v.sqrt() * rule.scale + rule.epsilon;
+        *p = rule.shrink * *p - rule.rate * (*m / denominator);
+    }
+}
