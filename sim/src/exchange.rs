@@ -49,6 +49,16 @@ impl FromMember {
     }
 }
 
+impl ToMember {
+    pub(crate) fn key(&self) -> StepKey {
+        match self {
+            Self::Sums(sums) => sums.key,
+            Self::Slice(slice) => slice.key,
+            Self::Resend((key, ..)) => *key,
+        }
+    }
+}
+
 /// A member's part of a step, kept until its commit.
 pub(crate) struct Contribution {
     key: StepKey,

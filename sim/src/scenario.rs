@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::toy::{BETAS, Toy};
 
 /// The most workers that a life starts.
-pub const WORKERS_MAX: u64 = 5;
+const WORKERS_MAX: u64 = 5;
 
 /// One run under test.
 #[derive(Clone, Debug)]
@@ -99,6 +99,8 @@ impl Chaos {
 pub struct Life {
     /// Workers started with it.
     pub workers: usize,
+    /// Workers that the coordinator waits for beyond those.
+    pub missing: usize,
     /// What happens at which event, in order.
     pub chaos: Vec<(u64, Chaos)>,
     /// The dataset file was changed before it.
@@ -111,7 +113,13 @@ impl Life {
     /// Nothing goes wrong.
     #[must_use]
     pub fn quiet(workers: usize) -> Self {
-        Self { workers, chaos: Vec::new(), other_data: false, damaged_version: false }
+        Self { workers, missing: 0, chaos: Vec::new(), other_data: false, damaged_version: false }
+    }
+
+    /// So many workers, and what happens at which event.
+    #[must_use]
+    pub fn with(workers: usize, chaos: &[(u64, Chaos)]) -> Self {
+        Self { chaos: chaos.to_vec(), ..Self::quiet(workers) }
     }
 }
 
@@ -182,7 +190,7 @@ impl Scenario {
             }
             chaos.sort_by_key(|(at, _)| *at);
             let damaged_version = random.one_in(8);
-            lives.push(Life { workers, chaos, other_data: false, damaged_version });
+            lives.push(Life { damaged_version, ..Life::with(workers, &chaos) });
         }
         lives.push(Life::quiet(random.between(1, WORKERS_MAX) as usize));
         lives

@@ -10,11 +10,11 @@ use protocol::messages::{UpdateScalars, Verdict};
 use crate::random::mix;
 
 /// Sums of a microbatch: loss, weight, and a metric.
-pub const SUMS: usize = 3;
+pub(crate) const SUMS: usize = 3;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.99;
 /// Betas of the plan.
-pub const BETAS: (f64, f64) = (0.9, 0.99);
+pub(crate) const BETAS: (f64, f64) = (0.9, 0.99);
 
 /// The dataset and model of a scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +31,7 @@ pub struct Toy {
 
 /// Parameters and optimizer state after a step.
 #[derive(Clone, PartialEq, Debug)]
-pub struct State {
+pub(crate) struct State {
     /// Step of the state.
     pub step: u64,
     /// Parameters.
@@ -44,7 +44,7 @@ pub struct State {
 
 /// A microbatch's gradient, as an engine gives it.
 #[derive(Clone, PartialEq, Debug)]
-pub struct MicrobatchGradient {
+pub(crate) struct MicrobatchGradient {
     /// Flat.
     pub gradient: Vec<f32>,
     /// [`SUMS`] sums.
@@ -56,7 +56,7 @@ pub struct MicrobatchGradient {
 impl State {
     /// The state's bits, hashed.
     #[must_use]
-    pub fn check(&self) -> u64 {
+    pub(crate) fn check(&self) -> u64 {
         let tensors = [&self.parameters, &self.first, &self.second];
         let bits = tensors.into_iter().flatten().map(|value| u64::from(value.to_bits()));
         bits.fold(self.step, |hash, bits| mix(hash ^ bits).wrapping_add(1))
@@ -64,7 +64,7 @@ impl State {
 
     /// A digest for versions; the check, spread over 32 bytes.
     #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = [0; 32];
         for (lane, bytes) in digest.chunks_exact_mut(8).enumerate() {
             bytes.copy_from_slice(&mix(self.check() ^ lane as u64).to_le_bytes());
@@ -76,7 +76,7 @@ impl State {
 impl Toy {
     /// Element ranges of the three parameters.
     #[must_use]
-    pub fn parameters(&self) -> [std::ops::Range<usize>; 3] {
+    pub(crate) fn parameters(&self) -> [std::ops::Range<usize>; 3] {
         let quarter = (self.elements / 4).max(1);
         let first = self.elements - 2 * quarter;
         [0..first, first..first + quarter, first + quarter..self.elements]
@@ -84,7 +84,7 @@ impl Toy {
 
     /// State 0.
     #[must_use]
-    pub fn initial(&self, seed: u64) -> State {
+    pub(crate) fn initial(&self, seed: u64) -> State {
         let parameters = (0..self.elements).map(|i| unit(mix(seed ^ mix(i as u64)))).collect();
         let zeros = vec![0.0; self.elements];
         State { step: 0, parameters, first: zeros.clone(), second: zeros }
@@ -92,7 +92,7 @@ impl Toy {
 
     /// Gradient of the summed loss over `ordinals`, with the microbatch's key for a toy dropout.
     #[must_use]
-    pub fn gradient(&self, state: &State, ordinals: &[u64], key: u64) -> MicrobatchGradient {
+    pub(crate) fn gradient(&self, state: &State, ordinals: &[u64], key: u64) -> MicrobatchGradient {
         let ranges = self.parameters();
         let mut gradient = vec![0.0f32; self.elements];
         gradient[ranges[1].clone()].fill(-0.0);
@@ -127,7 +127,7 @@ impl Toy {
 
     /// Metric sums over validation `ordinals`.
     #[must_use]
-    pub fn evaluate(&self, state: &State, ordinals: &[u64]) -> Vec<f64> {
+    pub(crate) fn evaluate(&self, state: &State, ordinals: &[u64]) -> Vec<f64> {
         let mut sums = vec![0.0; SUMS];
         for ordinal in ordinals {
             let residual = state.parameters[0] - self.feature(ordinal ^ 0x5eed, 0);
@@ -139,7 +139,7 @@ impl Toy {
     }
 
     /// Turns state k-1 into state k.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         state: &mut State,
         gradient: &[f32],

@@ -14,7 +14,7 @@ use crate::scenario::Scenario;
 use crate::toy::State;
 
 /// What is wrong.
-pub type Finding = Result<(), String>;
+pub(crate) type Finding = Result<(), String>;
 
 /// A quiet single-worker run of the same scenario: what every other run must reproduce bit for bit.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +32,7 @@ type Computed = BTreeMap<u32, (MemberId, Vec<u64>)>;
 
 /// What was seen so far, over all lives of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     reference: Option<Arc<Reference>>,
     /// Commits after rewinds: what the bytes on the disk say.
     history: BTreeMap<(u64, Phase), (StepKey, u64)>,
@@ -43,7 +43,7 @@ pub struct Watch {
     ready: BTreeMap<StepKey, BTreeSet<MemberId>>,
     members: BTreeMap<u64, BTreeSet<MemberId>>,
     checks: BTreeMap<u64, u64>,
-    journalled_version: Option<u64>,
+    journalled_versions: BTreeSet<u64>,
     term: u32,
     /// A replica was made wrong on purpose: bits are compared at the end only.
     pub lenient: bool,
@@ -52,7 +52,7 @@ pub struct Watch {
 impl Watch {
     /// A watch that knows what the run must come to.
     #[must_use]
-    pub fn new(reference: Option<Arc<Reference>>) -> Self {
+    pub(crate) fn new(reference: Option<Arc<Reference>>) -> Self {
         Self { reference, ..Self::default() }
     }
 
@@ -60,7 +60,7 @@ impl Watch {
     ///
     /// # Errors
     /// When it breaks invariant 1, 2 or 4.
-    pub fn on_journalled(&mut self, scenario: &Scenario, record: &Record) -> Finding {
+    pub(crate) fn on_journalled(&mut self, scenario: &Scenario, record: &Record) -> Finding {
         match record {
             Record::Term(term) if term.term <= self.term => {
                 return Err(format!("one history: term {} after term {}", term.term, self.term));
@@ -72,15 +72,16 @@ impl Watch {
             }
             Record::Commit(commit) => return self.on_committed(scenario, commit.key, commit.hash),
             Record::Version { step, .. } => {
-                self.journalled_version = self.journalled_version.max(Some(*step))
+                self.journalled_versions.insert(*step);
             }
+
             Record::Rewind { to_step, void, .. } => {
                 self.history.retain(|(step, _), _| step <= to_step);
                 self.consumed.retain(|step, _| step <= to_step);
                 if *void {
                     self.committed.retain(|(step, _), _| step <= to_step);
                     self.checks.retain(|step, _| step <= to_step);
-                    self.journalled_version = self.journalled_version.min(Some(*to_step));
+                    self.journalled_versions.retain(|step| step <= to_step);
                 }
             }
             Record::Stop { .. } | Record::End(_) => {}
@@ -89,9 +90,9 @@ impl Watch {
     }
 
     /// A new coordinator has read the journal: what the host's crash took from it is no history.
-    pub fn on_reopened(&mut self, records: &[Record]) {
+    pub(crate) fn on_reopened(&mut self, records: &[Record]) {
         self.history.clear();
-        self.journalled_version = None;
+        self.journalled_versions.clear();
         for record in records {
             match record {
                 Record::Commit(commit) => {
@@ -100,12 +101,13 @@ impl Watch {
                 Record::Rewind { to_step, void, .. } => {
                     self.history.retain(|(step, _), _| step <= to_step);
                     if *void {
-                        self.journalled_version = self.journalled_version.min(Some(*to_step));
+                        self.journalled_versions.retain(|step| step <= to_step);
                     }
                 }
                 Record::Version { step, .. } => {
-                    self.journalled_version = self.journalled_version.max(Some(*step));
+                    self.journalled_versions.insert(*step);
                 }
+
                 _ => {}
             }
         }
@@ -213,7 +215,7 @@ impl Watch {
     ///
     /// # Errors
     /// When another has computed it in the same view.
-    pub fn on_computed(
+    pub(crate) fn on_computed(
         &mut self,
         key: StepKey,
         member: MemberId,
@@ -230,7 +232,7 @@ impl Watch {
     }
 
     /// A member itself said Ready.
-    pub fn on_ready(&mut self, member: MemberId, ready: &Ready) {
+    pub(crate) fn on_ready(&mut self, member: MemberId, ready: &Ready) {
         self.ready.entry(ready.key).or_default().insert(member);
     }
 
@@ -238,7 +240,7 @@ impl Watch {
     ///
     /// # Errors
     /// When it isn't what the journal holds.
-    pub fn on_commit_sent(&self, commit: &Commit) -> Finding {
+    pub(crate) fn on_commit_sent(&self, commit: &Commit) -> Finding {
         let key = commit.key;
         match self.history.get(&(key.step, key.phase)) {
             Some((journalled, hash)) if *journalled == key && *hash == commit.hash => Ok(()),
@@ -250,7 +252,7 @@ impl Watch {
     ///
     /// # Errors
     /// When its state is not that of the others, or not the quiet run's.
-    pub fn on_applied(&mut self, member: MemberId, state: &State) -> Finding {
+    pub(crate) fn on_applied(&mut self, member: MemberId, state: &State) -> Finding {
         let (step, check) = (state.step, state.check());
         if self.lenient {
             return Ok(());
@@ -270,7 +272,7 @@ impl Watch {
     ///
     /// # Errors
     /// When its content is not that of the committed state.
-    pub fn on_version(&self, step: u64, state: &State) -> Finding {
+    pub(crate) fn on_version(&self, step: u64, state: &State) -> Finding {
         if self.lenient {
             return Ok(());
         }
@@ -280,12 +282,14 @@ impl Watch {
         Ok(())
     }
 
-    /// A run goes on from this version although so far this one was the newest that is whole.
+    /// A run goes on from this version although these are whole.
     ///
     /// # Errors
     /// When it could have gone on from a newer one.
-    pub fn on_resume(&self, chosen: Option<u64>, newest_whole: Option<u64>) -> Finding {
-        let best = self.journalled_version.min(newest_whole);
+    pub(crate) fn on_resume(&self, chosen: Option<u64>, whole: &[(u64, [u8; 32])]) -> Finding {
+        let last = self.history.keys().map(|(step, _)| *step).max().unwrap_or(0);
+        let counts = |step: &u64| *step <= last && self.journalled_versions.contains(step);
+        let best = whole.iter().map(|(step, _)| *step).filter(counts).max();
         if chosen < best {
             return Err(format!("versions: the run resumes from {chosen:?} and version {best:?} is whole"));
         }
@@ -296,7 +300,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the final state is not the quiet run's, or isn't a version.
-    pub fn on_completed(&self, scenario: &Scenario, newest: Option<(u64, [u8; 32])>) -> Finding {
+    pub(crate) fn on_completed(&self, scenario: &Scenario, newest: Option<(u64, [u8; 32])>) -> Finding {
         let steps = scenario.plan.total_steps;
         let Some((step, digest)) = newest else {
             return Err("versions: the run is complete and has no version".to_owned());
@@ -316,7 +320,7 @@ impl Watch {
 
     /// What this run came to, as a reference for others.
     #[must_use]
-    pub fn to_reference(&self, digest: [u8; 32]) -> Reference {
+    pub(crate) fn to_reference(&self, digest: [u8; 32]) -> Reference {
         let hashes = self.history.iter().map(|(at, (_, hash))| (*at, *hash)).collect();
         Reference { checks: self.checks.clone(), hashes, digest }
     }

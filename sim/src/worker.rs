@@ -33,6 +33,8 @@ pub(crate) struct WorkerNode {
     view: Option<View>,
     contribution: Option<Contribution>,
     collected: Option<Collected>,
+    /// Reduced slices of a step that this member hasn't begun: one without microbatches is not waited for.
+    parked: Vec<ToMember>,
     reduced: Option<Reduced>,
     prepared: Option<(StepKey, u64)>,
 }
@@ -75,6 +77,7 @@ impl World<'_> {
             view: None,
             contribution: None,
             collected: None,
+            parked: Vec::new(),
             reduced: None,
             prepared: None,
         });
@@ -267,11 +270,12 @@ impl World<'_> {
         let count = contribution.computed().len() as u64;
         node.collected = Some(Collected::new(self.scenario, key));
         node.reduced = None;
+        let parked = std::mem::take(&mut node.parked);
         let slowness = node.slowness;
         node.contribution = Some(contribution);
         let each_ms = self.random.between(1, self.scenario.speeds.compute_ms);
         self.queue.put(each_ms * count * slowness, What::Computed(worker, key));
-        Ok(())
+        parked.into_iter().try_for_each(|frame| self.on_member_frame(worker, frame))
     }
 
     /// All microbatches are computed: push the partials, or reduce alone.
@@ -305,6 +309,11 @@ impl World<'_> {
             return Ok(());
         }
         let node = &mut self.workers[worker];
+        let begun = node.contribution.as_ref().map(Contribution::key);
+        if begun.is_none_or(|begun| frame.key() > begun) {
+            node.parked.push(frame);
+            return Ok(());
+        }
         let Some(reduced) = node.collected.as_mut().and_then(|collected| collected.insert(frame)) else {
             return Ok(());
         };

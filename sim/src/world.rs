@@ -105,6 +105,12 @@ impl<'a> World<'a> {
         self.disk.whole_versions().first().copied()
     }
 
+    /// Exit codes and messages of the last life's workers; `None` of those that were killed.
+    #[must_use]
+    pub fn exits(&self) -> Vec<Option<(u8, String)>> {
+        self.workers.iter().map(|worker| worker.exit.clone()).collect()
+    }
+
     /// What this run came to, for others to reproduce.
     #[must_use]
     pub fn to_reference(&self) -> Option<Reference> {
