@@ -4,16 +4,17 @@
 //! J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, section 4 (cycle walking). The
 //! domain is less than four times n, so a look-up takes fewer than four walks on average.
 
-/// Rounds of the network. Four make it pseudo-random for a random round function (Luby and Rackoff, 1988); two more
-/// are cheap.
-const ROUNDS: u64 = 6;
+/// Rounds of the network. Four make it pseudo-random for a random round function (Luby and Rackoff, 1988) on large
+/// domains; small ones (5 to 16 samples, halves of two bits) need more, and beyond eight nothing gets better there:
+/// every order comes, some a tenth more often than others.
+const ROUNDS: usize = 8;
 
 /// A permutation of `[0, n)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     n: u64,
     half_bits: u32,
-    key: u64,
+    round_keys: [u64; ROUNDS],
 }
 
 impl Permutation {
@@ -21,7 +22,8 @@ impl Permutation {
     #[must_use]
     pub fn new(n: u64, key: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
-        Self { n, half_bits: bits.div_ceil(2), key }
+        let round_keys = std::array::from_fn(|round| mix(key.wrapping_add(round as u64)));
+        Self { n, half_bits: bits.div_ceil(2), round_keys }
     }
 
     /// Where `i` goes.
@@ -43,8 +45,8 @@ impl Permutation {
     fn network(&self, value: u64) -> u64 {
         let mask = (1u64 << self.half_bits) - 1;
         let (mut left, mut right) = (value >> self.half_bits, value & mask);
-        for round in 0..ROUNDS {
-            let mixed = mix(right ^ mix(self.key.wrapping_add(round)));
+        for round_key in self.round_keys {
+            let mixed = mix(right ^ round_key);
             (left, right) = (right, left ^ (mixed & mask));
         }
         left << self.half_bits | right
@@ -93,6 +95,41 @@ mod tests {
             let places: std::collections::BTreeSet<u64> = (0..1_000).map(|i| permutation.at(i)).collect();
             assert!(places.len() == 1_000 && places.iter().all(|at| *at < n));
         }
+    }
+
+    #[test]
+    fn all_orders_of_four_come_equally_often() {
+        // Chi-square over the 24 orders in 9,600 permutations: 99.99 % point for 23 degrees of freedom is 56.
+        let mut counts = std::collections::BTreeMap::new();
+        for run in 0..9_600 {
+            let permutation = Permutation::new(4, key(run, 1, [0, 0]));
+            *counts.entry([0, 1, 2, 3].map(|i| permutation.at(i))).or_insert(0.0) += 1.0;
+        }
+        let chi: f64 = counts.values().map(|c: &f64| (c - 400.0) * (c - 400.0) / 400.0).sum();
+        assert!(counts.len() == 24 && chi < 56.0, "{} orders, {chi}", counts.len());
+    }
+
+    #[test]
+    fn every_sample_comes_to_every_place_equally_often() {
+        // Chi-square over 7 places of each of 7 samples: 99.99 % point for 6 degrees of freedom is 27.9.
+        let mut counts = [[0f64; 7]; 7];
+        for run in 0..7_000 {
+            let permutation = Permutation::new(7, key(run, 1, [0, 0]));
+            (0..7).for_each(|i| counts[i][permutation.at(i as u64) as usize] += 1.0);
+        }
+        for places in counts {
+            let chi: f64 = places.iter().map(|c| (c - 1_000.0) * (c - 1_000.0) / 1_000.0).sum();
+            assert!(chi < 27.9, "{places:?}");
+        }
+    }
+
+    #[test]
+    fn orders_do_not_change_between_builds() {
+        // A run is resumed by later builds: its order of samples is frozen. The numbers are from a reading of this
+        // file in Python.
+        let places: Vec<u64> = (0..8).map(|i| Permutation::new(1_437, 42).at(i)).collect();
+        assert_eq!(places, [1051, 1238, 536, 827, 909, 881, 720, 1257]);
+        assert_eq!(key(1, 2, [3, 4]), 0x8eaf_8b77_a0c0_4f9d);
     }
 
     #[test]

@@ -79,6 +79,29 @@ pub fn maximal_nodes(range: Range<u32>, count: u32) -> Vec<Node> {
     nodes
 }
 
+/// How the sums of `nodes`, in the order of their microbatches, make one: after the node of number i, this many times
+/// (left + right) takes the place of the two newest sums.
+///
+/// # Panics
+/// If the nodes aren't the whole tree of `count` microbatches: an error of the program.
+#[must_use]
+pub fn folds(nodes: &[Node], count: u32) -> Vec<u8> {
+    let mut open: Vec<Node> = Vec::new();
+    let mut folds = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let (mut node, mut times) = (node.lift(count), 0);
+        while open.last().is_some_and(|left| left.pairs_with(node)) {
+            open.pop();
+            node = node.parent().lift(count);
+            times += 1;
+        }
+        open.push(node);
+        folds.push(times);
+    }
+    assert!(open.is_empty() || open == [Node::root(count)], "{nodes:?} are not one tree of {count}");
+    folds
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -96,6 +119,23 @@ mod tests {
         assert_eq!(maximal_nodes(3..3, 8), []);
     }
 
+    #[test]
+    fn folds_by_hand() {
+        let nodes = |cuts: &[u32], count| -> Vec<Node> {
+            cuts.windows(2).flat_map(|cut| maximal_nodes(cut[0]..cut[1], count)).collect()
+        };
+        assert_eq!(folds(&nodes(&[0, 1, 2, 3, 4], 4), 4), [0, 1, 0, 2]);
+        assert_eq!(folds(&nodes(&[0, 2, 5, 7], 7), 7), [0, 1, 0, 0, 2], "of 0..2, 2..4, 4, 5, 6");
+        assert_eq!(folds(&nodes(&[0, 8], 8), 8), [0]);
+        assert_eq!(folds(&[], 0), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "not one tree")]
+    fn a_gap_is_no_tree() {
+        let _ = folds(&[Node::leaf(0), Node::leaf(2)], 3);
+    }
+
     proptest! {
         #[test]
         fn nodes_cover_their_range_and_are_few(count in 1u32..200, a in 0u32..200, b in 0u32..200) {
@@ -111,6 +151,17 @@ mod tests {
             prop_assert_eq!(next, end);
             let log = 32 - count.leading_zeros() as usize;
             prop_assert!(nodes.len() <= (2 * log).max(1));
+        }
+
+        #[test]
+        fn the_nodes_of_any_cut_fold_into_one(count in 1u32..200, mut cuts in prop::collection::vec(0u32..200, 0..9)) {
+            cuts.extend([0, count]);
+            cuts.iter_mut().for_each(|cut| *cut = (*cut).min(count));
+            cuts.sort_unstable();
+            let nodes: Vec<Node> =
+                cuts.windows(2).flat_map(|cut| maximal_nodes(cut[0]..cut[1], count)).collect();
+            let folded: u32 = folds(&nodes, count).into_iter().map(u32::from).sum();
+            prop_assert_eq!(folded as usize, nodes.len() - 1);
         }
     }
 }
