@@ -1,12 +1,13 @@
 //! Files that are written whole or not at all.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The file system said no.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{}: {source}{}", path.display(), self.kind().way_out())]
 pub struct StoreError {
     /// Which file or folder.
     pub path: PathBuf,
@@ -14,10 +15,48 @@ pub struct StoreError {
     pub source: std::io::Error,
 }
 
+/// What kind of no it was, as far as that changes what to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreErrorKind {
+    /// The disk or the user's quota is full. Worth another try once there is room.
+    Full,
+    /// The file system is mounted read-only.
+    ReadOnly,
+    /// The user may not.
+    Denied,
+    /// It isn't there.
+    Absent,
+    /// Anything else; the source says what.
+    Other,
+}
+
+impl StoreErrorKind {
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::Full => "; make room there and try again",
+            Self::ReadOnly => "; choose a writable folder",
+            Self::Denied => "; choose another folder, or mend its permissions",
+            Self::Absent | Self::Other => "",
+        }
+    }
+}
+
 impl StoreError {
     pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { path, source }
+    }
+
+    /// What kind of no it was.
+    #[must_use]
+    pub fn kind(&self) -> StoreErrorKind {
+        match self.source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+            ErrorKind::ReadOnlyFilesystem => StoreErrorKind::ReadOnly,
+            ErrorKind::PermissionDenied => StoreErrorKind::Denied,
+            ErrorKind::NotFound => StoreErrorKind::Absent,
+            _ => StoreErrorKind::Other,
+        }
     }
 }
 
@@ -28,15 +67,15 @@ impl StoreError {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = temporary_name(path);
     let written = (|| {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create_new(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
     })();
     if let Err(source) = written {
         let _ = std::fs::remove_file(&temporary);
         return Err(StoreError { path: path.to_owned(), source });
     }
-    std::fs::rename(&temporary, path).map_err(StoreError::at(path))?;
     sync_parent(path)
 }
 
@@ -49,13 +88,22 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::at(parent))
 }
 
-/// What a crashed writer may leave behind; swept when its folder is opened again.
+/// How the name of what is not finished ends. What a crashed writer leaves behind is swept when its run is opened.
 pub(crate) const TEMPORARY: &str = ".partial";
 
-fn temporary_name(path: &Path) -> PathBuf {
+/// A neighbour of the path that no other writer uses: `name.PID-N.partial`.
+pub(crate) fn temporary_name(path: &Path) -> PathBuf {
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}{TEMPORARY}", std::process::id()));
+    name.push(format!(".{}-{writer}{TEMPORARY}", std::process::id()));
     path.with_file_name(name)
+}
+
+/// The process that made this temporary name, if it is one.
+pub(crate) fn temporary_writer(name: &str) -> Option<u32> {
+    let (_, writer) = name.strip_suffix(TEMPORARY)?.rsplit_once('.')?;
+    writer.split_once('-')?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -73,10 +121,62 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_file_and_leaves_the_old_content() {
+    fn an_error_names_the_file_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("absent/f");
-        let said = write_file(&path, b"one").expect_err("the folder is absent").to_string();
-        assert!(said.contains("absent/f"), "{said}");
+        let error = write_file(&dir.path().join("absent/f"), b"one").expect_err("the folder is absent");
+        assert!(error.to_string().contains("absent/f"), "{error}");
+        assert_eq!(error.kind(), StoreErrorKind::Absent);
+        // A folder is in the way of the rename.
+        let path = dir.path().join("f");
+        std::fs::create_dir(&path).expect("made");
+        write_file(&path, b"one").expect_err("a folder is there");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn many_writers_of_one_file_leave_one_whole_content() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("f");
+        std::thread::scope(|scope| {
+            for writer in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_file(path, &[writer; 5000]).expect("written");
+                    }
+                });
+            }
+        });
+        let content = std::fs::read(&path).expect("read");
+        assert!(content.len() == 5000 && content.iter().all(|byte| *byte == content[0]));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn what_the_system_says_has_a_kind_and_a_way_out() {
+        let kinds = [
+            (28, StoreErrorKind::Full, "make room"),
+            (122, StoreErrorKind::Full, "make room"),
+            (30, StoreErrorKind::ReadOnly, "writable"),
+            (13, StoreErrorKind::Denied, "permissions"),
+            (2, StoreErrorKind::Absent, "/runs/a"),
+            (5, StoreErrorKind::Other, "/runs/a"),
+        ];
+        for (number, kind, says) in kinds {
+            let error =
+                StoreError { path: "/runs/a".into(), source: std::io::Error::from_raw_os_error(number) };
+            assert_eq!(error.kind(), kind, "errno {number}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_temporary_name_says_whose_it_is() {
+        let name = temporary_name(Path::new("/runs/a/run.json"));
+        let name = name.file_name().and_then(|name| name.to_str()).expect("a name");
+        assert_eq!(temporary_writer(name), Some(std::process::id()), "{name}");
+        for other in ["run.json", "a.partial", "a.7.partial", ".partial", "a.x-1.partial"] {
+            assert_eq!(temporary_writer(other), None, "{other}");
+        }
     }
 }

@@ -8,5 +8,5 @@ mod atomic;
 mod run_dir;
 pub mod versions;
 
-pub use atomic::{StoreError, write_file};
+pub use atomic::{StoreError, StoreErrorKind, write_file};
 pub use run_dir::{RunDir, RunDirError};

@@ -1,10 +1,10 @@
 //! Run directories: made exclusively, found again, held by one coordinator at a time.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use crate::atomic::{StoreError, sync_parent};
+use crate::atomic::{StoreError, TEMPORARY, sync_parent, temporary_writer};
 
 /// Why a run directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,20 @@ pub enum RunDirError {
         /// The term.
         term: u32,
     },
+    /// A run that isn't there.
+    #[error("there is no run {name:?} in {}", runs.display())]
+    Absent {
+        /// The folder of runs.
+        runs: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// A name that is no folder's.
+    #[error("run.name = {name:?} can't be a folder's name: no slashes, not empty, not \".\" or \"..\"")]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// Too many runs of one stem.
     #[error("there are {count} runs named {stem}-N in {}: name this one with run.name", path.display())]
     Full {
@@ -66,10 +80,14 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Exists`] if it is there already.
     pub fn create(runs: &Path, name: &str) -> Result<Self, RunDirError> {
+        check_name(name)?;
         std::fs::create_dir_all(runs).map_err(StoreError::at(runs))?;
         let path = runs.join(name);
         match std::fs::create_dir(&path) {
-            Ok(()) => Self::take(path, name),
+            Ok(()) => {
+                sync_parent(&path)?;
+                Self::take(path, name)
+            }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 Err(RunDirError::Exists { name: name.to_owned(), path })
             }
@@ -97,9 +115,19 @@ impl RunDir {
     /// Opens a run that is there; sweeps what a crashed writer left behind.
     ///
     /// # Errors
-    /// [`RunDirError::Held`] if another coordinator works on it.
+    /// [`RunDirError::Held`] if another coordinator works on it, [`RunDirError::Absent`] if it isn't there.
     pub fn open(runs: &Path, name: &str) -> Result<Self, RunDirError> {
+        check_name(name)?;
+        if !Self::exists(runs, name) {
+            return Err(RunDirError::Absent { runs: runs.to_owned(), name: name.to_owned() });
+        }
         Self::take(runs.join(name), name)
+    }
+
+    /// Whether there is a run of this name.
+    #[must_use]
+    pub fn exists(runs: &Path, name: &str) -> bool {
+        check_name(name).is_ok() && runs.join(name).is_dir()
     }
 
     /// Names of the runs `stem-N`, newest (highest number) first.
@@ -112,6 +140,25 @@ impl RunDir {
         Ok(found.into_iter().map(|number| format!("{stem}-{number}")).collect())
     }
 
+    /// The run of a stem that `--resume` without a name means: the newest that isn't completed, else the newest.
+    ///
+    /// # Errors
+    /// As [`RunDir::numbered`].
+    pub fn to_resume(runs: &Path, stem: &str) -> Result<Option<String>, RunDirError> {
+        let names = Self::numbered(runs, stem)?;
+        let unfinished =
+            names.iter().find(|name| Self::status(&runs.join(name)).as_deref() != Some("completed"));
+        Ok(unfinished.or(names.first()).cloned())
+    }
+
+    /// `status` of a run's `run.json`; none if that isn't there yet or can't be read.
+    #[must_use]
+    pub fn status(run_dir: &Path) -> Option<String> {
+        let text = std::fs::read(run_dir.join("run.json")).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        record.get("status")?.as_str().map(str::to_owned)
+    }
+
     fn take(path: PathBuf, name: &str) -> Result<Self, RunDirError> {
         let lock_path = path.join("lock");
         let mut lock = File::options()
@@ -121,12 +168,15 @@ impl RunDir {
             .truncate(false)
             .open(&lock_path)
             .map_err(StoreError::at(&lock_path))?;
-        if lock.try_lock().is_err() {
-            let mut holder = String::new();
-            let _ = lock.read_to_string(&mut holder);
-            let holder =
-                if holder.trim().is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() };
-            return Err(RunDirError::Held { path, holder });
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = lock.read_to_string(&mut holder);
+                let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() }.to_owned();
+                return Err(RunDirError::Held { path, holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(StoreError { path: lock_path, source }.into()),
         }
         lock.set_len(0)
             .and_then(|()| lock.seek(SeekFrom::Start(0)))
@@ -136,8 +186,12 @@ impl RunDir {
             let folder = path.join(folder);
             std::fs::create_dir_all(&folder).map_err(StoreError::at(&folder))?;
         }
-        sweep(&path);
-        sweep(&path.join("checkpoints"));
+        // Only the holder of the lock writes here; exports are written by others too.
+        sweep(&path, &|_| true);
+        sweep(&path.join("checkpoints"), &|_| true);
+        for format in std::fs::read_dir(path.join("exports")).into_iter().flatten().flatten() {
+            sweep(&format.path(), &|writer| !is_alive(writer));
+        }
         Ok(Self { path, name: name.to_owned(), _lock: lock })
     }
 
@@ -207,16 +261,32 @@ fn numbers(runs: &Path, stem: &str) -> Result<Vec<u32>, RunDirError> {
     Ok(found)
 }
 
-/// Removes temporary files of writers that died. What can't be removed does no harm.
-fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
+/// A name that stays below the folder of runs.
+fn check_name(name: &str) -> Result<(), RunDirError> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(part)), None) if part == name && !name.contains('\0') => Ok(()),
+        _ => Err(RunDirError::Name { name: name.to_owned() }),
+    }
+}
+
+/// Removes what writers that died left behind. What can't be removed does no harm.
+fn sweep(folder: &Path, is_leftover_of: &dyn Fn(u32) -> bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if name.to_string_lossy().ends_with(crate::atomic::TEMPORARY) {
+        let name = name.to_string_lossy();
+        if name.ends_with(TEMPORARY) && temporary_writer(&name).is_none_or(is_leftover_of) {
             let path = entry.path();
             let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         }
     }
+}
+
+fn is_alive(process: u32) -> bool {
+    i32::try_from(process)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -260,13 +330,73 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_a_crash_are_swept() {
+    fn leftovers_of_a_crash_are_swept_and_a_living_writers_are_not() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         drop(RunDir::create(dir.path(), "a").expect("made"));
-        let leftover = dir.path().join("a/checkpoints/step-00000001.7.partial");
-        std::fs::create_dir(&leftover).expect("made");
-        std::fs::write(dir.path().join("a/run.json.7.partial"), "x").expect("written");
+        let run = dir.path().join("a");
+        let swept = [
+            "checkpoints/step-00000001.7-0.partial",
+            "run.json.7-3.partial",
+            "exports/s/f.999999999-0.partial",
+        ];
+        let living = format!("exports/s/f.{}-0.partial", std::process::id());
+        std::fs::create_dir(run.join("exports/s")).expect("made");
+        std::fs::create_dir(run.join(swept[0])).expect("made");
+        for file in [swept[1], swept[2], living.as_str(), "exports/s/f"] {
+            std::fs::write(run.join(file), "x").expect("written");
+        }
         RunDir::open(dir.path(), "a").expect("opened");
-        assert!(!leftover.exists() && !dir.path().join("a/run.json.7.partial").exists());
+        assert!(swept.iter().all(|name| !run.join(name).exists()));
+        assert!(run.join(living).exists() && run.join("exports/s/f").exists());
+    }
+
+    #[test]
+    fn resume_means_the_newest_unfinished_else_the_newest() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(RunDir::to_resume(&dir.path().join("absent"), "a").expect("listed"), None);
+        let check = |statuses: [Option<&str>; 3], expected: &str| {
+            for (number, status) in (9..).zip(statuses) {
+                let run = dir.path().join(format!("a-{number}"));
+                std::fs::create_dir_all(&run).expect("made");
+                let _ = std::fs::remove_file(run.join("run.json"));
+                if let Some(status) = status {
+                    std::fs::write(run.join("run.json"), status).expect("written");
+                }
+            }
+            let found = RunDir::to_resume(dir.path(), "a").expect("listed");
+            assert_eq!(found.as_deref(), Some(expected), "{statuses:?}");
+        };
+        let completed = Some(r#"{"status":"completed"}"#);
+        let failed = Some(r#"{"status":"failed"}"#);
+        check([completed, completed, completed], "a-11");
+        check([failed, failed, completed], "a-10");
+        check([failed, completed, completed], "a-9");
+        check([completed, None, completed], "a-10");
+        check([completed, Some("torn{"), completed], "a-10");
+        check([failed, failed, failed], "a-11");
+    }
+
+    #[test]
+    fn what_is_not_there_or_no_name_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        assert!(matches!(RunDir::open(dir.path(), "a"), Err(RunDirError::Absent { .. })));
+        for name in ["", ".", "..", "../a", "a/b", "/a", "a/", "./a", "a\0"] {
+            assert!(matches!(RunDir::create(dir.path(), name), Err(RunDirError::Name { .. })), "{name:?}");
+            assert!(!RunDir::exists(dir.path(), name), "{name:?}");
+        }
+        let said = RunDir::create(dir.path(), "../a").expect_err("no name").to_string();
+        assert!(said.contains("run.name"), "{said}");
+    }
+
+    #[test]
+    fn threads_that_race_for_a_number_get_different_ones() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut names: Vec<String> = std::thread::scope(|scope| {
+            let race = || RunDir::create_numbered(dir.path(), "a").expect("made").name().to_owned();
+            let racers: Vec<_> = (0..8).map(|_| scope.spawn(race)).collect();
+            racers.into_iter().map(|racer| racer.join().expect("no panic")).collect()
+        });
+        names.sort();
+        assert_eq!(names, (1..=8).map(|number| format!("a-{number}")).collect::<Vec<_>>());
     }
 }

@@ -1,0 +1,174 @@
+//! Writing a version: beside its place, hashed as it grows, moved into place when everything is durable.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::manifest::{FileEntry, MANIFEST, Manifest, is_file_name};
+use super::{folder, remove};
+use crate::atomic::{StoreError, sync_parent, temporary_name, write_file};
+
+/// A version that is being written. Dropped unfinished, it is no version.
+#[derive(Debug)]
+pub struct VersionWriter {
+    target: PathBuf,
+    temporary: PathBuf,
+    files: Vec<FileEntry>,
+}
+
+/// A file of a version that is being written: hashed as it grows.
+#[derive(Debug)]
+pub struct FileWriter {
+    path: PathBuf,
+    name: String,
+    file: File,
+    hasher: blake3::Hasher,
+    size: u64,
+}
+
+impl VersionWriter {
+    /// Begins the version of a step.
+    ///
+    /// # Errors
+    /// When the file system says no.
+    pub fn begin(checkpoints: &Path, step: u64) -> Result<Self, StoreError> {
+        let target = folder(checkpoints, step);
+        let temporary = temporary_name(&target);
+        std::fs::create_dir_all(&temporary).map_err(StoreError::at(&temporary))?;
+        Ok(Self { target, temporary, files: Vec::new() })
+    }
+
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// When the file system says no, or the name is taken or no plain file name.
+    pub fn file(&self, name: &str) -> Result<FileWriter, StoreError> {
+        let path = self.temporary.join(name);
+        if !is_file_name(name) {
+            let source = std::io::Error::new(ErrorKind::InvalidInput, "no name for a file of a version");
+            return Err(StoreError { path, source });
+        }
+        let file = File::create_new(&path).map_err(StoreError::at(&path))?;
+        Ok(FileWriter { path, name: name.to_owned(), file, hasher: blake3::Hasher::new(), size: 0 })
+    }
+
+    /// Takes a finished file into the version.
+    ///
+    /// # Errors
+    /// When its bytes can't be made durable.
+    pub fn add(&mut self, file: FileWriter) -> Result<&FileEntry, StoreError> {
+        let entry = file.finish()?;
+        self.files.push(entry);
+        Ok(&self.files[self.files.len() - 1])
+    }
+
+    /// Writes the manifest, moves the folder into place and makes that durable. A version of the same step that
+    /// is there already is replaced in one move.
+    ///
+    /// # Errors
+    /// When the file system says no; then there is no new version, and an old one of this step is still there.
+    pub fn finish(mut self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
+        manifest.files = std::mem::take(&mut self.files);
+        let bytes = manifest
+            .to_bytes()
+            .map_err(|why| StoreError { path: self.temporary.clone(), source: why.into() })?;
+        write_file(&self.temporary.join(MANIFEST), &bytes)?;
+        self.move_into_place()?;
+        sync_parent(&self.target)?;
+        Ok(manifest)
+    }
+
+    fn move_into_place(&self) -> Result<(), StoreError> {
+        match renameat_with(CWD, &self.temporary, CWD, &self.target, RenameFlags::EXCHANGE) {
+            // What was there has the temporary name now, and goes when this writer is dropped.
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => {}
+            // Not every file system can exchange two folders. A crash between these two loses the replaced version,
+            // which its replay is about to write again.
+            Err(_) if self.target.exists() => remove(&self.target)?,
+            Err(_) => {}
+        }
+        std::fs::rename(&self.temporary, &self.target).map_err(StoreError::at(&self.target))
+    }
+}
+
+impl Drop for VersionWriter {
+    fn drop(&mut self) {
+        // After finish() this name is free or the replaced version's; before, it is a leftover.
+        let _ = std::fs::remove_dir_all(&self.temporary);
+    }
+}
+
+impl FileWriter {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the file system says no (disk full).
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(StoreError::at(&self.path))
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn finish(self) -> Result<FileEntry, StoreError> {
+        self.file.sync_all().map_err(StoreError::at(&self.path))?;
+        let blake3 = self.hasher.finalize().to_hex().to_string();
+        Ok(FileEntry { name: self.name, size: self.size, blake3 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreErrorKind;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_told_with_the_files_name() {
+        let file = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let path = PathBuf::from("checkpoints/step-00000001/model.safetensors");
+        let mut writer = FileWriter { path, name: "m".into(), file, hasher: blake3::Hasher::new(), size: 0 };
+        let error = writer.write(b"more").expect_err("the disk is full");
+        assert_eq!(error.kind(), StoreErrorKind::Full);
+        assert!(error.to_string().contains("model.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn names_stay_in_the_folder() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let writer = VersionWriter::begin(dir.path(), 1).expect("begun");
+        for name in ["", ".", "..", "../f", "/f", "a/b", "a\0b", MANIFEST] {
+            let error = writer.file(name).expect_err("no name");
+            assert_eq!(error.source.kind(), ErrorKind::InvalidInput, "{name:?}");
+        }
+        let _first = writer.file("f").expect("begun");
+        writer.file("f").expect_err("taken");
+    }
+
+    #[test]
+    fn a_version_that_is_there_stays_until_its_successor_is_whole() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let write = |content: &[u8]| {
+            let mut writer = VersionWriter::begin(dir.path(), 1).expect("begun");
+            let mut file = writer.file("f").expect("begun");
+            file.write(content).expect("written");
+            writer.add(file).expect("durable");
+            writer
+        };
+        write(b"old").finish(super::super::tests::manifest(1)).expect("finished");
+        drop(write(b"new"));
+        assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"old");
+        write(b"new").finish(super::super::tests::manifest(1)).expect("finished");
+        assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"new");
+        super::super::verify(dir.path(), 1).expect("whole");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "the replaced one is gone");
+    }
+}
