@@ -368,7 +368,7 @@ impl World<'_> {
             self.queue.put_at(at, What::CoordinatorTick);
         }
         for (index, node) in self.workers.iter_mut().enumerate().filter(|(_, node)| node.is_alive) {
-            if let Some(at) = node.machine.as_ref().and_then(|machine| machine.next_deadline())
+            if let Some(at) = node.machine.as_ref().and_then(protocol::worker::Worker::next_deadline)
                 && node.tick_at.is_none_or(|armed| armed > at)
             {
                 node.tick_at = Some(at);

@@ -86,9 +86,9 @@ impl Chaos {
             | Self::Checkpoint
             | Self::LateJoiner
             | Self::CorruptFrames(_)
+            | Self::JournalFails(_)
             | Self::Stale => true,
             Self::PauseWorker(_, ms) | Self::PauseCoordinator(ms) => *ms < 5_000,
-            Self::JournalFails(_) => true,
             _ => false,
         }
     }

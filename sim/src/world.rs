@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::coordinator::Outcome;
+use protocol::coordinator::{OnNan, Outcome};
 use protocol::messages::{Commit, EndReason, Ready, View};
 
 use crate::bug::Bug;
@@ -251,7 +251,8 @@ impl<'a> World<'a> {
             lines.push(format!("the coordinator waits for {}", node.machine.waits_for()));
         }
         for (index, node) in self.workers.iter().enumerate().filter(|(_, node)| node.is_alive) {
-            let what = node.machine.as_ref().map_or("its start".to_owned(), |machine| machine.waits_for());
+            let what =
+                node.machine.as_ref().map_or("its start".to_owned(), protocol::worker::Worker::waits_for);
             lines.push(format!("worker {index} waits for {what}"));
         }
         lines.join(", ")
@@ -265,7 +266,9 @@ impl<'a> World<'a> {
             .iter()
             .filter(|chaos| matches!(chaos, Chaos::PauseWorker(..) | Chaos::PauseCoordinator(_)))
             .count();
-        let was_quiet = self.fired.iter().all(Chaos::is_benign) && pauses <= 1 && !life.other_data;
+        let can_stop_by_itself = self.scenario.plan.on_nan == OnNan::Stop && self.toy.nan_sample.is_some();
+        let was_harmless = !life.other_data && life.missing == 0 && !can_stop_by_itself;
+        let was_quiet = was_harmless && self.fired.iter().all(Chaos::is_benign) && pauses <= 1;
         if was_quiet && outcome.reason != EndReason::Completed {
             return Err(format!("a life without harm ended with \"{}\"", outcome.message));
         }
@@ -293,7 +296,7 @@ impl<'a> World<'a> {
         for (index, node) in self.workers.iter().enumerate() {
             match &node.exit {
                 Some((0, _)) | None => {}
-                Some((2, _)) if node.is_late => {}
+                Some((2 | 4, _)) if node.is_late => {} // Refused, or after the end.
                 Some((code, message)) => {
                     return Err(format!("worker {index} of a completed run exited with {code}: {message}"));
                 }

@@ -49,6 +49,8 @@ pub struct Worker {
     pub(super) view: Option<ViewId>,
     /// The committed state in memory: its step and state check.
     pub(super) held: Option<(u64, u64)>,
+    /// The last commit that was taken in.
+    pub(super) committed: Option<StepKey>,
     pub(super) leaving: bool,
     outputs: VecDeque<Output>,
     join_timeout_ms: u64,
@@ -67,6 +69,7 @@ impl Worker {
             member: None,
             view: None,
             held: None,
+            committed: None,
             leaving: false,
             outputs: VecDeque::from([join]),
             join_timeout_ms: options.join_timeout_ms.max(1),

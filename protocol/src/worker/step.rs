@@ -56,15 +56,16 @@ impl Worker {
     pub(super) fn on_commit(&mut self, commit: Commit) {
         let current = match &self.state {
             State::Computing { key } | State::Ready { key, .. } => Some(*key),
-            State::Applying { commit, .. } => Some(commit.key),
             _ => None,
         };
         let is_old = self.view.is_some_and(|view| commit.key.view < view)
             || self.is_of_older_term(commit.key.view)
-            || current.is_some_and(|key| commit.key < key);
+            || self.committed.is_some_and(|committed| commit.key <= committed)
+            || current.is_some_and(|current| commit.key < current);
         match &self.state {
             _ if is_old => {} // A late message; what it decided is not what this member has prepared.
             State::Ready { key, hash } if *key == commit.key && *hash == commit.hash => {
+                self.committed = Some(*key);
                 self.put(Output::Apply(commit.clone()));
                 self.state = State::Applying { commit: Box::new(commit), view: None };
             }
@@ -75,7 +76,6 @@ impl Worker {
                 );
                 self.refuse(&what);
             }
-            State::Applying { commit: applied, .. } if **applied == commit => {} // A duplicate.
             _ => self.refuse(&format!("a commit of step {}", commit.key.step)),
         }
     }
