@@ -18,6 +18,7 @@ pub mod reduce;
 pub mod reducer;
 pub mod schedule;
 pub mod tree;
+pub mod tree_mean;
 pub mod worker;
 
 /// Milliseconds on the driver's monotonic clock (virtual time in `sim`). Only differences mean anything.

@@ -1,5 +1,9 @@
 //! The arithmetic of a reduction, the same for coordinator and member: plain IEEE f32 adds, no fused multiply-add,
 //! and f64 sums in a fixed order of lanes.
+//!
+//! Loops go over rows of [`LANES`] elements, so the compiler makes vector code of them for whatever the CPU has; the
+//! bits don't depend on it. Memory is gone through once: sum, division and squares work on a tile that is in the
+//! first cache, the hash on a block that is in the second.
 
 use std::ops::Range;
 
@@ -11,7 +15,12 @@ pub const BLOCK: usize = 65_536;
 pub const SLICE: usize = 16 * BLOCK;
 
 /// Lanes of the f64 sums: element i of a block is added to lane i mod 8, and the lanes are added in order.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
+
+/// Elements of a tile, a part of a block: a few of them fit into a first-level cache.
+pub(crate) const TILE: usize = 2_048;
+
+const _: () = assert!(BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(LANES));
 
 /// Number of slices of a gradient.
 #[must_use]
@@ -37,6 +46,17 @@ pub fn add_into(left: &mut [f32], right: &[f32]) {
     }
 }
 
+/// to = left + right, element by element.
+///
+/// # Panics
+/// If the lengths differ: an error of the program.
+pub(crate) fn add_to(left: &[f32], right: &[f32], to: &mut [f32]) {
+    assert!(left.len() == to.len() && right.len() == to.len());
+    for ((to, l), r) in to.iter_mut().zip(left).zip(right) {
+        *to = l + r;
+    }
+}
+
 /// xxh3-64 of a block's bytes.
 #[must_use]
 pub fn block_hash(block: &[f32]) -> u64 {
@@ -50,14 +70,21 @@ pub fn sum_of_squares(block: &[f32]) -> f64 {
     let (rows, rest) = block.as_chunks::<LANES>();
     for row in rows {
         for (lane, value) in lanes.iter_mut().zip(row) {
-            let value = f64::from(*value);
-            *lane += value * value;
+            add_square(lane, *value);
         }
     }
     for (lane, value) in lanes.iter_mut().zip(rest) {
-        let value = f64::from(*value);
-        *lane += value * value;
+        add_square(lane, *value);
     }
+    add_lanes(lanes)
+}
+
+fn add_square(lane: &mut f64, value: f32) {
+    let value = f64::from(value);
+    *lane += value * value;
+}
+
+fn add_lanes(lanes: [f64; LANES]) -> f64 {
     lanes.into_iter().fold(0.0, |sum, lane| sum + lane)
 }
 
@@ -77,25 +104,50 @@ impl BlockFacts {
         self.squares.clear();
     }
 
+    /// Appends the facts of a block whose squares are summed by lane.
+    ///
+    /// Which bits a NaN has is up to the CPU and the compiler, so in a block that isn't finite all NaNs are made the
+    /// same: a skipped step has one hash, wherever it is replayed.
+    pub(crate) fn push(&mut self, block: &mut [f32], lanes: [f64; LANES]) {
+        let mut squares = add_lanes(lanes);
+        if !squares.is_finite() {
+            block.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = f32::NAN);
+            squares = one_nan(squares);
+        }
+        self.hashes.push(block_hash(block));
+        self.squares.push(squares);
+    }
+
     /// The squared norm: the sum over blocks, in block order.
     #[must_use]
     pub fn squared_norm(&self) -> f64 {
-        self.squares.iter().fold(0.0, |sum, square| sum + square)
+        one_nan(self.squares.iter().fold(0.0, |sum, square| sum + square))
     }
+}
+
+/// The value, or the one NaN.
+pub(crate) fn one_nan(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value }
 }
 
 /// The mean of a summed gradient: each element is divided by `weight` (x / W, never x * (1 / W)), block by block, and
 /// the facts of each block are appended. A weight of 0 leaves the sum as it is: such a step is skipped.
 pub fn divide(values: &mut [f32], weight: f64, facts: &mut BlockFacts) {
+    let weight = divisor(weight);
     for block in values.chunks_mut(BLOCK) {
-        if weight != 0.0 {
-            let weight = weight as f32;
-            for value in block.iter_mut() {
+        let mut lanes = [0f64; LANES];
+        let (rows, rest) = block.as_chunks_mut::<LANES>();
+        for row in rows {
+            for (lane, value) in lanes.iter_mut().zip(row) {
                 *value /= weight;
+                add_square(lane, *value);
             }
         }
-        facts.hashes.push(block_hash(block));
-        facts.squares.push(sum_of_squares(block));
+        for (lane, value) in lanes.iter_mut().zip(rest) {
+            *value /= weight;
+            add_square(lane, *value);
+        }
+        facts.push(block, lanes);
     }
 }
 
@@ -105,10 +157,36 @@ pub fn divide(values: &mut [f32], weight: f64, facts: &mut BlockFacts) {
 /// If the lengths differ: an error of the program.
 pub fn divide_from(sum: &[f32], mean: &mut [f32], weight: f64, facts: &mut BlockFacts) {
     assert_eq!(sum.len(), mean.len());
+    let weight = divisor(weight);
     for (from, to) in sum.chunks(BLOCK).zip(mean.chunks_mut(BLOCK)) {
-        to.copy_from_slice(from);
-        divide(to, weight, facts);
+        let mut lanes = [0f64; LANES];
+        divide_tile(from, to, weight, &mut lanes);
+        facts.push(to, lanes);
     }
+}
+
+/// W as the f32 that each element is divided by; x / 1 is x, bit for bit.
+pub(crate) fn divisor(weight: f64) -> f32 {
+    if weight == 0.0 { 1.0 } else { weight as f32 }
+}
+
+/// Divides a tile that begins at a multiple of [`LANES`] of its block and adds up its squares.
+pub(crate) fn divide_tile(from: &[f32], to: &mut [f32], weight: f32, lanes: &mut [f64; LANES]) {
+    // A copy on the stack: behind a reference the lanes would be stored and loaded row by row.
+    let mut sums = *lanes;
+    let (from_rows, from_rest) = from.as_chunks::<LANES>();
+    let (to_rows, to_rest) = to.as_chunks_mut::<LANES>();
+    for (from, to) in from_rows.iter().zip(to_rows) {
+        for ((lane, from), to) in sums.iter_mut().zip(from).zip(to) {
+            *to = from / weight;
+            add_square(lane, *to);
+        }
+    }
+    for ((lane, from), to) in sums.iter_mut().zip(from_rest).zip(to_rest) {
+        *to = from / weight;
+        add_square(lane, *to);
+    }
+    *lanes = sums;
 }
 
 /// Whether loss and gradient are finite. A sum of squares of f32 can't overflow an f64, so it is finite exactly when
@@ -118,7 +196,8 @@ pub fn is_finite(sums: &[f64], squared_norm: f64) -> bool {
     squared_norm.is_finite() && sums.iter().all(|sum| sum.is_finite())
 }
 
-/// The hash of Ready: over block hashes in order, presence, and the bits of the scalars.
+/// The hash of Ready: xxh3-64 over block hashes in order, presence, and the bits of the scalars (all NaNs count as the
+/// same).
 #[must_use]
 pub fn step_hash(block_hashes: &[u64], presence: &[u8], sums: &[f64], squared_norm: f64) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
@@ -126,16 +205,18 @@ pub fn step_hash(block_hashes: &[u64], presence: &[u8], sums: &[f64], squared_no
         hasher.update(&hash.to_le_bytes());
     }
     hasher.update(presence);
-    for sum in sums {
-        hasher.update(&sum.to_bits().to_le_bytes());
+    for scalar in sums.iter().chain([&squared_norm]) {
+        hasher.update(&one_nan(*scalar).to_bits().to_le_bytes());
     }
-    hasher.update(&squared_norm.to_bits().to_le_bytes());
     hasher.digest()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::permutation::mix;
+    use crate::tree::Node;
+    use crate::tree_mean::TreeMean;
 
     #[test]
     fn a_mean_is_divided_and_not_multiplied_by_a_reciprocal() {
@@ -172,8 +253,55 @@ mod tests {
         assert!(!is_finite(&[f64::NAN], 1.0));
     }
 
+    /// A plain reading of the page: one lane sum after the other, element by element.
+    fn squares_by_the_page(block: &[f32]) -> f64 {
+        let lane =
+            |l: usize| block.iter().skip(l).step_by(8).fold(0.0, |s, v| s + f64::from(*v) * f64::from(*v));
+        (0..8).map(lane).fold(0.0, |sum, lane| sum + lane)
+    }
+
+    fn values(length: usize, stream: u64) -> Vec<f32> {
+        let value = |i: u64| (mix(i ^ stream << 32) as u32 as f32 / 2e9 - 1.0) * 2f32.powi((i % 9) as i32);
+        (0..length as u64).map(value).collect()
+    }
+
+    #[test]
+    fn all_ways_to_divide_give_the_bits_of_the_page() {
+        for length in [0, 1, 7, 8, TILE - 1, TILE + 9, BLOCK, BLOCK + 3, 2 * BLOCK + TILE + 5] {
+            let sum = values(length, 1);
+            let page: Vec<f32> = sum.iter().map(|value| value / 3.0).collect();
+            let (mut in_place, mut copied, mut treed) = (sum.clone(), vec![9.0; length], vec![9.0; length]);
+            let mut facts = [const { BlockFacts { hashes: Vec::new(), squares: Vec::new() } }; 3];
+            divide(&mut in_place, 3.0, &mut facts[0]);
+            divide_from(&sum, &mut copied, 3.0, &mut facts[1]);
+            TreeMean::new(&[Node::leaf(0)], 1).mean_into(&[&sum], 3.0, &mut treed, &mut facts[2]);
+            for (mean, facts) in [in_place, copied, treed].iter().zip(&facts) {
+                assert_eq!(mean, &page);
+                let squares: Vec<f64> = page.chunks(BLOCK).map(squares_by_the_page).collect();
+                assert_eq!((&facts.squares, facts.hashes.len()), (&squares, squares.len()));
+                assert_eq!(facts.hashes, page.chunks(BLOCK).map(block_hash).collect::<Vec<_>>());
+                assert_eq!(squares, page.chunks(BLOCK).map(sum_of_squares).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn all_nans_have_one_hash() {
+        let (quiet, other) = (f32::NAN, f32::from_bits(0xffc0_1234));
+        assert!(other.is_nan());
+        let facts = [quiet, other].map(|nan| {
+            let (mut values, mut facts) = ([1.0, nan, f32::INFINITY], BlockFacts::default());
+            divide(&mut values, 2.0, &mut facts);
+            (values.map(f32::to_bits), facts.hashes.clone(), facts.squared_norm().to_bits())
+        });
+        assert_eq!(facts[0], facts[1]);
+        let hash = |sum| step_hash(&[1], &[1], &[sum], 1.0);
+        assert_eq!(hash(f64::NAN), hash(-f64::NAN));
+    }
+
     #[test]
     fn slices_are_whole_blocks() {
+        assert!(SLICE.is_multiple_of(BLOCK));
         assert_eq!((slices(0), slices(1), slices(SLICE), slices(SLICE + 1)), (0, 1, 1, 2));
         assert_eq!(slice_range(1, SLICE + 5), SLICE..SLICE + 5);
     }
