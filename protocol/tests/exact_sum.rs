@@ -15,7 +15,7 @@ const KEY: StepKey = StepKey { view: ViewId(1 << 32), step: 1, phase: Phase::Tra
 /// -0.0, some parameters have none.
 fn gradient(microbatch: u32, layout: &[std::ops::Range<usize>]) -> Vec<Option<Vec<f32>>> {
     let value = |i: usize| {
-        let bits = mix(u64::from(microbatch) << 32 | i as u64);
+        let bits = mix((u64::from(microbatch) << 32) | i as u64);
         let scale = 2f32.powi((bits >> 60) as i32 - 8);
         if bits.is_multiple_of(7) { -0.0 } else { ((bits & 0xff_ffff) as f32 / 8_388_608.0 - 1.0) * scale }
     };
@@ -29,7 +29,7 @@ fn gradient(microbatch: u32, layout: &[std::ops::Range<usize>]) -> Vec<Option<Ve
 
 fn sums(microbatch: u32) -> [f64; 3] {
     let bits = mix(u64::from(microbatch));
-    [f64::from_bits(0x3ff0_0000_0000_0000 | bits >> 12), f64::from((bits % 3) as u32), 1.0]
+    [f64::from_bits(0x3ff0_0000_0000_0000 | (bits >> 12)), f64::from((bits % 3) as u32), 1.0]
 }
 
 type Reduced = (Vec<u32>, Vec<u64>, Vec<u8>, Vec<u64>);

@@ -1,0 +1,349 @@
+//! The configuration's types: one section, one struct. What each key means stands in KEYS.md.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::values::{Every, Span};
+
+/// A whole configuration.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub run: Run,
+    pub dataset: Dataset,
+    pub train: Train,
+    pub model: Model,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    pub elastic: Elastic,
+    pub reduce: Reduce,
+    pub checkpoint: Checkpoint,
+    pub tracker: Tracker,
+    pub export: Export,
+    pub local: Local,
+}
+
+/// `[run]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Run {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub dir: PathBuf,
+    pub seed: u64,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { name: None, dir: PathBuf::from("runs"), seed: 42 }
+    }
+}
+
+/// What the target is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum DatasetKind {
+    Classification,
+    Regression,
+}
+
+/// What a column is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ColumnKind {
+    Numeric,
+    Categorical,
+    Ignore,
+}
+
+/// How numeric columns are scaled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Normalise {
+    Standard,
+    Minmax,
+    None,
+}
+
+/// `[dataset]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Dataset {
+    pub uri: String,
+    pub format: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<DatasetKind>,
+    pub columns: BTreeMap<String, ColumnKind>,
+    pub delimiter: char,
+    pub header: bool,
+    pub missing: Vec<String>,
+    pub validation: f64,
+    pub split_seed: u64,
+    pub normalise: Normalise,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_shape: Option<[usize; 3]>,
+}
+
+impl Default for Dataset {
+    fn default() -> Self {
+        Self {
+            uri: String::new(),
+            format: "csv".to_owned(),
+            name: None,
+            target: None,
+            kind: None,
+            columns: BTreeMap::new(),
+            delimiter: ',',
+            header: true,
+            missing: ["", "NA", "NaN", "nan", "null", "?"].map(str::to_owned).to_vec(),
+            validation: 0.2,
+            split_seed: 0,
+            normalise: Normalise::Standard,
+            image_shape: None,
+        }
+    }
+}
+
+/// What happens at a step that is not finite.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum OnNan {
+    Stop,
+    Skip,
+}
+
+/// `[train]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Train {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    pub batch_size: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microbatch_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    pub on_nan: OnNan,
+    pub evaluate_every: u64,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            steps: None,
+            batch_size: 64,
+            microbatch_size: None,
+            clip_norm: None,
+            on_nan: OnNan::Stop,
+            evaluate_every: 1,
+        }
+    }
+}
+
+impl Train {
+    /// Samples of a microbatch: as configured, else an eighth of the batch, rounded up.
+    #[must_use]
+    pub fn microbatch(&self) -> u32 {
+        self.microbatch_size.unwrap_or_else(|| self.batch_size.div_ceil(8)).max(1)
+    }
+}
+
+/// `[model]`: its kind, and keys that belong to the kind.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Model {
+    pub kind: String,
+    #[serde(flatten)]
+    pub keys: toml::Table,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { kind: "mlp".to_owned(), keys: toml::Table::new() }
+    }
+}
+
+/// Which optimizer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum OptimizerKind {
+    Sgd,
+    Adam,
+    Adamw,
+}
+
+/// `[optimizer]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Optimizer {
+    pub kind: OptimizerKind,
+    pub learning_rate: f64,
+    pub momentum: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adamw,
+            learning_rate: 0.001,
+            momentum: 0.9,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+        }
+    }
+}
+
+/// Which schedule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ScheduleKind {
+    Constant,
+    Warmup,
+    Cosine,
+    Step,
+}
+
+/// `[schedule]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Schedule {
+    pub kind: ScheduleKind,
+    pub warmup_steps: u64,
+    pub final_factor: f64,
+    pub step_every: u64,
+    pub gamma: f64,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            kind: ScheduleKind::Constant,
+            warmup_steps: 0,
+            final_factor: 0.0,
+            step_every: 1_000,
+            gamma: 0.1,
+        }
+    }
+}
+
+/// `[elastic]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Elastic {
+    pub min_workers: u32,
+    pub max_workers: u32,
+    pub lease: Span,
+    pub mixed: bool,
+}
+
+impl Default for Elastic {
+    fn default() -> Self {
+        let lease = Span(std::time::Duration::from_secs(10));
+        Self { min_workers: 1, max_workers: 64, lease, mixed: false }
+    }
+}
+
+/// `[reduce]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Reduce {
+    pub at: String,
+    pub wire: String,
+}
+
+impl Default for Reduce {
+    fn default() -> Self {
+        Self { at: "coordinator".to_owned(), wire: "f32".to_owned() }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Checkpoint {
+    pub every: Every,
+    pub keep: usize,
+    pub best: String,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: Every::Epochs(1), keep: 3, best: "validation/loss".to_owned() }
+    }
+}
+
+/// `[tracker]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Tracker {
+    pub sinks: Vec<String>,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self { sinks: vec!["embedded".to_owned()] }
+    }
+}
+
+/// `[export]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Export {
+    pub formats: Vec<String>,
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self { formats: vec!["safetensors".to_owned()] }
+    }
+}
+
+/// `[local]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Local {
+    pub workers: u32,
+    pub devices: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_binary: Option<PathBuf>,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { workers: 2, devices: "auto".to_owned(), worker_binary: None }
+    }
+}
