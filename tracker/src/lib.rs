@@ -4,9 +4,11 @@
 //! and `run.json` ([`RunRecord`]). It never trains, never talks to a worker and never imports burn, `protocol` or
 //! `wire`: sums come in as plain numbers.
 
+pub mod keys;
 pub mod meaning;
 mod metrics_file;
+mod number;
 mod run_record;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
-pub use run_record::{DatasetRecord, FinalRecord, MemberRecord, RunRecord, RunStatus};
+pub use run_record::{DatasetRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus};

@@ -21,7 +21,9 @@ pub enum Prediction {
 /// Named values of one step, such as `("loss", 0.1)`; the caller puts `train/` or `validation/` before.
 ///
 /// The loss is the mean over the weight (samples or tokens). Precision of a label that was never predicted and
-/// recall of one that never occurs are left out rather than given a made-up number.
+/// recall of one that never occurs are left out rather than given a made-up number. `macro_precision`,
+/// `macro_recall` and `macro_f1` are plain means over the labels that occur or were predicted, where what is left out
+/// counts as 0: scikit-learn's `average="macro", zero_division=0`.
 #[must_use]
 pub fn metrics(prediction: &Prediction, sums: &[f64]) -> Vec<(String, f64)> {
     let (Some(loss_sum), Some(weight)) = (sums.first(), sums.get(1)) else { return Vec::new() };
@@ -57,6 +59,8 @@ pub fn confusion(labels: usize, sums: &[f64]) -> Option<&[f64]> {
 
 fn per_label(labels: &[String], confusion: &[f64], named: &mut Vec<(String, f64)>) {
     let k = labels.len();
+    let mut totals = [0.0; 3];
+    let mut present = 0.0;
     for (index, label) in labels.iter().enumerate() {
         let hit = confusion[index * k + index];
         let predicted: f64 = (0..k).map(|truth| confusion[truth * k + index]).sum();
@@ -67,31 +71,72 @@ fn per_label(labels: &[String], confusion: &[f64], named: &mut Vec<(String, f64)
         if occurring > 0.0 {
             named.push((format!("recall/{label}"), hit / occurring));
         }
+        if predicted + occurring > 0.0 {
+            present += 1.0;
+            totals[0] += if predicted > 0.0 { hit / predicted } else { 0.0 };
+            totals[1] += if occurring > 0.0 { hit / occurring } else { 0.0 };
+            totals[2] += 2.0 * hit / (predicted + occurring);
+        }
+    }
+    if present > 0.0 {
+        let names = ["macro_precision", "macro_recall", "macro_f1"];
+        named.extend(names.into_iter().zip(totals).map(|(name, total)| (name.to_owned(), total / present)));
     }
 }
 
-/// Sums partial sums in the shape of the fixed tree over their microbatches: node `[j*2^l, (j+1)*2^l)` is left +
-/// right, and a child beyond the count is not added. The same bits as a run gets from its members.
-#[must_use]
-pub fn tree_sum(mut parts: Vec<Vec<f64>>) -> Vec<f64> {
-    while parts.len() > 1 {
-        let mut level = Vec::with_capacity(parts.len().div_ceil(2));
-        let mut pairs = parts.into_iter();
-        while let Some(mut left) = pairs.next() {
-            if let Some(right) = pairs.next() {
-                for (l, r) in left.iter_mut().zip(&right) {
-                    *l += r;
-                }
-            }
-            level.push(left);
+/// Adds the sums of microbatches, taken in their order, in the shape of the fixed tree: node `[j*2^l, (j+1)*2^l)` is
+/// left + right, and a child beyond the count is not added. The same bits as a run gets from its members, who use
+/// `protocol`'s tree; held here as well, because what evaluates offline must not import `protocol`.
+#[derive(Clone, Debug, Default)]
+pub struct TreeSum {
+    /// Complete nodes, the widest first: the binary digits of the count.
+    nodes: Vec<(u32, Vec<f64>)>,
+}
+
+impl TreeSum {
+    /// The next microbatch's sums.
+    pub fn push(&mut self, sums: Vec<f64>) {
+        let mut node = (0, sums);
+        while self.nodes.last().is_some_and(|(level, _)| *level == node.0)
+            && let Some((level, left)) = self.nodes.pop()
+        {
+            node = (level + 1, add(left, &node.1));
         }
-        parts = level;
+        self.nodes.push(node);
     }
-    parts.pop().unwrap_or_default()
+
+    /// The sum of all; empty if there were none.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<f64> {
+        let mut sum = self.nodes.pop().map(|(_, last)| last).unwrap_or_default();
+        while let Some((_, left)) = self.nodes.pop() {
+            sum = add(left, &sum);
+        }
+        sum
+    }
+}
+
+fn add(mut left: Vec<f64>, right: &[f64]) -> Vec<f64> {
+    for (l, r) in left.iter_mut().zip(right) {
+        *l += r;
+    }
+    left
+}
+
+/// [`TreeSum`] of parts that are all there.
+#[must_use]
+pub fn tree_sum(parts: Vec<Vec<f64>>) -> Vec<f64> {
+    let mut tree = TreeSum::default();
+    for part in parts {
+        tree.push(part);
+    }
+    tree.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn value(named: &[(String, f64)], key: &str) -> Option<f64> {
@@ -110,6 +155,25 @@ mod tests {
         assert_eq!(value(&named, "recall/a"), Some(0.75));
         assert_eq!(value(&named, "precision/b"), Some(2.0 / 3.0));
         assert_eq!(value(&named, "recall/c"), None);
+        assert_eq!(value(&named, "macro_precision"), Some((1.0 + 2.0 / 3.0) / 2.0));
+        assert_eq!(value(&named, "macro_recall"), Some(0.875));
+        assert_eq!(value(&named, "macro_f1"), Some((6.0 / 7.0 + 0.8) / 2.0));
+        assert_eq!(confusion(3, &sums), Some(&sums[3..]));
+        assert_eq!(confusion(3, &sums[..3]), None);
+        // In training there is no matrix.
+        let named = metrics(&labels, &sums[..3]);
+        assert_eq!(named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["loss", "accuracy"]);
+    }
+
+    /// A label that is predicted but never occurs counts in the means, as scikit-learn has it.
+    #[test]
+    fn a_label_that_was_only_predicted_counts_as_nothing_right() {
+        let labels = Prediction::Labels(vec!["a".into(), "b".into()]);
+        let named = metrics(&labels, &[1.0, 4.0, 3.0, 3.0, 1.0, 0.0, 0.0]);
+        assert_eq!(value(&named, "precision/b"), Some(0.0));
+        assert_eq!(value(&named, "recall/b"), None);
+        assert_eq!(value(&named, "macro_recall"), Some(0.375));
+        assert_eq!(value(&named, "macro_precision"), Some(0.5));
     }
 
     #[test]
@@ -133,5 +197,31 @@ mod tests {
         assert_eq!(tree_sum(parts), [((1.0 + tiny) + (tiny + tiny)) + tiny]);
         assert_eq!(tree_sum(vec![vec![-0.0],]).first().map(|x| x.to_bits()), Some((-0.0f64).to_bits()));
         assert!(tree_sum(Vec::new()).is_empty());
+    }
+
+    /// The tree as its definition has it.
+    fn by_definition(parts: &[f64], level: u32, index: usize) -> Option<f64> {
+        if level == 0 {
+            return parts.get(index).copied();
+        }
+        let left = by_definition(parts, level - 1, 2 * index)?;
+        Some(by_definition(parts, level - 1, 2 * index + 1).map_or(left, |right| left + right))
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_is_the_defined_one(parts in proptest::collection::vec(-1e9..1e9f64, 0..70)) {
+            let sum = tree_sum(parts.iter().map(|part| vec![*part, -*part]).collect());
+            let expected = by_definition(&parts, 7, 0);
+            prop_assert_eq!(sum.first().map(|x| x.to_bits()), expected.map(f64::to_bits));
+            prop_assert_eq!(sum.get(1).map(|x| x.to_bits()), expected.map(|x| (-x).to_bits()));
+        }
+
+        #[test]
+        fn any_sums_have_a_meaning_or_none(sums in proptest::collection::vec(any::<f64>(), 0..20), k in 0..5usize) {
+            let labels = (0..k).map(|label| label.to_string()).collect();
+            let _ = metrics(&Prediction::Labels(labels), &sums);
+            let _ = metrics(&Prediction::Values { scale: 2.0 }, &sums);
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::number;
+
 /// One value of one metric.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Metric {
@@ -28,11 +30,7 @@ impl Metric {
     /// The line, without its newline. JSON has no NaN and no infinity: they are strings.
     #[must_use]
     pub fn to_json_line(&self) -> String {
-        let value = match self.value {
-            v if v.is_nan() => json!("NaN"),
-            v if v.is_infinite() => json!(if v > 0.0 { "Infinity" } else { "-Infinity" }),
-            v => json!(v),
-        };
+        let value = number::to_word(self.value).map_or_else(|| json!(self.value), |word| json!(word));
         json!({
             "step": self.step, "epoch": self.epoch, "samples": self.samples, "time": self.time,
             "key": self.key, "value": value,
@@ -45,13 +43,9 @@ impl Metric {
     pub fn from_json_line(line: &str) -> Option<Self> {
         let parsed: Value = serde_json::from_str(line).ok()?;
         let value = match &parsed["value"] {
-            Value::String(word) => match word.as_str() {
-                "NaN" => f64::NAN,
-                "Infinity" => f64::INFINITY,
-                "-Infinity" => f64::NEG_INFINITY,
-                _ => return None,
-            },
-            number => number.as_f64()?,
+            Value::String(word) => number::from_word(word)?,
+            Value::Number(near) => exact(line, near.as_f64()?),
+            _ => return None,
         };
         Some(Self {
             step: parsed["step"].as_u64()?,
@@ -62,6 +56,15 @@ impl Metric {
             value,
         })
     }
+}
+
+/// The value to the last bit: `serde_json` reads a number quickly and may miss its last bit, so the text that it
+/// came from is read again. A line of somebody else's, with fields in another order, keeps what `serde_json` read.
+fn exact(line: &str, near: f64) -> f64 {
+    line.rsplit_once("\"value\":")
+        .and_then(|(_, text)| text.trim().strip_suffix('}')?.trim().parse::<f64>().ok())
+        .filter(|value| (value - near).abs() <= near.abs() * (4.0 * f64::EPSILON))
+        .unwrap_or(near)
 }
 
 /// Why metrics can't be kept.
@@ -108,11 +111,13 @@ impl MetricsFile {
             File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let known =
-            parse(&bytes[..whole], path)?.into_iter().map(|metric| (metric.step, metric.key)).collect();
-        let torn = whole < bytes.len();
-        Ok(Self { file, path: path.to_owned(), known, whole: whole as u64, torn })
+        let whole = whole_lines(&bytes);
+        let known = parse(whole, path)?.into_iter().map(|metric| (metric.step, metric.key)).collect();
+        // After all lines are known to be metrics: what isn't ours is not cut.
+        if whole.len() < bytes.len() {
+            file.set_len(whole.len() as u64).map_err(io)?;
+        }
+        Ok(Self { file, path: path.to_owned(), known, whole: whole.len() as u64, torn: false })
     }
 
     /// Appends those that are new, in one write, and returns them: a step that is replayed after a resume doesn't
@@ -121,8 +126,12 @@ impl MetricsFile {
     /// # Errors
     /// When the file can't be written; the next call writes over what a failed one left behind.
     pub fn append(&mut self, metrics: Vec<Metric>) -> Result<Vec<Metric>, MetricsError> {
-        let fresh: Vec<Metric> =
-            metrics.into_iter().filter(|m| !self.known.contains(&(m.step, m.key.clone()))).collect();
+        let mut named = HashSet::new();
+        let is_fresh = |metric: &Metric| {
+            let name = (metric.step, metric.key.clone());
+            !self.known.contains(&name) && named.insert(name)
+        };
+        let fresh: Vec<Metric> = metrics.into_iter().filter(is_fresh).collect();
         if fresh.is_empty() {
             return Ok(fresh);
         }
@@ -133,7 +142,7 @@ impl MetricsFile {
         }
         self.write(text.as_bytes())
             .map_err(|source| MetricsError::Io { path: self.path.display().to_string(), source })?;
-        self.known.extend(fresh.iter().map(|metric| (metric.step, metric.key.clone())));
+        self.known.extend(named);
         Ok(fresh)
     }
 
@@ -149,16 +158,23 @@ impl MetricsFile {
         Ok(())
     }
 
-    /// Reads a whole file: (key, step) is unique in it.
+    /// Reads a whole file, in its order: of lines with one key and step the first counts.
     ///
     /// # Errors
     /// When it can't be read or a line in the middle is no metric.
     pub fn read(path: &Path) -> Result<Vec<Metric>, MetricsError> {
         let bytes = std::fs::read(path)
             .map_err(|source| MetricsError::Io { path: path.display().to_string(), source })?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        parse(&bytes[..whole], path)
+        let mut metrics = parse(whole_lines(&bytes), path)?;
+        let mut named = HashSet::new();
+        metrics.retain(|metric| named.insert((metric.step, metric.key.clone())));
+        Ok(metrics)
     }
+}
+
+/// Up to the last newline: a line without one was torn.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)]
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Metric>, MetricsError> {
@@ -218,21 +234,106 @@ mod tests {
         assert!(error.contains("line 1") && error.contains("nonsense"), "{error}");
     }
 
+    #[test]
+    fn a_failed_write_leaves_no_trace_of_itself() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open(&path).expect("opened");
+        file.append(vec![metric(1, "a", 1.0)]).expect("written");
+        // As a full disk does it: a part of the line is there, and the write failed.
+        let whole = std::fs::read(&path).expect("read");
+        std::fs::write(&path, [&whole[..], b"{\"step\":2,"].concat()).expect("a part");
+        file.torn = true;
+        file.append(vec![metric(3, "a", 3.0)]).expect("written");
+        let steps: Vec<u64> = MetricsFile::read(&path).expect("read").into_iter().map(|m| m.step).collect();
+        assert_eq!(steps, [1, 3]);
+    }
+
+    #[test]
+    fn a_line_is_as_the_contract_says() {
+        let line = metric(12, "train/loss", 0.1).to_json_line();
+        assert_eq!(line, r#"{"step":12,"epoch":0.5,"samples":6,"time":1.25,"key":"train/loss","value":0.1}"#);
+        for (value, text) in
+            [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")]
+        {
+            let line = metric(1, "k", value).to_json_line();
+            assert!(line.ends_with(&format!("\"value\":\"{text}\"}}")), "{line}");
+            let back = Metric::from_json_line(&line).expect("a metric").value;
+            assert!(back == value || (back.is_nan() && value.is_nan()));
+        }
+        let others = r#"{ "key": "k", "value": 2, "time": 0, "samples": 1, "epoch": 3, "step": 4 }"#;
+        assert_eq!(Metric::from_json_line(others).map(|m| (m.step, m.epoch, m.value)), Some((4, 3.0, 2.0)));
+    }
+
+    fn any_metric() -> impl Strategy<Value = Metric> {
+        // Few keys and steps, so that they meet; values of all bits, NaN's payload aside.
+        let value = any::<u64>().prop_map(f64::from_bits);
+        (0..6u64, "[ab\"\\\\é]{0,2}", value).prop_map(|(step, key, value)| metric(step, &key, value))
+    }
+
+    fn bits(metrics: &[Metric]) -> Vec<(u64, String, u64)> {
+        let value = |m: &Metric| if m.value.is_nan() { f64::NAN.to_bits() } else { m.value.to_bits() };
+        metrics.iter().map(|m| (m.step, m.key.clone(), value(m))).collect()
+    }
+
     proptest! {
+        /// Whatever is appended in whatever pieces, with a crash that tears the file at any byte between them: what
+        /// is read is the first value of each key and step, among the lines that were whole, to the last bit.
         #[test]
-        fn lines_round_trip(step: u64, key in "\\PC{0,20}", value in -1e300..1e300f64) {
-            let line = metric(step, &key, value).to_json_line();
+        fn the_file_is_unique_by_key_and_step(
+            batches in proptest::collection::vec((proptest::collection::vec(any_metric(), 0..5), 0..200usize), 1..6),
+        ) {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let path = dir.path().join("metrics.jsonl");
+            let mut expected: Vec<(Metric, usize)> = Vec::new();
+            for (batch, torn) in batches {
+                let mut file = MetricsFile::open(&path).expect("opened");
+                let fresh = file.append(batch.clone()).expect("written");
+                let mut wanted = Vec::new();
+                for new in batch {
+                    let names = |m: &Metric| m.key == new.key && m.step == new.step;
+                    if !expected.iter().any(|(m, _)| names(m)) && !wanted.iter().any(names) {
+                        wanted.push(new);
+                    }
+                }
+                prop_assert_eq!(bits(&fresh), bits(&wanted));
+                let mut end = expected.last().map_or(0, |(_, end)| *end);
+                for new in wanted {
+                    end += new.to_json_line().len() + 1;
+                    expected.push((new, end));
+                }
+                prop_assert_eq!(std::fs::metadata(&path).expect("there").len(), end as u64);
+                let left = end.saturating_sub(torn);
+                drop(file);
+                std::fs::File::options().write(true).open(&path).expect("opened").set_len(left as u64).expect("torn");
+                expected.retain(|(_, end)| *end <= left);
+                let read = MetricsFile::read(&path).expect("read");
+                let kept: Vec<Metric> = expected.iter().map(|(m, _)| m.clone()).collect();
+                prop_assert_eq!(bits(&read), bits(&kept));
+            }
+        }
+
+        #[test]
+        fn lines_round_trip_to_the_last_bit(step: u64, key in "\\PC{0,20}", value: u64) {
+            let wanted = metric(step, &key, f64::from_bits(value));
+            let line = wanted.to_json_line();
+            prop_assert!(!line.contains('\n'));
             let back = Metric::from_json_line(&line).expect("a metric");
-            prop_assert_eq!(back.step, step);
-            prop_assert_eq!(back.key, key);
-            // Numbers are written exactly; reading them may be off by the last bit.
-            let close = (back.value - value).abs() <= value.abs() * 1e-15;
-            prop_assert!(close || back.value == value || (back.value.is_nan() && value.is_nan()));
+            prop_assert_eq!(bits(&[back]), bits(&[wanted]));
         }
 
         #[test]
         fn any_line_is_read_or_refused(line in "\\PC{0,80}") {
             let _ = Metric::from_json_line(&line);
+        }
+
+        #[test]
+        fn any_file_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let path = dir.path().join("metrics.jsonl");
+            std::fs::write(&path, &bytes).expect("written");
+            let _ = MetricsFile::read(&path);
+            let _ = MetricsFile::open(&path);
         }
     }
 }

@@ -1,9 +1,12 @@
 //! `run.json`: what a run was, where it stands, how it ended. Fields may be added, none renamed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use store::StoreError;
+
+use crate::number;
 
 /// Where a run stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -21,6 +24,7 @@ pub enum RunStatus {
 
 /// The dataset that the run trains on.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DatasetRecord {
     /// Its name.
     pub name: String,
@@ -32,6 +36,7 @@ pub struct DatasetRecord {
 
 /// The newest state.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FinalRecord {
     /// Committed steps.
     pub step: u64,
@@ -41,7 +46,8 @@ pub struct FinalRecord {
     pub samples: u64,
     /// BLAKE3 over the model's tensors, in hexadecimal; empty before version 0.
     pub digest: String,
-    /// The newest value of each metric of the last evaluation.
+    /// The newest value of each metric of the last evaluation. JSON has no NaN and no infinity: they are strings.
+    #[serde(default, with = "number::by_name")]
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -68,10 +74,12 @@ pub struct RunRecord {
     /// The run's name.
     pub run: String,
     /// Its UUID.
+    #[serde(default)]
     pub id: String,
     /// Where it stands.
     pub status: RunStatus,
     /// Why it ended, for people.
+    #[serde(default)]
     pub message: String,
     /// `run.seed`.
     pub seed: u64,
@@ -93,19 +101,50 @@ pub struct RunRecord {
     /// Whether bit-exactness is claimed.
     pub exact: bool,
     /// Seconds spent, by what on.
+    #[serde(default, with = "number::by_name")]
     pub timings: BTreeMap<String, f64>,
 }
 
+/// Why a run's record can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// It is no run record.
+    #[error("{} is no run record: {source}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
 impl RunRecord {
-    /// Reads a run's record.
+    /// The file's name in a run's directory.
+    pub const FILE: &str = "run.json";
+
+    /// Reads a run's record. Fields that this version doesn't know are passed over.
     ///
     /// # Errors
     /// When the file can't be read or is no run record.
-    pub fn read(path: &Path) -> std::io::Result<Self> {
-        let text = std::fs::read(path)?;
-        serde_json::from_slice(&text).map_err(|why| {
-            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
-        })
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = std::fs::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
+        serde_json::from_slice(&text).map_err(|source| RecordError::Form { path: path.to_owned(), source })
+    }
+
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// When the file system says no; the old record is then still there.
+    pub fn write(&self, path: &Path) -> Result<(), StoreError> {
+        store::write_file(path, &self.to_bytes())
     }
 
     /// The file's bytes: indented JSON with a newline at the end.
@@ -114,5 +153,102 @@ impl RunRecord {
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RunRecord {
+        let metrics = BTreeMap::from([
+            ("validation/accuracy".to_owned(), 0.5),
+            ("validation/loss".to_owned(), f64::NAN),
+            ("validation/worst".to_owned(), f64::NEG_INFINITY),
+        ]);
+        RunRecord {
+            run: "digits-1".into(),
+            id: "u".into(),
+            status: RunStatus::Interrupted,
+            message: String::new(),
+            seed: 42,
+            config_digest: "c".into(),
+            git_commit: None,
+            dataset: DatasetRecord { name: "d".into(), version: "d@0".into(), digest: "0".into() },
+            final_state: FinalRecord { step: 4, epoch: 1, samples: 256, digest: "f".into(), metrics },
+            members: vec![MemberRecord {
+                name: "w".into(),
+                device: "cpu".into(),
+                fingerprint: "p".into(),
+                joined_step: 0,
+                left_step: None,
+                reason: None,
+            }],
+            views: 1,
+            retries: 0,
+            exact: true,
+            timings: BTreeMap::from([("compute".to_owned(), 1.5)]),
+        }
+    }
+
+    #[test]
+    fn the_fields_are_those_that_scripts_rely_on() {
+        let json: serde_json::Value = serde_json::from_slice(&record().to_bytes()).expect("JSON");
+        let names = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().expect("a table").keys().cloned().collect()
+        };
+        let top = names(&json);
+        for name in [
+            "run",
+            "status",
+            "seed",
+            "config_digest",
+            "git_commit",
+            "dataset",
+            "final",
+            "members",
+            "views",
+            "retries",
+            "exact",
+            "timings",
+        ] {
+            assert!(top.iter().any(|known| known == name), "{name} is missing");
+        }
+        assert_eq!(names(&json["dataset"]), ["name", "version", "digest"]);
+        assert_eq!(names(&json["final"]), ["step", "epoch", "samples", "digest", "metrics"]);
+        assert_eq!(
+            names(&json["members"][0]),
+            ["name", "device", "fingerprint", "joined_step", "left_step", "reason"]
+        );
+        assert_eq!(json["status"], "interrupted");
+        assert_eq!(json["final"]["metrics"]["validation/loss"], "NaN");
+        assert_eq!(json["final"]["metrics"]["validation/accuracy"], 0.5);
+    }
+
+    #[test]
+    fn a_record_is_read_back_whatever_its_numbers() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(RunRecord::FILE);
+        record().write(&path).expect("written");
+        let back = RunRecord::read(&path).expect("read");
+        assert!(back.final_state.metrics["validation/loss"].is_nan());
+        assert_eq!(format!("{back:?}"), format!("{:?}", record()));
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_read_and_nonsense_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(RunRecord::FILE);
+        let mut json: serde_json::Value = serde_json::from_slice(&record().to_bytes()).expect("JSON");
+        json["added"] = serde_json::json!({ "later": [1, 2] });
+        json["final"]["added"] = serde_json::json!(1);
+        json.as_object_mut().expect("a table").remove("message");
+        std::fs::write(&path, json.to_string()).expect("written");
+        assert_eq!(RunRecord::read(&path).expect("read").run, "digits-1");
+
+        std::fs::write(&path, "{\"run\": 3").expect("written");
+        let said = RunRecord::read(&path).expect_err("no record").to_string();
+        assert!(said.contains("run.json") && said.contains("no run record"), "{said}");
+        assert!(RunRecord::read(&dir.path().join("absent")).is_err());
     }
 }

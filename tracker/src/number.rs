@@ -1,0 +1,57 @@
+//! Numbers that JSON doesn't have, as words.
+
+/// The word of a number that is not finite.
+pub(crate) fn to_word(value: f64) -> Option<&'static str> {
+    match value {
+        v if v.is_nan() => Some("NaN"),
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        _ => None,
+    }
+}
+
+/// The number of a word.
+pub(crate) fn from_word(word: &str) -> Option<f64> {
+    match word {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
+/// For serde: named numbers, words among them.
+pub(crate) mod by_name {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{from_word, to_word};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(f64),
+        Word(String),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(values: &BTreeMap<String, f64>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(values.iter().map(|(name, value)| {
+            let form = to_word(*value).map_or(Form::Number(*value), |word| Form::Word(word.to_owned()));
+            (name, form)
+        }))
+    }
+
+    pub(crate) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {
+        let forms = BTreeMap::<String, Form>::deserialize(from)?;
+        let number = |(name, form)| match form {
+            Form::Number(value) => Ok((name, value)),
+            Form::Word(word) => match from_word(&word) {
+                Some(value) => Ok((name, value)),
+                None => Err(D::Error::custom(format!("{name} is {word:?}, which is no number"))),
+            },
+        };
+        forms.into_iter().map(number).collect()
+    }
+}
