@@ -1,0 +1,52 @@
+//! Which rows are held out: a fixed fraction, by a keyed hash of the row's number, so the same rows on every machine.
+
+/// The rows (numbers from 0, ascending) of the training split and of the validation split.
+///
+/// Exactly `round(fraction * rows)` are held out, but never all.
+#[must_use]
+pub(crate) fn split(rows: u64, fraction: f64, seed: u64) -> (Vec<u64>, Vec<u64>) {
+    let held_out = ((rows as f64 * fraction).round() as u64).min(rows.saturating_sub(1));
+    let mut ranked: Vec<(u64, u64)> = (0..rows).map(|row| (hash(seed, row), row)).collect();
+    ranked.sort_unstable();
+    let mut validation: Vec<u64> = ranked[..held_out as usize].iter().map(|(_, row)| *row).collect();
+    let mut training: Vec<u64> = ranked[held_out as usize..].iter().map(|(_, row)| *row).collect();
+    validation.sort_unstable();
+    training.sort_unstable();
+    (training, validation)
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over seed and row.
+fn hash(seed: u64, row: u64) -> u64 {
+    let mix = |value: u64| {
+        let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    mix(mix(seed ^ 0x5b11_7000) ^ mix(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_split_is_exact_disjoint_and_the_same_again(rows in 1u64..2_000, fraction in 0.0..0.99f64, seed: u64) {
+            let (training, validation) = split(rows, fraction, seed);
+            let expected = ((rows as f64 * fraction).round() as u64).min(rows - 1);
+            prop_assert_eq!(validation.len() as u64, expected);
+            let mut all = [training.clone(), validation.clone()].concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..rows).collect::<Vec<_>>());
+            prop_assert_eq!((training, validation), split(rows, fraction, seed));
+        }
+    }
+
+    #[test]
+    fn another_seed_holds_out_others() {
+        assert_ne!(split(100, 0.2, 0).1, split(100, 0.2, 1).1);
+    }
+}
