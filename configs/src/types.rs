@@ -163,6 +163,13 @@ impl Train {
     pub fn microbatch(&self) -> u32 {
         self.microbatch_size.unwrap_or_else(|| self.batch_size.div_ceil(8)).max(1)
     }
+
+    /// Samples of an evaluation's microbatch: four times a training one, whose memory for the backward pass is free
+    /// then, within the batch.
+    #[must_use]
+    pub fn evaluation_microbatch(&self) -> u32 {
+        self.microbatch().saturating_mul(4).min(self.batch_size).max(1)
+    }
 }
 
 /// `[model]`: its kind, and keys that belong to the kind.

@@ -17,13 +17,89 @@ pub type Metadata = BTreeMap<String, String>;
 /// A safetensors file of the parameters.
 #[must_use]
 pub fn encode_model(layout: &Layout, parameters: &[f32], metadata: &Metadata) -> Vec<u8> {
-    encode(model_entries(layout, parameters), metadata)
+    model_file(layout, parameters, metadata).into_bytes()
 }
 
 /// A safetensors file of the optimizer's state.
 #[must_use]
 pub fn encode_optimizer(optimizer: &HostOptimizer, metadata: &Metadata) -> Vec<u8> {
-    encode(optimizer_entries(optimizer), metadata)
+    optimizer_file(optimizer, metadata).into_bytes()
+}
+
+/// A safetensors file whose size is known before its bytes are made, so that it needs no memory of its own.
+pub struct TensorFile<'a> {
+    head: Vec<u8>,
+    entries: Vec<Entry<'a>>,
+}
+
+/// The file that [`encode_model`] gives, to be written piece by piece.
+#[must_use]
+pub fn model_file<'a>(layout: &'a Layout, parameters: &'a [f32], metadata: &Metadata) -> TensorFile<'a> {
+    TensorFile::new(model_entries(layout, parameters), metadata)
+}
+
+/// The file that [`encode_optimizer`] gives, to be written piece by piece.
+#[must_use]
+pub fn optimizer_file<'a>(optimizer: &'a HostOptimizer, metadata: &Metadata) -> TensorFile<'a> {
+    TensorFile::new(optimizer_entries(optimizer), metadata)
+}
+
+impl<'a> TensorFile<'a> {
+    /// The header is written here rather than by the safetensors crate, whose metadata is a hash map: the same state
+    /// must be the same bytes, and with them the same hash in the manifest.
+    fn new(entries: Vec<Entry<'a>>, metadata: &Metadata) -> Self {
+        let entries = sorted(entries);
+        let mut header = serde_json::Map::new();
+        if !metadata.is_empty() {
+            header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
+        }
+        let mut end = 0;
+        for entry in &entries {
+            let start = end;
+            end += entry.values.len() * 4;
+            let shape = entry.parameter.file_shape();
+            header.insert(
+                entry.name.clone(),
+                serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }),
+            );
+        }
+        let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut head = (header.len() as u64).to_le_bytes().to_vec();
+        head.append(&mut header);
+        Self { head, entries }
+    }
+
+    /// Size of the file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.head.len() as u64 + self.entries.iter().map(|entry| entry.values.len() as u64 * 4).sum::<u64>()
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub fn write(&self, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
+        let mut result = sink.write_all(&self.head);
+        for entry in &self.entries {
+            entry.write(|bytes| {
+                if result.is_ok() {
+                    result = sink.write_all(bytes);
+                }
+            });
+        }
+        result
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        let mut file = Vec::with_capacity(self.size() as usize);
+        file.extend_from_slice(&self.head);
+        for entry in &self.entries {
+            entry.write(|bytes| file.extend_from_slice(bytes));
+        }
+        file
+    }
 }
 
 /// Fills the parameters from a file; gives its metadata.
@@ -150,35 +226,6 @@ fn digest(entries: Vec<Entry<'_>>) -> [u8; 32] {
         });
     }
     *hasher.finalize().as_bytes()
-}
-
-/// Written here rather than by the safetensors crate, whose metadata is a hash map: the same state must be the same
-/// bytes, and with them the same hash in the manifest.
-fn encode(entries: Vec<Entry<'_>>, metadata: &Metadata) -> Vec<u8> {
-    let entries = sorted(entries);
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
-    }
-    let mut end = 0;
-    for entry in &entries {
-        let start = end;
-        end += entry.values.len() * 4;
-        let shape = entry.parameter.file_shape();
-        header.insert(
-            entry.name.clone(),
-            serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }),
-        );
-    }
-    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = Vec::with_capacity(8 + header.len() + end);
-    file.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    file.extend_from_slice(&header);
-    for entry in &entries {
-        entry.write(|bytes| file.extend_from_slice(bytes));
-    }
-    file
 }
 
 struct File<'a> {
