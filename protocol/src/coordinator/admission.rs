@@ -3,7 +3,7 @@
 use super::machine::{Coordinator, State, Stop};
 use super::{Note, Output};
 use crate::ids::MemberId;
-use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
+use crate::messages::{EndReason, Failure, FromWorker, Join, ToWorker, Welcome};
 use crate::{Millis, PROTOCOL_VERSION};
 
 /// Tasks of a peer that are shown in a message.
@@ -29,7 +29,10 @@ impl Coordinator {
             FromWorker::Failed(failure) => {
                 let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
                 self.forget(id, &failure.message);
-                self.fail(failure.code, &message);
+                self.put(Output::Close { connection });
+                // A peer doesn't choose an exit code outside the contract's.
+                let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
+                self.fail(code, &message);
             }
         }
     }
@@ -91,7 +94,8 @@ impl Coordinator {
                 known.join(", ")
             ));
         };
-        if let Some(first) = self.roster.schema.filter(|first| first != schema) {
+        let first = self.roster.iter().next().map(|member| member.schema);
+        if let Some(first) = first.filter(|first| first != schema) {
             return Err(format!(
                 "the worker's schema of task \"{task}\" is {schema}, the other workers' is {first}; use one build"
             ));
@@ -113,7 +117,7 @@ impl Coordinator {
         if self.plan.mixed {
             return Ok(());
         }
-        let (expected, whose) = match self.roster.fingerprint {
+        let (expected, whose) = match self.roster.iter().next().map(|member| member.fingerprint) {
             Some(first) => (Some(first), "the other workers'"),
             None => (self.history.fingerprint(), "that of the run so far"),
         };
@@ -130,12 +134,10 @@ impl Coordinator {
     }
 
     fn admit(&mut self, now: Millis, connection: u64, join: &Join) {
-        let schema = join.tasks.iter().find(|(name, _)| *name == self.plan.task).map(|(_, schema)| *schema);
-        self.roster.schema = self.roster.schema.or(schema);
-        let first = *self.roster.fingerprint.get_or_insert(join.fingerprint);
-        self.roster.differs |= first != join.fingerprint;
+        let task = &self.plan.task;
+        let schema = join.tasks.iter().find(|(name, _)| name == task).map_or(0, |(_, schema)| *schema);
         let id = self.fresh_member();
-        let name = self.roster.add(id, connection, join, now).name.clone();
+        let name = self.roster.add(id, connection, join, schema, now);
         self.note(Note::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
         let plan = &self.plan;
         let welcome = Welcome {
@@ -161,8 +163,23 @@ impl Coordinator {
                 self.stop = Some(Stop::MemberLeaves(message));
             }
             State::Stepping(_) | State::Committing(_) | State::Closing(_) | State::Ending(_) => {}
-            _ => self.lose(now, id, &format!("it leaves: {reason}")),
+            _ => {
+                self.dismiss(id, EndReason::Interrupted, "left before the first step");
+                self.lose(now, id, &format!("it leaves: {reason}"));
+            }
         }
+    }
+
+    /// Tells a member that the run is over for it.
+    fn dismiss(&mut self, id: MemberId, reason: EndReason, message: &str) {
+        let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
+        self.send(connection, ToWorker::End { reason, message: message.to_owned() });
+        self.put(Output::Close { connection });
+    }
+
+    pub(super) fn on_data_plane_lost(&mut self, now: Millis, id: MemberId, reason: &str) {
+        self.dismiss(id, EndReason::Failed, &format!("the data connection was lost: {reason}"));
+        self.lose(now, id, &format!("its data connection: {reason}"));
     }
 
     /// A member that broke the protocol.

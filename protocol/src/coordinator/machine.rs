@@ -12,8 +12,8 @@ use super::{Event, Note, Outcome, Output, RunPlan};
 use crate::Millis;
 use crate::history::History;
 use crate::ids::{MemberId, ViewId};
-use crate::journal::{EndRecord, Record, TermRecord};
-use crate::messages::{EndReason, ToWorker, View};
+use crate::journal::{Record, TermRecord};
+use crate::messages::{ToWorker, View};
 
 /// A journal that can't take the record of the run's end is given up after so many attempts.
 const END_APPENDS_MAX: u32 = 3;
@@ -72,7 +72,7 @@ pub struct Coordinator {
     pub(super) pace: Pace,
     pub(super) term: u32,
     ids: u32,
-    appends: Appends,
+    pub(super) appends: Appends,
     outputs: VecDeque<Output>,
     waiting: String,
 }
@@ -143,9 +143,7 @@ impl Coordinator {
             Event::ExportFailed { reason } => self.on_export_failed(&reason),
             Event::StopRequested { reason } => self.on_stop(now, reason),
             Event::CheckpointRequested => self.uploads.request(),
-            Event::DataPlaneLost { member, reason } => {
-                self.lose(now, member, &format!("its data connection: {reason}"));
-            }
+            Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
             Event::LaunchFailed { reason } => self.fail(4, &format!("a local worker failed: {reason}")),
             Event::Tick => self.on_tick(now),
         }
@@ -281,81 +279,6 @@ impl Coordinator {
         }
         self.uploads.shift(late_ms);
         self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
-    }
-
-    fn on_stop(&mut self, now: Millis, reason: String) {
-        if self.stop.is_some() || matches!(self.state, State::Ending(_)) {
-            return;
-        }
-        self.append(Record::Stop { reason: reason.clone() }, false, After::Nothing);
-        self.stop = Some(Stop::Asked(reason));
-        match &self.state {
-            State::Gathering { .. } | State::Initialising(_) | State::Loading { .. } | State::Opening => {
-                self.end_interrupted("no step was under way");
-            }
-            _ if self.appends.is_failing() => {
-                self.end_interrupted("the journal can't be written, so the step in flight is not committed");
-            }
-            State::Closing(_) => self.advance_closing(now),
-            _ => {} // The step in flight is finished first.
-        }
-    }
-
-    pub(super) fn end_interrupted(&mut self, why: &str) {
-        let reason = match &self.stop {
-            Some(Stop::Asked(reason)) => reason.clone(),
-            Some(Stop::MemberLeaves(reason)) => return self.fail(4, &reason.clone()),
-            None => "interrupted".to_owned(),
-        };
-        let step = self.position.step;
-        let message = format!("stopped after step {step} ({reason}; {why}); {}", self.way_back());
-        self.end(EndReason::Interrupted, 130, message);
-    }
-
-    /// The run can't go on.
-    pub(super) fn fail(&mut self, code: u8, message: &str) {
-        self.fail_after(code, message, None);
-    }
-
-    /// The run can't go on, and the journal must say one thing more before its end.
-    pub(super) fn fail_after(&mut self, code: u8, message: &str, before: Option<Record>) {
-        let message = format!("{message}; {}", self.way_back());
-        self.end_after(EndReason::Failed, code, message, before);
-    }
-
-    pub(super) fn end(&mut self, reason: EndReason, code: u8, message: String) {
-        self.end_after(reason, code, message, None);
-    }
-
-    fn end_after(&mut self, reason: EndReason, code: u8, message: String, before: Option<Record>) {
-        if matches!(self.state, State::Ending(_) | State::Finished) {
-            return;
-        }
-        let step = self.position.step;
-        self.appends.clear();
-        if let Some(record) = before {
-            self.append(record, true, After::Nothing);
-        }
-        self.state = State::Ending(Outcome { reason, code, message: message.clone(), step });
-        self.append(Record::End(EndRecord { reason, code, message, step }), true, After::End);
-    }
-
-    fn finish(&mut self) {
-        let State::Ending(outcome) = std::mem::replace(&mut self.state, State::Finished) else { return };
-        let connections: Vec<u64> = self.roster.iter().map(|member| member.connection).collect();
-        for connection in connections {
-            self.send(connection, ToWorker::End { reason: outcome.reason, message: outcome.message.clone() });
-            self.put(Output::Close { connection });
-        }
-        self.put(Output::Finished(outcome));
-    }
-
-    /// How a run that ends here goes on.
-    fn way_back(&self) -> String {
-        match self.uploads.durable_step() {
-            Some(step) => format!("--resume goes on from version {step}"),
-            None => "no version was written yet, so --resume starts again from the seed".to_owned(),
-        }
     }
 
     fn note_waiting(&mut self) {

@@ -9,6 +9,7 @@
 mod admission;
 mod appends;
 mod closing;
+mod ending;
 mod machine;
 mod roster;
 mod run_plan;

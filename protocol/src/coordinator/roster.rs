@@ -19,18 +19,17 @@ pub(super) struct Member {
     pub(super) ordered: bool,
     /// Whether it holds the state that the run starts from.
     pub(super) loaded: bool,
+    pub(super) fingerprint: [u8; 32],
+    /// Version of its task's schema.
+    pub(super) schema: u32,
+    /// Elements of its model, once it has loaded it.
+    pub(super) elements: Option<u64>,
 }
 
 /// The members.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     members: Vec<Member>,
-    /// What the first member fixed for those after it.
-    pub(super) fingerprint: Option<[u8; 32]>,
-    /// Members differ in fingerprint (`elastic.mixed`).
-    pub(super) differs: bool,
-    pub(super) schema: Option<u32>,
-    pub(super) elements: Option<u64>,
 }
 
 impl Roster {
@@ -58,19 +57,29 @@ impl Roster {
         self.get(id).map_or_else(|| format!("member {:#x}", id.0), |member| member.name.clone())
     }
 
-    pub(super) fn add(&mut self, id: MemberId, connection: u64, join: &Join, now: Millis) -> &Member {
+    /// Admits a worker; its name, made unique.
+    pub(super) fn add(
+        &mut self,
+        id: MemberId,
+        connection: u64,
+        join: &Join,
+        schema: u32,
+        now: Millis,
+    ) -> String {
         let name = self.unique_name(&join.name);
-        let slot = join.slot;
         self.members.push(Member {
             id,
             connection,
-            name,
-            slot,
+            name: name.clone(),
+            slot: join.slot,
             heard_at: now,
             ordered: false,
             loaded: false,
+            fingerprint: join.fingerprint,
+            schema,
+            elements: None,
         });
-        &self.members[self.members.len() - 1]
+        name
     }
 
     pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
@@ -85,9 +94,10 @@ impl Roster {
         ranks
     }
 
-    /// The fingerprint that all share.
+    /// The numerics fingerprint that all share.
     pub(super) fn shared_fingerprint(&self) -> Option<[u8; 32]> {
-        if self.differs { None } else { self.fingerprint }
+        let first = self.members.first()?.fingerprint;
+        self.members.iter().all(|member| member.fingerprint == first).then_some(first)
     }
 
     /// The member that has been silent for longest.

@@ -78,8 +78,11 @@ impl Coordinator {
         if !is_asked_for {
             return self.reject(now, id, &format!("it said Loaded of state {step} unasked"));
         }
-        let first = *self.roster.elements.get_or_insert(elements);
-        if first != elements {
+        if let Some(member) = self.roster.iter_mut().find(|member| member.id == id) {
+            member.elements = Some(elements);
+        }
+        let others = self.roster.iter().find_map(|member| member.elements.filter(|other| *other != elements));
+        if let Some(first) = others {
             let name = self.roster.name(id);
             return self.fail(
                 2,
@@ -122,7 +125,10 @@ impl Coordinator {
 
     fn open_when_loaded(&mut self, now: Millis) {
         let State::Loading { .. } = self.state else { return };
-        if self.roster.len() < self.plan.workers_needed() || self.roster.iter().any(|member| !member.loaded) {
+        if self.roster.len() < self.plan.workers_needed() {
+            return self.gather_again(now);
+        }
+        if self.roster.iter().any(|member| !member.loaded) {
             return;
         }
         match self.first_work() {
@@ -177,8 +183,7 @@ impl Coordinator {
         match &self.state {
             State::Initialising(state) if state.by == id && has_enough => self.begin(now),
             State::Initialising(state) if state.by == id => self.gather_again(now),
-            State::Loading { .. } if has_enough => self.open_when_loaded(now),
-            State::Loading { .. } => self.gather_again(now),
+            State::Loading { .. } => self.open_when_loaded(now),
             _ => {}
         }
     }

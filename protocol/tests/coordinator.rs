@@ -1,0 +1,416 @@
+//! The coordinator's machine, one decision at a time: what is said to whom, and why.
+
+use protocol::PROTOCOL_VERSION;
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, OnNan, Outcome, Output, RunPlan};
+use protocol::history::History;
+use protocol::ids::{MemberId, Phase, RunId, StepKey};
+use protocol::journal::Record;
+use protocol::messages::{
+    Commit, EndReason, Failure, FromWorker, Join, Ready, ReduceAt, Timings, ToWorker, View,
+};
+use protocol::plan::Geometry;
+use protocol::schedule::Schedule;
+
+fn run_plan(workers: u32) -> RunPlan {
+    RunPlan {
+        run: RunId([7; 16]),
+        run_name: "test-1".to_owned(),
+        config: String::new(),
+        config_digest: "c".to_owned(),
+        data_plan: String::new(),
+        data_digest: "d".to_owned(),
+        data_port: 1,
+        task: "toy".to_owned(),
+        geometry: Geometry {
+            samples: 8,
+            batch: 4,
+            microbatch: 2,
+            seed: 1,
+            evaluation_samples: 4,
+            evaluation_microbatch: 2,
+        },
+        total_steps: 6,
+        schedule: Schedule::Constant { learning_rate: 0.1 },
+        betas: None,
+        clip_norm: None,
+        on_nan: OnNan::Stop,
+        wait_for_workers: workers,
+        min_workers: 1,
+        max_workers: 3,
+        mixed: false,
+        checkpoint_every: CheckpointEvery::Steps(2),
+        evaluate_every_epochs: 0,
+        export: false,
+        lease_ms: 10_000,
+        join_timeout_ms: 60_000,
+        load_timeout_ms: 60_000,
+        step_timeout_ms: 30_000,
+        transfer_timeout_ms: 60_000,
+    }
+}
+
+fn join(name: &str, slot: Option<u32>) -> Join {
+    Join {
+        protocol_version: PROTOCOL_VERSION,
+        tasks: vec![("toy".to_owned(), 1)],
+        fingerprint: [1; 32],
+        build: String::new(),
+        name: name.to_owned(),
+        device: "cpu".to_owned(),
+        slot,
+        pid: 1,
+        holds: None,
+    }
+}
+
+fn ready(key: StepKey) -> Ready {
+    Ready {
+        key,
+        sums: vec![1.0, 4.0],
+        squared_norm: 4.0,
+        finite: true,
+        hash: key.step,
+        state_check: 100 + key.step,
+        timings: Timings::default(),
+    }
+}
+
+/// A machine with a journal that never fails, and what it put out.
+struct Table {
+    machine: Coordinator,
+    now: u64,
+    outputs: Vec<Output>,
+}
+
+impl Table {
+    fn new(plan: RunPlan) -> Self {
+        let machine = Coordinator::new(plan, 1, History::fresh(), 0);
+        let mut table = Self { machine, now: 0, outputs: Vec::new() };
+        table.drain();
+        table
+    }
+
+    /// Members 0.. have joined, loaded, and work in the first view.
+    fn working(plan: RunPlan) -> (Self, View) {
+        let count = u64::from(plan.wait_for_workers);
+        let mut table = Self::new(plan);
+        for connection in 0..count {
+            table.say(connection, FromWorker::Join(join("w", None)));
+        }
+        table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+        for connection in 0..count {
+            table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+        }
+        let view = table.outputs.iter().rev().find_map(|output| match output {
+            Output::OpenView(view) => Some(view.clone()),
+            _ => None,
+        });
+        (table, view.expect("the first view"))
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.machine.handle(self.now, event);
+        self.drain();
+    }
+
+    fn say(&mut self, connection: u64, message: FromWorker) {
+        self.handle(Event::Message { connection, message });
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            let appends = matches!(output, Output::Append { .. });
+            self.outputs.push(output);
+            if appends {
+                self.machine.handle(self.now, Event::Journalled);
+            }
+        }
+    }
+
+    /// Every member is ready with `step`; the commit that comes of it.
+    fn step(&mut self, view: &View, step: u64) -> Commit {
+        let key = StepKey { view: view.id, step, phase: Phase::Train };
+        for connection in 0..view.members.len() as u64 {
+            self.say(connection, FromWorker::Ready(ready(key)));
+        }
+        let commits = self.outputs.iter().rev().find_map(|output| match output {
+            Output::Send { message: ToWorker::Commit(commit), .. } => Some(commit.clone()),
+            _ => None,
+        });
+        commits.filter(|commit| commit.key == key).expect("a commit of this step")
+    }
+
+    fn sent(&self, to: u64) -> Vec<&ToWorker> {
+        let to_it =
+            |output: &'_ Output| matches!(output, Output::Send { connection, .. } if *connection == to);
+        let messages = self.outputs.iter().filter(|output| to_it(output)).filter_map(|output| match output {
+            Output::Send { message, .. } => Some(message),
+            _ => None,
+        });
+        messages.collect()
+    }
+
+    fn refusal(&self, of: u64) -> Option<&Failure> {
+        self.sent(of).into_iter().rev().find_map(|message| match message {
+            ToWorker::Refused(failure) => Some(failure),
+            _ => None,
+        })
+    }
+
+    fn outcome(&self) -> Option<&Outcome> {
+        self.outputs.iter().find_map(|output| match output {
+            Output::Finished(outcome) => Some(outcome),
+            _ => None,
+        })
+    }
+}
+
+fn check_refused(join: Join, words: &[&str]) {
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(self::join("first", None)));
+    table.say(1, FromWorker::Join(join));
+    let failure = table.refusal(1).expect("a refusal");
+    assert_eq!(failure.code, 2);
+    for word in words {
+        assert!(failure.message.contains(word), "no \"{word}\" in \"{}\"", failure.message);
+    }
+    assert!(matches!(table.outputs.last(), Some(Output::Close { connection: 1 })));
+    assert_eq!(table.outcome(), None, "the run goes on waiting");
+}
+
+#[test]
+fn those_who_dont_fit_are_refused_with_both_values() {
+    let other = PROTOCOL_VERSION + 1;
+    check_refused(
+        Join { protocol_version: other, ..join("w", None) },
+        &["protocol version", &other.to_string(), &PROTOCOL_VERSION.to_string()],
+    );
+    let tasks = |name: &str, schema| vec![(name.to_owned(), schema)];
+    check_refused(Join { tasks: tasks("mlp", 1), ..join("w", None) }, &["\"toy\"", "it knows mlp"]);
+    check_refused(Join { tasks: tasks("toy", 2), ..join("w", None) }, &["schema", "is 2", "is 1"]);
+    check_refused(
+        Join { fingerprint: [2; 32], ..join("w", None) },
+        &["02020202", "01010101", "elastic.mixed"],
+    );
+}
+
+#[test]
+fn another_fingerprint_is_admitted_where_the_run_is_mixed() {
+    let mut table = Table::new(RunPlan { mixed: true, ..run_plan(2) });
+    table.say(0, FromWorker::Join(join("a", None)));
+    table.say(1, FromWorker::Join(Join { fingerprint: [2; 32], ..join("b", None) }));
+    assert_eq!(table.refusal(1), None);
+}
+
+#[test]
+fn ranks_go_by_slot_then_by_arrival_and_names_are_unique() {
+    let mut table = Table::new(run_plan(3));
+    table.say(0, FromWorker::Join(join("w", None)));
+    table.say(1, FromWorker::Join(join("w", Some(1))));
+    table.say(2, FromWorker::Join(join("w", Some(0))));
+    assert_eq!(table.sent(2).last(), Some(&&ToWorker::Initialise), "rank 0 makes the first state");
+    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+    for connection in [0, 1] {
+        assert_eq!(table.sent(connection).last(), Some(&&ToWorker::Load { step: 0 }));
+        table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    }
+    let Some(ToWorker::View(view)) = table.sent(0).last() else { panic!("a view") };
+    let names: Vec<&str> = view.members.iter().map(|info| info.name.as_str()).collect();
+    assert_eq!(names, ["w-3", "w-2", "w"]);
+    assert_eq!(view.reduce, ReduceAt::Coordinator);
+}
+
+#[test]
+fn a_ready_for_a_step_to_come_breaks_the_protocol() {
+    let (mut table, view) = Table::working(run_plan(2));
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    table.say(0, FromWorker::Ready(ready(key)));
+    let outcome = table.outcome().expect("the end");
+    assert_eq!((outcome.reason, outcome.code), (EndReason::Failed, 4));
+    assert!(outcome.message.contains("Ready for step 2 early"), "{}", outcome.message);
+}
+
+#[test]
+fn another_state_or_model_at_the_start_is_named() {
+    let check = |loaded: FromWorker, code: u8, words: &str| {
+        let mut table = Table::new(run_plan(2));
+        table.say(0, FromWorker::Join(join("a", None)));
+        table.say(1, FromWorker::Join(join("b", None)));
+        table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+        table.say(0, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+        table.say(1, loaded);
+        let outcome = table.outcome().expect("the end");
+        assert_eq!(outcome.code, code);
+        assert!(outcome.message.contains(words), "{}", outcome.message);
+    };
+    check(
+        FromWorker::Loaded { step: 0, digest: [9; 32], elements: 3 },
+        3,
+        "worker b holds a state 0 with another",
+    );
+    check(FromWorker::Loaded { step: 0, digest: [0; 32], elements: 4 }, 2, "worker b's model has 4 elements");
+}
+
+#[test]
+fn a_workers_exit_code_is_taken_where_the_contract_knows_it() {
+    for (said, code) in [(2, 2), (3, 3), (4, 4), (0, 4), (130, 4)] {
+        let (mut table, _) = Table::working(run_plan(1));
+        table.say(0, FromWorker::Failed(Failure { code: said, message: "no memory".to_owned() }));
+        let outcome = table.outcome().expect("the end");
+        assert_eq!(outcome.code, code);
+        assert!(outcome.message.contains("worker w failed: no memory"), "{}", outcome.message);
+    }
+}
+
+#[test]
+fn one_upload_at_a_time_and_the_last_is_asked_for_after_it() {
+    let (mut table, view) = Table::working(run_plan(1));
+    assert_eq!(table.step(&view, 1).next.version, None);
+    assert!(table.step(&view, 2).next.version.is_some(), "every 2 steps");
+    assert_eq!(table.step(&view, 3).next.version, None);
+    assert_eq!(table.step(&view, 4).next.version, None, "version 2 is still under way");
+    table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
+    assert!(table.step(&view, 5).next.version.is_some(), "version 4 was owed");
+    let last = table.step(&view, 6);
+    assert!(last.next.last && last.next.version.is_none(), "version 5 is under way");
+    table.say(0, FromWorker::Applied { step: 6, state_check: 1 });
+    assert!(!table.sent(0).contains(&&ToWorker::WriteVersion { step: 6 }));
+    table.handle(Event::VersionWritten { step: 5, digest: [5; 32] });
+    assert!(table.sent(0).contains(&&ToWorker::WriteVersion { step: 6 }));
+    assert_eq!(table.outcome(), None);
+    table.handle(Event::VersionWritten { step: 6, digest: [6; 32] });
+    assert_eq!(
+        table.outcome().map(|outcome| (outcome.reason, outcome.code)),
+        Some((EndReason::Completed, 0))
+    );
+}
+
+#[test]
+fn a_checkpoint_is_written_when_a_person_asks() {
+    let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(100), ..run_plan(1) };
+    let (mut table, view) = Table::working(plan);
+    assert_eq!(table.step(&view, 1).next.version, None);
+    table.handle(Event::CheckpointRequested);
+    assert!(table.step(&view, 2).next.version.is_some());
+    assert_eq!(table.step(&view, 3).next.version, None);
+}
+
+#[test]
+fn versions_by_time_count_from_the_last_one_asked_for() {
+    let plan = RunPlan { checkpoint_every: CheckpointEvery::Millis(1_000), ..run_plan(1) };
+    let (mut table, view) = Table::working(plan);
+    table.now += 600;
+    assert_eq!(table.step(&view, 1).next.version, None);
+    table.now += 600;
+    assert!(table.step(&view, 2).next.version.is_some());
+    table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
+    table.now += 600;
+    assert_eq!(table.step(&view, 3).next.version, None);
+}
+
+#[test]
+fn the_last_states_must_agree_before_the_run_is_complete() {
+    let (mut table, view) = Table::working(run_plan(3));
+    for step in 1..=6 {
+        table.step(&view, step);
+        table.handle(Event::VersionWritten { step, digest: [6; 32] });
+    }
+    assert_eq!(table.outcome(), None, "nobody has said Applied");
+    for (connection, state_check) in [(0, 5), (1, 5), (2, 6)] {
+        table.say(connection, FromWorker::Applied { step: 6, state_check });
+    }
+    let outcome = table.outcome().expect("the end");
+    assert_eq!(outcome.reason, EndReason::Failed);
+    assert!(outcome.message.contains("w-3 deviates from the strict majority"), "{}", outcome.message);
+    let void = table.outputs.iter().find_map(|output| match output {
+        Output::Append { record: Record::Rewind { to_step, void, .. }, durable: true } => {
+            Some((*to_step, *void))
+        }
+        _ => None,
+    });
+    assert_eq!(void, Some((4, true)), "state 5 was checked, so what was uploaded of state 4 is right");
+    assert!(outcome.message.contains("version 4"), "{}", outcome.message);
+}
+
+#[test]
+fn a_commit_waits_for_the_journal() {
+    let (mut table, view) = Table::working(run_plan(1));
+    let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+    let message = FromWorker::Ready(ready(key));
+    table.machine.handle(5, Event::Message { connection: 0, message });
+    let mut outputs = Vec::new();
+    let mut take = |machine: &mut Coordinator| {
+        outputs.extend(std::iter::from_fn(|| machine.poll_output()));
+        outputs.iter().any(|output| matches!(output, Output::Send { message: ToWorker::Commit(_), .. }))
+    };
+    assert!(!take(&mut table.machine), "it is not in the journal yet");
+    table.machine.handle(6, Event::JournalFailed { reason: "disk full".to_owned() });
+    assert!(!take(&mut table.machine) && table.machine.waits_for().contains("journal"));
+    let retry = table.machine.next_deadline().expect("another attempt");
+    table.machine.handle(retry, Event::Tick);
+    assert!(!take(&mut table.machine));
+    table.machine.handle(retry, Event::Journalled);
+    assert!(take(&mut table.machine));
+}
+
+#[test]
+fn before_the_first_view_another_worker_may_take_a_lost_ones_place() {
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(join("a", None)));
+    table.say(1, FromWorker::Join(join("b", None)));
+    table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
+    table.say(2, FromWorker::Join(join("c", None)));
+    assert!(table.sent(1).contains(&&ToWorker::Initialise), "b is rank 0 now");
+    table.say(1, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    assert!(matches!(table.sent(2).last(), Some(ToWorker::View(_))));
+    // A worker that this coordinator started has nobody who would take its place.
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(join("a", Some(0))));
+    table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
+    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(4));
+}
+
+#[test]
+fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
+    let expire = |table: &mut Table, words: &str| {
+        // Heartbeats keep the leases; only the wait itself runs out.
+        for _ in 0..200 {
+            let Some(due) = table.machine.next_deadline() else { break };
+            table.now = due.max(table.now).min(table.now + 2_000);
+            for connection in 0..2 {
+                table.say(connection, FromWorker::Heartbeat);
+            }
+            table.handle(Event::Tick);
+        }
+        let outcome = table.outcome().expect("the end");
+        assert_eq!(outcome.code, 4);
+        assert!(outcome.message.contains(words), "{}", outcome.message);
+    };
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(join("a", None)));
+    expire(&mut table, "1 more workers to join (1 of 2 are here)");
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(join("a", None)));
+    table.say(1, FromWorker::Join(join("b", None)));
+    expire(&mut table, "a to make and upload the first state");
+    let (mut table, view) = Table::working(run_plan(2));
+    table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
+    expire(&mut table, "w to be ready with step 1 (Train)");
+}
+
+#[test]
+fn a_lost_data_connection_ends_the_run_and_tells_the_member() {
+    let (mut table, view) = Table::working(run_plan(2));
+    let member: MemberId = view.members[0].member;
+    table.handle(Event::DataPlaneLost { member, reason: "bad frame".to_owned() });
+    for connection in [0, 1] {
+        assert!(matches!(
+            table.sent(connection).last(),
+            Some(ToWorker::End { reason: EndReason::Failed, .. })
+        ));
+    }
+    assert!(table.outcome().expect("the end").message.contains("bad frame"));
+}
