@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::reduce::add_into;
+use crate::reduce::{TILE, add_into, add_to};
 use crate::tree::Node;
 
 /// The sum of one node at one member.
@@ -20,34 +20,48 @@ pub struct Partial {
 
 /// Adds up a member's microbatches of a step.
 ///
-/// A gradient is written or added straight from the model's tensors ([`Accumulator::region`]): the leaf of an odd
-/// microbatch is never stored, it is added to its finished left sibling, which gives the same bits as left + right.
-/// A parameter without a gradient is -0.0 in a stored leaf and left alone in an added one: x + (-0.0) is x, bit for
-/// bit. Buffers are reused from step to step: log2(G) + 1 of them for an aligned range, at most twice that for any.
+/// A gradient is written or added straight from the model's tensors ([`Accumulator::region`]): a microbatch that
+/// finishes nodes of the tree is never stored, it is added on into the lowest of them, which gives the same bits as
+/// left + right at each. A parameter without a gradient is -0.0 in a stored leaf and left alone in an added one:
+/// x + (-0.0) is x, bit for bit. Buffers are reused from step to step: log2(G) of them (at least one) for an aligned
+/// range, one more for each further node that a range leaves.
+///
+/// Without a layout it adds up sums alone, as an evaluation needs.
 #[derive(Debug)]
 pub struct Accumulator {
     layout: Vec<Range<usize>>,
     elements: usize,
     count: u32,
     finished: Vec<Partial>,
+    /// Partials whose buffers are free.
     pool: Vec<Partial>,
+    /// Stands for the leaf of a microbatch that is added: sums and presence, no buffer.
+    facts: Partial,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
-    microbatch: u32,
-    /// Whether it is added to the last finished partial rather than stored.
-    added: bool,
+    /// The largest node that the microbatch finishes.
+    node: Node,
+    /// How many finished partials it is added into, the newest first; 0 if it is stored.
+    folds: usize,
     leaf: Partial,
 }
 
 impl Accumulator {
-    /// For flat gradients in which each parameter has the range that `layout` says, without gaps.
+    /// For flat gradients in which each parameter has the range that `layout` says.
+    ///
+    /// # Panics
+    /// If the ranges don't follow each other from 0, without gaps: an error of the program.
     #[must_use]
     pub fn new(layout: Vec<Range<usize>>) -> Self {
-        let elements = layout.last().map_or(0, |range| range.end);
-        Self { layout, elements, count: 0, finished: Vec::new(), pool: Vec::new(), open: None }
+        let elements = layout.iter().fold(0, |end, range| {
+            assert!(range.start == end && range.end >= end, "{range:?} doesn't follow {end}");
+            range.end
+        });
+        let (finished, pool, facts) = (Vec::new(), Vec::new(), Partial::default());
+        Self { layout, elements, count: 0, finished, pool, facts, open: None }
     }
 
     /// Elements of the flat gradient.
@@ -60,7 +74,11 @@ impl Accumulator {
     pub fn begin_step(&mut self, count: u32) {
         self.count = count;
         self.pool.append(&mut self.finished);
-        self.pool.extend(self.open.take().map(|open| open.leaf));
+        match self.open.take() {
+            Some(open) if open.folds == 0 => self.pool.push(open.leaf),
+            Some(open) => self.facts = open.leaf,
+            None => {}
+        }
     }
 
     /// Begins a microbatch. They come in ascending order.
@@ -71,28 +89,39 @@ impl Accumulator {
         assert!(self.open.is_none() && microbatch < self.count);
         let last = self.finished.last();
         assert!(last.is_none_or(|partial| partial.node.range(self.count).end <= microbatch), "out of order");
-        let added = last.is_some_and(|partial| partial.node.pairs_with(Node::leaf(microbatch)));
-        let mut leaf = if added { Partial::default() } else { self.pool.pop().unwrap_or_default() };
-        if !added {
+        let (mut node, mut folds) = (Node::leaf(microbatch).lift(self.count), 0);
+        for left in self.finished.iter().rev() {
+            if !left.node.pairs_with(node) {
+                break;
+            }
+            node = left.node.parent().lift(self.count);
+            folds += 1;
+        }
+        let mut leaf =
+            if folds == 0 { self.pool.pop().unwrap_or_default() } else { std::mem::take(&mut self.facts) };
+        if folds == 0 {
             leaf.values.resize(self.elements, 0.0);
         }
+        leaf.sums.clear();
         leaf.presence.clear();
         leaf.presence.resize(self.layout.len().div_ceil(8), 0);
-        self.open = Some(Open { microbatch, added, leaf });
+        self.open = Some(Open { node, folds, leaf });
     }
 
-    /// Takes in the gradient of one parameter of the open microbatch.
+    /// Takes in the gradient of one parameter of the open microbatch: once at most.
     ///
     /// # Panics
-    /// If no microbatch is open, or the length is not the parameter's: errors of the program.
+    /// If no microbatch is open, the parameter was there already, or the length is not its own: errors of the program.
     pub fn region(&mut self, parameter: usize, gradient: &[f32]) {
         let range = self.layout[parameter].clone();
         let Some(open) = self.open.as_mut() else { panic!("no microbatch is open") };
+        assert!(!has(&open.leaf.presence, parameter), "a second gradient of parameter {parameter}");
         open.leaf.presence[parameter / 8] |= 1 << (parameter % 8);
-        if let (true, Some(left)) = (open.added, self.finished.last_mut()) {
-            add_into(&mut left.values[range], gradient);
-        } else {
+        if open.folds == 0 {
             open.leaf.values[range].copy_from_slice(gradient);
+        } else {
+            let first = self.finished.len() - open.folds;
+            add_on(&mut self.finished[first..], range, gradient);
         }
     }
 
@@ -101,20 +130,33 @@ impl Accumulator {
     /// # Panics
     /// If none is open: an error of the program.
     pub fn end(&mut self, sums: &[f64]) {
-        let Some(Open { microbatch, added, mut leaf }) = self.open.take() else {
-            panic!("no microbatch is open")
-        };
-        leaf.sums.clear();
+        let Some(Open { node, folds, mut leaf }) = self.open.take() else { panic!("no microbatch is open") };
         leaf.sums.extend_from_slice(sums);
-        leaf.node = Node::leaf(microbatch);
-        if let (true, Some(left)) = (added, self.finished.last_mut()) {
-            add_facts(left, &leaf);
-            left.node = left.node.parent();
-        } else {
-            self.fill_absent(&mut leaf);
+        if folds == 0 {
+            leaf.node = node;
+            for range in absent(&self.layout, &leaf.presence) {
+                leaf.values[range].fill(-0.0);
+            }
             self.finished.push(leaf);
+            return;
         }
-        self.merge();
+        let first = self.finished.len() - folds;
+        if let [inner @ .., newest] = &mut self.finished[first..] {
+            for range in absent(&self.layout, &leaf.presence) {
+                add_on(inner, range.clone(), &newest.values[range]);
+            }
+        }
+        add_facts(&mut self.finished[first + folds - 1], &leaf);
+        self.facts = leaf;
+        while self.finished.len() > first + 1
+            && let Some(right) = self.finished.pop()
+        {
+            if let Some(left) = self.finished.last_mut() {
+                add_facts(left, &right);
+            }
+            self.pool.push(right);
+        }
+        self.finished[first].node = node;
     }
 
     /// The partials of the maximal nodes of all microbatches so far, in order.
@@ -130,34 +172,40 @@ impl Accumulator {
         let root = Node::root(self.count);
         self.finished.first_mut().filter(|partial| partial.node == root)
     }
+}
 
-    fn fill_absent(&self, leaf: &mut Partial) {
-        for (parameter, range) in self.layout.iter().enumerate() {
-            if leaf.presence[parameter / 8] & (1 << (parameter % 8)) == 0 {
-                leaf.values[range.clone()].fill(-0.0);
-            }
-        }
-    }
+/// Whether a bitmap has this parameter.
+fn has(presence: &[u8], parameter: usize) -> bool {
+    presence[parameter / 8] & (1 << (parameter % 8)) != 0
+}
 
-    fn merge(&mut self) {
-        loop {
-            if let Some(last) = self.finished.last_mut() {
-                last.node = last.node.lift(self.count);
-            }
-            let [.., left, right] = self.finished.as_mut_slice() else { return };
-            if !left.node.pairs_with(right.node) {
-                return;
-            }
-            add_into(&mut left.values, &right.values);
-            add_facts(left, right);
-            left.node = left.node.parent();
-            self.pool.extend(self.finished.pop());
+/// The ranges of parameters without a gradient.
+fn absent<'a>(layout: &'a [Range<usize>], presence: &'a [u8]) -> impl Iterator<Item = Range<usize>> + 'a {
+    let missing = layout.iter().enumerate().filter(|(parameter, _)| !has(presence, *parameter));
+    missing.map(|(_, range)| range.clone())
+}
+
+/// Adds the newest sum and then each of `open`, from the last to the first, into the first: of `[a, b, c]`, a becomes
+/// a + (b + (c + newest)). Each buffer is read once and only the first is written.
+fn add_on(open: &mut [Partial], range: Range<usize>, newest: &[f32]) {
+    let Some((first, inner)) = open.split_first_mut() else { return };
+    let into = &mut first.values[range.clone()];
+    let Some((last, between)) = inner.split_last() else { return add_into(into, newest) };
+    assert_eq!(into.len(), newest.len());
+    let mut sum = [0f32; TILE];
+    for ((into, newest), start) in into.chunks_mut(TILE).zip(newest.chunks(TILE)).zip(range.step_by(TILE)) {
+        let sum = &mut sum[..into.len()];
+        let tile = start..start + sum.len();
+        add_to(&last.values[tile.clone()], newest, sum);
+        for left in between.iter().rev() {
+            add_into(sum, &left.values[tile.clone()]);
         }
+        add_into(into, sum);
     }
 }
 
 /// Adds right's sums and presence to left's.
-pub(crate) fn add_facts(left: &mut Partial, right: &Partial) {
+fn add_facts(left: &mut Partial, right: &Partial) {
     for (l, r) in left.sums.iter_mut().zip(&right.sums) {
         *l += r;
     }
@@ -168,6 +216,8 @@ pub(crate) fn add_facts(left: &mut Partial, right: &Partial) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::tree::maximal_nodes;
 
@@ -199,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_leaves_its_maximal_nodes_and_few_buffers() {
+    fn a_range_leaves_its_maximal_nodes() {
         let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
         for (range, count) in [(3..11u32, 16u32), (0..16, 16), (5..7, 7), (0..0, 4)] {
             accumulator.begin_step(count);
@@ -211,10 +261,81 @@ mod tests {
             assert_eq!(nodes, maximal_nodes(range.clone(), count));
             let total: f32 = accumulator.partials().iter().map(|p| p.values[0]).sum();
             assert_eq!(total, range.map(|m| m as f32).sum::<f32>());
-            let buffers = accumulator.finished.len() + accumulator.pool.len();
-            assert!(buffers <= 10, "{buffers} buffers");
         }
-        accumulator.begin_step(16);
-        assert!(accumulator.pool.len() <= 6);
+    }
+
+    /// Addresses of all buffers that the accumulator holds.
+    fn buffers(accumulator: &Accumulator) -> BTreeSet<*const f32> {
+        let held = accumulator.finished.iter().chain(&accumulator.pool);
+        let open = accumulator.open.iter().filter(|open| open.folds == 0).map(|open| &open.leaf);
+        held.chain(open).map(|partial| partial.values.as_ptr()).collect()
+    }
+
+    #[test]
+    fn an_aligned_range_needs_log2_buffers_and_the_next_step_the_same() {
+        for (range, count, expected) in [
+            (0..1u32, 1u32, 1),
+            (0..2, 2, 1),
+            (0..4, 4, 2),
+            (0..5, 5, 2),
+            (0..8, 8, 3),
+            (4..8, 8, 2),
+            (0..64, 64, 6),
+            (0..33, 33, 5),
+            (3..11, 16, 4), // Nodes 3, 4..8, 8..10 and 10.
+        ] {
+            let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
+            let mut steps = (0..3).map(|_| {
+                accumulator.begin_step(count);
+                for microbatch in range.clone() {
+                    push(&mut accumulator, microbatch, [Some(&[1.0]), None]);
+                }
+                buffers(&accumulator)
+            });
+            let first = steps.next().unwrap_or_default();
+            assert_eq!(first.len(), expected, "{range:?} of {count}");
+            assert!(steps.all(|buffers| buffers == first));
+        }
+    }
+
+    #[test]
+    fn a_step_given_up_in_a_microbatch_leaves_nothing_behind() {
+        let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
+        for given_up in 0..4 {
+            accumulator.begin_step(4);
+            for microbatch in 0..given_up {
+                push(&mut accumulator, microbatch, [Some(&[1.0]), None]);
+            }
+            accumulator.begin(given_up);
+            accumulator.region(1, &[7.0]);
+            accumulator.begin_step(4);
+            for microbatch in 0..4 {
+                push(&mut accumulator, microbatch, [Some(&[1.0]), None]);
+            }
+            let Some(whole) = accumulator.whole_mut() else { panic!("one node") };
+            assert_eq!((&whole.values[..], &whole.presence[..]), (&[4.0, 0.0][..], &[1u8][..]));
+            assert!(buffers(&accumulator).len() <= 3);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "second gradient of parameter 1")]
+    fn a_gradient_that_comes_twice_is_an_error_of_the_program() {
+        let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
+        accumulator.begin_step(1);
+        accumulator.begin(0);
+        accumulator.region(1, &[1.0]);
+        accumulator.region(1, &[1.0]);
+    }
+
+    #[test]
+    fn sums_alone_need_no_layout() {
+        let mut accumulator = Accumulator::new(Vec::new());
+        accumulator.begin_step(3);
+        (0..3).for_each(|microbatch| {
+            accumulator.begin(microbatch);
+            accumulator.end(&[f64::from(microbatch)]);
+        });
+        assert_eq!(accumulator.whole_mut().map(|whole| whole.sums.clone()), Some(vec![3.0]));
     }
 }
