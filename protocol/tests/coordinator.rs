@@ -84,7 +84,11 @@ struct Table {
 
 impl Table {
     fn new(plan: RunPlan) -> Self {
-        let machine = Coordinator::new(plan, 1, History::fresh(), 0);
+        Self::resumed(plan, 1, History::fresh())
+    }
+
+    fn resumed(plan: RunPlan, term: u32, history: History) -> Self {
+        let machine = Coordinator::new(plan, term, history, 0);
         let mut table = Self { machine, now: 0, outputs: Vec::new() };
         table.drain();
         table
@@ -93,7 +97,12 @@ impl Table {
     /// Members 0.. have joined, loaded, and work in the first view.
     fn working(plan: RunPlan) -> (Self, View) {
         let count = u64::from(plan.wait_for_workers);
-        let mut table = Self::new(plan);
+        Self::new(plan).start(count)
+    }
+
+    /// The first state is made or loaded by `count` members, and the view opens.
+    fn start(mut self, count: u64) -> (Self, View) {
+        let table = &mut self;
         for connection in 0..count {
             table.say(connection, FromWorker::Join(join("w", None)));
         }
@@ -105,7 +114,8 @@ impl Table {
             Output::OpenView(view) => Some(view.clone()),
             _ => None,
         });
-        (table, view.expect("the first view"))
+        let view = view.expect("the first view");
+        (self, view)
     }
 
     fn handle(&mut self, event: Event) {
@@ -125,6 +135,15 @@ impl Table {
                 self.machine.handle(self.now, Event::Journalled);
             }
         }
+    }
+
+    /// The records that were appended.
+    fn records(&self) -> Vec<Record> {
+        let records = self.outputs.iter().filter_map(|output| match output {
+            Output::Append { record, .. } => Some(record.clone()),
+            _ => None,
+        });
+        records.collect()
     }
 
     /// Every member is ready with `step`; the commit that comes of it.
@@ -413,4 +432,49 @@ fn a_lost_data_connection_ends_the_run_and_tells_the_member() {
         ));
     }
     assert!(table.outcome().expect("the end").message.contains("bad frame"));
+}
+
+#[test]
+fn a_resumed_run_must_reproduce_hashes_and_versions() {
+    let (mut table, view) = Table::working(run_plan(1));
+    for step in 1..=3 {
+        table.step(&view, step);
+    }
+    table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
+    // Version 2 is found damaged: the run goes on from version 0.
+    let mut history = History::replay(&table.records()).expect("a history");
+    assert_eq!(history.last_step(), 3);
+    history.resume_from(0, [0; 32]).expect("version 0");
+    let resume = || Table::resumed(run_plan(1), 2, history.clone()).start(1);
+
+    let (mut table, view) = resume();
+    let rewinds = |record: &Record| matches!(record, Record::Rewind { to_step: 0, void: false, .. });
+    assert!(table.records().iter().any(rewinds));
+    table.step(&view, 1);
+    table.step(&view, 2);
+    table.handle(Event::VersionWritten { step: 2, digest: [9; 32] });
+    let outcome = table.outcome().expect("another version 2");
+    assert!(outcome.message.contains("version 2 was written again"), "{}", outcome.message);
+
+    let (mut table, view) = resume();
+    let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+    table.say(0, FromWorker::Ready(Ready { hash: 99, ..ready(key) }));
+    let outcome = table.outcome().expect("another step 1");
+    assert!(outcome.message.contains("the replay of step 1"), "{}", outcome.message);
+}
+
+#[test]
+fn a_run_whose_steps_are_all_done_only_ends() {
+    let (mut table, view) = Table::working(run_plan(1));
+    for step in 1..=6 {
+        table.step(&view, step);
+        table.handle(Event::VersionWritten { step, digest: [6; 32] });
+    }
+    let mut history = History::replay(&table.records()).expect("a history");
+    history.resume_from(6, [6; 32]).expect("version 6");
+    let mut table = Table::resumed(run_plan(1), 2, history);
+    table.say(0, FromWorker::Join(join("w", None)));
+    table.say(0, FromWorker::Loaded { step: 6, digest: [6; 32], elements: 3 });
+    assert_eq!(table.outcome().map(|outcome| (outcome.code, outcome.step)), Some((0, 6)));
+    assert!(!table.outputs.iter().any(|output| matches!(output, Output::OpenView(_))));
 }

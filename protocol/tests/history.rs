@@ -106,6 +106,18 @@ fn versions_beyond_a_void_rewind_are_gone_for_good() {
 }
 
 #[test]
+fn a_version_ahead_of_the_history_waits_for_its_replay() {
+    // Version 2 was found damaged, the run went back to 0 and was killed after step 1.
+    let mut records = first_term();
+    records.extend([term(2), rewind(0, false), view(2, 1, Some(7)), commit(2, 1, Phase::Train, 1)]);
+    let mut history = History::replay(&records).unwrap();
+    assert!(history.resume_from(2, [2; 32]).is_err());
+    assert_eq!(history.versions().map(|(step, _)| step).collect::<Vec<_>>(), [0]);
+    records.push(commit(2, 2, Phase::Train, 1));
+    assert_eq!(History::replay(&records).unwrap().versions().count(), 2);
+}
+
+#[test]
 fn what_is_no_history_is_refused_with_its_place() {
     let check = |extra: &[Record], index: usize| {
         let mut records = first_term();
