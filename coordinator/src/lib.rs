@@ -1,1 +1,63 @@
-//! The driver of the protocol's coordinator machine.
+//! The coordinator: the driver of the protocol's coordinator machine, and what surrounds it.
+//!
+//! This crate owns the driver's loop, the rpc server, the reducer's threads, the start of local workers, what is kept
+//! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
+//! burn or `trainer`, so it runs on a small machine.
+
+mod cli;
+mod client;
+mod data_plane;
+mod display;
+mod driver;
+mod journal_file;
+mod launch;
+mod prepare;
+mod rates;
+mod record;
+mod rpc;
+mod run;
+mod status;
+mod uploads;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::prepare::Refusal;
+
+/// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),
+    };
+    let outcome = match cli.command {
+        None => runtime.block_on(run::run(&cli.run)),
+        Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
+        Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
+        Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
+        Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
+    };
+    // Threads that still wait for the network have nothing left to do.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+fn refuse(refusal: &Refusal) -> ExitCode {
+    eprintln!("coordinator: {}", refusal.message);
+    ExitCode::from(refusal.code)
+}
+
+/// Logs go to stderr: warnings, or what RUST_LOG asks for.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,2 +1,5 @@
 //! The `coordinator` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    coordinator::main()
+}

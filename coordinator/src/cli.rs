@@ -1,0 +1,98 @@
+//! The command line of the coordinator, as the contract has it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Elastic distributed training: shards a dataset to workers and keeps the run.
+#[derive(Parser, Debug)]
+#[command(
+    name = "coordinator",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub(crate) struct Cli {
+    /// Something else than training.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// Training.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What `coordinator --config FILE` takes.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The run's configuration, such as configs/digits.toml
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Go on with the run of this name (or the newest of this file), from its newest version
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Worker processes to start on this machine, instead of local.workers; 0 waits for workers from elsewhere
+    #[arg(long, value_name = "N")]
+    pub(crate) local_workers: Option<u32>,
+    /// Override one key, such as --set train.epochs=5 (the value is read as TOML, else as a string)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Control address; the default is 127.0.0.1 and a free port
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// What goes to standard output
+    #[arg(long, value_enum, default_value_t = OutputForm::Text)]
+    pub(crate) output: OutputForm,
+    /// Keep the run's token in this file, and take it from there if it exists
+    #[arg(long, value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Allow a --listen address off loopback: nothing is encrypted yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Form of standard output.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OutputForm {
+    /// Progress bars on a terminal, plain lines otherwise
+    Text,
+    /// A line of JSON for each metric and event
+    Json,
+}
+
+/// The other commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Read a configuration and its dataset, say what would run, and start nothing
+    Check {
+        /// The configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Override one key
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Say how a run is doing
+    Status(Target),
+    /// Ask a run to finish its step, write a version and end; it can be resumed
+    Stop(Target),
+    /// Ask a run for a version after the step in flight
+    Checkpoint(Target),
+}
+
+/// Which run a command means: the newest run below ./runs if nothing is said.
+#[derive(Args, Debug)]
+pub(crate) struct Target {
+    /// The run's directory
+    #[arg(value_name = "RUN_DIR", conflicts_with = "connect")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// The coordinator's address, such as http://host:port
+    #[arg(long, value_name = "URL")]
+    pub(crate) connect: Option<String>,
+    /// The run's token, if it is not found without being named
+    #[arg(long, value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = OutputForm::Text)]
+    pub(crate) output: OutputForm,
+}

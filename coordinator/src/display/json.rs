@@ -1,0 +1,24 @@
+//! A line of JSON for each metric (as in metrics.jsonl) and event, for scripts.
+
+use serde_json::{Value, json};
+
+use super::Metric;
+use super::plain::print;
+
+pub(crate) struct Json;
+
+impl Json {
+    pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
+        for metric in metrics {
+            print(&metric.to_json_line());
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: &str, text: &str, details: &Value) {
+        let mut line = json!({ "event": event, "text": text });
+        if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
+            line.extend(details.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        print(&line.to_string());
+    }
+}

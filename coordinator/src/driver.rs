@@ -1,0 +1,362 @@
+//! The driver: one loop that waits for the next trigger, hands it to the machine and carries out its outputs.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
+use protocol::ids::MemberId;
+use protocol::messages::{FromWorker, ToWorker};
+use store::versions::Manifest;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use crate::data_plane::Reduction;
+use crate::journal_file::JournalFile;
+use crate::record::Recorder;
+use crate::status::StatusReport;
+use crate::uploads::Uploads;
+
+/// Triggers that may wait for the driver: enough for a message of each of a thousand members at once.
+pub(crate) const TRIGGERS_MAX: usize = 4_096;
+
+/// Messages that may wait on one control stream. A step needs one; a peer that reads nothing is lost.
+pub(crate) const OUTBOX_MAX: usize = 64;
+
+/// After this long without the end of a stop, a second signal isn't waited for: sessions get their End first.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Everything that can wake the driver.
+pub(crate) enum Trigger {
+    /// A worker opened a control stream.
+    Opened {
+        /// Its number.
+        connection: u64,
+        /// Where messages to it go.
+        outbox: mpsc::Sender<ToWorker>,
+    },
+    /// A message came on a control stream.
+    Message {
+        /// Its number.
+        connection: u64,
+        /// The message.
+        message: FromWorker,
+    },
+    /// A control stream ended.
+    Disconnected {
+        /// Its number.
+        connection: u64,
+        /// How.
+        reason: String,
+    },
+    /// The data plane lost a member.
+    DataPlaneLost {
+        /// Who.
+        member: MemberId,
+        /// How.
+        reason: String,
+    },
+    /// A version is in place, or couldn't be had.
+    Version {
+        /// Its step.
+        step: u64,
+        /// Its manifest, or the error.
+        result: Result<Manifest, String>,
+    },
+    /// The exports are in place, or couldn't be had.
+    Exports {
+        /// Nothing, or the error.
+        result: Result<(), String>,
+    },
+    /// A local worker process ended.
+    WorkerExited {
+        /// Its slot.
+        slot: u32,
+        /// How, if the system says.
+        status: Option<std::process::ExitStatus>,
+        /// Its log.
+        log: std::path::PathBuf,
+    },
+    /// SIGINT, SIGTERM or `coordinator stop`.
+    Stop {
+        /// Who asked.
+        reason: String,
+        /// Whether a person's signal: the second ends the run at once.
+        signal: bool,
+    },
+    /// `coordinator checkpoint`.
+    Checkpoint,
+    /// `coordinator status`.
+    Status(oneshot::Sender<StatusReport>),
+}
+
+/// Which versions stay.
+pub(crate) struct Retention {
+    /// The newest so many.
+    pub(crate) keep: usize,
+    /// And the best by this metric.
+    pub(crate) best: String,
+}
+
+/// The parts that the loop works with.
+pub(crate) struct Driver {
+    /// The machine that decides.
+    pub(crate) machine: Coordinator,
+    /// Where records go.
+    pub(crate) journal: JournalFile,
+    /// The reducer's thread.
+    pub(crate) reduction: Reduction,
+    /// Versions and exports on their way in.
+    pub(crate) uploads: Uploads,
+    /// Metrics, run.json, the display.
+    pub(crate) recorder: Recorder,
+    retention: Retention,
+    sessions: BTreeMap<u64, mpsc::Sender<ToWorker>>,
+    workers_joined: BTreeMap<u32, bool>,
+    began: Instant,
+    stopping: bool,
+    finished: Option<Outcome>,
+}
+
+impl Driver {
+    /// Ready to run.
+    pub(crate) fn new(
+        machine: Coordinator,
+        journal: JournalFile,
+        reduction: Reduction,
+        uploads: Uploads,
+        recorder: Recorder,
+        retention: Retention,
+        began: Instant,
+    ) -> Self {
+        Self {
+            machine,
+            journal,
+            reduction,
+            uploads,
+            recorder,
+            retention,
+            sessions: BTreeMap::new(),
+            workers_joined: BTreeMap::new(),
+            began,
+            stopping: false,
+            finished: None,
+        }
+    }
+
+    /// Runs until the machine says that the run is over.
+    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> (Outcome, Recorder) {
+        self.carry_out();
+        while self.finished.is_none() {
+            let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
+            let trigger = tokio::select! {
+                Some(trigger) = triggers.recv() => Some(trigger),
+                () = sleep_until(deadline) => None,
+            };
+            match trigger {
+                Some(trigger) => self.take_in(trigger),
+                None => self.handle(Event::Tick),
+            }
+            self.carry_out();
+        }
+        self.close_sessions().await;
+        let outcome = self.finished.take().unwrap_or_else(|| Outcome {
+            reason: protocol::messages::EndReason::Failed,
+            code: 4,
+            message: "the driver ended without an outcome".to_owned(),
+            step: 0,
+        });
+        (outcome, self.recorder)
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.machine.handle(now, event);
+    }
+
+    fn take_in(&mut self, trigger: Trigger) {
+        match trigger {
+            Trigger::Opened { connection, outbox } => {
+                self.sessions.insert(connection, outbox);
+            }
+            Trigger::Message { connection, message } => {
+                if let FromWorker::Loaded { elements, .. } = &message {
+                    self.reduction.elements(*elements);
+                }
+                if let FromWorker::Join(join) = &message
+                    && let Some(slot) = join.slot
+                {
+                    self.workers_joined.insert(slot, true);
+                }
+                self.handle(Event::Message { connection, message });
+            }
+            Trigger::Disconnected { connection, reason } => {
+                self.sessions.remove(&connection);
+                self.handle(Event::Disconnected { connection, reason });
+            }
+            Trigger::DataPlaneLost { member, reason } => self.handle(Event::DataPlaneLost { member, reason }),
+            Trigger::Version { step, result } => self.version(step, result),
+            Trigger::Exports { result } => match result {
+                Ok(()) => self.handle(Event::Exported),
+                Err(reason) => self.handle(Event::ExportFailed { reason }),
+            },
+            Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
+            Trigger::Stop { reason, signal } => self.stop(reason, signal),
+            Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
+            Trigger::Status(reply) => {
+                // A client that went away needs no answer.
+                let _ = reply.send(self.recorder.status());
+            }
+        }
+    }
+
+    fn version(&mut self, step: u64, result: Result<Manifest, String>) {
+        match result {
+            Ok(manifest) => {
+                self.recorder.version(&manifest);
+                self.handle(Event::VersionWritten { step, digest: digest_of(&manifest) });
+            }
+            Err(reason) => self.handle(Event::VersionFailed { step, reason }),
+        }
+    }
+
+    /// A local worker that ends before it joined will never do so; one that joined is noticed by its stream.
+    fn worker_exited(&mut self, slot: u32, status: Option<std::process::ExitStatus>, log: &std::path::Path) {
+        let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
+        debug!(slot, how, "local worker ended");
+        if !self.workers_joined.contains_key(&slot) {
+            let said = last_lines(log);
+            let reason = format!("worker-{slot} ended before it joined ({how}){said}");
+            self.handle(Event::LaunchFailed { reason });
+        }
+    }
+
+    fn stop(&mut self, reason: String, signal: bool) {
+        if signal && self.stopping {
+            warn!("asked to stop a second time: ending at once");
+            self.finished = Some(Outcome {
+                reason: protocol::messages::EndReason::Interrupted,
+                code: 130,
+                message: "interrupted at once; --resume goes on from the newest version".to_owned(),
+                step: self.recorder.step(),
+            });
+            return;
+        }
+        self.stopping |= signal;
+        self.recorder
+            .line(&format!("{reason}: finishing the step and writing a version (again: end at once)"));
+        self.handle(Event::StopRequested { reason });
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Send { connection, message } => self.send(connection, message),
+                Output::Close { connection } => {
+                    self.sessions.remove(&connection);
+                }
+                Output::Append { record, durable } => self.append(&record, durable),
+                Output::OpenView(view) => {
+                    self.recorder.view(&view);
+                    self.reduction.open_view(view);
+                }
+                Output::Committed(committed) => self.committed(&committed),
+                Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
+                Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
+                Output::Note(note) => self.note(note),
+                Output::Finished(outcome) => {
+                    info!(step = outcome.step, code = outcome.code, message = outcome.message, "finished");
+                    self.finished = Some(outcome);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, connection: u64, message: ToWorker) {
+        let Some(outbox) = self.sessions.get(&connection) else { return };
+        if let Err(full) = outbox.try_send(message) {
+            // A peer that doesn't read sixty-four messages is as good as gone.
+            let reason = format!("its control stream takes no more messages ({full})");
+            self.sessions.remove(&connection);
+            self.handle(Event::Disconnected { connection, reason });
+        }
+    }
+
+    fn append(&mut self, record: &protocol::journal::Record, durable: bool) {
+        match self.journal.append(record, durable) {
+            Ok(()) => self.handle(Event::Journalled),
+            Err(reason) => {
+                error!(%reason, "the journal can't be written");
+                self.handle(Event::JournalFailed { reason: reason.to_string() });
+            }
+        }
+    }
+
+    fn committed(&mut self, committed: &Committed) {
+        self.reduction.committed(committed.key);
+        let now_ms = self.now();
+        if let Err(trouble) = self.recorder.committed(committed, now_ms) {
+            // Metrics are not worth a run; the trouble is loud.
+            error!(%trouble, "metrics can't be written");
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        if let Note::Version { .. } = &note {
+            let best = self.recorder.best(&self.retention.best);
+            self.uploads.retain(self.retention.keep, &best.into_iter().collect::<Vec<_>>());
+        }
+        self.recorder.note(&note);
+    }
+
+    /// Lets the last messages go out: each stream's task ends when its outbox is closed and empty.
+    async fn close_sessions(&mut self) {
+        let outboxes: Vec<_> = std::mem::take(&mut self.sessions).into_values().collect();
+        let drained = async {
+            for outbox in &outboxes {
+                while outbox.capacity() < outbox.max_capacity() && !outbox.is_closed() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, drained).await;
+    }
+}
+
+/// The state digest of a manifest; zeros if it has none, which no state's digest is.
+fn digest_of(manifest: &Manifest) -> [u8; 32] {
+    let mut digest = [0; 32];
+    let pairs = manifest.state_digest.as_bytes().as_chunks::<2>().0;
+    for (byte, pair) in digest.iter_mut().zip(pairs) {
+        let digit = |c: u8| (c as char).to_digit(16).unwrap_or(0);
+        *byte = (digit(pair[0]) * 16 + digit(pair[1])) as u8;
+    }
+    digest
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a worker's log, for the message about it.
+fn last_lines(log: &std::path::Path) -> String {
+    const LINES: usize = 6;
+    let Ok(text) = std::fs::read_to_string(log) else { return String::new() };
+    let lines: Vec<&str> = text.lines().rev().take(LINES).collect();
+    if lines.is_empty() {
+        return format!("; its log {} is empty", log.display());
+    }
+    let said: Vec<&str> = lines.into_iter().rev().collect();
+    format!("; the end of {}:\n  {}", log.display(), said.join("\n  "))
+}

@@ -1,0 +1,183 @@
+//! Local workers: one process per slot, in its own process group, so that Ctrl-C reaches the coordinator alone.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::driver::Trigger;
+
+/// How local workers are started.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// The worker program.
+    pub(crate) binary: PathBuf,
+    /// Control address that they join.
+    pub(crate) url: String,
+    /// The run's token.
+    pub(crate) token_file: PathBuf,
+    /// Where their logs go.
+    pub(crate) logs: PathBuf,
+    /// `--device` of each slot; its length is the number of slots.
+    pub(crate) devices: Vec<String>,
+}
+
+/// The worker program: `local.worker_binary`, else `worker` beside the coordinator.
+pub(crate) fn worker_binary(configured: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = configured {
+        if path.is_file() {
+            return Ok(path.to_owned());
+        }
+        bail!("local.worker_binary = {}: there is no such file", path.display());
+    }
+    let own = std::env::current_exe().context("the coordinator's own path can't be had")?;
+    let beside = own.with_file_name("worker");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    bail!(
+        "there is no worker program at {}: build it (cargo build --release), or name it with local.worker_binary, \
+         or start workers yourself and pass --local-workers 0",
+        beside.display()
+    );
+}
+
+/// The device of each slot: what `local.devices` says, else the GPUs in turn if there are any, else `cpu`.
+///
+/// The coordinator never compiles burn, so it asks the worker program which devices there are.
+pub(crate) async fn devices(setting: &str, slots: u32, worker: &Path) -> anyhow::Result<Vec<String>> {
+    if slots == 0 {
+        return Ok(Vec::new());
+    }
+    if setting != "auto" {
+        let named: Vec<&str> = setting.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        if named.is_empty() {
+            bail!("local.devices = {setting:?} names no device");
+        }
+        return Ok((0..slots as usize).map(|slot| named[slot % named.len()].to_owned()).collect());
+    }
+    let asked = Command::new(worker).arg("--list-devices").stdin(Stdio::null()).kill_on_drop(true).output();
+    let listed = tokio::time::timeout(LIST_DEVICES_DEADLINE, asked)
+        .await
+        .with_context(|| format!("{} --list-devices gave no answer in 60 s", worker.display()))?
+        .with_context(|| format!("{} can't be run", worker.display()))?;
+    let gpus = hardware_gpus(&String::from_utf8_lossy(&listed.stdout));
+    Ok((0..slots as usize)
+        .map(|slot| if gpus.is_empty() { "cpu".to_owned() } else { gpus[slot % gpus.len()].clone() })
+        .collect())
+}
+
+const LIST_DEVICES_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The names of the real GPUs in the output of `worker --list-devices`: the first word of each line; lines that
+/// say `software` are adapters that emulate one.
+fn hardware_gpus(listing: &str) -> Vec<String> {
+    let gpus = |kind: &str| -> Vec<String> {
+        listing
+            .lines()
+            .filter(|line| !line.contains("software"))
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|name| name.starts_with(kind))
+            .map(str::to_owned)
+            .collect()
+    };
+    // One kind for all slots: kinds differ in their numerics.
+    ["cuda", "vulkan", "wgpu"].into_iter().map(gpus).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+impl Launch {
+    /// Starts every slot. A slot that ends is told to the driver as [`Trigger::WorkerExited`].
+    pub(crate) fn start_all(&self, triggers: &mpsc::Sender<Trigger>) -> anyhow::Result<Vec<LocalWorker>> {
+        (0..self.devices.len()).map(|slot| self.start(slot, triggers.clone())).collect()
+    }
+
+    fn start(&self, slot: usize, triggers: mpsc::Sender<Trigger>) -> anyhow::Result<LocalWorker> {
+        let log_path = self.logs.join(format!("worker-{slot}.log"));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("{} can't be opened", log_path.display()))?;
+        let mut command = std::process::Command::new(&self.binary);
+        command
+            .arg("--coordinator")
+            .arg(&self.url)
+            .arg("--device")
+            .arg(&self.devices[slot])
+            .arg("--token-file")
+            .arg(&self.token_file)
+            .arg("--slot")
+            .arg(slot.to_string())
+            .arg("--name")
+            .arg(format!("worker-{slot}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0);
+        let mut child = Command::from(command)
+            .spawn()
+            .with_context(|| format!("{} can't be started", self.binary.display()))?;
+        let pid = child.id();
+        let watcher = tokio::spawn(async move {
+            let status = watch(&mut child).await;
+            // The driver may be gone already: then nobody needs to know.
+            let _ = triggers.send(Trigger::WorkerExited { slot: slot as u32, status, log: log_path }).await;
+        });
+        Ok(LocalWorker { pid, watcher })
+    }
+}
+
+async fn watch(child: &mut Child) -> Option<ExitStatus> {
+    child.wait().await.ok()
+}
+
+/// A started local worker.
+pub(crate) struct LocalWorker {
+    pid: Option<u32>,
+    watcher: tokio::task::JoinHandle<()>,
+}
+
+impl LocalWorker {
+    /// Waits for its end until the deadline, then kills it.
+    pub(crate) async fn finish(mut self, deadline: tokio::time::Instant) {
+        if tokio::time::timeout_at(deadline, &mut self.watcher).await.is_ok() {
+            return;
+        }
+        self.kill();
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut self.watcher).await;
+    }
+
+    /// SIGKILL, at once.
+    pub(crate) fn kill(&self) {
+        if self.watcher.is_finished() {
+            return;
+        }
+        if let Some(pid) = self.pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_of_one_kind_and_real() {
+        let listing =
+            "cpu      flex, 2 cores\nndarray  \nwgpu:0   NVIDIA H100\nwgpu:1   llvmpipe (software)\n";
+        assert_eq!(hardware_gpus(listing), ["wgpu:0"]);
+        assert_eq!(hardware_gpus("cpu\nwgpu:0 llvmpipe (software)\n"), Vec::<String>::new());
+        assert_eq!(hardware_gpus("cpu\nvulkan:0 a\nvulkan:1 b\nwgpu:0 c"), ["vulkan:0", "vulkan:1"]);
+    }
+
+    #[tokio::test]
+    async fn named_devices_are_dealt_in_turn() {
+        let dealt = devices("cpu, ndarray", 3, Path::new("/nonexistent")).await.expect("no program is asked");
+        assert_eq!(dealt, ["cpu", "ndarray", "cpu"]);
+    }
+}

@@ -1,0 +1,279 @@
+//! From a configuration and a run directory to a machine that can start: what is fresh, what is resumed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use configs::{Config, Every, OptimizerKind, Resolved, ScheduleKind};
+use datasets::{DataError, Output, Plan};
+use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
+use protocol::history::History;
+use protocol::ids::RunId;
+use protocol::plan::Geometry;
+use protocol::schedule::Schedule;
+use store::{RunDir, RunDirError, versions};
+use tracing::warn;
+use tracker::RunRecord;
+use tracker::meaning::Prediction;
+
+use crate::journal_file::JournalFile;
+
+/// Why a run can't start, with the exit code of the contract.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// 2 for the command line and configuration, 3 for data and versions.
+    pub(crate) code: u8,
+    /// For people.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// With exit code 2.
+    pub(crate) fn config(message: impl std::fmt::Display) -> Self {
+        Self { code: 2, message: message.to_string() }
+    }
+
+    /// With exit code 3.
+    pub(crate) fn data(message: impl std::fmt::Display) -> Self {
+        Self { code: 3, message: message.to_string() }
+    }
+
+    /// With exit code 4.
+    pub(crate) fn failed(message: impl std::fmt::Display) -> Self {
+        Self { code: 4, message: message.to_string() }
+    }
+}
+
+impl From<DataError> for Refusal {
+    fn from(error: DataError) -> Self {
+        Self::data(error)
+    }
+}
+
+impl From<RunDirError> for Refusal {
+    fn from(error: RunDirError) -> Self {
+        match error {
+            RunDirError::Store(_) => Self::failed(error),
+            _ => Self::config(error),
+        }
+    }
+}
+
+/// Where a run is kept, and whether it was there before.
+pub(crate) enum Place {
+    /// A new folder.
+    Fresh(RunDir),
+    /// A run that was begun.
+    Begun(RunDir),
+    /// A run that is done.
+    Completed(PathBuf),
+}
+
+/// Finds or makes the run's folder.
+pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal> {
+    let run = &resolved.config.run;
+    let name = match (&run.name, resume) {
+        (Some(name), _) => {
+            check_run_name(name)?;
+            Some(name.clone())
+        }
+        (None, true) => RunDir::to_resume(&run.dir, &resolved.stem)?,
+        (None, false) => None,
+    };
+    match name {
+        None => Ok(Place::Fresh(RunDir::create_numbered(&run.dir, &resolved.stem)?)),
+        Some(name) if !resume || !RunDir::exists(&run.dir, &name) => {
+            Ok(Place::Fresh(RunDir::create(&run.dir, &name)?))
+        }
+        Some(name) => {
+            let dir = RunDir::open(&run.dir, &name)?;
+            if RunDir::status(dir.path()).as_deref() == Some("completed") {
+                return Ok(Place::Completed(dir.path().to_owned()));
+            }
+            Ok(Place::Begun(dir))
+        }
+    }
+}
+
+fn check_run_name(name: &str) -> Result<(), Refusal> {
+    let fine =
+        !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']) && name.len() <= 200;
+    if fine {
+        return Ok(());
+    }
+    Err(Refusal::config(format!("run.name = {name:?}: expected a folder's name, without / and no dot first")))
+}
+
+/// What is known of a run before its first step of this term.
+pub(crate) struct Past {
+    /// Its journal, open.
+    pub(crate) journal: JournalFile,
+    /// What the journal says, with the version to go on from chosen.
+    pub(crate) history: History,
+    /// Its record, if it was begun.
+    pub(crate) record: Option<RunRecord>,
+    /// What people should know of what was found.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// Reads the past of a run's folder.
+pub(crate) fn past(dir: &Path, config: &Config, plan: &Plan) -> Result<Past, Refusal> {
+    let mut remarks = Vec::new();
+    let (journal, records, cut) = JournalFile::open(&dir.join("journal")).map_err(Refusal::data)?;
+    if cut > 0 {
+        remarks.push(format!("the journal's last {cut} bytes were torn by a crash and are cut off"));
+    }
+    let mut history = History::replay(&records)
+        .map_err(|why| Refusal::data(format!("{}: {why}", dir.join("journal").display())))?;
+    if history.term() > 0 {
+        check_same_run(dir, config, plan, &history)?;
+        choose_version(dir, &mut history, &mut remarks)?;
+    }
+    let record = RunRecord::read(&dir.join("run.json")).ok();
+    Ok(Past { journal, history, record, remarks })
+}
+
+fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -> Result<(), Refusal> {
+    if history.data_digest() != Some(&plan.digest) {
+        return Err(Refusal::data(format!(
+            "{} has changed since the run was started: its MD5 is {}, the run's data have {}",
+            plan.path,
+            plan.digest,
+            history.data_digest().unwrap_or("none")
+        )));
+    }
+    if history.config_digest() == Some(config.digest().as_str()) {
+        return Ok(());
+    }
+    let path = dir.join("config.toml");
+    let changes = Config::load(&path, &[])
+        .map(|old| configs::difference(&old.config, config).join("\n  "))
+        .unwrap_or_else(|why| format!("(the run's own configuration can't be read: {why})"));
+    Err(Refusal::config(format!(
+        "{} was started with other keys that change its weights:\n  {changes}\nput them back, or start a new run",
+        dir.display()
+    )))
+}
+
+/// The newest version that is whole and that the journal knows.
+fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) -> Result<(), Refusal> {
+    let checkpoints = dir.join("checkpoints");
+    let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
+    let (found, passed_over) =
+        versions::newest_valid(&checkpoints, |step| known.contains_key(&step)).map_err(Refusal::data)?;
+    for rejected in &passed_over {
+        let remark =
+            format!("{} can't be used: {}; the version before is", rejected.path.display(), rejected.reason);
+        warn!(remark);
+        remarks.push(remark);
+    }
+    let Some(manifest) = found else {
+        if passed_over.is_empty() && known.is_empty() {
+            return Ok(());
+        }
+        if passed_over.is_empty() {
+            remarks.push("no version is left: the run starts again from its seed".to_owned());
+            return Ok(());
+        }
+        return Err(Refusal::data(format!("no version in {} can be used", checkpoints.display())));
+    };
+    let digest = known.get(&manifest.step).copied().unwrap_or_default();
+    history.resume_from(manifest.step, digest).map_err(Refusal::data)?;
+    remarks.push(format!("going on from version {} ({})", manifest.step, checkpoints.display()));
+    Ok(())
+}
+
+/// The run's geometry: frozen from configuration and data.
+pub(crate) fn geometry(config: &Config, plan: &Plan) -> Geometry {
+    let (samples, evaluation_samples) = plan.split_lengths();
+    Geometry {
+        samples,
+        batch: config.train.batch_size,
+        microbatch: config.train.microbatch(),
+        seed: config.run.seed,
+        evaluation_samples,
+        evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// Steps of the whole run.
+pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
+    match (config.train.steps, config.train.epochs) {
+        (Some(steps), _) => steps,
+        (None, epochs) => epochs.unwrap_or(1).saturating_mul(geometry.steps_per_epoch()),
+    }
+}
+
+/// What the machine needs to know.
+pub(crate) fn run_plan(
+    config: &Config,
+    name: &str,
+    run: RunId,
+    plan: &Plan,
+    workers: u32,
+    data_port: u16,
+) -> anyhow::Result<RunPlan> {
+    let geometry = geometry(config, plan);
+    let total_steps = total_steps(config, &geometry);
+    Ok(RunPlan {
+        run,
+        run_name: name.to_owned(),
+        config: config.to_toml(),
+        config_digest: config.digest(),
+        data_plan: serde_json::to_string(plan).map_err(|why| anyhow!("the data plan: {why}"))?,
+        data_digest: plan.digest.clone(),
+        data_port,
+        task: config.model.kind.clone(),
+        geometry,
+        total_steps,
+        schedule: schedule(config, total_steps),
+        betas: (config.optimizer.kind != OptimizerKind::Sgd)
+            .then_some((config.optimizer.beta1, config.optimizer.beta2)),
+        clip_norm: config.train.clip_norm,
+        on_nan: match config.train.on_nan {
+            configs::OnNan::Stop => OnNan::Stop,
+            configs::OnNan::Skip => OnNan::Skip,
+        },
+        wait_for_workers: workers.max(config.elastic.min_workers),
+        min_workers: config.elastic.min_workers,
+        max_workers: config.elastic.max_workers,
+        mixed: config.elastic.mixed,
+        checkpoint_every: match config.checkpoint.every {
+            Every::Time(span) => CheckpointEvery::Millis(span.as_millis()),
+            Every::Steps(steps) => CheckpointEvery::Steps(steps),
+            Every::Epochs(epochs) => CheckpointEvery::Epochs(epochs),
+        },
+        evaluate_every_epochs: config.train.evaluate_every,
+        export: !config.export.formats.is_empty(),
+        lease_ms: config.elastic.lease.as_millis(),
+        join_timeout_ms: JOIN_TIMEOUT_MS,
+        load_timeout_ms: RunPlan::LOAD_TIMEOUT_MS,
+        step_timeout_ms: RunPlan::STEP_TIMEOUT_MS,
+        transfer_timeout_ms: RunPlan::TRANSFER_TIMEOUT_MS,
+    })
+}
+
+/// How long a run waits for its workers: long enough to walk to another machine and start one.
+const JOIN_TIMEOUT_MS: u64 = 3_600_000;
+
+fn schedule(config: &Config, total_steps: u64) -> Schedule {
+    let (learning_rate, schedule) = (config.optimizer.learning_rate, &config.schedule);
+    let warmup_steps = schedule.warmup_steps;
+    match schedule.kind {
+        ScheduleKind::Constant => Schedule::Constant { learning_rate },
+        ScheduleKind::Warmup => Schedule::WarmUp { learning_rate, warmup_steps },
+        ScheduleKind::Cosine => {
+            Schedule::Cosine { learning_rate, warmup_steps, total_steps, final_factor: schedule.final_factor }
+        }
+        ScheduleKind::Step => {
+            Schedule::Step { learning_rate, warmup_steps, every: schedule.step_every, gamma: schedule.gamma }
+        }
+    }
+}
+
+/// What the metric sums of this dataset mean.
+pub(crate) fn prediction(plan: &Plan) -> Prediction {
+    match &plan.output {
+        Output::Classes { labels } => Prediction::Labels(labels.clone()),
+        Output::Values { scale, .. } => Prediction::Values { scale: *scale },
+    }
+}

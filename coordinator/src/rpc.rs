@@ -1,0 +1,240 @@
+//! The rpc server: parses, hands on, replies; it never decides.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use protocol::ids::{MemberId, RunId};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+use wire::CHUNK_BYTES;
+use wire::convert::{from_worker_in, to_worker_out};
+use wire::proto::bonfire_server::Bonfire;
+use wire::proto::{
+    CheckpointReply, CheckpointRequest, DownloadChunk, DownloadRequest, FromWorker, StatusReply,
+    StatusRequest, StopReply, StopRequest, ToWorker, UploadBegin, UploadChunk, UploadKind, UploadReply,
+    download_request, upload_chunk,
+};
+use wire::token::Token;
+
+use crate::driver::{OUTBOX_MAX, Trigger};
+use crate::uploads::{Kind, Receiving, Uploads};
+
+/// Chunks that may wait for the disk or the network.
+const CHUNKS_MAX: usize = 4;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub(crate) struct Service {
+    /// To the driver.
+    pub(crate) triggers: mpsc::Sender<Trigger>,
+    /// The run.
+    pub(crate) run: RunId,
+    /// Where versions and exports go.
+    pub(crate) uploads: Uploads,
+    /// The dataset's files by digest.
+    pub(crate) data: Arc<Vec<(String, PathBuf)>>,
+    /// Numbers of control streams.
+    pub(crate) connections: Arc<AtomicU64>,
+}
+
+/// Admits calls that carry the run's token.
+pub(crate) fn guard(token: Token) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| {
+        let value = request.metadata().get(wire::token::METADATA_KEY).and_then(|value| value.to_str().ok());
+        if token.admits(value) {
+            return Ok(request);
+        }
+        Err(Status::unauthenticated("the run's token is missing or wrong: see --token-file"))
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Bonfire for Service {
+    type SessionStream = Outgoing<ToWorker>;
+    type DownloadStream = Outgoing<DownloadChunk>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<FromWorker>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
+        self.tell(Trigger::Opened { connection, outbox }).await?;
+        tokio::spawn(listen(connection, request.into_inner(), self.triggers.clone()));
+        let outgoing = ReceiverStream::new(inbox).map(|message| Ok(to_worker_out(message)));
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadChunk>>,
+    ) -> Result<Response<UploadReply>, Status> {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.and_then(|chunk| chunk.part);
+        let Some(upload_chunk::Part::Begin(begin)) = first else {
+            return Err(Status::invalid_argument("an upload begins with Begin"));
+        };
+        let (kind, step) = (self.kind(&begin)?, begin.step);
+        let begun =
+            self.uploads.begin(kind, step, MemberId(begin.member)).map_err(Status::failed_precondition)?;
+        let received = receive(begun, chunks).await;
+        let reply =
+            received.as_ref().map(|_| Response::new(UploadReply {})).map_err(|e| Status::aborted(e.clone()));
+        self.tell(match kind {
+            Kind::Version => Trigger::Version {
+                step,
+                result: received.and_then(|m| m.ok_or_else(|| "a version without a manifest".to_owned())),
+            },
+            Kind::Export => Trigger::Exports { result: received.map(drop) },
+        })
+        .await?;
+        reply
+    }
+
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let path = self.path(request.into_inner())?;
+        let mut file = tokio::fs::File::open(&path)
+            .await
+            .map_err(|why| Status::not_found(format!("{}: {why}", path.display())))?;
+        let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
+        tokio::spawn(async move {
+            loop {
+                let mut bytes = vec![0; CHUNK_BYTES];
+                let chunk = match file.read(&mut bytes).await {
+                    Ok(0) => return,
+                    Ok(read) => {
+                        bytes.truncate(read);
+                        Ok(DownloadChunk { bytes })
+                    }
+                    Err(why) => Err(Status::internal(format!("{}: {why}", path.display()))),
+                };
+                let broken = chunk.is_err();
+                if sender.send(chunk).await.is_err() || broken {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Trigger::Status(reply)).await?;
+        answer.await.map(Response::new).map_err(|_| over())
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let reason = request.into_inner().reason;
+        let reason = if reason.is_empty() { "stop was asked for".to_owned() } else { reason };
+        self.tell(Trigger::Stop { reason, signal: false }).await?;
+        Ok(Response::new(StopReply {}))
+    }
+
+    async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Result<Response<CheckpointReply>, Status> {
+        self.tell(Trigger::Checkpoint).await?;
+        Ok(Response::new(CheckpointReply {}))
+    }
+}
+
+fn over() -> Status {
+    Status::unavailable("the run is over")
+}
+
+impl Service {
+    async fn tell(&self, trigger: Trigger) -> Result<(), Status> {
+        self.triggers.send(trigger).await.map_err(|_| over())
+    }
+
+    fn kind(&self, begin: &UploadBegin) -> Result<Kind, Status> {
+        if begin.run != self.run.0 {
+            return Err(Status::failed_precondition("an upload for another run"));
+        }
+        match UploadKind::try_from(begin.kind) {
+            Ok(UploadKind::Version) => Ok(Kind::Version),
+            Ok(UploadKind::Export) => Ok(Kind::Export),
+            _ => Err(Status::invalid_argument(format!("an upload of kind {}", begin.kind))),
+        }
+    }
+
+    fn path(&self, request: DownloadRequest) -> Result<PathBuf, Status> {
+        match request.what {
+            Some(download_request::What::Version(version)) => {
+                if version.name.contains(['/', '\\']) || version.name.starts_with('.') {
+                    return Err(Status::invalid_argument(format!(
+                        "{:?} is no file of a version",
+                        version.name
+                    )));
+                }
+                Ok(store::versions::folder(&self.uploads.checkpoints(), version.step).join(version.name))
+            }
+            Some(download_request::What::Dataset(dataset)) => self
+                .data
+                .iter()
+                .find(|(digest, _)| *digest == dataset.digest)
+                .map(|(_, path)| path.clone())
+                .ok_or_else(|| {
+                    Status::not_found(format!("no dataset file has the digest {}", dataset.digest))
+                }),
+            None => Err(Status::invalid_argument("nothing was asked for")),
+        }
+    }
+}
+
+/// Hands a worker's messages on until its stream ends, and says how it ended.
+async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mpsc::Sender<Trigger>) {
+    let reason = loop {
+        match stream.message().await {
+            Ok(Some(message)) => match from_worker_in(message) {
+                Ok(message) => {
+                    if triggers.send(Trigger::Message { connection, message }).await.is_err() {
+                        return;
+                    }
+                }
+                Err(bad) => break bad.to_string(),
+            },
+            Ok(None) => break "its control stream ended".to_owned(),
+            Err(status) => break format!("its control stream broke ({})", status.message()),
+        }
+    };
+    let _ = triggers.send(Trigger::Disconnected { connection, reason }).await;
+}
+
+/// Writes an upload on a thread that may wait for the disk.
+async fn receive(
+    mut receiving: Receiving,
+    mut chunks: Streaming<UploadChunk>,
+) -> Result<Option<store::versions::Manifest>, String> {
+    let (sender, mut parts) = mpsc::channel::<upload_chunk::Part>(CHUNKS_MAX);
+    let writer = tokio::task::spawn_blocking(move || {
+        while let Some(part) = parts.blocking_recv() {
+            match part {
+                upload_chunk::Part::Begin(_) => return Err("an upload that begins twice".to_owned()),
+                upload_chunk::Part::File(file) => receiving.file(&file.name, file.size)?,
+                upload_chunk::Part::Bytes(bytes) => receiving.bytes(&bytes)?,
+                upload_chunk::Part::Finish(finish) => {
+                    return receiving.finish(&finish.model_digest, &finish.state_digest);
+                }
+            }
+        }
+        Err("the upload ended before it was complete".to_owned())
+    });
+    // A closed channel means that the writer has its result already.
+    while let Ok(Some(chunk)) = chunks.message().await {
+        let Some(part) = chunk.part else { continue };
+        if sender.send(part).await.is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    writer.await.unwrap_or_else(|why| Err(format!("the writer of the upload failed: {why}")))
+}

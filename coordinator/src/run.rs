@@ -1,0 +1,373 @@
+//! `coordinator --config`: builds the parts of a run, runs it, closes it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use configs::{Config, Resolved};
+use datasets::Plan;
+use protocol::coordinator::{Coordinator, Outcome};
+use protocol::history::History;
+use protocol::ids::RunId;
+use store::RunDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tracing::warn;
+use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
+use wire::proto::bonfire_server::BonfireServer;
+use wire::token::{self, Token};
+
+use crate::cli::RunArgs;
+use crate::data_plane::Reduction;
+use crate::display::{Display, RunInfo};
+use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
+use crate::launch::{self, Launch, LocalWorker};
+use crate::prepare::{self, Past, Place, Refusal};
+use crate::record::Recorder;
+use crate::rpc::{Service, guard};
+use crate::uploads::{Lineage, Uploads};
+
+/// How long local workers may take to end after the run.
+const WORKERS_END: Duration = Duration::from_secs(10);
+
+/// `coordinator check`: everything that can be known before a run starts.
+pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
+    let resolved = Config::load(path, set).map_err(Refusal::config)?;
+    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?;
+    let geometry = prepare::geometry(&resolved.config, &plan);
+    let total = prepare::total_steps(&resolved.config, &geometry);
+    check_geometry(&geometry)?;
+    println!(
+        "{} is good: {} ({} rows, {} of them held out), {} steps in epochs of {}, {} microbatches a step",
+        path.display(),
+        plan.version(),
+        plan.rows,
+        geometry.evaluation_samples,
+        total,
+        geometry.steps_per_epoch(),
+        geometry.step(1).microbatches,
+    );
+    Ok(())
+}
+
+fn check_geometry(geometry: &protocol::plan::Geometry) -> Result<(), Refusal> {
+    if geometry.samples > 0 {
+        return Ok(());
+    }
+    Err(Refusal::data("no row is left for training: lower dataset.validation, or add rows"))
+}
+
+/// `coordinator --config FILE`: the exit code of the contract.
+pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
+    let began = Instant::now();
+    let resolved = resolve(args)?;
+    let config = &resolved.config;
+    let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    if !token::is_loopback(listen.ip()) && !args.insecure {
+        return Err(Refusal::config(format!(
+            "--listen {listen} is reached from other machines and nothing is encrypted yet: pass --insecure if the \
+             network is trusted"
+        )));
+    }
+    let worker = local_worker(config)?;
+    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?;
+    check_geometry(&prepare::geometry(config, &plan))?;
+    let dir = match prepare::place(&resolved, args.resume)? {
+        Place::Fresh(dir) | Place::Begun(dir) => dir,
+        Place::Completed(path) => {
+            println!("{} is completed: nothing is left to do", path.display());
+            return Ok(0);
+        }
+    };
+    let devices = match &worker {
+        Some(binary) => launch::devices(&config.local.devices, config.local.workers, binary)
+            .await
+            .map_err(Refusal::config)?,
+        None => Vec::new(),
+    };
+    let past = prepare::past(dir.path(), config, &plan)?;
+    let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, began };
+    parts.start(past, listen, worker, devices).await
+}
+
+fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
+    let path = args.config.as_deref().ok_or_else(|| Refusal::config("--config FILE is missing"))?;
+    let mut set = args.set.clone();
+    if let Some(workers) = args.local_workers {
+        set.push(format!("local.workers={workers}"));
+    }
+    Config::load(path, &set).map_err(Refusal::config)
+}
+
+fn local_worker(config: &Config) -> Result<Option<PathBuf>, Refusal> {
+    if config.local.workers == 0 {
+        return Ok(None);
+    }
+    launch::worker_binary(config.local.worker_binary.as_deref()).map(Some).map_err(Refusal::config)
+}
+
+/// What a start works with.
+struct Parts<'a> {
+    args: &'a RunArgs,
+    resolved: &'a Resolved,
+    dir: &'a RunDir,
+    plan: &'a Plan,
+    began: Instant,
+}
+
+impl Parts<'_> {
+    async fn start(
+        &self,
+        past: Past,
+        listen: SocketAddr,
+        worker: Option<PathBuf>,
+        devices: Vec<String>,
+    ) -> Result<u8, Refusal> {
+        let control = self.bind_control(listen)?;
+        let data = TcpListener::bind(SocketAddr::new(listen.ip(), 0))
+            .map_err(|why| Refusal::failed(format!("no port for the data plane: {why}")))?;
+        let address = control.local_addr().map_err(Refusal::failed)?;
+        let (token, discovery) = self.token(address)?;
+        let (run, term) = self.take_term(&past.history)?;
+        self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
+        self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
+
+        let config = &self.resolved.config;
+        let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
+        let geometry = prepare::geometry(config, self.plan);
+        let reduction = Reduction::start(data, token.clone(), run, geometry, triggers.clone())
+            .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
+        let workers = devices.len() as u32;
+        let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
+            .map_err(Refusal::failed)?;
+        let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
+        let mut recorder = self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch())?;
+        for remark in &past.remarks {
+            recorder.line(remark);
+        }
+        let exact = !config.elastic.mixed && past.history.is_exact();
+        let now = self.began.elapsed().as_millis() as u64;
+        let machine = Coordinator::new(run_plan, term, past.history, now);
+        let service = Service {
+            triggers: triggers.clone(),
+            run,
+            uploads: uploads.clone(),
+            data: Arc::new(vec![(self.plan.digest.clone(), PathBuf::from(&self.plan.path))]),
+            connections: Arc::default(),
+        };
+        let server = serve(control, service, token)?;
+        let local = match worker {
+            None => Vec::new(),
+            Some(binary) => Launch {
+                binary,
+                url: format!("http://{address}"),
+                token_file: self.token_path(),
+                logs: self.dir.path().join("logs"),
+                devices,
+            }
+            .start_all(&triggers)
+            .map_err(Refusal::config)?,
+        };
+        if local.is_empty() {
+            recorder.line(&format!(
+                "waiting for workers: worker --coordinator http://{address} (token in {})",
+                self.token_path().display()
+            ));
+        }
+        let signals = tokio::spawn(signals(triggers));
+        let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
+        let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
+        let (outcome, mut recorder) = driver.run(inbox).await;
+        signals.abort();
+        end_local(local, outcome.code).await;
+        server.abort();
+        let _ = std::fs::remove_file(discovery);
+        self.close(&outcome, &mut recorder, exact);
+        Ok(outcome.code)
+    }
+
+    fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) {
+        recorder.end(outcome, self.began.elapsed().as_secs_f64(), exact);
+    }
+
+    /// The control address: as asked for, else the port that this run had before, else a free one.
+    fn bind_control(&self, listen: SocketAddr) -> Result<TcpListener, Refusal> {
+        let before = std::fs::read_to_string(self.dir.path().join("address"))
+            .ok()
+            .and_then(|text| token::host_and_port(text.trim()))
+            .map(|(_, port)| SocketAddr::new(listen.ip(), port));
+        if listen.port() == 0
+            && let Some(kept) = before
+            && let Ok(listener) = TcpListener::bind(kept)
+        {
+            return Ok(listener);
+        }
+        TcpListener::bind(listen).map_err(|why| match why.kind() {
+            std::io::ErrorKind::AddrInUse => Refusal::config(format!(
+                "--listen {listen} is in use by another program: choose another port"
+            )),
+            _ => Refusal::config(format!("--listen {listen}: {why}")),
+        })
+    }
+
+    fn token_path(&self) -> PathBuf {
+        self.args.token_file.clone().unwrap_or_else(|| self.dir.path().join("token"))
+    }
+
+    /// The run's token, kept from before or made now, and the file where workers of this user find it.
+    fn token(&self, address: SocketAddr) -> Result<(Token, PathBuf), Refusal> {
+        let path = self.token_path();
+        let token = if path.exists() {
+            Token::read(&path).map_err(Refusal::config)?
+        } else {
+            let token = Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?;
+            token.write(&path).map_err(Refusal::failed)?;
+            token
+        };
+        let discovery = token::discovery_file(address.port()).map_err(Refusal::failed)?;
+        token.write(&discovery).map_err(Refusal::failed)?;
+        Ok((token, discovery))
+    }
+
+    fn take_term(&self, history: &History) -> Result<(RunId, u32), Refusal> {
+        let term = self.dir.last_term()?.max(history.term()) + 1;
+        self.dir.take_term(term)?;
+        let run = match history.run() {
+            Some(run) => run,
+            None => {
+                RunId(wire::random_bytes().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?)
+            }
+        };
+        Ok((run, term))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
+        store::write_file(path, bytes).map_err(Refusal::failed)
+    }
+
+    fn lineage(&self, steps_per_epoch: u64) -> Lineage {
+        Lineage {
+            config_digest: self.resolved.config.digest(),
+            dataset_digest: self.plan.digest.clone(),
+            steps_per_epoch,
+        }
+    }
+
+    fn recorder(
+        &self,
+        past: &Past,
+        run: RunId,
+        total_steps: u64,
+        steps_per_epoch: u64,
+    ) -> Result<Recorder, Refusal> {
+        let path = self.dir.path().to_owned();
+        let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(Refusal::data)?;
+        let info = RunInfo {
+            name: self.dir.name().to_owned(),
+            total_steps,
+            steps_per_epoch,
+            first_step: past.history.resume().map_or(0, |resume| resume.step),
+        };
+        let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
+        let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
+        let display = Display::new(self.args.output);
+        let recorder = Recorder::new(path, info, prepare::prediction(self.plan), file, record, display);
+        recorder.write();
+        Ok(recorder)
+    }
+
+    fn new_record(&self, run: RunId) -> RunRecord {
+        let id = crate::driver::hex(&run.0);
+        RunRecord {
+            run: self.dir.name().to_owned(),
+            id: format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]),
+            status: RunStatus::Running,
+            message: String::new(),
+            seed: self.resolved.config.run.seed,
+            config_digest: self.resolved.config.digest(),
+            git_commit: git_commit(),
+            dataset: DatasetRecord {
+                name: self.plan.name.clone(),
+                version: self.plan.version(),
+                digest: self.plan.digest.clone(),
+            },
+            final_state: FinalRecord::default(),
+            members: Vec::new(),
+            views: 0,
+            retries: 0,
+            exact: !self.resolved.config.elastic.mixed,
+            timings: std::collections::BTreeMap::new(),
+        }
+    }
+}
+
+fn serve(
+    control: TcpListener,
+    service: Service,
+    token: Token,
+) -> Result<tokio::task::JoinHandle<()>, Refusal> {
+    control.set_nonblocking(true).map_err(Refusal::failed)?;
+    let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
+    let bonfire = BonfireServer::new(service)
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+    let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
+    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_service(guarded);
+    Ok(tokio::spawn(async move {
+        if let Err(why) = server.serve_with_incoming(TcpListenerStream::new(listener)).await {
+            warn!(%why, "the rpc server ended");
+        }
+    }))
+}
+
+/// SIGINT and SIGTERM become triggers.
+async fn signals(triggers: mpsc::Sender<Trigger>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        warn!("signals can't be listened to");
+        return;
+    };
+    loop {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        if triggers.send(Trigger::Stop { reason: name.to_owned(), signal: true }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Local workers end with the run: by themselves, or by force where that takes too long or the run broke off.
+async fn end_local(local: Vec<LocalWorker>, code: u8) {
+    let patience = if code == 0 { WORKERS_END } else { Duration::from_secs(2) };
+    let deadline = tokio::time::Instant::now() + patience;
+    for worker in local {
+        worker.finish(deadline).await;
+    }
+}
+
+/// The commit of the working directory, read from its .git folder; no git program is needed.
+fn git_commit() -> Option<String> {
+    let mut dir = std::env::current_dir().ok()?;
+    loop {
+        let git = dir.join(".git");
+        if git.is_dir() {
+            let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
+            let Some(name) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
+            let loose = std::fs::read_to_string(git.join(name)).ok().map(|commit| commit.trim().to_owned());
+            return loose.or_else(|| {
+                let packed = std::fs::read_to_string(git.join("packed-refs")).ok()?;
+                packed
+                    .lines()
+                    .find_map(|line| line.strip_suffix(name)?.split_whitespace().next().map(str::to_owned))
+            });
+        }
+        if !dir.pop() {
+            return None;
+        }
+    }
+}

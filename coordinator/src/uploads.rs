@@ -1,0 +1,245 @@
+//! Versions and exports on their way from a member to the store.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protocol::ids::MemberId;
+use store::versions::{self, FileWriter, Manifest, VersionWriter};
+use store::write_file;
+use tracing::{info, warn};
+
+/// What is being uploaded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Kind {
+    /// A version.
+    Version,
+    /// The exports.
+    Export,
+}
+
+/// What a manifest says beside the files.
+#[derive(Clone, Debug)]
+pub(crate) struct Lineage {
+    /// Digest of the keys that change the weights.
+    pub(crate) config_digest: String,
+    /// Digest of the dataset.
+    pub(crate) dataset_digest: String,
+    /// Steps of an epoch.
+    pub(crate) steps_per_epoch: u64,
+}
+
+/// Shared by the driver, which expects uploads, and the rpc server, which takes them.
+#[derive(Clone)]
+pub(crate) struct Uploads {
+    run_dir: PathBuf,
+    lineage: Arc<Lineage>,
+    expected: Arc<Mutex<BTreeSet<(Kind, u64, MemberId)>>>,
+}
+
+impl Uploads {
+    /// Into this run's folder.
+    pub(crate) fn new(run_dir: &Path, lineage: Lineage) -> Self {
+        Self { run_dir: run_dir.to_owned(), lineage: Arc::new(lineage), expected: Arc::default() }
+    }
+
+    /// The folder of versions.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.run_dir.join("checkpoints")
+    }
+
+    /// This member will upload this version.
+    pub(crate) fn expect_version(&self, step: u64, from: MemberId) {
+        self.expect(Kind::Version, step, from);
+    }
+
+    /// This member will upload the exports.
+    pub(crate) fn expect_export(&self, step: u64, from: MemberId) {
+        self.expect(Kind::Export, step, from);
+    }
+
+    fn expect(&self, kind: Kind, step: u64, from: MemberId) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whatever else was expected of this kind has been given up by the machine.
+        expected.retain(|(other, _, _)| *other != kind);
+        expected.insert((kind, step, from));
+    }
+
+    /// Begins an upload, once: what nobody expects is refused.
+    pub(crate) fn begin(&self, kind: Kind, step: u64, from: MemberId) -> Result<Receiving, String> {
+        if !self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, step, from)) {
+            return Err(format!("nobody asked member {:#x} for {kind:?} {step}", from.0));
+        }
+        let place = match kind {
+            Kind::Version => {
+                Place::Version(VersionWriter::begin(&self.checkpoints(), step).map_err(|e| e.to_string())?)
+            }
+            Kind::Export => Place::Export(Vec::new()),
+        };
+        Ok(Receiving { own: self.clone(), step, place, file: None })
+    }
+
+    /// Removes old versions: the newest `keep` stay, and those that are spared.
+    pub(crate) fn retain(&self, keep: usize, spare: &[u64]) {
+        match versions::retain(&self.checkpoints(), keep, spare) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "old versions removed"),
+            Err(trouble) => warn!(%trouble, "an old version can't be removed"),
+        }
+    }
+}
+
+enum Place {
+    Version(VersionWriter),
+    /// Whole files: (format/file, bytes so far).
+    Export(Vec<(String, Vec<u8>)>),
+}
+
+/// An upload in progress. Blocking: for a thread that may wait for the disk.
+pub(crate) struct Receiving {
+    own: Uploads,
+    step: u64,
+    place: Place,
+    file: Option<(FileWriter, u64)>,
+}
+
+/// Exports are whole files in memory before they are written; larger models need several parts.
+const EXPORT_BYTES_MAX: usize = 8 << 30;
+
+impl Receiving {
+    /// A file begins.
+    pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), String> {
+        self.end_file()?;
+        check_name(name)?;
+        match &mut self.place {
+            Place::Version(writer) => {
+                self.file = Some((writer.file(name).map_err(|e| e.to_string())?, size));
+            }
+            Place::Export(files) => files.push((name.to_owned(), Vec::new())),
+        }
+        Ok(())
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
+        match (&mut self.place, &mut self.file) {
+            (Place::Version(_), Some((file, _))) => file.write(bytes).map_err(|e| e.to_string()),
+            (Place::Export(files), _) if !files.is_empty() => {
+                let last = files.len() - 1;
+                let content = &mut files[last].1;
+                if content.len() + bytes.len() > EXPORT_BYTES_MAX {
+                    return Err(format!("an export file of more than {EXPORT_BYTES_MAX} bytes"));
+                }
+                content.extend_from_slice(bytes);
+                Ok(())
+            }
+            _ => Err("bytes before a file's name".to_owned()),
+        }
+    }
+
+    fn end_file(&mut self) -> Result<(), String> {
+        let (Place::Version(writer), Some((file, size))) = (&mut self.place, self.file.take()) else {
+            return Ok(());
+        };
+        if file.size() != size {
+            return Err(format!("a file of {} bytes that was announced with {size}", file.size()));
+        }
+        writer.add(file).map(drop).map_err(|e| e.to_string())
+    }
+
+    /// All files are here: makes them durable. A version's manifest is returned.
+    pub(crate) fn finish(
+        mut self,
+        model_digest: &[u8],
+        state_digest: &[u8],
+    ) -> Result<Option<Manifest>, String> {
+        self.end_file()?;
+        match self.place {
+            Place::Version(writer) => {
+                let lineage = &self.own.lineage;
+                let manifest = Manifest {
+                    step: self.step,
+                    epoch: self.step / lineage.steps_per_epoch.max(1),
+                    digest: crate::driver::hex(model_digest),
+                    state_digest: crate::driver::hex(state_digest),
+                    config_digest: lineage.config_digest.clone(),
+                    dataset_digest: lineage.dataset_digest.clone(),
+                    created: crate::record::unix_seconds() as u64,
+                    files: Vec::new(),
+                };
+                writer.finish(manifest).map(Some).map_err(|e| e.to_string())
+            }
+            Place::Export(files) => {
+                for (name, bytes) in files {
+                    let path = self.own.run_dir.join("exports").join(name);
+                    let folder = path.parent().unwrap_or(&path);
+                    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+                    write_file(&path, &bytes).map_err(|e| e.to_string())?;
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A name that stays below its folder: one or two parts of harmless characters.
+fn check_name(name: &str) -> Result<(), String> {
+    let harmless = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.len() <= 100
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    if name.split('/').count() <= 2 && name.split('/').all(harmless) {
+        return Ok(());
+    }
+    Err(format!("{name:?} is no name for a file of a version or export"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uploads(dir: &Path) -> Uploads {
+        std::fs::create_dir_all(dir.join("checkpoints")).expect("made");
+        let lineage = Lineage { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
+        Uploads::new(dir, lineage)
+    }
+
+    #[test]
+    fn only_what_is_expected_is_taken_once() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let uploads = uploads(dir.path());
+        let (member, other) = (MemberId(1), MemberId(2));
+        uploads.expect_version(7, member);
+        assert!(uploads.begin(Kind::Version, 7, other).is_err());
+        assert!(uploads.begin(Kind::Version, 8, member).is_err());
+        let mut upload = uploads.begin(Kind::Version, 7, member).expect("expected");
+        upload.file("model.safetensors", 3).expect("begun");
+        upload.bytes(b"abc").expect("written");
+        let manifest = upload.finish(&[1], &[2]).expect("finished").expect("a manifest");
+        assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
+        assert!(uploads.begin(Kind::Version, 7, member).is_err(), "once");
+        assert_eq!(versions::verify(&uploads.checkpoints(), 7).expect("whole").files.len(), 1);
+    }
+
+    #[test]
+    fn a_short_file_makes_no_version() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let uploads = uploads(dir.path());
+        uploads.expect_version(7, MemberId(1));
+        let mut upload = uploads.begin(Kind::Version, 7, MemberId(1)).expect("expected");
+        upload.file("model.safetensors", 4).expect("begun");
+        upload.bytes(b"abc").expect("written");
+        assert!(upload.finish(&[1], &[2]).is_err());
+        assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
+    }
+
+    #[test]
+    fn names_stay_below_their_folder() {
+        for bad in ["", "..", "../x", "a/../../b", "/etc/passwd", "a/b/c", ".hidden", "a\0"] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        check_name("safetensors/model.safetensors").expect("harmless");
+    }
+}

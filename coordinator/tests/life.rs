@@ -1,0 +1,180 @@
+//! What happens to a run when people and machines do what they do: Ctrl-C, a killed worker, a second start, changed
+//! data, torn versions, bad configurations.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Place, signal, until, wait};
+
+/// Enough epochs that a run is still at work when it is interfered with.
+const LONG: [&str; 2] = ["--set", "train.epochs=2000"];
+
+fn steps_committed(place: &Place) -> usize {
+    std::fs::read_to_string(place.run_dir("small").join("metrics.jsonl"))
+        .map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
+    let place = Place::new();
+    let child =
+        place.coordinator(&[&LONG[..], &["--set", "checkpoint.every=1h"]].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 0);
+    signal(child.id(), "INT");
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(130));
+    let record = place.record("small");
+    assert_eq!(record["status"], "interrupted");
+    let step = record["final"]["step"].as_u64().expect("a step");
+    assert!(place.run_dir("small").join(format!("checkpoints/step-{step:08}/manifest.json")).is_file());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("--resume"), "{said}");
+
+    // It goes on, to the digest that an uninterrupted run of as many steps has.
+    let steps = (step + 3).to_string();
+    let shorter = ["--set", &format!("train.steps={steps}"), "--set", "schedule.kind=constant"];
+    let _ = shorter;
+    let (code, out, err) = place.finish(&["--resume", "--set", "train.epochs=2"]);
+    assert_eq!(code, Some(2), "another length would change the cosine schedule\n{out}\n{err}");
+    assert!(err.contains("schedule") || err.contains("train.epochs"), "{err}");
+}
+
+#[test]
+fn a_lost_worker_ends_the_run_with_a_clear_message_and_resumes_to_the_same_digest() {
+    let place = Place::new();
+    place.complete(&["--set", "run.name=whole", "--set", "train.epochs=60"]);
+    let child =
+        place.coordinator(&["--set", "train.epochs=60", "--local-workers", "2"]).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 0);
+    let worker = worker_of(child.id());
+    signal(worker, "KILL");
+    let output = wait(child);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("worker-") && said.contains("--resume"), "{said}");
+    assert_eq!(place.record("small")["status"], "failed");
+
+    place.complete(&["--set", "train.epochs=60", "--resume", "--local-workers", "3"]);
+    assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
+#[test]
+fn the_coordinator_killed_with_9_takes_its_workers_along_and_resumes() {
+    let place = Place::new();
+    place.complete(&["--set", "run.name=whole", "--set", "train.epochs=60"]);
+    let mut child = place.coordinator(&["--set", "train.epochs=60"]).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 0);
+    let worker = worker_of(child.id());
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    until("its worker has ended", || !alive(worker));
+    place.complete(&["--set", "train.epochs=60", "--resume"]);
+    assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
+#[test]
+fn a_named_run_that_exists_needs_resume_and_a_completed_one_says_so() {
+    let place = Place::new();
+    place.complete(&[]);
+    let before = place.digest("small");
+    let (code, _, err) = place.finish(&[]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("--resume") && err.contains("small"), "{err}");
+    let said = place.complete(&["--resume"]);
+    assert!(said.contains("completed"), "{said}");
+    assert_eq!(place.digest("small"), before);
+}
+
+#[test]
+fn a_second_coordinator_on_a_run_is_refused_and_names_the_holder() {
+    let place = Place::new();
+    let child = place.coordinator(&LONG).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 0);
+    let (code, _, err) = place.finish(&[&LONG[..], &["--resume"]].concat());
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains(&child.id().to_string()), "{err}");
+    signal(child.id(), "INT");
+    assert_eq!(wait(child).status.code(), Some(130));
+}
+
+#[test]
+fn a_torn_version_is_named_and_the_one_before_is_used() {
+    let place = Place::new();
+    place.complete(&["--set", "run.name=whole"]);
+    place.complete(&[]);
+    let dir = place.run_dir("small");
+    let record = std::fs::read_to_string(dir.join("run.json")).expect("run.json");
+    std::fs::write(dir.join("run.json"), record.replace("\"completed\"", "\"interrupted\""))
+        .expect("written");
+    let newest = dir.join("checkpoints/step-00000010/model.safetensors");
+    let mut bytes = std::fs::read(&newest).expect("the newest version");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&newest, bytes).expect("damaged");
+
+    let child = place.coordinator(&["--resume"]).spawn().expect("started");
+    let output = wait(child);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("step-00000010") && said.contains("model.safetensors"), "{said}");
+    assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
+#[test]
+fn changed_data_is_refused_on_resume_and_the_file_named() {
+    let place = Place::new();
+    place.complete(&[]);
+    let dir = place.run_dir("small");
+    let record = std::fs::read_to_string(dir.join("run.json")).expect("run.json");
+    std::fs::write(dir.join("run.json"), record.replace("\"completed\"", "\"interrupted\""))
+        .expect("written");
+    let rows = place.path().join("rows.csv");
+    let text = std::fs::read_to_string(&rows).expect("rows");
+    std::fs::write(&rows, text.replacen(",9,", ",8,", 1)).expect("changed");
+    let (code, _, err) = place.finish(&["--resume"]);
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains("rows.csv"), "{err}");
+}
+
+#[test]
+fn a_typo_in_the_configuration_is_found_before_anything_starts() {
+    let place = Place::new();
+    let (code, _, err) = place.finish(&["--set", "train.batchsize=3"]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("train.batchsize") && err.contains("batch_size"), "{err}");
+    assert!(!place.run_dir("small").exists(), "nothing was started");
+}
+
+#[test]
+fn a_worker_without_a_coordinator_gives_up_at_its_join_timeout() {
+    let worker = std::path::Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
+    let output = Command::new(worker)
+        .args(["--coordinator", "http://127.0.0.1:9", "--join-timeout", "1s", "--device", "cpu"])
+        .output()
+        .expect("the worker starts");
+    assert_eq!(output.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("127.0.0.1:9"), "{said}");
+}
+
+/// A worker process of this coordinator.
+fn worker_of(coordinator: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{coordinator}/task/{coordinator}/children"));
+    let mut found: Vec<u32> =
+        children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    if found.is_empty() {
+        // Children belong to the thread that started them.
+        let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
+        for task in tasks.flatten() {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    *found.last().expect("a local worker")
+}
+
+fn alive(pid: u32) -> bool {
+    // A zombie is dead: its state in /proc says Z.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
