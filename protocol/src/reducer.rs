@@ -3,13 +3,23 @@
 //! Pure: buffers come in owned and go out owned, so a driver can keep a pool. Sums happen in the tree's order whatever
 //! the order of arrival. A slice is reduced as soon as all its partials are there; by then every member's sums are
 //! there too, since each member sends them first, so the global weight is known before anything is divided.
+//!
+//! Memory is bounded where members send slice by slice (all their nodes of slice 0, then of slice 1...) and the driver
+//! reads on from a connection only what [`Reducer::admits`]: then at most [`WINDOW`] slices of each node are held. No
+//! deadlock comes of it, since what the lowest open slice misses is the next frame of some connection.
+//!
+//! A member that is alone needs no reducer: its accumulator's whole sum goes through [`crate::reduce::divide`].
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::ids::{MemberId, Phase, StepKey};
-use crate::reduce::{BlockFacts, add_into, divide, slice_range, slices};
+use crate::reduce::{BlockFacts, one_nan, slice_range, slices};
 use crate::tree::{Node, maximal_nodes};
+use crate::tree_mean::TreeMean;
+
+/// Slices, from the lowest that isn't reduced, whose partials are taken in: two in work and two behind them hide the
+/// members' unequal pace; of 4 MiB each that is 16 MiB for every node.
+pub const WINDOW: u32 = 4;
 
 /// A slice of the mean gradient.
 #[derive(Clone, PartialEq, Debug)]
@@ -59,8 +69,8 @@ pub enum ReduceError {
         /// What it should be.
         expected: usize,
     },
-    /// Sums of another length than the others'.
-    #[error("{found} sums, where others sent {expected}")]
+    /// Sums or a presence bitmap of another length than the others'.
+    #[error("{found} sums and bytes of presence, where others sent {expected}")]
     Sums {
         /// Their number.
         found: usize,
@@ -76,35 +86,58 @@ pub enum ReduceError {
 #[derive(Debug)]
 pub struct Reducer {
     key: StepKey,
-    count: u32,
     elements: usize,
-    nodes: BTreeMap<MemberId, Vec<Node>>,
-    /// First microbatch of a node -> its sums and presence.
-    facts: BTreeMap<u32, (Node, Vec<f64>, Vec<u8>)>,
-    weight: Option<f64>,
-    slices: BTreeMap<u32, BTreeMap<u32, (Node, Vec<f32>)>>,
-    node_count: usize,
+    /// In the order of their microbatches.
+    parts: Vec<Part>,
+    /// How many of them have no sums yet.
+    sums_missing: usize,
+    weight: f64,
+    tree: TreeMean,
+    slices: Vec<Slice>,
+    /// Slices below are reduced.
+    lowest_open: u32,
+    /// A buffer for the next mean.
+    spare: Vec<f32>,
+}
+
+/// A node's part of a step, beside its gradient.
+#[derive(Debug)]
+struct Part {
+    member: MemberId,
+    node: Node,
+    /// Sums and presence, once they are here.
+    facts: Option<(Vec<f64>, Vec<u8>)>,
+}
+
+/// A slice that isn't reduced, or was.
+#[derive(Debug, Default)]
+struct Slice {
+    /// The partials by part; empty ones are still to come. None before the first one and after the last.
+    partials: Vec<Vec<f32>>,
+    arrived: usize,
 }
 
 impl Reducer {
     /// For a step of `count` microbatches, of which each member computes a range, and gradients of `elements`
     /// (0 in evaluation, which has sums only).
+    ///
+    /// # Panics
+    /// If the ranges don't cut the microbatches exactly: an error of the program.
     #[must_use]
     pub fn new(key: StepKey, count: u32, ranges: &[(MemberId, Range<u32>)], elements: usize) -> Self {
-        let nodes: BTreeMap<MemberId, Vec<Node>> =
-            ranges.iter().map(|(member, range)| (*member, maximal_nodes(range.clone(), count))).collect();
-        let node_count = nodes.values().map(Vec::len).sum();
+        let part = |member, node| Part { member, node, facts: None };
+        let of = |(member, range): &(MemberId, Range<u32>)| {
+            let member = *member;
+            maximal_nodes(range.clone(), count).into_iter().map(move |node| part(member, node))
+        };
+        let mut parts: Vec<Part> = ranges.iter().flat_map(of).collect();
+        parts.sort_by_key(|part| part.node.range(count).start);
+        let nodes: Vec<Node> = parts.iter().map(|part| part.node).collect();
+        let tree = TreeMean::new(&nodes, count);
         let elements = if key.phase == Phase::Evaluate { 0 } else { elements };
-        Self {
-            key,
-            count,
-            elements,
-            nodes,
-            facts: BTreeMap::new(),
-            weight: None,
-            slices: BTreeMap::new(),
-            node_count,
-        }
+        let slices = (0..slices(elements)).map(|_| Slice::default()).collect();
+        let (sums_missing, weight) = (parts.len(), 0.0);
+        Self { key, elements, parts, sums_missing, weight, tree, slices, lowest_open: 0, spare: Vec::new() }
     }
 
     /// Of which step.
@@ -116,7 +149,19 @@ impl Reducer {
     /// Slices that this step has.
     #[must_use]
     pub fn slices(&self) -> u32 {
-        slices(self.elements)
+        self.slices.len() as u32
+    }
+
+    /// Whether a driver that bounds its memory should read this slice now, or wait until lower ones are reduced.
+    #[must_use]
+    pub fn admits(&self, slice: u32) -> bool {
+        slice < self.lowest_open.saturating_add(WINDOW)
+    }
+
+    /// Ends the step, whole or not, and gives back its buffers.
+    pub fn into_buffers(self) -> impl Iterator<Item = Vec<f32>> {
+        let held = self.slices.into_iter().flat_map(|slice| slice.partials).chain([self.spare]);
+        held.filter(|buffer| buffer.capacity() > 0)
     }
 
     /// Takes in the sums of a node; gives out the step's when they are complete.
@@ -130,38 +175,31 @@ impl Reducer {
         sums: Vec<f64>,
         presence: Vec<u8>,
     ) -> Result<Option<ReducedSums>, ReduceError> {
-        self.check(member, node)?;
-        if let Some((_, others, _)) = self.facts.values().next()
-            && others.len() != sums.len()
-        {
-            return Err(ReduceError::Sums { found: sums.len(), expected: others.len() });
-        }
-        if self.facts.insert(node.range(self.count).start, (node, sums, presence)).is_some() {
+        let part = self.part(member, node)?;
+        if self.parts[part].facts.is_some() {
             return Err(ReduceError::Twice(node));
         }
-        if self.facts.len() < self.node_count {
+        if let Some((others, bitmap)) = self.parts.iter().find_map(|part| part.facts.as_ref())
+            && (others.len(), bitmap.len()) != (sums.len(), presence.len())
+        {
+            let (found, expected) = (sums.len() + presence.len(), others.len() + bitmap.len());
+            return Err(ReduceError::Sums { found, expected });
+        }
+        self.parts[part].facts = Some((sums, presence));
+        self.sums_missing -= 1;
+        if self.sums_missing > 0 {
             return Ok(None);
         }
-        let parts =
-            self.facts.values().map(|(node, sums, presence)| (*node, (sums.clone(), presence.clone())));
-        let whole = finish(parts, self.count, |left, right| {
-            for (l, r) in left.0.iter_mut().zip(&right.0) {
-                *l += r;
-            }
-            for (l, r) in left.1.iter_mut().zip(&right.1) {
-                *l |= r;
-            }
-        });
-        let (sums, presence) = whole.unwrap_or_default();
-        self.weight = Some(sums.get(1).copied().unwrap_or(0.0));
+        let (sums, presence) = self.add_facts();
+        self.weight = sums.get(1).copied().unwrap_or(0.0);
         Ok(Some(ReducedSums { key: self.key, sums, presence }))
     }
 
     /// Takes in a slice of a node's partial; gives out the reduced slice when its partials are complete. Buffers that
-    /// are free again are put into `spent`.
+    /// are free again are put into `spent`: as many as came in, less one for each mean that went out.
     ///
     /// # Errors
-    /// When the member has no such node, sent it already, or the slice has another length.
+    /// When the member has no such node, sent it already, or the slice has another length. The buffer is gone then.
     pub fn insert(
         &mut self,
         member: MemberId,
@@ -170,56 +208,67 @@ impl Reducer {
         values: Vec<f32>,
         spent: &mut Vec<Vec<f32>>,
     ) -> Result<Option<ReducedSlice>, ReduceError> {
-        self.check(member, node)?;
+        let part = self.part(member, node)?;
         let expected = slice_range(slice, self.elements).len();
-        if values.len() != expected || expected == 0 {
-            return Err(ReduceError::Length { slice, found: values.len(), expected });
-        }
-        let start = node.range(self.count).start;
-        if !self.facts.contains_key(&start) {
+        let place = self.slices.get_mut(slice as usize).filter(|_| values.len() == expected);
+        let place = place.ok_or(ReduceError::Length { slice, found: values.len(), expected })?;
+        if self.parts[part].facts.is_none() {
             return Err(ReduceError::Order(slice));
         }
-        let parts = self.slices.entry(slice).or_default();
-        if parts.insert(start, (node, values)).is_some() {
+        if place.arrived == self.parts.len() || place.partials.get(part).is_some_and(|held| !held.is_empty())
+        {
             return Err(ReduceError::Twice(node));
         }
-        // All partials of a slice are there only after all sums.
-        let (true, Some(weight)) = (parts.len() == self.node_count, self.weight) else { return Ok(None) };
-        let parts = self.slices.remove(&slice).unwrap_or_default();
-        let whole = finish(parts.into_values(), self.count, |left, right| {
-            add_into(left, &right);
-            spent.push(right);
-        });
-        let mut values = whole.unwrap_or_default();
+        place.partials.resize_with(self.parts.len(), Vec::new);
+        place.partials[part] = values;
+        place.arrived += 1;
+        // All partials of a slice are here only after all sums.
+        if place.arrived < self.parts.len() {
+            return Ok(None);
+        }
+        let partials = std::mem::take(&mut place.partials);
+        let mut mean = std::mem::take(&mut self.spare);
+        mean.resize(expected, 0.0);
         let mut facts = BlockFacts::default();
-        divide(&mut values, weight, &mut facts);
-        Ok(Some(ReducedSlice { key: self.key, slice, values, facts }))
+        self.tree.mean_into(&partials, self.weight, &mut mean, &mut facts);
+        // One of the partials becomes the next mean: buffers neither run out nor pile up.
+        let mut partials = partials.into_iter();
+        self.spare = partials.next().unwrap_or_default();
+        spent.extend(partials);
+        while self
+            .slices
+            .get(self.lowest_open as usize)
+            .is_some_and(|slice| slice.arrived == self.parts.len())
+        {
+            self.lowest_open += 1;
+        }
+        Ok(Some(ReducedSlice { key: self.key, slice, values: mean, facts }))
     }
 
-    fn check(&self, member: MemberId, node: Node) -> Result<(), ReduceError> {
-        let expected = self.nodes.get(&member).map_or(&[][..], Vec::as_slice);
-        if expected.contains(&node) {
-            return Ok(());
+    /// Adds up the sums of all parts in the tree's order, and ors their presence.
+    fn add_facts(&self) -> (Vec<f64>, Vec<u8>) {
+        let mut open: Vec<(Vec<f64>, Vec<u8>)> = Vec::new();
+        for (part, folds) in self.parts.iter().zip(self.tree.folds()) {
+            let mut newest = part.facts.clone().unwrap_or_default();
+            for _ in 0..*folds {
+                let Some(mut left) = open.pop() else { break };
+                left.0.iter_mut().zip(&newest.0).for_each(|(l, r)| *l += r);
+                left.1.iter_mut().zip(&newest.1).for_each(|(l, r)| *l |= r);
+                newest = left;
+            }
+            open.push(newest);
         }
-        Err(ReduceError::UnexpectedNode { node, expected: expected.to_vec() })
+        let (mut sums, presence) = open.pop().unwrap_or_default();
+        sums.iter_mut().for_each(|sum| *sum = one_nan(*sum));
+        (sums, presence)
     }
-}
 
-/// Finishes the tree over parts in the order of their microbatches: left is combined with right, in place in left.
-fn finish<T>(
-    parts: impl IntoIterator<Item = (Node, T)>,
-    count: u32,
-    mut combine: impl FnMut(&mut T, T),
-) -> Option<T> {
-    let mut stack: Vec<(Node, T)> = Vec::new();
-    for (node, part) in parts {
-        let (mut node, mut part) = (node.lift(count), part);
-        while let Some((left_node, mut left)) = stack.pop_if(|(left, _)| left.pairs_with(node)) {
-            combine(&mut left, part);
-            (node, part) = (left_node.parent().lift(count), left);
-        }
-        stack.push((node, part));
+    /// The number of this member's part.
+    fn part(&self, member: MemberId, node: Node) -> Result<usize, ReduceError> {
+        let found = self.parts.iter().position(|part| part.member == member && part.node == node);
+        found.ok_or_else(|| {
+            let own = self.parts.iter().filter(|part| part.member == member);
+            ReduceError::UnexpectedNode { node, expected: own.map(|part| part.node).collect() }
+        })
     }
-    assert!(stack.len() <= 1, "the parts of a step are one tree");
-    stack.pop().map(|(_, whole)| whole)
 }

@@ -30,6 +30,11 @@ impl TreeMean {
         Self { folds, sums: vec![0.0; open_max * TILE] }
     }
 
+    /// How the partials' sums make one: see [`folds`].
+    pub(crate) fn folds(&self) -> &[u8] {
+        &self.folds
+    }
+
     /// The mean of the same elements of all partials: their sum in the tree's order, divided by `weight` as in
     /// [`divide`], in one pass. The partials stay as they are. Facts of each block are appended.
     ///

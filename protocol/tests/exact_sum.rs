@@ -19,7 +19,7 @@ fn gradient(microbatch: u32, layout: &[std::ops::Range<usize>]) -> Vec<Option<Ve
         let scale = 2f32.powi((bits >> 60) as i32 - 8);
         if bits.is_multiple_of(7) { -0.0 } else { ((bits & 0xff_ffff) as f32 / 8_388_608.0 - 1.0) * scale }
     };
-    let absent = |parameter: usize| mix(u64::from(microbatch) ^ parameter as u64 * 77).is_multiple_of(4);
+    let absent = |parameter: usize| mix(u64::from(microbatch) ^ (parameter as u64 * 77)).is_multiple_of(4);
     layout
         .iter()
         .enumerate()
@@ -31,6 +31,27 @@ fn sums(microbatch: u32) -> [f64; 3] {
     let bits = mix(u64::from(microbatch));
     [f64::from_bits(0x3ff0_0000_0000_0000 | (bits >> 12)), f64::from((bits % 3) as u32), 1.0]
 }
+
+/// The sum of the microbatches from `start`, as protocol.md has it, by recursion: (gradient, sums). A child without
+/// microbatches isn't there; a parameter without a gradient isn't added.
+fn by_the_page(start: u32, length: u32, count: u32, layout: &[std::ops::Range<usize>]) -> Option<Summed> {
+    if start >= count {
+        return None;
+    }
+    if length == 1 {
+        return Some((gradient(start, layout), sums(start).to_vec()));
+    }
+    let left = by_the_page(start, length / 2, count, layout)?;
+    let Some(right) = by_the_page(start + length / 2, length / 2, count, layout) else { return Some(left) };
+    let add = |(left, right): (Option<Vec<f32>>, Option<Vec<f32>>)| match (left, right) {
+        (Some(left), Some(right)) => Some(left.iter().zip(&right).map(|(l, r)| l + r).collect()),
+        (left, right) => left.or(right),
+    };
+    let gradients = left.0.into_iter().zip(right.0).map(add).collect();
+    Some((gradients, left.1.iter().zip(&right.1).map(|(l, r)| l + r).collect()))
+}
+
+type Summed = (Vec<Option<Vec<f32>>>, Vec<f64>);
 
 type Reduced = (Vec<u32>, Vec<u64>, Vec<u8>, Vec<u64>);
 
@@ -118,6 +139,42 @@ fn a_gradient_of_several_slices_reduces_the_same() {
 }
 
 #[test]
+fn the_bits_are_those_of_the_page() {
+    let layout = [0..3, 3..40, 40..41];
+    for count in (1u32..40).chain([64, 100]) {
+        let (gradients, sums) = by_the_page(0, count.next_power_of_two(), count, &layout).expect("samples");
+        let (mean, _, presence, reduced_sums) = reduce(count, &[2, 3, 1], &layout, 9);
+        assert_eq!(reduced_sums, sums.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>());
+        let bits = gradients.iter().enumerate().map(|(i, gradient)| u8::from(gradient.is_some()) << i);
+        assert_eq!(presence, [bits.sum::<u8>()]);
+        let weight = sums[1] as f32;
+        for (range, gradient) in layout.iter().zip(gradients) {
+            let gradient = gradient.unwrap_or_else(|| vec![-0.0; range.len()]);
+            let expected: Vec<u32> = gradient.iter().map(|sum| (sum / weight).to_bits()).collect();
+            assert_eq!(mean[range.clone()], expected, "{count} microbatches");
+        }
+    }
+}
+
+#[test]
+fn a_step_that_weighs_nothing_keeps_its_sum() {
+    let mut reducer = Reducer::new(KEY, 2, &[(MemberId(0), 0..1), (MemberId(1), 1..2)], 3);
+    for member in 0..2 {
+        let sums = reducer.insert_sums(MemberId(member), Node::leaf(member as u32), vec![0.0, 0.0], vec![0]);
+        assert_eq!(sums.expect("taken in").is_some(), member == 1);
+    }
+    let (values, spent) = (vec![-0.0, 0.0, 2.5], &mut Vec::new());
+    assert!(
+        reducer.insert(MemberId(0), Node::leaf(0), 0, values.clone(), spent).expect("taken in").is_none()
+    );
+    let reduced =
+        reducer.insert(MemberId(1), Node::leaf(1), 0, values, spent).expect("taken in").expect("whole");
+    let bits: Vec<u32> = reduced.values.iter().map(|value| value.to_bits()).collect();
+    assert_eq!(bits, [-0.0f32, 0.0, 5.0].map(f32::to_bits));
+    assert_eq!(reduced.facts.squared_norm(), 25.0);
+}
+
+#[test]
 fn the_data_of_these_tests_tell_orders_apart() {
     // The same microbatches in a running sum, in order, and backwards: other bits than the tree's.
     let layout = [0..3, 3..40, 40..41];
@@ -156,4 +213,72 @@ fn wrong_senders_are_told_what_is_wrong() {
     assert!(reducer.insert(MemberId(1), left, 0, vec![0.0; 2], spent).is_err(), "short");
     assert!(reducer.insert(MemberId(1), left, 1, vec![], spent).is_err(), "no such slice");
     assert!(reducer.insert(MemberId(9), left, 0, vec![0.0; 3], spent).is_err(), "no member");
+    let right = Node { level: 1, index: 1 };
+    assert!(reducer.insert_sums(MemberId(2), right, vec![1.0, 1.0], vec![1, 0]).is_err(), "longer presence");
+    assert!(reducer.insert_sums(MemberId(2), right, vec![1.0], vec![1]).is_err(), "fewer sums");
+    // What was refused has left nothing: the step is reduced.
+    assert!(reducer.insert_sums(MemberId(2), right, vec![1.0, 1.0], vec![1]).expect("taken in").is_some());
+    assert!(reducer.insert(MemberId(1), left, 0, vec![4.0; 3], spent).expect("taken in").is_none());
+    assert!(reducer.insert(MemberId(1), left, 0, vec![9.0; 3], spent).is_err(), "twice, while it is open");
+    let reduced = reducer.insert(MemberId(2), right, 0, vec![2.0; 3], spent).expect("taken in");
+    assert_eq!(reduced.map(|slice| slice.values), Some(vec![3.0; 3]));
+    assert!(reducer.insert(MemberId(1), left, 0, vec![9.0; 3], spent).is_err(), "twice, once it is reduced");
+}
+
+/// A step of two members with one node each, of three slices and a half.
+fn two_members() -> (Reducer, [Node; 2], usize) {
+    let elements = 3 * SLICE + SLICE / 2;
+    let mut reducer = Reducer::new(KEY, 2, &[(MemberId(0), 0..1), (MemberId(1), 1..2)], elements);
+    let nodes = [Node::leaf(0), Node::leaf(1)];
+    for (member, node) in nodes.into_iter().enumerate() {
+        reducer.insert_sums(MemberId(member as u64), node, vec![0.0, 1.0], vec![1]).expect("taken in");
+    }
+    (reducer, nodes, elements)
+}
+
+#[test]
+fn buffers_neither_run_out_nor_pile_up() {
+    let mut pool: Vec<Vec<f32>> = Vec::new();
+    let mut made = 0;
+    for _ in 0..3 {
+        let (mut reducer, nodes, elements) = two_members();
+        for slice in 0..reducer.slices() {
+            let mut means = Vec::new();
+            for (member, node) in nodes.into_iter().enumerate() {
+                let mut values = pool.pop().unwrap_or_else(|| {
+                    made += 1;
+                    Vec::new()
+                });
+                values.clear();
+                values.resize(protocol::reduce::slice_range(slice, elements).len(), member as f32);
+                let reduced = reducer.insert(MemberId(member as u64), node, slice, values, &mut pool);
+                means.extend(reduced.expect("taken in").map(|slice| slice.values));
+            }
+            assert!(means.len() == 1 && means[0].iter().all(|mean| *mean == 0.5));
+            pool.append(&mut means);
+        }
+        pool.extend(reducer.into_buffers());
+        assert_eq!(pool.len(), made + 1, "and the one that the reducer makes");
+        made = pool.len();
+    }
+    assert_eq!(made, 5, "two and one in the first step, and the reducer's own in each later one");
+}
+
+#[test]
+fn the_window_bounds_what_is_held_and_moves_on() {
+    let (mut reducer, nodes, elements) = two_members();
+    let window = protocol::reducer::WINDOW;
+    let insert = |reducer: &mut Reducer, member: usize, slice: u32| {
+        let values = vec![0.0; protocol::reduce::slice_range(slice, elements).len()];
+        reducer
+            .insert(MemberId(member as u64), nodes[member], slice, values, &mut Vec::new())
+            .expect("taken in")
+    };
+    assert!(reducer.admits(window - 1) && !reducer.admits(window));
+    // A member that runs ahead moves nothing, nor does a slice that is reduced above an open one.
+    assert!(insert(&mut reducer, 0, 0).is_none() && insert(&mut reducer, 0, 1).is_none());
+    assert!(insert(&mut reducer, 1, 1).is_some());
+    assert!(!reducer.admits(window));
+    assert!(insert(&mut reducer, 1, 0).is_some());
+    assert!(reducer.admits(window + 1) && !reducer.admits(window + 2));
 }
