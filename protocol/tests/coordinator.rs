@@ -478,3 +478,39 @@ fn a_run_whose_steps_are_all_done_only_ends() {
     assert_eq!(table.outcome().map(|outcome| (outcome.code, outcome.step)), Some((0, 6)));
     assert!(!table.outputs.iter().any(|output| matches!(output, Output::OpenView(_))));
 }
+
+#[test]
+fn more_than_max_workers_are_refused() {
+    let mut table = Table::new(run_plan(2));
+    for connection in 0..4 {
+        table.say(connection, FromWorker::Join(join("w", None)));
+    }
+    assert_eq!(table.refusal(2), None, "until the first view more may come");
+    let failure = table.refusal(3).expect("a refusal");
+    assert!(failure.message.contains("elastic.max_workers = 3"), "{}", failure.message);
+}
+
+#[test]
+fn an_upload_that_hangs_is_given_up_and_the_last_one_is_tried_again() {
+    let plan = RunPlan { export: true, total_steps: 2, step_timeout_ms: 600_000, ..run_plan(1) };
+    let (mut table, view) = Table::working(plan);
+    table.step(&view, 1);
+    table.step(&view, 2);
+    table.say(0, FromWorker::Applied { step: 2, state_check: 1 });
+    let wait_ms = |table: &mut Table, ms: u64| {
+        let until = table.now + ms;
+        while table.now < until && table.outcome().is_none() {
+            table.now = table.machine.next_deadline().unwrap_or(until).clamp(table.now + 1, until);
+            table.say(0, FromWorker::Heartbeat);
+            table.handle(Event::Tick);
+        }
+    };
+    wait_ms(&mut table, 65_000);
+    assert!(table.sent(0).contains(&&ToWorker::WriteVersion { step: 2 }), "once more, after 60 s");
+    table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
+    assert!(table.sent(0).contains(&&ToWorker::Export { step: 2 }));
+    wait_ms(&mut table, 65_000);
+    let outcome = table.outcome().expect("the end");
+    assert_eq!((outcome.code, outcome.step), (4, 2));
+    assert!(outcome.message.contains("the export failed: waited 60000 ms for w"), "{}", outcome.message);
+}

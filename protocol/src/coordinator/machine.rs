@@ -282,12 +282,15 @@ impl Coordinator {
     }
 
     fn note_waiting(&mut self) {
-        let reason = self.waits_for();
-        let is_news = !matches!(
+        let is_routine = matches!(
             self.state,
             State::Stepping(_) | State::Committing(_) | State::Opening | State::Ending(_) | State::Finished
-        ) || self.appends.is_failing();
-        if is_news && reason != self.waiting {
+        );
+        if is_routine && !self.appends.is_failing() {
+            return;
+        }
+        let reason = self.waits_for();
+        if reason != self.waiting {
             self.waiting.clone_from(&reason);
             self.note(Note::Waiting { reason });
         }
