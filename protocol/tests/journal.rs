@@ -144,3 +144,16 @@ fn bits_of_nan_and_minus_zero_survive() {
     assert_eq!(back.sums[1].to_bits(), (-0.0f64).to_bits());
     assert_eq!(back.scalars.learning_rate.to_bits(), (-0.0f32).to_bits());
 }
+
+#[test]
+fn a_last_record_with_a_wrong_hash_is_a_torn_tail_and_one_in_the_middle_is_damage() {
+    let stop = encode(&Record::Stop { reason: "SIGINT".to_owned() });
+    let mut bytes = [stop.clone(), stop.clone()].concat();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let decoded = decode(&bytes).expect("the host died before all pages were written");
+    assert_eq!((decoded.records.len(), decoded.good_bytes), (1, stop.len()));
+    assert!(decoded.torn.is_some());
+    bytes.extend(&stop);
+    assert_eq!(decode(&bytes).expect_err("a record follows").offset, stop.len());
+}
