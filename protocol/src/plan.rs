@@ -59,7 +59,7 @@ impl Geometry {
         StepPlan { epoch, start, samples, microbatches: samples.div_ceil(self.microbatch.max(1)) }
     }
 
-    /// The plan of an evaluation: the whole validation split, in its own order.
+    /// The plan of an evaluation: the whole validation split (of 2^32 - 1 samples at most), in its own order.
     #[must_use]
     pub fn evaluation(&self) -> StepPlan {
         let samples = u32::try_from(self.evaluation_samples).unwrap_or(u32::MAX);
@@ -100,6 +100,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn steps_by_hand() {
+        let geometry = Geometry {
+            samples: 100,
+            batch: 32,
+            microbatch: 5,
+            seed: 0,
+            evaluation_samples: 11,
+            evaluation_microbatch: 4,
+        };
+        assert_eq!(geometry.steps_per_epoch(), 4);
+        let plan = |epoch, start, samples, microbatches| StepPlan { epoch, start, samples, microbatches };
+        assert_eq!(geometry.step(1), plan(0, 0, 32, 7));
+        assert_eq!(geometry.step(4), plan(0, 96, 4, 1));
+        assert_eq!(geometry.step(5), plan(1, 0, 32, 7));
+        assert_eq!(geometry.evaluation(), plan(0, 0, 11, 3));
+        let mut ordinals = Vec::new();
+        geometry.ordinals_into(&geometry.step(1), 6, &mut ordinals);
+        assert_eq!(ordinals.len(), 2, "the last microbatch of 32 samples by fives");
+        assert_ne!(geometry.key(1, 0), geometry.key(1, 1));
+        assert_ne!(geometry.key(1, 0), geometry.key(2, 0));
+    }
 
     proptest! {
         #[test]

@@ -2,8 +2,8 @@
 //! and f64 sums in a fixed order of lanes.
 //!
 //! Loops go over rows of [`LANES`] elements, so the compiler makes vector code of them for whatever the CPU has; the
-//! bits don't depend on it. Memory is gone through once: sum, division and squares work on a tile that is in the
-//! first cache, the hash on a block that is in the second.
+//! bits don't depend on it. Memory is gone through once: sum, division and squares work on a tile of a few cache
+//! lines, the hash on a block that is in the second-level cache.
 
 use std::ops::Range;
 
@@ -17,8 +17,10 @@ pub const SLICE: usize = 16 * BLOCK;
 /// Lanes of the f64 sums: element i of a block is added to lane i mod 8, and the lanes are added in order.
 pub(crate) const LANES: usize = 8;
 
-/// Elements of a tile, a part of a block: a few of them fit into a first-level cache.
-pub(crate) const TILE: usize = 2_048;
+/// Elements of a tile: what is added before the next buffer's turn comes. Tiles of a few cache lines make the CPU's
+/// prefetchers see as many streams as there are buffers; with tiles of a page or more they begin anew at each tile
+/// (measured on a Zen 5 over seven partials of 4 MiB: 1.2 ms, and 2.6 ms with tiles of two pages).
+pub(crate) const TILE: usize = 128;
 
 const _: () = assert!(BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(LANES));
 
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn all_ways_to_divide_give_the_bits_of_the_page() {
-        for length in [0, 1, 7, 8, TILE - 1, TILE + 9, BLOCK, BLOCK + 3, 2 * BLOCK + TILE + 5] {
+        for length in [0, 1, 7, 8, TILE - 1, 7 * TILE + 9, BLOCK, BLOCK + 3, 2 * BLOCK + TILE + 5] {
             let sum = values(length, 1);
             let page: Vec<f32> = sum.iter().map(|value| value / 3.0).collect();
             let (mut in_place, mut copied, mut treed) = (sum.clone(), vec![9.0; length], vec![9.0; length]);
