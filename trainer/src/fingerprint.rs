@@ -50,13 +50,14 @@ fn probe(device: &Device) -> Transaction {
     let loss = (y.clone() * y.clone()).sum();
     let gradients = loss.backward();
 
+    // A transaction takes one kind of tensor, and gradients are without autodiff.
     let mut results = Transaction::default()
-        .register(product)
-        .register(total)
-        .register(columns)
-        .register(exponentials)
-        .register(y)
-        .register(loss);
+        .register(product.without_autodiff())
+        .register(total.without_autodiff())
+        .register(columns.without_autodiff())
+        .register(exponentials.without_autodiff())
+        .register(y.without_autodiff())
+        .register(loss.without_autodiff());
     if let Some(gradient) = x.grad(&gradients) {
         results = results.register(gradient);
     }

@@ -1,4 +1,13 @@
 //! burn: devices, models, gradients of a microbatch, host optimizers, evaluation, export.
+//!
+//! The only crate that computes with tensors. It never opens a socket, a run directory or a dataset, never reads a
+//! clock, and draws no random number that a seed or a microbatch's key doesn't fix. A device computes outputs and
+//! gradients; parameters are updated on the host, the same bits everywhere (see [`HostOptimizer`]).
+//!
+//! - [`Registry`] builds a [`Task`] (a burn module and its loss) on an [`OpenDevice`] as an [`Engine`],
+//! - [`Engine::gradient`] gives a microbatch's gradient to a [`GradientSink`], region by region of a flat buffer,
+//! - [`HostOptimizer::step`] applies the reduced gradient, [`Engine::write_parameters`] brings the result back,
+//! - [`tensors`] and [`export`] make files and digests of the flat buffers.
 #![recursion_limit = "256"]
 
 pub mod device;

@@ -6,12 +6,12 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Transaction};
 use crate::error::TrainerError;
 use crate::layout::Layout;
 
-/// The layout of a module, if members can keep it equal.
+/// The layout of a module, if members can keep it equal. `probe` is another one, built alike.
 ///
 /// # Errors
 /// It holds running state (BatchNorm's), tensors that aren't f32, one parameter twice, or none at all.
-pub(crate) fn layout<M: Module>(model: &M) -> Result<Layout, TrainerError> {
-    refuse_running_state(model)?;
+pub(crate) fn layout<M: Module>(model: &M, probe: M) -> Result<Layout, TrainerError> {
+    refuse_running_state(probe)?;
     let mut plan = Planner::default();
     model.visit(&mut plan);
     if let Some(refusal) = plan.refusal {
@@ -24,9 +24,10 @@ pub(crate) fn layout<M: Module>(model: &M) -> Result<Layout, TrainerError> {
 }
 
 /// Running state takes no gradient even when it is asked to: that tells it from a parameter that is merely frozen.
-fn refuse_running_state<M: Module>(model: &M) -> Result<(), TrainerError> {
+/// (A clone would not do as the probe: it shares what isn't initialised yet, and would be thawed with it.)
+fn refuse_running_state<M: Module>(probe: M) -> Result<(), TrainerError> {
     let mut search = RunningState::default();
-    model.clone().set_require_grad(true).visit(&mut search);
+    probe.set_require_grad(true).visit(&mut search);
     match search.found {
         None => Ok(()),
         Some((layer, state)) => Err(TrainerError::Model(format!(

@@ -40,7 +40,7 @@ impl<T: Task> TaskEngine<T> {
         let training = plain.clone().autodiff();
         let (model, layout) = guard::catch("building the model", &name, 0, || {
             let model = task.model(&training);
-            let layout = module_walk::layout(&model)?;
+            let layout = module_walk::layout(&model, task.model(&training))?;
             Ok((model, layout))
         })?;
         Ok(Self { task, model: Some(model), layout, name, plain, training })
@@ -57,7 +57,8 @@ impl<T: Task> TaskEngine<T> {
         Err(TrainerError::Shape(format!("{length} elements for a model of {}", self.layout.elements)))
     }
 
-    /// Loss sum and outputs on the host, after what `transaction` holds already.
+    /// Loss sum and outputs on the host, after what `transaction` holds already (tensors without autodiff, as
+    /// gradients are: a transaction takes one kind).
     fn read_back(
         &self,
         transaction: Transaction,
@@ -65,8 +66,8 @@ impl<T: Task> TaskEngine<T> {
     ) -> Result<(Vec<TensorData>, f64, usize), TrainerError> {
         let [_, width] = scored.outputs.dims();
         let data = transaction
-            .register(scored.outputs)
-            .register(scored.loss)
+            .register(scored.outputs.without_autodiff())
+            .register(scored.loss.without_autodiff())
             .try_execute()
             .map_err(|error| guard::failure("reading results", &self.name, 0, error.to_string()))?;
         Ok((data, scored.weight, width))

@@ -1,0 +1,125 @@
+//! Each model's gradient against finite differences of its loss, and what the sums say.
+
+mod support;
+
+use serde_json::json;
+use support::{batch, build, classes, config, cpu, gradient, parameters, table};
+use trainer::{DataSpec, Engine, HostBatch, ModelConfig, OutputSpec, Target};
+
+/// The loss sum in f64 from the outputs: f32's rounding of a sum would drown the differences.
+fn loss(engine: &mut dyn Engine, batch: &HostBatch) -> f64 {
+    let outputs = engine.predict(batch).unwrap();
+    match &batch.y {
+        Target::Labels(labels) => {
+            let width = outputs.len() / batch.count;
+            let row_loss = |(row, label): (&[f32], &i64)| {
+                let greatest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+                let total: f64 = row.iter().map(|x| (f64::from(*x) - greatest).exp()).sum();
+                total.ln() + greatest - f64::from(row[*label as usize])
+            };
+            outputs.chunks(width).zip(labels).map(row_loss).sum()
+        }
+        Target::Values { width, data } => {
+            let squares = outputs.iter().zip(data).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2));
+            squares.sum::<f64>() / *width as f64
+        }
+        Target::Unknown => panic!("no targets"),
+    }
+}
+
+fn check(config: &ModelConfig, data: &DataSpec) {
+    let mut engine = build(config, data, &cpu());
+    engine.initialise(11).unwrap();
+    let batch = batch(data, 6, 5);
+    let (flat, sums) = gradient(engine.as_mut(), &batch, 1);
+    assert_eq!(flat.present, (0..engine.layout().parameters.len()).collect::<Vec<_>>());
+    let value = loss(engine.as_mut(), &batch);
+    assert!((sums[0] - value).abs() < 1e-4 * value, "loss sum {} against {value}", sums[0]);
+    assert_eq!(sums[1], 6.0);
+
+    let start = parameters(engine.as_mut());
+    let step = 4e-3_f32;
+    let mut kinks = 0;
+    for index in 0..start.len() {
+        let mut at = |offset: f32| {
+            let mut moved = start.clone();
+            moved[index] += offset;
+            engine.write_parameters(&moved).unwrap();
+            loss(engine.as_mut(), &batch)
+        };
+        let (above, below, middle) = (at(step), at(-step), value);
+        let difference = (above - below) / (2.0 * f64::from(step));
+        let bend = (above + below - 2.0 * middle).abs() / f64::from(step);
+        let error = (difference - f64::from(flat.values[index])).abs();
+        // Where a ReLU or a maximum switches within the step, a one-sided difference decides.
+        let tolerance = 5e-3 * difference.abs().max(1.0);
+        if error > tolerance {
+            kinks += 1;
+            assert!(
+                error < bend + tolerance,
+                "{config:?} [{index}]: {} against {difference}",
+                flat.values[index]
+            );
+        }
+    }
+    assert!(kinks * 50 <= start.len(), "{config:?}: {kinks} of {} are off", start.len());
+}
+
+#[test]
+fn mlp_classifies() {
+    for activation in ["relu", "gelu", "tanh"] {
+        check(&config("mlp", json!({ "hidden": [7, 5], "activation": activation })), &table(4, 3));
+    }
+    check(&config("mlp", json!({ "hidden": [] })), &table(4, 3));
+}
+
+#[test]
+fn mlp_regresses() {
+    let output = OutputSpec::Values(vec!["a".to_owned(), "b".to_owned()]);
+    check(
+        &config("mlp", json!({ "hidden": [6], "activation": "tanh" })),
+        &DataSpec { input: vec![5], output },
+    );
+}
+
+#[test]
+fn cnn_classifies() {
+    let data = DataSpec { input: vec![2, 6, 7], output: classes(3) };
+    check(&config("cnn", json!({ "channels": [3, 4], "hidden": 5 })), &data);
+}
+
+#[test]
+fn evaluation_adds_the_confusion_matrix_and_leaves_dropout_out() {
+    let data = table(4, 3);
+    let mut engine = build(&config("mlp", json!({ "hidden": [8], "dropout": 0.5 })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let batch = batch(&data, 12, 3);
+    let sums = engine.evaluate(&batch).unwrap();
+    assert_eq!(sums.len(), 3 + 9);
+    assert!((sums[0] - loss(engine.as_mut(), &batch)).abs() < 1e-4);
+    assert_eq!(sums[1], 12.0);
+    assert_eq!(sums[3] + sums[7] + sums[11], sums[2], "the diagonal is what is right");
+    assert_eq!(sums[3..].iter().sum::<f64>(), 12.0);
+    assert_eq!(engine.evaluate(&batch).unwrap(), sums);
+}
+
+#[test]
+fn regression_sums() {
+    let data = DataSpec { input: vec![3], output: OutputSpec::Values(vec!["y".to_owned()]) };
+    let mut engine = build(&config("mlp", json!({ "hidden": [4] })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let batch = batch(&data, 5, 3);
+    let outputs = engine.predict(&batch).unwrap();
+    let Target::Values { data, .. } = &batch.y else { panic!("values") };
+    let errors: Vec<f64> = outputs.iter().zip(data).map(|(x, y)| f64::from(*x) - f64::from(*y)).collect();
+    let sums = engine.evaluate(&batch).unwrap();
+    let expected = [
+        errors.iter().map(|e| e * e).sum(),
+        5.0,
+        errors.iter().map(|e| e.abs()).sum(),
+        errors.iter().map(|e| e * e).sum::<f64>(),
+    ];
+    for (ours, expected) in sums.iter().zip(expected) {
+        assert!((ours - expected).abs() < 1e-5, "{sums:?} against {expected}");
+    }
+}

@@ -1,0 +1,82 @@
+//! What the tests of engines share.
+#![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
+
+use trainer::{
+    DataSpec, DeviceSpec, Engine, GradientSink, HostBatch, HostData, ModelConfig, OpenDevice, OutputSpec,
+    Registry, Target,
+};
+
+/// Gathers a gradient, and which parameters got one.
+pub struct Flat {
+    pub values: Vec<f32>,
+    pub present: Vec<usize>,
+}
+
+impl GradientSink for Flat {
+    fn region(&mut self, parameter: usize, offset: usize, data: &[f32]) {
+        self.values[offset..offset + data.len()].copy_from_slice(data);
+        self.present.push(parameter);
+    }
+}
+
+pub fn config(kind: &str, keys: serde_json::Value) -> ModelConfig {
+    ModelConfig::new(kind, &keys).unwrap()
+}
+
+pub fn cpu() -> OpenDevice {
+    trainer::device::open(&DeviceSpec::Cpu).unwrap()
+}
+
+pub fn build(config: &ModelConfig, data: &DataSpec, device: &OpenDevice) -> Box<dyn Engine> {
+    Registry::builtin().build(&config.kind, config, data, device).unwrap()
+}
+
+/// Elements without a gradient are NaN.
+pub fn gradient(engine: &mut dyn Engine, batch: &HostBatch, key: u64) -> (Flat, Vec<f64>) {
+    let mut flat = Flat { values: vec![f32::NAN; engine.layout().elements], present: Vec::new() };
+    let sums = engine.gradient(batch, key, &mut flat).unwrap();
+    (flat, sums)
+}
+
+pub fn parameters(engine: &mut dyn Engine) -> Vec<f32> {
+    let mut out = vec![0.0; engine.layout().elements];
+    engine.read_parameters(&mut out).unwrap();
+    out
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Values from -1 to 1 that look random.
+pub fn noise(length: usize, stream: u32) -> Vec<f32> {
+    let mut state = stream.wrapping_mul(2_654_435_761);
+    (0..length)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+pub fn classes(count: usize) -> OutputSpec {
+    OutputSpec::Classes((0..count).map(|label| format!("label {label}")).collect())
+}
+
+pub fn table(features: usize, labels: usize) -> DataSpec {
+    DataSpec { input: vec![features], output: classes(labels) }
+}
+
+/// A batch of noise that fits the data.
+pub fn batch(data: &DataSpec, count: usize, stream: u32) -> HostBatch {
+    let mut batch = HostBatch::empty(data);
+    batch.set_count(count);
+    let features: usize = data.input.iter().product();
+    batch.x.data = HostData::F32(noise(count * features, stream));
+    let width = data.output.width();
+    batch.y = match &data.output {
+        OutputSpec::Classes(_) => Target::Labels((0..count).map(|i| ((i * 7 + 3) % width) as i64).collect()),
+        OutputSpec::Values(_) => Target::Values { width, data: noise(count * width, stream + 1) },
+    };
+    batch
+}

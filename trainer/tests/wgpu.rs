@@ -1,0 +1,70 @@
+//! wgpu against flex, on whatever adapter there is (a software one will do).
+//!
+//! BONFIRE_REQUIRE_WGPU=1 makes this fail rather than pass over where there is none.
+
+mod support;
+
+use serde_json::json;
+use support::{batch, bits, build, classes, config, cpu, gradient, parameters};
+use trainer::{DataSpec, DeviceSpec, OpenDevice};
+
+fn wgpu() -> Option<OpenDevice> {
+    let opened = trainer::device::open(&DeviceSpec::Wgpu(None));
+    if std::env::var("BONFIRE_REQUIRE_WGPU").is_ok_and(|value| value == "1") {
+        return Some(opened.expect("BONFIRE_REQUIRE_WGPU=1 asks for a wgpu adapter"));
+    }
+    match opened {
+        Ok(device) => Some(device),
+        Err(error) => {
+            eprintln!("passed over: {error}");
+            None
+        }
+    }
+}
+
+fn close(ours: &[f32], theirs: &[f32], what: &str) {
+    assert_eq!(ours.len(), theirs.len());
+    for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{what} [{index}]: {a} against {b}");
+    }
+}
+
+#[test]
+fn outputs_and_gradients_agree_with_the_cpu() {
+    let Some(device) = wgpu() else { return };
+    let data = DataSpec { input: vec![1, 8, 8], output: classes(4) };
+    let models = [
+        config("mlp", json!({ "hidden": [16], "activation": "gelu" })),
+        config("cnn", json!({ "channels": [4], "hidden": 8 })),
+    ];
+    for config in models {
+        let mut ours = build(&config, &data, &device);
+        let mut theirs = build(&config, &data, &cpu());
+        ours.initialise(3).unwrap();
+        theirs.initialise(3).unwrap();
+        assert_eq!(bits(&parameters(ours.as_mut())), bits(&parameters(theirs.as_mut())));
+        let batch = batch(&data, 5, 1);
+        close(&ours.predict(&batch).unwrap(), &theirs.predict(&batch).unwrap(), "output");
+        let (our_gradient, our_sums) = gradient(ours.as_mut(), &batch, 1);
+        let (their_gradient, their_sums) = gradient(theirs.as_mut(), &batch, 1);
+        assert_eq!(our_gradient.present, their_gradient.present);
+        close(&our_gradient.values, &their_gradient.values, "gradient");
+        assert!((our_sums[0] - their_sums[0]).abs() < 1e-4 * their_sums[0]);
+        assert_eq!(our_sums[1..], their_sums[1..]);
+        let (our_sums, their_sums) = (ours.evaluate(&batch).unwrap(), theirs.evaluate(&batch).unwrap());
+        assert_eq!(our_sums[1..], their_sums[1..]);
+    }
+}
+
+#[test]
+fn the_list_names_the_adapter_and_auto_passes_over_software() {
+    let Some(device) = wgpu() else { return };
+    let listed = trainer::device::list_devices();
+    assert!(listed.contains(device.info()), "{listed:?}");
+    assert!(!device.info().name.is_empty());
+    let auto = trainer::device::open(&DeviceSpec::Auto).unwrap();
+    assert!(!auto.info().software);
+    let print = trainer::fingerprint(&device).unwrap();
+    assert_ne!(print, trainer::fingerprint(&cpu()).unwrap());
+    assert_eq!(print, trainer::fingerprint(&device).unwrap());
+}
