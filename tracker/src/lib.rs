@@ -11,4 +11,5 @@ mod number;
 mod run_record;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
+pub use number::to_json;
 pub use run_record::{DatasetRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus};

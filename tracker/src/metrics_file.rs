@@ -30,7 +30,7 @@ impl Metric {
     /// The line, without its newline. JSON has no NaN and no infinity: they are strings.
     #[must_use]
     pub fn to_json_line(&self) -> String {
-        let value = number::to_word(self.value).map_or_else(|| json!(self.value), |word| json!(word));
+        let value = number::to_json(self.value);
         json!({
             "step": self.step, "epoch": self.epoch, "samples": self.samples, "time": self.time,
             "key": self.key, "value": value,

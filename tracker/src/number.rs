@@ -10,6 +10,12 @@ pub(crate) fn to_word(value: f64) -> Option<&'static str> {
     }
 }
 
+/// A number for JSON: NaN and the infinities are words.
+#[must_use]
+pub fn to_json(value: f64) -> serde_json::Value {
+    to_word(value).map_or_else(|| value.into(), Into::into)
+}
+
 /// The number of a word.
 pub(crate) fn from_word(word: &str) -> Option<f64> {
     match word {
