@@ -1,1 +1,173 @@
 //! The driver of the protocol's worker machine.
+//!
+//! This crate owns a member's threads: the control stream on a small runtime, the driver's loop, the compute thread
+//! with the engine and the flat buffers, the data feed, and the exchange of gradients. It decides nothing about a
+//! run (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
+//! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
+
+mod cli;
+mod compute;
+mod data;
+mod driver;
+mod exchange;
+mod feed;
+mod member;
+mod session;
+mod state;
+mod step;
+mod transfer;
+mod versions;
+
+use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use protocol::messages::{EndReason, Failure, Join};
+use protocol::worker::{Options, Worker};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use trainer::Registry;
+
+pub use crate::cli::Cli;
+use crate::compute::{COMMANDS_MAX, Command, Link, Opened};
+use crate::driver::{Driver, End, TRIGGERS_MAX, Trigger};
+use crate::session::Address;
+
+/// How long the compute thread may take to let its device go.
+const QUIT_DEADLINE: Duration = Duration::from_secs(1);
+/// How often it is looked after.
+const QUIT_POLL: Duration = Duration::from_millis(5);
+
+/// The `worker` command over these models: reads the command line, works until the run ends, and gives the exit code.
+#[must_use]
+pub fn main(registry: Registry) -> ExitCode {
+    let cli = Cli::parse();
+    if cli.list_devices {
+        for device in trainer::device::list_devices() {
+            println!("{device}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    start_log();
+    match run(&cli, registry) {
+        Ok(End { code, message, reason: EndReason::Completed }) => {
+            tracing::info!("{message}");
+            ExitCode::from(code)
+        }
+        Ok(End { code, message, .. }) | Err(Failure { code, message }) => {
+            tracing::error!("{message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Logs go to standard error; RUST_LOG chooses which.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A log that a user's own main has started already stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
+    let url = cli.coordinator.as_deref().unwrap_or_default();
+    let address = Address::parse(url, cli.token_file.clone(), cli.insecure)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| fail(4, format!("the runtime can't be started: {error}")))?;
+    let end = runtime.block_on(work(cli, &address, registry));
+    // Uploads that nobody waits for any more are cut.
+    runtime.shutdown_background();
+    end
+}
+
+async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, Failure> {
+    let started = Instant::now();
+    let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
+    watch_signals(triggers.clone())?;
+    let (orders, commands) = sync_channel(COMMANDS_MAX);
+    let (ready, opened) = oneshot::channel();
+    let (device, answers, own) = (cli.device.clone(), triggers.clone(), orders.clone());
+    let thread = compute::spawn(registry, device, ready, commands, own, answers)?;
+    let opened = match opened.await {
+        Ok(opened) => opened?,
+        Err(_) => return Err(fail(4, "the compute thread ended before it had a device (see the log above)")),
+    };
+    tracing::info!(device = %opened.device, "ready to join {}", address.url);
+
+    let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
+    let link = Box::new(Link {
+        client: session.client.clone(),
+        token: session.token.clone(),
+        host: address.host.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    });
+    orders.try_send(Command::Connected(link)).map_err(|_| fail(4, "the compute thread is gone"))?;
+    let options = Options {
+        join: join(cli, opened),
+        join_timeout_ms: u64::try_from(cli.join_timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    let driver = Driver {
+        machine: Worker::new(options, 0),
+        control: session.outbox.clone(),
+        compute: orders.clone(),
+        started,
+    };
+    let end = driver.run(inbox).await;
+    session.close().await;
+    // A device likes to be closed by its own thread; one that is deep in a step is not waited for.
+    if orders.try_send(Command::Quit).is_ok() {
+        let deadline = Instant::now() + QUIT_DEADLINE;
+        while !thread.is_finished() && Instant::now() < deadline {
+            tokio::time::sleep(QUIT_POLL).await;
+        }
+    }
+    Ok(end)
+}
+
+/// What this worker says of itself.
+fn join(cli: &Cli, opened: Opened) -> Join {
+    let pid = std::process::id();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "worker".to_owned());
+    let host = host.trim();
+    Join {
+        protocol_version: protocol::PROTOCOL_VERSION,
+        tasks: opened.tasks,
+        fingerprint: opened.fingerprint,
+        build: format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")),
+        name: cli.name.clone().unwrap_or_else(|| format!("{host}-{pid}")),
+        device: opened.device,
+        slot: cli.slot,
+        pid,
+        holds: None,
+    }
+}
+
+/// SIGINT and SIGTERM become triggers; a second one ends the process at once, whatever the driver does.
+fn watch_signals(triggers: mpsc::Sender<Trigger>) -> Result<(), Failure> {
+    let watch = |kind| signal(kind).map_err(|error| fail(4, format!("signals can't be watched: {error}")));
+    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        for count in 0.. {
+            let signal = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            if count > 0 {
+                tracing::warn!("a second {signal}: ended at once");
+                std::process::exit(130);
+            }
+            if triggers.send(Trigger::Signalled { signal }).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A failure with the exit code of the contract.
+pub(crate) fn fail(code: u8, message: impl Into<String>) -> Failure {
+    Failure { code, message: message.into() }
+}

@@ -1,2 +1,5 @@
-//! The `worker` command.
-fn main() {}
+//! The `worker` command with the built-in models.
+
+fn main() -> std::process::ExitCode {
+    worker::main(trainer::Registry::builtin())
+}

@@ -1,0 +1,215 @@
+//! The compute thread: it owns the engine, the flat buffers, the optimizer and the accumulator, and does one order
+//! after the other.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::thread::JoinHandle;
+
+use protocol::ids::StepKey;
+use protocol::messages::{Commit, Failure, View, Welcome};
+use protocol::worker::Event;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use trainer::{DeviceSpec, OpenDevice, Registry};
+use wire::token::Token;
+
+use crate::driver::Trigger;
+use crate::exchange::Reduced;
+use crate::fail;
+use crate::member::Member;
+use crate::session::Client;
+
+/// Orders that may wait: the machine gives one at a time, with a version, a view or a reduced step beside it.
+pub(crate) const COMMANDS_MAX: usize = 16;
+
+/// Everything that the compute thread is told.
+pub(crate) enum Command {
+    /// The control stream is open; comes before all others.
+    Connected(Box<Link>),
+    /// Build the task from the config, load the data, open the data plane.
+    Prepare(Box<Welcome>),
+    /// Make state 0 and upload it.
+    Initialise,
+    /// Fetch and load this version.
+    Load {
+        /// Its step.
+        step: u64,
+    },
+    /// Work in this view from now on.
+    EnterView(View),
+    /// Compute this member's microbatches of the step and exchange.
+    Compute(StepKey),
+    /// From the exchange: every slice of a step is here and whole.
+    Reduced(Box<Reduced>),
+    /// From the exchange: the data connection is broken.
+    LinkLost(Failure),
+    /// Apply the reduced gradient, or skip.
+    Apply(Commit),
+    /// Upload the state as a version, behind the training.
+    WriteVersion {
+        /// Its step.
+        step: u64,
+    },
+    /// Upload the exports of the state.
+    Export {
+        /// Its step.
+        step: u64,
+    },
+    /// The worker ends.
+    Quit,
+}
+
+/// What the compute thread needs of the way to the coordinator.
+pub(crate) struct Link {
+    /// For uploads and downloads.
+    pub(crate) client: Client,
+    /// For the data plane.
+    pub(crate) token: Token,
+    /// Host of both planes.
+    pub(crate) host: String,
+    /// Drives the client.
+    pub(crate) runtime: Handle,
+}
+
+/// What Join says of the opened device.
+pub(crate) struct Opened {
+    /// Tasks with their schemas.
+    pub(crate) tasks: Vec<(String, u32)>,
+    /// The numerics fingerprint.
+    pub(crate) fingerprint: [u8; 32],
+    /// The device for people.
+    pub(crate) device: String,
+}
+
+/// Starts the thread. It opens the device, tells `ready`, and answers commands with triggers.
+pub(crate) fn spawn(
+    registry: Registry,
+    device: DeviceSpec,
+    ready: oneshot::Sender<Result<Opened, Failure>>,
+    commands: Receiver<Command>,
+    own: SyncSender<Command>,
+    answers: mpsc::Sender<Trigger>,
+) -> Result<JoinHandle<()>, Failure> {
+    let run = move || {
+        one_thread_for_burn();
+        let device = match open(&registry, &device) {
+            Ok((device, opened)) => {
+                // A driver that has gone meanwhile closes the commands too.
+                let _ = ready.send(Ok(opened));
+                device
+            }
+            Err(failure) => {
+                let _ = ready.send(Err(failure));
+                return;
+            }
+        };
+        let mut bench = Bench { registry, device, own, link: None, member: None };
+        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
+        if let Err(panic) = worked {
+            let what = panic_message(panic.as_ref());
+            let failure = fail(4, format!("the compute thread panicked: {what}"));
+            let _ = answers.blocking_send(Trigger::Worked(Event::Failed(failure)));
+        }
+    };
+    std::thread::Builder::new()
+        .name("compute".to_owned())
+        .spawn(run)
+        .map_err(|error| fail(4, format!("the compute thread can't be started: {error}")))
+}
+
+/// Makes this thread the only one that burn's kernels use, unless RAYON_NUM_THREADS asks for more: sums of 4 Mi
+/// elements depend on the count of threads, and one worker per core beats two threads.
+fn one_thread_for_burn() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
+    let threads = asked.filter(|count| *count > 0).unwrap_or(1);
+    if threads > 1 {
+        tracing::warn!(
+            "RAYON_NUM_THREADS={threads}: bit-exact results are claimed for one compute thread only"
+        );
+    }
+    // As a member of the pool, this thread runs parallel sections itself instead of waking another.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
+    if let Err(error) = pool {
+        tracing::warn!("the number of compute threads could not be set: {error}");
+    }
+}
+
+fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, Opened), Failure> {
+    let device = trainer::device::open(spec).map_err(|error| failure(&error))?;
+    let fingerprint = trainer::fingerprint(&device).map_err(|error| failure(&error))?;
+    let opened = Opened { tasks: registry.names(), fingerprint, device: device.info().to_string() };
+    Ok((device, opened))
+}
+
+/// A trainer's error with the exit code that it means.
+pub(crate) fn failure(error: &trainer::TrainerError) -> Failure {
+    use trainer::TrainerError as E;
+    let code = match error {
+        E::Config(_) | E::Device(_) | E::Model(_) => 2,
+        E::Tensors(_) | E::Shape(_) => 3,
+        E::OutOfMemory { .. } | E::Backend { .. } => 4,
+    };
+    fail(code, error.to_string())
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// What the thread has before and after it is a member.
+struct Bench {
+    registry: Registry,
+    device: OpenDevice,
+    own: SyncSender<Command>,
+    link: Option<Box<Link>>,
+    member: Option<Box<Member>>,
+}
+
+impl Bench {
+    fn run(&mut self, commands: &Receiver<Command>, answers: &mpsc::Sender<Trigger>) {
+        while let Ok(command) = commands.recv() {
+            if matches!(command, Command::Quit) {
+                return;
+            }
+            let event = match self.carry_out(command) {
+                Ok(None) => continue,
+                Ok(Some(event)) => event,
+                Err(failure) => Event::Failed(failure),
+            };
+            if answers.blocking_send(Trigger::Worked(event)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<Option<Event>, Failure> {
+        match command {
+            Command::Connected(link) => {
+                self.link = Some(link);
+                return Ok(None);
+            }
+            Command::Prepare(welcome) => {
+                let link = self.link.take().ok_or_else(|| fail(4, "Welcome came before the connection"))?;
+                let member =
+                    Member::prepare(&self.registry, &self.device, *link, &welcome, self.own.clone())?;
+                self.member = Some(Box::new(member));
+                return Ok(Some(Event::Prepared));
+            }
+            _ => {}
+        }
+        let member = self.member.as_mut().ok_or_else(|| fail(4, "an order came before Welcome"))?;
+        match command {
+            Command::Initialise => member.initialise().map(Some),
+            Command::Load { step } => member.load(step).map(Some),
+            Command::EnterView(view) => member.enter_view(&view).map(|()| None),
+            Command::Compute(key) => member.compute(key),
+            Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),
+            Command::LinkLost(failure) => Err(failure),
+            Command::Apply(commit) => member.apply(&commit).map(Some),
+            Command::WriteVersion { step } => member.write_version(step).map(|()| None),
+            Command::Export { step } => member.export(step).map(|()| None),
+            Command::Connected(_) | Command::Prepare(_) | Command::Quit => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The data of the run at this worker: found by digest, and turned from rows into the engine's batches.
+
+use std::path::{Path, PathBuf};
+
+use datasets::{Batch, Dataset, Output, Plan, Role};
+use protocol::ids::Phase;
+use protocol::messages::Failure;
+use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+
+use crate::fail;
+use crate::transfer::{Remote, Transfer};
+
+/// The rows of both splits, ready to be gathered.
+pub(crate) struct Samples {
+    dataset: Dataset,
+    spec: DataSpec,
+}
+
+/// What a row passes through on its way into a batch; reused with it.
+pub(crate) struct Scratch(Batch);
+
+impl Samples {
+    /// Opens the dataset where the plan says that it is, if those are its bytes; else fetches it by digest.
+    pub(crate) fn open(plan: &Plan, transfer: &Transfer) -> Result<Self, Failure> {
+        let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
+            Ok(dataset) => dataset,
+            Err(why) => {
+                tracing::info!("{why}; asking the coordinator for {}", plan.version());
+                open_copy(plan, transfer)?
+            }
+        };
+        Ok(Self { dataset, spec: spec(plan) })
+    }
+
+    /// What the model is built for.
+    pub(crate) fn spec(&self) -> &DataSpec {
+        &self.spec
+    }
+
+    /// Samples of the training split.
+    pub(crate) fn training_len(&self) -> u64 {
+        self.dataset.training_len()
+    }
+
+    /// Samples of the validation split.
+    pub(crate) fn evaluation_len(&self) -> u64 {
+        self.dataset.evaluation_len()
+    }
+
+    /// Empty buffers of the right kinds.
+    pub(crate) fn buffers(&self) -> (HostBatch, Scratch) {
+        (HostBatch::empty(&self.spec), Scratch(Batch::default()))
+    }
+
+    /// Fills a batch with these samples of a split.
+    pub(crate) fn gather(
+        &self,
+        phase: Phase,
+        ordinals: &[u64],
+        scratch: &mut Scratch,
+        batch: &mut HostBatch,
+    ) {
+        let rows = &mut scratch.0;
+        // The features are gathered straight into the batch's own vector.
+        if let HostData::F32(features) = &mut batch.x.data {
+            std::mem::swap(features, &mut rows.features);
+        }
+        match phase {
+            Phase::Train => self.dataset.gather_training(ordinals, rows),
+            Phase::Evaluate => self.dataset.gather_evaluation(ordinals, rows),
+        }
+        if let HostData::F32(features) = &mut batch.x.data {
+            std::mem::swap(features, &mut rows.features);
+        }
+        match &mut batch.y {
+            Target::Labels(labels) => {
+                labels.clear();
+                labels.extend(rows.labels.iter().map(|label| i64::from(*label)));
+            }
+            Target::Values { data, .. } => std::mem::swap(data, &mut rows.values),
+            Target::Unknown => {}
+        }
+        batch.set_count(rows.count);
+    }
+}
+
+/// Opens this machine's copy of a dataset that came from a coordinator, or fetches it. A copy has its digest as its
+/// name, and has it only once it is whole.
+fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
+    let folder = cache_folder();
+    let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
+    std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
+    let place = folder.join(file_name(&plan.digest)?);
+    if let Ok(dataset) = Dataset::open(plan, &place) {
+        return Ok(dataset);
+    }
+    // Another worker may be fetching the same: each has a file of its own until the name is right.
+    let partial = folder.join(format!(".{}.{}", plan.digest, std::process::id()));
+    let fetched = fetch(plan, transfer, &partial).and_then(|dataset| {
+        std::fs::rename(&partial, &place).map_err(|error| failed(&place, &error))?;
+        Ok(dataset)
+    });
+    if fetched.is_err() {
+        // What is not whole is of no use to anybody.
+        let _ = std::fs::remove_file(&partial);
+    }
+    fetched
+}
+
+fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<Dataset, Failure> {
+    let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", partial.display()));
+    let mut file = std::fs::File::create(partial).map_err(|error| failed(&error))?;
+    transfer.download(&Remote::Dataset { digest: &plan.digest }, &mut file)?;
+    file.sync_all().map_err(|error| failed(&error))?;
+    Dataset::open(plan, partial).map_err(|error| fail(3, error.to_string()))
+}
+
+/// A digest as a name that stays in its folder.
+fn file_name(digest: &str) -> Result<&str, Failure> {
+    if !digest.is_empty() && digest.len() <= 128 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(digest);
+    }
+    Err(fail(3, format!("the dataset's digest {digest:?} is not hexadecimal")))
+}
+
+fn cache_folder() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("bonfire/datasets")
+}
+
+/// Shapes and names, as the trainer has them.
+fn spec(plan: &Plan) -> DataSpec {
+    let input = plan.image_shape.map_or_else(|| vec![plan.features()], |shape| shape.to_vec());
+    let output = match &plan.output {
+        Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
+        Output::Values { .. } => {
+            let targets = plan.columns.iter().filter(|column| column.role == Role::Target);
+            OutputSpec::Values(targets.map(|column| column.name.clone()).collect())
+        }
+    };
+    DataSpec { input, output }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_digest_names_a_copy() {
+        assert!(file_name("d41d8cd98f00b204e9800998ecf8427e").is_ok());
+        for wrong in ["", "../x", "abc/def", "xyz", &"a".repeat(200)] {
+            assert_eq!(file_name(wrong).expect_err(wrong).code, 3);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The driver's loop: wait for a trigger, hand it to the machine, carry out what the machine puts out.
+//!
+//! It decides nothing about a run: `protocol::worker::Worker` does.
+
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use protocol::messages::{EndReason, Failure, FromWorker, ToWorker};
+use protocol::worker::{Event, Output, Worker};
+use tokio::sync::mpsc;
+
+use crate::compute::Command;
+use crate::fail;
+
+/// Triggers that may wait: control messages come one at a time, the rest are single answers.
+pub(crate) const TRIGGERS_MAX: usize = 64;
+
+/// Everything that can wake the driver.
+#[derive(Debug)]
+pub(crate) enum Trigger {
+    /// A control message came.
+    Control(ToWorker),
+    /// The control stream ended or broke.
+    ControlLost {
+        /// How it was noticed.
+        reason: String,
+    },
+    /// The compute thread answers.
+    Worked(Event),
+    /// The first SIGINT or SIGTERM (the second ends the process at once).
+    Signalled {
+        /// Its name.
+        signal: &'static str,
+    },
+}
+
+/// How the worker ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// How the run ended for this worker.
+    pub(crate) reason: EndReason,
+    /// Exit code of the contract.
+    pub(crate) code: u8,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// The machine and the ends of the channels that its outputs go to.
+pub(crate) struct Driver {
+    pub(crate) machine: Worker,
+    pub(crate) control: mpsc::Sender<FromWorker>,
+    pub(crate) compute: SyncSender<Command>,
+    pub(crate) started: Instant,
+}
+
+impl Driver {
+    /// Runs until the machine says Exit.
+    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> End {
+        loop {
+            while let Some(output) = self.machine.poll_output() {
+                match self.carry_out(output).await {
+                    Ok(None) => {}
+                    Ok(Some(end)) => return end,
+                    Err(failure) => self.machine.handle(self.now(), Event::Failed(failure)),
+                }
+            }
+            let event = match self.next(&mut triggers).await {
+                None => Event::Tick,
+                Some(Trigger::Control(message)) => Event::Message(message),
+                Some(Trigger::ControlLost { reason }) => Event::Disconnected { reason },
+                Some(Trigger::Worked(event)) => event,
+                Some(Trigger::Signalled { signal }) => {
+                    tracing::warn!("{signal}: leaving after the step in flight; once more ends at once");
+                    Event::LeaveRequested { reason: format!("{signal} at the worker") }
+                }
+            };
+            self.machine.handle(self.now(), event);
+        }
+    }
+
+    /// The next trigger, or `None` when the machine's deadline comes first.
+    async fn next(&self, triggers: &mut mpsc::Receiver<Trigger>) -> Option<Trigger> {
+        let closed = || Trigger::ControlLost { reason: "the worker's own channels are closed".to_owned() };
+        let Some(due_ms) = self.machine.next_deadline() else {
+            return Some(triggers.recv().await.unwrap_or_else(closed));
+        };
+        let left = Duration::from_millis(due_ms.saturating_sub(self.now()));
+        match tokio::time::timeout(left, triggers.recv()).await {
+            Ok(trigger) => Some(trigger.unwrap_or_else(closed)),
+            Err(_) => None,
+        }
+    }
+
+    /// Carries out one output; the end, if that is it.
+    async fn carry_out(&mut self, output: Output) -> Result<Option<End>, Failure> {
+        let command = match output {
+            Output::Send(message) => {
+                // A closed stream is told by its reader, as ControlLost.
+                let _ = self.control.send(message).await;
+                return Ok(None);
+            }
+            Output::Exit { reason, code, message } => return Ok(Some(End { reason, code, message })),
+            Output::Prepare(welcome) => {
+                tracing::info!(run = %welcome.run_name, name = %welcome.name, "admitted");
+                Command::Prepare(welcome)
+            }
+            Output::Initialise => Command::Initialise,
+            Output::Load { step } => Command::Load { step },
+            Output::EnterView(view) => {
+                tracing::info!(view = view.id.0, members = view.members.len(), step = view.step, "view");
+                Command::EnterView(view)
+            }
+            Output::Compute(key) => Command::Compute(key),
+            Output::Apply(commit) => Command::Apply(commit),
+            Output::WriteVersion { step } => Command::WriteVersion { step },
+            Output::Export { step } => Command::Export { step },
+        };
+        self.compute.try_send(command).map(|()| None).map_err(|error| match error {
+            TrySendError::Full(_) => fail(4, "the compute thread takes no more orders"),
+            TrySendError::Disconnected(_) => fail(4, "the compute thread is gone (see the log above)"),
+        })
+    }
+
+    fn now(&self) -> protocol::Millis {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

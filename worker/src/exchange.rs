@@ -1,0 +1,302 @@
+//! The exchange of gradients with the coordinator: partials go out from the compute thread, reduced slices come in on
+//! a reader's thread, into buffers that go round.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use protocol::ids::{MemberId, Phase, RunId, StepKey};
+use protocol::messages::{Failure, Sums};
+use protocol::reduce::{BLOCK, BlockFacts, block_hash, slice_range, slices};
+use protocol::tree::Node;
+use wire::frames::{self, FrameError, FrameStream, Header, Kind};
+use wire::handshake;
+use wire::token::Token;
+
+use crate::compute::Command;
+use crate::fail;
+
+/// How long the coordinator may take no byte, or stop within a frame.
+const STALL_DEADLINE: Duration = Duration::from_secs(60);
+/// A coordinator that ends closes both of its connections: its last word on the control stream comes first.
+const CONTROL_SPEAKS_FIRST: Duration = Duration::from_secs(2);
+
+/// A reduced step, or one that is being received.
+#[derive(Debug)]
+pub(crate) struct Reduced {
+    /// Which.
+    pub(crate) key: StepKey,
+    /// The mean gradient, flat (empty in evaluation).
+    pub(crate) gradient: Vec<f32>,
+    /// Hashes and sums of squares of its blocks.
+    pub(crate) facts: BlockFacts,
+    /// The reduced scalars.
+    pub(crate) sums: Sums,
+    /// Which parameters have a gradient.
+    pub(crate) presence: Vec<u8>,
+}
+
+impl Reduced {
+    /// Room for a step; the gradient's memory comes with the first one that needs it.
+    pub(crate) fn empty() -> Self {
+        let key = StepKey { view: protocol::ids::ViewId(0), step: 0, phase: Phase::Train };
+        let (gradient, facts) = (Vec::new(), BlockFacts::default());
+        Self { key, gradient, facts, sums: Vec::new(), presence: Vec::new() }
+    }
+
+    /// Forgets the step before, keeping the memory.
+    pub(crate) fn begin(&mut self, key: StepKey) {
+        self.key = key;
+        self.facts.clear();
+        self.sums.clear();
+        self.presence.clear();
+    }
+}
+
+/// The data connection. Dropping it closes the socket, which ends the reader.
+pub(crate) struct Exchange {
+    writer: FrameStream<TcpStream>,
+    /// Where buffers go back to the reader.
+    returns: SyncSender<Box<Reduced>>,
+    tail: Vec<u8>,
+    hashes: Vec<u64>,
+}
+
+impl Exchange {
+    /// Connects to the coordinator's data plane. Reduced steps of `elements` come as [`Command::Reduced`].
+    pub(crate) fn connect(
+        host: &str,
+        port: u16,
+        token: &Token,
+        (run, member): (RunId, MemberId),
+        (elements, presence_bytes): (usize, usize),
+        commands: SyncSender<Command>,
+    ) -> Result<Self, Failure> {
+        let peer = format!("the coordinator at {host}:{port}");
+        let failed = |error: &dyn std::fmt::Display| fail(4, format!("the data plane of {peer}: {error}"));
+        let mut stream = TcpStream::connect((host, port)).map_err(|error| failed(&error))?;
+        handshake::connect(&mut stream, token, run, member).map_err(|error| failed(&error))?;
+        frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| failed(&error))?;
+        let incoming = stream.try_clone().map_err(|error| failed(&error))?;
+        // One buffer goes round: no slice of the next step can come before this member has applied this one.
+        let (returns, free) = sync_channel(1);
+        returns.try_send(Box::new(Reduced::empty())).map_err(|error| failed(&error))?;
+        let reader = Reader {
+            stream: FrameStream::new(incoming, peer.clone(), STALL_DEADLINE),
+            free,
+            current: None,
+            elements,
+            presence_bytes,
+            missing: Vec::new(),
+            sums_missing: true,
+            tail: Vec::new(),
+            hashes: Vec::new(),
+            squares: Vec::new(),
+            scratch: Vec::new(),
+        };
+        std::thread::Builder::new()
+            .name("exchange".to_owned())
+            .spawn(move || reader.run(&commands))
+            .map_err(|error| failed(&error))?;
+        let writer = FrameStream::new(stream, peer, STALL_DEADLINE);
+        Ok(Self { writer, returns, tail: Vec::new(), hashes: Vec::new() })
+    }
+
+    /// Sends the sums and the presence of a node.
+    pub(crate) fn push_sums(
+        &mut self,
+        key: StepKey,
+        node: Node,
+        sums: &[f64],
+        presence: &[u8],
+    ) -> Result<(), Failure> {
+        frames::sums::encode(sums, presence, &mut self.tail);
+        let header = self.header(Kind::PartialSums, key, node, 0, 0);
+        self.writer.write(&header, &self.tail, &[]).map_err(|error| lost(&error))
+    }
+
+    /// Sends one slice of a node's partial.
+    pub(crate) fn push_slice(
+        &mut self,
+        key: StepKey,
+        node: Node,
+        slice: u32,
+        values: &[f32],
+    ) -> Result<(), Failure> {
+        self.hashes.clear();
+        self.hashes.extend(values.chunks(BLOCK).map(block_hash));
+        frames::blocks::encode(&self.hashes, &[], &mut self.tail);
+        let header = self.header(Kind::Partial, key, node, slice, values.len());
+        self.writer.write(&header, &self.tail, values).map_err(|error| lost(&error))
+    }
+
+    /// Gives the buffer of a finished step back to the reader.
+    pub(crate) fn recycle(&self, reduced: Box<Reduced>) {
+        // A reader that has ended has said why, as LinkLost.
+        let _ = self.returns.try_send(reduced);
+    }
+
+    fn header(&self, kind: Kind, key: StepKey, node: Node, slice: u32, floats: usize) -> Header {
+        let (tail_bytes, floats) = (self.tail.len() as u32, floats as u32);
+        Header { kind, key, node_level: node.level, node_index: node.index, slice, tail_bytes, floats }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // The reader's clone keeps the socket open otherwise. An error means that it is closed already.
+        let _ = self.writer.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// A broken connection as a failure, after the control stream had the time to say more about it.
+fn lost(error: &FrameError) -> Failure {
+    if !matches!(error, FrameError::Bad { .. }) {
+        std::thread::sleep(CONTROL_SPEAKS_FIRST);
+    }
+    fail(4, error.to_string())
+}
+
+struct Reader<S> {
+    stream: FrameStream<S>,
+    free: Receiver<Box<Reduced>>,
+    current: Option<Box<Reduced>>,
+    elements: usize,
+    presence_bytes: usize,
+    /// For each slice whether it is still to come.
+    missing: Vec<bool>,
+    sums_missing: bool,
+    tail: Vec<u8>,
+    hashes: Vec<u64>,
+    squares: Vec<f64>,
+    scratch: Vec<f32>,
+}
+
+impl<S: std::io::Read> Reader<S> {
+    fn run(mut self, commands: &SyncSender<Command>) {
+        loop {
+            let command = match self.next() {
+                Ok(Some(reduced)) => Command::Reduced(reduced),
+                Ok(None) => return,
+                Err(error) => {
+                    // Nobody may be listening any more.
+                    let _ = commands.send(Command::LinkLost(lost(&error)));
+                    return;
+                }
+            };
+            if commands.send(command).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads frames until a step is whole. `None` when the compute thread has gone.
+    fn next(&mut self) -> Result<Option<Box<Reduced>>, FrameError> {
+        loop {
+            let mut tail = std::mem::take(&mut self.tail);
+            let header = self.stream.read_header(&mut tail);
+            self.tail = tail;
+            let header = header?;
+            if !self.open(header.key) {
+                return Ok(None);
+            }
+            match (header.kind, &mut self.current) {
+                (Kind::Slice, Some(current)) if current.key == header.key => self.take_slice(&header)?,
+                (Kind::ReducedSums, Some(current)) if current.key == header.key => self.take_sums(&header)?,
+                (Kind::Slice | Kind::ReducedSums, _) => self.skip(&header)?,
+                (kind, _) => return Err(self.bad(format!("a {kind:?} frame came to a member"))),
+            }
+            if !self.sums_missing && self.missing.iter().all(|missing| !missing) {
+                self.sums_missing = true;
+                if let Some(reduced) = self.current.take() {
+                    return Ok(Some(reduced));
+                }
+            }
+        }
+    }
+
+    /// Makes room for a newer step than the one in hand. False when the compute thread has gone.
+    fn open(&mut self, key: StepKey) -> bool {
+        let mut reduced = match self.current.take() {
+            Some(current) if current.key >= key => {
+                self.current = Some(current);
+                return true;
+            }
+            Some(older) => older,
+            // Until the last step is applied, its successor's frames wait in the socket.
+            None => match self.free.recv() {
+                Ok(buffer) => buffer,
+                Err(_) => return false,
+            },
+        };
+        if reduced.key < key {
+            reduced.begin(key);
+            let elements = if key.phase == Phase::Train { self.elements } else { 0 };
+            if elements > 0 {
+                reduced.gradient.resize(elements, 0.0);
+            }
+            let blocks = elements.div_ceil(BLOCK);
+            reduced.facts.hashes.resize(blocks, 0);
+            reduced.facts.squares.resize(blocks, 0.0);
+            self.missing.clear();
+            self.missing.resize(slices(elements) as usize, true);
+            self.sums_missing = true;
+        }
+        self.current = Some(reduced);
+        true
+    }
+
+    fn take_slice(&mut self, header: &Header) -> Result<(), FrameError> {
+        let Some(missing) = self.missing.get_mut(header.slice as usize) else {
+            return Err(self.bad(format!("slice {} of {}", header.slice, self.missing.len())));
+        };
+        let range = slice_range(header.slice, self.elements);
+        if range.len() != header.floats as usize {
+            let (found, expected) = (header.floats, range.len());
+            return Err(self.bad(format!("slice {} has {found} f32, not {expected}", header.slice)));
+        }
+        *missing = false;
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let place = &mut current.gradient[range.clone()];
+        self.stream.read_body(place)?;
+        let blocks = place.len().div_ceil(BLOCK);
+        let decoded = frames::blocks::decode(&self.tail, blocks, true, &mut self.hashes, &mut self.squares);
+        let damaged =
+            place.chunks(BLOCK).zip(&self.hashes).position(|(block, hash)| block_hash(block) != *hash);
+        let first = range.start / BLOCK;
+        if decoded.is_ok() && damaged.is_none() {
+            current.facts.hashes[first..first + blocks].copy_from_slice(&self.hashes);
+            current.facts.squares[first..first + blocks].copy_from_slice(&self.squares);
+        }
+        decoded.map_err(|problem| self.bad(problem))?;
+        match damaged {
+            None => Ok(()),
+            Some(block) => Err(self.bad(format!("block {} is damaged on the way", first + block))),
+        }
+    }
+
+    fn take_sums(&mut self, header: &Header) -> Result<(), FrameError> {
+        let expected = if header.key.phase == Phase::Train { self.presence_bytes } else { 0 };
+        let (sums, presence) = frames::sums::decode(&self.tail).map_err(|problem| self.bad(problem))?;
+        if presence.len() != expected {
+            return Err(self.bad(format!("a presence bitmap of {} bytes, not {expected}", presence.len())));
+        }
+        if let Some(current) = &mut self.current {
+            current.sums = sums;
+            current.presence.clear();
+            current.presence.extend_from_slice(presence);
+        }
+        self.sums_missing = false;
+        self.skip(header)
+    }
+
+    /// Reads a body that nobody needs: of an older view.
+    fn skip(&mut self, header: &Header) -> Result<(), FrameError> {
+        self.scratch.resize(header.floats as usize, 0.0);
+        self.stream.read_body(&mut self.scratch)
+    }
+
+    fn bad(&self, problem: String) -> FrameError {
+        FrameError::Bad { peer: "the coordinator".to_owned(), problem }
+    }
+}

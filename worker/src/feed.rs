@@ -1,0 +1,228 @@
+//! The data feed: a thread that fills host batches ahead of the compute thread.
+//!
+//! It knows which microbatch comes next from the geometry and the view alone, so the next step's samples are
+//! gathered while this step's gradients are computed and exchanged. Its buffers go round: nothing is allocated
+//! once they have grown to the size of a microbatch.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use protocol::ids::Phase;
+use protocol::messages::Failure;
+use protocol::plan::{Geometry, StepPlan};
+use trainer::HostBatch;
+
+use crate::data::{Samples, Scratch};
+use crate::fail;
+
+/// Microbatches that are filled ahead: enough to cover the wait for a step's commit, small beside a model.
+const AHEAD: usize = 4;
+
+/// Names one microbatch of the run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Position {
+    /// Training or evaluation.
+    pub(crate) phase: Phase,
+    /// The step, from 1.
+    pub(crate) step: u64,
+    /// Its number in the step.
+    pub(crate) microbatch: u32,
+}
+
+/// This member's place in the view, from which its microbatches of every step follow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    /// Shares of all members, in rank order.
+    pub(crate) shares: Vec<u32>,
+    /// This member's rank.
+    pub(crate) rank: usize,
+}
+
+impl Place {
+    /// This member's microbatches of a step with so many.
+    pub(crate) fn range(&self, microbatches: u32) -> Range<u32> {
+        protocol::assignment::range(&self.shares, microbatches, self.rank)
+    }
+}
+
+/// A filled microbatch. Give it back with [`Feed::recycle`].
+pub(crate) struct Filled {
+    generation: u64,
+    position: Position,
+    /// What the engine takes.
+    pub(crate) batch: HostBatch,
+    scratch: Scratch,
+}
+
+enum Request {
+    /// Forget what is filled and go on from here, in order.
+    Seek { generation: u64, from: Position },
+    /// Use this buffer again.
+    Recycle(Box<Filled>),
+}
+
+/// The compute thread's end of the feed.
+pub(crate) struct Feed {
+    requests: SyncSender<Request>,
+    filled: Receiver<Box<Filled>>,
+    generation: u64,
+    /// What comes out next, if nothing is sought.
+    next: Option<Position>,
+    course: Course,
+}
+
+impl Feed {
+    /// Starts the thread. It ends when the feed is dropped.
+    pub(crate) fn start(samples: Arc<Samples>, geometry: Geometry, place: Place) -> Result<Self, Failure> {
+        // Each buffer is in one place at a time, and one Seek at most waits, so no send ever blocks.
+        let (requests, inbox) = sync_channel(AHEAD + 1);
+        let (outbox, filled) = sync_channel(AHEAD);
+        let course = Course { geometry, place };
+        let filler = Filler {
+            samples,
+            course: course.clone(),
+            inbox,
+            outbox,
+            free: (0..AHEAD).map(|_| None).collect(),
+            cursor: None,
+            generation: 0,
+            ordinals: Vec::new(),
+        };
+        std::thread::Builder::new()
+            .name("feed".to_owned())
+            .spawn(move || filler.run())
+            .map_err(|error| fail(4, format!("the feed's thread can't be started: {error}")))?;
+        Ok(Self { requests, filled, generation: 0, next: None, course })
+    }
+
+    /// The samples of this microbatch, which were filled ahead if it follows the one before.
+    pub(crate) fn take(&mut self, position: Position) -> Result<Box<Filled>, Failure> {
+        if self.next != Some(position) {
+            self.generation += 1;
+            self.request(Request::Seek { generation: self.generation, from: position })?;
+        }
+        loop {
+            let filled = self.filled.recv().map_err(|_| gone())?;
+            if filled.generation == self.generation {
+                assert!(filled.position == position, "the feed fills in order");
+                self.next = self.course.after(position);
+                return Ok(filled);
+            }
+            self.recycle(filled)?;
+        }
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn recycle(&mut self, filled: Box<Filled>) -> Result<(), Failure> {
+        self.request(Request::Recycle(filled))
+    }
+
+    fn request(&self, request: Request) -> Result<(), Failure> {
+        self.requests.send(request).map_err(|_| gone())
+    }
+}
+
+fn gone() -> Failure {
+    fail(3, "the data feed has ended (see the log above)")
+}
+
+/// The order in which microbatches come.
+#[derive(Clone)]
+struct Course {
+    geometry: Geometry,
+    place: Place,
+}
+
+impl Course {
+    fn plan(&self, phase: Phase, step: u64) -> StepPlan {
+        match phase {
+            Phase::Train => self.geometry.step(step),
+            Phase::Evaluate => self.geometry.evaluation(),
+        }
+    }
+
+    /// What follows: the next microbatch of the step, else the first of the next training step in which this
+    /// member has any. Nothing follows an evaluation: the next step is sought.
+    fn after(&self, position: Position) -> Option<Position> {
+        let Position { phase, step, microbatch } = position;
+        let range = self.place.range(self.plan(phase, step).microbatches);
+        if microbatch + 1 < range.end {
+            return Some(Position { microbatch: microbatch + 1, ..position });
+        }
+        if phase == Phase::Evaluate {
+            return None;
+        }
+        // A short last batch may leave this member without work, but not two steps running.
+        (step + 1..step + 3).find_map(|step| {
+            let range = self.place.range(self.plan(phase, step).microbatches);
+            (!range.is_empty()).then_some(Position { phase, step, microbatch: range.start })
+        })
+    }
+}
+
+struct Filler {
+    samples: Arc<Samples>,
+    course: Course,
+    inbox: Receiver<Request>,
+    outbox: SyncSender<Box<Filled>>,
+    /// Buffers at rest; `None` is one that was never used.
+    free: Vec<Option<Box<Filled>>>,
+    cursor: Option<Position>,
+    generation: u64,
+    ordinals: Vec<u64>,
+}
+
+impl Filler {
+    fn run(mut self) {
+        loop {
+            let busy = self.cursor.is_some() && !self.free.is_empty();
+            let request = if busy {
+                match self.inbox.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            } else {
+                match self.inbox.recv() {
+                    Ok(request) => Some(request),
+                    Err(_) => return,
+                }
+            };
+            match request {
+                Some(Request::Seek { generation, from }) => {
+                    self.generation = generation;
+                    self.cursor = Some(from);
+                }
+                Some(Request::Recycle(buffer)) => self.free.push(Some(buffer)),
+                None => {
+                    if !self.fill() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills one buffer; false when nobody takes it any more.
+    fn fill(&mut self) -> bool {
+        let (Some(position), Some(buffer)) = (self.cursor, self.free.pop()) else { return true };
+        let mut filled = buffer.unwrap_or_else(|| {
+            let (batch, scratch) = self.samples.buffers();
+            Box::new(Filled { generation: 0, position, batch, scratch })
+        });
+        filled.generation = self.generation;
+        filled.position = position;
+        let geometry = &self.course.geometry;
+        match position.phase {
+            Phase::Train => {
+                let plan = geometry.step(position.step);
+                geometry.ordinals_into(&plan, position.microbatch, &mut self.ordinals);
+            }
+            Phase::Evaluate => geometry.evaluation_ordinals_into(position.microbatch, &mut self.ordinals),
+        }
+        self.samples.gather(position.phase, &self.ordinals, &mut filled.scratch, &mut filled.batch);
+        self.cursor = self.course.after(position);
+        self.outbox.send(filled).is_ok()
+    }
+}

@@ -1,0 +1,229 @@
+//! What a worker holds once it is admitted: model, data, state, and its place in the view.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use configs::{Config, OptimizerKind};
+use datasets::Plan;
+use protocol::accumulate::Accumulator;
+use protocol::ids::{Phase, StepKey};
+use protocol::messages::{Failure, Timings, Welcome};
+use protocol::plan::Geometry;
+use trainer::{Engine, GradientSink, HostOptimizer, ModelConfig, OpenDevice, OptimizerConfig, Registry};
+use wire::token::Token;
+
+use crate::compute::{Command, Link, failure};
+use crate::data::Samples;
+use crate::exchange::{Exchange, Reduced};
+use crate::fail;
+use crate::feed::{Feed, Place};
+use crate::transfer::Transfer;
+use crate::versions::Versions;
+
+/// A member of a run. Its phases stand in `state` (versions) and `step` (steps).
+pub(crate) struct Member {
+    pub(crate) transfer: Transfer,
+    pub(crate) token: Token,
+    pub(crate) host: String,
+    pub(crate) data_port: u16,
+    /// Where the exchange tells what it received.
+    pub(crate) commands: SyncSender<Command>,
+
+    pub(crate) welcome: Welcome,
+    pub(crate) config: Config,
+    pub(crate) plan: Plan,
+    pub(crate) geometry: Geometry,
+    pub(crate) samples: Arc<Samples>,
+
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) optimizer: HostOptimizer,
+    /// The committed parameters, flat; the device has a copy.
+    pub(crate) parameters: Vec<f32>,
+    /// Step of the committed state.
+    pub(crate) step: u64,
+    pub(crate) state_check: u64,
+
+    /// Gradients of the step in flight.
+    pub(crate) gradients: Accumulator,
+    /// Sums of the evaluation in flight.
+    pub(crate) scores: Accumulator,
+    pub(crate) work: Option<Work>,
+    /// The step whose reduced gradient is waited for.
+    pub(crate) expected: Option<StepKey>,
+    /// The step that Ready was said for.
+    pub(crate) prepared: Option<Box<Reduced>>,
+    /// A step's buffer at rest, where no exchange has it.
+    pub(crate) spare: Option<Box<Reduced>>,
+
+    pub(crate) versions: Versions,
+    pub(crate) timings: Timings,
+    /// When the last partial was out.
+    pub(crate) pushed: Instant,
+    pub(crate) apply_us: u32,
+}
+
+/// The part of a view that this member works with.
+pub(crate) struct Work {
+    pub(crate) place: Place,
+    pub(crate) feed: Feed,
+    /// `None` for the only member of a view.
+    pub(crate) exchange: Option<Exchange>,
+}
+
+impl Member {
+    /// Builds the task from the config and opens the data. The parameters are undefined until a state is loaded.
+    pub(crate) fn prepare(
+        registry: &Registry,
+        device: &OpenDevice,
+        link: Link,
+        welcome: &Welcome,
+        commands: SyncSender<Command>,
+    ) -> Result<Self, Failure> {
+        let config = Config::parse(&welcome.config, "the run's configuration", &[])
+            .map_err(|error| fail(2, error.to_string()))?;
+        let plan = serde_json::from_str::<Plan>(&welcome.data_plan)
+            .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
+        let Link { client, token, host, runtime } = link;
+        let transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
+        let samples = Arc::new(Samples::open(&plan, &transfer)?);
+        let geometry = geometry(&config, &samples);
+        let model =
+            ModelConfig::new(&config.model.kind, &config.model.keys).map_err(|error| failure(&error))?;
+        let engine = registry.build(&config.model.kind, &model, samples.spec(), device);
+        let engine = engine.map_err(|error| failure(&error))?;
+        let layout = engine.layout();
+        let optimizer =
+            HostOptimizer::new(optimizer(&config.optimizer), layout).map_err(|error| failure(&error))?;
+        let regions =
+            layout.parameters.iter().map(|parameter| parameter.offset..parameter.offset + parameter.len);
+        let gradients = Accumulator::new(regions.collect());
+        let parameters = vec![0.0; layout.elements];
+        let versions = Versions::start(transfer.clone())?;
+        tracing::info!(model = config.model.kind, elements = layout.elements, "model and data are ready");
+        Ok(Self {
+            transfer,
+            token,
+            host,
+            data_port: welcome.data_port,
+            commands,
+            welcome: welcome.clone(),
+            config,
+            plan,
+            geometry,
+            samples,
+            engine,
+            optimizer,
+            parameters,
+            step: 0,
+            state_check: 0,
+            gradients,
+            scores: Accumulator::new(Vec::new()),
+            work: None,
+            expected: None,
+            prepared: None,
+            spare: None,
+            versions,
+            timings: Timings::default(),
+            pushed: Instant::now(),
+            apply_us: 0,
+        })
+    }
+
+    /// Computes one microbatch of every shape that will occur, so that a GPU's kernels are compiled before the first
+    /// step's deadline runs. Nothing of it is kept.
+    pub(crate) fn warm_up(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        let (mut batch, mut scratch) = self.samples.buffers();
+        for (phase, count) in shapes(&self.geometry) {
+            let ordinals: Vec<u64> = (0..u64::from(count)).collect();
+            self.samples.gather(phase, &ordinals, &mut scratch, &mut batch);
+            let computed = match phase {
+                Phase::Train => self.engine.gradient(&batch, 0, &mut Nowhere),
+                Phase::Evaluate => self.engine.evaluate(&batch),
+            };
+            computed.map_err(|error| failure(&error))?;
+        }
+        tracing::info!(took = ?began.elapsed(), "every shape is compiled");
+        Ok(())
+    }
+}
+
+struct Nowhere;
+
+impl GradientSink for Nowhere {
+    fn region(&mut self, _parameter: usize, _offset: usize, _data: &[f32]) {}
+}
+
+/// The run's geometry, as the coordinator has it: both take it from the same configuration and plan.
+fn geometry(config: &Config, samples: &Samples) -> Geometry {
+    Geometry {
+        samples: samples.training_len(),
+        batch: config.train.batch_size,
+        microbatch: config.train.microbatch(),
+        seed: config.run.seed,
+        evaluation_samples: samples.evaluation_len(),
+        evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// Every count of samples that a microbatch of this run can have.
+fn shapes(geometry: &Geometry) -> BTreeSet<(Phase, u32)> {
+    let mut shapes = BTreeSet::new();
+    let mut add = |phase, samples: u32, size: u32| {
+        let size = size.max(1);
+        let last = samples % size;
+        shapes.extend((samples >= size).then_some((phase, size)));
+        shapes.extend((last > 0).then_some((phase, last)));
+    };
+    if geometry.samples > 0 {
+        add(Phase::Train, geometry.step(1).samples, geometry.microbatch);
+        add(Phase::Train, geometry.step(geometry.steps_per_epoch()).samples, geometry.microbatch);
+    }
+    add(Phase::Evaluate, geometry.evaluation().samples, geometry.evaluation_microbatch);
+    shapes
+}
+
+/// The configured optimizer in the trainer's words.
+fn optimizer(config: &configs::Optimizer) -> OptimizerConfig {
+    let (beta1, beta2) = (config.beta1, config.beta2);
+    let (epsilon, weight_decay) = (config.epsilon, config.weight_decay);
+    match config.kind {
+        OptimizerKind::Sgd => OptimizerConfig::Sgd { momentum: config.momentum, weight_decay },
+        OptimizerKind::Adam => OptimizerConfig::Adam { beta1, beta2, epsilon, weight_decay },
+        OptimizerKind::Adamw => OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_of_a_run_is_warmed_up() {
+        let geometry = Geometry {
+            samples: 103,
+            batch: 20,
+            microbatch: 8,
+            seed: 1,
+            evaluation_samples: 17,
+            evaluation_microbatch: 8,
+        };
+        let mut occurring = BTreeSet::new();
+        let mut ordinals = Vec::new();
+        for step in 1..=geometry.steps_per_epoch() {
+            let plan = geometry.step(step);
+            for microbatch in 0..plan.microbatches {
+                geometry.ordinals_into(&plan, microbatch, &mut ordinals);
+                occurring.insert((Phase::Train, ordinals.len() as u32));
+            }
+        }
+        for microbatch in 0..geometry.evaluation().microbatches {
+            geometry.evaluation_ordinals_into(microbatch, &mut ordinals);
+            occurring.insert((Phase::Evaluate, ordinals.len() as u32));
+        }
+        assert_eq!(shapes(&geometry), occurring);
+        assert_eq!(shapes(&Geometry { samples: 0, evaluation_samples: 0, ..geometry }), BTreeSet::new());
+    }
+}

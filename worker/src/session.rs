@@ -1,0 +1,293 @@
+//! The way to the coordinator: finding the token, connecting with back-off, the control stream.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::messages::{Failure, FromWorker};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use wire::proto::bonfire_client::BonfireClient;
+use wire::token::{self, Token};
+
+use crate::driver::Trigger;
+use crate::fail;
+
+/// Messages that may wait for the stream: a step needs one, and a heartbeat or two may come between.
+const OUTBOX_MAX: usize = 16;
+/// One attempt to connect.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Waits between attempts grow from the first to the last of these.
+const BACKOFF: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+/// Flow-control window of a stream: a version is fetched at the speed of the link, not of its round trips.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// How long the last words may take to leave.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The control plane's client; cloned for uploads and downloads.
+pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds the run's token to every call.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert(token::METADATA_KEY, self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Where the coordinator is and how to prove oneself to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    /// As given, with a scheme.
+    pub(crate) url: String,
+    /// Its host, which is the data plane's too.
+    pub(crate) host: String,
+    port: u16,
+    token_file: Option<PathBuf>,
+    insecure: bool,
+}
+
+/// Why an attempt to join came to nothing.
+enum Problem {
+    /// Another attempt may go better.
+    Passing(Failure),
+    /// Only another command line helps.
+    Lasting(Failure),
+}
+
+/// An open control stream.
+pub(crate) struct Session {
+    /// For uploads and downloads.
+    pub(crate) client: Client,
+    /// The token that was admitted, for the data plane.
+    pub(crate) token: Token,
+    /// Messages to the coordinator.
+    pub(crate) outbox: mpsc::Sender<FromWorker>,
+    reader: JoinHandle<()>,
+}
+
+impl Address {
+    /// Reads the command line's URL.
+    pub(crate) fn parse(url: &str, token_file: Option<PathBuf>, insecure: bool) -> Result<Self, Failure> {
+        let Some((host, port)) = token::host_and_port(url) else {
+            return Err(fail(2, format!("--coordinator {url}: expected http://HOST:PORT")));
+        };
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        if !url.starts_with("http://") {
+            return Err(fail(2, format!("--coordinator {url}: only http:// is spoken so far")));
+        }
+        Ok(Self { url, host, port, token_file, insecure })
+    }
+
+    /// Whether every address of the host is this machine's alone.
+    async fn is_loopback(&self) -> Result<bool, Problem> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| passing(4, format!("the host {} is not known: {error}", self.host)))?;
+        Ok(found.into_iter().all(|address| token::is_loopback(address.ip())))
+    }
+
+    /// The token as it is now: the coordinator may write it later than the worker starts.
+    fn token(&self, loopback: bool) -> Result<Token, Problem> {
+        let path = match &self.token_file {
+            Some(path) => path.clone(),
+            None if !loopback => {
+                let hint =
+                    "name the run's token with --token-file (it is RUN_DIR/token on the coordinator's host)";
+                return Err(lasting(format!("{} is another machine: {hint}", self.host)));
+            }
+            None => token::discovery_file(self.port).map_err(|error| lasting(error.to_string()))?,
+        };
+        Token::read(&path).map_err(|error| passing(2, error.to_string()))
+    }
+
+    /// Opens the control stream, trying again until the timeout.
+    ///
+    /// Its messages come as triggers. A signal that comes meanwhile ends the attempt with code 130.
+    pub(crate) async fn join(
+        &self,
+        join_timeout: Duration,
+        triggers: &mpsc::Sender<Trigger>,
+        inbox: &mut mpsc::Receiver<Trigger>,
+    ) -> Result<Session, Failure> {
+        let give_up = Instant::now() + join_timeout;
+        let mut said = String::new();
+        for attempt in 0.. {
+            let failure = match self.attempt(triggers).await {
+                Ok(session) => return Ok(session),
+                Err(Problem::Lasting(failure)) => return Err(failure),
+                Err(Problem::Passing(failure)) => failure,
+            };
+            let wait = BACKOFF[attempt.min(BACKOFF.len() - 1)];
+            if Instant::now() + wait >= give_up {
+                let message =
+                    format!("{}: no admission within {join_timeout:?}: {}", self.url, failure.message);
+                return Err(fail(failure.code, message));
+            }
+            if failure.message != said {
+                tracing::warn!("{}: {}; trying again for {join_timeout:?}", self.url, failure.message);
+                said = failure.message;
+            }
+            if let Ok(Some(Trigger::Signalled { signal })) = tokio::time::timeout(wait, inbox.recv()).await {
+                return Err(fail(130, format!("{signal} while trying to join")));
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    async fn attempt(&self, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
+        let loopback = self.is_loopback().await?;
+        if !loopback && !self.insecure {
+            let message =
+                format!("{} is off this machine and nothing is encrypted yet: pass --insecure", self.host);
+            return Err(lasting(message));
+        }
+        let token = self.token(loopback)?;
+        let unreachable =
+            |error: &dyn std::error::Error| passing(4, format!("can't be reached: {}", chain(error)));
+        let endpoint = Endpoint::from_shared(self.url.clone())
+            .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?
+            .connect_timeout(CONNECT_DEADLINE)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(STREAM_WINDOW_BYTES);
+        let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+        let bearer = MetadataValue::try_from(token.bearer())
+            .map_err(|error| lasting(format!("the token can't be sent: {error}")))?;
+        let mut client = BonfireClient::with_interceptor(channel, Bearer(bearer))
+            .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+        let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
+        let outgoing = ReceiverStream::new(outgoing).map(wire::convert::from_worker_out);
+        let answer = tokio::time::timeout(CONNECT_DEADLINE, client.session(outgoing))
+            .await
+            .map_err(|_| passing(4, "connected, but the control stream got no answer"))?;
+        let incoming = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == tonic::Code::Unauthenticated => {
+                return Err(passing(
+                    2,
+                    format!("the coordinator did not take the run's token: {}", status.message()),
+                ));
+            }
+            Err(status) => return Err(unreachable(&status)),
+        };
+        let reader = tokio::spawn(read(incoming, triggers.clone()));
+        Ok(Session { client, token, outbox, reader })
+    }
+}
+
+impl Session {
+    /// Lets the last messages leave, once every clone of the outbox is dropped.
+    pub(crate) async fn close(self) {
+        drop(self.outbox);
+        if tokio::time::timeout(FLUSH_DEADLINE, self.reader).await.is_err() {
+            tracing::debug!("the coordinator did not close the control stream in time");
+        }
+    }
+}
+
+/// Turns incoming messages into triggers until the stream ends.
+async fn read(mut incoming: tonic::Streaming<wire::proto::ToWorker>, triggers: mpsc::Sender<Trigger>) {
+    let reason = loop {
+        match incoming.message().await {
+            Ok(Some(message)) => match wire::convert::to_worker_in(message) {
+                Ok(message) => {
+                    if triggers.send(Trigger::Control(message)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => break error.to_string(),
+            },
+            Ok(None) => break "the coordinator closed the control stream".to_owned(),
+            Err(status) => break format!("the control stream broke: {}", chain(&status)),
+        }
+    };
+    // Nobody listens any more: then the worker is ending already.
+    let _ = triggers.send(Trigger::ControlLost { reason }).await;
+}
+
+fn passing(code: u8, message: impl Into<String>) -> Problem {
+    Problem::Passing(fail(code, message))
+}
+
+fn lasting(message: String) -> Problem {
+    Problem::Lasting(fail(2, message))
+}
+
+/// An error with its causes, which tonic keeps apart.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let parse = |url| Address::parse(url, None, false);
+        assert_eq!(parse("127.0.0.1:7").expect("without a scheme").url, "http://127.0.0.1:7");
+        assert_eq!(parse("http://[::1]:7/").expect("IPv6").host, "::1");
+        for wrong in ["", "http://host", "https://host:7", "http://host:x"] {
+            assert_eq!(parse(wrong).expect_err(wrong).code, 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_code_4() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("token");
+        Token::random().expect("random").write(&file).expect("written");
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        let address = Address::parse(&format!("http://{free}"), Some(file), false).expect("an address");
+        let (triggers, mut inbox) = mpsc::channel(4);
+        let failure = address.join(Duration::from_millis(300), &triggers, &mut inbox).await.err();
+        let failure = failure.expect("nobody listens there");
+        assert_eq!(failure.code, 4, "{}", failure.message);
+        assert!(failure.message.contains("can't be reached"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn a_missing_token_is_said_with_its_path_and_code_2() {
+        let address = Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), false);
+        let (triggers, mut inbox) = mpsc::channel(4);
+        let joined = address.expect("an address").join(Duration::ZERO, &triggers, &mut inbox).await;
+        let failure = joined.err().expect("no token");
+        assert_eq!(failure.code, 2);
+        assert!(failure.message.contains("/nonexistent/token"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn a_signal_ends_the_attempts() {
+        let address = Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), false);
+        let (triggers, mut inbox) = mpsc::channel(4);
+        triggers.send(Trigger::Signalled { signal: "SIGTERM" }).await.expect("room");
+        let joined = address.expect("an address").join(Duration::from_secs(60), &triggers, &mut inbox).await;
+        assert_eq!(joined.err().expect("no token").code, 130);
+    }
+}

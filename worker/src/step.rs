@@ -1,0 +1,209 @@
+//! A step at this member: its microbatches, their exchange, and the update.
+
+use std::time::Instant;
+
+use protocol::accumulate::Accumulator;
+use protocol::ids::{Phase, StepKey};
+use protocol::messages::{Commit, Failure, ReduceAt, Timings, Verdict, View};
+use protocol::reduce::{divide, is_finite, slice_range, slices, step_hash};
+use protocol::worker::Event;
+use trainer::GradientSink;
+
+use crate::compute::failure;
+use crate::exchange::{Exchange, Reduced};
+use crate::fail;
+use crate::feed::{Feed, Place, Position};
+use crate::member::{Member, Work};
+
+/// Hands the engine's gradients to the accumulator, without a copy in between.
+struct Sink<'a>(&'a mut Accumulator);
+
+impl GradientSink for Sink<'_> {
+    fn region(&mut self, parameter: usize, _offset: usize, data: &[f32]) {
+        self.0.region(parameter, data);
+    }
+}
+
+impl Member {
+    /// Works in this view from now on: another place in the assignment, perhaps another way to reduce.
+    pub(crate) fn enter_view(&mut self, view: &View) -> Result<(), Failure> {
+        let rank = view.members.iter().position(|info| info.member == self.transfer.member);
+        let rank = rank.ok_or_else(|| fail(4, "a view came that this worker is not in"))?;
+        let place = Place { shares: view.members.iter().map(|info| info.share).collect(), rank };
+        let exchange = match view.reduce {
+            ReduceAt::Alone => None,
+            ReduceAt::Coordinator => Some(match self.work.take().and_then(|work| work.exchange) {
+                Some(exchange) => exchange,
+                None => self.connect()?,
+            }),
+        };
+        let feed = Feed::start(self.samples.clone(), self.geometry, place.clone())?;
+        self.work = Some(Work { place, feed, exchange });
+        Ok(())
+    }
+
+    fn connect(&self) -> Result<Exchange, Failure> {
+        let who = (self.transfer.run, self.transfer.member);
+        let elements = self.engine.layout().elements;
+        let (token, commands) = (&self.token, self.commands.clone());
+        let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
+        Exchange::connect(&self.host, self.data_port, token, who, (elements, presence_bytes), commands)
+    }
+
+    /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
+    /// the reduced step comes as another command.
+    pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, Failure> {
+        let mut timings = self.add_up(key)?;
+        timings.apply_us = std::mem::take(&mut self.apply_us);
+        self.timings = timings;
+        self.pushed = Instant::now();
+        self.expected = Some(key);
+        let accumulator = if key.phase == Phase::Train { &self.gradients } else { &self.scores };
+        match self.work.as_mut().and_then(|work| work.exchange.as_mut()) {
+            None => Ok(Some(self.reduce_alone(key))),
+            Some(exchange) => push(exchange, key, accumulator).map(|()| None),
+        }
+    }
+
+    /// Forward and backward (or evaluation) of this member's microbatches, in order.
+    fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
+        let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
+        let (plan, accumulator) = match key.phase {
+            Phase::Train => (self.geometry.step(key.step), &mut self.gradients),
+            Phase::Evaluate => (self.geometry.evaluation(), &mut self.scores),
+        };
+        let began = Instant::now();
+        let mut timings = Timings::default();
+        accumulator.begin_step(plan.microbatches);
+        for microbatch in work.place.range(plan.microbatches) {
+            let waited = Instant::now();
+            let position = Position { phase: key.phase, step: key.step, microbatch };
+            let filled = work.feed.take(position)?;
+            timings.data_us = timings.data_us.saturating_add(micros(waited));
+            timings.samples = timings.samples.saturating_add(filled.batch.count as u32);
+            accumulator.begin(microbatch);
+            let sums = match key.phase {
+                Phase::Train => {
+                    let random = self.geometry.key(key.step, microbatch);
+                    self.engine.gradient(&filled.batch, random, &mut Sink(accumulator))
+                }
+                Phase::Evaluate => self.engine.evaluate(&filled.batch),
+            };
+            accumulator.end(&sums.map_err(|error| failure(&error))?);
+            work.feed.recycle(filled)?;
+        }
+        timings.compute_us = micros(began).saturating_sub(timings.data_us);
+        Ok(timings)
+    }
+
+    /// The reducer's part, by its own functions, for a view with one member. The mean stays where the sum was.
+    fn reduce_alone(&mut self, key: StepKey) -> Event {
+        let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
+        let mut reduced = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
+        reduced.begin(key);
+        // Without samples W is 0, and the step is skipped.
+        if let Some(whole) = accumulator.whole_mut() {
+            reduced.sums.extend_from_slice(&whole.sums);
+            reduced.presence.extend_from_slice(&whole.presence);
+            let weight = whole.sums.get(1).copied().unwrap_or(0.0);
+            divide(&mut whole.values, weight, &mut reduced.facts);
+        }
+        self.prepare_step(reduced)
+    }
+
+    /// The coordinator has reduced a step.
+    pub(crate) fn take_reduced(&mut self, reduced: Box<Reduced>) -> Option<Event> {
+        if self.expected == Some(reduced.key) {
+            return Some(self.prepare_step(reduced));
+        }
+        // Of a view that was left meanwhile.
+        self.give_back(reduced);
+        None
+    }
+
+    fn prepare_step(&mut self, reduced: Box<Reduced>) -> Event {
+        self.expected = None;
+        self.timings.exchange_us = micros(self.pushed);
+        let Reduced { key, facts, sums, presence, .. } = &*reduced;
+        let squared_norm = facts.squared_norm();
+        let event = Event::Reduced {
+            key: *key,
+            sums: sums.clone(),
+            squared_norm,
+            finite: is_finite(sums, squared_norm),
+            hash: step_hash(&facts.hashes, presence, sums, squared_norm),
+            timings: self.timings,
+        };
+        self.prepared = Some(reduced);
+        event
+    }
+
+    /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
+    pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
+        let began = Instant::now();
+        let prepared = self.prepared.take().filter(|reduced| reduced.key == commit.key);
+        let reduced =
+            prepared.ok_or_else(|| fail(4, format!("step {} is not prepared here", commit.key.step)))?;
+        if commit.key.phase == Phase::Train {
+            if commit.verdict == Verdict::Apply {
+                self.update(&reduced, &commit.scalars)?;
+            }
+            self.step = commit.key.step;
+        }
+        self.give_back(reduced);
+        self.apply_us = micros(began);
+        Ok(Event::Applied { step: self.step, state_check: self.state_check })
+    }
+
+    fn update(
+        &mut self,
+        reduced: &Reduced,
+        scalars: &protocol::messages::UpdateScalars,
+    ) -> Result<(), Failure> {
+        let alone = self.work.as_ref().is_some_and(|work| work.exchange.is_none());
+        let gradient = if alone {
+            let whole = self.gradients.whole_mut().ok_or_else(|| fail(4, "the gradient to apply is gone"))?;
+            &whole.values
+        } else {
+            &reduced.gradient
+        };
+        let scalars = trainer::UpdateScalars {
+            learning_rate: scalars.learning_rate,
+            clip_factor: scalars.clip_factor,
+            bias_correction1: scalars.bias_correction1,
+            bias_correction2_sqrt: scalars.bias_correction2_sqrt,
+            first: scalars.first,
+        };
+        let presence = &reduced.presence;
+        let present = |parameter: usize| presence[parameter / 8] & (1 << (parameter % 8)) != 0;
+        self.state_check = self.optimizer.step(&mut self.parameters, gradient, present, &scalars);
+        self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))
+    }
+
+    /// Puts a step's buffer back where the next step finds it.
+    fn give_back(&mut self, reduced: Box<Reduced>) {
+        match self.work.as_ref().and_then(|work| work.exchange.as_ref()) {
+            Some(exchange) => exchange.recycle(reduced),
+            None => self.spare = Some(reduced),
+        }
+    }
+}
+
+/// Sends the partials: all sums first, since the weight is needed before anything is divided, then the gradients
+/// slice by slice, so that the first slices are reduced while the last are sent.
+fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Result<(), Failure> {
+    for partial in accumulator.partials() {
+        exchange.push_sums(key, partial.node, &partial.sums, &partial.presence)?;
+    }
+    let elements = accumulator.elements();
+    for slice in 0..slices(elements) {
+        for partial in accumulator.partials() {
+            exchange.push_slice(key, partial.node, slice, &partial.values[slice_range(slice, elements)])?;
+        }
+    }
+    Ok(())
+}
+
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,153 @@
+//! Files to and from the coordinator, over its control address. Blocking: for threads of their own.
+
+use std::io::Write;
+
+use protocol::ids::{MemberId, RunId};
+use protocol::messages::Failure;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::CHUNK_BYTES;
+use wire::proto::{
+    DatasetFile, DownloadRequest, UploadBegin, UploadChunk, UploadFile, UploadFinish, UploadKind,
+    VersionFile, download_request, upload_chunk,
+};
+
+use crate::fail;
+use crate::session::Client;
+
+/// Chunks that may wait for the network.
+const CHUNKS_MAX: usize = 4;
+
+/// What carries files for one member of one run.
+#[derive(Clone)]
+pub(crate) struct Transfer {
+    pub(crate) client: Client,
+    /// The runtime that drives the connection.
+    pub(crate) runtime: Handle,
+    pub(crate) run: RunId,
+    pub(crate) member: MemberId,
+}
+
+/// A file to be downloaded.
+pub(crate) enum Remote<'a> {
+    /// Of a version.
+    Version {
+        /// Its step.
+        step: u64,
+        /// Its name in the version's folder.
+        name: &'a str,
+    },
+    /// Of the dataset.
+    Dataset {
+        /// The digest that names it.
+        digest: &'a str,
+    },
+}
+
+impl Transfer {
+    /// Starts an upload; its files follow with [`Upload::file`].
+    pub(crate) fn upload(&self, kind: UploadKind, step: u64) -> Result<Upload, Failure> {
+        let (chunks, outgoing) = mpsc::channel(CHUNKS_MAX);
+        let mut client = self.client.clone();
+        let call = self.runtime.spawn(async move { client.upload(ReceiverStream::new(outgoing)).await });
+        let mut upload = Upload { chunks, call, runtime: self.runtime.clone(), pending: Vec::new() };
+        let (run, member) = (self.run.0.to_vec(), self.member.0);
+        upload.send(upload_chunk::Part::Begin(UploadBegin { run, member, kind: kind.into(), step }))?;
+        Ok(upload)
+    }
+
+    /// Downloads a file into `sink`. Whether it is the right one is the caller's to check.
+    pub(crate) fn download(&self, what: &Remote<'_>, sink: &mut dyn Write) -> Result<(), Failure> {
+        let (label, request) = match *what {
+            Remote::Version { step, name } => (
+                format!("version {step}, {name}"),
+                download_request::What::Version(VersionFile { step, name: name.to_owned() }),
+            ),
+            Remote::Dataset { digest } => (
+                format!("dataset {digest}"),
+                download_request::What::Dataset(DatasetFile { digest: digest.to_owned() }),
+            ),
+        };
+        let refused = |status: &tonic::Status| fail(3, format!("{label} can't be had: {}", status.message()));
+        let mut client = self.client.clone();
+        self.runtime.block_on(async {
+            let request = DownloadRequest { what: Some(request) };
+            let answer = client.download(request).await.map_err(|status| refused(&status))?;
+            let mut incoming = answer.into_inner();
+            while let Some(chunk) = incoming.message().await.map_err(|status| refused(&status))? {
+                sink.write_all(&chunk.bytes).map_err(|error| fail(3, format!("{label}: {error}")))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// An upload under way. Writing to it sends the bytes of the file that was begun last.
+pub(crate) struct Upload {
+    chunks: mpsc::Sender<UploadChunk>,
+    call: tokio::task::JoinHandle<Result<tonic::Response<wire::proto::UploadReply>, tonic::Status>>,
+    runtime: Handle,
+    pending: Vec<u8>,
+}
+
+impl Upload {
+    /// Begins a file of `size` bytes, which are then written to this.
+    pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), Failure> {
+        self.send_pending()?;
+        self.send(upload_chunk::Part::File(UploadFile { name: name.to_owned(), size }))
+    }
+
+    /// Ends the upload and waits until the coordinator has all of it.
+    pub(crate) fn finish(mut self, model_digest: &[u8], state_digest: &[u8]) -> Result<(), Failure> {
+        self.send_pending()?;
+        let (model_digest, state_digest) = (model_digest.to_vec(), state_digest.to_vec());
+        self.send(upload_chunk::Part::Finish(UploadFinish { model_digest, state_digest }))?;
+        let Self { chunks, call, runtime, .. } = self;
+        drop(chunks);
+        match runtime.block_on(call) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(fail(4, format!("the coordinator did not take it: {}", status.message()))),
+            Err(error) => Err(fail(4, format!("the upload was cut short: {error}"))),
+        }
+    }
+
+    fn send_pending(&mut self) -> Result<(), Failure> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.pending);
+        self.send(upload_chunk::Part::Bytes(bytes))
+    }
+
+    fn send(&mut self, part: upload_chunk::Part) -> Result<(), Failure> {
+        if self.chunks.blocking_send(UploadChunk { part: Some(part) }).is_ok() {
+            return Ok(());
+        }
+        // The call ended early: its status says why.
+        let reason = match self.runtime.block_on(&mut self.call) {
+            Ok(Err(status)) => status.message().to_owned(),
+            Ok(Ok(_)) => "it ended too early".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(fail(4, format!("the coordinator did not take it: {reason}")))
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.pending.capacity() == 0 {
+            self.pending.reserve_exact(CHUNK_BYTES);
+        }
+        let taken = bytes.len().min(CHUNK_BYTES - self.pending.len());
+        self.pending.extend_from_slice(&bytes[..taken]);
+        if self.pending.len() == CHUNK_BYTES {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.send_pending().map_err(|failure| std::io::Error::other(failure.message))
+    }
+}

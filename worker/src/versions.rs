@@ -1,0 +1,167 @@
+//! The thread that uploads versions and exports, so that training doesn't wait for them.
+//!
+//! It works on one snapshot at a time, whose memory is reused: a second one waits until the first is uploaded.
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use protocol::messages::Failure;
+use trainer::HostOptimizer;
+use trainer::export::ExportInfo;
+use trainer::tensors::{self, Metadata};
+use wire::proto::UploadKind;
+
+use crate::fail;
+use crate::transfer::Transfer;
+
+/// Names of a version's files.
+pub(crate) const MODEL_FILE: &str = "model.safetensors";
+/// The optimizer's.
+pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// What a snapshot is taken for.
+pub(crate) enum Job {
+    /// A version.
+    Version {
+        /// Its step.
+        step: u64,
+    },
+    /// The exports.
+    Export {
+        /// Step of the state.
+        step: u64,
+        /// `export.formats`.
+        formats: Vec<String>,
+        /// What an exported model says of itself.
+        info: Box<ExportInfo>,
+    },
+}
+
+impl std::fmt::Display for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Version { step } => write!(f, "version {step}"),
+            Self::Export { step, .. } => write!(f, "the export of step {step}"),
+        }
+    }
+}
+
+/// A copy of the state.
+struct Snapshot {
+    parameters: Vec<f32>,
+    optimizer: HostOptimizer,
+}
+
+/// The compute thread's end.
+pub(crate) struct Versions {
+    jobs: SyncSender<(Job, Snapshot)>,
+    done: Receiver<(Snapshot, Result<(), Failure>)>,
+    /// The snapshot, when it isn't being uploaded.
+    rest: Rest,
+}
+
+enum Rest {
+    /// Not taken yet: its memory comes with the first version.
+    Never,
+    Idle(Snapshot),
+    Uploading,
+}
+
+impl Versions {
+    /// Starts the thread. It ends when this is dropped.
+    pub(crate) fn start(transfer: Transfer) -> Result<Self, Failure> {
+        let (jobs, inbox) = sync_channel::<(Job, Snapshot)>(1);
+        let (outbox, done) = sync_channel(1);
+        let body = move || {
+            for (job, snapshot) in inbox {
+                let result = upload(&transfer, &job, &snapshot);
+                match &result {
+                    Ok(()) => tracing::info!("{job} is uploaded"),
+                    // The coordinator knows by the broken upload and decides what it means.
+                    Err(failure) => tracing::warn!("{job} is not uploaded: {}", failure.message),
+                }
+                if outbox.send((snapshot, result)).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("versions".to_owned())
+            .spawn(body)
+            .map_err(|error| fail(4, format!("the versions' thread can't be started: {error}")))?;
+        Ok(Self { jobs, done, rest: Rest::Never })
+    }
+
+    /// Copies the state and uploads it behind the caller's back. Waits for the upload before this one.
+    pub(crate) fn snapshot(
+        &mut self,
+        job: Job,
+        parameters: &[f32],
+        optimizer: &HostOptimizer,
+    ) -> Result<(), Failure> {
+        // What became of the one before is the coordinator's business, which has been told by then.
+        let _ = self.wait();
+        let snapshot = match std::mem::replace(&mut self.rest, Rest::Uploading) {
+            Rest::Idle(mut snapshot) => {
+                snapshot.parameters.copy_from_slice(parameters);
+                for (copy, moment) in snapshot.optimizer.moments_mut().iter_mut().zip(optimizer.moments()) {
+                    copy.values.copy_from_slice(&moment.values);
+                }
+                snapshot
+            }
+            Rest::Never | Rest::Uploading => {
+                Snapshot { parameters: parameters.to_vec(), optimizer: optimizer.clone() }
+            }
+        };
+        self.jobs.send((job, snapshot)).map_err(|_| gone())
+    }
+
+    /// Waits until nothing is being uploaded; how the last upload went, if one was under way.
+    pub(crate) fn wait(&mut self) -> Result<(), Failure> {
+        if !matches!(self.rest, Rest::Uploading) {
+            return Ok(());
+        }
+        let (snapshot, result) = self.done.recv().map_err(|_| gone())?;
+        self.rest = Rest::Idle(snapshot);
+        result
+    }
+}
+
+fn gone() -> Failure {
+    fail(4, "the versions' thread has ended (see the log above)")
+}
+
+fn upload(transfer: &Transfer, job: &Job, snapshot: &Snapshot) -> Result<(), Failure> {
+    let Snapshot { parameters, optimizer } = snapshot;
+    let layout = optimizer.layout();
+    let model_digest = tensors::model_digest(layout, parameters);
+    let state_digest = tensors::state_digest(parameters, optimizer);
+    let none = Metadata::new();
+    match job {
+        Job::Version { step } => {
+            let mut upload = transfer.upload(UploadKind::Version, *step)?;
+            for (name, file) in [
+                (MODEL_FILE, tensors::model_file(layout, parameters, &none)),
+                (OPTIMIZER_FILE, tensors::optimizer_file(optimizer, &none)),
+            ] {
+                upload.file(name, file.size())?;
+                file.write(&mut upload).map_err(|error| fail(4, error.to_string()))?;
+            }
+            upload.finish(&model_digest, &state_digest)
+        }
+        Job::Export { step, formats, info } => {
+            let mut upload = transfer.upload(UploadKind::Export, *step)?;
+            for format in formats {
+                match format.as_str() {
+                    "safetensors" => {
+                        let file = trainer::export::safetensors(layout, parameters, info);
+                        upload.file("safetensors/model.safetensors", file.len() as u64)?;
+                        upload.write_all(&file).map_err(|error| fail(4, error.to_string()))?;
+                    }
+                    other => tracing::warn!("export.formats: {other} is not known to this worker"),
+                }
+            }
+            upload.finish(&model_digest, &state_digest)
+        }
+    }
+}
