@@ -1,7 +1,7 @@
 //! Digests in DVC's form: the MD5 of a file's bytes.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use md5::{Digest, Md5};
@@ -14,16 +14,38 @@ use crate::error::DataError;
 /// When the file can't be read.
 pub fn md5_of_file(path: &Path) -> Result<String, DataError> {
     let error = |source| DataError::Io { file: path.display().to_string(), source };
-    let mut file = File::open(path).map_err(error)?;
-    let mut hasher = Md5::new();
+    let mut hashed = Hashed::new(File::open(path).map_err(error)?);
     let mut chunk = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut chunk).map_err(error)? {
-            0 => break,
-            read => hasher.update(&chunk[..read]),
-        }
+    while hashed.read(&mut chunk).map_err(error)? > 0 {}
+    Ok(hashed.digest().0)
+}
+
+/// Hashes what is read through it, so that the digest is that of the very bytes that were understood.
+pub(crate) struct Hashed<R> {
+    inner: R,
+    hasher: Md5,
+    bytes: u64,
+}
+
+impl<R: Read> Hashed<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hasher: Md5::new(), bytes: 0 }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+
+    /// The digest of all bytes so far, and their number.
+    pub(crate) fn digest(self) -> (String, u64) {
+        let hex = self.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        (hex, self.bytes)
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.hasher.update(&into[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
 }
 
 #[cfg(test)]

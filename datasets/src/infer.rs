@@ -6,46 +6,57 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const CATEGORIES_MAX: usize = 10_000;
 /// A whole-number target with at most so many distinct values is taken for a class.
 const CLASSES_GUESSED_MAX: usize = 20;
+/// Characters of a field that a message repeats.
+const SHOWN_MAX: usize = 60;
+
+/// A field that stands out: where its row begins, and its text.
+pub(crate) type Spot = (u64, String);
 
 /// What was seen of a column.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    /// Missing fields.
+    /// Missing fields, and the first.
     pub(crate) missing: u64,
-    /// Fields that are no finite number, with the first one's line and text.
-    pub(crate) not_numbers: u64,
-    pub(crate) first_not_number: Option<(u64, String)>,
+    pub(crate) first_missing: Option<Spot>,
+    /// The first field that is text.
+    pub(crate) first_text: Option<Spot>,
+    /// The first field that is a number, but none to calculate with.
+    pub(crate) first_unusable: Option<Spot>,
     /// Distinct fields and how often each occurs, up to the bound.
     pub(crate) distinct: BTreeMap<String, u64>,
-    pub(crate) overflown: bool,
-    /// Range of the numbers.
+    pub(crate) is_overflown: bool,
+    /// Numbers and their range.
+    pub(crate) numbers: u64,
     pub(crate) least: f64,
     pub(crate) greatest: f64,
-    pub(crate) numbers: u64,
-    /// Whether all numbers are whole.
-    pub(crate) fractions: bool,
+    /// Whether a number is not whole.
+    pub(crate) has_fractions: bool,
 }
 
 impl Seen {
-    /// Takes in a field.
-    pub(crate) fn field(&mut self, line: u64, text: &str, missing: bool) {
-        if missing {
+    /// Takes in a field of the row that begins at `place`.
+    pub(crate) fn field(&mut self, place: u64, text: &str, is_missing: bool) {
+        let spot = || (place, text.to_owned());
+        if is_missing {
             self.missing += 1;
+            self.first_missing.get_or_insert_with(spot);
             return;
         }
-        match number(text) {
-            Some(value) => {
+        match parse(text) {
+            Parsed::Number(value) => {
                 if self.numbers == 0 {
                     (self.least, self.greatest) = (value, value);
                 }
                 self.numbers += 1;
                 self.least = self.least.min(value);
                 self.greatest = self.greatest.max(value);
-                self.fractions |= value.fract() != 0.0;
+                self.has_fractions |= value.fract() != 0.0;
             }
-            None => {
-                self.not_numbers += 1;
-                self.first_not_number.get_or_insert_with(|| (line, text.to_owned()));
+            Parsed::Unusable => {
+                self.first_unusable.get_or_insert_with(spot);
+            }
+            Parsed::Text => {
+                self.first_text.get_or_insert_with(spot);
             }
         }
         if let Some(count) = self.distinct.get_mut(text) {
@@ -53,21 +64,21 @@ impl Seen {
         } else if self.distinct.len() < CATEGORIES_MAX {
             self.distinct.insert(text.to_owned(), 1);
         } else {
-            self.overflown = true;
+            self.is_overflown = true;
         }
     }
 
-    /// Whether every field that is there is a number.
-    pub(crate) fn is_numeric(&self) -> bool {
-        self.not_numbers == 0 && self.numbers > 0
+    /// Whether every field that is there is a number. (Whether each can be calculated with is asked later.)
+    pub(crate) fn looks_numeric(&self) -> bool {
+        self.first_text.is_none() && self.numbers > 0
     }
 
     /// Whether a target like this is a class rather than a number.
     pub(crate) fn looks_like_classes(&self) -> bool {
-        !self.is_numeric() || (!self.fractions && self.distinct.len() <= CLASSES_GUESSED_MAX)
+        !self.looks_numeric() || (!self.has_fractions && self.distinct.len() <= CLASSES_GUESSED_MAX)
     }
 
-    /// The distinct fields, in the order of numbers where all are numbers, else of text.
+    /// The distinct fields, in order.
     pub(crate) fn labels(&self) -> Vec<String> {
         ordered(self.distinct.keys().cloned().collect())
     }
@@ -82,7 +93,97 @@ pub(crate) fn ordered(labels: BTreeSet<String>) -> Vec<String> {
     labels
 }
 
-/// A finite number.
+/// What a field reads as.
+enum Parsed {
+    Number(f64),
+    Unusable,
+    Text,
+}
+
+fn parse(text: &str) -> Parsed {
+    match text.parse::<f64>() {
+        Ok(value) if value.abs() <= f64::from(f32::MAX) => Parsed::Number(value),
+        Ok(_) => Parsed::Unusable,
+        Err(_) => Parsed::Text,
+    }
+}
+
+/// A number that a sample can hold: finite, within the range of f32.
 pub(crate) fn number(text: &str) -> Option<f64> {
-    text.trim().parse().ok().filter(|value: &f64| value.is_finite())
+    match parse(text) {
+        Parsed::Number(value) => Some(value),
+        Parsed::Unusable | Parsed::Text => None,
+    }
+}
+
+/// Why a field is not a number.
+pub(crate) fn no_number(name: &str, text: &str) -> String {
+    match parse(text) {
+        Parsed::Unusable => {
+            format!("column {name:?} is numeric, but {text} is not a finite number within +-3.4e38")
+        }
+        _ => format!("column {name:?} is numeric, but this field is {}", shown(text)),
+    }
+}
+
+/// The text in quotes, its beginning if it is long.
+pub(crate) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The category that missing fields of a column share. A field that is there is never equal to it.
+pub(crate) fn missing_category(missing: &[String]) -> &str {
+    missing.first().map_or("", String::as_str)
+}
+
+/// Whether a field means that there is no value.
+pub(crate) fn is_missing(missing: &[String], text: &str) -> bool {
+    missing.iter().any(|own| own == text)
+}
+
+/// The nearest of some names, or the first of them.
+pub(crate) fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone, what: &str) -> String {
+    let lower = word.to_lowercase();
+    let near = names.clone().map(|name| (strsim::jaro_winkler(&lower, &name.to_lowercase()), name));
+    match near.filter(|(similarity, _)| *similarity > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((_, name)) => format!("; did you mean {name:?}?"),
+        None => {
+            let some: Vec<&str> = names.clone().take(12).collect();
+            let more = if names.count() > 12 { ", ..." } else { "" };
+            format!("; {what} are {}{more}", some.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_texts_and_what_is_neither() {
+        let check = |text: &str, expected: Option<f64>| assert_eq!(number(text), expected, "{text:?}");
+        check("1", Some(1.0));
+        check("-1.5e3", Some(-1500.0));
+        check("+.5", Some(0.5));
+        for text in ["", "x", "1,5", "0x10", "1_000", "inf", "NaN", "1e39", "-Infinity"] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn labels_stand_in_the_order_of_people() {
+        let check = |labels: &[&str], expected: &[&str]| {
+            assert_eq!(ordered(labels.iter().map(|label| (*label).to_owned()).collect()), expected);
+        };
+        check(&["10", "9", "-1"], &["-1", "9", "10"]);
+        check(&["10", "9", "x"], &["10", "9", "x"]);
+    }
+
+    #[test]
+    fn a_long_field_is_cut_between_characters() {
+        assert_eq!(shown(&"\u{e9}".repeat(100)), format!("{:?}...", "\u{e9}".repeat(60)));
+    }
 }

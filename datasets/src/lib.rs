@@ -6,14 +6,18 @@
 
 mod dataset;
 mod digest;
+mod encode;
 mod error;
 mod infer;
 mod plan;
+mod prepare;
 mod split;
+mod statistics;
 mod table;
 
 pub use dataset::{Batch, Dataset};
 pub use digest::md5_of_file;
 pub use error::DataError;
 pub use plan::{Column, Feature, Output, Plan, Role};
+pub use prepare::Profile;
 pub use table::resolve;

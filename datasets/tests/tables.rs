@@ -1,9 +1,9 @@
-//! Tables, small and real: what is inferred, what is refused, what stays out of the statistics.
+//! Tables, small and real: what is inferred, what becomes of the fields, what stays out of the statistics.
 
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind, Normalise};
-use datasets::{Batch, Dataset, Feature, Output, Plan};
+use datasets::{Batch, Dataset, Feature, Output, Plan, Role};
 use proptest::prelude::*;
 
 fn config(path: &Path) -> configs::Dataset {
@@ -14,22 +14,6 @@ fn file(dir: &tempfile::TempDir, text: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.path().join("t.csv");
     std::fs::write(&path, text).expect("written");
     path
-}
-
-fn refused(text: impl AsRef<[u8]>, change: impl FnOnce(&mut configs::Dataset)) -> String {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = file(&dir, text);
-    let mut config = config(&path);
-    change(&mut config);
-    let said = match Plan::prepare(&config, None) {
-        Ok(plan) => match Dataset::open(&plan, &path) {
-            Ok(_) => "fine".to_owned(),
-            Err(error) => error.to_string(),
-        },
-        Err(error) => error.to_string(),
-    };
-    said.replace(&path.display().to_string(), "t.csv")
-        .replace(&path.canonicalize().expect("there").display().to_string(), "t.csv")
 }
 
 #[test]
@@ -46,6 +30,8 @@ fn the_digits_are_what_their_source_says() {
     assert_eq!((batch.count, batch.features.len(), batch.labels.len()), (3, 192, 3));
     let json = serde_json::to_string(&plan).expect("JSON");
     let shipped: Plan = serde_json::from_str(&json).expect("a plan");
+    assert_eq!(shipped, plan, "to the last bit");
+    assert_eq!(serde_json::to_string(&shipped).expect("JSON"), json, "in the same order");
     Dataset::open(&shipped, &path).expect("opened by a worker");
 }
 
@@ -129,49 +115,113 @@ fn regression_targets_are_standardised_and_can_be_mapped_back() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_file_and_line() {
-    let none = |_: &mut configs::Dataset| {};
-    assert_eq!(refused("", none), "t.csv: the file is empty");
-    assert_eq!(refused("a,b\n", none), "t.csv: the table has a first line and no rows");
-    assert_eq!(refused("a,b\n1,2\n3\n", none), "t.csv, line 3: 1 fields where the table has 2 columns");
-    assert_eq!(refused("a,a\n1,2\n", none), "t.csv, line 1: two columns are named \"a\"");
-    assert_eq!(refused(b"a,b\n1,\xff\n", none), "t.csv, line 2: field 2 is not UTF-8");
-    let numeric = |c: &mut configs::Dataset| {
-        c.columns.insert("a".to_owned(), ColumnKind::Numeric);
-    };
-    assert_eq!(
-        refused("a,b\n1,x\ntwo,y\n", numeric),
-        "t.csv, line 3: column \"a\" is numeric, but this field is \"two\""
-    );
-    let target = |name: &'static str| move |c: &mut configs::Dataset| c.target = Some(name.to_owned());
-    assert_eq!(
-        refused("age,label\n1,x\n2,y\n", target("lable")),
-        "t.csv: dataset.target = \"lable\": no such column; did you mean \"label\"?"
-    );
-    assert!(refused("a,b\n1,x\n2,x\n3,x\n", none).contains("one label only"));
-    assert!(refused("a,b\n1,x\n2,\n3,y\n", none).contains("missing in 1 rows"));
-    let regression = |c: &mut configs::Dataset| c.kind = Some(DatasetKind::Regression);
-    assert!(refused("a,b\n1,1.5\n2,x\n", regression).starts_with("t.csv, line 3: column \"b\""));
-    let shape = |c: &mut configs::Dataset| c.image_shape = Some([1, 2, 2]);
-    assert!(refused("a,b\n1,x\n2,y\n", shape).contains("is 4 numbers, but a row has 1"));
-    assert!(refused("only\nx\ny\n", none).contains("no column is left"));
-}
-
-#[test]
-fn a_changed_file_is_refused_by_name() {
+fn what_the_target_is_can_be_said_in_two_ways_and_is_guessed_else() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = file(&dir, "a,b\n1,x\n2,y\n3,x\n");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
-    file(&dir, "a,b\n1,x\n2,y\n4,x\n");
-    let said = Dataset::open(&plan, &path).expect_err("changed").to_string();
-    assert!(said.contains("t.csv has changed") && said.contains(&plan.digest), "{said}");
+    let output = |text: &str, change: &dyn Fn(&mut configs::Dataset)| {
+        let path = file(&dir, text);
+        let mut config = config(&path);
+        (config.validation, config.normalise) = (0.0, Normalise::None);
+        change(&mut config);
+        Plan::prepare(&config, None).expect("planned")
+    };
+    let columns = |kind| move |c: &mut configs::Dataset| c.columns.extend([("b".to_owned(), kind)]);
+    let kind = |kind| move |c: &mut configs::Dataset| c.kind = Some(kind);
+    let whole = "a,b\n1,1\n2,3\n";
+    let classes = |labels: [&str; 2]| Output::Classes { labels: labels.map(str::to_owned).to_vec() };
+    let values = Output::Values { offset: 2.0, scale: 1.0 };
+    assert_eq!(output(whole, &|_| {}).output, classes(["1", "3"]));
+    assert_eq!(output(whole, &columns(ColumnKind::Numeric)).output, values);
+    assert_eq!(output(whole, &kind(DatasetKind::Regression)).output, values);
+    let fractions = "a,b\n1,1.5\n2,2.5\n";
+    assert_eq!(output(fractions, &|_| {}).output, Output::Values { offset: 2.0, scale: 0.5 });
+    assert_eq!(output(fractions, &columns(ColumnKind::Categorical)).output, classes(["1.5", "2.5"]));
+    assert_eq!(output(fractions, &kind(DatasetKind::Classification)).output, classes(["1.5", "2.5"]));
+    // The last column that is not ignored is the target.
+    let plan = output("a,y,b\n1,p,1\n2,q,2\n", &columns(ColumnKind::Ignore));
+    let roles: Vec<Role> = plan.columns.iter().map(|column| column.role).collect();
+    assert_eq!(roles, [Role::Feature, Role::Target, Role::Ignored]);
 }
 
 #[test]
-fn an_absent_file_says_where_it_was_looked_for() {
-    let config = configs::Dataset { uri: "absent.csv".to_owned(), ..configs::Dataset::default() };
-    let said = Plan::prepare(&config, Some(Path::new("/etc"))).expect_err("absent").to_string();
-    assert!(said.contains("absent.csv") && said.contains("/etc/absent.csv"), "{said}");
+fn missing_fields_are_a_category_that_no_text_can_be() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = file(&dir, "a,y\nNA,p\n\"\",q\nx,p\nnone,q\n");
+    let mut config = config(&path);
+    config.validation = 0.0;
+    config.missing = vec!["NA".to_owned(), "none".to_owned()];
+    let plan = Plan::prepare(&config, None).expect("planned");
+    let Some(Feature::Categorical { categories }) = &plan.columns[0].feature else { panic!("categorical") };
+    assert_eq!(categories, &["", "NA", "x"]);
+    let dataset = Dataset::open(&plan, &path).expect("opened");
+    let mut batch = Batch::default();
+    dataset.gather_training(&[0, 1, 3], &mut batch);
+    assert_eq!(batch.features, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn a_plan_reads_other_files_by_name_and_refuses_what_it_does_not_know() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = file(&dir, "age,size,y\n1,2,red\n3,4,green\n5,6,red\n");
+    let mut config = config(&path);
+    (config.validation, config.normalise) = (0.0, Normalise::None);
+    let plan = Plan::prepare(&config, None).expect("planned");
+    let evaluated = |text: &str| {
+        let result = plan.read_for_evaluation(&file(&dir, text));
+        result.map_err(|why| why.to_string().replace(&path.display().to_string(), "t.csv"))
+    };
+    let batch = evaluated("y,size,age\nred,8,7\n").expect("read");
+    assert_eq!((batch.features, batch.labels), (vec![7.0, 8.0], vec![1]));
+    let check = |text: &str, expected: &str| assert_eq!(evaluated(text).expect_err("refused"), expected);
+    check(
+        "age,size,y\n1,2,red\n\n1,2,gren\n",
+        "t.csv, line 4: the target \"y\" is \"gren\", which is not a label; did you mean \"green\"?",
+    );
+    check(
+        "age,size,y\n1,2,7\n",
+        "t.csv, line 2: the target \"y\" is \"7\", which is not a label; labels are green, red",
+    );
+    check("age,size,y\n1,2,?\n", "t.csv, line 2: the target \"y\" is missing here");
+    check("age,size\n1,2\n", "t.csv: there is no column \"y\", which is the target; columns are age, size");
+    check(
+        "ages,size,y\n1,2,red\n",
+        "t.csv: there is no column \"age\", which the model predicts from; did you mean \"ages\"?",
+    );
+    check("age,size,y\n1,big,red\n", "t.csv, line 2: column \"size\" is numeric, but this field is \"big\"");
+    check(
+        "age,size,y\n1,1e99,red\n",
+        "t.csv, line 2: column \"size\" is numeric, but 1e99 is not a finite number within +-3.4e38",
+    );
+}
+
+#[test]
+fn a_table_without_names_may_lack_the_target_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = file(&dir, "x,1,2\ny,3,4\nx,5,6\n");
+    let mut config = config(&path);
+    (config.header, config.target) = (false, Some("c0".to_owned()));
+    (config.validation, config.normalise) = (0.0, Normalise::None);
+    let plan = Plan::prepare(&config, None).expect("planned");
+    assert_eq!(plan.rows, 3, "the first line is a row");
+    let features = |text: &str| plan.read_for_prediction(&file(&dir, text)).map(|batch| batch.features);
+    assert_eq!(features("z,7,8\n").expect("whole"), [7.0, 8.0]);
+    assert_eq!(features("7,8\n").expect("without the target"), [7.0, 8.0]);
+    let said = features("7\n").expect_err("a feature is absent").to_string();
+    assert!(said.ends_with("1 columns without names, where the plan has 3, or one less without the target"));
+}
+
+#[test]
+fn the_buffers_of_a_batch_are_reused() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("digits/digits.csv");
+    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let dataset = Dataset::open(&plan, &path).expect("opened");
+    let mut batch = Batch::default();
+    let buffers = |batch: &Batch| (batch.features.as_ptr(), batch.labels.as_ptr(), batch.features.capacity());
+    dataset.gather_training(&(0..64).collect::<Vec<_>>(), &mut batch);
+    let before = buffers(&batch);
+    dataset.gather_evaluation(&(0..64).collect::<Vec<_>>(), &mut batch);
+    dataset.gather_training(&[3, 1, 4], &mut batch);
+    assert_eq!(buffers(&batch), before);
+    assert_eq!((batch.count, batch.features.len(), batch.labels.len()), (3, 192, 3));
 }
 
 proptest! {
@@ -185,7 +235,17 @@ proptest! {
     }
 
     #[test]
-    fn quoted_fields_come_back(words in prop::collection::vec("[ -~]{1,12}", 4..12)) {
+    fn a_plan_comes_back_from_json_to_the_last_bit(rows in prop::collection::vec((-1e9..1e9f64, -1.0..1.0f64), 5..40)) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let rows: String = rows.iter().map(|(x, y)| format!("{x},{y}\n")).collect();
+        let path = file(&dir, format!("x,y\n{rows}"));
+        let plan = Plan::prepare(&config(&path), None).expect("planned");
+        let json = serde_json::to_string(&plan).expect("JSON");
+        prop_assert_eq!(serde_json::from_str::<Plan>(&json).expect("a plan"), plan);
+    }
+
+    #[test]
+    fn quoted_fields_come_back(words in prop::collection::vec("[ -~\n\u{e9}]{1,12}", 4..12)) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let rows: String = words.iter().enumerate().map(|(i, word)| {
             format!("\"{}\",{}\n", word.replace('"', "\"\""), ["yes", "no"][i % 2])

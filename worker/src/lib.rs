@@ -89,7 +89,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
-    let (device, answers, own) = (cli.device.clone(), triggers.clone(), orders.clone());
+    let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
     let thread = compute::spawn(registry, device, ready, commands, own, answers)?;
     let opened = match opened.await {
         Ok(opened) => opened?,

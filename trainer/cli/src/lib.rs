@@ -1,1 +1,86 @@
-//! The trainer command: eval, predict, export, offline.
+//! The `trainer` command: what can be done with a run's versions when no coordinator is there.
+//!
+//! This crate owns evaluation, prediction and export offline, from a run's directory. It never trains, never writes
+//! anything but exports, and never imports protocol, wire, coordinator or worker: it reads what a run left behind. A
+//! binary with models of one's own is `trainer_cli::main(Registry::builtin().with::<MyTask>("my-model"))`.
+
+mod cli;
+mod evaluate;
+mod export;
+mod failure;
+mod model;
+mod predict;
+mod run;
+mod samples;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use trainer::Registry;
+
+pub use crate::cli::Cli;
+use crate::cli::Command;
+pub use crate::failure::Failure;
+
+/// The `trainer` command over these models: reads the command line, does it, and gives the exit code.
+#[must_use]
+pub fn main(registry: Registry) -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    one_thread_for_burn();
+    match answer(&cli, &registry) {
+        Ok(text) => print(&text),
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// What the command line asks for: the text for standard output.
+///
+/// # Errors
+/// With the exit code that the failure means.
+pub fn answer(cli: &Cli, registry: &Registry) -> Result<String, Failure> {
+    match &cli.command {
+        Command::Export(ask) => export::export(ask, registry),
+        Command::Eval(ask) => evaluate::evaluate(ask, registry),
+        Command::Predict(ask) => predict::predict(ask, registry),
+    }
+}
+
+/// Logs go to standard error; RUST_LOG chooses which.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // A log that a user's own main has started already stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+/// As many threads as a worker has for burn's kernels, so that an evaluation gives the bits that the run logged.
+fn one_thread_for_burn() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
+    let threads = asked.filter(|count| *count > 0).unwrap_or(1);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
+    if let Err(error) = pool {
+        tracing::warn!("the number of compute threads could not be set: {error}");
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough.
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            tracing::error!("standard output: {why}");
+            ExitCode::from(4)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

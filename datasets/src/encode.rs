@@ -1,0 +1,182 @@
+//! How a row of text becomes numbers, by a plan.
+
+use std::collections::HashMap;
+
+use crate::dataset::Batch;
+use crate::infer::{hint, is_missing, missing_category, no_number, number, shown};
+use crate::plan::{Feature, Output, Plan, Role};
+use crate::table::Table;
+
+/// A plan, made ready for a file's columns. Its errors say what is wrong; the caller knows file and line.
+pub(crate) struct Encoder<'a> {
+    plan: &'a Plan,
+    features: Vec<Field<'a>>,
+    target: Option<Target<'a>>,
+}
+
+struct Field<'a> {
+    /// Column of the file.
+    column: usize,
+    name: &'a str,
+    code: Code<'a>,
+}
+
+enum Code<'a> {
+    Numeric {
+        offset: f64,
+        scale: f64,
+        fill: f64,
+    },
+    /// The width is one more than the categories.
+    Categorical {
+        places: HashMap<&'a str, usize>,
+        width: usize,
+    },
+}
+
+struct Target<'a> {
+    column: usize,
+    name: &'a str,
+    code: TargetCode<'a>,
+}
+
+enum TargetCode<'a> {
+    Classes { labels: &'a [String], indices: HashMap<&'a str, u32> },
+    Values { offset: f64, scale: f64 },
+}
+
+impl<'a> Encoder<'a> {
+    /// Finds the columns of the plan among those of a file.
+    pub(crate) fn new(plan: &'a Plan, names: &[String], with_target: bool) -> Result<Self, String> {
+        let columns = Places::new(plan, names, with_target)?;
+        let mut features = Vec::new();
+        let mut target = None;
+        for column in &plan.columns {
+            let name = column.name.as_str();
+            if let Some(feature) = &column.feature {
+                let code = match feature {
+                    Feature::Numeric { offset, scale, fill } => {
+                        Code::Numeric { offset: *offset, scale: *scale, fill: *fill }
+                    }
+                    Feature::Categorical { categories } => {
+                        let places = categories.iter().map(String::as_str).zip(0..).collect();
+                        Code::Categorical { places, width: feature.width() }
+                    }
+                };
+                let column = columns.of(name, "the model predicts from")?;
+                features.push(Field { column, name, code });
+            }
+            if column.role == Role::Target && with_target {
+                let code = match &plan.output {
+                    Output::Classes { labels } => {
+                        let indices = labels.iter().map(String::as_str).zip(0..).collect();
+                        TargetCode::Classes { labels, indices }
+                    }
+                    Output::Values { offset, scale } => TargetCode::Values { offset: *offset, scale: *scale },
+                };
+                target = Some(Target { column: columns.of(name, "is the target")?, name, code });
+            }
+        }
+        Ok(Self { plan, features, target })
+    }
+
+    /// Appends the table's current row to a batch.
+    pub(crate) fn encode(&self, table: &Table, batch: &mut Batch) -> Result<(), String> {
+        for field in &self.features {
+            let text = table.field(field.column);
+            let is_missing = is_missing(&self.plan.missing, text);
+            match &field.code {
+                Code::Numeric { offset, scale, fill } => {
+                    let value = match number(text) {
+                        _ if is_missing => *fill,
+                        Some(value) => value,
+                        None => return Err(no_number(field.name, text)),
+                    };
+                    batch.features.push(scaled(field.name, value, *offset, *scale)?);
+                }
+                Code::Categorical { places, width } => {
+                    let category = if is_missing { missing_category(&self.plan.missing) } else { text };
+                    let start = batch.features.len();
+                    batch.features.resize(start + width, 0.0);
+                    // What the training split never had stands in the last place.
+                    batch.features[start + places.get(category).copied().unwrap_or(width - 1)] = 1.0;
+                }
+            }
+        }
+        if let Some(target) = &self.target {
+            target.encode(table, self.plan, batch)?;
+        }
+        batch.count += 1;
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    fn encode(&self, table: &Table, plan: &Plan, batch: &mut Batch) -> Result<(), String> {
+        let (text, name) = (table.field(self.column), self.name);
+        if is_missing(&plan.missing, text) {
+            return Err(format!("the target {name:?} is missing here"));
+        }
+        match &self.code {
+            TargetCode::Classes { labels, indices } => {
+                let label = indices.get(text).ok_or_else(|| {
+                    let hint = hint(text, labels.iter().map(String::as_str), "labels");
+                    format!("the target {name:?} is {}, which is not a label{hint}", shown(text))
+                })?;
+                batch.labels.push(*label);
+            }
+            TargetCode::Values { offset, scale } => {
+                let value = number(text).ok_or_else(|| no_number(name, text))?;
+                batch.values.push(scaled(name, value, *offset, *scale)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number as the model meets it.
+fn scaled(name: &str, value: f64, offset: f64, scale: f64) -> Result<f32, String> {
+    let scaled = ((value - offset) / scale) as f32;
+    if !scaled.is_finite() {
+        return Err(format!("column {name:?}: {value} is beyond f32 once it is scaled by 1/{scale}"));
+    }
+    Ok(scaled)
+}
+
+/// Where the plan's columns are in a file.
+struct Places<'a> {
+    names: Vec<&'a str>,
+    indices: HashMap<&'a str, usize>,
+}
+
+impl<'a> Places<'a> {
+    fn new(plan: &'a Plan, names: &'a [String], with_target: bool) -> Result<Self, String> {
+        let names: Vec<&str> = if plan.header {
+            names.iter().map(String::as_str).collect()
+        } else {
+            // Without names the number of columns says whether the target is among them.
+            let all = plan.columns.iter();
+            let but_target = all.clone().filter(|column| column.role != Role::Target);
+            let is_whole = names.len() == plan.columns.len();
+            if !is_whole && (with_target || names.len() != but_target.clone().count()) {
+                let expected = plan.columns.len();
+                let without = if with_target { "" } else { ", or one less without the target" };
+                return Err(format!(
+                    "{} columns without names, where the plan has {expected}{without}",
+                    names.len()
+                ));
+            }
+            let name = |column: &'a crate::plan::Column| column.name.as_str();
+            if is_whole { all.map(name).collect() } else { but_target.map(name).collect() }
+        };
+        let indices = names.iter().copied().zip(0..).collect();
+        Ok(Self { names, indices })
+    }
+
+    fn of(&self, name: &str, what: &str) -> Result<usize, String> {
+        self.indices.get(name).copied().ok_or_else(|| {
+            let hint = hint(name, self.names.iter().copied(), "columns");
+            format!("there is no column {name:?}, which {what}{hint}")
+        })
+    }
+}

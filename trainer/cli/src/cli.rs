@@ -1,0 +1,131 @@
+//! The command line, as the contract has it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use trainer::DeviceSpec;
+
+use crate::run::Which;
+
+/// Uses the models that runs have trained: measures, predicts, exports. No coordinator is needed.
+#[derive(Parser, Debug)]
+#[command(name = "trainer", version)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Measure a version on the validation split: the metrics that the run logged for it
+    Eval(Eval),
+    /// Predict the target of each row of a table
+    Predict(Predict),
+    /// Write a version's model for other programs
+    Export(Export),
+}
+
+/// Whose model.
+#[derive(Args, Debug)]
+pub struct Source {
+    /// The run's directory
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// A version by its step, `best` by the metric of checkpoint.best, or `newest`
+    #[arg(long, value_name = "STEP|best|newest", default_value = "newest")]
+    pub version: Which,
+}
+
+/// `trainer eval`
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Whose model
+    #[command(flatten)]
+    pub source: Source,
+    /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceSpec,
+    /// The run's data file, if it is not where it was when the run began
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+/// `trainer predict`
+#[derive(Args, Debug)]
+pub struct Predict {
+    /// Whose model
+    #[command(flatten)]
+    pub source: Source,
+    /// The table: its columns are found by name, and the target need not be there
+    #[arg(long, value_name = "FILE.csv")]
+    pub input: PathBuf,
+    /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceSpec,
+    /// Form of the answer: json is one object a line
+    #[arg(long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+/// `trainer export`
+#[derive(Args, Debug)]
+pub struct Export {
+    /// Whose model
+    #[command(flatten)]
+    pub source: Source,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub format: Format,
+    /// The folder to write to; by default one below RUN_DIR/exports
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Formats of an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// Tensors with names and orientation as PyTorch has them
+    Safetensors,
+}
+
+/// Forms of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Form {
+    /// For people
+    Table,
+    /// For scripts
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn versions_are_steps_or_words() {
+        let version = |text: &str| {
+            let cli = Cli::try_parse_from(["trainer", "eval", "runs/a", "--version", text]);
+            match cli.map(|cli| cli.command) {
+                Ok(Command::Eval(eval)) => Ok(eval.source.version),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        assert_eq!(version("120"), Ok(Which::Step(120)));
+        assert_eq!(version("best"), Ok(Which::Best));
+        assert_eq!(version("newest"), Ok(Which::Newest));
+        for wrong in ["latest", "-1", "1.5", ""] {
+            assert!(version(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `trainer export`: a version's model for other programs.
+
+use std::path::PathBuf;
+
+use datasets::{Output, Plan};
+use trainer::export::ExportInfo;
+use trainer::{DeviceSpec, Registry};
+
+use crate::cli::{Export, Format};
+use crate::failure::Failure;
+use crate::model::Model;
+use crate::run::{Run, Which};
+
+/// Writes the export and says where it is. The same version gives the same bytes as the run's own export.
+pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failure> {
+    let run = Run::open(&ask.source.run_dir)?;
+    let version = run.version(ask.source.version)?;
+    let plan = run.plan()?;
+    let model = Model::load(&run, &plan, &version, &DeviceSpec::Cpu, registry)?;
+    let info = ExportInfo {
+        labels: labels(&plan),
+        normalisation: normalisation(&plan),
+        config: run.config_text.clone(),
+        lineage: serde_json::json!({
+            "run": run.name,
+            "step": version.step,
+            "digest": version.digest,
+            "dataset": plan.name,
+            "dataset_digest": plan.digest,
+            "config_digest": run.config.digest(),
+        }),
+    };
+    let (file, bytes) = match ask.format {
+        Format::Safetensors => {
+            let bytes = trainer::export::safetensors(model.engine.layout(), &model.parameters, &info);
+            ("model.safetensors", bytes)
+        }
+    };
+    let folder = ask.out.clone().unwrap_or_else(|| default_folder(&run, ask, version.step));
+    std::fs::create_dir_all(&folder)
+        .map_err(|why| Failure { code: 4, message: format!("{}: {why}", folder.display()) })?;
+    let path = folder.join(file);
+    store::write_file(&path, &bytes)?;
+    Ok(format!("step {} of {}: {} ({} bytes)\n", version.step, run.name, path.display(), bytes.len()))
+}
+
+/// Where the run puts its own export, if the newest version is asked for; a folder of its own for any other.
+fn default_folder(run: &Run, ask: &Export, step: u64) -> PathBuf {
+    let format = match ask.format {
+        Format::Safetensors => "safetensors",
+    };
+    let exports = run.dir.join("exports");
+    match ask.source.version {
+        Which::Newest => exports.join(format),
+        Which::Best | Which::Step(_) => exports.join(format!("{format}-step-{step:08}")),
+    }
+}
+
+/// Names of the outputs of a classification.
+fn labels(plan: &Plan) -> Vec<String> {
+    match &plan.output {
+        Output::Classes { labels } => labels.clone(),
+        Output::Values { .. } => Vec::new(),
+    }
+}
+
+/// How a row becomes the model's input, and its output the target: the plan without its file.
+fn normalisation(plan: &Plan) -> serde_json::Value {
+    serde_json::json!({
+        "columns": plan.columns,
+        "missing": plan.missing,
+        "output": plan.output,
+        "image_shape": plan.image_shape,
+    })
+}

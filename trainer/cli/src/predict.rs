@@ -1,0 +1,153 @@
+//! `trainer predict`: the target of each row of a table, in the target's own terms.
+
+use std::fmt::Write;
+
+use datasets::{Batch, Output, Plan};
+use serde_json::{Value, json};
+use trainer::{HostBatch, Registry, Target};
+
+use crate::cli::{Form, Predict};
+use crate::failure::Failure;
+use crate::model::Model;
+use crate::run::Run;
+use crate::samples;
+
+/// What is predicted for a row.
+#[derive(PartialEq, Debug)]
+enum Predicted {
+    /// A label.
+    Label {
+        /// Its index.
+        index: usize,
+        /// The probabilities of all labels.
+        probabilities: Vec<f64>,
+        /// The model's outputs, of which they are the softmax.
+        logits: Vec<f32>,
+    },
+    /// A value in the target's own unit.
+    Value(f64),
+}
+
+/// Predicts every row of the table.
+pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Failure> {
+    let run = Run::open(&ask.source.run_dir)?;
+    let version = run.version(ask.source.version)?;
+    let plan = run.plan()?;
+    if !ask.input.is_file() {
+        return Err(Failure::data(format!("--input {}: no such file", ask.input.display())));
+    }
+    let rows = plan.read_for_prediction(&ask.input)?;
+    let mut model = Model::load(&run, &plan, &version, &ask.device, registry)?;
+    let microbatch = run.config.train.evaluation_microbatch() as usize;
+    let mut predicted = Vec::with_capacity(rows.count);
+    let mut batch = HostBatch::empty(&samples::spec(&plan));
+    batch.y = Target::Unknown;
+    let width = plan.features();
+    for start in (0..rows.count).step_by(microbatch.max(1)) {
+        let end = rows.count.min(start + microbatch.max(1));
+        let features = rows.features[start * width..end * width].to_vec();
+        samples::fill(&Batch { count: end - start, features, ..Batch::default() }, &mut batch);
+        predicted.extend(read(&plan.output, &model.engine.predict(&batch)?));
+    }
+    Ok(match ask.output {
+        Form::Table => table(&plan, &predicted),
+        Form::Json => lines(&plan, &predicted),
+    })
+}
+
+/// The model's outputs in the target's own terms.
+fn read(output: &Output, outputs: &[f32]) -> Vec<Predicted> {
+    match output {
+        Output::Classes { labels } => {
+            let classes = labels.len().max(1);
+            let probabilities = trainer::probabilities(outputs, classes);
+            let label = |(logits, probabilities): (&[f32], &[f64])| {
+                // As evaluation has it: the first of the greatest outputs.
+                let first = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+                Predicted::Label {
+                    index: (0..logits.len()).fold(0, first),
+                    probabilities: probabilities.to_vec(),
+                    logits: logits.to_vec(),
+                }
+            };
+            outputs.chunks(classes).zip(probabilities.chunks(classes)).map(label).collect()
+        }
+        Output::Values { offset, scale } => {
+            outputs.iter().map(|y| Predicted::Value(f64::from(*y) * scale + offset)).collect()
+        }
+    }
+}
+
+fn labels(plan: &Plan) -> &[String] {
+    match &plan.output {
+        Output::Classes { labels } => labels,
+        Output::Values { .. } => &[],
+    }
+}
+
+fn label(labels: &[String], index: usize) -> &str {
+    labels.get(index).map_or("", String::as_str)
+}
+
+fn table(plan: &Plan, predicted: &[Predicted]) -> String {
+    let target = samples::targets(plan).join(", ");
+    let labels = labels(plan);
+    let first = labels.iter().map(|label| label.chars().count()).chain([target.chars().count(), 5]).max();
+    let width = first.unwrap_or(5);
+    let mut text = match &plan.output {
+        Output::Classes { .. } => format!("{:>6}  {target:<width$}  probability\n", "row"),
+        Output::Values { .. } => format!("{:>6}  {target}\n", "row"),
+    };
+    for (row, predicted) in (1..).zip(predicted) {
+        // Writing to a String can't fail.
+        let _ = match predicted {
+            Predicted::Label { index, probabilities, .. } => {
+                let probability = probabilities.get(*index).copied().unwrap_or(f64::NAN);
+                writeln!(text, "{row:>6}  {:<width$}  {probability:.4}", label(labels, *index))
+            }
+            Predicted::Value(value) => writeln!(text, "{row:>6}  {value}"),
+        };
+    }
+    text
+}
+
+fn lines(plan: &Plan, predicted: &[Predicted]) -> String {
+    let labels = labels(plan);
+    let mut text = String::new();
+    for (row, predicted) in (1..).zip(predicted) {
+        let line = match predicted {
+            Predicted::Label { index, probabilities, logits } => {
+                let all: serde_json::Map<String, Value> =
+                    labels.iter().cloned().zip(probabilities.iter().map(|p| tracker::to_json(*p))).collect();
+                let probability = probabilities.get(*index).copied().unwrap_or(f64::NAN);
+                json!({
+                    "row": row, "label": label(labels, *index),
+                    "probability": tracker::to_json(probability), "probabilities": all,
+                    "logits": logits.iter().map(|x| tracker::to_json(f64::from(*x))).collect::<Vec<_>>(),
+                })
+            }
+            Predicted::Value(value) => json!({ "row": row, "value": tracker::to_json(*value) }),
+        };
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_comes_back_in_its_own_unit() {
+        let output = Output::Values { offset: 10.0, scale: 4.0 };
+        assert_eq!(read(&output, &[0.5, -1.0]), [Predicted::Value(12.0), Predicted::Value(6.0)]);
+    }
+
+    #[test]
+    fn the_label_is_the_first_of_the_greatest() {
+        let output = Output::Classes { labels: vec!["a".into(), "b".into()] };
+        let found = read(&output, &[1.0, 1.0, 0.0, 5.0]);
+        assert!(matches!(&found[0], Predicted::Label { index: 0, probabilities, .. } if *probabilities == [0.5, 0.5]));
+        assert!(matches!(&found[1], Predicted::Label { index: 1, probabilities, .. } if probabilities[1] > 0.99));
+    }
+}

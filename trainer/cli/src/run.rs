@@ -1,0 +1,182 @@
+//! What a run left behind: its configuration, its dataset's plan, its versions.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use configs::Config;
+use datasets::Plan;
+use store::versions::{self, Manifest};
+use tracker::{MetricsFile, keys};
+
+use crate::failure::Failure;
+
+/// The plan of the run's dataset, as the coordinator made it at the run's start.
+const PLAN_FILE: &str = "data.json";
+
+/// Which version is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// The newest that is whole.
+    Newest,
+    /// The one with the best value of the metric `checkpoint.best`.
+    Best,
+    /// The one of this step.
+    Step(u64),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "newest" => Ok(Self::Newest),
+            "best" => Ok(Self::Best),
+            step => step.parse().map(Self::Step).map_err(|_| {
+                format!("{step:?} is no version; allowed: a step (a whole number), best, newest")
+            }),
+        }
+    }
+}
+
+/// A run's directory.
+pub(crate) struct Run {
+    pub(crate) dir: PathBuf,
+    pub(crate) name: String,
+    /// `config.toml` as it stands there.
+    pub(crate) config_text: String,
+    pub(crate) config: Config,
+}
+
+impl Run {
+    /// Reads the configuration.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join("config.toml");
+        let config_text = std::fs::read_to_string(&path).map_err(|why| match why.kind() {
+            ErrorKind::NotFound if dir.is_dir() => {
+                Failure::data(format!("{} is no run directory: it has no config.toml", dir.display()))
+            }
+            ErrorKind::NotFound => {
+                Failure::data(format!("there is no run directory {}{}", dir.display(), near(dir)))
+            }
+            _ => Failure::data(format!("{}: {why}", path.display())),
+        })?;
+        let config = Config::parse(&config_text, &path.display().to_string(), &[])
+            .map_err(|why| Failure::usage(why.to_string()))?;
+        // "runs/a/." and a link have names too.
+        let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { dir: dir.to_owned(), name, config_text, config })
+    }
+
+    /// The plan that the run was trained with. A run that has none is planned again, which gives the same as long
+    /// as the file is the same.
+    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
+        let path = self.dir.join(PLAN_FILE);
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|why| Failure::data(format!("{} is no dataset's plan: {why}", path.display()))),
+            Err(why) if why.kind() == ErrorKind::NotFound => {
+                Ok(Plan::prepare(&self.config.dataset, Some(&self.dir))?)
+            }
+            Err(why) => Err(Failure::data(format!("{}: {why}", path.display()))),
+        }
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
+    /// The version that is asked for, verified. Damaged ones are named and, unless asked for by step, passed over.
+    pub(crate) fn version(&self, which: Which) -> Result<Manifest, Failure> {
+        let checkpoints = self.checkpoints();
+        let steps = match versions::list(&checkpoints) {
+            Err(why) if why.kind() == store::StoreErrorKind::Absent => Vec::new(),
+            other => other.map_err(|why| Failure::data(why.to_string()))?,
+        };
+        let manifest = match which {
+            Which::Step(step) if !steps.contains(&step) => {
+                return Err(Failure::data(format!(
+                    "run {} has no version of step {step}; it has {}",
+                    self.name,
+                    listed(&steps)
+                )));
+            }
+            Which::Step(step) => {
+                versions::verify(&checkpoints, step).map_err(|damaged| Failure::data(damaged.to_string()))?
+            }
+            Which::Newest => self.first_whole(steps, "whole")?,
+            Which::Best => self.first_whole(self.by_value(&steps)?, "whole and has been evaluated")?,
+        };
+        if manifest.config_digest != self.config.digest() {
+            tracing::warn!("config.toml has changed since the version of step {} was written", manifest.step);
+        }
+        Ok(manifest)
+    }
+
+    fn first_whole(&self, steps: Vec<u64>, wanted: &str) -> Result<Manifest, Failure> {
+        for step in steps {
+            match versions::verify(&self.checkpoints(), step) {
+                Ok(manifest) => return Ok(manifest),
+                Err(damaged) => tracing::warn!("{damaged}; trying the next one"),
+            }
+        }
+        Err(Failure::data(format!("run {} has no version that is {wanted}", self.name)))
+    }
+
+    /// Those of the steps that have a value of `checkpoint.best`, the best one first.
+    fn by_value(&self, steps: &[u64]) -> Result<Vec<u64>, Failure> {
+        let key = &self.config.checkpoint.best;
+        let logged = self.metrics()?.into_iter().filter(|metric| metric.key == *key);
+        let mut values: BTreeMap<u64, f64> = logged
+            .filter(|metric| steps.contains(&metric.step))
+            .map(|metric| (metric.step, metric.value))
+            .collect();
+        let mut ordered = Vec::with_capacity(values.len());
+        while let Some(best) = versions::best(&values, keys::lower_is_better(key)) {
+            values.remove(&best);
+            ordered.push(best);
+        }
+        if ordered.is_empty() {
+            return Err(Failure::data(format!(
+                "run {} has no {key} for any of its versions ({}): name one by its step",
+                self.name,
+                listed(steps)
+            )));
+        }
+        Ok(ordered)
+    }
+
+    /// Everything that the run logged.
+    pub(crate) fn metrics(&self) -> Result<Vec<tracker::Metric>, Failure> {
+        MetricsFile::read(&self.dir.join("metrics.jsonl")).map_err(|why| Failure::data(why.to_string()))
+    }
+}
+
+fn listed(steps: &[u64]) -> String {
+    if steps.is_empty() {
+        return "none".to_owned();
+    }
+    let words: Vec<String> = steps.iter().rev().map(u64::to_string).collect();
+    words.join(", ")
+}
+
+/// The run that was meant, if there is one below `runs` or a near name beside the one that isn't there.
+fn near(dir: &Path) -> String {
+    let below = Path::new("runs").join(dir);
+    if below.join("config.toml").is_file() {
+        return format!("; did you mean {}?", below.display());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut beside: Vec<String> = std::fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().join("config.toml").is_file())
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    beside.sort();
+    beside.truncate(12);
+    if beside.is_empty() { String::new() } else { format!("; there are {}", beside.join(", ")) }
+}
