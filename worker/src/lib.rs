@@ -18,6 +18,7 @@ mod step;
 mod transfer;
 mod versions;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -55,7 +56,12 @@ pub fn main(registry: Registry) -> ExitCode {
             tracing::info!("{message}");
             ExitCode::from(code)
         }
-        Ok(End { code, message, .. }) | Err(Failure { code, message }) => {
+        Ok(End { code, message, reason: EndReason::Interrupted })
+        | Err(Failure { code: code @ 130, message }) => {
+            tracing::warn!("{message}");
+            ExitCode::from(code)
+        }
+        Ok(End { code, message, reason: EndReason::Failed }) | Err(Failure { code, message }) => {
             tracing::error!("{message}");
             ExitCode::from(code)
         }
@@ -67,7 +73,10 @@ fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A log that a user's own main has started already stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let _ = log.try_init();
 }
 
 fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {

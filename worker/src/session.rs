@@ -184,7 +184,7 @@ impl Address {
                     format!("the coordinator did not take the run's token: {}", status.message()),
                 ));
             }
-            Err(status) => return Err(unreachable(&status)),
+            Err(status) => return Err(passing(4, format!("can't be reached: {}", status_text(&status)))),
         };
         let reader = tokio::spawn(read(incoming, triggers.clone()));
         Ok(Session { client, token, outbox, reader })
@@ -214,7 +214,7 @@ async fn read(mut incoming: tonic::Streaming<wire::proto::ToWorker>, triggers: m
                 Err(error) => break error.to_string(),
             },
             Ok(None) => break "the coordinator closed the control stream".to_owned(),
-            Err(status) => break format!("the control stream broke: {}", chain(&status)),
+            Err(status) => break format!("the control stream broke: {}", status_text(&status)),
         }
     };
     // Nobody listens any more: then the worker is ending already.
@@ -227,6 +227,16 @@ fn passing(code: u8, message: impl Into<String>) -> Problem {
 
 fn lasting(message: String) -> Problem {
     Problem::Lasting(fail(2, message))
+}
+
+/// What a status says, without its code and its metadata.
+fn status_text(status: &tonic::Status) -> String {
+    let cause = std::error::Error::source(status).map(chain).unwrap_or_default();
+    match status.message() {
+        "" => cause,
+        message if cause.is_empty() || message.contains(&cause) => message.to_owned(),
+        message => format!("{message}: {cause}"),
+    }
 }
 
 /// An error with its causes, which tonic keeps apart.
