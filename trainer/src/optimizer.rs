@@ -204,6 +204,17 @@ impl HostOptimizer {
     }
 }
 
+impl From<&configs::Optimizer> for OptimizerConfig {
+    fn from(section: &configs::Optimizer) -> Self {
+        let configs::Optimizer { kind, momentum, beta1, beta2, epsilon, weight_decay, .. } = *section;
+        match kind {
+            configs::OptimizerKind::Sgd => Self::Sgd { momentum, weight_decay },
+            configs::OptimizerKind::Adam => Self::Adam { beta1, beta2, epsilon, weight_decay },
+            configs::OptimizerKind::Adamw => Self::AdamW { beta1, beta2, epsilon, weight_decay },
+        }
+    }
+}
+
 impl OptimizerConfig {
     fn check(&self) -> Result<(), TrainerError> {
         let wrong = |key: &str, value: f64, allowed: &str| {

@@ -1,6 +1,6 @@
 //! A task on a device, behind the [`Engine`] trait.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
@@ -14,8 +14,13 @@ use crate::layout::Layout;
 use crate::module_walk::{self, Gradients, Reader, Writer};
 use crate::task::{HostScored, ModelConfig, Scored, Task};
 
-/// burn's random generator is one per process and backend: who seeds it holds this until the draws are made.
+/// burn's random generator is one per process and backend: who draws from it holds this, from the seed to the last
+/// draw. Fresh parameters draw their first values when they are first touched, so building, reading and writing count.
 static RANDOM: Mutex<()> = Mutex::new(());
+
+fn sole_draw() -> MutexGuard<'static, ()> {
+    RANDOM.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub(crate) struct TaskEngine<T: Task> {
     task: T,
@@ -39,6 +44,7 @@ impl<T: Task> TaskEngine<T> {
         let plain = device.device().clone();
         let training = plain.clone().autodiff();
         let (model, layout) = guard::catch("building the model", &name, 0, || {
+            let _sole = sole_draw();
             let model = task.model(&training);
             let layout = module_walk::layout(&model, task.model(&training))?;
             Ok((model, layout))
@@ -108,7 +114,7 @@ impl<T: Task> Engine for TaskEngine<T> {
     fn initialise(&mut self, seed: u64) -> Result<(), TrainerError> {
         let values = guard::catch("initialising", &self.name, 0, || {
             let cpu = Device::flex();
-            let _only_one_draws = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+            let _sole = sole_draw();
             cpu.seed(seed);
             let mut values = vec![0.0; self.layout.elements];
             // Parameters draw their values when they are first read: in the layout's order, under the lock.
@@ -121,13 +127,17 @@ impl<T: Task> Engine for TaskEngine<T> {
     fn read_parameters(&mut self, out: &mut [f32]) -> Result<(), TrainerError> {
         self.check_length(out.len())?;
         let model = self.model()?;
-        guard::catch("reading parameters", &self.name, 0, || Reader::read(model, out))
+        guard::catch("reading parameters", &self.name, 0, || {
+            let _sole = sole_draw();
+            Reader::read(model, out)
+        })
     }
 
     fn write_parameters(&mut self, parameters: &[f32]) -> Result<(), TrainerError> {
         self.check_length(parameters.len())?;
         let model = self.model.take().ok_or_else(|| lost(&self.name))?;
         let model = guard::catch("writing parameters", &self.name, 0, || {
+            let _sole = sole_draw();
             Ok(model.map(&mut Writer::new(parameters, &self.training)))
         })?;
         self.model = Some(model);
@@ -143,7 +153,7 @@ impl<T: Task> Engine for TaskEngine<T> {
         let model = self.model()?;
         guard::catch("the gradient of a microbatch", &self.name, batch.count, || {
             let scored = {
-                let _only_one_draws = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
+                let _sole = sole_draw();
                 self.training.seed(key);
                 self.task.forward(model, batch, &self.training)?
             };

@@ -68,16 +68,16 @@ fn check(config: &ModelConfig, data: &DataSpec) {
 #[test]
 fn mlp_classifies() {
     for activation in ["relu", "gelu", "tanh"] {
-        check(&config("mlp", json!({ "hidden": [7, 5], "activation": activation })), &table(4, 3));
+        check(&config("mlp", &json!({ "hidden": [7, 5], "activation": activation })), &table(4, 3));
     }
-    check(&config("mlp", json!({ "hidden": [] })), &table(4, 3));
+    check(&config("mlp", &json!({ "hidden": [] })), &table(4, 3));
 }
 
 #[test]
 fn mlp_regresses() {
     let output = OutputSpec::Values(vec!["a".to_owned(), "b".to_owned()]);
     check(
-        &config("mlp", json!({ "hidden": [6], "activation": "tanh" })),
+        &config("mlp", &json!({ "hidden": [6], "activation": "tanh" })),
         &DataSpec { input: vec![5], output },
     );
 }
@@ -85,13 +85,13 @@ fn mlp_regresses() {
 #[test]
 fn cnn_classifies() {
     let data = DataSpec { input: vec![2, 6, 7], output: classes(3) };
-    check(&config("cnn", json!({ "channels": [3, 4], "hidden": 5 })), &data);
+    check(&config("cnn", &json!({ "channels": [3, 4], "hidden": 5 })), &data);
 }
 
 #[test]
 fn evaluation_adds_the_confusion_matrix_and_leaves_dropout_out() {
     let data = table(4, 3);
-    let mut engine = build(&config("mlp", json!({ "hidden": [8], "dropout": 0.5 })), &data, &cpu());
+    let mut engine = build(&config("mlp", &json!({ "hidden": [8], "dropout": 0.5 })), &data, &cpu());
     engine.initialise(1).unwrap();
     let batch = batch(&data, 12, 3);
     let sums = engine.evaluate(&batch).unwrap();
@@ -106,7 +106,7 @@ fn evaluation_adds_the_confusion_matrix_and_leaves_dropout_out() {
 #[test]
 fn regression_sums() {
     let data = DataSpec { input: vec![3], output: OutputSpec::Values(vec!["y".to_owned()]) };
-    let mut engine = build(&config("mlp", json!({ "hidden": [4] })), &data, &cpu());
+    let mut engine = build(&config("mlp", &json!({ "hidden": [4] })), &data, &cpu());
     engine.initialise(1).unwrap();
     let batch = batch(&data, 5, 3);
     let outputs = engine.predict(&batch).unwrap();

@@ -249,3 +249,18 @@ fn constants_that_cannot_work_are_refused_by_name() {
         assert!(message.contains(part), "{message}");
     }
 }
+
+#[test]
+fn the_configurations_section_is_taken_as_it_stands() {
+    let section = configs::Optimizer {
+        kind: configs::OptimizerKind::Sgd,
+        momentum: 0.5,
+        weight_decay: 0.25,
+        ..configs::Optimizer::default()
+    };
+    let expected = OptimizerConfig::Sgd { momentum: 0.5, weight_decay: 0.25 };
+    assert_eq!(OptimizerConfig::from(&section), expected);
+    let adamw = OptimizerConfig::from(&configs::Optimizer::default());
+    let expected = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    assert_eq!(adamw, expected);
+}

@@ -19,8 +19,8 @@ impl GradientSink for Flat {
     }
 }
 
-pub fn config(kind: &str, keys: serde_json::Value) -> ModelConfig {
-    ModelConfig::new(kind, &keys).unwrap()
+pub fn config(kind: &str, keys: &serde_json::Value) -> ModelConfig {
+    ModelConfig::new(kind, keys).unwrap()
 }
 
 pub fn cpu() -> OpenDevice {
