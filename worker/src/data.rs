@@ -143,8 +143,25 @@ fn spec(plan: &Plan) -> DataSpec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A table of so many rows with one feature, the row's number, and two labels in turn.
+    pub(crate) fn samples(rows: usize) -> Samples {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("table.csv");
+        let lines: String = (0..rows).map(|row| format!("{row},{}\n", ["a", "b"][row % 2])).collect();
+        std::fs::write(&path, format!("x,label\n{lines}")).expect("written");
+        let config = configs::Dataset {
+            uri: path.display().to_string(),
+            validation: 0.3,
+            normalise: configs::Normalise::None,
+            ..Default::default()
+        };
+        let plan = Plan::prepare(&config, None).expect("a plan");
+        let dataset = Dataset::open(&plan, &path).expect("the file of the plan");
+        Samples { dataset, spec: spec(&plan) }
+    }
 
     #[test]
     fn only_a_digest_names_a_copy() {

@@ -300,3 +300,119 @@ impl<S: std::io::Read> Reader<S> {
         FrameError::Bad { peer: "the coordinator".to_owned(), problem }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use protocol::ids::ViewId;
+    use protocol::reduce::{SLICE, sum_of_squares};
+
+    use super::*;
+
+    const PEER: &str = "the test";
+
+    fn key(step: u64) -> StepKey {
+        StepKey { view: ViewId(1), step, phase: Phase::Train }
+    }
+
+    /// What a reducer sends: built frame by frame.
+    struct Sent(FrameStream<Vec<u8>>);
+
+    impl Sent {
+        fn new() -> Self {
+            Self(FrameStream::new(Vec::new(), PEER.to_owned(), STALL_DEADLINE))
+        }
+
+        fn frame(mut self, kind: Kind, key: StepKey, slice: u32, tail: &[u8], body: &[f32]) -> Self {
+            let (tail_bytes, floats) = (tail.len() as u32, body.len() as u32);
+            let header = Header { kind, key, node_level: 0, node_index: 0, slice, tail_bytes, floats };
+            self.0.write(&header, tail, body).expect("a vector takes all");
+            self
+        }
+
+        fn sums(self, key: StepKey, presence: &[u8]) -> Self {
+            let mut tail = Vec::new();
+            frames::sums::encode(&[3.0, 2.0], presence, &mut tail);
+            self.frame(Kind::ReducedSums, key, 0, &tail, &[])
+        }
+
+        fn slice(self, key: StepKey, slice: u32, body: &[f32], hash_of: &[f32]) -> Self {
+            let hashes: Vec<u64> = hash_of.chunks(BLOCK).map(block_hash).collect();
+            let squares: Vec<f64> = body.chunks(BLOCK).map(sum_of_squares).collect();
+            let mut tail = Vec::new();
+            frames::blocks::encode(&hashes, &squares, &mut tail);
+            self.frame(Kind::Slice, key, slice, &tail, body)
+        }
+
+        /// A member's reader of it, for gradients of so many elements and up to eight parameters.
+        fn reader(self, elements: usize) -> (Reader<Cursor<Vec<u8>>>, SyncSender<Box<Reduced>>) {
+            let (returns, free) = sync_channel(1);
+            returns.try_send(Box::new(Reduced::empty())).expect("room");
+            let stream =
+                FrameStream::new(Cursor::new(self.0.get_ref().clone()), PEER.to_owned(), STALL_DEADLINE);
+            let reader = Reader {
+                stream,
+                free,
+                current: None,
+                elements,
+                presence_bytes: 1,
+                missing: Vec::new(),
+                sums_missing: true,
+                tail: Vec::new(),
+                hashes: Vec::new(),
+                squares: Vec::new(),
+                scratch: Vec::new(),
+            };
+            (reader, returns)
+        }
+    }
+
+    #[test]
+    fn slices_in_any_order_make_a_step_and_buffers_go_round() {
+        let (first, second) = (vec![2.0; SLICE], vec![3.0, 4.0]);
+        let sent = Sent::new()
+            .slice(key(1), 1, &second, &second)
+            .sums(key(1), &[1])
+            .slice(key(1), 0, &first, &first)
+            .sums(key(2), &[1])
+            // Of the past by now.
+            .slice(key(1), 1, &[9.0, 9.0], &[9.0, 9.0])
+            .slice(key(2), 0, &first, &first)
+            .slice(key(2), 1, &second, &second);
+        let (mut reader, returns) = sent.reader(SLICE + 2);
+        for step in [1, 2] {
+            let whole = reader.next().expect("good frames").expect("a step");
+            assert_eq!(whole.key, key(step));
+            assert_eq!(whole.gradient[..SLICE], first);
+            assert_eq!(whole.gradient[SLICE..], second);
+            assert_eq!(whole.facts.squared_norm(), 4.0 * SLICE as f64 + 25.0);
+            assert_eq!((whole.sums.as_slice(), whole.presence.as_slice()), (&[3.0, 2.0][..], &[1][..]));
+            returns.try_send(whole).expect("room");
+        }
+        assert!(matches!(reader.next(), Err(FrameError::Closed { .. })));
+    }
+
+    #[test]
+    fn an_evaluation_has_sums_alone() {
+        let evaluation = StepKey { phase: Phase::Evaluate, ..key(1) };
+        let (mut reader, _returns) = Sent::new().sums(evaluation, &[]).reader(5);
+        assert_eq!(reader.next().expect("a good frame").expect("whole").key, evaluation);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_frame_is_said() {
+        let check = |sent: Sent, expected: &str| {
+            let (mut reader, _returns) = sent.reader(2);
+            let error = reader.next().expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        let good = [1.0, 2.0];
+        check(Sent::new().slice(key(1), 0, &good, &[1.0, 2.5]), "damaged");
+        check(Sent::new().slice(key(1), 1, &good, &good), "slice 1 of 1");
+        check(Sent::new().slice(key(1), 0, &[1.0], &[1.0]), "has 1 f32, not 2");
+        check(Sent::new().sums(key(1), &[1, 2]), "presence");
+        check(Sent::new().frame(Kind::Partial, key(1), 0, &[], &[]), "came to a member");
+        check(Sent::new().frame(Kind::Slice, key(1), 0, &[0; 8], &good), "tail");
+    }
+}

@@ -226,3 +226,78 @@ impl Filler {
         self.outbox.send(filled).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use trainer::HostData;
+
+    use super::*;
+
+    /// Ten samples for training and some for validation, whose one feature is different in each.
+    fn feed(shares: &[u32], rank: usize) -> (Feed, Geometry) {
+        let samples = Arc::new(crate::data::tests::samples(14));
+        let geometry = Geometry {
+            samples: samples.training_len(),
+            batch: 4,
+            microbatch: 1,
+            seed: 5,
+            evaluation_samples: samples.evaluation_len(),
+            evaluation_microbatch: 2,
+        };
+        let place = Place { shares: shares.to_vec(), rank };
+        (Feed::start(samples, geometry, place).expect("a thread"), geometry)
+    }
+
+    fn features(feed: &mut Feed, phase: Phase, step: u64, microbatch: u32) -> Vec<f32> {
+        let filled = feed.take(Position { phase, step, microbatch }).expect("filled");
+        let HostData::F32(features) = filled.batch.x.data.clone() else { panic!("features are f32") };
+        assert_eq!(filled.batch.count, features.len());
+        feed.recycle(filled).expect("taken back");
+        features
+    }
+
+    #[test]
+    fn an_epoch_with_an_evaluation_in_between_has_each_sample_once() {
+        let (mut feed, geometry) = feed(&[1], 0);
+        let mut seen = Vec::new();
+        let mut validated = Vec::new();
+        for step in 1..=geometry.steps_per_epoch() {
+            for microbatch in 0..geometry.step(step).microbatches {
+                seen.extend(features(&mut feed, Phase::Train, step, microbatch));
+            }
+            validated.clear();
+            for microbatch in 0..geometry.evaluation().microbatches {
+                validated.extend(features(&mut feed, Phase::Evaluate, step, microbatch));
+            }
+        }
+        assert_eq!(
+            (seen.len() as u64, validated.len() as u64),
+            (geometry.samples, geometry.evaluation_samples)
+        );
+        seen.extend(validated);
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen.len(), 14, "every row of the file once");
+    }
+
+    #[test]
+    fn what_follows_is_filled_before_it_is_asked_for() {
+        let (mut feed, geometry) = feed(&[1, 1], 1);
+        // The last step of an epoch has two microbatches of four: this member's are 1..2 there, 2..4 elsewhere.
+        for (step, microbatch) in [(1, 2), (1, 3), (2, 2), (2, 3), (3, 1), (4, 2)] {
+            assert!(feed.course.place.range(geometry.step(step).microbatches).contains(&microbatch));
+            features(&mut feed, Phase::Train, step, microbatch);
+        }
+        assert_eq!(feed.generation, 1, "nothing but the first was sought");
+    }
+
+    #[test]
+    fn a_step_that_is_tried_again_has_the_same_samples() {
+        let (mut feed, _) = feed(&[1], 0);
+        let first: Vec<_> =
+            (0..4).map(|microbatch| features(&mut feed, Phase::Train, 2, microbatch)).collect();
+        let again: Vec<_> =
+            (0..4).map(|microbatch| features(&mut feed, Phase::Train, 2, microbatch)).collect();
+        assert_eq!(first, again);
+    }
+}

@@ -53,6 +53,10 @@ impl Member {
     /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
     /// the reduced step comes as another command.
     pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, Failure> {
+        // Ready was said for a step that another view tries again: its buffer is needed.
+        if let Some(abandoned) = self.prepared.take() {
+            self.give_back(abandoned);
+        }
         let mut timings = self.add_up(key)?;
         timings.apply_us = std::mem::take(&mut self.apply_us);
         self.timings = timings;
