@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind};
-use datasets::{Dataset, Plan};
+use datasets::{Batch, Dataset, Feature, Plan};
 
 fn config(path: &Path) -> configs::Dataset {
     configs::Dataset { uri: path.display().to_string(), ..configs::Dataset::default() }
@@ -160,4 +160,36 @@ fn an_absent_file_says_where_it_was_looked_for() {
     let config = configs::Dataset { uri: "absent.csv".to_owned(), ..configs::Dataset::default() };
     let said = Plan::prepare(&config, Some(Path::new("/etc"))).expect_err("absent").to_string();
     assert!(said.contains("absent.csv") && said.contains("/etc/absent.csv"), "{said}");
+}
+
+#[test]
+fn a_number_that_scaling_takes_beyond_f32_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = file(&dir, "a,b\n1e-30,x\n2e-30,y\n3e-30,x\n");
+    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let said = plan.read_for_prediction(&file(&dir, "a\n1e-30\n1e30\n")).expect_err("refused").to_string();
+    assert!(said.contains("t.csv, line 3: column \"a\": 1"), "{said}");
+    assert!(said.contains("is beyond f32 once it is scaled"), "{said}");
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = file(&dir, "a,b\np,x\nq,y\np,x\n");
+    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        change(&mut plan);
+        Dataset::open(&plan, &path).map(|dataset| (dataset, plan.features()))
+    };
+    let said = refused(&|plan| plan.rows = 4).expect_err("too many rows").to_string();
+    assert!(said.ends_with("3 rows, where the plan has 4"), "{said}");
+    refused(&|plan| plan.columns[0].feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0 }))
+        .expect_err("text as numbers");
+    // The same category twice: samples have the width that the plan says, whichever place is taken.
+    let twice = Feature::Categorical { categories: ["p", "p", "q"].map(str::to_owned).to_vec() };
+    let (dataset, features) = refused(&|plan| plan.columns[0].feature = Some(twice.clone())).expect("opened");
+    let mut batch = Batch::default();
+    dataset.gather_training(&[0, 1], &mut batch);
+    assert_eq!(batch.features.len(), 2 * features);
 }
