@@ -80,3 +80,38 @@ fn the_fingerprint_repeats_and_tells_backends_apart() {
     let ndarray = trainer::device::open(&DeviceSpec::NdArray).unwrap();
     assert_ne!(cpu_print, trainer::fingerprint(&ndarray).unwrap());
 }
+
+const CHILD: &str = "BONFIRE_TEST_PRINT_BITS";
+
+/// Prints the fingerprint and the hash of a gradient when [`threads_do_not_show_in_the_bits`] runs it.
+#[test]
+fn print_bits() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let data = DataSpec { input: vec![1, 16, 16], output: classes(10) };
+    let mut engine = build(&config("cnn", &json!({ "dropout": 0.2 })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let (flat, _) = gradient(engine.as_mut(), &batch(&data, 64, 3), 5);
+    let digest = trainer::tensors::model_digest(engine.layout(), &flat.values);
+    println!("bits {:?} {digest:?}", trainer::fingerprint(&cpu()).unwrap());
+}
+
+#[test]
+fn threads_do_not_show_in_the_bits() {
+    let run = |threads: &str| {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "print_bits", "--nocapture"])
+            .env(CHILD, "1")
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let from = text.find("bits [").unwrap_or_else(|| panic!("no bits in {text}"));
+        text[from..].lines().next().unwrap().to_owned()
+    };
+    let one = run("1");
+    assert_eq!(one, run("1"));
+    assert_eq!(one, run("2"));
+    assert_eq!(one, run("3"));
+}
