@@ -150,6 +150,16 @@ impl Address {
         unreachable!("the loop has no end of its own")
     }
 
+    /// What is wrong with the way to the coordinator's port, if nothing listens there.
+    async fn why_not_connected(&self) -> Option<Problem> {
+        let connecting = tokio::net::TcpStream::connect((self.host.as_str(), self.port));
+        match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(passing(4, format!("can't be reached: {error}"))),
+            Err(_) => Some(passing(4, format!("can't be reached: no answer in {CONNECT_DEADLINE:?}"))),
+        }
+    }
+
     async fn attempt(&self, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
         let loopback = self.is_loopback().await?;
         if !loopback && !self.insecure {
@@ -157,7 +167,14 @@ impl Address {
                 format!("{} is off this machine and nothing is encrypted yet: pass --insecure", self.host);
             return Err(lasting(message));
         }
-        let token = self.token(loopback)?;
+        let token = match self.token(loopback) {
+            Ok(token) => token,
+            // Without a coordinator there is no token either: then that is what is wrong.
+            Err(problem @ Problem::Passing(_)) => {
+                return Err(self.why_not_connected().await.unwrap_or(problem));
+            }
+            Err(problem) => return Err(problem),
+        };
         let unreachable =
             |error: &dyn std::error::Error| passing(4, format!("can't be reached: {}", chain(error)));
         let endpoint = Endpoint::from_shared(self.url.clone())
@@ -284,7 +301,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_token_is_said_with_its_path_and_code_2() {
-        let address = Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), false);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let address = Address::parse(&url, Some("/nonexistent/token".into()), false);
         let (triggers, mut inbox) = mpsc::channel(4);
         let joined = address.expect("an address").join(Duration::ZERO, &triggers, &mut inbox).await;
         let failure = joined.err().expect("no token");
