@@ -13,7 +13,7 @@ mod predict;
 mod run;
 mod samples;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,6 +25,10 @@ pub use crate::failure::Failure;
 
 /// The `trainer` command over these models: reads the command line, does it, and gives the exit code.
 #[must_use]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a main is written as a worker's is, which keeps its registry"
+)]
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     start_log();
@@ -58,6 +62,7 @@ fn start_log() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .try_init();

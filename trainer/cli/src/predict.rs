@@ -147,7 +147,11 @@ mod tests {
     fn the_label_is_the_first_of_the_greatest() {
         let output = Output::Classes { labels: vec!["a".into(), "b".into()] };
         let found = read(&output, &[1.0, 1.0, 0.0, 5.0]);
-        assert!(matches!(&found[0], Predicted::Label { index: 0, probabilities, .. } if *probabilities == [0.5, 0.5]));
-        assert!(matches!(&found[1], Predicted::Label { index: 1, probabilities, .. } if probabilities[1] > 0.99));
+        assert!(
+            matches!(&found[0], Predicted::Label { index: 0, probabilities, .. } if *probabilities == [0.5, 0.5])
+        );
+        assert!(
+            matches!(&found[1], Predicted::Label { index: 1, probabilities, .. } if probabilities[1] > 0.99)
+        );
     }
 }
