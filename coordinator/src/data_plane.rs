@@ -154,6 +154,8 @@ struct Summing {
     committed: Option<StepKey>,
     step: Option<Reducer>,
     writers: BTreeMap<MemberId, SyncSender<Outgoing>>,
+    /// Of the step in flight, for members that aren't connected yet.
+    unsent: BTreeMap<MemberId, Vec<Outgoing>>,
     /// Slices that writers may still hold; their buffers are taken back when they don't.
     sent: Vec<Arc<ReducedSlice>>,
     pool: Arc<Pool>,
@@ -170,6 +172,7 @@ impl Summing {
             committed: None,
             step: None,
             writers: BTreeMap::new(),
+            unsent: BTreeMap::new(),
             sent: Vec::new(),
             pool,
             spent: Vec::new(),
@@ -190,6 +193,10 @@ impl Summing {
                     self.step = None;
                 }
                 Input::Connected { member, writer } => {
+                    // What was reduced before this member was connected: it may have had no part in it.
+                    for outgoing in self.unsent.remove(&member).unwrap_or_default() {
+                        let _ = writer.send(outgoing);
+                    }
                     self.writers.insert(member, writer);
                 }
                 Input::Sums { member, header, sums, presence } => self.sums(member, &header, sums, presence),
@@ -258,9 +265,11 @@ impl Summing {
     fn broadcast(&mut self, outgoing: &Outgoing) {
         let Some(view) = &self.view else { return };
         for member in &view.members {
-            let sent = self.writers.get(&member.member).map(|writer| writer.send(outgoing.clone()));
-            if !matches!(sent, Some(Ok(()))) {
-                warn!(name = member.name, "has no data connection to send a slice on");
+            match self.writers.get(&member.member).map(|writer| writer.send(outgoing.clone())) {
+                Some(Ok(())) => {}
+                // The reader of the same connection reports the loss.
+                Some(Err(_)) => debug!(name = member.name, "has no data connection any more"),
+                None => self.unsent.entry(member.member).or_default().push(outgoing.clone()),
             }
         }
     }

@@ -21,6 +21,14 @@ use crate::status::StatusReport;
 /// `train/loss` is there at least every so many steps.
 const METRICS_EVERY: u64 = 10;
 
+/// What people see of an evaluation; the rest is in metrics.jsonl and run.json.
+const HEADLINE: [&str; 4] = [
+    "validation/loss",
+    "validation/accuracy",
+    "validation/mean_absolute_error",
+    "validation/mean_squared_error",
+];
+
 /// Seconds since 1970.
 pub(crate) fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
@@ -41,6 +49,8 @@ pub(crate) struct Recorder {
     evaluations: BTreeMap<u64, BTreeMap<String, f64>>,
     newest_version: Option<u64>,
     waiting_for: String,
+    /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
+    says_what_it_waits_for: bool,
 }
 
 impl Recorder {
@@ -68,7 +78,13 @@ impl Recorder {
             evaluations: BTreeMap::new(),
             newest_version: None,
             waiting_for: String::new(),
+            says_what_it_waits_for: false,
         }
+    }
+
+    /// From now on people are told what the run waits for.
+    pub(crate) fn say_what_it_waits_for(&mut self) {
+        self.says_what_it_waits_for = true;
     }
 
     /// The last committed step.
@@ -161,7 +177,7 @@ impl Recorder {
             .map(|(key, value)| (format!("validation/{key}"), value))
             .collect();
         let headline: Vec<(String, f64)> =
-            named.iter().filter(|(key, _)| key.matches('/').count() == 1).cloned().collect();
+            named.iter().filter(|(key, _)| HEADLINE.contains(&key.as_str())).cloned().collect();
         self.display.evaluated(committed.epoch, committed.key.step, &headline);
         let values: BTreeMap<String, f64> = named.iter().cloned().collect();
         self.record.final_state.metrics = values.clone();
@@ -217,7 +233,9 @@ impl Recorder {
             Note::Waiting { reason } => {
                 info!(reason, "waiting");
                 self.waiting_for.clone_from(reason);
-                self.display.event("waiting", &format!("waiting for {reason}"), &json!({}));
+                if self.says_what_it_waits_for {
+                    self.display.event("waiting", &format!("waiting for {reason}"), &json!({}));
+                }
             }
             Note::Warning { message } => {
                 warn!(message);

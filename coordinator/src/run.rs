@@ -170,6 +170,7 @@ impl Parts<'_> {
             .map_err(Refusal::config)?,
         };
         if local.is_empty() {
+            recorder.say_what_it_waits_for();
             recorder.line(&format!(
                 "waiting for workers: worker --coordinator http://{address} (token in {})",
                 self.token_path().display()

@@ -54,6 +54,10 @@ pub(crate) struct Member {
     pub(crate) expected: Option<StepKey>,
     /// The step that Ready was said for.
     pub(crate) prepared: Option<Box<Reduced>>,
+    /// The step that was begun last.
+    pub(crate) begun: StepKey,
+    /// A reduced step that came before it was begun here.
+    pub(crate) early: Option<Box<Reduced>>,
     /// A step's buffer at rest, where no exchange has it.
     pub(crate) spare: Option<Box<Reduced>>,
 
@@ -123,6 +127,8 @@ impl Member {
             work: None,
             expected: None,
             prepared: None,
+            begun: StepKey { view: protocol::ids::ViewId(0), step: 0, phase: Phase::Train },
+            early: None,
             spare: None,
             versions,
             timings: Timings::default(),

@@ -62,10 +62,17 @@ impl Member {
         self.timings = timings;
         self.pushed = Instant::now();
         self.expected = Some(key);
+        self.begun = key;
+        if let Some(stale) = self.early.take_if(|early| early.key < key) {
+            self.give_back(stale);
+        }
         let accumulator = if key.phase == Phase::Train { &self.gradients } else { &self.scores };
         match self.work.as_mut().and_then(|work| work.exchange.as_mut()) {
             None => Ok(Some(self.reduce_alone(key))),
-            Some(exchange) => push(exchange, key, accumulator).map(|()| None),
+            Some(exchange) => {
+                push(exchange, key, accumulator)?;
+                Ok(self.early.take_if(|early| early.key == key).map(|early| self.prepare_step(early)))
+            }
         }
     }
 
@@ -120,8 +127,13 @@ impl Member {
         if self.expected == Some(reduced.key) {
             return Some(self.prepare_step(reduced));
         }
-        // Of a view that was left meanwhile.
-        self.give_back(reduced);
+        // A member without microbatches in a step may get the others' result before it begins the step itself. What
+        // is older is of a view that was left meanwhile.
+        if reduced.key > self.begun {
+            self.early = Some(reduced);
+        } else {
+            self.give_back(reduced);
+        }
         None
     }
 
