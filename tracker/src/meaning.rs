@@ -191,10 +191,10 @@ mod tests {
 
     #[test]
     fn the_tree_pairs_neighbours_and_copies_the_odd_one() {
-        let tiny = 2f64.powi(-60);
-        // ((1 + tiny) + (tiny + tiny)) + tiny: pairing keeps what a running sum would lose differently.
-        let parts = [1.0, tiny, tiny, tiny, tiny].map(|x| vec![x]).to_vec();
-        assert_eq!(tree_sum(parts), [((1.0 + tiny) + (tiny + tiny)) + tiny]);
+        // Half of the last bit of 1: a running sum would lose each of them, a pair of them is kept.
+        let half = 2f64.powi(-53);
+        let parts = [1.0, half, half, half, half].map(|x| vec![x]).to_vec();
+        assert_eq!(tree_sum(parts), [1.0 + 2f64.powi(-51)]);
         assert_eq!(tree_sum(vec![vec![-0.0],]).first().map(|x| x.to_bits()), Some((-0.0f64).to_bits()));
         assert!(tree_sum(Vec::new()).is_empty());
     }
