@@ -1,21 +1,50 @@
-//! Combinations that can't be.
+//! Combinations that can't be, and numbers out of their bounds.
 
-use crate::types::{Config, DatasetKind, ScheduleKind};
+use toml::Value;
 
-/// Reports each impossible combination with the key that stands for it.
-pub(crate) fn check(config: &Config, report: &mut dyn FnMut(&str, String)) {
+use crate::places::Report;
+use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
+use crate::values::{Devices, Every};
+
+/// Reports what can't be, each with the keys that make it so.
+pub(crate) fn check(config: &Config, report: &mut Report) {
+    run(config, report);
     length(config, report);
-    dataset(config, report);
-    numbers(config, report);
-    counts(config, report);
+    dataset(&config.dataset, report);
+    optimizer(&config.optimizer, report);
+    if let Some(clip) = config.train.clip_norm {
+        within(report, "train.clip_norm", clip, is_positive(clip), "a number above 0");
+    }
+    schedule(&config.schedule, config.train.steps, report);
+    workers(config, report);
+    batches(config, report);
+    versions(config, report);
     model(config, report);
 }
 
-fn length(config: &Config, report: &mut dyn FnMut(&str, String)) {
+fn run(config: &Config, report: &mut Report) {
+    const BYTES_MAX: usize = 200;
+    let Some(name) = &config.run.name else { return };
+    let is_folder = !name.is_empty()
+        && !name.starts_with('.')
+        && !name.contains(|c: char| c == '/' || c == '\\' || c.is_control())
+        && name.len() <= BYTES_MAX;
+    if !is_folder {
+        let message = format!(
+            "run.name = {name:?}: expected the name of a folder, without / and \\, no dot first, at most {BYTES_MAX} \
+             bytes"
+        );
+        report.add(&["run", "name"], message);
+    }
+}
+
+fn length(config: &Config, report: &mut Report) {
     match (config.train.epochs, config.train.steps) {
-        (None, None) => report("train", "the run has no length: set train.epochs or train.steps".to_owned()),
-        (Some(epochs), Some(steps)) => report(
-            "train.steps",
+        (None, None) => {
+            report.add(&["train"], "the run has no length: set train.epochs or train.steps".to_owned());
+        }
+        (Some(epochs), Some(steps)) => report.add_all(
+            &["train.epochs", "train.steps"],
             format!(
                 "train.epochs = {epochs} and train.steps = {steps}: a run has one length, remove one of them"
             ),
@@ -24,93 +53,145 @@ fn length(config: &Config, report: &mut dyn FnMut(&str, String)) {
     }
 }
 
-fn dataset(config: &Config, report: &mut dyn FnMut(&str, String)) {
-    let dataset = &config.dataset;
+fn dataset(dataset: &Dataset, report: &mut Report) {
     if dataset.uri.is_empty() {
-        report(
-            "dataset",
-            "dataset.uri is missing: the path of the data, such as \"datasets/digits/digits.csv\"".to_owned(),
-        );
+        let message = "dataset.uri is missing: the path of the data, such as \"datasets/digits/digits.csv\"";
+        report.add(&["dataset", "uri"], message.to_owned());
     }
-    if !(0.0..1.0).contains(&dataset.validation) {
-        report(
-            "dataset.validation",
-            format!(
-                "dataset.validation = {}: expected a fraction, at least 0 and below 1",
-                dataset.validation
-            ),
-        );
+    let held_out = dataset.validation;
+    let is_part = (0.0..1.0).contains(&held_out);
+    within(report, "dataset.validation", held_out, is_part, "a fraction, at least 0 and below 1");
+    if matches!(dataset.delimiter, '"' | '\n' | '\r') {
+        let message =
+            format!("dataset.delimiter = {:?}: it ends a line or quotes a field", dataset.delimiter);
+        report.add(&["dataset", "delimiter"], message);
     }
-    if let (Some(target), Some(kind)) =
-        (&dataset.target, dataset.target.as_ref().and_then(|target| dataset.columns.get(target)))
-        && *kind == crate::ColumnKind::Ignore
-    {
-        report("dataset.columns", format!("column {target:?} is the target and ignored at once"));
-    }
-}
-
-fn numbers(config: &Config, report: &mut dyn FnMut(&str, String)) {
-    let optimizer = &config.optimizer;
-    let mut within = |key: &str, value: f64, good: bool, allowed: &str| {
-        if !good {
-            report(key, format!("{key} = {value}: expected {allowed}"));
+    let Some(target) = &dataset.target else { return };
+    let message = match (dataset.columns.get(target), dataset.kind) {
+        (Some(ColumnKind::Ignore), _) => {
+            format!("column {target:?} is dataset.target, and ignored by dataset.columns: remove one of them")
         }
+        (Some(ColumnKind::Categorical), Some(DatasetKind::Regression)) => format!(
+            "the target {target:?} is categorical by dataset.columns, but dataset.kind = \"regression\": remove one of \
+             them"
+        ),
+        _ => return,
     };
-    let fraction = |value: f64| (0.0..1.0).contains(&value);
-    within(
-        "optimizer.learning_rate",
-        optimizer.learning_rate,
-        optimizer.learning_rate > 0.0,
-        "a number above 0",
-    );
-    within("optimizer.beta1", optimizer.beta1, fraction(optimizer.beta1), "at least 0 and below 1");
-    within("optimizer.beta2", optimizer.beta2, fraction(optimizer.beta2), "at least 0 and below 1");
-    within("optimizer.momentum", optimizer.momentum, fraction(optimizer.momentum), "at least 0 and below 1");
-    within("optimizer.epsilon", optimizer.epsilon, optimizer.epsilon > 0.0, "a number above 0");
-    within(
-        "optimizer.weight_decay",
-        optimizer.weight_decay,
-        optimizer.weight_decay >= 0.0,
-        "a number, at least 0",
-    );
-    let schedule = &config.schedule;
-    within(
-        "schedule.final_factor",
-        schedule.final_factor,
-        (0.0..=1.0).contains(&schedule.final_factor),
-        "0 to 1",
-    );
-    within("schedule.gamma", schedule.gamma, schedule.gamma > 0.0, "a number above 0");
-    if let Some(clip) = config.train.clip_norm {
-        within("train.clip_norm", clip, clip > 0.0, "a number above 0");
+    report.add(&["dataset", "columns", target], message);
+}
+
+/// Reports a number that is out of its bounds.
+fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
+    if !is_within {
+        report.add_all(&[path], format!("{path} = {value:?}: expected {allowed}"));
     }
-    if schedule.kind == ScheduleKind::Constant && schedule.warmup_steps > 0 {
-        report(
-            "schedule.warmup_steps",
-            format!(
-                "schedule.warmup_steps = {} with schedule.kind = \"constant\": choose \"warmup\"",
-                schedule.warmup_steps
-            ),
-        );
-    }
-    if let Some(steps) = config.train.steps
-        && schedule.warmup_steps >= steps
+}
+
+/// Weights are updated in single precision, in which a number must still be what it is.
+fn is_positive(value: f64) -> bool {
+    let single = value as f32;
+    single > 0.0 && single.is_finite()
+}
+
+fn is_decay(value: f64) -> bool {
+    value >= 0.0 && (value as f32) < 1.0
+}
+
+fn optimizer(optimizer: &Optimizer, report: &mut Report) {
+    for (path, value) in
+        [("optimizer.learning_rate", optimizer.learning_rate), ("optimizer.epsilon", optimizer.epsilon)]
     {
-        report(
-            "schedule.warmup_steps",
+        within(report, path, value, is_positive(value), "a number above 0, in single precision");
+    }
+    for (path, value) in [
+        ("optimizer.beta1", optimizer.beta1),
+        ("optimizer.beta2", optimizer.beta2),
+        ("optimizer.momentum", optimizer.momentum),
+    ] {
+        within(report, path, value, is_decay(value), "at least 0 and below 1, in single precision");
+    }
+    let decay = optimizer.weight_decay;
+    let is_fine = decay == 0.0 || is_positive(decay);
+    within(report, "optimizer.weight_decay", decay, is_fine, "0 or a number above it");
+}
+
+fn schedule(schedule: &Schedule, steps: Option<u64>, report: &mut Report) {
+    let (end, gamma) = (schedule.final_factor, schedule.gamma);
+    within(report, "schedule.final_factor", end, (0.0..=1.0).contains(&end), "0 to 1");
+    within(report, "schedule.gamma", gamma, is_positive(gamma), "a number above 0");
+    let warmup = schedule.warmup_steps;
+    let both = ["schedule.kind", "schedule.warmup_steps"];
+    match schedule.kind {
+        ScheduleKind::Constant if warmup > 0 => report.add_all(
+            &both,
             format!(
-                "schedule.warmup_steps = {} in a run of {steps} steps: it would never be over",
-                schedule.warmup_steps
+                "schedule.warmup_steps = {warmup} with schedule.kind = \"constant\": choose \"warmup\" or another kind"
+            ),
+        ),
+        ScheduleKind::Warmup if warmup == 0 => report.add_all(
+            &both,
+            "schedule.kind = \"warmup\" with schedule.warmup_steps = 0: set the steps, or choose \"constant\""
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    if let Some(steps) = steps
+        && warmup >= steps
+    {
+        report.add_all(
+            &["schedule.warmup_steps", "train.steps"],
+            format!(
+                "schedule.warmup_steps = {warmup} in a run of train.steps = {steps}: it would never be over"
             ),
         );
     }
 }
 
-fn counts(config: &Config, report: &mut dyn FnMut(&str, String)) {
+fn workers(config: &Config, report: &mut Report) {
+    let (elastic, local) = (&config.elastic, &config.local);
+    if elastic.max_workers < elastic.min_workers {
+        report.add_all(
+            &["elastic.max_workers", "elastic.min_workers"],
+            format!(
+                "elastic.max_workers = {} is less than elastic.min_workers = {}",
+                elastic.max_workers, elastic.min_workers
+            ),
+        );
+    }
+    if local.workers > elastic.max_workers {
+        report.add_all(
+            &["local.workers", "elastic.max_workers"],
+            format!(
+                "local.workers = {} is more than elastic.max_workers = {}",
+                local.workers, elastic.max_workers
+            ),
+        );
+    }
+    if elastic.lease.as_millis() < 100 {
+        let message = format!("elastic.lease = \"{}\": expected at least \"100ms\"", elastic.lease);
+        report.add(&["elastic", "lease"], message);
+    }
+    let devices = local.devices.parse::<Devices>();
+    if let Ok(Devices { kinds }) = devices
+        && kinds.len() > 1
+        && !elastic.mixed
+    {
+        report.add_all(
+            &["local.devices", "elastic.mixed"],
+            format!(
+                "local.devices = \"{}\" mixes {}, whose numbers differ: use one kind, or set elastic.mixed = true",
+                local.devices,
+                kinds.join(" and ")
+            ),
+        );
+    }
+}
+
+fn batches(config: &Config, report: &mut Report) {
     let train = &config.train;
     if train.microbatch() > train.batch_size {
-        report(
-            "train.microbatch_size",
+        report.add_all(
+            &["train.microbatch_size", "train.batch_size"],
             format!(
                 "train.microbatch_size = {} is more than train.batch_size = {}",
                 train.microbatch(),
@@ -118,55 +199,70 @@ fn counts(config: &Config, report: &mut dyn FnMut(&str, String)) {
             ),
         );
     }
-    let elastic = &config.elastic;
-    if elastic.max_workers < elastic.min_workers {
-        report(
-            "elastic.max_workers",
-            format!(
-                "elastic.max_workers = {} is less than elastic.min_workers = {}",
-                elastic.max_workers, elastic.min_workers
-            ),
+}
+
+fn versions(config: &Config, report: &mut Report) {
+    let checkpoint = &config.checkpoint;
+    if let Every::Time(span) = checkpoint.every
+        && span.as_millis() == 0
+    {
+        report.add(
+            &["checkpoint", "every"],
+            format!("checkpoint.every = \"{span}\": expected a longer span of time"),
         );
     }
-    if config.local.workers > elastic.max_workers {
-        report(
-            "local.workers",
-            format!(
-                "local.workers = {} is more than elastic.max_workers = {}",
-                config.local.workers, elastic.max_workers
-            ),
+    if checkpoint.best == "validation/accuracy" && config.dataset.kind == Some(DatasetKind::Regression) {
+        report.add_all(
+            &["checkpoint.best", "dataset.kind"],
+            "checkpoint.best = \"validation/accuracy\" with dataset.kind = \"regression\", which has none: use \
+             \"validation/loss\""
+                .to_owned(),
         );
-    }
-    if elastic.lease.as_millis() < 100 {
-        report(
-            "elastic.lease",
-            format!("elastic.lease = \"{}\": expected at least \"100ms\"", elastic.lease),
-        );
-    }
-    if config.checkpoint.every == crate::Every::Time(crate::Span(std::time::Duration::ZERO)) {
-        report("checkpoint.every", "checkpoint.every = \"0s\": expected a longer span".to_owned());
     }
 }
 
-fn model(config: &Config, report: &mut dyn FnMut(&str, String)) {
-    if let Some(dropout) = config.model.keys.get("dropout").and_then(toml::Value::as_float)
-        && !(0.0..1.0).contains(&dropout)
-    {
-        report("model.dropout", format!("model.dropout = {dropout}: expected at least 0 and below 1"));
+fn model(config: &Config, report: &mut Report) {
+    let kind = config.model.kind.as_str();
+    if kind.is_empty() {
+        let message = "model.kind = \"\": expected \"mlp\", \"cnn\" or the name of a task of your own";
+        report.add(&["model", "kind"], message.to_owned());
     }
-    if config.model.kind == "cnn" {
-        if config.dataset.kind == Some(DatasetKind::Regression) {
-            report(
-                "dataset.kind",
-                "dataset.kind = \"regression\" with model.kind = \"cnn\": it classifies; use \"mlp\""
-                    .to_owned(),
-            );
-        }
-        if config.dataset.image_shape.is_none() {
-            report(
-                "model.kind",
-                "model.kind = \"cnn\" needs dataset.image_shape = [channels, height, width]".to_owned(),
-            );
-        }
+    if matches!(kind, "mlp" | "cnn")
+        && let Some(dropout) = config.model.keys.get("dropout").and_then(Value::as_float)
+    {
+        let is_part = (0.0..1.0).contains(&dropout);
+        within(report, "model.dropout", dropout, is_part, "at least 0 and below 1");
+    }
+    if kind == "cnn" {
+        cnn(config, report);
+    }
+}
+
+fn cnn(config: &Config, report: &mut Report) {
+    if config.dataset.kind == Some(DatasetKind::Regression) {
+        report.add_all(
+            &["dataset.kind", "model.kind"],
+            "dataset.kind = \"regression\" with model.kind = \"cnn\", which is for classes of images: use \"mlp\""
+                .to_owned(),
+        );
+    }
+    let Some([_, height, width]) = config.dataset.image_shape else {
+        let message = "model.kind = \"cnn\" needs dataset.image_shape = [channels, height, width]";
+        report.add(&["model", "kind"], message.to_owned());
+        return;
+    };
+    let layers = config.model.keys.get("channels").and_then(Value::as_array).map_or(0, Vec::len);
+    let halvings_max = height.min(width).checked_ilog2().unwrap_or(0) as usize;
+    let keys = ["model.channels", "dataset.image_shape"];
+    if layers == 0 {
+        report.add_all(&keys, "model.channels = []: a cnn has at least one convolution".to_owned());
+    } else if layers > halvings_max {
+        report.add_all(
+            &keys,
+            format!(
+                "model.channels lists {layers} convolutions, each of which halves the image: {height} x {width} pixels \
+                 allow at most {halvings_max}"
+            ),
+        );
     }
 }

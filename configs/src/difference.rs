@@ -1,23 +1,34 @@
-//! Which trajectory keys differ between two configurations: what a resume would change.
+//! Which keys that are frozen differ between two configurations: what a resume would change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::keys::KEYS;
-use crate::types::Config;
+use toml::Value;
 
-/// The trajectory keys that have a value, with it, as TOML. `train.steps` and `train.epochs` count only where the
-/// schedule depends on the run's length: else more of either may be added later.
-pub(crate) fn trajectory(config: &Config) -> BTreeMap<String, String> {
-    let depends_on_length = config.schedule.kind == crate::ScheduleKind::Cosine;
+use crate::error::shown;
+use crate::keys::{KEYS, Role};
+use crate::types::{Config, ScheduleKind};
+
+/// The frozen keys that have a value, with it, as TOML. The length counts only where the schedule depends on it: else
+/// more of it may be added later.
+pub(crate) fn frozen(config: &Config) -> BTreeMap<String, String> {
+    let length_is_frozen = config.schedule.kind == ScheduleKind::Cosine;
+    let is_frozen = |path: &str| {
+        path.starts_with("model.")
+            || KEYS.iter().any(|key| {
+                key.path == path
+                    && match key.role {
+                        Role::Trajectory => true,
+                        Role::Length => length_is_frozen,
+                        Role::Operational => false,
+                    }
+            })
+    };
     let mut values = BTreeMap::new();
-    for (section, keys) in toml::Table::try_from(config).unwrap_or_default() {
+    for (section, keys) in config.to_table() {
         for (name, value) in keys.as_table().into_iter().flatten() {
             let path = format!("{section}.{name}");
-            let is_length = path == "train.steps" || path == "train.epochs";
-            let is_trajectory =
-                section == "model" || KEYS.iter().any(|key| key.path == path && key.trajectory);
-            if is_trajectory && (depends_on_length || !is_length) && path != "dataset.uri" {
-                values.insert(path, value.to_string());
+            if is_frozen(&path) {
+                values.insert(path, sorted(value).to_string());
             }
         }
     }
@@ -26,14 +37,30 @@ pub(crate) fn trajectory(config: &Config) -> BTreeMap<String, String> {
     values
 }
 
-/// A line for each trajectory key that differs: the key, then its value in `old` and in `new`.
+/// The same value with the keys of its tables in their order: where they stand in a file doesn't matter.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Table(table) => {
+            let keys: BTreeMap<&String, &Value> = table.iter().collect();
+            Value::Table(keys.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
+        _ => value.clone(),
+    }
+}
+
+/// A line for each frozen key that differs: the key, then its value in `old` (the run's) and in `new`.
 #[must_use]
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
-    let (old, new) = (trajectory(old), trajectory(new));
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let said = |value: Option<&String>| value.cloned().unwrap_or_else(|| "not set".to_owned());
+    let (old, new) = (frozen(old), frozen(new));
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let said = |value: Option<&String>| value.map_or_else(|| "not set".to_owned(), |value| shown(value));
     keys.into_iter()
         .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| format!("{key}: {} in the run, now {}", said(old.get(key)), said(new.get(key))))
+        .map(|key| {
+            let is_length = KEYS.iter().any(|known| known.path == *key && known.role == Role::Length);
+            let why = if is_length { " (a cosine schedule depends on the length)" } else { "" };
+            format!("{key}: {} in the run, now {}{why}", said(old.get(key)), said(new.get(key)))
+        })
         .collect()
 }

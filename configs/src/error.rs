@@ -11,7 +11,8 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Why a configuration can't be used. All problems that were found, in the order of the file.
+/// Why a configuration can't be used. All problems that were found, in the order of the file, then of
+/// the flags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
     /// At least one.
@@ -36,12 +37,38 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// How alike a word and a candidate are, 0 to 1, whatever their case.
+pub(crate) fn likeness(word: &str, candidate: &str) -> f64 {
+    /// One slip of the finger in a short word, which Jaro-Winkler rates low.
+    const SLIP: f64 = 0.85;
+    let (word, candidate) = (word.to_lowercase(), candidate.to_lowercase());
+    let by_letters = strsim::jaro_winkler(&word, &candidate);
+    let is_slip = word.len() > 2 && strsim::damerau_levenshtein(&word, &candidate) == 1;
+    if is_slip { by_letters.max(SLIP) } else { by_letters }
+}
+
 /// The nearest of the candidates, if it is near enough to be meant.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const NEAR: f64 = 0.7;
+    // Longer words are no typos, and comparing takes the product of the lengths.
+    const CHARS_MAX: usize = 100;
+    if word.len() > CHARS_MAX {
+        return None;
+    }
     candidates
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
-        .filter(|(similarity, _)| *similarity >= NEAR)
+        .map(|candidate| (likeness(word, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
+}
+
+/// A text of the user's within a message: on one line, and not the whole of a long one.
+pub(crate) fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    let mut line: String =
+        text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(CHARS_MAX).is_some() {
+        line.push_str("...");
+    }
+    line
 }

@@ -1,4 +1,4 @@
-//! The configuration's types: one section, one struct. What each key means stands in KEYS.md.
+//! The configuration's types: one section, one struct. What each key means stands in [`crate::keys`] alone.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{Every, Span};
 
-/// A whole configuration.
+/// A whole configuration. What each key means, its default and its bounds: [`crate::keys`].
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! Values that are written as strings: spans of time and "every so often".
+//! Values that are written as strings: spans of time, "every so often", devices.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +22,8 @@ pub enum Every {
 }
 
 impl Span {
+    pub(crate) const FORM: &str = "a span of time such as \"500ms\", \"3s\", \"5m\" or \"2h\"";
+
     /// Whole milliseconds.
     #[must_use]
     pub fn as_millis(self) -> u64 {
@@ -40,10 +42,9 @@ impl FromStr for Span {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
-            _ => return Err("a span of time such as \"500ms\", \"3s\", \"5m\" or \"2h\"".to_owned()),
+            _ => return Err(Self::FORM.to_owned()),
         };
-        let count: u64 =
-            digits.parse().map_err(|_| "a whole number before its unit, such as \"3s\"".to_owned())?;
+        let count: u64 = digits.parse().map_err(|_| Self::FORM.to_owned())?;
         let millis = count.checked_mul(unit_ms).ok_or("a shorter span of time")?;
         Ok(Self(Duration::from_millis(millis)))
     }
@@ -62,11 +63,15 @@ impl fmt::Display for Span {
     }
 }
 
+impl Every {
+    pub(crate) const FORM: &str = "a span of time (\"10m\"), \"N steps\" or \"N epochs\"";
+}
+
 impl FromStr for Every {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "a span of time (\"10m\"), \"N steps\" or \"N epochs\"".to_owned();
+        let expected = || Self::FORM.to_owned();
         if let Some((count, unit)) = text.trim().split_once(' ') {
             let count: u64 = count.parse().map_err(|_| expected())?;
             return match unit.trim() {
@@ -87,6 +92,43 @@ impl fmt::Display for Every {
             Self::Steps(count) => write!(f, "{count} steps"),
             Self::Epochs(count) => write!(f, "{count} epochs"),
         }
+    }
+}
+
+/// What `local.devices` names: the kinds of the devices, each once. The configuration keeps the text; who opens the
+/// devices reads it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Devices {
+    /// Sorted.
+    pub(crate) kinds: Vec<String>,
+}
+
+impl Devices {
+    pub(crate) const FORM: &str =
+        "\"auto\", or a list with commas of cpu, ndarray, wgpu[:N], vulkan[:N], cuda[:N]";
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "auto" {
+            return Ok(Self { kinds: vec!["auto".to_owned()] });
+        }
+        let mut kinds = std::collections::BTreeSet::new();
+        for device in text.split(',').map(str::trim) {
+            let (kind, index) = device.split_once(':').map_or((device, None), |(kind, n)| (kind, Some(n)));
+            let is_known = match kind {
+                "cpu" | "ndarray" => index.is_none(),
+                "wgpu" | "vulkan" | "cuda" => index.is_none_or(|n| n.parse::<usize>().is_ok()),
+                _ => false,
+            };
+            if !is_known {
+                return Err(Self::FORM.to_owned());
+            }
+            kinds.insert(kind.to_owned());
+        }
+        Ok(Self { kinds: kinds.into_iter().collect() })
     }
 }
 
