@@ -131,6 +131,8 @@ impl Parts<'_> {
         let (token, discovery) = self.token(address)?;
         let (run, term) = self.take_term(&past.history)?;
         self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
+        let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
+        self.write(&self.dir.path().join("data.json"), &plan)?;
         self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
 
         let config = &self.resolved.config;
