@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use benches::{Cost, median, peak_mib, through_the_framework};
-use burn::module::{AutodiffModule, Module};
+use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
@@ -196,7 +196,7 @@ fn bare(case: Case) -> f64 {
     }
 }
 
-fn train<M: AutodiffModule + 'static>(
+fn train<M: Module>(
     case: Case,
     device: &Device,
     mut model: M,

@@ -266,7 +266,7 @@ impl Driver {
                 Output::Committed(committed) => self.committed(&committed),
                 Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
-                Output::Note(note) => self.note(note),
+                Output::Note(note) => self.note(&note),
                 Output::Finished(outcome) => {
                     info!(step = outcome.step, code = outcome.code, message = outcome.message, "finished");
                     self.finished = Some(outcome);
@@ -304,12 +304,12 @@ impl Driver {
         }
     }
 
-    fn note(&mut self, note: Note) {
-        if let Note::Version { .. } = &note {
+    fn note(&mut self, note: &Note) {
+        if let Note::Version { .. } = note {
             let best = self.recorder.best(&self.retention.best);
             self.uploads.retain(self.retention.keep, &best.into_iter().collect::<Vec<_>>());
         }
-        self.recorder.note(&note);
+        self.recorder.note(note);
     }
 
     /// Lets the last messages go out: each stream's task ends when its outbox is closed and empty.

@@ -145,9 +145,10 @@ fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -
         return Ok(());
     }
     let path = dir.join("config.toml");
-    let changes = Config::load(&path, &[])
-        .map(|old| configs::difference(&old.config, config).join("\n  "))
-        .unwrap_or_else(|why| format!("(the run's own configuration can't be read: {why})"));
+    let changes = Config::load(&path, &[]).map_or_else(
+        |why| format!("(the run's own configuration can't be read: {why})"),
+        |old| configs::difference(&old.config, config).join("\n  "),
+    );
     Err(Refusal::config(format!(
         "{} was started with other keys that change its weights:\n  {changes}\nput them back, or start a new run",
         dir.display()

@@ -228,7 +228,7 @@ impl Recorder {
             }
             Note::Left { member, step, reason } => self.left(*member, *step, reason),
             Note::ViewOpened { view, reason } => {
-                info!(view = format!("{:#x}", view.0), reason, "view opened")
+                info!(view = format!("{:#x}", view.0), reason, "view opened");
             }
             Note::Waiting { reason } => {
                 info!(reason, "waiting");

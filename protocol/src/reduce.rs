@@ -1,7 +1,7 @@
 //! The arithmetic of a reduction, the same for coordinator and member: plain IEEE f32 adds, no fused multiply-add,
 //! and f64 sums in a fixed order of lanes.
 //!
-//! Loops go over rows of [`LANES`] elements, so the compiler makes vector code of them for whatever the CPU has; the
+//! Loops go over rows of `LANES` elements, so the compiler makes vector code of them for whatever the CPU has; the
 //! bits don't depend on it. Memory is gone through once: sum, division and squares work on a tile of a few cache
 //! lines, the hash on a block that is in the second-level cache.
 

@@ -36,7 +36,7 @@ impl TreeMean {
     }
 
     /// The mean of the same elements of all partials: their sum in the tree's order, divided by `weight` as in
-    /// [`divide`], in one pass. The partials stay as they are. Facts of each block are appended.
+    /// [`divide`](crate::reduce::divide), in one pass. The partials stay as they are. Facts of each block are appended.
     ///
     /// # Panics
     /// If a partial is missing or of another length than the mean: errors of the program.

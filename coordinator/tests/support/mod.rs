@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Longest that any run of these tests may take.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A folder with a small dataset and its configuration.
-pub struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 /// A small run: 120 rows of the digits, 96 of them for training, in 6 steps an epoch of 16 samples, the last step
 /// of an epoch short when `rows` says so.
-pub const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [run]
 name = "small"
 dir = "runs"
@@ -58,7 +58,7 @@ devices = "cpu"
 
 impl Place {
     /// Rows of the digits and [`CONFIG`].
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/digits/digits.csv");
         let text = std::fs::read_to_string(digits).expect("the digits");
@@ -68,23 +68,23 @@ impl Place {
         Self { dir }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn run_dir(&self, name: &str) -> PathBuf {
+    pub(crate) fn run_dir(&self, name: &str) -> PathBuf {
         self.path().join("runs").join(name)
     }
 
     /// `coordinator --config run.toml` with more arguments, not yet started.
-    pub fn coordinator(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn coordinator(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&["--config", "run.toml"]);
         command.args(arguments);
         command
     }
 
     /// `coordinator` with these arguments, in this folder.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
         command
             .args(arguments)
@@ -98,14 +98,14 @@ impl Place {
     }
 
     /// Runs to the end and asks for exit code 0.
-    pub fn complete(&self, arguments: &[&str]) -> String {
+    pub(crate) fn complete(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.finish(arguments);
         assert_eq!(code, Some(0), "coordinator {arguments:?}\n{out}\n{err}");
         out
     }
 
     /// Runs to the end: exit code, standard output, standard error.
-    pub fn finish(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+    pub(crate) fn finish(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let child = self.coordinator(arguments).spawn().expect("the coordinator starts");
         let output = wait(child);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -113,20 +113,20 @@ impl Place {
     }
 
     /// run.json of a run.
-    pub fn record(&self, name: &str) -> Value {
+    pub(crate) fn record(&self, name: &str) -> Value {
         let path = self.run_dir(name).join("run.json");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         serde_json::from_str(&text).expect("run.json is JSON")
     }
 
     /// The final digest of a run.
-    pub fn digest(&self, name: &str) -> String {
+    pub(crate) fn digest(&self, name: &str) -> String {
         self.record(name)["final"]["digest"].as_str().expect("a digest").to_owned()
     }
 }
 
 /// Waits for the end with a deadline; a process that misses it is killed and the test fails.
-pub fn wait(mut child: Child) -> Output {
+pub(crate) fn wait(mut child: Child) -> Output {
     // Pipes are read on threads of their own, so that a talkative child never blocks.
     let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
         std::thread::spawn(move || {
@@ -156,20 +156,4 @@ fn wait_status(child: &mut Child) -> ExitStatus {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Waits until a condition holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Sends a signal by number.
-pub fn signal(pid: u32, name: &str) {
-    let status =
-        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill runs");
-    assert!(status.success(), "kill -{name} {pid}");
 }
