@@ -1,7 +1,7 @@
 //! One worker through the whole framework against the same model and microbatches in a bare burn loop with burn's own
 //! optimizer; two workers against one; memory; the coordinator's cost.
 //!
-//!     cargo bench -p benches --bench framework
+//!     cargo bench --workspace --bench framework
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -123,7 +123,11 @@ fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
     bounded("Join.tasks", join.tasks.len(), TASKS_MAX)?;
     Ok(Join {
         protocol_version: join.protocol_version,
-        tasks: join.tasks.into_iter().map(|task| (task.name, task.schema)).collect(),
+        tasks: join
+            .tasks
+            .into_iter()
+            .map(|task| Ok((text("Task.name", task.name)?, task.schema)))
+            .collect::<Result<_, BadMessage>>()?,
         fingerprint: fixed("Join.fingerprint", &join.fingerprint)?,
         build: text("Join.build", join.build)?,
         name: text("Join.name", join.name)?,
@@ -164,6 +168,10 @@ fn failure_out(failure: Failure) -> proto::Failure {
 
 fn failure_in(failure: proto::Failure) -> Result<Failure, BadMessage> {
     let code = u8::try_from(failure.code).or_else(|_| bad("Failure.code", format!("is {}", failure.code)))?;
+    // The process ends with it: a failure must not look like success.
+    if code == 0 {
+        return bad("Failure.code", "is 0, which is no failure");
+    }
     Ok(Failure { code, message: text("Failure.message", failure.message)? })
 }
 
@@ -172,7 +180,13 @@ fn key_out(key: StepKey) -> proto::StepKey {
 }
 
 fn key_in(key: proto::StepKey) -> Result<StepKey, BadMessage> {
-    Ok(StepKey { view: ViewId(key.view), step: key.step, phase: phase_in(key.phase)? })
+    let phase = phase_in(key.phase)?;
+    Ok(StepKey { view: ViewId(key.view), step: step_in("StepKey.step", key.step, phase)?, phase })
+}
+
+/// Training steps count from 1: no batch belongs to step 0, and asking for its samples is an error of the program.
+fn step_in(message: &'static str, step: u64, phase: Phase) -> Result<u64, BadMessage> {
+    if step == 0 && phase == Phase::Train { bad(message, "is 0 in training") } else { Ok(step) }
 }
 
 fn phase_out(phase: Phase) -> proto::Phase {
@@ -306,7 +320,9 @@ fn view_in(view: proto::View) -> Result<View, BadMessage> {
             Ok(MemberInfo { member: MemberId(m.member), name: text("Member.name", m.name)?, share: m.share })
         })
         .collect::<Result<_, BadMessage>>()?;
-    Ok(View { id: ViewId(view.id), members, reduce, step: view.step, phase: phase_in(view.phase)? })
+    let phase = phase_in(view.phase)?;
+    let step = step_in("View.step", view.step, phase)?;
+    Ok(View { id: ViewId(view.id), members, reduce, step, phase })
 }
 
 fn commit_out(commit: &Commit) -> proto::Commit {

@@ -144,6 +144,9 @@ impl Header {
             2 => Phase::Evaluate,
             other => return Err(format!("is of phase {other}")),
         };
+        if bytes[7] != 0 {
+            return Err(format!("has {} where nothing is said", bytes[7]));
+        }
         let header = Self {
             kind,
             key: StepKey { view: ViewId(u64_at(8)), step: u64_at(16), phase },
@@ -158,6 +161,12 @@ impl Header {
         }
         if header.floats as usize > BODY_FLOATS_MAX {
             return Err(format!("has {} f32, at most {BODY_FLOATS_MAX}", header.floats));
+        }
+        if matches!(kind, Kind::PartialSums | Kind::ReducedSums) && header.floats > 0 {
+            return Err(format!("is a {kind:?} frame with {} f32, which has none", header.floats));
+        }
+        if phase == Phase::Train && header.key.step == 0 {
+            return Err("is of training step 0; steps count from 1".to_owned());
         }
         Ok((header, u64_at(40)))
     }
@@ -207,6 +216,11 @@ impl<S> FrameStream<S> {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 FrameError::TimedOut { peer, seconds: self.timeout.as_secs() }
             }
+            // read_exact's own words say nothing about frames.
+            ErrorKind::UnexpectedEof => FrameError::Broken {
+                peer,
+                source: std::io::Error::new(ErrorKind::UnexpectedEof, "it ended within a frame"),
+            },
             _ => FrameError::Broken { peer, source },
         }
     }

@@ -1,21 +1,32 @@
-//! How a data connection begins: the coordinator sends a nonce, the worker answers who it is with a proof that it
-//! knows the run's token, and the coordinator says yes or why not. The token itself never crosses this socket.
+//! How a data connection begins: both sides prove that they know the run's token, which itself never crosses this
+//! socket. Each sends a nonce, and the proof of either covers both nonces, so no proof serves twice or for the other
+//! side.
+//!
+//! | from | bytes |
+//! | --- | --- |
+//! | coordinator | prefix, nonce |
+//! | worker | prefix, run, member, nonce, proof |
+//! | coordinator | 0 and its proof, or the length of a reason, and the reason |
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::ids::{MemberId, RunId};
 
-use crate::token::Token;
+use crate::token::{Token, hex};
 
-/// How long either side waits for the other's word.
+/// How long the whole of it may take, however slowly the other side drips.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
-/// "BNFH" and a version.
-const MAGIC: [u8; 8] = *b"BNFH\x01\0\0\0";
+/// Version of the handshake and of the frames that follow.
+pub const VERSION: u32 = 2;
+
+const MAGIC: [u8; 4] = *b"BNFH";
+const PREFIX_BYTES: usize = 8;
 const NONCE_BYTES: usize = 32;
-const HELLO_BYTES: usize = 8 + 16 + 8 + 32;
+/// Prefix, run, member, nonce, proof.
+const HELLO_BYTES: usize = PREFIX_BYTES + 16 + 8 + NONCE_BYTES + 32;
 const REFUSAL_BYTES_MAX: usize = 1024;
 
 /// Why a data connection was not made.
@@ -24,9 +35,25 @@ pub enum HandshakeError {
     /// The connection failed.
     #[error("data connection: {0}")]
     Io(#[from] std::io::Error),
+    /// The other side did not say its word in time.
+    #[error("the peer of the data connection said nothing for {0:?}")]
+    TimedOut(Duration),
+    /// The other side hung up.
+    #[error("the peer closed the data connection before it was agreed")]
+    Closed,
     /// The peer speaks something else.
     #[error("the peer of the data connection speaks another protocol (it began with {0:02x?})")]
     Foreign(Vec<u8>),
+    /// The peer is of another build.
+    #[error(
+        "the peer's data plane has version {found}, this one has {own}: use workers and coordinator of one build"
+    )]
+    OtherVersion {
+        /// The peer's.
+        found: u32,
+        /// This side's.
+        own: u32,
+    },
     /// The worker belongs to another run.
     #[error("data connection for run {found}, but this is run {own}")]
     OtherRun {
@@ -35,59 +62,25 @@ pub enum HandshakeError {
         /// The coordinator's.
         own: String,
     },
-    /// Another token.
-    #[error("data connection with another run token")]
+    /// Another token. Its value is in no message.
+    #[error("the peer of the data connection has another run token")]
     WrongToken,
     /// The coordinator said no.
     #[error("the coordinator refused the data connection: {0}")]
     Refused(String),
 }
 
-fn proof(token: &Token, nonce: &[u8; NONCE_BYTES], run: RunId, member: MemberId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_keyed(token.bytes());
-    hasher.update(b"bonfire data plane");
-    hasher.update(nonce);
-    hasher.update(&run.0);
-    hasher.update(&member.0.to_le_bytes());
-    *hasher.finalize().as_bytes()
-}
-
 /// The worker's side.
 ///
 /// # Errors
-/// When the coordinator can't be talked to, or says no.
+/// When the coordinator can't be talked to, says no, or doesn't know the token itself.
 pub fn connect(
     stream: &mut TcpStream,
     token: &Token,
     run: RunId,
     member: MemberId,
 ) -> Result<(), HandshakeError> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let mut first = [0; MAGIC.len() + NONCE_BYTES];
-    stream.read_exact(&mut first)?;
-    let (magic, nonce) = first.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(HandshakeError::Foreign(magic.to_vec()));
-    }
-    let mut own = [0; NONCE_BYTES];
-    own.copy_from_slice(nonce);
-    let mut hello = Vec::with_capacity(HELLO_BYTES);
-    hello.extend_from_slice(&MAGIC);
-    hello.extend_from_slice(&run.0);
-    hello.extend_from_slice(&member.0.to_le_bytes());
-    hello.extend_from_slice(&proof(token, &own, run, member));
-    stream.write_all(&hello)?;
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    match u32::from_le_bytes(length) as usize {
-        0 => Ok(()),
-        length => {
-            let mut reason = vec![0; length.min(REFUSAL_BYTES_MAX)];
-            stream.read_exact(&mut reason)?;
-            Err(HandshakeError::Refused(String::from_utf8_lossy(&reason).into_owned()))
-        }
-    }
+    connect_within(stream, token, run, member, DEADLINE)
 }
 
 /// The coordinator's side: who it is, once proven.
@@ -95,45 +88,194 @@ pub fn connect(
 /// # Errors
 /// When the peer is not a member of this run; it is told why.
 pub fn accept(stream: &mut TcpStream, token: &Token, run: RunId) -> Result<MemberId, HandshakeError> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let nonce: [u8; NONCE_BYTES] = crate::random_bytes()?;
-    stream.write_all(&[&MAGIC[..], &nonce].concat())?;
-    let mut hello = [0; HELLO_BYTES];
-    stream.read_exact(&mut hello)?;
-    let outcome = judge(&hello, token, &nonce, run);
-    let reason = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
-    stream.write_all(&(reason.len() as u32).to_le_bytes())?;
-    stream.write_all(reason.as_bytes())?;
-    outcome
+    accept_within(stream, token, run, DEADLINE)
 }
 
-fn judge(
-    hello: &[u8; HELLO_BYTES],
+fn connect_within(
+    stream: &mut TcpStream,
     token: &Token,
-    nonce: &[u8; NONCE_BYTES],
     run: RunId,
-) -> Result<MemberId, HandshakeError> {
-    let (magic, rest) = hello.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(HandshakeError::Foreign(magic.to_vec()));
+    member: MemberId,
+    deadline: Duration,
+) -> Result<(), HandshakeError> {
+    let mut stream = Bounded::new(stream, deadline);
+    let found = stream.read_array()?;
+    if let Err(error) = check_prefix(found) {
+        // The coordinator's log should name the version too.
+        let _ = stream.write(&prefix());
+        return Err(error);
     }
-    let (found, rest) = rest.split_at(16);
-    if found != run.0 {
-        return Err(HandshakeError::OtherRun {
-            found: crate::token::hex(found),
-            own: crate::token::hex(&run.0),
-        });
+    let nonces = Nonces { coordinator: stream.read_array()?, worker: crate::random_bytes()? };
+    let mut hello = Vec::with_capacity(HELLO_BYTES);
+    hello.extend_from_slice(&prefix());
+    hello.extend_from_slice(&run.0);
+    hello.extend_from_slice(&member.0.to_le_bytes());
+    hello.extend_from_slice(&nonces.worker);
+    hello.extend_from_slice(proof(token, Side::Worker, &nonces, run, member).as_bytes());
+    stream.write(&hello)?;
+    let length = u32::from_le_bytes(stream.read_array()?) as usize;
+    if length > 0 {
+        let mut reason = vec![0; length.min(REFUSAL_BYTES_MAX)];
+        stream.read(&mut reason)?;
+        // Nobody has proven anything yet: what is printed is text and nothing else.
+        let reason = String::from_utf8_lossy(&reason).chars().filter(|c| !c.is_control()).collect();
+        return Err(HandshakeError::Refused(reason));
     }
-    let (member, theirs) = rest.split_at(8);
-    let mut id = [0; 8];
-    id.copy_from_slice(member);
-    let member = MemberId(u64::from_le_bytes(id));
-    let mut proven = [0; 32];
-    proven.copy_from_slice(theirs);
-    // blake3::Hash compares in constant time.
-    if blake3::Hash::from_bytes(proof(token, nonce, run, member)) != blake3::Hash::from_bytes(proven) {
+    let theirs = blake3::Hash::from_bytes(stream.read_array()?);
+    if theirs != proof(token, Side::Coordinator, &nonces, run, member) {
         return Err(HandshakeError::WrongToken);
     }
-    Ok(member)
+    Ok(())
 }
+
+fn accept_within(
+    stream: &mut TcpStream,
+    token: &Token,
+    run: RunId,
+    deadline: Duration,
+) -> Result<MemberId, HandshakeError> {
+    let mut stream = Bounded::new(stream, deadline);
+    let nonce: [u8; NONCE_BYTES] = crate::random_bytes()?;
+    stream.write(&[&prefix()[..], &nonce].concat())?;
+    let judged = match check_prefix(stream.read_array()?) {
+        Ok(()) => {
+            // All of it before the judgement: a socket closed over unread bytes may lose the refusal.
+            let found = stream.read_array()?;
+            let member = MemberId(u64::from_le_bytes(stream.read_array()?));
+            let nonces = Nonces { coordinator: nonce, worker: stream.read_array()? };
+            let theirs = blake3::Hash::from_bytes(stream.read_array()?);
+            judge(token, run, found, member, &nonces, theirs)
+        }
+        Err(error) => Err(error),
+    };
+    match &judged {
+        Ok((_, own)) => stream.write(&[&[0; 4][..], own.as_bytes()].concat())?,
+        Err(error) => {
+            let reason = error.to_string();
+            // The judgement counts, not whether the refused one still listened.
+            let _ = stream.write(&[&(reason.len() as u32).to_le_bytes()[..], reason.as_bytes()].concat());
+        }
+    }
+    judged.map(|(member, _)| member)
+}
+
+/// Who the worker is, and the coordinator's own proof for it.
+fn judge(
+    token: &Token,
+    run: RunId,
+    found: [u8; 16],
+    member: MemberId,
+    nonces: &Nonces,
+    theirs: blake3::Hash,
+) -> Result<(MemberId, blake3::Hash), HandshakeError> {
+    if found != run.0 {
+        return Err(HandshakeError::OtherRun { found: hex(&found), own: hex(&run.0) });
+    }
+    // blake3::Hash compares in constant time.
+    if theirs != proof(token, Side::Worker, nonces, run, member) {
+        return Err(HandshakeError::WrongToken);
+    }
+    Ok((member, proof(token, Side::Coordinator, nonces, run, member)))
+}
+
+fn prefix() -> [u8; PREFIX_BYTES] {
+    let mut bytes = [0; PREFIX_BYTES];
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4..].copy_from_slice(&VERSION.to_le_bytes());
+    bytes
+}
+
+fn check_prefix(found: [u8; PREFIX_BYTES]) -> Result<(), HandshakeError> {
+    let [m0, m1, m2, m3, v0, v1, v2, v3] = found;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(HandshakeError::Foreign(found.to_vec()));
+    }
+    match u32::from_le_bytes([v0, v1, v2, v3]) {
+        VERSION => Ok(()),
+        found => Err(HandshakeError::OtherVersion { found, own: VERSION }),
+    }
+}
+
+struct Nonces {
+    coordinator: [u8; NONCE_BYTES],
+    worker: [u8; NONCE_BYTES],
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Coordinator,
+    Worker,
+}
+
+fn proof(token: &Token, side: Side, nonces: &Nonces, run: RunId, member: MemberId) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_keyed(token.bytes());
+    hasher.update(match side {
+        Side::Coordinator => b"bonfire data plane: coordinator",
+        Side::Worker => b"bonfire data plane: the worker!",
+    });
+    hasher.update(&nonces.coordinator);
+    hasher.update(&nonces.worker);
+    hasher.update(&run.0);
+    hasher.update(&member.0.to_le_bytes());
+    hasher.finalize()
+}
+
+/// A socket with one deadline for all that is read and written.
+struct Bounded<'a> {
+    stream: &'a mut TcpStream,
+    deadline: Duration,
+    until: Instant,
+}
+
+impl<'a> Bounded<'a> {
+    fn new(stream: &'a mut TcpStream, deadline: Duration) -> Self {
+        Self { stream, deadline, until: Instant::now() + deadline }
+    }
+
+    fn left(&self) -> Result<Duration, HandshakeError> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(HandshakeError::TimedOut(self.deadline)) } else { Ok(left) }
+    }
+
+    fn read_array<const SIZE: usize>(&mut self) -> Result<[u8; SIZE], HandshakeError> {
+        let mut bytes = [0; SIZE];
+        self.read(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read(&mut self, mut bytes: &mut [u8]) -> Result<(), HandshakeError> {
+        while !bytes.is_empty() {
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            match self.stream.read(bytes) {
+                Ok(0) => return Err(HandshakeError::Closed),
+                Ok(read) => bytes = &mut bytes[read..],
+                Err(error) => self.passing(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), HandshakeError> {
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(Some(self.left()?))?;
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(HandshakeError::Closed),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) => self.passing(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An expired wait ends at the next look at the clock.
+    fn passing(&self, error: std::io::Error) -> Result<(), HandshakeError> {
+        match error.kind() {
+            ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Err(HandshakeError::Closed),
+            _ => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

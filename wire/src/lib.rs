@@ -1,9 +1,11 @@
 //! The network: messages, frames and tokens.
 //!
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
-//! ([`convert`]), the data plane's frames ([`frames`]) and the run's token ([`token`]). It never decides anything, and
+//! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
+//! ([`token`]) and how rpc calls carry it ([`auth`]). It never decides anything, and
 //! never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
+pub mod auth;
 pub mod convert;
 pub mod frames;
 pub mod handshake;

@@ -110,19 +110,31 @@ impl Token {
         Self::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
     }
 
-    /// Writes a token file that only its owner can read; an old one is replaced.
+    /// Writes a token file that only its owner can read. An old one is replaced in one go: whoever looks for the token
+    /// meanwhile finds the old one or the new one, whole.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
         let error = |source| TokenError::Io { path: path.to_owned(), source };
-        match std::fs::remove_file(path) {
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(format!(".{}", std::process::id()));
+        let fresh = PathBuf::from(fresh);
+        // What a process of the same number left behind when it was killed.
+        match std::fs::remove_file(&fresh) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(error(e)),
             _ => {}
         }
         let mut file =
-            std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(error)?;
-        file.write_all(format!("{}\n", self.to_hex()).as_bytes()).map_err(error)
+            std::fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh).map_err(error)?;
+        let written = file
+            .write_all(format!("{}\n", self.to_hex()).as_bytes())
+            .and_then(|()| std::fs::rename(&fresh, path));
+        if written.is_err() {
+            // The first error is the one that tells.
+            let _ = std::fs::remove_file(&fresh);
+        }
+        written.map_err(error)
     }
 }
 
@@ -141,6 +153,12 @@ pub fn discovery_folder() -> Result<PathBuf, TokenError> {
         Some(dir) => PathBuf::from(dir).join("bonfire"),
         None => std::env::temp_dir().join(format!("bonfire-{own}")),
     };
+    private_folder(folder, own)
+}
+
+/// Makes the folder if it isn't there. One that somebody else made first, or a link, is refused: the temporary folder
+/// is everybody's.
+fn private_folder(folder: PathBuf, own: u32) -> Result<PathBuf, TokenError> {
     match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             return Err(TokenError::Io { path: folder, source: e });
@@ -199,6 +217,48 @@ mod tests {
         assert!(!format!("{token:?}").contains(&token.to_hex()));
         std::fs::write(&path, "xyz").expect("written");
         assert!(matches!(Token::read(&path), Err(TokenError::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_old_token_file_is_replaced_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("7000");
+        std::fs::write(&path, "of a coordinator that was killed").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("set");
+        Token([7; 32]).write(&path).expect("written");
+        assert_eq!(Token::read(&path).expect("read"), Token([7; 32]));
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+        let lost = Token([7; 32]).write(&dir.path().join("absent/7000"));
+        assert!(matches!(lost, Err(TokenError::Io { path, .. }) if path.ends_with("absent/7000")));
+    }
+
+    #[test]
+    fn the_folder_of_tokens_is_its_owners_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let own = rustix::process::geteuid().as_raw();
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let folder = dir.path().join("bonfire");
+        for _ in 0..2 {
+            assert_eq!(private_folder(folder.clone(), own).expect("made, then found"), folder);
+            assert_eq!(mode(&folder), 0o700);
+        }
+        let refused = |path: &Path, own| {
+            let error = private_folder(path.to_owned(), own).expect_err("not this user's alone");
+            assert!(matches!(error, TokenError::Exposed { .. }), "{error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        };
+        refused(&folder, own + 1);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).expect("linked");
+        refused(&link, own);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        refused(&file, own);
+        for exposed in [0o701, 0o710, 0o755, 0o777] {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(exposed)).expect("set");
+            refused(&folder, own);
+        }
     }
 
     #[test]

@@ -1,0 +1,158 @@
+use std::net::{Shutdown, TcpListener};
+use std::thread;
+
+use super::*;
+
+const RUN: RunId = RunId([3; 16]);
+const MEMBER: MemberId = MemberId(1 << 32 | 7);
+/// Long enough for a loaded machine, short enough for a test that waits for it.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn token(byte: u8) -> Token {
+    Token::parse(&format!("{byte:02x}").repeat(32)).expect("64 digits")
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let worker = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+    (worker, listener.accept().expect("accepted").0)
+}
+
+/// Both sides' outcomes.
+fn meet(
+    worker: (u8, RunId),
+    coordinator: (u8, RunId),
+) -> (Result<(), HandshakeError>, Result<MemberId, HandshakeError>) {
+    let (mut near, mut far) = pair();
+    let side = thread::spawn(move || accept(&mut far, &token(coordinator.0), coordinator.1));
+    let connected = connect(&mut near, &token(worker.0), worker.1, MEMBER);
+    (connected, side.join().expect("no panic"))
+}
+
+#[test]
+fn both_sides_agree_and_the_socket_is_left_clean() {
+    let (mut near, mut far) = pair();
+    let side = thread::spawn(move || {
+        let member = accept(&mut far, &token(1), RUN).expect("a member");
+        far.write_all(b"after").expect("sent");
+        member
+    });
+    connect(&mut near, &token(1), RUN, MEMBER).expect("agreed");
+    let mut after = Vec::new();
+    near.read_to_end(&mut after).expect("read");
+    assert_eq!((after.as_slice(), side.join().expect("no panic")), (&b"after"[..], MEMBER));
+}
+
+#[test]
+fn another_token_or_run_is_refused_and_both_sides_know_why() {
+    let (near, far) = meet((1, RUN), (2, RUN));
+    assert!(matches!(far, Err(HandshakeError::WrongToken)), "{far:?}");
+    assert!(matches!(&near, Err(HandshakeError::Refused(why)) if why.contains("token")), "{near:?}");
+
+    let (near, far) = meet((1, RunId([4; 16])), (1, RUN));
+    let expected = ("04".repeat(16), "03".repeat(16));
+    assert!(
+        matches!(&far, Err(HandshakeError::OtherRun { found, own }) if (found, own) == (&expected.0, &expected.1)),
+        "{far:?}"
+    );
+    let Err(HandshakeError::Refused(why)) = near else { panic!("{near:?}") };
+    assert!(why.contains(&expected.0) && why.contains(&expected.1), "{why}");
+}
+
+/// What the worker says of a coordinator that sends these bytes.
+fn worker_meets(bytes: &[u8]) -> HandshakeError {
+    let (mut near, mut far) = pair();
+    far.write_all(bytes).expect("sent");
+    far.shutdown(Shutdown::Write).expect("shut");
+    connect_within(&mut near, &token(1), RUN, MEMBER, SHORT).expect_err("not a coordinator")
+}
+
+/// What the coordinator says of a worker that sends these bytes.
+fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
+    let (mut near, mut far) = pair();
+    near.write_all(bytes).expect("sent");
+    near.shutdown(Shutdown::Write).expect("shut");
+    accept_within(&mut far, &token(1), RUN, SHORT).expect_err("not a worker")
+}
+
+fn version(number: u32) -> Vec<u8> {
+    [&MAGIC[..], &number.to_le_bytes()].concat()
+}
+
+#[test]
+fn other_versions_and_other_protocols_are_told_apart() {
+    for error in [worker_meets(&version(1)), coordinator_meets(&version(1))] {
+        assert!(matches!(error, HandshakeError::OtherVersion { found: 1, own: VERSION }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains('1') && text.contains(&VERSION.to_string()), "{text}");
+    }
+    for error in [worker_meets(b"HTTP/1.1 400"), coordinator_meets(b"GET / HTTP/1.1\r\n\r\n")] {
+        assert!(matches!(error, HandshakeError::Foreign(_)), "{error:?}");
+    }
+}
+
+#[test]
+fn a_coordinator_without_the_token_is_not_believed() {
+    let yes = [&version(VERSION)[..], &[9; NONCE_BYTES], &[0; 4], &[5; 32]].concat();
+    assert!(matches!(worker_meets(&yes), HandshakeError::WrongToken));
+}
+
+#[test]
+fn a_proof_serves_neither_twice_nor_for_the_other_side() {
+    let nonces = |coordinator, worker| Nonces { coordinator: [coordinator; 32], worker: [worker; 32] };
+    let own = proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER);
+    assert_eq!(own, proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER));
+    for other in [
+        proof(&token(2), Side::Worker, &nonces(1, 2), RUN, MEMBER),
+        proof(&token(1), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
+        proof(&token(1), Side::Worker, &nonces(9, 2), RUN, MEMBER),
+        proof(&token(1), Side::Worker, &nonces(1, 9), RUN, MEMBER),
+        proof(&token(1), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
+        proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),
+    ] {
+        assert_ne!(own, other);
+    }
+}
+
+#[test]
+fn a_handshake_cut_at_any_byte_ends_without_an_agreement() {
+    let hello = [&version(VERSION)[..], &[0; HELLO_BYTES - PREFIX_BYTES]].concat();
+    for length in 0..HELLO_BYTES {
+        let error = coordinator_meets(&hello[..length]);
+        assert!(matches!(error, HandshakeError::Closed), "{length}: {error:?}");
+    }
+    let welcome = [&version(VERSION)[..], &[9; NONCE_BYTES], &[0; 4], &[5; 32]].concat();
+    for length in 0..welcome.len() {
+        let error = worker_meets(&welcome[..length]);
+        assert!(matches!(error, HandshakeError::Closed), "{length}: {error:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_bounded_and_printable() {
+    let reason = [b"\x1b[31mno\r\n".to_vec(), vec![b'x'; 2 * REFUSAL_BYTES_MAX]].concat();
+    let bytes = [&version(VERSION)[..], &[9; NONCE_BYTES], &u32::MAX.to_le_bytes(), &reason].concat();
+    let HandshakeError::Refused(why) = worker_meets(&bytes) else { panic!("not refused") };
+    assert!(why.starts_with("[31mnox") && why.len() < REFUSAL_BYTES_MAX, "{why}");
+}
+
+#[test]
+fn the_deadline_is_for_all_of_it() {
+    let (mut near, mut far) = pair();
+    let begun = Instant::now();
+    let side = thread::spawn(move || accept_within(&mut far, &token(1), RUN, SHORT));
+    // A byte at a time: each wait is short, all of them together are not.
+    for byte in version(VERSION).into_iter().chain([0; HELLO_BYTES]) {
+        if side.is_finished() || near.write_all(&[byte]).is_err() {
+            break;
+        }
+        thread::sleep(SHORT / 10);
+    }
+    let error = side.join().expect("no panic").expect_err("too slow");
+    assert!(matches!(error, HandshakeError::TimedOut(SHORT)), "{error:?}");
+    assert!(begun.elapsed() < 8 * SHORT, "{:?}", begun.elapsed());
+
+    let (mut near, _silent) = pair();
+    let error = connect_within(&mut near, &token(1), RUN, MEMBER, SHORT).expect_err("silence");
+    assert!(matches!(error, HandshakeError::TimedOut(SHORT)), "{error:?}");
+}
