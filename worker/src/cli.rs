@@ -14,7 +14,7 @@ pub struct Cli {
     /// The coordinator's control address, such as http://127.0.0.1:7070
     #[arg(long, value_name = "URL", required_unless_present = "list_devices")]
     pub coordinator: Option<String>,
-    /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
+    /// auto, cpu, ndarray, wgpu, vulkan, cuda, or one of several: wgpu:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
     /// List the devices that this build can use, one a line, and end
