@@ -1,0 +1,365 @@
+//! Control messages: whatever is said arrives as it was said, and what means nothing is refused without a panic.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::messages::{
+    Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
+    UpdateScalars, Verdict, View, Welcome,
+};
+use wire::convert::{
+    BadMessage, MEMBERS_MAX, SUMS_MAX, TASKS_MAX, TEXT_MAX, from_worker_in, from_worker_out, to_worker_in,
+    to_worker_out,
+};
+use wire::proto;
+
+/// Any f32, NaNs with their payload included; compared by bits.
+fn float() -> impl Strategy<Value = f32> {
+    any::<u32>().prop_map(f32::from_bits)
+}
+
+/// Any f64; compared by bits.
+fn double() -> impl Strategy<Value = f64> {
+    any::<u64>().prop_map(f64::from_bits)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,12}"
+}
+
+fn key() -> impl Strategy<Value = StepKey> {
+    (any::<u64>(), 1..=u64::MAX, prop_oneof![Just(Phase::Train), Just(Phase::Evaluate)])
+        .prop_map(|(view, step, phase)| StepKey { view: ViewId(view), step, phase })
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    (1..=u8::MAX, text()).prop_map(|(code, message)| Failure { code, message })
+}
+
+fn join() -> impl Strategy<Value = Join> {
+    let held = (any::<u64>(), any::<u64>(), option::of(any::<(u64, u64)>()))
+        .prop_map(|(step, state_check, prepared)| Held { step, state_check, prepared });
+    let words = (text(), text(), text());
+    let numbers = (any::<u32>(), any::<[u8; 32]>(), option::of(any::<u32>()), any::<u32>());
+    (vec((text(), any::<u32>()), 0..4), words, numbers, option::of(held)).prop_map(
+        |(tasks, (build, name, device), (protocol_version, fingerprint, slot, pid), holds)| Join {
+            protocol_version,
+            tasks,
+            fingerprint,
+            build,
+            name,
+            device,
+            slot,
+            pid,
+            holds,
+        },
+    )
+}
+
+fn ready() -> impl Strategy<Value = Ready> {
+    let timings = any::<[u32; 5]>().prop_map(|[data_us, compute_us, exchange_us, apply_us, samples]| {
+        Timings { data_us, compute_us, exchange_us, apply_us, samples }
+    });
+    (key(), vec(double(), 0..6), double(), any::<(bool, u64, u64)>(), timings).prop_map(
+        |(key, sums, squared_norm, (finite, hash, state_check), timings)| Ready {
+            key,
+            sums,
+            squared_norm,
+            finite,
+            hash,
+            state_check,
+            timings,
+        },
+    )
+}
+
+fn from_worker() -> impl Strategy<Value = FromWorker> {
+    prop_oneof![
+        join().prop_map(FromWorker::Join),
+        any::<(u64, [u8; 32], u64)>().prop_map(|(step, digest, elements)| FromWorker::Loaded {
+            step,
+            digest,
+            elements
+        }),
+        ready().prop_map(FromWorker::Ready),
+        any::<(u64, u64)>().prop_map(|(step, state_check)| FromWorker::Applied { step, state_check }),
+        Just(FromWorker::Heartbeat),
+        text().prop_map(|reason| FromWorker::Leaving { reason }),
+        failure().prop_map(FromWorker::Failed),
+    ]
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    (any::<([u8; 16], u64, u16, u64)>(), (text(), text(), text(), text())).prop_map(
+        |((run, member, data_port, heartbeat_ms), (run_name, name, config, data_plan))| Welcome {
+            run: RunId(run),
+            run_name,
+            member: MemberId(member),
+            name,
+            config,
+            data_plan,
+            data_port,
+            heartbeat_ms,
+        },
+    )
+}
+
+fn view() -> impl Strategy<Value = View> {
+    let member = (any::<(u64, u32)>(), text()).prop_map(|((member, share), name)| MemberInfo {
+        member: MemberId(member),
+        name,
+        share,
+    });
+    let reduce = prop_oneof![Just(ReduceAt::Coordinator), Just(ReduceAt::Alone)];
+    (key(), vec(member, 1..5), reduce).prop_map(|(key, members, reduce)| View {
+        id: key.view,
+        members,
+        reduce,
+        step: key.step,
+        phase: key.phase,
+    })
+}
+
+fn commit() -> impl Strategy<Value = Commit> {
+    let scalars = (float(), float(), float(), float(), any::<bool>()).prop_map(
+        |(learning_rate, clip_factor, bias_correction1, bias_correction2_sqrt, first)| UpdateScalars {
+            learning_rate,
+            clip_factor,
+            bias_correction1,
+            bias_correction2_sqrt,
+            first,
+        },
+    );
+    let next = (option::of(any::<u64>()), any::<(bool, bool)>())
+        .prop_map(|(version, (evaluate, last))| Next { version: version.map(MemberId), evaluate, last });
+    let verdict = prop_oneof![Just(Verdict::Apply), Just(Verdict::Skip)];
+    (key(), verdict, any::<u64>(), scalars, next).prop_map(|(key, verdict, hash, scalars, next)| Commit {
+        key,
+        verdict,
+        hash,
+        scalars,
+        next,
+    })
+}
+
+fn to_worker() -> impl Strategy<Value = ToWorker> {
+    let end = prop_oneof![Just(EndReason::Completed), Just(EndReason::Interrupted), Just(EndReason::Failed)];
+    prop_oneof![
+        welcome().prop_map(ToWorker::Welcome),
+        failure().prop_map(ToWorker::Refused),
+        Just(ToWorker::Initialise),
+        any::<u64>().prop_map(|step| ToWorker::Load { step }),
+        view().prop_map(ToWorker::View),
+        commit().prop_map(ToWorker::Commit),
+        any::<u64>().prop_map(|step| ToWorker::WriteVersion { step }),
+        any::<u64>().prop_map(|step| ToWorker::Export { step }),
+        (end, text()).prop_map(|(reason, message)| ToWorker::End { reason, message }),
+        Just(ToWorker::Alive),
+    ]
+}
+
+/// By bits: `PartialEq` calls a NaN another than itself, and -0.0 the same as 0.0.
+fn bits_of_ready(message: &FromWorker) -> Option<(Vec<u64>, u64)> {
+    let FromWorker::Ready(ready) = message else { return None };
+    Some((ready.sums.iter().map(|sum| sum.to_bits()).collect(), ready.squared_norm.to_bits()))
+}
+
+fn bits_of_commit(message: &ToWorker) -> Option<[u32; 4]> {
+    let ToWorker::Commit(Commit { scalars, .. }) = message else { return None };
+    let all =
+        [scalars.learning_rate, scalars.clip_factor, scalars.bias_correction1, scalars.bias_correction2_sqrt];
+    Some(all.map(f32::to_bits))
+}
+
+proptest! {
+    #[test]
+    fn what_a_worker_says_arrives(message in from_worker()) {
+        let bytes = from_worker_out(message.clone()).encode_to_vec();
+        let arrived = proto::FromWorker::decode(&bytes[..]).expect("our own bytes");
+        let arrived = from_worker_in(arrived).expect("our own message");
+        prop_assert_eq!(bits_of_ready(&arrived), bits_of_ready(&message));
+        prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+    }
+
+    #[test]
+    fn what_the_coordinator_says_arrives(message in to_worker()) {
+        let bytes = to_worker_out(message.clone()).encode_to_vec();
+        let arrived = proto::ToWorker::decode(&bytes[..]).expect("our own bytes");
+        let arrived = to_worker_in(arrived).expect("our own message");
+        prop_assert_eq!(bits_of_commit(&arrived), bits_of_commit(&message));
+        prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+    }
+
+    /// Damage that protobuf itself doesn't notice: the outcome is a message or a refusal.
+    #[test]
+    fn damaged_messages_never_panic(
+        from in from_worker(), to in to_worker(), at: prop::sample::Index, mask in 1u8.., cut: prop::sample::Index,
+    ) {
+        let damage = |mut bytes: Vec<u8>| {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] ^= mask;
+                bytes.truncate(cut.index(bytes.len() + 1));
+            }
+            bytes
+        };
+        if let Ok(message) = proto::FromWorker::decode(&damage(from_worker_out(from).encode_to_vec())[..]) {
+            let _ = from_worker_in(message);
+        }
+        if let Ok(message) = proto::ToWorker::decode(&damage(to_worker_out(to).encode_to_vec())[..]) {
+            let _ = to_worker_in(message);
+        }
+    }
+
+    #[test]
+    fn noise_never_panics(bytes in vec(any::<u8>(), 0..200)) {
+        if let Ok(message) = proto::FromWorker::decode(&bytes[..]) {
+            let _ = from_worker_in(message);
+        }
+        if let Ok(message) = proto::ToWorker::decode(&bytes[..]) {
+            let _ = to_worker_in(message);
+        }
+    }
+}
+
+use proto::from_worker::Message as Said;
+use proto::to_worker::Message as Told;
+
+fn of_worker(message: Said) -> Result<FromWorker, BadMessage> {
+    from_worker_in(proto::FromWorker { message: Some(message) })
+}
+
+fn of_coordinator(message: Told) -> Result<ToWorker, BadMessage> {
+    to_worker_in(proto::ToWorker { message: Some(message) })
+}
+
+/// The field that is named and what is said of it.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(outcome: Result<T, BadMessage>, field: &str, problem: &str) {
+    let bad = outcome.expect_err(field);
+    assert_eq!(bad.message, field);
+    assert!(bad.problem.contains(problem), "{bad}");
+}
+
+fn good_join() -> proto::Join {
+    proto::Join { fingerprint: vec![0; 32], ..Default::default() }
+}
+
+fn good_key() -> Option<proto::StepKey> {
+    Some(proto::StepKey { view: 1, step: 1, phase: 1 })
+}
+
+#[test]
+fn bad_words_of_a_worker_are_refused_by_name() {
+    let long = "x".repeat(TEXT_MAX + 1);
+    let join = |change: &dyn Fn(&mut proto::Join)| {
+        let mut join = good_join();
+        change(&mut join);
+        of_worker(Said::Join(join))
+    };
+    join(&|_| {}).expect("good");
+    refused(from_worker_in(proto::FromWorker { message: None }), "FromWorker", "missing");
+    refused(join(&|j| j.fingerprint = vec![0; 31]), "Join.fingerprint", "31 bytes, not 32");
+    refused(join(&|j| j.name.clone_from(&long)), "Join.name", "at most 65536");
+    refused(join(&|j| j.device.clone_from(&long)), "Join.device", "at most 65536");
+    refused(join(&|j| j.build.clone_from(&long)), "Join.build", "at most 65536");
+    let task = proto::Task { name: long.clone(), schema: 1 };
+    refused(join(&|j| j.tasks = vec![task.clone()]), "Task.name", "at most 65536");
+    let many = vec![proto::Task::default(); TASKS_MAX + 1];
+    refused(join(&|j| j.tasks.clone_from(&many)), "Join.tasks", "257 entries, at most 256");
+
+    let loaded = proto::Loaded { step: 1, digest: vec![0; 33], elements: 1 };
+    refused(of_worker(Said::Loaded(loaded)), "Loaded.digest", "33 bytes, not 32");
+
+    let ready = |key, sums| of_worker(Said::Ready(proto::Ready { key, sums, ..Default::default() }));
+    ready(good_key(), vec![0.0; SUMS_MAX]).expect("good, without timings");
+    refused(ready(None, Vec::new()), "Ready.key", "missing");
+    refused(ready(good_key(), vec![0.0; SUMS_MAX + 1]), "Ready.sums", "at most 1000003");
+    let key = |step, phase| ready(Some(proto::StepKey { view: 1, step, phase }), Vec::new());
+    refused(key(1, 0), "phase", "is 0");
+    refused(key(1, 3), "phase", "is 3");
+    refused(key(0, 1), "StepKey.step", "0 in training");
+    key(0, 2).expect("version 0 may be evaluated");
+
+    let failed = |code, message| of_worker(Said::Failed(proto::Failure { code, message }));
+    refused(failed(0, String::new()), "Failure.code", "no failure");
+    refused(failed(256, String::new()), "Failure.code", "is 256");
+    refused(failed(4, long.clone()), "Failure.message", "at most 65536");
+    refused(of_worker(Said::Leaving(proto::Leaving { reason: long })), "Leaving.reason", "at most 65536");
+}
+
+#[test]
+fn bad_words_of_the_coordinator_are_refused_by_name() {
+    let long = "x".repeat(TEXT_MAX + 1);
+    refused(to_worker_in(proto::ToWorker { message: None }), "ToWorker", "missing");
+
+    let welcome = |run: usize, data_port, name: &str| {
+        let (run, name) = (vec![0; run], name.to_owned());
+        of_coordinator(Told::Welcome(proto::Welcome { run, data_port, name, ..Default::default() }))
+    };
+    welcome(16, 65_535, "a").expect("good");
+    refused(welcome(15, 1, "a"), "Welcome.run", "15 bytes, not 16");
+    refused(welcome(16, 65_536, "a"), "Welcome.data_port", "is 65536");
+    refused(welcome(16, 1, &long), "Welcome.name", "at most 65536");
+
+    let view = |members: usize, reduce, step, phase| {
+        let members = vec![proto::Member { member: 1, name: "a".to_owned(), share: 1 }; members];
+        of_coordinator(Told::View(proto::View { id: 1, members, reduce, step, phase }))
+    };
+    view(MEMBERS_MAX, 1, 1, 1).expect("good");
+    refused(view(0, 1, 1, 1), "View.members", "is empty");
+    refused(view(MEMBERS_MAX + 1, 1, 1, 1), "View.members", "4097 entries, at most 4096");
+    refused(view(1, 0, 1, 1), "View.reduce", "is 0");
+    refused(view(1, 9, 1, 1), "View.reduce", "is 9");
+    refused(view(1, 1, 0, 1), "View.step", "0 in training");
+    refused(view(1, 1, 1, -1), "phase", "is -1");
+
+    let commit = |change: &dyn Fn(&mut proto::Commit)| {
+        let mut commit = proto::Commit {
+            key: good_key(),
+            verdict: 1,
+            hash: 1,
+            scalars: Some(proto::UpdateScalars::default()),
+            next: Some(proto::Next::default()),
+        };
+        change(&mut commit);
+        of_coordinator(Told::Commit(commit))
+    };
+    commit(&|_| {}).expect("good");
+    refused(commit(&|c| c.key = None), "Commit.key", "missing");
+    refused(commit(&|c| c.scalars = None), "Commit.scalars", "missing");
+    refused(commit(&|c| c.next = None), "Commit.next", "missing");
+    refused(commit(&|c| c.verdict = 0), "Commit.verdict", "is 0");
+
+    let end =
+        |reason, message: &str| of_coordinator(Told::End(proto::End { reason, message: message.to_owned() }));
+    refused(end(0, ""), "End.reason", "is 0");
+    refused(end(1, &long), "End.message", "at most 65536");
+    let code = |code| of_coordinator(Told::Refused(proto::Failure { code, message: String::new() }));
+    refused(code(0), "Failure.code", "no failure");
+}
+
+#[test]
+fn the_largest_message_fits_the_limit() {
+    let ready = Ready {
+        key: StepKey { view: ViewId(u64::MAX), step: u64::MAX, phase: Phase::Evaluate },
+        sums: vec![1.0; SUMS_MAX],
+        squared_norm: 1.0,
+        finite: true,
+        hash: u64::MAX,
+        state_check: u64::MAX,
+        timings: Timings::default(),
+    };
+    assert!(from_worker_out(FromWorker::Ready(ready)).encoded_len() < wire::MESSAGE_BYTES_MAX);
+    let member = MemberInfo { member: MemberId(u64::MAX), name: "x".repeat(255), share: u32::MAX };
+    let view = View {
+        id: ViewId(u64::MAX),
+        members: vec![member; MEMBERS_MAX],
+        reduce: ReduceAt::Coordinator,
+        step: u64::MAX,
+        phase: Phase::Train,
+    };
+    assert!(to_worker_out(ToWorker::View(view)).encoded_len() < wire::MESSAGE_BYTES_MAX);
+}
