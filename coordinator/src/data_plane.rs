@@ -1,9 +1,10 @@
 //! The data plane: gradients come in as frames, the reducer's thread sums them, slices of the mean go out.
 //!
 //! A thread reads each connection and one writes it; one thread owns the reducer. Buffers go round in a pool. A reader
-//! that is [`AHEAD_MAX`] frames ahead of the reducer waits, so the coordinator holds a bounded part of the gradients
-//! and the network's own back-pressure does the rest. No deadlock comes of it: members send slice by slice in the same
-//! order, so the frames of the lowest open slice are always among those that are taken in first.
+//! takes in only slices that the reducer admits (the [`WINDOW`] from the lowest one that isn't reduced) and waits at the
+//! [`Gate`] else, so the coordinator holds a bounded part of the gradients, however large the model is, and the network's
+//! own back-pressure does the rest. No deadlock comes of it: members send slice by slice in the same order, so what the
+//! lowest open slice misses is the next frame of some connection.
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use protocol::ids::{MemberId, Phase, RunId, StepKey};
 use protocol::messages::{ReduceAt, View};
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
-use protocol::reducer::{ReducedSlice, ReducedSums, Reducer};
+use protocol::reducer::{ReducedSlice, ReducedSums, Reducer, WINDOW};
 use protocol::tree::Node;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -26,9 +27,7 @@ use wire::token::Token;
 
 use crate::driver::Trigger;
 
-/// Frames of one member that may wait for the reducer: more than the nodes that one slice can have.
-const AHEAD_MAX: usize = 64;
-/// Inputs that may wait for the reducer's thread; readers are bounded by [`AHEAD_MAX`] before that.
+/// Inputs that may wait for the reducer's thread; readers are bounded by the [`Gate`] before that.
 const INPUTS_MAX: usize = 1_024;
 /// Frames that may wait for one member's writer.
 const OUTGOING_MAX: usize = 64;
@@ -41,7 +40,7 @@ enum Input {
     Committed(StepKey),
     Connected { member: MemberId, writer: SyncSender<Outgoing> },
     Sums { member: MemberId, header: Header, sums: Vec<f64>, presence: Vec<u8> },
-    Partial { member: MemberId, header: Header, values: Vec<f32>, ahead: Arc<Ahead> },
+    Partial { member: MemberId, header: Header, values: Vec<f32> },
 }
 
 #[derive(Clone)]
@@ -68,9 +67,10 @@ impl Reduction {
         let port = listener.local_addr()?.port();
         let (inputs, inbox) = sync_channel(INPUTS_MAX);
         let pool = Arc::new(Pool::default());
-        let summing = Summing::new(geometry, pool.clone(), triggers.clone());
+        let gate = Arc::new(Gate::default());
+        let summing = Summing::new(geometry, pool.clone(), gate.clone(), triggers.clone());
         spawn("reducer", move || summing.run(&inbox))?;
-        let connections = Connections { token, run, inputs: inputs.clone(), pool, triggers };
+        let connections = Connections { token, run, inputs: inputs.clone(), pool, gate, triggers };
         spawn("data-accept", move || connections.accept(&listener))?;
         Ok(Self { inputs, port })
     }
@@ -105,25 +105,36 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// How many frames of one connection wait for the reducer.
+/// What the readers may take in.
 #[derive(Default)]
-struct Ahead {
-    frames: Mutex<usize>,
-    less: Condvar,
+struct Gate {
+    open: Mutex<Option<(StepKey, u32)>>,
+    moved: Condvar,
 }
 
-impl Ahead {
-    fn take(&self) {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        while *frames >= AHEAD_MAX {
-            frames = self.less.wait(frames).unwrap_or_else(PoisonError::into_inner);
+impl Gate {
+    /// Slices of this step below `lowest_open` are reduced.
+    fn set(&self, key: StepKey, lowest_open: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if *open != Some((key, lowest_open)) {
+            *open = Some((key, lowest_open));
+            self.moved.notify_all();
         }
-        *frames += 1;
     }
 
-    fn give(&self) {
-        *self.frames.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.less.notify_one();
+    /// Waits until a slice is admitted. What belongs to the past is, to be dropped; so are the first of a step that the
+    /// reducer hasn't begun. The wait ends with the step at the latest, whose deadline the machine keeps.
+    fn wait(&self, key: StepKey, slice: u32) {
+        let admits = |open: &Option<(StepKey, u32)>| {
+            let lowest_open = match open {
+                Some((now, _)) if key < *now => return true,
+                Some((now, lowest_open)) if key == *now => *lowest_open,
+                _ => 0,
+            };
+            slice < lowest_open.saturating_add(WINDOW)
+        };
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.moved.wait_while(open, |open| !admits(open)));
     }
 }
 
@@ -159,12 +170,13 @@ struct Summing {
     /// Slices that writers may still hold; their buffers are taken back when they don't.
     sent: Vec<Arc<ReducedSlice>>,
     pool: Arc<Pool>,
+    gate: Arc<Gate>,
     spent: Vec<Vec<f32>>,
     triggers: mpsc::Sender<Trigger>,
 }
 
 impl Summing {
-    fn new(geometry: Geometry, pool: Arc<Pool>, triggers: mpsc::Sender<Trigger>) -> Self {
+    fn new(geometry: Geometry, pool: Arc<Pool>, gate: Arc<Gate>, triggers: mpsc::Sender<Trigger>) -> Self {
         Self {
             geometry,
             elements: 0,
@@ -175,6 +187,7 @@ impl Summing {
             unsent: BTreeMap::new(),
             sent: Vec::new(),
             pool,
+            gate,
             spent: Vec::new(),
             triggers,
         }
@@ -185,12 +198,13 @@ impl Summing {
             match input {
                 Input::Elements(elements) => self.elements = elements,
                 Input::OpenView(view) => {
-                    self.step = None;
+                    // What readers hold back of an older view is the past now.
+                    self.end_step(StepKey { view: view.id, step: 0, phase: Phase::Train });
                     self.view = Some(view);
                 }
                 Input::Committed(key) => {
                     self.committed = self.committed.max(Some(key));
-                    self.step = None;
+                    self.end_step(key);
                 }
                 Input::Connected { member, writer } => {
                     // What was reduced before this member was connected: it may have had no part in it.
@@ -200,12 +214,17 @@ impl Summing {
                     self.writers.insert(member, writer);
                 }
                 Input::Sums { member, header, sums, presence } => self.sums(member, &header, sums, presence),
-                Input::Partial { member, header, values, ahead } => {
-                    self.partial(member, &header, values);
-                    ahead.give();
-                }
+                Input::Partial { member, header, values } => self.partial(member, &header, values),
             }
         }
+    }
+
+    /// Nothing up to `key` is summed any more.
+    fn end_step(&mut self, key: StepKey) {
+        if let Some(reducer) = self.step.take() {
+            self.pool.give(reducer.into_buffers());
+        }
+        self.gate.set(key, u32::MAX);
     }
 
     fn sums(&mut self, member: MemberId, header: &Header, sums: Vec<f64>, presence: Vec<u8>) {
@@ -225,6 +244,9 @@ impl Summing {
         };
         self.pool.give(spent.drain(..));
         self.spent = spent;
+        if let Some(reducer) = &self.step {
+            self.gate.set(reducer.key(), reducer.lowest_open());
+        }
         match inserted {
             Ok(None) => {}
             Ok(Some(slice)) => {
@@ -297,6 +319,7 @@ struct Connections {
     run: RunId,
     inputs: SyncSender<Input>,
     pool: Arc<Pool>,
+    gate: Arc<Gate>,
     triggers: mpsc::Sender<Trigger>,
 }
 
@@ -345,7 +368,6 @@ impl Connections {
         self.tell(Input::Connected { member, writer })?;
         let mut frames = FrameStream::new(stream, peer, SOCKET_TIMEOUT);
         let (mut tail, mut hashes, mut squares) = (Vec::new(), Vec::new(), Vec::new());
-        let ahead = Arc::new(Ahead::default());
         loop {
             let header = frames.read_header(&mut tail).map_err(|why| why.to_string())?;
             match header.kind {
@@ -354,13 +376,13 @@ impl Connections {
                     self.tell(Input::Sums { member, header, sums, presence: presence.to_vec() })?;
                 }
                 Kind::Partial => {
-                    ahead.take();
+                    self.gate.wait(header.key, header.slice);
                     let mut values = self.pool.take(header.floats as usize);
                     frames.read_body(&mut values).map_err(|why| why.to_string())?;
                     let count = values.len().div_ceil(BLOCK);
                     blocks::decode(&tail, count, false, &mut hashes, &mut squares)?;
                     check_blocks(&values, &hashes)?;
-                    self.tell(Input::Partial { member, header, values, ahead: ahead.clone() })?;
+                    self.tell(Input::Partial { member, header, values })?;
                 }
                 Kind::Slice | Kind::ReducedSums => {
                     return Err("it sent a frame that only reducers send".to_owned());
@@ -415,5 +437,40 @@ fn header(kind: Kind, key: StepKey, slice: u32, tail: &[u8], body: &[f32]) -> He
         slice,
         tail_bytes: tail.len() as u32,
         floats: body.len() as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::ViewId;
+
+    use super::*;
+
+    fn key(view: u64, step: u64) -> StepKey {
+        StepKey { view: ViewId(view), step, phase: Phase::Train }
+    }
+
+    /// Whether a slice passes the gate at once, or only after `change`.
+    fn passes(gate: &Arc<Gate>, key: StepKey, slice: u32, change: impl FnOnce(&Gate)) -> bool {
+        let (own, (passed, is_through)) = (gate.clone(), std::sync::mpsc::channel());
+        let waiter = std::thread::spawn(move || {
+            own.wait(key, slice);
+            let _ = passed.send(());
+        });
+        let at_once = is_through.recv_timeout(Duration::from_millis(50)).is_ok();
+        change(gate);
+        waiter.join().expect("the waiter ends");
+        at_once
+    }
+
+    #[test]
+    fn readers_wait_for_the_window() {
+        let gate = Arc::new(Gate::default());
+        assert!(passes(&gate, key(1, 1), WINDOW - 1, |_| {}), "a step that isn't begun");
+        assert!(!passes(&gate, key(1, 1), WINDOW, |gate| gate.set(key(1, 1), 1)), "beyond its window");
+        assert!(!passes(&gate, key(1, 1), WINDOW + 1, |gate| gate.set(key(1, 1), 2)));
+        assert!(!passes(&gate, key(1, 1), 99, |gate| gate.set(key(1, 2), 0)), "the next step frees it");
+        assert!(!passes(&gate, key(1, 2), 99, |gate| gate.set(key(2, 0), u32::MAX)), "and so does a view");
+        assert!(passes(&gate, key(1, 2), 99, |_| {}), "what is older is dropped by the reducer");
     }
 }

@@ -72,10 +72,7 @@ pub(crate) enum Place {
 pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal> {
     let run = &resolved.config.run;
     let name = match (&run.name, resume) {
-        (Some(name), _) => {
-            check_run_name(name)?;
-            Some(name.clone())
-        }
+        (Some(name), _) => Some(name.clone()),
         (None, true) => RunDir::to_resume(&run.dir, &resolved.stem)?,
         (None, false) => None,
     };
@@ -92,15 +89,6 @@ pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal>
             Ok(Place::Begun(dir))
         }
     }
-}
-
-fn check_run_name(name: &str) -> Result<(), Refusal> {
-    let fine =
-        !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']) && name.len() <= 200;
-    if fine {
-        return Ok(());
-    }
-    Err(Refusal::config(format!("run.name = {name:?}: expected a folder's name, without / and no dot first")))
 }
 
 /// What is known of a run before its first step of this term.

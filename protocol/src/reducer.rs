@@ -5,7 +5,7 @@
 //! there too, since each member sends them first, so the global weight is known before anything is divided.
 //!
 //! Memory is bounded where members send slice by slice (all their nodes of slice 0, then of slice 1...) and the driver
-//! reads on from a connection only what [`Reducer::admits`]: then at most [`WINDOW`] slices of each node are held. No
+//! reads on from a connection only the [`WINDOW`] from [`Reducer::lowest_open`]: so many slices of each node are held. No
 //! deadlock comes of it, since what the lowest open slice misses is the next frame of some connection.
 //!
 //! A member that is alone needs no reducer: its accumulator's whole sum goes through [`crate::reduce::divide`].
@@ -152,10 +152,10 @@ impl Reducer {
         self.slices.len() as u32
     }
 
-    /// Whether a driver that bounds its memory should read this slice now, or wait until lower ones are reduced.
+    /// Slices below are reduced. A driver that bounds its memory reads on [`WINDOW`] from here.
     #[must_use]
-    pub fn admits(&self, slice: u32) -> bool {
-        slice < self.lowest_open.saturating_add(WINDOW)
+    pub fn lowest_open(&self) -> u32 {
+        self.lowest_open
     }
 
     /// Ends the step, whole or not, and gives back its buffers.

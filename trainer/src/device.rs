@@ -226,6 +226,25 @@ fn open_all(kind: burn::tensor::DeviceType, spec: fn(usize) -> DeviceSpec) -> Ve
     opened
 }
 
+/// Makes the calling thread the only one that burn's CPU kernels use, unless RAYON_NUM_THREADS asks for more. Call it
+/// once, before the first tensor.
+///
+/// Sums of 4 Mi elements depend on the count of threads, and one worker per core beats two threads of one worker.
+pub fn use_one_thread() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
+    let threads = asked.filter(|count| *count > 0).unwrap_or(1);
+    if threads > 1 {
+        tracing::warn!(
+            "RAYON_NUM_THREADS={threads}: bit-exact results are claimed for one compute thread only"
+        );
+    }
+    // As a member of the pool, this thread runs parallel sections itself instead of waking another.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
+    if let Err(error) = pool {
+        tracing::warn!("the number of compute threads could not be set: {error}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData, Transaction};
 use crate::device::OpenDevice;
 use crate::error::TrainerError;
 use crate::guard;
+use crate::ordered_sum::ordered_sum;
 
 /// Hash of the probe's result bits, backend and driver.
 ///
@@ -22,7 +23,7 @@ pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
             .try_execute()
             .map_err(|error| guard::failure("the numerics probe", &name, 0, error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"bonfire numerics probe 1");
+        hasher.update(b"bonfire numerics probe 2");
         // The kind of device, not its number: two equal cards are equal.
         hasher.update(device.driver().as_bytes());
         hasher.update(device.info().name.as_bytes());
@@ -38,7 +39,7 @@ fn probe(device: &Device) -> Transaction {
     let a: Tensor<2> = noise([48, 3000], 1, device);
     let b: Tensor<2> = noise([3000, 40], 2, device);
     let product = a.clone().matmul(b);
-    let total = a.clone().sum();
+    let total = ordered_sum(a.clone());
     let columns = a.clone().sum_dim(0);
     let exponentials = a.exp();
 
@@ -47,7 +48,7 @@ fn probe(device: &Device) -> Transaction {
     let bias: Tensor<1> = noise([8], 5, device).require_grad();
     let y =
         conv2d(x.clone(), weight.clone(), Some(bias.clone()), ConvOptions::new([1, 1], [1, 1], [1, 1], 1));
-    let loss = (y.clone() * y.clone()).sum();
+    let loss = ordered_sum(y.clone() * y.clone());
     let gradients = loss.backward();
 
     // A transaction takes one kind of tensor, and gradients are without autodiff.

@@ -91,7 +91,7 @@ pub(crate) fn spawn(
     answers: mpsc::Sender<Trigger>,
 ) -> Result<JoinHandle<()>, Failure> {
     let run = move || {
-        one_thread_for_burn();
+        trainer::device::use_one_thread();
         let device = match open(&registry, &device) {
             Ok((device, opened)) => {
                 // A driver that has gone meanwhile closes the commands too.
@@ -115,23 +115,6 @@ pub(crate) fn spawn(
         .name("compute".to_owned())
         .spawn(run)
         .map_err(|error| fail(4, format!("the compute thread can't be started: {error}")))
-}
-
-/// Makes this thread the only one that burn's kernels use, unless RAYON_NUM_THREADS asks for more: sums of 4 Mi
-/// elements depend on the count of threads, and one worker per core beats two threads.
-fn one_thread_for_burn() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
-    let threads = asked.filter(|count| *count > 0).unwrap_or(1);
-    if threads > 1 {
-        tracing::warn!(
-            "RAYON_NUM_THREADS={threads}: bit-exact results are claimed for one compute thread only"
-        );
-    }
-    // As a member of the pool, this thread runs parallel sections itself instead of waking another.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
-    if let Err(error) = pool {
-        tracing::warn!("the number of compute threads could not be set: {error}");
-    }
 }
 
 fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, Opened), Failure> {

@@ -16,8 +16,9 @@ use wire::token::Token;
 use crate::compute::Command;
 use crate::fail;
 
-/// How long the coordinator may take no byte, or stop within a frame.
-const STALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the coordinator may take no byte, or stop within a frame. It holds a member's partials back while it waits
+/// for a slower one, whose own deadline (from the measured pace of steps) ends that wait first.
+const STALL_DEADLINE: Duration = Duration::from_secs(600);
 /// A coordinator that ends closes both of its connections: its last word on the control stream comes first.
 const CONTROL_SPEAKS_FIRST: Duration = Duration::from_secs(2);
 

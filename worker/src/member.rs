@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use configs::{Config, OptimizerKind};
+use configs::Config;
 use datasets::Plan;
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Timings, Welcome};
 use protocol::plan::Geometry;
-use trainer::{Engine, GradientSink, HostOptimizer, ModelConfig, OpenDevice, OptimizerConfig, Registry};
+use protocol::reduce::{BLOCK, block_hash};
+use trainer::{Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Registry};
 use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
@@ -99,7 +100,7 @@ impl Member {
         let engine = engine.map_err(|error| failure(&error))?;
         let layout = engine.layout();
         let optimizer =
-            HostOptimizer::new(optimizer(&config.optimizer), layout).map_err(|error| failure(&error))?;
+            HostOptimizer::new((&config.optimizer).into(), layout).map_err(|error| failure(&error))?;
         let regions =
             layout.parameters.iter().map(|parameter| parameter.offset..parameter.offset + parameter.len);
         let gradients = Accumulator::new(regions.collect());
@@ -138,28 +139,50 @@ impl Member {
     }
 
     /// Computes one microbatch of every shape that will occur, so that a GPU's kernels are compiled before the first
-    /// step's deadline runs. Nothing of it is kept.
+    /// step's deadline runs; and computes it twice, so that a model whose results have no fixed bits is known. Nothing
+    /// of it is kept.
     pub(crate) fn warm_up(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
         for (phase, count) in shapes(&self.geometry) {
             let ordinals: Vec<u64> = (0..u64::from(count)).collect();
             self.samples.gather(phase, &ordinals, &mut scratch, &mut batch);
-            let computed = match phase {
-                Phase::Train => self.engine.gradient(&batch, 0, &mut Nowhere),
-                Phase::Evaluate => self.engine.evaluate(&batch),
-            };
-            computed.map_err(|error| failure(&error))?;
+            let first = self.try_out(phase, &batch)?;
+            let again = self.try_out(phase, &batch)?;
+            if first != again {
+                let message = "the same microbatch gave other bits when it was computed again: something in this model \
+                               adds in no fixed order on this device (burn's sum() on a GPU does, \
+                               trainer::ordered_sum doesn't), so no run of it repeats another bit for bit";
+                tracing::warn!(samples = count, ?phase, "{message}");
+            }
         }
         tracing::info!(took = ?began.elapsed(), "every shape is compiled");
         Ok(())
     }
+
+    /// The bits of a microbatch's results, hashed.
+    fn try_out(&mut self, phase: Phase, batch: &HostBatch) -> Result<u64, Failure> {
+        let mut bits = Bits(0);
+        let sums = match phase {
+            Phase::Train => self.engine.gradient(batch, 0, &mut bits),
+            Phase::Evaluate => self.engine.evaluate(batch),
+        };
+        let sums = sums.map_err(|error| failure(&error))?;
+        Ok(sums.iter().fold(bits.0, |hash, sum| mix(hash, sum.to_bits())))
+    }
 }
 
-struct Nowhere;
+/// A hash over all regions, in the order in which they come.
+struct Bits(u64);
 
-impl GradientSink for Nowhere {
-    fn region(&mut self, _parameter: usize, _offset: usize, _data: &[f32]) {}
+impl GradientSink for Bits {
+    fn region(&mut self, _parameter: usize, _offset: usize, data: &[f32]) {
+        self.0 = data.chunks(BLOCK).fold(self.0, |hash, block| mix(hash, block_hash(block)));
+    }
+}
+
+fn mix(hash: u64, value: u64) -> u64 {
+    (hash.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// The run's geometry, as the coordinator has it: both take it from the same configuration and plan.
@@ -189,17 +212,6 @@ fn shapes(geometry: &Geometry) -> BTreeSet<(Phase, u32)> {
     }
     add(Phase::Evaluate, geometry.evaluation().samples, geometry.evaluation_microbatch);
     shapes
-}
-
-/// The configured optimizer in the trainer's words.
-fn optimizer(config: &configs::Optimizer) -> OptimizerConfig {
-    let (beta1, beta2) = (config.beta1, config.beta2);
-    let (epsilon, weight_decay) = (config.epsilon, config.weight_decay);
-    match config.kind {
-        OptimizerKind::Sgd => OptimizerConfig::Sgd { momentum: config.momentum, weight_decay },
-        OptimizerKind::Adam => OptimizerConfig::Adam { beta1, beta2, epsilon, weight_decay },
-        OptimizerKind::Adamw => OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay },
-    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ pub use crate::failure::Failure;
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     start_log();
-    one_thread_for_burn();
+    // As a worker has it, so that an evaluation gives the bits that the run logged.
+    trainer::device::use_one_thread();
     match answer(&cli, &registry) {
         Ok(text) => print(&text),
         Err(failure) => {
@@ -66,16 +67,6 @@ fn start_log() {
         .without_time()
         .with_target(false)
         .try_init();
-}
-
-/// As many threads as a worker has for burn's kernels, so that an evaluation gives the bits that the run logged.
-fn one_thread_for_burn() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
-    let threads = asked.filter(|count| *count > 0).unwrap_or(1);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
-    if let Err(error) = pool {
-        tracing::warn!("the number of compute threads could not be set: {error}");
-    }
 }
 
 fn print(text: &str) -> ExitCode {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use crate::ordered_sum::ordered_sum;
 use crate::task::Scored;
 
 /// `model.activation`.
@@ -80,7 +81,7 @@ pub(super) fn score(outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, Tra
             check_labels(labels, count, width)?;
             let labels: Tensor<2, Int> =
                 Tensor::from_data(TensorData::new(labels.clone(), [count, 1]), &device);
-            activation::log_softmax(outputs.clone(), 1).gather(1, labels).sum().neg()
+            ordered_sum(activation::log_softmax(outputs.clone(), 1).gather(1, labels)).neg()
         }
         Target::Values { width: given, data } => {
             if *given != width || data.len() != count * width {
@@ -91,7 +92,7 @@ pub(super) fn score(outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, Tra
             }
             let values = Tensor::from_data(TensorData::new(data.clone(), [count, width]), &device);
             let errors: Tensor<2> = outputs.clone() - values;
-            (errors.clone() * errors).sum().div_scalar(width as f32)
+            ordered_sum(errors.clone() * errors).div_scalar(width as f32)
         }
         Target::Unknown => {
             return Err(TrainerError::Shape("the batch has no targets to compute a loss from".to_owned()));
