@@ -140,8 +140,23 @@ async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal>
     let channel = endpoint
         .connect()
         .await
-        .map_err(|why| Refusal::failed(format!("nobody answers at {address}: {why}")))?;
+        .map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
     Ok(BonfireClient::with_interceptor(channel, Bearer(token.bearer())))
+}
+
+/// Why nobody answers: a run that has ended says so itself.
+fn nobody(dir: Option<&Path>, address: &str, why: &dyn std::fmt::Display) -> String {
+    let record = dir.and_then(|dir| tracker::RunRecord::read(&dir.join("run.json")).ok());
+    let state = record.as_ref().and_then(|record| match record.status {
+        tracker::RunStatus::Running => None,
+        tracker::RunStatus::Completed => Some("it is completed"),
+        tracker::RunStatus::Interrupted => Some("it was interrupted, and --resume goes on"),
+        tracker::RunStatus::Failed => Some("it failed, and --resume goes on once that is mended"),
+    });
+    match (record, state) {
+        (Some(record), Some(state)) => format!("{} isn't running: {state}", record.run),
+        _ => format!("nobody answers at {address}: {why}"),
+    }
 }
 
 fn token_of(target: &Target, dir: Option<&Path>, port: u16) -> Result<Token, Refusal> {

@@ -230,7 +230,11 @@ impl Driver {
         if !self.workers_joined.contains_key(&slot) {
             let said = last_lines(log);
             let reason = format!("worker-{slot} ended before it joined ({how}){said}");
-            self.handle(Event::LaunchFailed { reason });
+            let code = match status.and_then(|status| status.code()) {
+                Some(code @ (2 | 3)) => code as u8,
+                _ => 4,
+            };
+            self.handle(Event::LaunchFailed { code, reason });
         }
     }
 

@@ -154,6 +154,8 @@ impl Recorder {
 
     fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {
         let batch = f64::from(committed.batch.max(1));
+        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed.
+        let is_short = committed.batch < self.info.batch;
         committed
             .timings
             .iter()
@@ -161,8 +163,13 @@ impl Recorder {
                 let known = self.members.get(member).and_then(|index| self.record.members.get(*index));
                 let seconds = f64::from(timings.compute_us + timings.data_us) / 1e6;
                 let samples = f64::from(timings.samples);
+                let name = known.map_or_else(|| format!("{:#x}", member.0), |m| m.name.clone());
+                let before = self.progress.members.iter().find(|line| line.name == name);
+                if let Some(before) = before.filter(|_| is_short) {
+                    return before.clone();
+                }
                 MemberLine {
-                    name: known.map_or_else(|| format!("{:#x}", member.0), |m| m.name.clone()),
+                    name,
                     device: known.map_or_else(String::new, |m| m.device.clone()),
                     samples_per_second: if seconds > 0.0 { samples / seconds } else { 0.0 },
                     share: samples / batch,

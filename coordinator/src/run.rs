@@ -91,6 +91,12 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     parts.start(past, listen, worker, devices).await
 }
 
+/// Samples of a step that is not an epoch's short last one.
+fn full_batch(config: &Config, plan: &Plan) -> u32 {
+    let (training, _) = plan.split_lengths();
+    config.train.batch_size.min(u32::try_from(training).unwrap_or(u32::MAX))
+}
+
 fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
     let path = args.config.as_deref().ok_or_else(|| Refusal::config("--config FILE is missing"))?;
     let mut set = args.set.clone();
@@ -270,6 +276,7 @@ impl Parts<'_> {
             name: self.dir.name().to_owned(),
             total_steps,
             steps_per_epoch,
+            batch: full_batch(&self.resolved.config, self.plan),
             first_step: past.history.resume().map_or(0, |resume| resume.step),
         };
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));

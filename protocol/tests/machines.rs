@@ -129,7 +129,7 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         1 => Just(Event::StopRequested { reason: reason() }),
         1 => Just(Event::CheckpointRequested),
         1 => any::<u64>().prop_map(move |id| Event::DataPlaneLost { member: MemberId(id), reason: reason() }),
-        1 => Just(Event::LaunchFailed { reason: reason() }),
+        1 => Just(Event::LaunchFailed { code: 2, reason: reason() }),
         2 => Just(Event::Tick),
     ]
 }

@@ -93,7 +93,7 @@ impl fmt::Display for DeviceSpec {
 
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", self.spec, self.name)?;
+        write!(f, "{}, {}", self.spec, self.name)?;
         if self.software { f.write_str(" (software)") } else { Ok(()) }
     }
 }

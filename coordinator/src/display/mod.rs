@@ -17,6 +17,8 @@ pub(crate) struct RunInfo {
     pub(crate) total_steps: u64,
     /// Steps of an epoch.
     pub(crate) steps_per_epoch: u64,
+    /// Samples of a step that isn't an epoch's short last one.
+    pub(crate) batch: u32,
     /// Step from which this process goes on (0 for a new run).
     pub(crate) first_step: u64,
 }

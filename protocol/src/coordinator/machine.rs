@@ -144,7 +144,9 @@ impl Coordinator {
             Event::StopRequested { reason } => self.on_stop(now, reason),
             Event::CheckpointRequested => self.uploads.request(),
             Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
-            Event::LaunchFailed { reason } => self.fail(4, &format!("a local worker failed: {reason}")),
+            Event::LaunchFailed { code, reason } => {
+                self.fail(code, &format!("a local worker failed: {reason}"));
+            }
             Event::Tick => self.on_tick(now),
         }
         self.note_waiting();

@@ -86,6 +86,8 @@ pub enum Event {
     },
     /// A local worker process could not be started or ended before it joined.
     LaunchFailed {
+        /// The exit code that it asks for: its own where that is of the contract, else 4.
+        code: u8,
         /// The error, for people.
         reason: String,
     },
