@@ -137,10 +137,7 @@ async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal>
         .map_err(|why| Refusal::config(format!("{address:?}: {why}")))?
         .connect_timeout(DEADLINE)
         .timeout(DEADLINE);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
+    let channel = endpoint.connect().await.map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
     Ok(BonfireClient::with_interceptor(channel, Bearer(token.bearer())))
 }
 
