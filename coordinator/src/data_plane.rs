@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::assignment::ranges;
+use protocol::assignment::of_view;
 use protocol::ids::{MemberId, Phase, RunId, StepKey};
 use protocol::messages::{ReduceAt, View};
 use protocol::plan::Geometry;
@@ -38,7 +39,8 @@ enum Input {
     Elements(usize),
     OpenView(View),
     Committed(StepKey),
-    Connected { member: MemberId, writer: SyncSender<Outgoing> },
+    Connected { member: MemberId, number: u64, writer: SyncSender<Outgoing> },
+    Gone { member: MemberId, number: u64, reason: String },
     Sums { member: MemberId, header: Header, sums: Vec<f64>, presence: Vec<u8> },
     Partial { member: MemberId, header: Header, values: Vec<f32> },
 }
@@ -70,7 +72,8 @@ impl Reduction {
         let gate = Arc::new(Gate::default());
         let summing = Summing::new(geometry, pool.clone(), gate.clone(), triggers.clone());
         spawn("reducer", move || summing.run(&inbox))?;
-        let connections = Connections { token, run, inputs: inputs.clone(), pool, gate, triggers };
+        let connections =
+            Connections { token, run, inputs: inputs.clone(), pool, gate, numbers: Arc::default() };
         spawn("data-accept", move || connections.accept(&listener))?;
         Ok(Self { inputs, port })
     }
@@ -164,7 +167,8 @@ struct Summing {
     view: Option<View>,
     committed: Option<StepKey>,
     step: Option<Reducer>,
-    writers: BTreeMap<MemberId, SyncSender<Outgoing>>,
+    /// Each member's newest connection, by its number.
+    writers: BTreeMap<MemberId, (u64, SyncSender<Outgoing>)>,
     /// Of the step in flight, for members that aren't connected yet.
     unsent: BTreeMap<MemberId, Vec<Outgoing>>,
     /// Slices that writers may still hold; their buffers are taken back when they don't.
@@ -200,18 +204,22 @@ impl Summing {
                 Input::OpenView(view) => {
                     // What readers hold back of an older view is the past now.
                     self.end_step(StepKey { view: view.id, step: 0, phase: Phase::Train });
+                    let is_in = |member: &MemberId| view.members.iter().any(|info| info.member == *member);
+                    self.writers.retain(|member, _| is_in(member));
+                    self.unsent.clear();
                     self.view = Some(view);
                 }
                 Input::Committed(key) => {
                     self.committed = self.committed.max(Some(key));
                     self.end_step(key);
                 }
-                Input::Connected { member, writer } => {
+                Input::Gone { member, number, reason } => self.gone(member, number, &reason),
+                Input::Connected { member, number, writer } => {
                     // What was reduced before this member was connected: it may have had no part in it.
                     for outgoing in self.unsent.remove(&member).unwrap_or_default() {
                         let _ = writer.send(outgoing);
                     }
-                    self.writers.insert(member, writer);
+                    self.writers.insert(member, (number, writer));
                 }
                 Input::Sums { member, header, sums, presence } => self.sums(member, &header, sums, presence),
                 Input::Partial { member, header, values } => self.partial(member, &header, values),
@@ -230,9 +238,25 @@ impl Summing {
     fn sums(&mut self, member: MemberId, header: &Header, sums: Vec<f64>, presence: Vec<u8>) {
         let Some(reducer) = self.reducer(member, header.key) else { return };
         match reducer.insert_sums(member, node_of(header), sums, presence) {
-            Ok(None) => {}
-            Ok(Some(whole)) => self.broadcast(&Outgoing::Sums(Arc::new(whole))),
+            Ok(whole) => {
+                let key = header.key;
+                let _ = self.triggers.blocking_send(Trigger::Computed { member, key });
+                if let Some(whole) = whole {
+                    self.broadcast(&Outgoing::Sums(Arc::new(whole)));
+                }
+            }
             Err(problem) => self.lost(member, &problem.to_string()),
+        }
+    }
+
+    /// A connection ended: a loss, unless the member has another one or the view has no use for it.
+    fn gone(&mut self, member: MemberId, number: u64, reason: &str) {
+        if self.writers.get(&member).is_none_or(|(newest, _)| *newest != number) {
+            return;
+        }
+        self.writers.remove(&member);
+        if self.view.as_ref().is_some_and(|view| view.reduce == ReduceAt::Coordinator) {
+            self.lost(member, reason);
         }
     }
 
@@ -276,10 +300,7 @@ impl Summing {
                 Phase::Train => return None,
                 Phase::Evaluate => self.geometry.evaluation().microbatches,
             };
-            let shares: Vec<u32> = view.members.iter().map(|m| m.share).collect();
-            let members = view.members.iter().map(|m| m.member);
-            let ranges: Vec<_> = members.zip(ranges(&shares, count)).collect();
-            self.step = Some(Reducer::new(key, count, &ranges, self.elements));
+            self.step = Some(Reducer::new(key, count, &of_view(view, key, count), self.elements));
         }
         self.step.as_mut()
     }
@@ -287,7 +308,7 @@ impl Summing {
     fn broadcast(&mut self, outgoing: &Outgoing) {
         let Some(view) = &self.view else { return };
         for member in &view.members {
-            match self.writers.get(&member.member).map(|writer| writer.send(outgoing.clone())) {
+            match self.writers.get(&member.member).map(|(_, writer)| writer.send(outgoing.clone())) {
                 Some(Ok(())) => {}
                 // The reader of the same connection reports the loss.
                 Some(Err(_)) => debug!(name = member.name, "has no data connection any more"),
@@ -320,7 +341,8 @@ struct Connections {
     inputs: SyncSender<Input>,
     pool: Arc<Pool>,
     gate: Arc<Gate>,
-    triggers: mpsc::Sender<Trigger>,
+    /// Of connections so far.
+    numbers: Arc<AtomicU64>,
 }
 
 impl Connections {
@@ -350,22 +372,28 @@ impl Connections {
                 return;
             }
         };
-        let reason = match self.serve_member(member, stream) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let reason = match self.serve_member(member, number, stream) {
             Ok(never) => match never {},
             Err(reason) => reason,
         };
-        let _ = self.triggers.blocking_send(Trigger::DataPlaneLost { member, reason });
+        let _ = self.inputs.send(Input::Gone { member, number, reason });
     }
 
     /// Reads until the connection ends, and says how.
-    fn serve_member(&self, member: MemberId, stream: TcpStream) -> Result<std::convert::Infallible, String> {
+    fn serve_member(
+        &self,
+        member: MemberId,
+        number: u64,
+        stream: TcpStream,
+    ) -> Result<std::convert::Infallible, String> {
         let error = |why: std::io::Error| format!("its data connection can't be used: {why}");
         prepare_socket(&stream, SOCKET_TIMEOUT).map_err(error)?;
         let peer = "its worker".to_owned();
         let writing = FrameStream::new(stream.try_clone().map_err(error)?, peer.clone(), SOCKET_TIMEOUT);
         let (writer, outbox) = sync_channel(OUTGOING_MAX);
         spawn("data-write", move || write(writing, &outbox)).map_err(error)?;
-        self.tell(Input::Connected { member, writer })?;
+        self.tell(Input::Connected { member, number, writer })?;
         let mut frames = FrameStream::new(stream, peer, SOCKET_TIMEOUT);
         let (mut tail, mut hashes, mut squares) = (Vec::new(), Vec::new(), Vec::new());
         loop {

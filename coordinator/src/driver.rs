@@ -1,10 +1,10 @@
 //! The driver: one loop that waits for the next trigger, hands it to the machine and carries out its outputs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
-use protocol::ids::MemberId;
+use protocol::ids::{MemberId, StepKey};
 use protocol::messages::{FromWorker, ToWorker};
 use store::versions::Manifest;
 use tokio::sync::{mpsc, oneshot};
@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::data_plane::Reduction;
 use crate::journal_file::JournalFile;
+use crate::launch::Locals;
 use crate::record::Recorder;
 use crate::status::StatusReport;
 use crate::uploads::Uploads;
@@ -48,6 +49,13 @@ pub(crate) enum Trigger {
         /// How.
         reason: String,
     },
+    /// A member's part of a step is at the reducer.
+    Computed {
+        /// Who.
+        member: MemberId,
+        /// Of which step.
+        key: StepKey,
+    },
     /// The data plane lost a member.
     DataPlaneLost {
         /// Who.
@@ -66,6 +74,11 @@ pub(crate) enum Trigger {
     Exports {
         /// Nothing, or the error.
         result: Result<(), String>,
+    },
+    /// These slots are to be started, as far as nobody has joined in them.
+    StartLocal {
+        /// Which.
+        slots: Vec<u32>,
     },
     /// A local worker process ended.
     WorkerExited {
@@ -109,9 +122,11 @@ pub(crate) struct Driver {
     pub(crate) uploads: Uploads,
     /// Metrics, run.json, the display.
     pub(crate) recorder: Recorder,
+    locals: Option<Locals>,
     retention: Retention,
     sessions: BTreeMap<u64, mpsc::Sender<ToWorker>>,
-    workers_joined: BTreeMap<u32, bool>,
+    /// Slots in which a worker is.
+    workers_joined: BTreeSet<u32>,
     began: Instant,
     stopping: bool,
     finished: Option<Outcome>,
@@ -125,6 +140,7 @@ impl Driver {
         reduction: Reduction,
         uploads: Uploads,
         recorder: Recorder,
+        locals: Option<Locals>,
         retention: Retention,
         began: Instant,
     ) -> Self {
@@ -134,9 +150,10 @@ impl Driver {
             reduction,
             uploads,
             recorder,
+            locals,
             retention,
             sessions: BTreeMap::new(),
-            workers_joined: BTreeMap::new(),
+            workers_joined: BTreeSet::new(),
             began,
             stopping: false,
             finished: None,
@@ -144,7 +161,10 @@ impl Driver {
     }
 
     /// Runs until the machine says that the run is over.
-    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> (Outcome, Recorder) {
+    pub(crate) async fn run(
+        mut self,
+        mut triggers: mpsc::Receiver<Trigger>,
+    ) -> (Outcome, Recorder, Option<Locals>) {
         self.carry_out();
         while self.finished.is_none() {
             let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
@@ -165,7 +185,7 @@ impl Driver {
             message: "the driver ended without an outcome".to_owned(),
             step: 0,
         });
-        (outcome, self.recorder)
+        (outcome, self.recorder, self.locals)
     }
 
     fn now(&self) -> u64 {
@@ -183,13 +203,13 @@ impl Driver {
                 self.sessions.insert(connection, outbox);
             }
             Trigger::Message { connection, message } => {
-                if let FromWorker::Loaded { elements, .. } = &message {
+                if let FromWorker::Prepared { elements } = &message {
                     self.reduction.elements(*elements);
                 }
                 if let FromWorker::Join(join) = &message
                     && let Some(slot) = join.slot
                 {
-                    self.workers_joined.insert(slot, true);
+                    self.workers_joined.insert(slot);
                 }
                 self.handle(Event::Message { connection, message });
             }
@@ -197,12 +217,14 @@ impl Driver {
                 self.sessions.remove(&connection);
                 self.handle(Event::Disconnected { connection, reason });
             }
+            Trigger::Computed { member, key } => self.handle(Event::Computed { member, key }),
             Trigger::DataPlaneLost { member, reason } => self.handle(Event::DataPlaneLost { member, reason }),
             Trigger::Version { step, result } => self.version(step, result),
             Trigger::Exports { result } => match result {
                 Ok(()) => self.handle(Event::Exported),
                 Err(reason) => self.handle(Event::ExportFailed { reason }),
             },
+            Trigger::StartLocal { slots } => self.start_local(&slots),
             Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
             Trigger::Stop { reason, signal } => self.stop(reason, signal),
             Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
@@ -223,19 +245,40 @@ impl Driver {
         }
     }
 
-    /// A local worker that ends before it joined will never do so; one that joined is noticed by its stream.
+    fn start_local(&mut self, slots: &[u32]) {
+        let joined = &self.workers_joined;
+        let Some(locals) = &mut self.locals else { return };
+        for slot in slots.iter().filter(|slot| !joined.contains(slot)) {
+            if let Err(why) = locals.start(*slot) {
+                let reason = format!("worker-{slot}: {why:#}");
+                self.machine
+                    .handle(self.began.elapsed().as_millis() as u64, Event::LaunchFailed { code: 4, reason });
+            }
+        }
+    }
+
+    /// A local worker that ends before it joined will never do so. One that joined is noticed by its stream; unless it
+    /// says that another would fare no better, its slot is started again.
     fn worker_exited(&mut self, slot: u32, status: Option<std::process::ExitStatus>, log: &std::path::Path) {
         let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
         debug!(slot, how, "local worker ended");
-        if !self.workers_joined.contains_key(&slot) {
+        let code = status.and_then(|status| status.code());
+        if !self.workers_joined.remove(&slot) {
             let said = last_lines(log);
             let reason = format!("worker-{slot} ended before it joined ({how}){said}");
-            let code = match status.and_then(|status| status.code()) {
-                Some(code @ (2 | 3)) => code as u8,
-                _ => 4,
-            };
-            self.handle(Event::LaunchFailed { code, reason });
+            let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
+            return self.handle(Event::LaunchFailed { code, reason });
         }
+        if matches!(code, Some(0 | 2 | 3 | 130)) {
+            return;
+        }
+        let Some(locals) = &mut self.locals else { return };
+        let text = if locals.start_again(slot) {
+            format!("worker-{slot} ended ({how}); it is started again")
+        } else {
+            format!("worker-{slot} ended ({how}) again and again; it is not started any more")
+        };
+        self.recorder.line(&text);
     }
 
     fn stop(&mut self, reason: String, signal: bool) {
@@ -301,6 +344,9 @@ impl Driver {
 
     fn committed(&mut self, committed: &Committed) {
         self.reduction.committed(committed.key);
+        if let Some(locals) = &mut self.locals {
+            locals.forgive();
+        }
         let now_ms = self.now();
         if let Err(trouble) = self.recorder.committed(committed, now_ms) {
             // Metrics are not worth a run; the trouble is loud.

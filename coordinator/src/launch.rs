@@ -1,5 +1,6 @@
 //! Local workers: one process per slot, in its own process group, so that Ctrl-C reaches the coordinator alone.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -89,12 +90,74 @@ fn hardware_gpus(listing: &str) -> Vec<String> {
     ["cuda", "vulkan", "wgpu"].into_iter().map(gpus).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-impl Launch {
-    /// Starts every slot. A slot that ends is told to the driver as [`Trigger::WorkerExited`].
-    pub(crate) fn start_all(&self, triggers: &mpsc::Sender<Trigger>) -> anyhow::Result<Vec<LocalWorker>> {
-        (0..self.devices.len()).map(|slot| self.start(slot, triggers.clone())).collect()
+/// A slot's worker that ends so often in a row, without a step between, is not started again.
+const RESTARTS_MAX: u32 = 3;
+/// Pause before a slot is started again; it doubles.
+const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The local workers of a run.
+pub(crate) struct Locals {
+    launch: Launch,
+    triggers: mpsc::Sender<Trigger>,
+    workers: Vec<LocalWorker>,
+    /// How often each slot was started again since the last step.
+    restarts: BTreeMap<u32, u32>,
+}
+
+impl Locals {
+    pub(crate) fn new(launch: Launch, triggers: mpsc::Sender<Trigger>) -> Self {
+        Self { launch, triggers, workers: Vec::new(), restarts: BTreeMap::new() }
     }
 
+    /// All slots.
+    pub(crate) fn slots(&self) -> std::ops::Range<u32> {
+        0..self.launch.devices.len() as u32
+    }
+
+    /// Starts one slot. Its end is told to the driver as [`Trigger::WorkerExited`].
+    pub(crate) fn start(&mut self, slot: u32) -> anyhow::Result<()> {
+        let worker = self.launch.start(slot as usize, self.triggers.clone())?;
+        self.workers.retain(|worker| !worker.watcher.is_finished());
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Has the slots started after a while, as far as nobody has joined in them by then.
+    pub(crate) fn start_later(&self, slots: Vec<u32>, pause: std::time::Duration) {
+        let triggers = self.triggers.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // A run that is over needs no workers.
+            let _ = triggers.send(Trigger::StartLocal { slots }).await;
+        });
+    }
+
+    /// Has a slot whose worker was lost started again, if that makes sense; whether it does.
+    pub(crate) fn start_again(&mut self, slot: u32) -> bool {
+        let restarts = self.restarts.entry(slot).or_default();
+        *restarts += 1;
+        let pause = RESTART_PAUSE * 2u32.pow(*restarts - 1);
+        let makes_sense = *restarts <= RESTARTS_MAX;
+        if makes_sense {
+            self.start_later(vec![slot], pause);
+        }
+        makes_sense
+    }
+
+    /// A step was committed: whatever ended before did not end for that.
+    pub(crate) fn forgive(&mut self) {
+        self.restarts.clear();
+    }
+
+    /// Waits for their end until the deadline, then kills them.
+    pub(crate) async fn finish(self, deadline: tokio::time::Instant) {
+        for worker in self.workers {
+            worker.finish(deadline).await;
+        }
+    }
+}
+
+impl Launch {
     fn start(&self, slot: usize, triggers: mpsc::Sender<Trigger>) -> anyhow::Result<LocalWorker> {
         let log_path = self.logs.join(format!("worker-{slot}.log"));
         let log = File::options()

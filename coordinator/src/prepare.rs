@@ -235,6 +235,7 @@ pub(crate) fn run_plan(
         export: !config.export.formats.is_empty(),
         lease_ms: config.elastic.lease.as_millis(),
         join_timeout_ms: JOIN_TIMEOUT_MS,
+        rejoin_ms: RunPlan::REJOIN_MS,
         load_timeout_ms: RunPlan::LOAD_TIMEOUT_MS,
         step_timeout_ms: RunPlan::STEP_TIMEOUT_MS,
         transfer_timeout_ms: RunPlan::TRANSFER_TIMEOUT_MS,

@@ -11,7 +11,7 @@ use serde_json::json;
 use store::versions::Manifest;
 use tracing::{error, info, warn};
 use tracker::meaning::{Prediction, metrics};
-use tracker::{MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
+use tracker::{EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
 
 use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
@@ -52,6 +52,9 @@ pub(crate) struct Recorder {
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
 }
+
+/// Events that run.json keeps: the newest.
+const EVENTS_MAX: usize = 1_000;
 
 impl Recorder {
     /// For a run whose record says what is known before it starts.
@@ -227,6 +230,7 @@ impl Recorder {
                 });
                 let text = format!("{} joined on {}", join.name, join.device);
                 self.display.event("joined", &text, &json!({ "name": join.name, "device": join.device }));
+                self.keep_event("joined", &text, None);
             }
             Note::Refused { name, failure } => {
                 warn!(name, failure.message, "refused");
@@ -236,6 +240,19 @@ impl Recorder {
             Note::Left { member, step, reason } => self.left(*member, *step, reason),
             Note::ViewOpened { view, reason } => {
                 info!(view = format!("{:#x}", view.0), reason, "view opened");
+                self.happened("view", reason, None);
+            }
+            Note::Retry { step, reason, lost_ms } => {
+                self.record.retries += 1;
+                self.happened("retry", &format!("step {step} is tried again: {reason}"), Some(*lost_ms));
+            }
+            Note::Rewound { from_step, to_step, reason } => {
+                let text = format!("back from step {from_step} to state {to_step}: {reason}");
+                self.happened("rewind", &text, None);
+            }
+            Note::Held { step, held_ms } => {
+                let text = format!("held still for {held_ms} ms after step {step}");
+                self.happened("hold", &text, Some(*held_ms));
             }
             Note::Waiting { reason } => {
                 info!(reason, "waiting");
@@ -263,6 +280,33 @@ impl Recorder {
             },
         );
         info!(name, step, reason, "left");
+        self.happened("left", &format!("{name} left after step {step}: {reason}"), None);
+    }
+
+    /// Something that changed who works on what: for people, and kept in run.json with the time that it cost.
+    fn happened(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
+        info!(event, text, cost_ms);
+        // The first view is what everybody expects.
+        if event != "view" || self.record.views > 1 {
+            self.display.event(event, text, &json!({ "cost_ms": cost_ms }));
+        }
+        self.keep_event(event, text, cost_ms);
+    }
+
+    fn keep_event(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
+        let cost_seconds = cost_ms.map(|ms| ms as f64 / 1_000.0);
+        if let Some(seconds) = cost_seconds {
+            *self.record.timings.entry(format!("{event}_seconds")).or_default() += seconds;
+        }
+        self.record.events.push(EventRecord {
+            time: unix_seconds(),
+            step: self.progress.step,
+            event: event.to_owned(),
+            text: text.to_owned(),
+            cost_seconds,
+        });
+        let surplus = self.record.events.len().saturating_sub(EVENTS_MAX);
+        self.record.events.drain(..surplus);
     }
 
     /// A version is in place: run.json is written with it.

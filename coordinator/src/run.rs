@@ -22,7 +22,7 @@ use crate::cli::RunArgs;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
-use crate::launch::{self, Launch, LocalWorker};
+use crate::launch::{self, Launch, Locals};
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
@@ -155,6 +155,7 @@ impl Parts<'_> {
             recorder.line(remark);
         }
         let exact = !config.elastic.mixed && past.history.is_exact();
+        let (orphans, rejoin_ms) = (past.history.orphans(), run_plan.rejoin_ms);
         let now = self.began.elapsed().as_millis() as u64;
         let machine = Coordinator::new(run_plan, term, past.history, now);
         let service = Service {
@@ -165,31 +166,42 @@ impl Parts<'_> {
             connections: Arc::default(),
         };
         let server = serve(control, service, token)?;
-        let local = match worker {
-            None => Vec::new(),
-            Some(binary) => Launch {
+        let mut locals = worker.map(|binary| {
+            let launch = Launch {
                 binary,
                 url: format!("http://{address}"),
                 token_file: self.token_path(),
                 logs: self.dir.path().join("logs"),
                 devices,
+            };
+            Locals::new(launch, triggers.clone())
+        });
+        match &mut locals {
+            None => {
+                recorder.say_what_it_waits_for();
+                recorder.line(&format!(
+                    "waiting for workers: worker --coordinator http://{address} (token in {})",
+                    self.token_path().display()
+                ));
             }
-            .start_all(&triggers)
-            .map_err(Refusal::config)?,
-        };
-        if local.is_empty() {
-            recorder.say_what_it_waits_for();
-            recorder.line(&format!(
-                "waiting for workers: worker --coordinator http://{address} (token in {})",
-                self.token_path().display()
-            ));
+            // Workers of a coordinator that was killed are on their way back: only those that don't come are started.
+            Some(locals) if orphans > 0 => {
+                recorder.line(&format!("waiting for the {orphans} workers of the last view to come back"));
+                locals.start_later(locals.slots().collect(), Duration::from_millis(rejoin_ms));
+            }
+            Some(locals) => {
+                for slot in locals.slots() {
+                    locals.start(slot).map_err(Refusal::config)?;
+                }
+            }
         }
         let signals = tokio::spawn(signals(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
-        let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
-        let (outcome, mut recorder) = driver.run(inbox).await;
+        let driver =
+            Driver::new(machine, past.journal, reduction, uploads, recorder, locals, retention, self.began);
+        let (outcome, mut recorder, locals) = driver.run(inbox).await;
         signals.abort();
-        end_local(local, outcome.code).await;
+        end_local(locals, outcome.code).await;
         server.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
@@ -304,6 +316,7 @@ impl Parts<'_> {
             },
             final_state: FinalRecord::default(),
             members: Vec::new(),
+            events: Vec::new(),
             views: 0,
             retries: 0,
             exact: !self.resolved.config.elastic.mixed,
@@ -352,11 +365,11 @@ async fn signals(triggers: mpsc::Sender<Trigger>) {
 }
 
 /// Local workers end with the run: by themselves, or by force where that takes too long or the run broke off.
-async fn end_local(local: Vec<LocalWorker>, code: u8) {
+async fn end_local(locals: Option<Locals>, code: u8) {
     let patience = if code == 0 { WORKERS_END } else { Duration::from_secs(2) };
     let deadline = tokio::time::Instant::now() + patience;
-    for worker in local {
-        worker.finish(deadline).await;
+    if let Some(locals) = locals {
+        locals.finish(deadline).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The member's side of the tree: gradients of microbatches come in, in order; partials of maximal nodes remain.
+//! The member's side of the tree: gradients of microbatches come in; partials of maximal nodes remain.
 
 use std::ops::Range;
 
@@ -46,6 +46,8 @@ struct Open {
     node: Node,
     /// How many finished partials it is added into, the newest first; 0 if it is stored.
     folds: usize,
+    /// How many finished partials lie before it.
+    at: usize,
     leaf: Partial,
 }
 
@@ -81,16 +83,23 @@ impl Accumulator {
         }
     }
 
-    /// Begins a microbatch. They come in ascending order.
+    /// Whether this microbatch of the step was added up.
+    #[must_use]
+    pub fn holds(&self, microbatch: u32) -> bool {
+        self.finished.iter().any(|partial| partial.node.range(self.count).contains(&microbatch))
+    }
+
+    /// Begins a microbatch. Ascending order needs the least memory; a step that is tried again with more microbatches
+    /// than before adds them in between.
     ///
     /// # Panics
-    /// If another one is open or this one is out of order: errors of the program.
+    /// If another one is open or this one was there already: errors of the program.
     pub fn begin(&mut self, microbatch: u32) {
         assert!(self.open.is_none() && microbatch < self.count);
-        let last = self.finished.last();
-        assert!(last.is_none_or(|partial| partial.node.range(self.count).end <= microbatch), "out of order");
+        assert!(!self.holds(microbatch), "a second gradient of microbatch {microbatch}");
+        let at = self.finished.partition_point(|partial| partial.node.range(self.count).start < microbatch);
         let (mut node, mut folds) = (Node::leaf(microbatch).lift(self.count), 0);
-        for left in self.finished.iter().rev() {
+        for left in self.finished[..at].iter().rev() {
             if !left.node.pairs_with(node) {
                 break;
             }
@@ -105,7 +114,7 @@ impl Accumulator {
         leaf.sums.clear();
         leaf.presence.clear();
         leaf.presence.resize(self.layout.len().div_ceil(8), 0);
-        self.open = Some(Open { node, folds, leaf });
+        self.open = Some(Open { node, folds, at, leaf });
     }
 
     /// Takes in the gradient of one parameter of the open microbatch: once at most.
@@ -120,8 +129,7 @@ impl Accumulator {
         if open.folds == 0 {
             open.leaf.values[range].copy_from_slice(gradient);
         } else {
-            let first = self.finished.len() - open.folds;
-            add_on(&mut self.finished[first..], range, gradient);
+            add_on(&mut self.finished[open.at - open.folds..open.at], range, gradient);
         }
     }
 
@@ -130,33 +138,54 @@ impl Accumulator {
     /// # Panics
     /// If none is open: an error of the program.
     pub fn end(&mut self, sums: &[f64]) {
-        let Some(Open { node, folds, mut leaf }) = self.open.take() else { panic!("no microbatch is open") };
+        let Some(Open { node, folds, at, mut leaf }) = self.open.take() else {
+            panic!("no microbatch is open")
+        };
         leaf.sums.extend_from_slice(sums);
         if folds == 0 {
             leaf.node = node;
             for range in absent(&self.layout, &leaf.presence) {
                 leaf.values[range].fill(-0.0);
             }
-            self.finished.push(leaf);
-            return;
+            self.finished.insert(at, leaf);
+            return self.settle(at);
         }
-        let first = self.finished.len() - folds;
-        if let [inner @ .., newest] = &mut self.finished[first..] {
+        let first = at - folds;
+        if let [inner @ .., newest] = &mut self.finished[first..at] {
             for range in absent(&self.layout, &leaf.presence) {
                 add_on(inner, range.clone(), &newest.values[range]);
             }
         }
-        add_facts(&mut self.finished[first + folds - 1], &leaf);
+        add_facts(&mut self.finished[at - 1], &leaf);
         self.facts = leaf;
-        while self.finished.len() > first + 1
-            && let Some(right) = self.finished.pop()
-        {
-            if let Some(left) = self.finished.last_mut() {
-                add_facts(left, &right);
-            }
+        for inner in (first + 1..at).rev() {
+            let right = self.finished.remove(inner);
+            add_facts(&mut self.finished[inner - 1], &right);
             self.pool.push(right);
         }
         self.finished[first].node = node;
+        self.settle(first);
+    }
+
+    /// Joins the finished partial at `at` with siblings that were there before it: only a microbatch that was added out
+    /// of order has any.
+    fn settle(&mut self, mut at: usize) {
+        let pairs = |left: &Partial, right: Option<&Partial>| {
+            right.is_some_and(|right| left.node.pairs_with(right.node))
+        };
+        loop {
+            if at > 0 && pairs(&self.finished[at - 1], self.finished.get(at)) {
+                at -= 1;
+            } else if !pairs(&self.finished[at], self.finished.get(at + 1)) {
+                return;
+            }
+            let right = self.finished.remove(at + 1);
+            let left = &mut self.finished[at];
+            add_into(&mut left.values, &right.values);
+            add_facts(left, &right);
+            left.node = left.node.parent().lift(self.count);
+            self.pool.push(right);
+        }
     }
 
     /// The partials of the maximal nodes of all microbatches so far, in order.
@@ -295,6 +324,37 @@ mod tests {
             let first = steps.next().unwrap_or_default();
             assert_eq!(first.len(), expected, "{range:?} of {count}");
             assert!(steps.all(|buffers| buffers == first));
+        }
+    }
+
+    #[test]
+    fn any_order_of_microbatches_comes_to_the_same_bits() {
+        // Values whose sums round differently in every other order.
+        let value = |microbatch: u32| {
+            [(1.0 + microbatch as f32).powi(9) * if microbatch % 3 == 0 { -1.1 } else { 0.7 }]
+        };
+        for count in [1u32, 5, 8, 11] {
+            let mut expected = Accumulator::new(vec![0..1, 1..2]);
+            expected.begin_step(count);
+            let add = |accumulator: &mut Accumulator, microbatch: u32| {
+                let second = value(microbatch);
+                let second = (microbatch % 2 == 0).then_some(&second[..]);
+                push(accumulator, microbatch, [Some(&value(microbatch)), second]);
+            };
+            (0..count).for_each(|microbatch| add(&mut expected, microbatch));
+            for step in 1..count.max(2) {
+                let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
+                accumulator.begin_step(count);
+                // From the middle on, then the rest from behind.
+                let order = (step..count).chain((0..step.min(count)).rev());
+                order.for_each(|microbatch| add(&mut accumulator, microbatch));
+                let (found, expected) = (accumulator.partials(), expected.partials());
+                assert_eq!(found.len(), 1);
+                let bits = |partial: &Partial| partial.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&found[0]), bits(&expected[0]), "{count} from {step}");
+                assert_eq!((&found[0].sums, &found[0].presence), (&expected[0].sums, &expected[0].presence));
+                assert!((0..count).all(|microbatch| accumulator.holds(microbatch)));
+            }
         }
     }
 

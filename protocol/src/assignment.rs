@@ -1,6 +1,10 @@
-//! Who computes which microbatches: contiguous ranges in rank order, in proportion to the members' shares.
+//! Who computes which microbatches: contiguous ranges in rank order, in proportion to the members' shares; in a step
+//! that is tried again, what each had and a part of what the lost ones had.
 
 use std::ops::Range;
+
+use crate::ids::{MemberId, StepKey};
+use crate::messages::View;
 
 /// The microbatches of the member of this rank, of a step that has `microbatches` of them.
 ///
@@ -25,6 +29,50 @@ pub fn range(shares: &[u32], microbatches: u32, rank: usize) -> Range<u32> {
 #[must_use]
 pub fn ranges(shares: &[u32], microbatches: u32) -> Vec<Range<u32>> {
     (0..shares.len()).map(|rank| range(shares, microbatches, rank)).collect()
+}
+
+/// The microbatches of every member of a view in one of its steps, which has `microbatches` of them: for each member,
+/// in rank order, ranges in order that don't touch.
+#[must_use]
+pub fn of_view(view: &View, key: StepKey, microbatches: u32) -> Vec<(MemberId, Vec<Range<u32>>)> {
+    let members = view.members.iter().map(|info| info.member);
+    if !view.dealt.is_empty() && (key.step, key.phase) == (view.step, view.phase) {
+        return members.zip(view.dealt.iter().cloned()).collect();
+    }
+    let shares: Vec<u32> = view.members.iter().map(|info| info.share).collect();
+    let own = |range: Range<u32>| if range.is_empty() { Vec::new() } else { vec![range] };
+    members.zip(ranges(&shares, microbatches).into_iter().map(own)).collect()
+}
+
+/// Deals a step out again: each of `held` keeps its ranges, and what nobody holds goes to all in proportion to their
+/// shares. The result has ranges in order that don't touch.
+///
+/// # Panics
+/// If there are not as many shares as members: an error of the program.
+#[must_use]
+pub fn deal_again(held: &[Vec<Range<u32>>], shares: &[u32], microbatches: u32) -> Vec<Vec<Range<u32>>> {
+    assert_eq!(held.len(), shares.len());
+    let is_held = |microbatch: &u32| held.iter().flatten().any(|range| range.contains(microbatch));
+    let lost: Vec<u32> = (0..microbatches).filter(|microbatch| !is_held(microbatch)).collect();
+    let parts = ranges(shares, lost.len() as u32);
+    let deal = |(own, part): (&Vec<Range<u32>>, Range<u32>)| {
+        let more = lost[part.start as usize..part.end as usize].iter().map(|lost| *lost..lost + 1);
+        joined(own.iter().cloned().chain(more).collect())
+    };
+    held.iter().zip(parts).map(deal).collect()
+}
+
+/// Ranges in order, those that touch made one.
+fn joined(mut ranges: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u32>> = Vec::new();
+    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        match joined.last_mut().filter(|last| last.end >= range.start) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// The largest share that [`shares_from_speed`] deals: fine enough for a member that is a thousandth as fast as
@@ -66,6 +114,27 @@ mod tests {
                 next = range.end;
             }
             prop_assert_eq!(next, microbatches);
+        }
+
+        #[test]
+        fn a_step_dealt_again_is_whole_and_nobody_loses_what_it_has(
+            shares in prop::collection::vec(0..9u32, 1..7),
+            lost in prop::collection::vec(any::<bool>(), 7),
+            microbatches in 0..70u32,
+        ) {
+            let before = ranges(&shares, microbatches);
+            let survivors: Vec<usize> = (0..shares.len()).filter(|rank| !lost[*rank]).collect();
+            prop_assume!(!survivors.is_empty());
+            let held: Vec<_> = survivors.iter().map(|rank| vec![before[*rank].clone()]).collect();
+            let theirs: Vec<u32> = survivors.iter().map(|rank| shares[*rank]).collect();
+            let dealt = deal_again(&held, &theirs, microbatches);
+            let mut all: Vec<u32> = dealt.iter().flatten().cloned().flatten().collect();
+            all.sort_unstable();
+            prop_assert!(all.into_iter().eq(0..microbatches));
+            for (held, dealt) in held.iter().zip(&dealt) {
+                prop_assert!(held.iter().cloned().flatten().all(|m| dealt.iter().any(|range| range.contains(&m))));
+                prop_assert!(dealt.windows(2).all(|pair| pair[0].end < pair[1].start));
+            }
         }
 
         #[test]

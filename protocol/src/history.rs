@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{Phase, RunId};
+use crate::ids::{Phase, RunId, ViewId};
 use crate::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord};
 use crate::messages::EndReason;
 
 /// A committed step, as far as a resumed run must know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Mark {
+    view: ViewId,
     hash: u64,
     applied: u64,
     fingerprint: Option<[u8; 32]>,
@@ -34,6 +35,12 @@ pub struct History {
     versions: BTreeMap<u64, [u8; 32]>,
     fingerprint: Option<[u8; 32]>,
     mixed: bool,
+    /// Members of the last view.
+    members: usize,
+    last_view: Option<ViewId>,
+    /// The last view before the last rewind.
+    rewound_in: Option<ViewId>,
+    last_commit: Option<CommitRecord>,
     end: Option<EndRecord>,
     resume: Option<Resume>,
 }
@@ -180,6 +187,12 @@ impl History {
         self.end.as_ref().is_some_and(|end| end.reason == EndReason::Completed)
     }
 
+    /// Members of the last view if its coordinator died without a word: they may still be there, holding its state.
+    #[must_use]
+    pub fn orphans(&self) -> usize {
+        self.members
+    }
+
     /// Whether all views so far had members of one numerics fingerprint, so that invariant 4 is claimed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
@@ -238,9 +251,51 @@ impl History {
         self.commits.contains_key(&(step, Phase::Evaluate))
     }
 
-    /// Whether commits later than the state of `step` exist.
-    pub(crate) fn goes_beyond(&self, step: u64) -> bool {
-        self.commits.keys().next_back().is_some_and(|(last, _)| *last > step)
+    /// The commit of this training step, if it is the last one that the journal has.
+    pub(crate) fn last_commit(&self, step: u64) -> Option<&CommitRecord> {
+        self.last_commit.as_ref().filter(|commit| commit.key.step == step)
+    }
+
+    /// Whether this is the commit of its step: a rewind leaves none of another view.
+    pub(crate) fn has(&self, commit: &CommitRecord) -> bool {
+        let mark = self.commits.get(&(commit.key.step, commit.key.phase));
+        mark.is_some_and(|mark| (mark.view, mark.hash) == (commit.key.view, commit.hash))
+    }
+
+    /// Whether a commit that the journal lacks can have been its next: of a view that no rewind has left behind.
+    pub(crate) fn can_adopt(&self, commit: &CommitRecord) -> bool {
+        commit.key.step == self.last_step() + 1
+            && commit.key.phase == Phase::Train
+            && self.rewound_in.is_none_or(|view| commit.key.view > view)
+            && commit.key.view.0 >> 32 <= u64::from(self.term)
+    }
+
+    /// Takes in a commit that the journal has taken.
+    pub(crate) fn note_commit(&mut self, record: &CommitRecord) {
+        let (step, phase) = (record.key.step, record.key.phase);
+        let mark = Mark {
+            view: record.key.view,
+            hash: record.hash,
+            applied: record.applied,
+            fingerprint: self.fingerprint,
+        };
+        self.commits.insert((step, phase), mark);
+        if phase == Phase::Train {
+            self.last_commit = Some(record.clone());
+        }
+    }
+
+    /// Takes in a view that the journal has taken.
+    pub(crate) fn note_view(&mut self, record: &ViewRecord) {
+        self.fingerprint = record.fingerprint;
+        self.mixed |= record.fingerprint.is_none();
+        self.members = record.view.members.len();
+        self.last_view = Some(record.view.id);
+    }
+
+    /// Takes in a version that the journal has taken.
+    pub(crate) fn note_version(&mut self, step: u64, digest: [u8; 32]) {
+        self.versions.insert(step, digest);
     }
 
     /// The hash that a replayed step must have, if it was committed before a rewind by members of this
@@ -263,11 +318,15 @@ impl History {
 
     /// Takes in the rewind that the machine is about to journal.
     pub(crate) fn rewind(&mut self, to_step: u64, void: bool) {
+        self.rewound_in = self.last_view;
         let beyond: Vec<(u64, Phase)> = self.commits.keys().copied().filter(|(s, _)| *s > to_step).collect();
         for key in beyond {
             if let Some(mark) = self.commits.remove(&key) {
                 self.expected.insert(key, mark);
             }
+        }
+        if self.last_commit.as_ref().is_some_and(|commit| commit.key.step > to_step) {
+            self.last_commit = None;
         }
         if void {
             self.expected.retain(|(step, _), _| *step <= to_step);
@@ -279,17 +338,25 @@ impl History {
         match record {
             Record::Term(term) => self.fold_term(index, term)?,
             Record::View(view) => self.fold_view(index, view)?,
-            Record::Commit(commit) => self.fold_commit(index, commit)?,
+            Record::Commit(commit) => {
+                self.check_view(index, commit.key.view.0)?;
+                self.fold_commit(index, commit)?;
+            }
+            Record::Adopted(commit) => self.fold_commit(index, commit)?,
             Record::Version { step, digest } => {
                 let last = self.last_step();
                 if *step > last {
                     return Err(HistoryError::VersionAhead { index, step: *step, last });
                 }
-                self.versions.insert(*step, *digest);
+                self.note_version(*step, *digest);
             }
             Record::Rewind { to_step, void, .. } => self.rewind(*to_step, *void),
             Record::Stop { .. } => {}
-            Record::End(end) => self.end = Some(end.clone()),
+            Record::End(end) => {
+                self.end = Some(end.clone());
+                // Everybody was told.
+                self.members = 0;
+            }
         }
         Ok(())
     }
@@ -309,13 +376,11 @@ impl History {
 
     fn fold_view(&mut self, index: usize, record: &ViewRecord) -> Result<(), HistoryError> {
         self.check_view(index, record.view.id.0)?;
-        self.fingerprint = record.fingerprint;
-        self.mixed |= record.fingerprint.is_none();
+        self.note_view(record);
         Ok(())
     }
 
     fn fold_commit(&mut self, index: usize, record: &CommitRecord) -> Result<(), HistoryError> {
-        self.check_view(index, record.key.view.0)?;
         let (step, phase) = (record.key.step, record.key.phase);
         if self.commits.contains_key(&(step, phase)) {
             return Err(HistoryError::Twice { index, step, phase });
@@ -328,8 +393,7 @@ impl History {
         if !follows {
             return Err(HistoryError::Gap { index, last, found: step, phase });
         }
-        let mark = Mark { hash: record.hash, applied: record.applied, fingerprint: self.fingerprint };
-        self.commits.insert((step, phase), mark);
+        self.note_commit(record);
         Ok(())
     }
 

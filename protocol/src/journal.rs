@@ -78,6 +78,9 @@ pub enum Record {
     View(ViewRecord),
     /// A step was committed.
     Commit(CommitRecord),
+    /// A step was committed in an earlier term; the journal lost its record with the host, and a member that had applied
+    /// it brought it back.
+    Adopted(CommitRecord),
     /// A version is durable.
     Version {
         /// Its step.

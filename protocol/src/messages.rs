@@ -1,9 +1,12 @@
 //! The control messages, as plain types. `wire` turns them into protobuf and back.
 
+use std::ops::Range;
+
 use crate::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use crate::journal::CommitRecord;
 
 /// What a worker says first on its control stream.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Join {
     /// [`crate::PROTOCOL_VERSION`] of the worker.
     pub protocol_version: u32,
@@ -21,19 +24,24 @@ pub struct Join {
     pub slot: Option<u32>,
     /// Process id on the worker's host, for people.
     pub pid: u32,
+    /// Drawn at random when the process started: who comes with the same is the same process on another stream.
+    pub instance: u64,
     /// The committed state that the worker still holds from before it lost the coordinator.
     pub holds: Option<Held>,
 }
 
 /// A committed state and perhaps a prepared step beyond it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Held {
     /// The step of the committed state.
     pub step: u64,
     /// Its state check (hash, in block order, of per-block hashes of parameters and optimizer state).
     pub state_check: u64,
-    /// A step that is prepared (Ready was said) but not committed, with its hash.
+    /// A training step that is prepared (Ready was said) but not committed, with its hash.
     pub prepared: Option<(u64, u64)>,
+    /// The commit that made the state: proof that it is of this run's history, and the record itself where a
+    /// coordinator's host lost the journal's last one. `None` for a state that was loaded.
+    pub commit: Option<Box<CommitRecord>>,
 }
 
 /// Scalars that are summed by the tree in f64 beside the gradient.
@@ -82,19 +90,22 @@ pub struct Ready {
 pub enum FromWorker {
     /// First message of a stream.
     Join(Join),
-    /// "I hold state `step`, my shapes are compiled, I can enter a view."
+    /// "Model and data are ready and every shape is compiled: I can load a state, or go on from the one I hold."
+    Prepared {
+        /// Number of trainable f32 elements (the length of the flat buffers).
+        elements: u64,
+    },
+    /// "I hold state `step`, I can enter a view."
     Loaded {
         /// Step of the state.
         step: u64,
         /// Its full state digest (BLAKE3), which the coordinator compares with the version's.
         digest: [u8; 32],
-        /// Number of trainable f32 elements (the length of the flat buffers).
-        elements: u64,
     },
     /// The step is prepared.
     Ready(Ready),
-    /// The run's last commit is applied (said only after a commit with [`Next::last`]): no later Ready would
-    /// carry the check of this state.
+    /// A commit is applied: the run's last (with [`Next::last`]), since no later Ready would carry the check of this
+    /// state, or one that was recovered ([`ToWorker::Recover`]).
     Applied {
         /// The step of the state.
         step: u64,
@@ -156,6 +167,9 @@ pub struct View {
     pub step: u64,
     /// Its phase.
     pub phase: Phase,
+    /// The microbatches of that first step by rank, where it is one that another view gave up: whoever computed some
+    /// keeps them, and only those of lost members are dealt out again. Empty: by shares, as all later steps are.
+    pub dealt: Vec<Vec<Range<u32>>>,
 }
 
 /// What the coordinator decided about a prepared step.
@@ -192,6 +206,8 @@ pub struct Next {
     pub evaluate: bool,
     /// No further step follows: the run's last, or a stop was asked for. Members wait for Export or End.
     pub last: bool,
+    /// The membership changes: members wait for a view before they go on.
+    pub hold: bool,
 }
 
 /// The decision that a step is done.
@@ -203,6 +219,8 @@ pub struct Commit {
     pub verdict: Verdict,
     /// The journalled hash.
     pub hash: u64,
+    /// Applied steps of the whole history up to and with this one: Adam's t.
+    pub applied: u64,
     /// Scalars of the update.
     pub scalars: UpdateScalars,
     /// What comes next.
@@ -227,9 +245,18 @@ pub enum ToWorker {
     Welcome(Welcome),
     /// Refused, with the exit code of the contract.
     Refused(Failure),
+    /// The coordinator goes on without this worker, which may join again.
+    Evicted {
+        /// Why, for people.
+        reason: String,
+        /// Whether its state may be wrong: it is not to be held on to.
+        forget: bool,
+    },
     /// Make state 0 on the CPU from the seed, upload it as version 0 and say Loaded.
     Initialise,
-    /// Fetch the version of this step, load it, warm up and say Loaded.
+    /// Apply the step that is prepared since before the coordinator was lost: it is history. Then say Applied.
+    Recover(Commit),
+    /// Fetch the version of this step, load it and say Loaded.
     Load {
         /// Step of the version.
         step: u64,

@@ -118,19 +118,21 @@ struct Slice {
 }
 
 impl Reducer {
-    /// For a step of `count` microbatches, of which each member computes a range, and gradients of `elements`
-    /// (0 in evaluation, which has sums only).
+    /// For a step of `count` microbatches, of which each member computes those that are dealt to it
+    /// ([`crate::assignment::of_view`]), and gradients of `elements` (0 in evaluation, which has sums only).
     ///
     /// # Panics
     /// If the ranges don't cut the microbatches exactly: an error of the program.
     #[must_use]
-    pub fn new(key: StepKey, count: u32, ranges: &[(MemberId, Range<u32>)], elements: usize) -> Self {
+    pub fn new(key: StepKey, count: u32, dealt: &[(MemberId, Vec<Range<u32>>)], elements: usize) -> Self {
         let part = |member, node| Part { member, node, facts: None };
-        let of = |(member, range): &(MemberId, Range<u32>)| {
+        let of = |(member, ranges): &(MemberId, Vec<Range<u32>>)| {
             let member = *member;
-            maximal_nodes(range.clone(), count).into_iter().map(move |node| part(member, node))
+            let nodes: Vec<Node> =
+                ranges.iter().flat_map(|range| maximal_nodes(range.clone(), count)).collect();
+            nodes.into_iter().map(move |node| part(member, node))
         };
-        let mut parts: Vec<Part> = ranges.iter().flat_map(of).collect();
+        let mut parts: Vec<Part> = dealt.iter().flat_map(of).collect();
         parts.sort_by_key(|part| part.node.range(count).start);
         let nodes: Vec<Node> = parts.iter().map(|part| part.node).collect();
         let tree = TreeMean::new(&nodes, count);

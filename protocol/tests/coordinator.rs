@@ -1,12 +1,13 @@
 //! The coordinator's machine, one decision at a time: what is said to whom, and why.
 
 use protocol::PROTOCOL_VERSION;
+use protocol::assignment::range;
 use protocol::coordinator::{CheckpointEvery, Coordinator, Event, OnNan, Outcome, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{MemberId, Phase, RunId, StepKey};
-use protocol::journal::Record;
+use protocol::journal::{CommitRecord, Record};
 use protocol::messages::{
-    Commit, EndReason, Failure, FromWorker, Join, Ready, ReduceAt, Timings, ToWorker, View,
+    Commit, EndReason, Failure, FromWorker, Held, Join, Ready, ReduceAt, Timings, ToWorker, View,
 };
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
@@ -43,6 +44,7 @@ fn run_plan(workers: u32) -> RunPlan {
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
+        rejoin_ms: 5_000,
         load_timeout_ms: 60_000,
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
@@ -59,6 +61,7 @@ fn join(name: &str, slot: Option<u32>) -> Join {
         device: "cpu".to_owned(),
         slot,
         pid: 1,
+        instance: 0,
         holds: None,
     }
 }
@@ -106,9 +109,12 @@ impl Table {
         for connection in 0..count {
             table.say(connection, FromWorker::Join(join("w", None)));
         }
+        // Nobody of an earlier view comes back.
+        table.now += 5_000;
+        table.handle(Event::Tick);
         table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
         for connection in 0..count {
-            table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+            table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32] });
         }
         let view = table.outputs.iter().rev().find_map(|output| match output {
             Output::OpenView(view) => Some(view.clone()),
@@ -123,8 +129,16 @@ impl Table {
         self.drain();
     }
 
+    /// A worker that is welcome has its model ready at once.
     fn say(&mut self, connection: u64, message: FromWorker) {
-        self.handle(Event::Message { connection, message });
+        let FromWorker::Join(join) = message else {
+            return self.handle(Event::Message { connection, message });
+        };
+        let join = Join { instance: connection, ..join };
+        self.handle(Event::Message { connection, message: FromWorker::Join(join) });
+        if let Some(ToWorker::Welcome(_)) = self.sent(connection).last() {
+            self.say(connection, FromWorker::Prepared { elements: 3 });
+        }
     }
 
     fn drain(&mut self) {
@@ -167,6 +181,15 @@ impl Table {
             _ => None,
         });
         messages.collect()
+    }
+
+    /// The view that this worker was told last.
+    fn last_view(&self, of: u64) -> View {
+        let view = self.sent(of).into_iter().rev().find_map(|message| match message {
+            ToWorker::View(view) => Some(view.clone()),
+            _ => None,
+        });
+        view.expect("a view")
     }
 
     fn refusal(&self, of: u64) -> Option<&Failure> {
@@ -228,11 +251,11 @@ fn ranks_go_by_slot_then_by_arrival_and_names_are_unique() {
     table.say(1, FromWorker::Join(join("w", Some(1))));
     table.say(2, FromWorker::Join(join("w", Some(0))));
     assert_eq!(table.sent(2).last(), Some(&&ToWorker::Initialise), "rank 0 makes the first state");
-    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32] });
     table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
     for connection in [0, 1] {
         assert_eq!(table.sent(connection).last(), Some(&&ToWorker::Load { step: 0 }));
-        table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+        table.say(connection, FromWorker::Loaded { step: 0, digest: [0; 32] });
     }
     let Some(ToWorker::View(view)) = table.sent(0).last() else { panic!("a view") };
     let names: Vec<&str> = view.members.iter().map(|info| info.name.as_str()).collect();
@@ -241,13 +264,14 @@ fn ranks_go_by_slot_then_by_arrival_and_names_are_unique() {
 }
 
 #[test]
-fn a_ready_for_a_step_to_come_breaks_the_protocol() {
+fn a_ready_for_a_step_to_come_breaks_the_protocol_and_the_others_go_on() {
     let (mut table, view) = Table::working(run_plan(2));
     let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
     table.say(0, FromWorker::Ready(ready(key)));
-    let outcome = table.outcome().expect("the end");
-    assert_eq!((outcome.reason, outcome.code), (EndReason::Failed, 4));
-    assert!(outcome.message.contains("Ready for step 2 early"), "{}", outcome.message);
+    let failure = table.refusal(0).expect("a refusal");
+    assert!(failure.message.contains("Ready for step 2 early"), "{}", failure.message);
+    let view = table.last_view(1);
+    assert_eq!((view.members.len(), view.step, view.reduce), (1, 1, ReduceAt::Alone));
 }
 
 #[test]
@@ -257,18 +281,14 @@ fn another_state_or_model_at_the_start_is_named() {
         table.say(0, FromWorker::Join(join("a", None)));
         table.say(1, FromWorker::Join(join("b", None)));
         table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
-        table.say(0, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+        table.say(0, FromWorker::Loaded { step: 0, digest: [0; 32] });
         table.say(1, loaded);
         let outcome = table.outcome().expect("the end");
         assert_eq!(outcome.code, code);
         assert!(outcome.message.contains(words), "{}", outcome.message);
     };
-    check(
-        FromWorker::Loaded { step: 0, digest: [9; 32], elements: 3 },
-        3,
-        "worker b holds a state 0 with another",
-    );
-    check(FromWorker::Loaded { step: 0, digest: [0; 32], elements: 4 }, 2, "worker b's model has 4 elements");
+    check(FromWorker::Loaded { step: 0, digest: [9; 32] }, 3, "worker b holds a state 0 with another");
+    check(FromWorker::Prepared { elements: 4 }, 2, "worker b's model has 4 elements");
 }
 
 #[test]
@@ -339,17 +359,21 @@ fn the_last_states_must_agree_before_the_run_is_complete() {
     for (connection, state_check) in [(0, 5), (1, 5), (2, 6)] {
         table.say(connection, FromWorker::Applied { step: 6, state_check });
     }
-    let outcome = table.outcome().expect("the end");
-    assert_eq!(outcome.reason, EndReason::Failed);
-    assert!(outcome.message.contains("w-3 deviates from the strict majority"), "{}", outcome.message);
-    let void = table.outputs.iter().find_map(|output| match output {
-        Output::Append { record: Record::Rewind { to_step, void, .. }, durable: true } => {
-            Some((*to_step, *void))
-        }
+    let Some(ToWorker::Evicted { reason, forget: true }) = table.sent(2).last() else {
+        panic!("w-3 is put out")
+    };
+    assert!(reason.contains("w-3 deviates from the strict majority"), "{reason}");
+    let void = table.records().iter().rev().find_map(|record| match record {
+        Record::Rewind { to_step, void, .. } => Some((*to_step, *void)),
         _ => None,
     });
     assert_eq!(void, Some((4, true)), "state 5 was checked, so what was uploaded of state 4 is right");
-    assert!(outcome.message.contains("version 4"), "{}", outcome.message);
+    for connection in [0, 1] {
+        assert_eq!(table.sent(connection).last(), Some(&&ToWorker::Load { step: 4 }));
+        table.say(connection, FromWorker::Loaded { step: 4, digest: [6; 32] });
+    }
+    assert_eq!(table.last_view(0).step, 5);
+    assert_eq!(table.outcome(), None);
 }
 
 #[test]
@@ -381,15 +405,10 @@ fn before_the_first_view_another_worker_may_take_a_lost_ones_place() {
     table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
     table.say(2, FromWorker::Join(join("c", None)));
     assert!(table.sent(1).contains(&&ToWorker::Initialise), "b is rank 0 now");
-    table.say(1, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    table.say(1, FromWorker::Loaded { step: 0, digest: [0; 32] });
     table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
-    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32], elements: 3 });
+    table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32] });
     assert!(matches!(table.sent(2).last(), Some(ToWorker::View(_))));
-    // A worker that this coordinator started has nobody who would take its place.
-    let mut table = Table::new(run_plan(2));
-    table.say(0, FromWorker::Join(join("a", Some(0))));
-    table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
-    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(4));
 }
 
 #[test]
@@ -408,30 +427,176 @@ fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
         assert_eq!(outcome.code, 4);
         assert!(outcome.message.contains(words), "{}", outcome.message);
     };
-    let mut table = Table::new(run_plan(2));
+    let mut table = Table::new(RunPlan { min_workers: 2, ..run_plan(2) });
     table.say(0, FromWorker::Join(join("a", None)));
     expire(&mut table, "1 more workers to join (1 of 2 are here)");
     let mut table = Table::new(run_plan(2));
     table.say(0, FromWorker::Join(join("a", None)));
     table.say(1, FromWorker::Join(join("b", None)));
     expire(&mut table, "a to make and upload the first state");
-    let (mut table, view) = Table::working(run_plan(2));
-    table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
-    expire(&mut table, "w to be ready with step 1 (Train)");
 }
 
 #[test]
-fn a_lost_data_connection_ends_the_run_and_tells_the_member() {
+fn a_member_that_is_far_too_late_is_put_out_by_name() {
+    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..run_plan(2) });
+    table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
+    assert!(table.machine.waits_for().contains("w to be ready with step 1 (Train)"));
+    table.now = table.machine.next_deadline().expect("a deadline");
+    table.handle(Event::Tick);
+    let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
+        panic!("w is put out")
+    };
+    assert!(reason.contains("has not computed its part"), "{reason}");
+    let view = table.last_view(1);
+    assert_eq!((view.members[0].name.as_str(), view.step), ("w-2", 1));
+}
+
+#[test]
+fn a_data_connection_that_breaks_costs_a_retry_and_twice_in_a_row_its_member() {
     let (mut table, view) = Table::working(run_plan(2));
     let member: MemberId = view.members[0].member;
-    table.handle(Event::DataPlaneLost { member, reason: "bad frame".to_owned() });
-    for connection in [0, 1] {
-        assert!(matches!(
-            table.sent(connection).last(),
-            Some(ToWorker::End { reason: EndReason::Failed, .. })
-        ));
+    let lose = |table: &mut Table| {
+        table.handle(Event::DataPlaneLost { member, reason: "bad frame".to_owned() });
+        table.now += 200;
+        table.handle(Event::Tick);
+    };
+    lose(&mut table);
+    let again = table.last_view(0);
+    assert_eq!((again.members.len(), again.step), (2, 1));
+    assert_eq!(again.dealt, [vec![0..1], vec![1..2]], "everybody keeps what it has");
+    lose(&mut table);
+    let Some(ToWorker::Evicted { reason, .. }) = table.sent(0).last() else { panic!("it is put out") };
+    assert!(reason.contains("2 times in a row: bad frame"), "{reason}");
+    let alone = table.last_view(1);
+    assert_eq!(alone.dealt, [vec![0..2]], "the other computes what is left of the step");
+    // With a commit in between it is forgiven.
+    let (mut table, _) = Table::working(run_plan(2));
+    lose(&mut table);
+    let view = table.last_view(0);
+    table.step(&view, 1);
+    lose(&mut table);
+    assert_eq!(table.last_view(0).members.len(), 2);
+    // A process that died closes its streams one after the other: that is one retry.
+    let (mut table, view) = Table::working(run_plan(2));
+    table.handle(Event::DataPlaneLost { member: view.members[0].member, reason: "reset".to_owned() });
+    table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
+    assert_eq!(table.last_view(1).dealt, [vec![0..2]]);
+    assert_eq!(table.records().iter().filter(|record| matches!(record, Record::View(_))).count(), 2);
+}
+
+#[test]
+fn a_lost_member_costs_one_retry_of_its_own_microbatches() {
+    let (mut table, view) = Table::working(run_plan(3));
+    let shares: Vec<usize> = (0..3).map(|rank| range(&[1; 3], 2, rank).len()).collect();
+    assert_eq!(shares, [0, 1, 1]);
+    table.handle(Event::Disconnected { connection: 2, reason: "reset".to_owned() });
+    let again = table.last_view(0);
+    assert!(again.id > view.id && again.step == 1);
+    assert_eq!(again.dealt, [vec![], vec![0..2]], "what was lost goes to one of the others");
+    table.step(&again, 1);
+    table.step(&again, 2);
+    assert_eq!(table.outcome(), None);
+}
+
+#[test]
+fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
+    let (mut table, view) = Table::working(RunPlan { min_workers: 2, ..run_plan(2) });
+    table.step(&view, 1);
+    table.handle(Event::Disconnected { connection: 1, reason: "reset".to_owned() });
+    assert!(table.machine.waits_for().contains("1 more workers to join (1 of 2 are here)"));
+    table.say(7, FromWorker::Join(join("new", None)));
+    // It lacks state 1: the one that holds it shows it.
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::WriteVersion { step: 1 }));
+    table.handle(Event::VersionWritten { step: 1, digest: [1; 32] });
+    assert_eq!(table.sent(7).last(), Some(&&ToWorker::Load { step: 1 }));
+    table.say(7, FromWorker::Loaded { step: 1, digest: [1; 32] });
+    let view = table.last_view(7);
+    assert_eq!((view.members.len(), view.step), (2, 2));
+    assert_eq!(view.dealt, [vec![0..1], vec![1..2]], "of the step that was given up each has a part");
+}
+
+#[test]
+fn a_joiner_enters_between_two_steps_and_a_leaver_goes_there() {
+    let (mut table, view) = Table::working(run_plan(1));
+    table.say(5, FromWorker::Join(join("new", None)));
+    let commit = table.step(&view, 1);
+    assert!(commit.next.hold && commit.next.version.is_some(), "{commit:?}");
+    table.handle(Event::VersionWritten { step: 1, digest: [1; 32] });
+    table.say(5, FromWorker::Loaded { step: 1, digest: [1; 32] });
+    let view = table.last_view(5);
+    assert_eq!((view.members.len(), view.step, view.reduce), (2, 2, ReduceAt::Coordinator));
+    // The first one wants to leave in the middle of step 2, and helps to finish it.
+    table.say(0, FromWorker::Leaving { reason: "SIGTERM".to_owned() });
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    table.say(0, FromWorker::Ready(ready(key)));
+    table.say(5, FromWorker::Ready(ready(key)));
+    assert!(matches!(table.sent(0).last(), Some(ToWorker::End { reason: EndReason::Interrupted, .. })));
+    let view = table.last_view(5);
+    assert_eq!((view.members.len(), view.step), (1, 3));
+    assert_eq!(table.outcome(), None);
+}
+
+#[test]
+fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
+    let (mut table, view) = Table::working(run_plan(2));
+    for step in 1..=3 {
+        table.step(&view, step);
     }
-    assert!(table.outcome().expect("the end").message.contains("bad frame"));
+    let records = table.records();
+    let commit_of = |step: u64| {
+        records.iter().find_map(|record| match record {
+            Record::Commit(commit) if commit.key.step == step => Some(Box::new(commit.clone())),
+            _ => None,
+        })
+    };
+    let mut history = History::replay(&records).expect("a history");
+    history.resume_from(0, [0; 32]).expect("version 0");
+    assert_eq!(history.orphans(), 2);
+    let mut table = Table::resumed(run_plan(2), 2, history);
+    // One has applied step 3, the other was prepared for it and didn't hear of the commit.
+    let held = |step, prepared| Held { step, state_check: 1, prepared, commit: commit_of(step) };
+    table.say(0, FromWorker::Join(Join { holds: Some(held(3, None)), ..join("a", None) }));
+    assert!(table.machine.waits_for().contains("(1 of 2 are here)"), "{}", table.machine.waits_for());
+    table.say(1, FromWorker::Join(Join { holds: Some(held(2, Some((3, 3)))), ..join("b", None) }));
+    let Some(ToWorker::Recover(commit)) = table.sent(1).last() else { panic!("b is told of the commit") };
+    assert_eq!((commit.key.step, commit.hash), (3, 3));
+    table.say(1, FromWorker::Applied { step: 3, state_check: 1 });
+    let view = table.last_view(0);
+    assert_eq!((view.members.len(), view.step), (2, 4));
+    assert!(!table.records().iter().any(|record| matches!(record, Record::Rewind { .. })));
+}
+
+#[test]
+fn a_commit_that_the_journal_lost_comes_back_with_a_member() {
+    let (mut table, view) = Table::working(run_plan(1));
+    table.step(&view, 1);
+    table.step(&view, 2);
+    let mut records = table.records();
+    let Some(Record::Commit(lost)) = records.pop() else { panic!("the commit of step 2") };
+    let mut history = History::replay(&records).expect("a history");
+    history.resume_from(0, [0; 32]).expect("version 0");
+    let mut table = Table::resumed(run_plan(1), 2, history.clone());
+    let holds = Held { step: 2, state_check: 1, prepared: None, commit: Some(Box::new(lost.clone())) };
+    table.say(0, FromWorker::Join(Join { holds: Some(holds.clone()), ..join("a", None) }));
+    assert!(table.records().contains(&Record::Adopted(lost.clone())));
+    assert_eq!(table.last_view(0).step, 3);
+    assert!(
+        History::replay(&[records, table.records()].concat()).is_ok_and(|history| history.last_step() == 2)
+    );
+    // Of a history that was found to be wrong nothing comes back.
+    let mut records = table.records();
+    records.retain(|record| matches!(record, Record::Term(_)));
+    let (mut table, view) = Table::working(run_plan(1));
+    table.step(&view, 1);
+    records = table.records();
+    records.push(Record::Rewind { to_step: 0, void: true, reason: "a deviant".to_owned() });
+    let mut history = History::replay(&records).expect("a history");
+    history.resume_from(0, [0; 32]).expect("version 0");
+    let mut table = Table::resumed(run_plan(1), 2, history);
+    let key = StepKey { step: 1, ..lost.key };
+    let holds = Held { step: 1, commit: Some(Box::new(CommitRecord { key, ..lost })), ..holds };
+    table.say(0, FromWorker::Join(Join { holds: Some(holds), ..join("a", None) }));
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::Load { step: 0 }));
 }
 
 #[test]
@@ -474,7 +639,9 @@ fn a_run_whose_steps_are_all_done_only_ends() {
     history.resume_from(6, [6; 32]).expect("version 6");
     let mut table = Table::resumed(run_plan(1), 2, history);
     table.say(0, FromWorker::Join(join("w", None)));
-    table.say(0, FromWorker::Loaded { step: 6, digest: [6; 32], elements: 3 });
+    table.now += 5_000;
+    table.handle(Event::Tick);
+    table.say(0, FromWorker::Loaded { step: 6, digest: [6; 32] });
     assert_eq!(table.outcome().map(|outcome| (outcome.code, outcome.step)), Some((0, 6)));
     assert!(!table.outputs.iter().any(|output| matches!(output, Output::OpenView(_))));
 }

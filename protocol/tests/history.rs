@@ -18,6 +18,7 @@ fn view(term: u64, step: u64, fingerprint: Option<u8>) -> Record {
         reduce: ReduceAt::Alone,
         step,
         phase: Phase::Train,
+        dealt: Vec::new(),
     };
     Record::View(ViewRecord { view, fingerprint: fingerprint.map(|byte| [byte; 32]), reason: String::new() })
 }

@@ -19,7 +19,8 @@ fn view() -> impl Strategy<Value = Record> {
     (any::<u64>(), any::<u64>(), phase(), any::<bool>(), members, any::<Option<[u8; 32]>>(), ".{0,9}")
         .prop_map(|(id, step, phase, alone, members, fingerprint, reason)| {
             let reduce = if alone { ReduceAt::Alone } else { ReduceAt::Coordinator };
-            let view = View { id: ViewId(id), members, reduce, step, phase };
+            let view =
+                View { id: ViewId(id), members, reduce, step, phase, dealt: vec![vec![1..3, 5..9], vec![]] };
             Record::View(ViewRecord { view, fingerprint, reason })
         })
 }
@@ -38,8 +39,9 @@ fn commit() -> impl Strategy<Value = Record> {
         bias_correction2_sqrt: -0.0,
         first,
     });
-    let next = (any::<Option<u64>>(), any::<bool>(), any::<bool>())
-        .prop_map(|(member, evaluate, last)| Next { version: member.map(MemberId), evaluate, last });
+    let next = (any::<Option<u64>>(), any::<bool>(), any::<bool>()).prop_map(|(member, evaluate, last)| {
+        Next { version: member.map(MemberId), evaluate, last, hold: evaluate != last }
+    });
     let sums = prop::collection::vec(-1e12f64..1e12, 0..6);
     (key, any::<u64>(), any::<bool>(), any::<u64>(), scalars, next, sums, 0f64..1e30).prop_map(
         |(key, hash, applies, applied, scalars, next, sums, squared_norm)| {
@@ -63,7 +65,11 @@ fn record() -> impl Strategy<Value = Record> {
         prop_oneof![Just(EndReason::Completed), Just(EndReason::Interrupted), Just(EndReason::Failed)];
     let end = (reason, any::<u8>(), ".{0,20}", any::<u64>())
         .prop_map(|(reason, code, message, step)| Record::End(EndRecord { reason, code, message, step }));
-    prop_oneof![term, view(), commit(), version, rewind, stop, end]
+    let adopted = commit().prop_map(|record| match record {
+        Record::Commit(commit) => Record::Adopted(commit),
+        other => other,
+    });
+    prop_oneof![term, view(), commit(), adopted, version, rewind, stop, end]
 }
 
 fn journal(records: &[Record]) -> (Vec<u8>, Vec<usize>) {

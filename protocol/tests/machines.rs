@@ -46,6 +46,7 @@ fn run_plan(workers: u32, export: bool) -> RunPlan {
         export,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
+        rejoin_ms: 5_000,
         load_timeout_ms: 60_000,
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
@@ -62,6 +63,7 @@ fn join(slot: Option<u32>, version: u32) -> Join {
         device: "cpu".to_owned(),
         slot,
         pid: 1,
+        instance: u64::from(slot.unwrap_or(9)),
         holds: None,
     }
 }
@@ -100,11 +102,8 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
     prop_oneof![
         (any::<Option<u32>>(), 1u32..3).prop_map(|(slot, version)| FromWorker::Join(join(slot, version))),
         Just(FromWorker::Join(join(None, PROTOCOL_VERSION))),
-        (steps.clone(), 0u8..2, 3u64..5).prop_map(|(step, digest, elements)| FromWorker::Loaded {
-            step,
-            digest: [digest; 32],
-            elements
-        }),
+        (3u64..5).prop_map(|elements| FromWorker::Prepared { elements }),
+        (steps.clone(), 0u8..2).prop_map(|(step, digest)| FromWorker::Loaded { step, digest: [digest; 32] }),
         ready().prop_map(FromWorker::Ready),
         (steps, 0u64..2).prop_map(|(step, state_check)| FromWorker::Applied { step, state_check }),
         Just(FromWorker::Heartbeat),
@@ -128,6 +127,8 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         1 => Just(Event::ExportFailed { reason: reason() }),
         1 => Just(Event::StopRequested { reason: reason() }),
         1 => Just(Event::CheckpointRequested),
+        1 => (0u64..8, key()).prop_map(|(id, key)| Event::Computed { member: MemberId(1 << 32 | id), key }),
+        1 => (0u64..8).prop_map(move |id| Event::DataPlaneLost { member: MemberId(1 << 32 | id), reason: reason() }),
         1 => any::<u64>().prop_map(move |id| Event::DataPlaneLost { member: MemberId(id), reason: reason() }),
         1 => Just(Event::LaunchFailed { code: 2, reason: reason() }),
         2 => Just(Event::Tick),
@@ -193,8 +194,9 @@ fn reply(message: &ToWorker, hash: u64, finite: bool) -> Option<FromWorker> {
         })
     };
     match message {
-        ToWorker::Initialise => Some(FromWorker::Loaded { step: 0, digest: [1; 32], elements: 3 }),
-        ToWorker::Load { step } => Some(FromWorker::Loaded { step: *step, digest: [1; 32], elements: 3 }),
+        ToWorker::Welcome(_) => Some(FromWorker::Prepared { elements: 3 }),
+        ToWorker::Initialise => Some(FromWorker::Loaded { step: 0, digest: [1; 32] }),
+        ToWorker::Load { step } => Some(FromWorker::Loaded { step: *step, digest: [1; 32] }),
         ToWorker::View(view) => Some(ready(StepKey { view: view.id, step: view.step, phase: view.phase })),
         ToWorker::Commit(commit) => {
             let key = commit.key;
@@ -215,7 +217,7 @@ fn walk_coordinator(workers: u32, actions: Vec<Action>) {
     let mut machine = Coordinator::new(run_plan(workers, true), 1, History::fresh(), now);
     let mut owed = Owed::default();
     for connection in 0..u64::from(workers) {
-        let message = FromWorker::Join(join(None, PROTOCOL_VERSION));
+        let message = FromWorker::Join(join(Some(connection as u32), PROTOCOL_VERSION));
         owed.0.push_back(coordinator::Event::Message { connection, message });
     }
     for action in actions {
@@ -251,6 +253,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             reduce: ReduceAt::Alone,
             step: key.step,
             phase: key.phase,
+            dealt: Vec::new(),
         })
     });
     let commit = (key(), 0u64..2, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
@@ -259,8 +262,14 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
                 key,
                 verdict: Verdict::Apply,
                 hash,
+                applied: 1,
                 scalars: UpdateScalars::default(),
-                next: Next { version: version.then_some(MemberId(1 << 32 | 1)), evaluate, last },
+                next: Next {
+                    version: version.then_some(MemberId(1 << 32 | 1)),
+                    evaluate,
+                    last,
+                    hold: version,
+                },
             })
         },
     );
@@ -280,7 +289,11 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
         2 => Just(ToWorker::Initialise),
         2 => steps.clone().prop_map(|step| ToWorker::Load { step }),
         4 => view,
-        4 => commit,
+        5 => (commit, 0..5u8).prop_map(|(message, kind)| match message {
+            ToWorker::Commit(commit) if kind == 0 => ToWorker::Recover(commit),
+            other => other,
+        }),
+        1 => any::<bool>().prop_map(|forget| ToWorker::Evicted { reason: String::new(), forget }),
         1 => steps.clone().prop_map(|step| ToWorker::WriteVersion { step }),
         1 => steps.prop_map(|step| ToWorker::Export { step }),
         1 => Just(ToWorker::End { reason: EndReason::Completed, message: String::new() }),
@@ -294,8 +307,9 @@ fn worker_event() -> impl Strategy<Value = worker::Event> {
     prop_oneof![
         8 => to_worker().prop_map(Event::Message),
         1 => Just(Event::Disconnected { reason: String::new() }),
-        4 => Just(Event::Prepared),
-        4 => steps.clone().prop_map(|step| Event::Loaded { step, digest: [1; 32], state_check: 1, elements: 3 }),
+        4 => Just(Event::Prepared { elements: 3 }),
+        4 => Just(Event::Connected),
+        4 => steps.clone().prop_map(|step| Event::Loaded { step, digest: [1; 32], state_check: 1 }),
         4 => ready().prop_map(|ready| Event::Reduced {
             key: ready.key,
             sums: ready.sums,

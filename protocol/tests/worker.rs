@@ -3,7 +3,7 @@
 use protocol::PROTOCOL_VERSION;
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use protocol::messages::{
-    Commit, EndReason, Failure, FromWorker, Join, MemberInfo, Next, ReduceAt, Timings, ToWorker,
+    Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, ReduceAt, Timings, ToWorker,
     UpdateScalars, Verdict, View, Welcome,
 };
 use protocol::worker::{Event, Options, Output, Worker};
@@ -18,11 +18,28 @@ fn key(step: u64, phase: Phase) -> StepKey {
 
 fn view(id: ViewId, step: u64) -> View {
     let members = vec![MemberInfo { member: ME, name: "w".to_owned(), share: 1 }];
-    View { id, members, reduce: ReduceAt::Alone, step, phase: Phase::Train }
+    View { id, members, reduce: ReduceAt::Alone, step, phase: Phase::Train, dealt: Vec::new() }
 }
 
 fn commit(key: StepKey, hash: u64, next: Next) -> ToWorker {
-    ToWorker::Commit(Commit { key, verdict: Verdict::Apply, hash, scalars: UpdateScalars::default(), next })
+    ToWorker::Commit(the_commit(key, hash, next))
+}
+
+fn the_commit(key: StepKey, hash: u64, next: Next) -> Commit {
+    Commit { key, verdict: Verdict::Apply, hash, applied: key.step, scalars: UpdateScalars::default(), next }
+}
+
+fn welcome(member: MemberId) -> Welcome {
+    Welcome {
+        run: RunId([0; 16]),
+        run_name: String::new(),
+        member,
+        name: "w".to_owned(),
+        config: String::new(),
+        data_plan: String::new(),
+        data_port: 0,
+        heartbeat_ms: 2_500,
+    }
 }
 
 struct Table {
@@ -41,6 +58,7 @@ impl Table {
             device: "cpu".to_owned(),
             slot: None,
             pid: 1,
+            instance: 1,
             holds: None,
         };
         let mut table = Self { machine: Worker::new(Options { join, join_timeout_ms: 60_000 }, 0), now: 0 };
@@ -50,27 +68,18 @@ impl Table {
 
     fn welcomed() -> Self {
         let mut table = Self::new();
-        let welcome = Welcome {
-            run: RunId([0; 16]),
-            run_name: String::new(),
-            member: ME,
-            name: "w".to_owned(),
-            config: String::new(),
-            data_plan: String::new(),
-            data_port: 0,
-            heartbeat_ms: 2_500,
-        };
-        assert!(matches!(table.hear(ToWorker::Welcome(welcome))[..], [Output::Prepare(_)]));
+        assert!(matches!(table.hear(ToWorker::Welcome(welcome(ME)))[..], [Output::Prepare(_)]));
         table
     }
 
     /// Holds state 0, works on step 1 of the view.
     fn working() -> Self {
         let mut table = Self::welcomed();
-        assert_eq!(table.hear(ToWorker::Load { step: 0 }), [], "the model is not there yet");
-        assert_eq!(table.handle(Event::Prepared), [Output::Load { step: 0 }]);
-        let loaded = Event::Loaded { step: 0, digest: [1; 32], state_check: 70, elements: 3 };
-        let said = FromWorker::Loaded { step: 0, digest: [1; 32], elements: 3 };
+        let prepared = Output::Send(FromWorker::Prepared { elements: 3 });
+        assert_eq!(table.handle(Event::Prepared { elements: 3 }), [prepared]);
+        assert_eq!(table.hear(ToWorker::Load { step: 0 }), [Output::Load { step: 0 }]);
+        let loaded = Event::Loaded { step: 0, digest: [1; 32], state_check: 70 };
+        let said = FromWorker::Loaded { step: 0, digest: [1; 32] };
         assert_eq!(table.handle(loaded), [Output::Send(said)]);
         let outputs = table.hear(ToWorker::View(view(VIEW, 1)));
         assert_eq!(outputs, [Output::EnterView(view(VIEW, 1)), Output::Compute(key(1, Phase::Train))]);
@@ -127,7 +136,7 @@ fn check_refused(mut table: Table, message: ToWorker, words: &str) {
 #[test]
 fn a_commit_is_applied_and_what_comes_next_follows_in_its_order() {
     let mut table = Table::ready();
-    let next = Next { version: Some(ME), evaluate: true, last: false };
+    let next = Next { version: Some(ME), evaluate: true, ..Next::default() };
     let outputs = table.hear(commit(key(1, Phase::Train), 11, next));
     assert!(matches!(outputs[..], [Output::Apply(_)]));
     let outputs = table.handle(Event::Applied { step: 1, state_check: 71 });
@@ -183,8 +192,10 @@ fn what_cant_be_is_refused() {
     check_refused(Table::working(), ToWorker::View(view(ViewId(TERM | 6), 2)), "this worker's state: 0");
     let without_me = View { members: Vec::new(), ..view(ViewId(TERM | 6), 1) };
     check_refused(Table::working(), ToWorker::View(without_me), "is not in");
-    check_refused(Table::working(), ToWorker::Load { step: 0 }, "an order to load a state");
-    check_refused(Table::working(), ToWorker::Export { step: 0 }, "a request for state 0");
+    check_refused(Table::welcomed(), ToWorker::Load { step: 0 }, "an order to load a state");
+    check_refused(Table::working(), ToWorker::Export { step: 1 }, "a request for state 1");
+    let recover = ToWorker::Recover(the_commit(train(1), 11, Next::default()));
+    check_refused(Table::working(), recover, "a commit of step 1 to recover");
 }
 
 #[test]
@@ -224,12 +235,106 @@ fn failures_carry_their_code_and_a_refusal_its_reason() {
     assert_eq!(exit(&outputs).1, 3);
     let refusal = Failure { code: 2, message: "other protocol".to_owned() };
     assert_eq!(exit(&Table::new().hear(ToWorker::Refused(refusal))).1, 2);
-    let lost = Event::Disconnected { reason: "reset".to_owned() };
+}
+
+fn lose(table: &mut Table) -> Vec<Output> {
+    table.handle(Event::Disconnected { reason: "reset".to_owned() })
+}
+
+/// What it says that it holds when it is back.
+fn come_back(table: &mut Table) -> Option<Held> {
+    assert!(matches!(lose(table)[..], [Output::Reconnect { .. }]));
+    let outputs = table.handle(Event::Connected);
+    let [Output::Send(FromWorker::Join(join))] = &outputs[..] else { panic!("{outputs:?}") };
+    join.holds.clone()
+}
+
+#[test]
+fn without_its_coordinator_it_keeps_what_it_holds_and_tries_again() {
     let mut table = Table::ready();
-    let outputs = table.handle(lost);
-    let (_, code, message) = exit(&outputs);
-    assert_eq!(code, 4);
-    assert!(message.contains("the commit of step 1") && message.contains("reset"), "{message}");
+    table.hear(commit(key(1, Phase::Train), 11, Next::default()));
+    table.handle(Event::Applied { step: 1, state_check: 71 });
+    table.reduce(key(2, Phase::Train), 12);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let outputs = lose(&mut table);
+        let [Output::Reconnect { after_ms, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        pauses.push(after_ms);
+    }
+    assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
+    let held = come_back(&mut table).expect("state 1");
+    assert_eq!((held.step, held.state_check, held.prepared), (1, 71, Some((2, 12))));
+    let vouches = held.commit.expect("the commit of step 1");
+    assert_eq!(
+        (vouches.key, vouches.hash, vouches.sums.as_slice()),
+        (key(1, Phase::Train), 11, &[1.0, 2.0][..])
+    );
+    // The next coordinator knows that step 2 is history.
+    let later = MemberId(4 << 32 | 1);
+    table.hear(ToWorker::Welcome(welcome(later)));
+    table.handle(Event::Prepared { elements: 3 });
+    let outputs = table.hear(ToWorker::Recover(the_commit(key(2, Phase::Train), 12, Next::default())));
+    assert!(matches!(outputs[..], [Output::Apply(_)]));
+    let said = FromWorker::Applied { step: 2, state_check: 72 };
+    assert_eq!(table.handle(Event::Applied { step: 2, state_check: 72 }), [Output::Send(said)]);
+    // And one without a coordinator for long enough ends.
+    lose(&mut table);
+    table.now = table.machine.next_deadline().expect("a deadline");
+    let outputs = table.handle(Event::Tick);
+    assert!(exit(&outputs).2.contains("no coordinator was reached for 60000 ms"), "{outputs:?}");
+}
+
+#[test]
+fn an_update_that_is_under_way_is_waited_for_before_it_says_what_it_holds() {
+    let mut table = Table::ready();
+    table.hear(commit(key(1, Phase::Train), 11, Next::default()));
+    lose(&mut table);
+    assert_eq!(table.handle(Event::Connected), []);
+    let outputs = table.handle(Event::Applied { step: 1, state_check: 71 });
+    let [Output::Send(FromWorker::Join(join))] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(join.holds.as_ref().map(|held| (held.step, held.state_check)), Some((1, 71)));
+}
+
+#[test]
+fn whoever_may_be_wrong_forgets_and_another_run_knows_nothing_of_it() {
+    let evicted = |forget| {
+        let mut table = Table::ready();
+        let outputs = table.hear(ToWorker::Evicted { reason: "a bit flipped".to_owned(), forget });
+        assert!(
+            matches!(&outputs[..], [Output::Reconnect { reason, .. }] if reason.contains("a bit flipped"))
+        );
+        let outputs = table.handle(Event::Connected);
+        let [Output::Send(FromWorker::Join(join))] = &outputs[..] else { panic!("{outputs:?}") };
+        join.holds.clone()
+    };
+    assert_eq!(evicted(false).and_then(|held| held.prepared), Some((1, 11)));
+    assert_eq!(evicted(true), None);
+    let mut table = Table::ready();
+    assert!(come_back(&mut table).is_some());
+    table.hear(ToWorker::Welcome(Welcome { run: RunId([1; 16]), ..welcome(ME) }));
+    assert_eq!(come_back(&mut table), None);
+}
+
+#[test]
+fn it_goes_back_to_an_earlier_state_when_it_is_told_to() {
+    let mut table = Table::ready();
+    assert_eq!(table.hear(ToWorker::Load { step: 0 }), [Output::Load { step: 0 }]);
+    assert_eq!(table.hear(ToWorker::Load { step: 3 }), [], "the newer order waits for the older");
+    let loaded = |step| Event::Loaded { step, digest: [1; 32], state_check: 7 };
+    assert_eq!(table.handle(loaded(0)), [Output::Load { step: 3 }]);
+    assert!(matches!(table.handle(loaded(3))[..], [Output::Send(FromWorker::Loaded { step: 3, .. })]));
+}
+
+#[test]
+fn where_the_membership_changes_it_waits_for_a_view() {
+    let mut table = Table::ready();
+    table.hear(commit(key(1, Phase::Train), 11, Next { hold: true, version: Some(ME), ..Next::default() }));
+    let outputs = table.handle(Event::Applied { step: 1, state_check: 71 });
+    assert_eq!(outputs, [Output::WriteVersion { step: 1 }]);
+    let newer = ViewId(TERM | 6);
+    let second = StepKey { view: newer, ..key(2, Phase::Train) };
+    let outputs = table.hear(ToWorker::View(view(newer, 2)));
+    assert_eq!(outputs, [Output::EnterView(view(newer, 2)), Output::Compute(second)]);
 }
 
 #[test]
@@ -240,13 +345,14 @@ fn it_says_that_it_lives_and_gives_up_a_silent_coordinator() {
         table.now = table.machine.next_deadline().expect("a deadline");
         match &table.handle(Event::Tick)[..] {
             [Output::Send(FromWorker::Heartbeat)] => beats += 1,
-            outputs => {
-                assert!(exit(outputs).2.contains("the reduced gradient of step 1"));
+            [Output::Reconnect { reason, .. }] => {
+                assert!(reason.contains("the reduced gradient of step 1"), "{reason}");
                 break table.now - begin;
             }
+            outputs => panic!("{outputs:?}"),
         }
     };
-    assert_eq!((beats, silent_ms), (23, 60_000));
+    assert_eq!((beats, silent_ms), (11, 30_000), "twelve heartbeats without an answer");
 }
 
 #[test]

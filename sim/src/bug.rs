@@ -26,6 +26,12 @@ pub enum Bug {
     ForgetsAppliedSteps,
     /// Neither the store nor the loading worker holds a version against its manifest.
     SkipsVersionChecks,
+    /// A worker that joins again doesn't say what it is prepared for.
+    ForgetsPrepared,
+    /// Reduced slices of a step that a member hasn't begun are dropped instead of kept.
+    DropsEarlyFrames,
+    /// A coordinator that was paused goes through its deadlines as if it had been awake.
+    TrustsTimeAfterPause,
     /// Members' state checks and hashes are not compared (all are made equal).
     IgnoresDisagreement,
 }

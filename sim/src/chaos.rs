@@ -15,6 +15,22 @@ impl World<'_> {
         match chaos {
             Chaos::KillWorker(worker) => self.kill_worker(worker),
             Chaos::KillCoordinator { host } => self.kill_coordinator(host)?,
+            Chaos::RestartCoordinator { host, after_ms } => {
+                if self.coordinator.is_some() {
+                    self.kill_coordinator(host)?;
+                    self.queue.put(after_ms, What::StartCoordinator);
+                    self.is_restarting = true;
+                }
+            }
+            Chaos::Partition { worker, which, up, down, ms } => {
+                for plane in [Plane::Control, Plane::Data] {
+                    let Some(node) = self.workers.get_mut(worker) else { break };
+                    let newest = node.newest(plane);
+                    if let Some(link) = node.link(plane, newest).filter(|_| which.includes(plane)) {
+                        link.hold(up, down, now + ms);
+                    }
+                }
+            }
             Chaos::BreakControl(worker) => self.break_link(worker, Plane::Control),
             Chaos::BreakData(worker) => self.break_link(worker, Plane::Data),
             Chaos::PauseWorker(worker, ms) => {
@@ -40,7 +56,9 @@ impl World<'_> {
             Chaos::Checkpoint => self.tell_coordinator(Event::CheckpointRequested)?,
             Chaos::Leave(worker) => {
                 let event = worker::Event::LeaveRequested { reason: "SIGTERM".to_owned() };
-                self.queue.put(0, What::Worker(worker, event));
+                if worker < self.workers.len() {
+                    self.queue.put(0, What::Worker(worker, event));
+                }
             }
             Chaos::JournalFails(ms) => self.disk.journal_fails_until = now + ms,
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
@@ -91,6 +109,7 @@ impl World<'_> {
             let keep = self.random.between(0, 400);
             self.disk.lose_unsynced(usize::try_from(keep).unwrap_or(0));
         }
+        self.queue.forget_coordinators_work();
         for worker in 0..self.workers.len() {
             self.break_link(worker, Plane::Control);
             self.break_link(worker, Plane::Data);
@@ -100,12 +119,15 @@ impl World<'_> {
 
     pub(crate) fn break_link(&mut self, worker: usize, plane: Plane) {
         let now = self.queue.now();
-        let cut_at = now + self.random.between(0, self.scenario.speeds.network_ms);
+        // At times all that is on its way is lost.
+        let later = self.random.between(0, self.scenario.speeds.network_ms);
+        let cut_at = if self.random.one_in(3) { now.saturating_sub(1) } else { now + later };
         let Some(node) = self.workers.get_mut(worker) else { return };
-        if node.link(plane).cut(cut_at) {
+        let newest = node.newest(plane);
+        if node.link(plane, newest).is_some_and(|link| link.cut(cut_at)) {
             let (up, down) = (self.random.between(1, 50), self.random.between(1, 50));
-            self.queue.put_at(cut_at + up, What::BrokenUp(worker, plane));
-            self.queue.put_at(cut_at + down, What::BrokenDown(worker, plane));
+            self.queue.put_at(cut_at + up, What::BrokenUp(worker, plane, newest));
+            self.queue.put_at(cut_at + down, What::BrokenDown(worker, plane, newest));
         }
     }
 
@@ -123,11 +145,11 @@ impl World<'_> {
             }
             if !self.archive.commits.is_empty() {
                 let commit = self.archive.commits[self.random.below(self.archive.commits.len())].clone();
-                self.send_down(worker, Plane::Control, Down::Control(ToWorker::Commit(commit)));
+                self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::Commit(commit)));
             }
             if !self.archive.views.is_empty() {
                 let view = self.archive.views[self.random.below(self.archive.views.len())].clone();
-                self.send_down(worker, Plane::Control, Down::Control(ToWorker::View(view)));
+                self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::View(view)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The coordinator's driver in the simulation: thin, as the real one.
 
-use protocol::coordinator::{Coordinator, Event, Output};
+use protocol::coordinator::{Coordinator, Event, Note, Output};
 use protocol::history::History;
 use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::journal::Record;
@@ -10,7 +10,6 @@ use crate::bug::Bug;
 use crate::disk::StoredVersion;
 use crate::exchange::{FromMember, Gather, ToMember};
 use crate::network::{Down, Plane, Up, What};
-use crate::scenario::Life;
 use crate::toy::State;
 use crate::watch::Finding;
 use crate::world::World;
@@ -33,7 +32,7 @@ pub(crate) struct CoordinatorNode {
 
 impl World<'_> {
     /// Takes a term and reads the journal. False if the run is complete.
-    pub(crate) fn open_coordinator(&mut self, life: &Life) -> Result<bool, String> {
+    pub(crate) fn open_coordinator(&mut self, wait_for: usize) -> Result<bool, String> {
         let records = self
             .disk
             .open_journal(self.bug != Some(Bug::LeavesTornTail))
@@ -50,7 +49,7 @@ impl World<'_> {
             self.choose_version(&mut history);
         }
         let mut plan = self.scenario.plan.clone();
-        plan.wait_for_workers = u32::try_from(life.workers + life.missing).unwrap_or(u32::MAX);
+        plan.wait_for_workers = u32::try_from(wait_for).unwrap_or(u32::MAX);
         let term = self.disk.take_term();
         let machine = Coordinator::new(plan, term, history, self.queue.now());
         self.coordinator = Some(CoordinatorNode {
@@ -98,22 +97,25 @@ impl World<'_> {
         let now = self.queue.now();
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         match what {
-            What::Up { worker, plane, payload } => {
-                if self.workers[worker].link(plane).is_lost(now) {
+            What::Up { worker, plane, generation, payload } => {
+                if self.workers[worker].link(plane, generation).is_none_or(|link| link.is_lost(now)) {
                     return Ok(());
                 }
-                self.on_up(worker, payload)
+                self.on_up(worker, generation, payload)
             }
-            What::BrokenUp(worker, Plane::Control) => {
+            What::BrokenUp(worker, Plane::Control, generation) => {
                 let reason = "connection reset".to_owned();
-                self.handle_coordinator(Event::Disconnected { connection: worker as u64, reason })
+                self.handle_coordinator(Event::Disconnected {
+                    connection: connection(worker, generation),
+                    reason,
+                })
             }
-            What::BrokenUp(worker, Plane::Data) => match self.workers[worker].member {
-                Some(member) => {
+            What::BrokenUp(worker, Plane::Data, generation) => match self.workers[worker].member {
+                Some(member) if self.workers[worker].newest(Plane::Data) == generation => {
                     let reason = "connection reset".to_owned();
                     self.handle_coordinator(Event::DataPlaneLost { member, reason })
                 }
-                None => Ok(()),
+                _ => Ok(()),
             },
             What::CoordinatorTick => {
                 node.tick_at = None;
@@ -137,28 +139,33 @@ impl World<'_> {
         }
     }
 
-    fn on_up(&mut self, worker: usize, payload: Up) -> Finding {
+    fn on_up(&mut self, worker: usize, generation: usize, payload: Up) -> Finding {
         match payload {
-            Up::Control(message) => self.on_control(worker, message),
+            Up::Control(message) => self.on_control(worker, generation, message),
+            Up::Frame(_) if generation != self.workers[worker].newest(Plane::Data) => Ok(()),
             Up::Frame(frame) => self.on_frame(worker, frame),
             Up::Closed => {
                 let reason = "closed by the worker".to_owned();
-                self.handle_coordinator(Event::Disconnected { connection: worker as u64, reason })
+                self.handle_coordinator(Event::Disconnected {
+                    connection: connection(worker, generation),
+                    reason,
+                })
             }
         }
     }
 
-    fn on_control(&mut self, worker: usize, message: FromWorker) -> Finding {
+    fn on_control(&mut self, worker: usize, generation: usize, message: FromWorker) -> Finding {
         let message = self.planted_message(message);
         let forged = match (&message, self.bug) {
             (FromWorker::Ready(ready), Some(Bug::CommitsWithoutAllReady)) => Some(ready.clone()),
             _ => None,
         };
-        self.handle_coordinator(Event::Message { connection: worker as u64, message })?;
+        self.handle_coordinator(Event::Message { connection: connection(worker, generation), message })?;
         if let Some(ready) = forged {
             for other in (0..self.workers.len()).filter(|other| *other != worker) {
                 let message = FromWorker::Ready(ready.clone());
-                self.handle_coordinator(Event::Message { connection: other as u64, message })?;
+                let connection = connection(other, self.workers[other].newest(Plane::Control));
+                self.handle_coordinator(Event::Message { connection, message })?;
             }
         }
         Ok(())
@@ -206,11 +213,12 @@ impl World<'_> {
         match output {
             Output::Send { connection, message } => {
                 self.watch_sent(&message)?;
-                self.send_down(to_index(connection), Plane::Control, Down::Control(message));
+                let (worker, generation) = of_connection(connection);
+                self.send_down(worker, Plane::Control, generation, Down::Control(message));
             }
             Output::Close { connection } => {
-                self.send_down(to_index(connection), Plane::Control, Down::Closed);
-                self.send_down(to_index(connection), Plane::Data, Down::Closed);
+                let (worker, generation) = of_connection(connection);
+                self.send_down(worker, Plane::Control, generation, Down::Closed);
             }
             Output::Append { record, durable } => {
                 let took_ms = self.random.between(0, self.scenario.speeds.journal_ms);
@@ -231,12 +239,36 @@ impl World<'_> {
             Output::Finished(outcome) => {
                 self.outcome = Some(outcome);
                 self.coordinator = None;
+                self.queue.forget_coordinators_work();
                 for worker in 0..self.workers.len() {
-                    self.send_down(worker, Plane::Control, Down::Closed);
-                    self.send_down(worker, Plane::Data, Down::Closed);
+                    self.send_down_newest(worker, Plane::Control, Down::Closed);
+                    self.send_down_newest(worker, Plane::Data, Down::Closed);
                 }
             }
-            Output::ExpectVersion { .. } | Output::ExpectExport { .. } | Output::Note(_) => {}
+            Output::Note(note) => self.take_note(note),
+            Output::ExpectVersion { .. } | Output::ExpectExport { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn take_note(&mut self, note: Note) {
+        match note {
+            Note::Retry { .. } => self.told.retries += 1,
+            Note::Rewound { .. } => self.told.rewinds += 1,
+            Note::ViewOpened { .. } => self.told.views += 1,
+            Note::Left { reason, .. } => self.told.left.push(reason),
+            _ => {}
+        }
+    }
+
+    /// The planted bug: every deadline of the pause passes in its turn, before anything is heard.
+    pub(crate) fn tick_through_pause(&mut self) -> Finding {
+        let now = self.queue.now();
+        for _ in 0..100 {
+            let Some(node) = &mut self.coordinator else { return Ok(()) };
+            let Some(due) = node.machine.next_deadline().filter(|due| *due <= now) else { return Ok(()) };
+            node.machine.handle(due, Event::Tick);
+            self.drain_coordinator()?;
         }
         Ok(())
     }
@@ -250,6 +282,9 @@ impl World<'_> {
     }
 
     fn watch_sent(&mut self, message: &ToWorker) -> Finding {
+        if let ToWorker::Recover(commit) = message {
+            return self.watch.on_commit_sent(commit);
+        }
         let ToWorker::Commit(commit) = message else { return Ok(()) };
         self.watch.on_commit_sent(commit)?;
         if let Some(node) = &mut self.coordinator {
@@ -321,12 +356,13 @@ impl World<'_> {
             if self.bug == Some(Bug::SumsInPlace) {
                 self.sum_in_place(&frame);
             }
-            self.send_down(worker, Plane::Data, Down::Frame(ToMember::Resend(frame.address())));
+            self.send_down_newest(worker, Plane::Data, Down::Frame(ToMember::Resend(frame.address())));
             return Ok(());
         }
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         let Some(gather) = &mut node.gather else { return Ok(()) };
         let Some(member) = self.workers[worker].member else { return Ok(()) };
+        let computed = matches!(frame, FromMember::Sums { .. }).then(|| frame.address().0);
         let answers = match self.bug {
             Some(Bug::SumsInPlace) => gather.hold(member, frame)?,
             _ => gather.insert(member, frame)?,
@@ -334,9 +370,12 @@ impl World<'_> {
         let receivers: Vec<usize> = (0..self.workers.len())
             .filter(|at| self.workers[*at].member.is_some_and(|member| node.members.contains(&member)))
             .collect();
+        if let Some(key) = computed {
+            self.handle_coordinator(Event::Computed { member, key })?;
+        }
         for answer in answers {
             for receiver in &receivers {
-                self.send_down(*receiver, Plane::Data, Down::Frame(answer.clone()));
+                self.send_down_newest(*receiver, Plane::Data, Down::Frame(answer.clone()));
             }
         }
         Ok(())
@@ -354,7 +393,7 @@ impl World<'_> {
             if let (0, FromMember::Slice { values, .. }) = (at, corrupt) {
                 self.workers[sender].overwrite(address, values);
             }
-            self.send_down(sender, Plane::Data, Down::Frame(ToMember::Resend(*address)));
+            self.send_down_newest(sender, Plane::Data, Down::Frame(ToMember::Resend(*address)));
         }
     }
 
@@ -402,13 +441,22 @@ fn next_key(commit: &Commit) -> StepKey {
     let key = commit.key;
     if commit.next.evaluate {
         StepKey { phase: Phase::Evaluate, ..key }
-    } else if commit.next.last {
+    } else if commit.next.last || commit.next.hold {
         key
     } else {
         StepKey { step: key.step + 1, phase: Phase::Train, ..key }
     }
 }
 
-fn to_index(connection: u64) -> usize {
-    usize::try_from(connection).unwrap_or(usize::MAX)
+/// Streams that one worker may open, more than any does.
+const GENERATIONS: usize = 1 << 20;
+
+/// The number of a worker's control stream.
+fn connection(worker: usize, generation: usize) -> u64 {
+    (worker * GENERATIONS + generation) as u64
+}
+
+fn of_connection(connection: u64) -> (usize, usize) {
+    let connection = usize::try_from(connection).unwrap_or(usize::MAX);
+    (connection / GENERATIONS, connection % GENERATIONS)
 }

@@ -2,7 +2,6 @@
 //! sums are `protocol`'s accumulator and reducer; only planted bugs have arithmetic of their own.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use protocol::accumulate::{Accumulator, Partial};
 use protocol::assignment;
@@ -73,8 +72,10 @@ pub(crate) struct Contribution {
 }
 
 impl Contribution {
-    /// Computes the member's microbatches of a step.
+    /// Computes the member's microbatches of a step; those that it has computed in a view that gave the step up, it
+    /// keeps. Also how many were computed now.
     pub(crate) fn compute(
+        held: Option<Self>,
         scenario: &Scenario,
         toy: &Toy,
         view: &View,
@@ -82,17 +83,30 @@ impl Contribution {
         key: StepKey,
         state: &State,
         bug: Option<Bug>,
-    ) -> Self {
+    ) -> (Self, u64) {
         let geometry = &scenario.plan.geometry;
         let count = microbatches(geometry, key);
-        let range =
-            ranges(view, count).into_iter().find(|(id, _)| *id == member).map_or(0..0, |(_, range)| range);
+        let dealt = assignment::of_view(view, key, count).into_iter().find(|(id, _)| *id == member);
+        let dealt: Vec<u32> = dealt.into_iter().flat_map(|(_, ranges)| ranges).flatten().collect();
         let is_training = key.phase == Phase::Train;
-        let layout = if is_training { toy.parameters().to_vec() } else { Vec::new() };
-        let mut accumulator = Accumulator::new(layout);
-        accumulator.begin_step(count);
-        let mut computed = Vec::new();
-        for microbatch in range {
+        let is_kept = |held: &Self| {
+            (held.key.step, held.key.phase) == (key.step, key.phase)
+                && held.computed.iter().all(|(microbatch, _)| dealt.contains(microbatch))
+        };
+        let mut own = held.filter(is_kept).unwrap_or_else(|| {
+            let layout = if is_training { toy.parameters().to_vec() } else { Vec::new() };
+            let mut accumulator = Accumulator::new(layout);
+            accumulator.begin_step(count);
+            let elements = accumulator.elements();
+            let (computed, overwritten) = (Vec::new(), BTreeMap::new());
+            Self { key, count, member, elements, accumulator, computed, is_alone: false, overwritten }
+        });
+        (own.key, own.member, own.is_alone) = (key, member, view.reduce == ReduceAt::Alone);
+        let before = own.computed.len();
+        for microbatch in dealt {
+            if own.accumulator.holds(microbatch) {
+                continue;
+            }
             let mut ordinals = Vec::new();
             if is_training {
                 let plan = planted_plan(geometry, view, key.step, bug);
@@ -100,23 +114,22 @@ impl Contribution {
             } else {
                 geometry.evaluation_ordinals_into(microbatch, &mut ordinals);
             }
-            accumulator.begin(microbatch);
+            own.accumulator.begin(microbatch);
             if is_training {
                 let found = toy.gradient(state, &ordinals, geometry.key(key.step, microbatch));
                 for (parameter, range) in toy.parameters().into_iter().enumerate() {
                     if found.presence[parameter] {
-                        accumulator.region(parameter, &found.gradient[range]);
+                        own.accumulator.region(parameter, &found.gradient[range]);
                     }
                 }
-                accumulator.end(&found.sums);
+                own.accumulator.end(&found.sums);
             } else {
-                accumulator.end(&toy.evaluate(state, &ordinals));
+                own.accumulator.end(&toy.evaluate(state, &ordinals));
             }
-            computed.push((microbatch, ordinals));
+            own.computed.push((microbatch, ordinals));
         }
-        let elements = accumulator.elements();
-        let is_alone = view.reduce == ReduceAt::Alone;
-        Self { key, count, member, elements, accumulator, computed, is_alone, overwritten: BTreeMap::new() }
+        let fresh = own.computed.len() - before;
+        (own, fresh as u64)
     }
 
     pub(crate) fn key(&self) -> StepKey {
@@ -144,8 +157,9 @@ impl Contribution {
         if !self.is_alone {
             return None;
         }
-        let ranges = [(self.member, 0..self.count)];
-        let mut reducer = Reducer::new(self.key, self.count, &ranges, self.elements);
+        let whole = 0..self.count;
+        let dealt = [(self.member, vec![whole])];
+        let mut reducer = Reducer::new(self.key, self.count, &dealt, self.elements);
         let answers =
             self.frames().into_iter().filter_map(|frame| take(&mut reducer, self.member, frame).ok());
         Some(answers.flatten().collect())
@@ -208,7 +222,7 @@ impl Gather {
             Some(reducer) => reducer,
             None => {
                 let count = microbatches(&self.geometry, key);
-                Reducer::new(key, count, &ranges(&self.view, count), self.elements)
+                Reducer::new(key, count, &assignment::of_view(&self.view, key, count), self.elements)
             }
         };
         let reducer = self.reducer.insert(reducer);
@@ -228,9 +242,10 @@ impl Gather {
         self.arrived.retain(|(_, held)| held.address().0 == key && held.address() != frame.address());
         self.arrived.push((member, frame));
         let count = microbatches(&self.geometry, key);
-        let nodes: usize = ranges(&self.view, count)
+        let nodes: usize = assignment::of_view(&self.view, key, count)
             .into_iter()
-            .map(|(_, range)| protocol::tree::maximal_nodes(range, count).len())
+            .flat_map(|(_, ranges)| ranges)
+            .map(|range| protocol::tree::maximal_nodes(range, count).len())
             .sum();
         let elements = if key.phase == Phase::Train { self.elements } else { 0 };
         if self.arrived.len() < nodes * (1 + slices(elements) as usize) {
@@ -371,12 +386,6 @@ fn microbatches(geometry: &Geometry, key: StepKey) -> u32 {
         Phase::Train => geometry.step(key.step).microbatches,
         Phase::Evaluate => geometry.evaluation().microbatches,
     }
-}
-
-fn ranges(view: &View, count: u32) -> Vec<(MemberId, Range<u32>)> {
-    let shares: Vec<u32> = view.members.iter().map(|info| info.share).collect();
-    let members = view.members.iter().map(|info| info.member);
-    members.zip(assignment::ranges(&shares, count)).collect()
 }
 
 /// The step's samples, as a worker with this bug would have them.

@@ -21,7 +21,7 @@ mod world;
 
 pub use bug::Bug;
 pub use run::{Report, Violation, reference, run, run_seed};
-pub use scenario::{Chaos, Life, Scenario, Speeds};
+pub use scenario::{Chaos, Life, Scenario, Speeds, Which};
 pub use toy::Toy;
 pub use watch::Reference;
-pub use world::{LifeEnd, World};
+pub use world::{LifeEnd, Told, World};

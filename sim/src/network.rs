@@ -46,12 +46,18 @@ pub(crate) enum Down {
 pub(crate) enum What {
     /// A worker process starts and connects.
     StartWorker(usize),
+    /// A worker tries to open a control stream again.
+    Reconnect(usize),
+    /// The coordinator is started again.
+    StartCoordinator,
     /// Something arrives at the coordinator.
     Up {
         /// From whom.
         worker: usize,
         /// On which connection.
         plane: Plane,
+        /// And which of all that this worker had.
+        generation: usize,
         /// What.
         payload: Up,
     },
@@ -61,13 +67,15 @@ pub(crate) enum What {
         worker: usize,
         /// On which connection.
         plane: Plane,
+        /// And which of all that this worker had.
+        generation: usize,
         /// What.
         payload: Down,
     },
     /// The coordinator notices that a connection broke.
-    BrokenUp(usize, Plane),
+    BrokenUp(usize, Plane, usize),
     /// A worker notices that a connection broke.
-    BrokenDown(usize, Plane),
+    BrokenDown(usize, Plane, usize),
     /// The coordinator's deadline.
     CoordinatorTick,
     /// A worker's deadline.
@@ -101,13 +109,15 @@ impl What {
         match self {
             Self::StartWorker(worker)
             | Self::Down { worker, .. }
-            | Self::BrokenDown(worker, _)
+            | Self::BrokenDown(worker, _, _)
+            | Self::Reconnect(worker)
             | Self::WorkerTick(worker)
             | Self::Worker(worker, _)
             | Self::Computed(worker, _)
             | Self::Apply(worker, _) => Some(*worker),
             Self::Continue(process) => *process,
-            Self::Up { .. }
+            Self::StartCoordinator
+            | Self::Up { .. }
             | Self::BrokenUp(..)
             | Self::CoordinatorTick
             | Self::Appended
@@ -153,6 +163,22 @@ impl Queue {
         Some(what)
     }
 
+    /// What the coordinator's own driver had under way is gone with it.
+    pub(crate) fn forget_coordinators_work(&mut self) {
+        self.waiting.retain(|_, what| {
+            !matches!(
+                what,
+                What::CoordinatorTick
+                    | What::Appended
+                    | What::Uploaded(..)
+                    | What::UploadBroken(..)
+                    | What::Written(..)
+                    | What::Download(..)
+                    | What::Exported
+            )
+        });
+    }
+
     /// Forgets everything: the processes are gone.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
@@ -165,19 +191,41 @@ pub(crate) struct Link {
     up_floor: u64,
     down_floor: u64,
     cut_at: Option<u64>,
+    is_closed: bool,
 }
 
 impl Link {
     /// When something sent now arrives at the coordinator; `None` if the connection is broken.
     pub(crate) fn up(&mut self, now: u64, random: &mut Random, network_ms: u64) -> Option<u64> {
         self.up_floor = self.up_floor.max(now + random.between(0, network_ms));
-        self.cut_at.is_none().then_some(self.up_floor)
+        (self.cut_at.is_none() && !self.is_closed).then_some(self.up_floor)
     }
 
     /// When something sent now arrives at the worker; `None` if the connection is broken.
     pub(crate) fn down(&mut self, now: u64, random: &mut Random, network_ms: u64) -> Option<u64> {
         self.down_floor = self.down_floor.max(now + random.between(0, network_ms));
         self.cut_at.is_none().then_some(self.down_floor)
+    }
+
+    /// Nothing arrives before `until`: packets are lost, and sent again until they get through.
+    pub(crate) fn hold(&mut self, up: bool, down: bool, until: u64) {
+        if up {
+            self.up_floor = self.up_floor.max(until);
+        }
+        if down {
+            self.down_floor = self.down_floor.max(until);
+        }
+    }
+
+    /// Its worker has closed it: what it sent before still arrives.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Whether it was cut.
+    #[must_use]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut_at.is_some()
     }
 
     /// Breaks: what has not arrived by `at` never does. False if it was broken already.

@@ -47,6 +47,26 @@ pub enum Chaos {
         /// Whether the host dies.
         host: bool,
     },
+    /// SIGKILL of the coordinator, which is started again after a while; workers live on.
+    RestartCoordinator {
+        /// Whether the host dies.
+        host: bool,
+        /// How long nobody coordinates.
+        after_ms: u64,
+    },
+    /// Packets between a worker and the coordinator are lost for a while, one way or both.
+    Partition {
+        /// Which worker.
+        worker: usize,
+        /// Of which connections.
+        which: Which,
+        /// To the coordinator.
+        up: bool,
+        /// To the worker.
+        down: bool,
+        /// For how long.
+        ms: u64,
+    },
     /// A control connection breaks.
     BreakControl(usize),
     /// A data connection breaks.
@@ -77,19 +97,49 @@ pub enum Chaos {
     FlipBit(usize),
 }
 
+/// Connections of a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // Their names say it.
+pub enum Which {
+    Both,
+    Control,
+    Data,
+}
+
 impl Chaos {
-    /// Whether the life must go on as if nothing had happened.
+    /// Whether the life must go on as if nothing had happened, but for time, as long as one worker is spared.
     #[must_use]
     pub fn is_benign(&self) -> bool {
         match self {
-            Self::SlowWorker(..)
-            | Self::Checkpoint
-            | Self::LateJoiner
-            | Self::CorruptFrames(_)
-            | Self::JournalFails(_)
-            | Self::Stale => true,
-            Self::PauseWorker(_, ms) | Self::PauseCoordinator(ms) => *ms < 5_000,
-            _ => false,
+            Self::KillCoordinator { .. } | Self::Stop | Self::DiskFull(_) | Self::FlipBit(_) => false,
+            // The first version of a run may be what is lost.
+            Self::RestartCoordinator { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// The worker that it strikes.
+    #[must_use]
+    pub fn victim(&self) -> Option<usize> {
+        match self {
+            Self::KillWorker(worker)
+            | Self::BreakControl(worker)
+            | Self::BreakData(worker)
+            | Self::PauseWorker(worker, _)
+            | Self::Leave(worker)
+            | Self::FlipBit(worker)
+            | Self::Partition { worker, .. } => Some(*worker),
+            _ => None,
+        }
+    }
+}
+
+impl Which {
+    pub(crate) fn includes(self, plane: crate::network::Plane) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Control => plane == crate::network::Plane::Control,
+            Self::Data => plane == crate::network::Plane::Data,
         }
     }
 }
@@ -183,7 +233,7 @@ impl Scenario {
         for _ in 0..random.between(0, 4) {
             let workers = random.between(1, WORKERS_MAX) as usize;
             let mut chaos: Vec<(u64, Chaos)> = Vec::new();
-            for _ in 0..random.between(1, 3) {
+            for _ in 0..random.between(1, 5) {
                 // Early ones hit the start, late ones the middle and the end.
                 let limit = [60, 300, 1_500][random.below(3)];
                 chaos.push((random.between(1, limit), chaos_event(&mut random, workers)));
@@ -230,6 +280,7 @@ fn run_plan() -> RunPlan {
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
+        rejoin_ms: 5_000,
         load_timeout_ms: 60_000,
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
@@ -248,30 +299,33 @@ fn schedule(random: &mut Random, total_steps: u64) -> Schedule {
 }
 
 fn chaos_event(random: &mut Random, workers: usize) -> Chaos {
-    let who = random.below(workers);
-    match random.between(0, 18) {
-        0 | 1 => Chaos::KillWorker(who),
-        2 | 3 => Chaos::KillCoordinator { host: false },
-        4 => Chaos::KillCoordinator { host: true },
-        5 => Chaos::BreakControl(who),
-        6 => Chaos::BreakData(who),
-        7 => Chaos::PauseWorker(who, random.between(100, 4_000)),
-        8 => Chaos::PauseWorker(who, random.between(11_000, 60_000)),
-        9 => Chaos::PauseCoordinator(random.between(100, 4_000)),
-        10 => Chaos::PauseCoordinator(random.between(11_000, 50_000)),
-        11 => Chaos::SlowWorker(who, random.between(2, 20)),
-        12 => Chaos::Stop,
-        13 => Chaos::Checkpoint,
-        14 => Chaos::Leave(who),
-        15 => Chaos::JournalFails(random.between(100, 20_000)),
-        16 => Chaos::DiskFull(random.between(100, 20_000)),
-        17 => {
-            if random.one_in(2) {
-                Chaos::LateJoiner
-            } else {
-                Chaos::CorruptFrames(random.between(1, 6) as u32)
-            }
-        }
+    // Some strike a worker that comes late, or nobody.
+    let who = random.below(workers + 1);
+    match random.between(0, 26) {
+        0..=2 => Chaos::KillWorker(who),
+        3 => Chaos::KillCoordinator { host: random.one_in(2) },
+        4..=7 => Chaos::RestartCoordinator { host: random.one_in(3), after_ms: random.between(1, 20_000) },
+        8 => Chaos::BreakControl(who),
+        9 | 10 => Chaos::BreakData(who),
+        11 => Chaos::PauseWorker(who, random.between(100, 4_000)),
+        12 => Chaos::PauseWorker(who, random.between(11_000, 60_000)),
+        13 => Chaos::PauseCoordinator(random.between(100, 4_000)),
+        14 => Chaos::PauseCoordinator(random.between(11_000, 50_000)),
+        15 => Chaos::SlowWorker(who, random.between(2, 20)),
+        16 => Chaos::Stop,
+        17 => Chaos::Checkpoint,
+        18 => Chaos::Leave(who),
+        19 => Chaos::JournalFails(random.between(100, 20_000)),
+        20 => Chaos::DiskFull(random.between(100, 20_000)),
+        21 | 22 => Chaos::LateJoiner,
+        23 => Chaos::CorruptFrames(random.between(1, 6) as u32),
+        24 | 25 => Chaos::Partition {
+            worker: who,
+            which: [Which::Both, Which::Control, Which::Data][random.below(3)],
+            up: random.one_in(2),
+            down: random.one_in(2),
+            ms: random.between(100, 60_000),
+        },
         _ => Chaos::Stale,
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Watch {
     /// Every hash that was ever committed and not voided, rewound or not.
     committed: BTreeMap<(u64, Phase), u64>,
     consumed: BTreeMap<u64, Vec<u64>>,
+    /// Of every commit, should the journal lose it with its host.
+    lost_samples: BTreeMap<StepKey, Vec<u64>>,
     computed: BTreeMap<StepKey, Computed>,
     ready: BTreeMap<StepKey, BTreeSet<MemberId>>,
     members: BTreeMap<u64, BTreeSet<MemberId>>,
@@ -71,6 +73,7 @@ impl Watch {
                 self.members.insert(view.view.id.0, members);
             }
             Record::Commit(commit) => return self.on_committed(scenario, commit.key, commit.hash),
+            Record::Adopted(commit) => return self.on_adopted(commit.key, commit.hash),
             Record::Version { step, .. } => {
                 self.journalled_versions.insert(*step);
             }
@@ -95,7 +98,7 @@ impl Watch {
         self.journalled_versions.clear();
         for record in records {
             match record {
-                Record::Commit(commit) => {
+                Record::Commit(commit) | Record::Adopted(commit) => {
                     self.history.insert((commit.key.step, commit.key.phase), (commit.key, commit.hash));
                 }
                 Record::Rewind { to_step, void, .. } => {
@@ -113,6 +116,22 @@ impl Watch {
         }
         let last = self.history.keys().map(|(step, _)| *step).max().unwrap_or(0);
         self.consumed.retain(|step, _| *step <= last);
+    }
+
+    /// The journal lost it and has it again: it must be what it was.
+    fn on_adopted(&mut self, key: StepKey, hash: u64) -> Finding {
+        let last = self.history.keys().rev().find(|(_, phase)| *phase == Phase::Train).map_or(0, |(s, _)| *s);
+        if key.step != last + 1 || self.committed.get(&(key.step, key.phase)) != Some(&hash) {
+            return Err(format!(
+                "one history: step {} was adopted after step {last} and never committed",
+                key.step
+            ));
+        }
+        self.history.insert((key.step, key.phase), (key, hash));
+        if let Some(samples) = self.lost_samples.get(&key) {
+            self.consumed.insert(key.step, samples.clone());
+        }
+        Ok(())
     }
 
     fn on_committed(&mut self, scenario: &Scenario, key: StepKey, hash: u64) -> Finding {
@@ -180,6 +199,7 @@ impl Watch {
             return Err(format!("exactly once: step {} has {} samples", key.step, samples.len()));
         }
         if key.phase == Phase::Train {
+            self.lost_samples.insert(key, samples.clone());
             self.consumed.insert(key.step, samples);
             self.check_epoch(scenario, key.step)?;
         }
@@ -223,11 +243,11 @@ impl Watch {
         samples: Vec<u64>,
     ) -> Finding {
         match self.computed.entry(key).or_default().insert(microbatch, (member, samples)) {
-            Some((other, _)) => Err(format!(
+            Some((other, _)) if other != member => Err(format!(
                 "exactly once: microbatch {microbatch} of step {} was computed by {:#x} and {:#x}",
                 key.step, other.0, member.0
             )),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -244,7 +264,10 @@ impl Watch {
         let key = commit.key;
         match self.history.get(&(key.step, key.phase)) {
             Some((journalled, hash)) if *journalled == key && *hash == commit.hash => Ok(()),
-            _ => Err(format!("one history: a Commit of step {} that the journal doesn't hold", key.step)),
+            _ => Err(format!(
+                "one history: a commit of step {} is told that the journal doesn't hold",
+                key.step
+            )),
         }
     }
 

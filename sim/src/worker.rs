@@ -2,7 +2,7 @@
 
 use protocol::PROTOCOL_VERSION;
 use protocol::ids::{MemberId, StepKey};
-use protocol::messages::{Commit, Failure, FromWorker, Join, Timings, ToWorker, View};
+use protocol::messages::{Commit, FromWorker, Join, Timings, ToWorker, View};
 use protocol::worker::{Event, Options, Output, Worker};
 
 use crate::bug::Bug;
@@ -28,8 +28,9 @@ pub(crate) struct WorkerNode {
     pub(crate) paused: Option<Vec<What>>,
     pub(crate) tick_at: Option<u64>,
     slot: Option<u32>,
-    control: Link,
-    data: Link,
+    /// All streams that it opened, the newest last.
+    control: Vec<Link>,
+    data: Vec<Link>,
     view: Option<View>,
     contribution: Option<Contribution>,
     collected: Option<Collected>,
@@ -37,13 +38,26 @@ pub(crate) struct WorkerNode {
     parked: Vec<ToMember>,
     reduced: Option<Reduced>,
     prepared: Option<(StepKey, u64)>,
+    timings: Timings,
 }
 
 impl WorkerNode {
-    pub(crate) fn link(&mut self, plane: Plane) -> &mut Link {
+    fn links(&mut self, plane: Plane) -> &mut Vec<Link> {
         match plane {
             Plane::Control => &mut self.control,
             Plane::Data => &mut self.data,
+        }
+    }
+
+    pub(crate) fn link(&mut self, plane: Plane, generation: usize) -> Option<&mut Link> {
+        self.links(plane).get_mut(generation)
+    }
+
+    /// The stream that it has now.
+    pub(crate) fn newest(&self, plane: Plane) -> usize {
+        match plane {
+            Plane::Control => self.control.len() - 1,
+            Plane::Data => self.data.len() - 1,
         }
     }
 }
@@ -72,14 +86,15 @@ impl World<'_> {
             paused: None,
             tick_at: None,
             slot: slot.and_then(|slot| u32::try_from(slot).ok()),
-            control: Link::default(),
-            data: Link::default(),
+            control: vec![Link::default()],
+            data: vec![Link::default()],
             view: None,
             contribution: None,
             collected: None,
             parked: Vec::new(),
             reduced: None,
             prepared: None,
+            timings: Timings::default(),
         });
         let after_ms = self.random.between(0, 200);
         self.queue.put(after_ms, What::StartWorker(index));
@@ -87,8 +102,17 @@ impl World<'_> {
 
     fn on_start(&mut self, worker: usize) -> Finding {
         if self.coordinator.is_none() {
-            self.exit_worker(worker, 4, "connection refused");
+            if self.is_restarting {
+                self.queue.put(500, What::StartWorker(worker));
+            } else {
+                self.exit_worker(worker, 4, "connection refused");
+            }
             return Ok(());
+        }
+        let newest = self.workers[worker].newest(Plane::Control);
+        if self.workers[worker].link(Plane::Control, newest).is_some_and(|link| link.is_cut()) {
+            self.workers[worker].control.push(Link::default()); // A coordinator died before this worker started.
+            self.workers[worker].data.push(Link::default());
         }
         let join = Join {
             protocol_version: PROTOCOL_VERSION,
@@ -99,6 +123,7 @@ impl World<'_> {
             device: "cpu".to_owned(),
             slot: self.workers[worker].slot,
             pid: 1,
+            instance: worker as u64,
             holds: None,
         };
         let options = Options { join, join_timeout_ms: 60_000 };
@@ -113,19 +138,23 @@ impl World<'_> {
         }
         match what {
             What::StartWorker(_) => self.on_start(worker),
-            What::Down { plane, payload, .. } => {
-                if self.workers[worker].link(plane).is_lost(now) {
+            What::Reconnect(_) => self.on_reconnect(worker),
+            What::Down { plane, generation, payload, .. } => {
+                let node = &mut self.workers[worker];
+                let is_newest = node.newest(plane) == generation;
+                if !is_newest || node.link(plane, generation).is_none_or(|link| link.is_lost(now)) {
                     return Ok(());
                 }
                 self.on_down(worker, plane, payload)
             }
-            What::BrokenDown(_, Plane::Control) => {
+            What::BrokenDown(_, plane, generation) if self.workers[worker].newest(plane) != generation => {
+                Ok(())
+            }
+            What::BrokenDown(_, Plane::Control, _) => {
                 self.handle_worker(worker, Event::Disconnected { reason: "connection reset".to_owned() })
             }
-            What::BrokenDown(_, Plane::Data) => {
-                let message = "the data connection broke".to_owned();
-                self.handle_worker(worker, Event::Failed(Failure { code: 4, message }))
-            }
+            // The next view opens another one.
+            What::BrokenDown(_, Plane::Data, _) => Ok(()),
             What::WorkerTick(_) => {
                 let node = &mut self.workers[worker];
                 node.tick_at = None;
@@ -137,6 +166,15 @@ impl World<'_> {
             What::Apply(_, commit) => self.on_apply(worker, &commit),
             _ => Ok(()),
         }
+    }
+
+    fn on_reconnect(&mut self, worker: usize) -> Finding {
+        if self.coordinator.is_none() {
+            let reason = "connection refused".to_owned();
+            return self.handle_worker(worker, Event::Disconnected { reason });
+        }
+        self.workers[worker].control.push(Link::default());
+        self.handle_worker(worker, Event::Connected)
     }
 
     fn on_down(&mut self, worker: usize, plane: Plane, payload: Down) -> Finding {
@@ -189,10 +227,24 @@ impl World<'_> {
         let speeds = self.scenario.speeds;
         match output {
             Output::Send(message) => self.say(worker, message),
+            Output::Reconnect { after_ms, .. } => {
+                self.send_up(worker, Plane::Control, Up::Closed);
+                let now = self.queue.now();
+                let newest = self.workers[worker].newest(Plane::Control);
+                if let Some(link) = self.workers[worker].link(Plane::Control, newest) {
+                    // What was sent before still arrives.
+                    link.close();
+                }
+                self.queue.put_at(now + after_ms, What::Reconnect(worker));
+            }
             Output::Prepare(welcome) => {
-                self.workers[worker].member = Some(welcome.member);
+                let node = &mut self.workers[worker];
+                if node.member.replace(welcome.member).is_some() {
+                    node.data.push(Link::default()); // The old one was opened under another name.
+                }
                 let took_ms = self.random.between(1, 500);
-                self.queue.put(took_ms, What::Worker(worker, Event::Prepared));
+                let elements = self.toy.elements as u64;
+                self.queue.put(took_ms, What::Worker(worker, Event::Prepared { elements }));
             }
             Output::Initialise => {
                 let state = self.toy.initial(self.scenario.plan.geometry.seed);
@@ -205,7 +257,14 @@ impl World<'_> {
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Download(worker, step));
             }
-            Output::EnterView(view) => self.workers[worker].view = Some(view),
+            Output::EnterView(view) => {
+                let node = &mut self.workers[worker];
+                node.view = Some(view);
+                let newest = node.newest(Plane::Data);
+                if node.link(Plane::Data, newest).is_some_and(|link| link.is_cut()) {
+                    node.data.push(Link::default());
+                }
+            }
             Output::Compute(key) => return self.start_computing(worker, key),
             Output::Apply(commit) => {
                 self.workers[worker].prepared = None;
@@ -227,7 +286,12 @@ impl World<'_> {
         Ok(())
     }
 
-    fn say(&mut self, worker: usize, message: FromWorker) {
+    fn say(&mut self, worker: usize, mut message: FromWorker) {
+        if let (Some(Bug::ForgetsPrepared), FromWorker::Join(Join { holds: Some(held), .. })) =
+            (self.bug, &mut message)
+        {
+            held.prepared = None;
+        }
         if let FromWorker::Ready(ready) = &message {
             if let Some(member) = self.workers[worker].member {
                 self.watch.on_ready(member, ready);
@@ -247,34 +311,39 @@ impl World<'_> {
     }
 
     pub(crate) fn finish_load(&mut self, worker: usize, state: State, digest: [u8; 32], took_ms: u64) {
-        let event = Event::Loaded {
-            step: state.step,
-            digest,
-            state_check: state.check(),
-            elements: state.parameters.len() as u64,
-        };
+        let event = Event::Loaded { step: state.step, digest, state_check: state.check() };
         self.workers[worker].state = Some(state);
         self.queue.put(took_ms, What::Worker(worker, event));
     }
 
     fn start_computing(&mut self, worker: usize, key: StepKey) -> Finding {
         let node = &mut self.workers[worker];
-        let (Some(view), Some(member), Some(state)) = (&node.view, node.member, &node.state) else {
+        let (Some(view), Some(member), Some(state)) = (node.view.clone(), node.member, node.state.clone())
+        else {
             return Err(format!("worker {worker} computes without a view or a state"));
         };
-        let contribution =
-            Contribution::compute(self.scenario, &self.toy, view, member, key, state, self.bug);
+        let held = node.contribution.take();
+        let (contribution, fresh) =
+            Contribution::compute(held, self.scenario, &self.toy, &view, member, key, &state, self.bug);
         for (microbatch, samples) in contribution.computed() {
             self.watch.on_computed(key, member, *microbatch, samples.clone())?;
         }
-        let count = contribution.computed().len() as u64;
+        let samples: usize = contribution.computed().iter().map(|(_, samples)| samples.len()).sum();
+        let node = &mut self.workers[worker];
         node.collected = Some(Collected::new(self.scenario, key));
         node.reduced = None;
         let parked = std::mem::take(&mut node.parked);
         let slowness = node.slowness;
         node.contribution = Some(contribution);
+        self.told.computed += fresh;
         let each_ms = self.random.between(1, self.scenario.speeds.compute_ms);
-        self.queue.put(each_ms * count * slowness, What::Computed(worker, key));
+        let took_ms = each_ms * fresh * slowness;
+        self.workers[worker].timings = Timings {
+            compute_us: u32::try_from(took_ms * 1_000).unwrap_or(u32::MAX),
+            samples: samples as u32,
+            ..Timings::default()
+        };
+        self.queue.put(took_ms, What::Computed(worker, key));
         parked.into_iter().try_for_each(|frame| self.on_member_frame(worker, frame))
     }
 
@@ -311,7 +380,9 @@ impl World<'_> {
         let node = &mut self.workers[worker];
         let begun = node.contribution.as_ref().map(Contribution::key);
         if begun.is_none_or(|begun| frame.key() > begun) {
-            node.parked.push(frame);
+            if self.bug != Some(Bug::DropsEarlyFrames) {
+                node.parked.push(frame);
+            }
             return Ok(());
         }
         let Some(reduced) = node.collected.as_mut().and_then(|collected| collected.insert(frame)) else {
@@ -323,7 +394,7 @@ impl World<'_> {
             squared_norm: reduced.squared_norm,
             finite: reduced.finite,
             hash: reduced.hash,
-            timings: Timings::default(),
+            timings: node.timings,
         };
         node.collected = None;
         node.reduced = Some(reduced);
@@ -348,16 +419,25 @@ impl World<'_> {
     pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: Up) {
         let (now, network_ms) = (self.queue.now(), self.scenario.speeds.network_ms);
         let Some(node) = self.workers.get_mut(worker) else { return };
-        if let Some(at) = node.link(plane).up(now, &mut self.random, network_ms) {
-            self.queue.put_at(at, What::Up { worker, plane, payload });
+        let generation = node.newest(plane);
+        let Some(link) = node.link(plane, generation) else { return };
+        if let Some(at) = link.up(now, &mut self.random, network_ms) {
+            self.queue.put_at(at, What::Up { worker, plane, generation, payload });
         }
     }
 
-    pub(crate) fn send_down(&mut self, worker: usize, plane: Plane, payload: Down) {
+    pub(crate) fn send_down_newest(&mut self, worker: usize, plane: Plane, payload: Down) {
+        if let Some(generation) = self.workers.get(worker).map(|node| node.newest(plane)) {
+            self.send_down(worker, plane, generation, payload);
+        }
+    }
+
+    pub(crate) fn send_down(&mut self, worker: usize, plane: Plane, generation: usize, payload: Down) {
         let (now, network_ms) = (self.queue.now(), self.scenario.speeds.network_ms);
         let Some(node) = self.workers.get_mut(worker) else { return };
-        if let Some(at) = node.link(plane).down(now, &mut self.random, network_ms) {
-            self.queue.put_at(at, What::Down { worker, plane, payload });
+        let Some(link) = node.link(plane, generation) else { return };
+        if let Some(at) = link.down(now, &mut self.random, network_ms) {
+            self.queue.put_at(at, What::Down { worker, plane, generation, payload });
         }
     }
 }

@@ -33,6 +33,21 @@ pub enum LifeEnd {
     WasComplete,
 }
 
+/// What people were told, and what it cost.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Told {
+    /// Steps that were tried again.
+    pub retries: usize,
+    /// Times that history went back.
+    pub rewinds: usize,
+    /// Views.
+    pub views: usize,
+    /// Why members left, in order.
+    pub left: Vec<String>,
+    /// Microbatches that were computed.
+    pub computed: u64,
+}
+
 /// Messages that may come once more.
 #[derive(Default)]
 pub(crate) struct Archive {
@@ -56,6 +71,10 @@ pub struct World<'a> {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) corrupt_frames: u32,
     pub(crate) idle_ticks: u32,
+    pub(crate) told: Told,
+    /// The coordinator is dead and will be started again.
+    pub(crate) is_restarting: bool,
+    wait_for: usize,
     fired: Vec<Chaos>,
     trace: Option<Vec<String>>,
 }
@@ -78,6 +97,9 @@ impl<'a> World<'a> {
             outcome: None,
             corrupt_frames: 0,
             idle_ticks: 0,
+            told: Told::default(),
+            is_restarting: false,
+            wait_for: 1,
             fired: Vec::new(),
             trace: None,
         }
@@ -105,6 +127,12 @@ impl<'a> World<'a> {
         self.disk.whole_versions().first().copied()
     }
 
+    /// What people were told so far.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
     /// Exit codes and messages of the last life's workers; `None` of those that were killed.
     #[must_use]
     pub fn exits(&self) -> Vec<Option<(u8, String)>> {
@@ -123,7 +151,8 @@ impl<'a> World<'a> {
     /// What a checker found.
     pub fn live(&mut self, life: &Life) -> Result<LifeEnd, String> {
         self.prepare(life);
-        if !self.open_coordinator(life)? {
+        self.wait_for = life.workers + life.missing;
+        if !self.open_coordinator(self.wait_for)? {
             return Ok(LifeEnd::WasComplete);
         }
         for worker in 0..life.workers {
@@ -141,6 +170,7 @@ impl<'a> World<'a> {
         self.coordinator = None;
         self.outcome = None;
         self.corrupt_frames = 0;
+        self.is_restarting = false;
         self.fired.clear();
         self.disk.journal_fails_until = 0;
         self.disk.full_until = 0;
@@ -165,7 +195,10 @@ impl<'a> World<'a> {
     fn run(&mut self, life: &Life) -> Finding {
         let begin = self.queue.now();
         let (mut events, mut chaos) = (0u64, life.chaos.iter().peekable());
-        while self.coordinator.is_some() || self.workers.iter().any(|worker| worker.is_alive) {
+        while self.coordinator.is_some()
+            || self.is_restarting
+            || self.workers.iter().any(|worker| worker.is_alive)
+        {
             let Some(what) = self.queue.pop() else {
                 return Err(format!("no silent hang: nothing happens any more; {}", self.who_waits()));
             };
@@ -187,6 +220,12 @@ impl<'a> World<'a> {
         let process = what.process();
         if let What::Continue(_) = what {
             return self.continue_process(process);
+        }
+        if let What::StartCoordinator = what {
+            self.note(|| "the coordinator is started again".to_owned());
+            self.is_restarting = false;
+            self.open_coordinator(self.wait_for)?;
+            return Ok(());
         }
         if let Some(backlog) = self.backlog(process) {
             backlog.push(what);
@@ -213,6 +252,9 @@ impl<'a> World<'a> {
             Some(worker) => self.workers.get_mut(worker).and_then(|node| node.paused.take()),
             None => self.coordinator.as_mut().and_then(|node| node.paused.take()),
         };
+        if process.is_none() && self.bug == Some(crate::bug::Bug::TrustsTimeAfterPause) {
+            self.tick_through_pause()?;
+        }
         for what in backlog.unwrap_or_default() {
             self.dispatch(what)?;
         }
@@ -261,14 +303,12 @@ impl<'a> World<'a> {
     /// Whether the end fits to what happened.
     fn check_end(&self, life: &Life, end: &LifeEnd) -> Finding {
         let LifeEnd::Finished(outcome) = end else { return Ok(()) };
-        let pauses = self
-            .fired
-            .iter()
-            .filter(|chaos| matches!(chaos, Chaos::PauseWorker(..) | Chaos::PauseCoordinator(_)))
-            .count();
         let can_stop_by_itself = self.scenario.plan.on_nan == OnNan::Stop && self.toy.nan_sample.is_some();
         let was_harmless = !life.other_data && life.missing == 0 && !can_stop_by_itself;
-        let was_quiet = was_harmless && self.fired.iter().all(Chaos::is_benign) && pauses <= 1;
+        let victims: std::collections::BTreeSet<usize> =
+            self.fired.iter().filter_map(Chaos::victim).collect();
+        let is_one_spared = (0..life.workers).any(|worker| !victims.contains(&worker));
+        let was_quiet = was_harmless && is_one_spared && self.fired.iter().all(Chaos::is_benign);
         if was_quiet && outcome.reason != EndReason::Completed {
             return Err(format!("a life without harm ended with \"{}\"", outcome.message));
         }
@@ -287,16 +327,17 @@ impl<'a> World<'a> {
             self.watch.on_completed(self.scenario, self.newest_version())?;
         }
         if was_quiet {
-            self.check_exits()?;
+            self.check_exits(&victims)?;
         }
         Ok(())
     }
 
-    fn check_exits(&self) -> Finding {
-        for (index, node) in self.workers.iter().enumerate() {
+    fn check_exits(&self, victims: &std::collections::BTreeSet<usize>) -> Finding {
+        for (index, node) in self.workers.iter().enumerate().filter(|(index, _)| !victims.contains(index)) {
             match &node.exit {
                 Some((0, _)) | None => {}
                 Some((2 | 4, _)) if node.is_late => {} // Refused, or after the end.
+                Some((4, message)) if message.contains("no coordinator was reached") => {} // Put out before the end.
                 Some((code, message)) => {
                     return Err(format!("worker {index} of a completed run exited with {code}: {message}"));
                 }

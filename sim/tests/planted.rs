@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
-use sim::{Bug, Chaos, Life, Scenario, World, reference, run};
+use sim::{Bug, Chaos, Life, LifeEnd, Scenario, Told, World, reference, run};
 
 /// Seeds that a bug may take to show itself.
 const SEEDS: u64 = 12;
@@ -128,6 +128,50 @@ fn a_damaged_version_is_loaded() {
     let damaged = Life { damaged_version: true, ..Life::quiet(2) };
     let expected = ["versions:"];
     check(Bug::SkipsVersionChecks, &expected, |_| {}, &[kill_at(300), damaged, Life::quiet(1)]);
+}
+
+/// What the machines survive costs something: what people are told of it, over all these lives.
+fn told(scenario: &Scenario, lives: &[Life], bug: Option<Bug>, of: fn(&Told) -> usize) -> usize {
+    let cost = |life: &Life| {
+        let mut world = World::new(scenario, None, bug);
+        let end = world.live(life).unwrap_or_else(|message| panic!("{bug:?}, {life:?}: {message}"));
+        assert!(matches!(end, LifeEnd::Finished(_)), "{end:?}");
+        of(world.told())
+    };
+    lives.iter().map(cost).sum()
+}
+
+#[test]
+fn a_prepared_step_is_forgotten() {
+    let mut scenario = scenario(6);
+    scenario.speeds.network_ms = 300; // Commits are lost on their way.
+    scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
+    let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
+    let lives: Vec<Life> = (20..140).map(|event| Life::with(1, &[(event, restart)])).collect();
+    let rewinds = |bug| told(&scenario, &lives, bug, |told| told.rewinds);
+    let (without, with) = (rewinds(None), rewinds(Some(Bug::ForgetsPrepared)));
+    assert!(with > without, "what was committed was done again {with} times, {without} without the bug");
+}
+
+#[test]
+fn early_frames_are_dropped() {
+    // Members without microbatches get the others' result before they begin the step.
+    let mut scenario = scenario(2);
+    scenario.plan.geometry.microbatch = 6;
+    scenario.speeds.network_ms = 300;
+    let lives: Vec<Life> = (0..8).map(|_| Life::with(4, &[(1, Chaos::SlowWorker(0, 20))])).collect();
+    let retries = |bug| told(&scenario, &lives, bug, |told| told.retries);
+    assert_eq!(retries(None), 0);
+    assert!(retries(Some(Bug::DropsEarlyFrames)) > 0, "every step's result came in time");
+}
+
+#[test]
+fn a_paused_coordinator_trusts_its_clock() {
+    let lives = [Life::with(3, &[(150, Chaos::PauseCoordinator(45_000))])];
+    let blamed = |told: &Told| told.left.iter().filter(|reason| reason.contains("lease")).count();
+    let left = |bug| told(&scenario(3), &lives, bug, blamed);
+    assert_eq!(left(None), 0);
+    assert!(left(Some(Bug::TrustsTimeAfterPause)) > 0, "it blamed its workers for its own pause");
 }
 
 #[test]

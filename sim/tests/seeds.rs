@@ -3,9 +3,9 @@
 use sim::{Life, Scenario, World, run_seed};
 
 #[test]
-fn two_hundred_seeds_hold_every_invariant() {
+fn two_thousand_seeds_hold_every_invariant() {
     let (mut lives, mut failed, mut killed, mut interrupted) = (0, 0, 0, 0);
-    for seed in 0..200 {
+    for seed in 0..2_000 {
         match run_seed(seed, false) {
             Ok(report) => {
                 lives += report.lives;
@@ -18,7 +18,7 @@ fn two_hundred_seeds_hold_every_invariant() {
     }
     // The seeds would show nothing if nothing went wrong in them.
     assert!(
-        lives > 500 && failed > 50 && killed > 20 && interrupted > 10,
+        lives > 5_000 && failed > 30 && killed > 60 && interrupted > 60,
         "{lives} {failed} {killed} {interrupted}"
     );
 }

@@ -12,4 +12,6 @@ mod run_record;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
-pub use run_record::{DatasetRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus};
+pub use run_record::{
+    DatasetRecord, EventRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus,
+};

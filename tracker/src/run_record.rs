@@ -68,6 +68,21 @@ pub struct MemberRecord {
     pub reason: Option<String>,
 }
 
+/// Something that happened to the membership or the history.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Seconds since 1970.
+    pub time: f64,
+    /// The last committed step.
+    pub step: u64,
+    /// Its kind: joined, left, view, retry, rewind, hold.
+    pub event: String,
+    /// What, for people.
+    pub text: String,
+    /// Seconds that it cost, if it did.
+    pub cost_seconds: Option<f64>,
+}
+
 /// The whole file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -94,6 +109,9 @@ pub struct RunRecord {
     pub final_state: FinalRecord,
     /// Everybody who took part.
     pub members: Vec<MemberRecord>,
+    /// The newest events, in order.
+    #[serde(default)]
+    pub events: Vec<EventRecord>,
     /// Views opened.
     pub views: u64,
     /// Steps that were tried again.
@@ -184,6 +202,7 @@ mod tests {
                 left_step: None,
                 reason: None,
             }],
+            events: Vec::new(),
             views: 1,
             retries: 0,
             exact: true,

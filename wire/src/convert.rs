@@ -1,6 +1,9 @@
 //! Between protobuf's types and `protocol`'s. What comes from a peer is checked and bounded.
 
+use std::ops::Range;
+
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::journal::{self, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
     UpdateScalars, Verdict, View, Welcome,
@@ -14,6 +17,8 @@ pub const MEMBERS_MAX: usize = 4_096;
 pub const TASKS_MAX: usize = 256;
 /// Sums of a step at most: a confusion matrix of a thousand labels.
 pub const SUMS_MAX: usize = 1_000_003;
+/// Ranges of microbatches that one member may have: more than any step has microbatches.
+pub const RANGES_MAX: usize = 1 << 16;
 /// Characters of a name or reason at most.
 pub const TEXT_MAX: usize = 64 << 10;
 
@@ -54,9 +59,8 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
     use proto::from_worker::Message as M;
     let message = match message {
         FromWorker::Join(join) => M::Join(join_out(join)),
-        FromWorker::Loaded { step, digest, elements } => {
-            M::Loaded(proto::Loaded { step, digest: digest.to_vec(), elements })
-        }
+        FromWorker::Prepared { elements } => M::Prepared(proto::Prepared { elements }),
+        FromWorker::Loaded { step, digest } => M::Loaded(proto::Loaded { step, digest: digest.to_vec() }),
         FromWorker::Ready(ready) => M::Ready(proto::Ready {
             key: Some(key_out(ready.key)),
             sums: ready.sums,
@@ -88,11 +92,10 @@ pub fn from_worker_in(message: proto::FromWorker) -> Result<FromWorker, BadMessa
     use proto::from_worker::Message as M;
     Ok(match required("FromWorker", message.message)? {
         M::Join(join) => FromWorker::Join(join_in(join)?),
-        M::Loaded(loaded) => FromWorker::Loaded {
-            step: loaded.step,
-            digest: fixed("Loaded.digest", &loaded.digest)?,
-            elements: loaded.elements,
-        },
+        M::Prepared(prepared) => FromWorker::Prepared { elements: prepared.elements },
+        M::Loaded(loaded) => {
+            FromWorker::Loaded { step: loaded.step, digest: fixed("Loaded.digest", &loaded.digest)? }
+        }
         M::Ready(ready) => FromWorker::Ready(ready_in(ready)?),
         M::Applied(applied) => FromWorker::Applied { step: applied.step, state_check: applied.state_check },
         M::Heartbeat(_) => FromWorker::Heartbeat,
@@ -111,12 +114,38 @@ fn join_out(join: Join) -> proto::Join {
         device: join.device,
         slot: join.slot,
         pid: join.pid,
-        holds: join.holds.map(|held| proto::Held {
-            step: held.step,
-            state_check: held.state_check,
-            prepared: held.prepared.map(|(step, hash)| proto::Prepared { step, hash }),
-        }),
+        instance: join.instance,
+        holds: join.holds.map(held_out),
     }
+}
+
+fn held_out(held: Held) -> proto::Held {
+    let commit = held.commit.map(|commit| journal::encode(&Record::Commit(*commit)));
+    proto::Held {
+        step: held.step,
+        state_check: held.state_check,
+        prepared: held.prepared.map(|(step, hash)| proto::PreparedStep { step, hash }),
+        commit: commit.unwrap_or_default(),
+    }
+}
+
+fn held_in(held: proto::Held) -> Result<Held, BadMessage> {
+    let decoded = journal::decode(&held.commit)
+        .or_else(|error| bad("Held.commit", format!("is no frame of a journal: {error}")))?;
+    let commit = match decoded.records.into_iter().next() {
+        Some(Record::Commit(commit)) => {
+            bounded("Held.commit.sums", commit.sums.len(), SUMS_MAX)?;
+            Some(Box::new(commit))
+        }
+        None if held.commit.is_empty() => None,
+        _ => return bad("Held.commit", "is not a commit"),
+    };
+    Ok(Held {
+        step: held.step,
+        state_check: held.state_check,
+        prepared: held.prepared.map(|prepared| (prepared.step, prepared.hash)),
+        commit,
+    })
 }
 
 fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
@@ -134,11 +163,8 @@ fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
         device: text("Join.device", join.device)?,
         slot: join.slot,
         pid: join.pid,
-        holds: join.holds.map(|held| Held {
-            step: held.step,
-            state_check: held.state_check,
-            prepared: held.prepared.map(|prepared| (prepared.step, prepared.hash)),
-        }),
+        instance: join.instance,
+        holds: join.holds.map(held_in).transpose()?,
     })
 }
 
@@ -220,6 +246,8 @@ pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
             heartbeat_ms: welcome.heartbeat_ms,
         }),
         ToWorker::Refused(failure) => M::Refused(failure_out(failure)),
+        ToWorker::Evicted { reason, forget } => M::Evicted(proto::Evicted { reason, forget }),
+        ToWorker::Recover(commit) => M::Recover(commit_out(&commit)),
         ToWorker::Initialise => M::Initialise(proto::Initialise {}),
         ToWorker::Load { step } => M::Load(proto::Load { step }),
         ToWorker::View(view) => M::View(view_out(view)),
@@ -248,6 +276,10 @@ pub fn to_worker_in(message: proto::ToWorker) -> Result<ToWorker, BadMessage> {
     Ok(match required("ToWorker", message.message)? {
         M::Welcome(welcome) => ToWorker::Welcome(welcome_in(welcome)?),
         M::Refused(failure) => ToWorker::Refused(failure_in(failure)?),
+        M::Evicted(evicted) => {
+            ToWorker::Evicted { reason: text("Evicted.reason", evicted.reason)?, forget: evicted.forget }
+        }
+        M::Recover(commit) => ToWorker::Recover(commit_in(commit)?),
         M::Initialise(_) => ToWorker::Initialise,
         M::Load(load) => ToWorker::Load { step: load.step },
         M::View(view) => ToWorker::View(view_in(view)?),
@@ -300,7 +332,26 @@ fn view_out(view: View) -> proto::View {
         .into(),
         step: view.step,
         phase: phase_out(view.phase).into(),
+        dealt: view.dealt.into_iter().map(dealt_out).collect(),
     }
+}
+
+fn dealt_out(ranges: Vec<Range<u32>>) -> proto::Dealt {
+    proto::Dealt { ranges: ranges.into_iter().flat_map(|range| [range.start, range.end]).collect() }
+}
+
+/// Ranges in order that don't touch.
+fn dealt_in(dealt: proto::Dealt) -> Result<Vec<Range<u32>>, BadMessage> {
+    bounded("Dealt.ranges", dealt.ranges.len(), 2 * RANGES_MAX)?;
+    let (pairs, []) = dealt.ranges.as_chunks::<2>() else {
+        return bad("Dealt.ranges", "has an odd number of ends");
+    };
+    let ranges: Vec<Range<u32>> = pairs.iter().map(|[start, end]| *start..*end).collect();
+    let is_in_order = ranges.windows(2).all(|pair| pair[0].end < pair[1].start);
+    if !is_in_order || ranges.iter().any(Range::is_empty) {
+        return bad("Dealt.ranges", "has ranges that are empty, touch, or are out of order");
+    }
+    Ok(ranges)
 }
 
 fn view_in(view: proto::View) -> Result<View, BadMessage> {
@@ -313,7 +364,7 @@ fn view_in(view: proto::View) -> Result<View, BadMessage> {
         Ok(proto::ReduceAt::Alone) => ReduceAt::Alone,
         _ => return bad("View.reduce", format!("is {}", view.reduce)),
     };
-    let members = view
+    let members: Vec<MemberInfo> = view
         .members
         .into_iter()
         .map(|m| {
@@ -322,7 +373,11 @@ fn view_in(view: proto::View) -> Result<View, BadMessage> {
         .collect::<Result<_, BadMessage>>()?;
     let phase = phase_in(view.phase)?;
     let step = step_in("View.step", view.step, phase)?;
-    Ok(View { id: ViewId(view.id), members, reduce, step, phase })
+    let dealt: Vec<Vec<Range<u32>>> = view.dealt.into_iter().map(dealt_in).collect::<Result<_, _>>()?;
+    if !dealt.is_empty() && dealt.len() != members.len() {
+        return bad("View.dealt", format!("has {} entries for {} members", dealt.len(), members.len()));
+    }
+    Ok(View { id: ViewId(view.id), members, reduce, step, phase, dealt })
 }
 
 fn commit_out(commit: &Commit) -> proto::Commit {
@@ -345,7 +400,9 @@ fn commit_out(commit: &Commit) -> proto::Commit {
             version: commit.next.version.map(|member| member.0),
             evaluate: commit.next.evaluate,
             last: commit.next.last,
+            hold: commit.next.hold,
         }),
+        applied: commit.applied,
     }
 }
 
@@ -361,6 +418,7 @@ fn commit_in(commit: proto::Commit) -> Result<Commit, BadMessage> {
         key: key_in(required("Commit.key", commit.key)?)?,
         verdict,
         hash: commit.hash,
+        applied: commit.applied,
         scalars: UpdateScalars {
             learning_rate: f32::from_bits(scalars.learning_rate),
             clip_factor: f32::from_bits(scalars.clip_factor),
@@ -368,6 +426,11 @@ fn commit_in(commit: proto::Commit) -> Result<Commit, BadMessage> {
             bias_correction2_sqrt: f32::from_bits(scalars.bias_correction2_sqrt),
             first: scalars.first,
         },
-        next: Next { version: next.version.map(MemberId), evaluate: next.evaluate, last: next.last },
+        next: Next {
+            version: next.version.map(MemberId),
+            evaluate: next.evaluate,
+            last: next.last,
+            hold: next.hold,
+        },
     })
 }

@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::journal::{CommitRecord, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
     UpdateScalars, Verdict, View, Welcome,
@@ -39,8 +40,15 @@ fn failure() -> impl Strategy<Value = Failure> {
 }
 
 fn join() -> impl Strategy<Value = Join> {
-    let held = (any::<u64>(), any::<u64>(), option::of(any::<(u64, u64)>()))
-        .prop_map(|(step, state_check, prepared)| Held { step, state_check, prepared });
+    let commit = option::of(commit()).prop_map(|commit| commit.map(Box::new));
+    let held = (any::<u64>(), any::<u64>(), option::of(any::<(u64, u64)>()), commit).prop_map(
+        |(step, state_check, prepared, commit)| Held {
+            step,
+            state_check,
+            prepared,
+            commit: commit.map(|commit| Box::new(record(&commit))),
+        },
+    );
     let words = (text(), text(), text());
     let numbers = (any::<u32>(), any::<[u8; 32]>(), option::of(any::<u32>()), any::<u32>());
     (vec((text(), any::<u32>()), 0..4), words, numbers, option::of(held)).prop_map(
@@ -53,9 +61,24 @@ fn join() -> impl Strategy<Value = Join> {
             device,
             slot,
             pid,
+            instance: u64::from(pid) << 7,
             holds,
         },
     )
+}
+
+/// A commit as a journal has it.
+fn record(commit: &Commit) -> CommitRecord {
+    CommitRecord {
+        key: commit.key,
+        hash: commit.hash,
+        verdict: commit.verdict,
+        applied: commit.applied,
+        scalars: commit.scalars,
+        next: commit.next,
+        sums: vec![1.5, 2.0],
+        squared_norm: 0.25,
+    }
 }
 
 fn ready() -> impl Strategy<Value = Ready> {
@@ -78,11 +101,8 @@ fn ready() -> impl Strategy<Value = Ready> {
 fn from_worker() -> impl Strategy<Value = FromWorker> {
     prop_oneof![
         join().prop_map(FromWorker::Join),
-        any::<(u64, [u8; 32], u64)>().prop_map(|(step, digest, elements)| FromWorker::Loaded {
-            step,
-            digest,
-            elements
-        }),
+        any::<u64>().prop_map(|elements| FromWorker::Prepared { elements }),
+        any::<(u64, [u8; 32])>().prop_map(|(step, digest)| FromWorker::Loaded { step, digest }),
         ready().prop_map(FromWorker::Ready),
         any::<(u64, u64)>().prop_map(|(step, state_check)| FromWorker::Applied { step, state_check }),
         Just(FromWorker::Heartbeat),
@@ -113,12 +133,17 @@ fn view() -> impl Strategy<Value = View> {
         share,
     });
     let reduce = prop_oneof![Just(ReduceAt::Coordinator), Just(ReduceAt::Alone)];
-    (key(), vec(member, 1..5), reduce).prop_map(|(key, members, reduce)| View {
-        id: key.view,
-        members,
-        reduce,
-        step: key.step,
-        phase: key.phase,
+    // Every third microbatch or so to each, where a step is dealt again.
+    let starts = option::of(vec(0..40u32, 0..5));
+    (key(), vec(member, 1..5), reduce, starts).prop_map(|(key, members, reduce, starts)| {
+        let own = |starts: &Vec<u32>| {
+            let mut starts = starts.clone();
+            starts.sort_unstable();
+            starts.dedup();
+            starts.into_iter().map(|start| start * 3..start * 3 + 2).collect()
+        };
+        let dealt = starts.map_or_else(Vec::new, |starts| vec![own(&starts); members.len()]);
+        View { id: key.view, members, reduce, step: key.step, phase: key.phase, dealt }
     })
 }
 
@@ -132,16 +157,20 @@ fn commit() -> impl Strategy<Value = Commit> {
             first,
         },
     );
-    let next = (option::of(any::<u64>()), any::<(bool, bool)>())
-        .prop_map(|(version, (evaluate, last))| Next { version: version.map(MemberId), evaluate, last });
+    let next = (option::of(any::<u64>()), any::<(bool, bool, bool)>()).prop_map(
+        |(version, (evaluate, last, hold))| Next { version: version.map(MemberId), evaluate, last, hold },
+    );
     let verdict = prop_oneof![Just(Verdict::Apply), Just(Verdict::Skip)];
-    (key(), verdict, any::<u64>(), scalars, next).prop_map(|(key, verdict, hash, scalars, next)| Commit {
-        key,
-        verdict,
-        hash,
-        scalars,
-        next,
-    })
+    (key(), verdict, any::<(u64, u64)>(), scalars, next).prop_map(
+        |(key, verdict, (hash, applied), scalars, next)| Commit {
+            key,
+            verdict,
+            hash,
+            applied,
+            scalars,
+            next,
+        },
+    )
 }
 
 fn to_worker() -> impl Strategy<Value = ToWorker> {
@@ -149,6 +178,8 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
     prop_oneof![
         welcome().prop_map(ToWorker::Welcome),
         failure().prop_map(ToWorker::Refused),
+        (text(), any::<bool>()).prop_map(|(reason, forget)| ToWorker::Evicted { reason, forget }),
+        commit().prop_map(ToWorker::Recover),
         Just(ToWorker::Initialise),
         any::<u64>().prop_map(|step| ToWorker::Load { step }),
         view().prop_map(ToWorker::View),
@@ -270,7 +301,7 @@ fn bad_words_of_a_worker_are_refused_by_name() {
     let many = vec![proto::Task::default(); TASKS_MAX + 1];
     refused(join(&|j| j.tasks.clone_from(&many)), "Join.tasks", "257 entries, at most 256");
 
-    let loaded = proto::Loaded { step: 1, digest: vec![0; 33], elements: 1 };
+    let loaded = proto::Loaded { step: 1, digest: vec![0; 33] };
     refused(of_worker(Said::Loaded(loaded)), "Loaded.digest", "33 bytes, not 32");
 
     let ready = |key, sums| of_worker(Said::Ready(proto::Ready { key, sums, ..Default::default() }));
@@ -306,7 +337,7 @@ fn bad_words_of_the_coordinator_are_refused_by_name() {
 
     let view = |members: usize, reduce, step, phase| {
         let members = vec![proto::Member { member: 1, name: "a".to_owned(), share: 1 }; members];
-        of_coordinator(Told::View(proto::View { id: 1, members, reduce, step, phase }))
+        of_coordinator(Told::View(proto::View { id: 1, members, reduce, step, phase, dealt: Vec::new() }))
     };
     view(MEMBERS_MAX, 1, 1, 1).expect("good");
     refused(view(0, 1, 1, 1), "View.members", "is empty");
@@ -316,6 +347,28 @@ fn bad_words_of_the_coordinator_are_refused_by_name() {
     refused(view(1, 1, 0, 1), "View.step", "0 in training");
     refused(view(1, 1, 1, -1), "phase", "is -1");
 
+    let dealt = |ranges: &[u32], entries: usize| {
+        let members = vec![proto::Member { member: 1, name: "a".to_owned(), share: 1 }];
+        let dealt = vec![proto::Dealt { ranges: ranges.to_vec() }; entries];
+        of_coordinator(Told::View(proto::View { id: 1, members, reduce: 1, step: 1, phase: 1, dealt }))
+    };
+    dealt(&[0, 2, 3, 4], 1).expect("good");
+    dealt(&[], 1).expect("good");
+    refused(dealt(&[0, 2], 2), "View.dealt", "2 entries for 1 members");
+    refused(dealt(&[0, 2, 3], 1), "Dealt.ranges", "odd number");
+    for wrong in [[0, 2, 2, 4], [4, 6, 0, 1], [1, 1, 2, 3], [2, 1, 3, 4]] {
+        refused(dealt(&wrong, 1), "Dealt.ranges", "empty, touch, or are out of order");
+    }
+    let holds = |commit: &[u8]| {
+        let holds = proto::Held { step: 1, state_check: 1, prepared: None, commit: commit.to_vec() };
+        let join = proto::Join { fingerprint: vec![0; 32], holds: Some(holds), ..Default::default() };
+        of_worker(Said::Join(join))
+    };
+    holds(&[]).expect("a state that was loaded");
+    refused(holds(&[1; 40]), "Held.commit", "no frame of a journal");
+    let other = protocol::journal::encode(&Record::Stop { reason: "x".to_owned() });
+    refused(holds(&other), "Held.commit", "is not a commit");
+
     let commit = |change: &dyn Fn(&mut proto::Commit)| {
         let mut commit = proto::Commit {
             key: good_key(),
@@ -323,6 +376,7 @@ fn bad_words_of_the_coordinator_are_refused_by_name() {
             hash: 1,
             scalars: Some(proto::UpdateScalars::default()),
             next: Some(proto::Next::default()),
+            applied: 1,
         };
         change(&mut commit);
         of_coordinator(Told::Commit(commit))
@@ -360,6 +414,7 @@ fn the_largest_message_fits_the_limit() {
         reduce: ReduceAt::Coordinator,
         step: u64::MAX,
         phase: Phase::Train,
+        dealt: vec![vec![1..u32::MAX]; MEMBERS_MAX],
     };
     assert!(to_worker_out(ToWorker::View(view)).encoded_len() < wire::MESSAGE_BYTES_MAX);
 }

@@ -18,6 +18,7 @@ use crate::exchange::Reduced;
 use crate::fail;
 use crate::member::Member;
 use crate::session::Client;
+use crate::transfer::CONNECTION;
 
 /// Orders that may wait: the machine gives one at a time, with a version, a view or a reduced step beside it.
 pub(crate) const COMMANDS_MAX: usize = 16;
@@ -41,8 +42,13 @@ pub(crate) enum Command {
     Compute(StepKey),
     /// From the exchange: every slice of a step is here and whole.
     Reduced(Box<Reduced>),
-    /// From the exchange: the data connection is broken.
-    LinkLost(Failure),
+    /// From the exchange of this number: the data connection is broken.
+    LinkLost {
+        /// Which of all that this worker had.
+        number: u64,
+        /// How.
+        reason: String,
+    },
     /// Apply the reduced gradient, or skip.
     Apply(Commit),
     /// Upload the state as a version, behind the training.
@@ -103,7 +109,7 @@ pub(crate) fn spawn(
                 return;
             }
         };
-        let mut bench = Bench { registry, device, own, link: None, member: None };
+        let mut bench = Bench { registry, device, own, link: None, member: None, connection_failures: 0 };
         let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
@@ -140,6 +146,9 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
+/// Orders that fail for the connection's sake so often in a row are given up.
+const CONNECTION_FAILURES_MAX: u32 = 5;
+
 /// What the thread has before and after it is a member.
 struct Bench {
     registry: Registry,
@@ -147,6 +156,7 @@ struct Bench {
     own: SyncSender<Command>,
     link: Option<Box<Link>>,
     member: Option<Box<Member>>,
+    connection_failures: u32,
 }
 
 impl Bench {
@@ -157,13 +167,28 @@ impl Bench {
             }
             let event = match self.carry_out(command) {
                 Ok(None) => continue,
-                Ok(Some(event)) => event,
-                Err(failure) => Event::Failed(failure),
+                Ok(Some(event)) => {
+                    self.connection_failures = 0;
+                    event
+                }
+                Err(failure) => self.failed(failure),
             };
             if answers.blocking_send(Trigger::Worked(event)).is_err() {
                 return;
             }
         }
+    }
+
+    /// A broken connection is tried again by joining again; but not for ever.
+    fn failed(&mut self, failure: Failure) -> Event {
+        if failure.code != CONNECTION {
+            return Event::Failed(failure);
+        }
+        self.connection_failures += 1;
+        if self.connection_failures > CONNECTION_FAILURES_MAX {
+            return Event::Failed(fail(4, failure.message));
+        }
+        Event::Disconnected { reason: failure.message }
     }
 
     fn carry_out(&mut self, command: Command) -> Result<Option<Event>, Failure> {
@@ -174,10 +199,19 @@ impl Bench {
             }
             Command::Prepare(welcome) => {
                 let link = self.link.take().ok_or_else(|| fail(4, "Welcome came before the connection"))?;
-                let member =
-                    Member::prepare(&self.registry, &self.device, *link, &welcome, self.own.clone())?;
-                self.member = Some(Box::new(member));
-                return Ok(Some(Event::Prepared));
+                match self.member.take().filter(|member| member.is_of(&welcome)) {
+                    Some(mut member) => {
+                        member.join_again(*link, &welcome)?;
+                        self.member = Some(member);
+                    }
+                    None => {
+                        let own = self.own.clone();
+                        let member = Member::prepare(&self.registry, &self.device, *link, &welcome, own)?;
+                        self.member = Some(Box::new(member));
+                    }
+                }
+                let elements = self.member.as_ref().map_or(0, |member| member.parameters.len() as u64);
+                return Ok(Some(Event::Prepared { elements }));
             }
             _ => {}
         }
@@ -188,7 +222,10 @@ impl Bench {
             Command::EnterView(view) => member.enter_view(&view).map(|()| None),
             Command::Compute(key) => member.compute(key),
             Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),
-            Command::LinkLost(failure) => Err(failure),
+            Command::LinkLost { number, reason } => {
+                member.lose_exchange(Some(number), &reason);
+                Ok(None)
+            }
             Command::Apply(commit) => member.apply(&commit).map(Some),
             Command::WriteVersion { step } => member.write_version(step).map(|()| None),
             Command::Export { step } => member.export(step).map(|()| None),

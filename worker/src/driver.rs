@@ -5,19 +5,21 @@
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use protocol::messages::{EndReason, Failure, FromWorker, ToWorker};
+use protocol::messages::{EndReason, Failure, ToWorker};
 use protocol::worker::{Event, Output, Worker};
 use tokio::sync::mpsc;
 
-use crate::compute::Command;
+use crate::compute::{Command, Link};
 use crate::fail;
+use crate::session::{Address, Session};
 
 /// Triggers that may wait: control messages come one at a time, the rest are single answers.
 pub(crate) const TRIGGERS_MAX: usize = 64;
 
 /// Everything that can wake the driver.
-#[derive(Debug)]
 pub(crate) enum Trigger {
+    /// Another control stream is open, or could not be opened.
+    Reconnected(Result<Box<Session>, String>),
     /// A control message came.
     Control(ToWorker),
     /// The control stream ended or broke.
@@ -48,7 +50,11 @@ pub(crate) struct End {
 /// The machine and the ends of the channels that its outputs go to.
 pub(crate) struct Driver {
     pub(crate) machine: Worker,
-    pub(crate) control: mpsc::Sender<FromWorker>,
+    pub(crate) address: Address,
+    /// The control stream, while there is one.
+    pub(crate) session: Option<Session>,
+    /// For attempts to open another one.
+    pub(crate) triggers: mpsc::Sender<Trigger>,
     pub(crate) compute: SyncSender<Command>,
     pub(crate) started: Instant,
 }
@@ -60,7 +66,12 @@ impl Driver {
             while let Some(output) = self.machine.poll_output() {
                 match self.carry_out(output).await {
                     Ok(None) => {}
-                    Ok(Some(end)) => return end,
+                    Ok(Some(end)) => {
+                        if let Some(session) = self.session.take() {
+                            session.close().await;
+                        }
+                        return end;
+                    }
                     Err(failure) => self.machine.handle(self.now(), Event::Failed(failure)),
                 }
             }
@@ -68,6 +79,11 @@ impl Driver {
                 None => Event::Tick,
                 Some(Trigger::Control(message)) => Event::Message(message),
                 Some(Trigger::ControlLost { reason }) => Event::Disconnected { reason },
+                Some(Trigger::Reconnected(Ok(session))) => match self.connected(*session) {
+                    Ok(()) => Event::Connected,
+                    Err(failure) => Event::Failed(failure),
+                },
+                Some(Trigger::Reconnected(Err(reason))) => Event::Disconnected { reason },
                 Some(Trigger::Worked(event)) => event,
                 Some(Trigger::Signalled { signal }) => {
                     tracing::warn!("{signal}: leaving after the step in flight; once more ends at once");
@@ -96,7 +112,13 @@ impl Driver {
         let command = match output {
             Output::Send(message) => {
                 // A closed stream is told by its reader, as ControlLost.
-                let _ = self.control.send(message).await;
+                if let Some(session) = &self.session {
+                    let _ = session.outbox.send(message).await;
+                }
+                return Ok(None);
+            }
+            Output::Reconnect { after_ms, reason } => {
+                self.reconnect(Duration::from_millis(after_ms), &reason);
                 return Ok(None);
             }
             Output::Exit { reason, code, message } => return Ok(Some(End { reason, code, message })),
@@ -115,7 +137,38 @@ impl Driver {
             Output::WriteVersion { step } => Command::WriteVersion { step },
             Output::Export { step } => Command::Export { step },
         };
-        self.compute.try_send(command).map(|()| None).map_err(|error| match error {
+        self.order(command).map(|()| None)
+    }
+
+    /// A control stream is open: the compute thread gets its own way over it.
+    pub(crate) fn connected(&mut self, session: Session) -> Result<(), Failure> {
+        let link = Box::new(Link {
+            client: session.client.clone(),
+            token: session.token.clone(),
+            host: self.address.host.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        self.session = Some(session);
+        self.order(Command::Connected(link))
+    }
+
+    /// Gives the control stream up and tries to open another one.
+    fn reconnect(&mut self, pause: Duration, reason: &str) {
+        if let Some(session) = self.session.take() {
+            tracing::warn!("{reason}; trying to join again");
+            session.abandon();
+        }
+        let (address, triggers) = (self.address.clone(), self.triggers.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let attempt = address.reconnect(&triggers).await.map(Box::new).map_err(|failure| failure.message);
+            // A driver that has gone needs no stream.
+            let _ = triggers.send(Trigger::Reconnected(attempt)).await;
+        });
+    }
+
+    fn order(&self, command: Command) -> Result<(), Failure> {
+        self.compute.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => fail(4, "the compute thread takes no more orders"),
             TrySendError::Disconnected(_) => fail(4, "the compute thread is gone (see the log above)"),
         })

@@ -2,6 +2,7 @@
 //! a reader's thread, into buffers that go round.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -15,12 +16,17 @@ use wire::token::Token;
 
 use crate::compute::Command;
 use crate::fail;
+use crate::transfer::CONNECTION;
 
 /// How long the coordinator may take no byte, or stop within a frame. It holds a member's partials back while it waits
 /// for a slower one, whose own deadline (from the measured pace of steps) ends that wait first.
 const STALL_DEADLINE: Duration = Duration::from_secs(600);
-/// A coordinator that ends closes both of its connections: its last word on the control stream comes first.
-const CONTROL_SPEAKS_FIRST: Duration = Duration::from_secs(2);
+/// Attempts to open a data connection, with a pause between them.
+const ATTEMPTS: u32 = 4;
+/// The pause; the control stream is there, so its host is up.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Every data connection of this process has a number, so that news of an old one are known as such.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// A reduced step, or one that is being received.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub(crate) struct Reduced {
     pub(crate) sums: Sums,
     /// Which parameters have a gradient.
     pub(crate) presence: Vec<u8>,
+    /// Whether the mean lies where this member's own sum was, and not in `gradient`.
+    pub(crate) is_in_place: bool,
 }
 
 impl Reduced {
@@ -42,7 +50,7 @@ impl Reduced {
     pub(crate) fn empty() -> Self {
         let key = StepKey { view: protocol::ids::ViewId(0), step: 0, phase: Phase::Train };
         let (gradient, facts) = (Vec::new(), BlockFacts::default());
-        Self { key, gradient, facts, sums: Vec::new(), presence: Vec::new() }
+        Self { key, gradient, facts, sums: Vec::new(), presence: Vec::new(), is_in_place: false }
     }
 
     /// Forgets the step before, keeping the memory.
@@ -51,11 +59,23 @@ impl Reduced {
         self.facts.clear();
         self.sums.clear();
         self.presence.clear();
+        self.is_in_place = false;
     }
+}
+
+/// Where the reducer is.
+pub(crate) struct Way<'a> {
+    /// The coordinator's host.
+    pub(crate) host: &'a str,
+    /// Its data plane's port.
+    pub(crate) port: u16,
+    /// The run's token.
+    pub(crate) token: &'a Token,
 }
 
 /// The data connection. Dropping it closes the socket, which ends the reader.
 pub(crate) struct Exchange {
+    number: u64,
     writer: FrameStream<TcpStream>,
     /// Where buffers go back to the reader.
     returns: SyncSender<Box<Reduced>>,
@@ -64,24 +84,32 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Connects to the coordinator's data plane. Reduced steps of `elements` come as [`Command::Reduced`].
+    /// Connects to the coordinator's data plane. Reduced steps of `elements` come as [`Command::Reduced`], the first
+    /// in `buffer`.
     pub(crate) fn connect(
-        host: &str,
-        port: u16,
-        token: &Token,
-        (run, member): (RunId, MemberId),
+        way: &Way<'_>,
+        who: (RunId, MemberId),
         (elements, presence_bytes): (usize, usize),
+        buffer: Box<Reduced>,
         commands: SyncSender<Command>,
     ) -> Result<Self, Failure> {
-        let peer = format!("the coordinator at {host}:{port}");
-        let failed = |error: &dyn std::fmt::Display| fail(4, format!("the data plane of {peer}: {error}"));
-        let mut stream = TcpStream::connect((host, port)).map_err(|error| failed(&error))?;
-        handshake::connect(&mut stream, token, run, member).map_err(|error| failed(&error))?;
-        frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| failed(&error))?;
+        let peer = format!("the coordinator at {}:{}", way.host, way.port);
+        let failed =
+            |error: &dyn std::fmt::Display| fail(CONNECTION, format!("the data plane of {peer}: {error}"));
+        let mut attempt = 1;
+        let stream = loop {
+            match open(way, who) {
+                Ok(stream) => break stream,
+                Err(_) if attempt < ATTEMPTS => std::thread::sleep(PAUSE * attempt),
+                Err(error) => return Err(failed(&error)),
+            }
+            attempt += 1;
+        };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let incoming = stream.try_clone().map_err(|error| failed(&error))?;
         // One buffer goes round: no slice of the next step can come before this member has applied this one.
         let (returns, free) = sync_channel(1);
-        returns.try_send(Box::new(Reduced::empty())).map_err(|error| failed(&error))?;
+        returns.try_send(buffer).map_err(|error| failed(&error))?;
         let reader = Reader {
             stream: FrameStream::new(incoming, peer.clone(), STALL_DEADLINE),
             free,
@@ -97,10 +125,15 @@ impl Exchange {
         };
         std::thread::Builder::new()
             .name("exchange".to_owned())
-            .spawn(move || reader.run(&commands))
+            .spawn(move || reader.run(number, &commands))
             .map_err(|error| failed(&error))?;
         let writer = FrameStream::new(stream, peer, STALL_DEADLINE);
-        Ok(Self { writer, returns, tail: Vec::new(), hashes: Vec::new() })
+        Ok(Self { number, writer, returns, tail: Vec::new(), hashes: Vec::new() })
+    }
+
+    /// Its number among all of this process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Sends the sums and the presence of a node.
@@ -150,12 +183,15 @@ impl Drop for Exchange {
     }
 }
 
-/// A broken connection as a failure, after the control stream had the time to say more about it.
+fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<TcpStream, String> {
+    let mut stream = TcpStream::connect((way.host, way.port)).map_err(|error| error.to_string())?;
+    handshake::connect(&mut stream, way.token, run, member).map_err(|error| error.to_string())?;
+    frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| error.to_string())?;
+    Ok(stream)
+}
+
 fn lost(error: &FrameError) -> Failure {
-    if !matches!(error, FrameError::Bad { .. }) {
-        std::thread::sleep(CONTROL_SPEAKS_FIRST);
-    }
-    fail(4, error.to_string())
+    fail(CONNECTION, error.to_string())
 }
 
 struct Reader<S> {
@@ -174,14 +210,14 @@ struct Reader<S> {
 }
 
 impl<S: std::io::Read> Reader<S> {
-    fn run(mut self, commands: &SyncSender<Command>) {
+    fn run(mut self, number: u64, commands: &SyncSender<Command>) {
         loop {
             let command = match self.next() {
                 Ok(Some(reduced)) => Command::Reduced(reduced),
                 Ok(None) => return,
                 Err(error) => {
                     // Nobody may be listening any more.
-                    let _ = commands.send(Command::LinkLost(lost(&error)));
+                    let _ = commands.send(Command::LinkLost { number, reason: error.to_string() });
                     return;
                 }
             };

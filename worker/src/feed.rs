@@ -37,12 +37,20 @@ pub(crate) struct Place {
     pub(crate) shares: Vec<u32>,
     /// This member's rank.
     pub(crate) rank: usize,
+    /// The view's first step and this member's microbatches of it, where they were dealt again.
+    pub(crate) first: Option<(u64, Phase, Vec<Range<u32>>)>,
 }
 
 impl Place {
-    /// This member's microbatches of a step with so many.
-    pub(crate) fn range(&self, microbatches: u32) -> Range<u32> {
-        protocol::assignment::range(&self.shares, microbatches, self.rank)
+    /// This member's microbatches of a step with so many, in order.
+    pub(crate) fn ranges(&self, phase: Phase, step: u64, microbatches: u32) -> Vec<Range<u32>> {
+        match &self.first {
+            Some((first, of, ranges)) if (*first, *of) == (step, phase) => ranges.clone(),
+            _ => {
+                let range = protocol::assignment::range(&self.shares, microbatches, self.rank);
+                if range.is_empty() { Vec::new() } else { vec![range] }
+            }
+        }
     }
 }
 
@@ -146,17 +154,17 @@ impl Course {
     /// member has any. Nothing follows an evaluation: the next step is sought.
     fn after(&self, position: Position) -> Option<Position> {
         let Position { phase, step, microbatch } = position;
-        let range = self.place.range(self.plan(phase, step).microbatches);
-        if microbatch + 1 < range.end {
-            return Some(Position { microbatch: microbatch + 1, ..position });
+        let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
+        if let Some(microbatch) = ranges.into_iter().flatten().find(|next| *next > microbatch) {
+            return Some(Position { microbatch, ..position });
         }
         if phase == Phase::Evaluate {
             return None;
         }
         // A short last batch may leave this member without work, but not two steps running.
         (step + 1..step + 3).find_map(|step| {
-            let range = self.place.range(self.plan(phase, step).microbatches);
-            (!range.is_empty()).then_some(Position { phase, step, microbatch: range.start })
+            let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
+            ranges.first().map(|range| Position { phase, step, microbatch: range.start })
         })
     }
 }
@@ -244,7 +252,7 @@ mod tests {
             evaluation_samples: samples.evaluation_len(),
             evaluation_microbatch: 2,
         };
-        let place = Place { shares: shares.to_vec(), rank };
+        let place = Place { shares: shares.to_vec(), rank, first: None };
         (Feed::start(samples, geometry, place).expect("a thread"), geometry)
     }
 
@@ -285,7 +293,20 @@ mod tests {
         let (mut feed, geometry) = feed(&[1, 1], 1);
         // The last step of an epoch has two microbatches of four: this member's are 1..2 there, 2..4 elsewhere.
         for (step, microbatch) in [(1, 2), (1, 3), (2, 2), (2, 3), (3, 1), (4, 2)] {
-            assert!(feed.course.place.range(geometry.step(step).microbatches).contains(&microbatch));
+            let ranges = feed.course.place.ranges(Phase::Train, step, geometry.step(step).microbatches);
+            assert!(ranges.into_iter().flatten().any(|own| own == microbatch));
+            features(&mut feed, Phase::Train, step, microbatch);
+        }
+        assert_eq!(feed.generation, 1, "nothing but the first was sought");
+    }
+
+    #[test]
+    fn what_was_dealt_again_comes_in_its_order_and_the_next_step_by_shares() {
+        let samples = Arc::new(crate::data::tests::samples(14));
+        let (_, geometry) = feed(&[1], 0);
+        let place = Place { shares: vec![1, 1], rank: 1, first: Some((2, Phase::Train, vec![0..1, 2..3])) };
+        let mut feed = Feed::start(samples, geometry, place).expect("a thread");
+        for (step, microbatch) in [(2, 0), (2, 2), (3, 1), (4, 2)] {
             features(&mut feed, Phase::Train, step, microbatch);
         }
         assert_eq!(feed.generation, 1, "nothing but the first was sought");

@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use trainer::Registry;
 
 pub use crate::cli::Cli;
-use crate::compute::{COMMANDS_MAX, Command, Link, Opened};
+use crate::compute::{COMMANDS_MAX, Command, Opened};
 use crate::driver::{Driver, End, TRIGGERS_MAX, Trigger};
 use crate::session::Address;
 
@@ -46,7 +46,8 @@ pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     if cli.list_devices {
         for device in trainer::device::list_devices() {
-            println!("{device}");
+            let software = if device.software { " (software)" } else { "" };
+            println!("{}  {}{software}", device.spec, device.name);
         }
         return ExitCode::SUCCESS;
     }
@@ -93,7 +94,6 @@ fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
 }
 
 async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, Failure> {
-    let started = Instant::now();
     let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
@@ -107,25 +107,20 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
 
     let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
-    let link = Box::new(Link {
-        client: session.client.clone(),
-        token: session.token.clone(),
-        host: address.host.clone(),
-        runtime: tokio::runtime::Handle::current(),
-    });
-    orders.try_send(Command::Connected(link)).map_err(|_| fail(4, "the compute thread is gone"))?;
     let options = Options {
-        join: join(cli, opened),
+        join: join(cli, opened)?,
         join_timeout_ms: u64::try_from(cli.join_timeout.as_millis()).unwrap_or(u64::MAX),
     };
-    let driver = Driver {
+    let mut driver = Driver {
         machine: Worker::new(options, 0),
-        control: session.outbox.clone(),
+        address: address.clone(),
+        session: None,
+        triggers,
         compute: orders.clone(),
-        started,
+        started: Instant::now(),
     };
+    driver.connected(session)?;
     let end = driver.run(inbox).await;
-    session.close().await;
     // A device likes to be closed by its own thread; one that is deep in a step is not waited for.
     if orders.try_send(Command::Quit).is_ok() {
         let deadline = Instant::now() + QUIT_DEADLINE;
@@ -137,11 +132,12 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
 }
 
 /// What this worker says of itself.
-fn join(cli: &Cli, opened: Opened) -> Join {
+fn join(cli: &Cli, opened: Opened) -> Result<Join, Failure> {
     let pid = std::process::id();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "worker".to_owned());
     let host = host.trim();
-    Join {
+    let instance = wire::random_bytes().map_err(|why| fail(4, format!("no random bytes: {why}")))?;
+    Ok(Join {
         protocol_version: protocol::PROTOCOL_VERSION,
         tasks: opened.tasks,
         fingerprint: opened.fingerprint,
@@ -150,8 +146,9 @@ fn join(cli: &Cli, opened: Opened) -> Join {
         device: opened.device,
         slot: cli.slot,
         pid,
+        instance: u64::from_le_bytes(instance),
         holds: None,
-    }
+    })
 }
 
 /// SIGINT and SIGTERM become triggers; a second one ends the process at once, whatever the driver does.

@@ -50,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) gradients: Accumulator,
     /// Sums of the evaluation in flight.
     pub(crate) scores: Accumulator,
+    /// The step that `gradients` or `scores` hold a part of, still good if it is tried again.
+    pub(crate) held: Option<(u64, Phase)>,
     pub(crate) work: Option<Work>,
     /// The step whose reduced gradient is waited for.
     pub(crate) expected: Option<StepKey>,
@@ -73,7 +75,9 @@ pub(crate) struct Member {
 pub(crate) struct Work {
     pub(crate) place: Place,
     pub(crate) feed: Feed,
-    /// `None` for the only member of a view.
+    /// Whether the view has no other member.
+    pub(crate) is_alone: bool,
+    /// `None` for the only member of a view, and where the connection broke: then another view follows.
     pub(crate) exchange: Option<Exchange>,
 }
 
@@ -107,7 +111,7 @@ impl Member {
         let parameters = vec![0.0; layout.elements];
         let versions = Versions::start(transfer.clone())?;
         tracing::info!(model = config.model.kind, elements = layout.elements, "model and data are ready");
-        Ok(Self {
+        let mut member = Self {
             transfer,
             token,
             host,
@@ -125,6 +129,7 @@ impl Member {
             state_check: 0,
             gradients,
             scores: Accumulator::new(Vec::new()),
+            held: None,
             work: None,
             expected: None,
             prepared: None,
@@ -135,13 +140,49 @@ impl Member {
             timings: Timings::default(),
             pushed: Instant::now(),
             apply_us: 0,
-        })
+        };
+        member.warm_up()?;
+        Ok(member)
+    }
+
+    /// Whether it is a member of the same run, of the same model on the same data: then it keeps what it holds.
+    pub(crate) fn is_of(&self, welcome: &Welcome) -> bool {
+        let config = Config::parse(&welcome.config, "the run's configuration", &[]);
+        self.welcome.run == welcome.run
+            && self.welcome.data_plan == welcome.data_plan
+            && config.is_ok_and(|config| config.digest() == self.config.digest())
+    }
+
+    /// Another stream to the same run, perhaps to another coordinator.
+    pub(crate) fn join_again(&mut self, link: Link, welcome: &Welcome) -> Result<(), Failure> {
+        self.config = Config::parse(&welcome.config, "the run's configuration", &[])
+            .map_err(|error| fail(2, error.to_string()))?;
+        let Link { client, token, host, runtime } = link;
+        self.transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
+        self.versions = Versions::start(self.transfer.clone())?;
+        (self.token, self.host, self.data_port) = (token, host, welcome.data_port);
+        self.welcome = welcome.clone();
+        // The data connection was opened under another name.
+        self.work = None;
+        self.expected = None;
+        self.early = None;
+        Ok(())
+    }
+
+    /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.
+    pub(crate) fn lose_exchange(&mut self, number: Option<u64>, reason: &str) {
+        let Some(work) = &mut self.work else { return };
+        let is_meant = |exchange: &Exchange| number.is_none_or(|number| exchange.number() == number);
+        if work.exchange.as_ref().is_some_and(is_meant) {
+            work.exchange = None;
+            tracing::warn!("{reason}; waiting for another view");
+        }
     }
 
     /// Computes one microbatch of every shape that will occur, so that a GPU's kernels are compiled before the first
     /// step's deadline runs; and computes it twice, so that a model whose results have no fixed bits is known. Nothing
     /// of it is kept.
-    pub(crate) fn warm_up(&mut self) -> Result<(), Failure> {
+    fn warm_up(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
         for (phase, count) in shapes(&self.geometry) {

@@ -150,6 +150,13 @@ impl Address {
         unreachable!("the loop has no end of its own")
     }
 
+    /// One attempt to open a control stream again.
+    pub(crate) async fn reconnect(&self, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Failure> {
+        self.attempt(triggers).await.map_err(|problem| match problem {
+            Problem::Passing(failure) | Problem::Lasting(failure) => failure,
+        })
+    }
+
     /// What is wrong with the way to the coordinator's port, if nothing listens there.
     async fn why_not_connected(&self) -> Option<Problem> {
         let connecting = tokio::net::TcpStream::connect((self.host.as_str(), self.port));
@@ -209,6 +216,11 @@ impl Address {
 }
 
 impl Session {
+    /// Drops the stream: nothing that it still carries is heard.
+    pub(crate) fn abandon(self) {
+        self.reader.abort();
+    }
+
     /// Lets the last messages leave, once every clone of the outbox is dropped.
     pub(crate) async fn close(self) {
         drop(self.outbox);

@@ -20,7 +20,6 @@ impl Member {
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // Nobody can load it before it is there.
         self.versions.wait()?;
-        self.warm_up()?;
         Ok(self.loaded(0))
     }
 
@@ -38,18 +37,19 @@ impl Member {
         tensors::decode_optimizer(&bytes, &mut self.optimizer).map_err(|error| failure(&error))?;
         drop(bytes);
         self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
-        self.warm_up()?;
         Ok(self.loaded(step))
     }
 
     /// The state is in memory; whether it is the right one, the coordinator sees by the digest.
     fn loaded(&mut self, step: u64) -> Event {
         self.step = step;
+        // What was computed of a step was of another state.
+        self.held = None;
+        self.prepared = None;
         self.state_check = self.optimizer.state_check(&self.parameters);
         let digest = tensors::state_digest(&self.parameters, &self.optimizer);
-        let elements = self.parameters.len() as u64;
-        tracing::info!(step, elements, "state is loaded");
-        Event::Loaded { step, digest, state_check: self.state_check, elements }
+        tracing::info!(step, "state is loaded");
+        Event::Loaded { step, digest, state_check: self.state_check }
     }
 
     /// Copies the state for the versions' thread, which uploads it behind the training.

@@ -10,7 +10,7 @@ use protocol::worker::Event;
 use trainer::GradientSink;
 
 use crate::compute::failure;
-use crate::exchange::{Exchange, Reduced};
+use crate::exchange::{Exchange, Reduced, Way};
 use crate::fail;
 use crate::feed::{Feed, Place, Position};
 use crate::member::{Member, Work};
@@ -29,25 +29,27 @@ impl Member {
     pub(crate) fn enter_view(&mut self, view: &View) -> Result<(), Failure> {
         let rank = view.members.iter().position(|info| info.member == self.transfer.member);
         let rank = rank.ok_or_else(|| fail(4, "a view came that this worker is not in"))?;
-        let place = Place { shares: view.members.iter().map(|info| info.share).collect(), rank };
-        let exchange = match view.reduce {
-            ReduceAt::Alone => None,
-            ReduceAt::Coordinator => Some(match self.work.take().and_then(|work| work.exchange) {
-                Some(exchange) => exchange,
-                None => self.connect()?,
-            }),
+        let shares = view.members.iter().map(|info| info.share).collect();
+        let first = view.dealt.get(rank).map(|ranges| (view.step, view.phase, ranges.clone()));
+        let place = Place { shares, rank, first };
+        let is_alone = view.reduce == ReduceAt::Alone;
+        let exchange = match self.work.take().and_then(|work| work.exchange) {
+            _ if is_alone => None,
+            Some(exchange) => Some(exchange),
+            None => Some(self.connect()?),
         };
         let feed = Feed::start(self.samples.clone(), self.geometry, place.clone())?;
-        self.work = Some(Work { place, feed, exchange });
+        self.work = Some(Work { place, feed, is_alone, exchange });
         Ok(())
     }
 
-    fn connect(&self) -> Result<Exchange, Failure> {
+    fn connect(&mut self) -> Result<Exchange, Failure> {
         let who = (self.transfer.run, self.transfer.member);
         let elements = self.engine.layout().elements;
-        let (token, commands) = (&self.token, self.commands.clone());
         let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
-        Exchange::connect(&self.host, self.data_port, token, who, (elements, presence_bytes), commands)
+        let buffer = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
+        let way = Way { host: &self.host, port: self.data_port, token: &self.token };
+        Exchange::connect(&way, who, (elements, presence_bytes), buffer, self.commands.clone())
     }
 
     /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
@@ -67,16 +69,20 @@ impl Member {
             self.give_back(stale);
         }
         let accumulator = if key.phase == Phase::Train { &self.gradients } else { &self.scores };
-        match self.work.as_mut().and_then(|work| work.exchange.as_mut()) {
-            None => Ok(Some(self.reduce_alone(key))),
-            Some(exchange) => {
-                push(exchange, key, accumulator)?;
-                Ok(self.early.take_if(|early| early.key == key).map(|early| self.prepare_step(early)))
-            }
+        let Some(work) = self.work.as_mut() else { return Ok(None) };
+        if work.is_alone {
+            return Ok(Some(self.reduce_alone(key)));
         }
+        // Without a connection another view follows, in which what was computed still counts.
+        let pushed = work.exchange.as_mut().map(|exchange| push(exchange, key, accumulator));
+        if let Some(Err(failure)) = pushed {
+            self.lose_exchange(None, &failure.message);
+        }
+        Ok(self.early.take_if(|early| early.key == key).map(|early| self.prepare_step(early)))
     }
 
-    /// Forward and backward (or evaluation) of this member's microbatches, in order.
+    /// Forward and backward (or evaluation) of this member's microbatches, in order; but for those that it holds since
+    /// another view tried the step.
     fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
         let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
         let (plan, accumulator) = match key.phase {
@@ -85,8 +91,16 @@ impl Member {
         };
         let began = Instant::now();
         let mut timings = Timings::default();
-        accumulator.begin_step(plan.microbatches);
-        for microbatch in work.place.range(plan.microbatches) {
+        let ranges = work.place.ranges(key.phase, key.step, plan.microbatches);
+        let is_own = |microbatch: u32| ranges.iter().any(|range| range.contains(&microbatch));
+        let is_held = self.held.take() == Some((key.step, key.phase));
+        if !is_held || (0..plan.microbatches).any(|other| accumulator.holds(other) && !is_own(other)) {
+            accumulator.begin_step(plan.microbatches);
+        }
+        for microbatch in ranges.iter().cloned().flatten() {
+            if accumulator.holds(microbatch) {
+                continue;
+            }
             let waited = Instant::now();
             let position = Position { phase: key.phase, step: key.step, microbatch };
             let filled = work.feed.take(position)?;
@@ -103,15 +117,19 @@ impl Member {
             accumulator.end(&sums.map_err(|error| failure(&error))?);
             work.feed.recycle(filled)?;
         }
+        self.held = Some((key.step, key.phase));
         timings.compute_us = micros(began).saturating_sub(timings.data_us);
         Ok(timings)
     }
 
     /// The reducer's part, by its own functions, for a view with one member. The mean stays where the sum was.
     fn reduce_alone(&mut self, key: StepKey) -> Event {
+        // The sum becomes the mean where it lies: another try computes it anew.
+        self.held = None;
         let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
         let mut reduced = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
         reduced.begin(key);
+        reduced.is_in_place = true;
         // Without samples W is 0, and the step is skipped.
         if let Some(whole) = accumulator.whole_mut() {
             reduced.sums.extend_from_slice(&whole.sums);
@@ -157,6 +175,7 @@ impl Member {
     /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
+        self.held = None;
         let prepared = self.prepared.take().filter(|reduced| reduced.key == commit.key);
         let reduced =
             prepared.ok_or_else(|| fail(4, format!("step {} is not prepared here", commit.key.step)))?;
@@ -176,8 +195,7 @@ impl Member {
         reduced: &Reduced,
         scalars: &protocol::messages::UpdateScalars,
     ) -> Result<(), Failure> {
-        let alone = self.work.as_ref().is_some_and(|work| work.exchange.is_none());
-        let gradient = if alone {
+        let gradient = if reduced.is_in_place {
             let whole = self.gradients.whole_mut().ok_or_else(|| fail(4, "the gradient to apply is gone"))?;
             &whole.values
         } else {

@@ -29,6 +29,19 @@ pub(crate) struct Transfer {
     pub(crate) member: MemberId,
 }
 
+/// Stands for an exit code where the connection failed and not this worker: it joins again.
+pub(crate) const CONNECTION: u8 = 0;
+
+/// Whether the other side said no, rather than nothing.
+fn code_of(status: &tonic::Status, refused: u8) -> u8 {
+    use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
+    if matches!(status.code(), Cancelled | DeadlineExceeded | Unavailable | Unknown) {
+        CONNECTION
+    } else {
+        refused
+    }
+}
+
 /// A file to be downloaded.
 pub(crate) enum Remote<'a> {
     /// Of a version.
@@ -69,7 +82,9 @@ impl Transfer {
                 download_request::What::Dataset(DatasetFile { digest: digest.to_owned() }),
             ),
         };
-        let refused = |status: &tonic::Status| fail(3, format!("{label} can't be had: {}", status.message()));
+        let refused = |status: &tonic::Status| {
+            fail(code_of(status, 3), format!("{label} can't be had: {}", status.message()))
+        };
         let mut client = self.client.clone();
         self.runtime.block_on(async {
             let request = DownloadRequest { what: Some(request) };
@@ -107,7 +122,10 @@ impl Upload {
         drop(chunks);
         match runtime.block_on(call) {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => Err(fail(4, format!("the coordinator did not take it: {}", status.message()))),
+            Ok(Err(status)) => {
+                let message = format!("the coordinator did not take it: {}", status.message());
+                Err(fail(code_of(&status, 4), message))
+            }
             Err(error) => Err(fail(4, format!("the upload was cut short: {error}"))),
         }
     }
@@ -125,12 +143,12 @@ impl Upload {
             return Ok(());
         }
         // The call ended early: its status says why.
-        let reason = match self.runtime.block_on(&mut self.call) {
-            Ok(Err(status)) => status.message().to_owned(),
-            Ok(Ok(_)) => "it ended too early".to_owned(),
-            Err(error) => error.to_string(),
+        let (code, reason) = match self.runtime.block_on(&mut self.call) {
+            Ok(Err(status)) => (code_of(&status, 4), status.message().to_owned()),
+            Ok(Ok(_)) => (4, "it ended too early".to_owned()),
+            Err(error) => (4, error.to_string()),
         };
-        Err(fail(4, format!("the coordinator did not take it: {reason}")))
+        Err(fail(code, format!("the coordinator did not take it: {reason}")))
     }
 }
 

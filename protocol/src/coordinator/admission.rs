@@ -1,9 +1,9 @@
 //! Control streams: who is admitted, who is refused and why, who is lost.
 
-use super::machine::{Coordinator, State, Stop};
+use super::machine::{Coordinator, State};
 use super::{Note, Output};
 use crate::ids::MemberId;
-use crate::messages::{EndReason, Failure, FromWorker, Join, ToWorker, Welcome};
+use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
 use crate::{Millis, PROTOCOL_VERSION};
 
 /// Tasks of a peer that are shown in a message.
@@ -21,20 +21,29 @@ impl Coordinator {
         let id = member.id;
         match message {
             FromWorker::Join(_) => self.reject(now, id, "it sent a second Join"),
-            FromWorker::Loaded { step, digest, elements } => self.on_loaded(now, id, step, digest, elements),
+            FromWorker::Prepared { elements } => self.on_prepared(now, id, elements),
+            FromWorker::Loaded { step, digest } => self.on_loaded(now, id, step, digest),
             FromWorker::Ready(ready) => self.on_ready(now, id, ready),
             FromWorker::Applied { step, state_check } => self.on_applied(now, id, step, state_check),
             FromWorker::Heartbeat => self.send(connection, ToWorker::Alive),
             FromWorker::Leaving { reason } => self.on_leaving(now, id, &reason),
-            FromWorker::Failed(failure) => {
-                let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
-                self.forget(id, &failure.message);
-                self.put(Output::Close { connection });
-                // A peer doesn't choose an exit code outside the contract's.
-                let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
-                self.fail(code, &message);
-            }
+            FromWorker::Failed(failure) => self.on_failed(now, id, &failure),
         }
+    }
+
+    /// A worker that can't go on: the others do. What has put out the last one would put out any.
+    fn on_failed(&mut self, now: Millis, id: MemberId, failure: &Failure) {
+        let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
+        let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
+        self.put(Output::Close { connection });
+        if self.has_begun && self.roster.len() > 1 {
+            self.warn(message);
+            return self.lose(now, id, &failure.message);
+        }
+        self.forget(id, &failure.message);
+        // A peer doesn't choose an exit code outside the contract's.
+        let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
+        self.fail(code, &message);
     }
 
     pub(super) fn on_disconnected(&mut self, now: Millis, connection: u64, reason: &str) {
@@ -50,12 +59,13 @@ impl Coordinator {
         {
             let (id, connection) = (member.id, member.connection);
             let silent_ms = now - member.heard_at;
+            // If it lives, it finds its stream closed and joins again.
+            self.put(Output::Close { connection });
             self.lose(
                 now,
                 id,
                 &format!("nothing was heard from it for {silent_ms} ms (lease {lease_ms} ms)"),
             );
-            self.put(Output::Close { connection });
         }
     }
 
@@ -64,6 +74,11 @@ impl Coordinator {
             let (reason, message) = (outcome.reason, outcome.message.clone());
             self.send(connection, ToWorker::End { reason, message });
             return self.put(Output::Close { connection });
+        }
+        // A process that is back has given its old stream up, whether or not this side has noticed.
+        let old = self.roster.iter().find(|member| member.instance == join.instance).map(|member| member.id);
+        if let Some(id) = old {
+            self.lose(now, id, "it came back on another stream");
         }
         match self.examine(join) {
             Ok(()) => self.admit(now, connection, join),
@@ -98,13 +113,6 @@ impl Coordinator {
         if let Some(first) = first.filter(|first| first != schema) {
             return Err(format!(
                 "the worker's schema of task \"{task}\" is {schema}, the other workers' is {first}; use one build"
-            ));
-        }
-        if self.view.is_some() || matches!(self.state, State::Closing(_)) {
-            return Err(format!(
-                "the run has begun with {} workers and its membership is fixed until it ends; stop it and \
-                 --resume with more workers",
-                self.roster.len()
             ));
         }
         if self.roster.len() >= self.plan.max_workers.max(1) as usize {
@@ -151,73 +159,35 @@ impl Coordinator {
             heartbeat_ms: plan.heartbeat_ms(),
         };
         self.send(connection, ToWorker::Welcome(welcome));
-        self.on_joined(now);
+        self.look_at_claim(id);
     }
 
+    /// SIGTERM at a worker: it finishes the step in flight, and the others go on.
     fn on_leaving(&mut self, now: Millis, id: MemberId, reason: &str) {
-        let name = self.roster.name(id);
+        if let Some(member) = self.roster.get_mut(id) {
+            member.leaving = Some(reason.to_owned());
+        }
         match &self.state {
-            State::Stepping(_) | State::Committing(_) if self.stop.is_none() => {
-                let message = format!("worker {name} leaves ({reason}) and the run's membership is fixed");
-                self.warn(format!("{message}; the run ends after this step"));
-                self.stop = Some(Stop::MemberLeaves(message));
+            State::Stepping(_) | State::Committing(_) if self.is_in_view(id) => {}
+            State::Opening | State::Handover { .. } | State::Closing(_) | State::Ending(_) => {}
+            State::Initialising(state) if state.by == id => {
+                self.dismiss_leavers();
+                self.gather(now);
             }
-            State::Stepping(_) | State::Committing(_) | State::Closing(_) | State::Ending(_) => {}
             _ => {
-                self.dismiss(id, EndReason::Interrupted, "left before the first step");
-                self.lose(now, id, &format!("it leaves: {reason}"));
+                self.dismiss_leavers();
+                self.advance(now);
             }
         }
-    }
-
-    /// Tells a member that the run is over for it.
-    fn dismiss(&mut self, id: MemberId, reason: EndReason, message: &str) {
-        let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
-        self.send(connection, ToWorker::End { reason, message: message.to_owned() });
-        self.put(Output::Close { connection });
-    }
-
-    pub(super) fn on_data_plane_lost(&mut self, now: Millis, id: MemberId, reason: &str) {
-        self.dismiss(id, EndReason::Failed, &format!("the data connection was lost: {reason}"));
-        self.lose(now, id, &format!("its data connection: {reason}"));
     }
 
     /// A member that broke the protocol.
     pub(super) fn reject(&mut self, now: Millis, id: MemberId, what: &str) {
         if let Some(connection) = self.roster.get(id).map(|member| member.connection) {
-            self.lose(now, id, &format!("it broke the protocol: {what}"));
             let failure = Failure { code: 4, message: what.to_owned() };
             self.send(connection, ToWorker::Refused(failure));
             self.put(Output::Close { connection });
-        }
-    }
-
-    /// Removes a member and says so.
-    pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<(String, Option<u32>)> {
-        let member = self.roster.remove(id)?;
-        self.note(Note::Left { member: id, step: self.position.step, reason: reason.to_owned() });
-        Some((member.name, member.slot))
-    }
-
-    /// A member is gone. Before the first view another may take its place, unless this coordinator started it.
-    pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
-        let Some((name, slot)) = self.forget(id, reason) else { return };
-        match &self.state {
-            State::Gathering { .. } | State::Initialising(_) | State::Loading { .. } if slot.is_none() => {
-                self.on_lost_before_start(now, id);
-            }
-            State::Closing(_) => self.on_lost_at_end(now, id, &name),
-            State::Ending(_) | State::Finished => {}
-            _ => {
-                let step = self.position.step;
-                self.fail(
-                    4,
-                    &format!(
-                        "lost worker {name} after step {step} ({reason}); the run's membership is fixed, so it \
-                         ends here"
-                    ),
-                );
-            }
+            self.lose(now, id, &format!("it broke the protocol: {what}"));
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum After {
     Nothing,
     /// The view opens.
     OpenView,
+    /// A commit that the journal had lost is in it again.
+    Adopt,
     /// The decided step becomes history.
     Commit,
     /// The version counts.

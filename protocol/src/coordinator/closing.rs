@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::{Coordinator, State, Stop};
+use super::machine::{Coordinator, State};
 use super::{Output, verdict};
 use crate::Millis;
 use crate::ids::MemberId;
@@ -56,8 +56,8 @@ impl Closing {
 impl Coordinator {
     pub(super) fn start_closing(&mut self, now: Millis) {
         // Members that only loaded the last state have said its digest already.
-        let has_view = self.view.is_some();
-        let checks = self.roster.iter().filter(|_| has_view).map(|member| (member.id, None)).collect();
+        let members = self.view.iter().flat_map(|view| &view.members).map(|info| info.member);
+        let checks = members.filter(|id| self.roster.get(*id).is_some()).map(|id| (id, None)).collect();
         let applied_until = now.saturating_add(self.plan.load_timeout_ms);
         let export = Export::NotAsked;
         self.state = State::Closing(Closing { checks, applied_until, attempts: 0, retry_at: None, export });
@@ -67,6 +67,9 @@ impl Coordinator {
     pub(super) fn on_applied(&mut self, now: Millis, id: MemberId, step: u64, state_check: u64) {
         let position = self.position.step;
         let State::Closing(closing) = &mut self.state else {
+            if self.roster.get(id).is_some_and(|member| member.ordered == Some(step)) {
+                return self.on_recovered(now, id, step);
+            }
             if !matches!(self.state, State::Ending(_)) {
                 self.reject(now, id, &format!("it said Applied of step {step} before the last step"));
             }
@@ -98,17 +101,16 @@ impl Coordinator {
             })
             .collect();
         if let Err(disagreement) = verdict::compare_states(&format!("after step {step}"), &checks) {
-            return self.on_disagreement(&disagreement);
+            return self.on_disagreement(now, &disagreement);
         }
         self.proven_step = step;
         if self.uploads.durable_step() != Some(step) {
             return self.ask_for_last_version(now);
         }
-        match self.stop_reason() {
-            Some(Stop::Asked(_)) => self.end_interrupted("its version is written"),
-            Some(Stop::MemberLeaves(reason)) => self.fail(4, &reason.clone()),
-            None => self.advance_export(now),
+        if self.stop.is_some() {
+            return self.end_interrupted("its version is written");
         }
+        self.advance_export(now);
     }
 
     fn ask_for_last_version(&mut self, now: Millis) {
@@ -117,13 +119,21 @@ impl Coordinator {
             return;
         }
         let step = self.position.step;
-        let Some((from, connection)) = self.roster.ranks().first().map(|first| (first.id, first.connection))
-        else {
-            return self.fail(4, &format!("all workers were lost before state {step} became a version"));
+        let Some((from, connection)) = self.first_holder() else {
+            // Whatever was not a version is computed again.
+            return self.gather(now);
         };
+        let State::Closing(closing) = &mut self.state else { return };
         closing.attempts += 1;
         self.expect_version(now, step, from);
         self.send(connection, ToWorker::WriteVersion { step });
+    }
+
+    /// The first member that holds the last state.
+    fn first_holder(&self) -> Option<(MemberId, u64)> {
+        let step = self.position.step;
+        let ranks = self.roster.ranks();
+        ranks.iter().find(|member| member.can_show(step)).map(|member| (member.id, member.connection))
     }
 
     /// An upload failed or its member is gone.
@@ -144,10 +154,10 @@ impl Coordinator {
         match closing.export {
             Export::InFlight { .. } => {}
             Export::NotAsked if self.plan.export => {
-                let first = self.roster.ranks().first().map(|first| (first.id, first.connection));
-                let Some((from, connection)) = first else {
-                    return self.fail(4, "all workers were lost before the exports were made");
+                let Some((from, connection)) = self.first_holder() else {
+                    return self.gather(now);
                 };
+                let State::Closing(closing) = &mut self.state else { return };
                 closing.export = Export::InFlight { from, until };
                 self.put(Output::ExpectExport { step, from });
                 self.send(connection, ToWorker::Export { step });
@@ -187,8 +197,7 @@ impl Coordinator {
         {
             closing.export = Export::NotAsked;
         }
-        if self.uploads.in_flight().is_some_and(|upload| upload.from == id) {
-            self.uploads.abandon();
+        if !self.uploads.is_busy() && self.uploads.durable_step() != Some(self.position.step) {
             self.on_upload_lost(now, &format!("worker {name} was lost"));
         }
         self.advance_closing(now);

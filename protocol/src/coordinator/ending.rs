@@ -1,7 +1,7 @@
 //! How a run ends: in order, because somebody asked, or because it can't go on.
 
 use super::appends::After;
-use super::machine::{Coordinator, State, Stop};
+use super::machine::{Coordinator, State};
 use super::{Outcome, Output};
 use crate::Millis;
 use crate::journal::{EndRecord, Record};
@@ -13,11 +13,21 @@ impl Coordinator {
             return;
         }
         self.append(Record::Stop { reason: reason.clone() }, false, After::Nothing);
-        self.stop = Some(Stop::Asked(reason));
+        self.stop = Some(reason);
         match &self.state {
-            State::Gathering { .. } | State::Initialising(_) | State::Loading { .. } | State::Opening => {
-                self.end_interrupted("no step was under way");
+            State::Gathering { .. } | State::Loading { .. } | State::Handover { .. }
+                if self.has_begun
+                    && self.roster.iter().any(|member| member.can_enter(self.position.step)) =>
+            {
+                self.end_hold(now);
+                self.view = None; // Nobody is asked for a check: the state was compared when it was used.
+                self.start_closing(now);
             }
+            State::Gathering { .. }
+            | State::Initialising(_)
+            | State::Loading { .. }
+            | State::Handover { .. }
+            | State::Opening => self.end_interrupted("no step was under way"),
             _ if self.appends.is_failing() => {
                 self.end_interrupted("the journal can't be written, so the step in flight is not committed");
             }
@@ -27,11 +37,7 @@ impl Coordinator {
     }
 
     pub(super) fn end_interrupted(&mut self, why: &str) {
-        let reason = match &self.stop {
-            Some(Stop::Asked(reason)) => reason.clone(),
-            Some(Stop::MemberLeaves(reason)) => return self.fail(4, &reason.clone()),
-            None => "interrupted".to_owned(),
-        };
+        let reason = self.stop.clone().unwrap_or_else(|| "interrupted".to_owned());
         let step = self.position.step;
         let message = format!("stopped after step {step} ({reason}; {why}); {}", self.way_back());
         self.end(EndReason::Interrupted, 130, message);

@@ -4,15 +4,16 @@ use std::collections::VecDeque;
 
 use super::appends::{After, Appends};
 use super::closing::Closing;
+use super::gathering::Initialising;
 use super::roster::Roster;
-use super::start::Initialising;
 use super::step::{Decided, Pace, Step};
 use super::versions::Uploads;
+use super::views::Kept;
 use super::{Event, Note, Outcome, Output, RunPlan};
 use crate::Millis;
 use crate::history::History;
 use crate::ids::{MemberId, ViewId};
-use crate::journal::{Record, TermRecord};
+use crate::journal::{CommitRecord, Record, TermRecord};
 use crate::messages::{ToWorker, View};
 
 /// A journal that can't take the record of the run's end is given up after so many attempts.
@@ -23,13 +24,15 @@ const PAUSE_MS: u64 = 1_000;
 /// Where the run stands. Each state names what it waits for.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Too few workers have joined.
+    /// Too few workers are here, or the members of the last view may still come back.
     Gathering { until: Millis },
     /// One member makes state 0 and uploads it.
     Initialising(Initialising),
-    /// The members load the state that the run starts from.
-    Loading { until: Millis, step: u64, digest: [u8; 32] },
-    /// The first view's record is on its way to the journal.
+    /// Members load or recover the state that the run goes on from.
+    Loading { until: Millis, step: u64 },
+    /// The run holds still while the committed state becomes a version for those that lack it.
+    Handover { until: Millis, step: u64, attempts: u32 },
+    /// A view's record is on its way to the journal.
     Opening,
     /// The members work on a step.
     Stepping(Step),
@@ -62,12 +65,35 @@ pub struct Coordinator {
     pub(super) roster: Roster,
     pub(super) uploads: Uploads,
     pub(super) view: Option<View>,
+    /// Whether a view was opened in this term.
+    pub(super) has_begun: bool,
+    /// Members of the last term's last view, until this term has a view of its own.
+    pub(super) orphans: usize,
+    pub(super) rejoin_until: Millis,
+    /// A commit that the journal had lost, on its way back into it.
+    pub(super) adopting: Option<CommitRecord>,
+    /// What members have of a step that no view works on.
+    pub(super) kept: Kept,
+    /// Since when the run holds still between two steps.
+    pub(super) held_since: Option<Millis>,
+    /// When another view is to make up for a broken data connection, and why.
+    pub(super) broken_edges: Option<(Millis, String)>,
+    /// How often in a row members disagreed on what was reduced.
+    pub(super) disagreements: u32,
+    /// How often the first version could not be written.
+    pub(super) first_version_failures: u32,
+    /// How often in a row a step was computed by all and no member was ready.
+    pub(super) stuck: u32,
+    /// Training steps committed in this view.
+    pub(super) steps_in_view: u32,
+    /// The time of the event that is handled.
+    pub(super) clock: Millis,
     pub(super) position: Position,
     /// The latest state of which nothing can have come from a deviant replica: all members have said the same
     /// check of the state after it, so that what was uploaded of it is what everybody went on from.
     pub(super) proven_step: u64,
-    /// Why the run ends after the step in flight.
-    pub(super) stop: Option<Stop>,
+    /// Who asked that the run ends after the step in flight.
+    pub(super) stop: Option<String>,
     /// How long steps take, for the deadline of the next.
     pub(super) pace: Pace,
     pub(super) term: u32,
@@ -77,15 +103,6 @@ pub struct Coordinator {
     waiting: String,
 }
 
-/// A run that ends early but in order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Stop {
-    /// A person asked.
-    Asked(String),
-    /// A member leaves, and membership is fixed.
-    MemberLeaves(String),
-}
-
 impl Coordinator {
     /// A coordinator that has taken `term` on the run. Its first output appends the term's record; workers may
     /// join at once.
@@ -93,24 +110,35 @@ impl Coordinator {
     /// # Panics
     /// When `term` is not above [`History::term`]: the driver took it by creating `terms/N` exclusively.
     #[must_use]
-    pub fn new(plan: RunPlan, term: u32, mut history: History, now: Millis) -> Self {
+    pub fn new(plan: RunPlan, term: u32, history: History, now: Millis) -> Self {
         assert!(term > history.term(), "term {term} is not above the journal's {}", history.term());
         let resume = history.resume();
-        let step = resume.map_or(0, |resume| resume.step);
-        let rewinds = history.goes_beyond(step);
-        if rewinds {
-            history.rewind(step, false);
-        }
+        let step = history.last_step();
         let position =
             Position { step, applied: history.applied(step), evaluated: history.is_evaluated(step) };
         let until = now.saturating_add(plan.join_timeout_ms);
+        let orphans = history.orphans();
+        // Where workers are still at work their number is known; a start waits for as many as it was asked to.
+        let has_begun = orphans > 0;
         let mut machine = Self {
             state: State::Gathering { until },
             roster: Roster::default(),
             uploads: Uploads::new(resume, now),
             view: None,
+            has_begun,
+            orphans,
+            rejoin_until: now.saturating_add(plan.rejoin_ms),
+            adopting: None,
+            kept: Kept::default(),
+            held_since: None,
+            broken_edges: None,
+            disagreements: 0,
+            first_version_failures: 0,
+            stuck: 0,
+            steps_in_view: 0,
+            clock: now,
             position,
-            proven_step: step,
+            proven_step: resume.map_or(0, |resume| resume.step),
             stop: None,
             pace: Pace::default(),
             term,
@@ -121,7 +149,7 @@ impl Coordinator {
             plan,
             history,
         };
-        machine.open_term(rewinds);
+        machine.open_term();
         machine.note_waiting();
         machine
     }
@@ -132,6 +160,7 @@ impl Coordinator {
             return;
         }
         self.forgive_own_pause(now);
+        self.clock = now;
         match event {
             Event::Message { connection, message } => self.on_message(now, connection, message),
             Event::Disconnected { connection, reason } => self.on_disconnected(now, connection, &reason),
@@ -143,7 +172,12 @@ impl Coordinator {
             Event::ExportFailed { reason } => self.on_export_failed(&reason),
             Event::StopRequested { reason } => self.on_stop(now, reason),
             Event::CheckpointRequested => self.uploads.request(),
+            Event::Computed { member, key } => self.on_computed(member, key),
             Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
+            // While others work, one that can't be started is no reason to end.
+            Event::LaunchFailed { reason, .. } if self.view.is_some() => {
+                self.warn(format!("a local worker failed: {reason}"));
+            }
             Event::LaunchFailed { code, reason } => {
                 self.fail(code, &format!("a local worker failed: {reason}"));
             }
@@ -163,7 +197,8 @@ impl Coordinator {
         let lease =
             self.roster.most_silent().map(|member| member.heard_at.saturating_add(self.plan.lease_ms));
         let state = match &self.state {
-            State::Gathering { until } | State::Loading { until, .. } => Some(*until),
+            State::Gathering { until } => Some(self.gathering_deadline(*until)),
+            State::Loading { until, .. } | State::Handover { until, .. } => Some(*until),
             State::Initialising(initialising) => Some(initialising.until),
             State::Stepping(step) => Some(step.until),
             State::Closing(closing) => closing.deadline(),
@@ -171,7 +206,8 @@ impl Coordinator {
             State::Ending(_) => return self.appends.retry_at(),
             State::Finished => return None,
         };
-        [lease, state, self.uploads.deadline(), self.appends.retry_at()].into_iter().flatten().min()
+        let edges = self.broken_edges.as_ref().map(|(at, _)| *at);
+        [lease, state, self.uploads.deadline(), self.appends.retry_at(), edges].into_iter().flatten().min()
     }
 
     /// What the run waits for and why, for people.
@@ -181,12 +217,18 @@ impl Coordinator {
             return "the journal, which can't be written".to_owned();
         }
         match &self.state {
-            State::Gathering { .. } => self.describe_gathering(),
+            State::Gathering { .. } => self.describe_gathering(self.clock),
             State::Initialising(initialising) => {
                 format!("{} to make and upload the first state", self.roster.name(initialising.by))
             }
-            State::Loading { step, .. } => format!("{} to load state {step}", self.names_not_loaded()),
-            State::Opening => "the journal to take the first view".to_owned(),
+            State::Loading { step, .. } => {
+                format!("{} to load state {step}", self.names_not_loaded(*step))
+            }
+            State::Handover { step, .. } => match self.uploads.in_flight() {
+                Some(upload) => format!("{} to upload state {}", self.roster.name(upload.from), upload.step),
+                None => format!("state {step} to become a version"),
+            },
+            State::Opening => "the journal to take a view".to_owned(),
             State::Stepping(step) => self.describe_step(step),
             State::Committing(decided) => {
                 format!("the journal to take the commit of step {}", decided.record.key.step)
@@ -203,7 +245,7 @@ impl Coordinator {
         self.position.step
     }
 
-    fn open_term(&mut self, rewinds: bool) {
+    fn open_term(&mut self) {
         let plan = &self.plan;
         let record = TermRecord {
             term: self.term,
@@ -212,11 +254,6 @@ impl Coordinator {
             data_digest: plan.data_digest.clone(),
         };
         self.append(Record::Term(record), true, After::Nothing);
-        if rewinds {
-            let to_step = self.position.step;
-            let reason = format!("resumed from state {to_step}; what was committed after it is replayed");
-            self.append(Record::Rewind { to_step, void: false, reason }, true, After::Nothing);
-        }
     }
 
     fn on_journalled(&mut self, now: Millis) {
@@ -225,6 +262,7 @@ impl Coordinator {
         match after {
             None | Some(After::Nothing) => {}
             Some(After::OpenView) => self.on_view_journalled(now),
+            Some(After::Adopt) => self.on_adopted(now),
             Some(After::Commit) => self.on_commit_journalled(now),
             Some(After::Version { step, digest }) => self.on_version_journalled(now, step, digest),
             Some(After::End) => self.finish(),
@@ -252,11 +290,15 @@ impl Coordinator {
         self.outputs.extend(retry);
         self.check_leases(now);
         self.check_upload(now);
+        self.check_edges(now);
         match &self.state {
-            State::Gathering { until } if now >= *until => self.on_gathering_expired(),
-            State::Initialising(state) if now >= state.until => self.on_loading_expired(),
-            State::Loading { until, .. } if now >= *until => self.on_loading_expired(),
-            State::Stepping(step) if now >= step.until => self.on_step_expired(),
+            State::Gathering { .. } => self.on_gathering_tick(now),
+            State::Initialising(state) if now >= state.until => self.on_loading_expired(now),
+            State::Loading { until, .. } if now >= *until => self.on_loading_expired(now),
+            State::Handover { until, .. } if now >= *until => {
+                self.give_up_handover(now, "the transfer of the state took too long");
+            }
+            State::Stepping(step) if now >= step.until => self.on_step_expired(now),
             State::Closing(_) => self.on_closing_tick(now),
             _ => {}
         }
@@ -273,7 +315,9 @@ impl Coordinator {
         }
         let shift = |until: &mut Millis| *until = until.saturating_add(late_ms);
         match &mut self.state {
-            State::Gathering { until } | State::Loading { until, .. } => shift(until),
+            State::Gathering { until } | State::Loading { until, .. } | State::Handover { until, .. } => {
+                shift(until)
+            }
             State::Initialising(state) => shift(&mut state.until),
             State::Stepping(step) => shift(&mut step.until),
             State::Closing(closing) => closing.shift(late_ms),
@@ -325,8 +369,11 @@ impl Coordinator {
         self.put(Output::Send { connection, message });
     }
 
-    pub(super) fn send_to_all(&mut self, message: &ToWorker) {
-        let connections: Vec<u64> = self.roster.ranks().iter().map(|member| member.connection).collect();
+    /// To the members of the view.
+    pub(super) fn send_to_view(&mut self, message: &ToWorker) {
+        let Some(view) = &self.view else { return };
+        let members = view.members.iter().filter_map(|info| self.roster.get(info.member));
+        let connections: Vec<u64> = members.map(|member| member.connection).collect();
         for connection in connections {
             self.send(connection, message.clone());
         }

@@ -4,19 +4,25 @@
 //! reason of each. It never sums a gradient (the driver's reducer does), never writes a file and never reads a
 //! clock: the driver carries out [`Output`]s in their order and answers with [`Event`]s.
 //!
-//! A run's membership is fixed at its first view: a member that is lost afterwards ends the run, resumable.
+//! Views change while the run goes on. A lost member costs one retry of its own microbatches; joiners enter where the
+//! run holds still between two steps; a coordinator that takes over goes on from what its members hold.
 
 mod admission;
 mod appends;
+mod balance;
 mod closing;
 mod ending;
+mod gathering;
+mod handover;
+mod loss;
 mod machine;
+mod recovery;
 mod roster;
 mod run_plan;
-mod start;
 mod step;
 mod verdict;
 mod versions;
+mod views;
 
 pub use machine::Coordinator;
 pub use run_plan::{CheckpointEvery, OnNan, RunPlan};
@@ -77,6 +83,13 @@ pub enum Event {
     },
     /// A person asks for a version after the step in flight.
     CheckpointRequested,
+    /// A member has computed its part of a step: its sums are at the reducer.
+    Computed {
+        /// Who.
+        member: MemberId,
+        /// Of which step.
+        key: StepKey,
+    },
     /// The data plane lost a member (broken connection, bad frame).
     DataPlaneLost {
         /// Who.
@@ -196,6 +209,31 @@ pub enum Note {
         view: ViewId,
         /// Why.
         reason: String,
+    },
+    /// A step is tried again in another view.
+    Retry {
+        /// Which step.
+        step: u64,
+        /// Why.
+        reason: String,
+        /// How long the attempt that was given up had taken, in milliseconds.
+        lost_ms: u64,
+    },
+    /// History goes back.
+    Rewound {
+        /// The last committed step so far.
+        from_step: u64,
+        /// The step of the state from which the run goes on.
+        to_step: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The run held still between two steps while its membership changed.
+    Held {
+        /// After which step.
+        step: u64,
+        /// For how long, in milliseconds.
+        held_ms: u64,
     },
     /// What the run waits for, when that changes.
     Waiting {

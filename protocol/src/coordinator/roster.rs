@@ -2,28 +2,59 @@
 
 use crate::Millis;
 use crate::ids::MemberId;
-use crate::messages::Join;
+use crate::messages::{Held, Join};
 
 /// Longer names are cut: a peer must not fill the log.
 const NAME_CHARS_MAX: usize = 64;
 
 /// A worker that was admitted.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Member {
     pub(super) id: MemberId,
     pub(super) connection: u64,
     pub(super) name: String,
     pub(super) slot: Option<u32>,
+    /// Who comes with the same is the same process.
+    pub(super) instance: u64,
     pub(super) heard_at: Millis,
-    /// Whether it was told what to load.
-    pub(super) ordered: bool,
-    /// Whether it holds the state that the run starts from.
-    pub(super) loaded: bool,
     pub(super) fingerprint: [u8; 32],
     /// Version of its task's schema.
     pub(super) schema: u32,
-    /// Elements of its model, once it has loaded it.
+    /// Elements of its model, once that is ready.
     pub(super) elements: Option<u64>,
+    /// What it said at Join that it still holds, until that is looked at.
+    pub(super) claim: Option<Held>,
+    /// The committed state in its memory.
+    pub(super) holds: Option<u64>,
+    /// The state that it was told to load, or to reach by a recovered commit, and hasn't reached.
+    pub(super) ordered: Option<u64>,
+    /// Why it wants to leave.
+    pub(super) leaving: Option<String>,
+    /// A transfer of the state to it failed: not again before.
+    pub(super) not_before: Millis,
+    /// How often its data connection broke since the last commit.
+    pub(super) edge_failures: u32,
+    /// Whether it is to open its data connection again.
+    pub(super) edge_is_broken: bool,
+    /// Samples a second, averaged over its steps; 0 before the first.
+    pub(super) speed: f64,
+}
+
+impl Member {
+    /// Ready to work once it holds the right state.
+    pub(super) fn is_available(&self) -> bool {
+        self.elements.is_some() && self.leaving.is_none()
+    }
+
+    /// Whether it can upload this state.
+    pub(super) fn can_show(&self, step: u64) -> bool {
+        self.elements.is_some() && self.ordered.is_none() && self.holds == Some(step)
+    }
+
+    /// Whether it can enter a view that goes on from this state.
+    pub(super) fn can_enter(&self, step: u64) -> bool {
+        self.leaving.is_none() && self.can_show(step)
+    }
 }
 
 /// The members.
@@ -72,12 +103,19 @@ impl Roster {
             connection,
             name: name.clone(),
             slot: join.slot,
+            instance: join.instance,
             heard_at: now,
-            ordered: false,
-            loaded: false,
             fingerprint: join.fingerprint,
             schema,
             elements: None,
+            claim: join.holds.clone(),
+            holds: None,
+            ordered: None,
+            leaving: None,
+            not_before: 0,
+            edge_failures: 0,
+            edge_is_broken: false,
+            speed: 0.0,
         });
         name
     }
@@ -92,6 +130,15 @@ impl Roster {
         let mut ranks: Vec<&Member> = self.members.iter().collect();
         ranks.sort_by_key(|member| member.slot.unwrap_or(u32::MAX)); // Stable: arrival breaks ties.
         ranks
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// Those that could work, in rank order.
+    pub(super) fn available(&self) -> impl Iterator<Item = &Member> {
+        self.ranks().into_iter().filter(|member| member.is_available())
     }
 
     /// The numerics fingerprint that all share.

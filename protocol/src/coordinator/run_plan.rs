@@ -58,7 +58,7 @@ pub struct RunPlan {
     pub on_nan: OnNan,
     /// How many workers must join before step 1.
     pub wait_for_workers: u32,
-    /// The run has at least so many members (`wait_for_workers` is raised to it).
+    /// The run works with at least so many members (`wait_for_workers` is raised to it); with fewer it pauses.
     pub min_workers: u32,
     /// More workers than this are refused.
     pub max_workers: u32,
@@ -72,8 +72,11 @@ pub struct RunPlan {
     pub export: bool,
     /// A member of which nothing is heard for so long is lost.
     pub lease_ms: u64,
-    /// How long the run waits for its workers to join.
+    /// How long the run waits for workers to join: at the start, and when it has fewer than it needs.
     pub join_timeout_ms: u64,
+    /// How long a coordinator that takes over waits for all members of the last view to come back, before it goes on
+    /// with those that have.
+    pub rejoin_ms: u64,
     /// How long a member may take to load a state and warm up; also for the first step of a view.
     pub load_timeout_ms: u64,
     /// The least time that a step is given; ten times the slowest step of the view if that is more.
@@ -85,6 +88,8 @@ pub struct RunPlan {
 impl RunPlan {
     /// Default of [`RunPlan::load_timeout_ms`]: compiling every shape takes up to half a minute on a GPU.
     pub const LOAD_TIMEOUT_MS: u64 = 600_000;
+    /// Default of [`RunPlan::rejoin_ms`]: workers try every two seconds at least.
+    pub const REJOIN_MS: u64 = 5_000;
     /// Default of [`RunPlan::step_timeout_ms`].
     pub const STEP_TIMEOUT_MS: u64 = 30_000;
     /// Default of [`RunPlan::transfer_timeout_ms`].

@@ -1,10 +1,11 @@
 //! A step: begin, gather Readies, compare, decide, journal, commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::appends::After;
-use super::machine::{Coordinator, Position, State, Stop};
-use super::verdict::{self, Disagreement};
+use super::machine::{Coordinator, Position, State};
+use super::verdict;
+use super::views::Kept;
 use super::{Committed, Output};
 use crate::Millis;
 use crate::ids::{MemberId, Phase, StepKey};
@@ -20,8 +21,17 @@ const SLOWEST_FACTOR: u64 = 10;
 pub(super) struct Step {
     pub(super) key: StepKey,
     pub(super) until: Millis,
-    started: Millis,
+    pub(super) started: Millis,
+    /// Whose part of it is at the reducer.
+    pub(super) computed: BTreeSet<MemberId>,
     readies: BTreeMap<MemberId, Ready>,
+}
+
+impl Step {
+    /// Whether this member has done its part.
+    pub(super) fn has_computed(&self, id: MemberId) -> bool {
+        self.computed.contains(&id) || self.readies.contains_key(&id)
+    }
 }
 
 /// A step that is decided but not yet history.
@@ -56,19 +66,31 @@ impl Coordinator {
             Some(slowest) => self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR)),
         };
         let until = now.saturating_add(budget_ms);
-        self.state = State::Stepping(Step { key, until, started: now, readies: BTreeMap::new() });
+        self.state = State::Stepping(Step {
+            key,
+            until,
+            started: now,
+            computed: BTreeSet::new(),
+            readies: BTreeMap::new(),
+        });
+    }
+
+    pub(super) fn on_computed(&mut self, id: MemberId, key: StepKey) {
+        if let State::Stepping(step) = &mut self.state
+            && step.key == key
+        {
+            step.computed.insert(id);
+        }
     }
 
     pub(super) fn on_ready(&mut self, now: Millis, id: MemberId, ready: Ready) {
         let current = match &self.state {
             State::Stepping(step) => Some(step.key),
             State::Committing(decided) => Some(decided.record.key),
-            // Between steps, and after the last: it can only be of one that is over.
-            State::Closing(_) | State::Ending(_) => return,
-            _ => None,
+            // Between steps, and after the last: it can only be of one that is over or was given up.
+            _ => return,
         };
-        let is_of_older_term = ready.key.view.0 >> 32 < u64::from(self.term);
-        if is_of_older_term || current.is_some_and(|current| ready.key < current) {
+        if current.is_some_and(|current| ready.key < current) || !self.is_in_view(id) {
             return;
         }
         let State::Stepping(step) = &mut self.state else {
@@ -81,7 +103,9 @@ impl Coordinator {
             return self.reject(now, id, &format!("it said Ready for step {} early", ready.key.step));
         }
         step.readies.entry(id).or_insert(ready);
-        if self.roster.iter().all(|member| self.has_ready(member.id)) {
+        let is_complete =
+            |view: &crate::messages::View| view.members.iter().all(|info| self.has_ready(info.member));
+        if self.view.as_ref().is_some_and(is_complete) {
             self.decide(now);
         }
     }
@@ -92,7 +116,7 @@ impl Coordinator {
 
     /// All are ready: compare, decide, and let the journal take it.
     fn decide(&mut self, now: Millis) {
-        let State::Stepping(step) = std::mem::replace(&mut self.state, State::Opening) else { return };
+        let State::Stepping(step) = &self.state else { return };
         let key = step.key;
         let in_rank_order: Vec<(String, &Ready)> = self
             .roster
@@ -101,10 +125,11 @@ impl Coordinator {
             .filter_map(|member| step.readies.get(&member.id).map(|ready| (member.name.clone(), ready)))
             .collect();
         if let Err(disagreement) = verdict::compare(key.step, &in_rank_order) {
-            return self.on_disagreement(&disagreement);
+            return self.on_disagreement(now, &disagreement);
         }
         let Some((_, ready)) = in_rank_order.first() else { return };
         let ready = (*ready).clone();
+        self.disagreements = 0;
         if ready.state_check != 0 {
             // The checks speak of the state before a training step, and of the state that is evaluated.
             self.proven_step = self.proven_step.max(self.position.step.saturating_sub(1));
@@ -122,6 +147,8 @@ impl Coordinator {
                 Err(message) => return self.fail(4, &message),
             },
         };
+        let State::Stepping(step) = &self.state else { return };
+        let started = step.started;
         let timings: Vec<(MemberId, Timings)> = self
             .roster
             .ranks()
@@ -130,27 +157,8 @@ impl Coordinator {
             .collect();
         let record = self.record(now, &ready, verdict);
         self.append(Record::Commit(record.clone()), false, After::Commit);
-        let decided = Decided { record, started: step.started, timings };
+        let decided = Decided { record, started, timings };
         self.state = State::Committing(Box::new(decided));
-    }
-
-    pub(super) fn on_disagreement(&mut self, disagreement: &Disagreement) {
-        let mut message = disagreement.message.clone();
-        let proven = self.proven_step;
-        let voids = disagreement.in_state && self.position.step > proven;
-        if voids {
-            message = format!("{message}; what was committed after state {proven} is void");
-            self.uploads.void_beyond(proven);
-        }
-        self.fail_after(
-            4,
-            &message,
-            voids.then(|| Record::Rewind {
-                to_step: proven,
-                void: true,
-                reason: disagreement.message.clone(),
-            }),
-        );
     }
 
     /// A step that was committed before a rewind must come again with the same hash.
@@ -191,17 +199,23 @@ impl Coordinator {
         update_scalars(&plan.schedule, step, applied, plan.betas, plan.clip_norm, squared_norm)
     }
 
-    /// What follows a commit: a pure function of configuration, step and requests.
+    /// What follows a commit: a pure function of configuration, step, requests and who waits to enter or to leave.
     fn next_after(&self, now: Millis, key: StepKey) -> Next {
         let step = key.step;
         let last = step >= self.plan.total_steps || self.stop.is_some();
         let evaluate = key.phase == Phase::Train && self.stop.is_none() && self.plan.evaluation_due(step);
+        let leaves = |member: &super::roster::Member| member.leaving.is_some() && self.is_in_view(member.id);
+        let has_leavers = self.roster.iter().any(leaves);
+        // They need this state: it becomes a version, as soon as no other is on its way.
+        let has_joiners = self.joiners(now).next().is_some() && !self.uploads.is_busy();
+        let hold = !last && !evaluate && (has_leavers || has_joiners || self.is_unbalanced());
         let is_due = last
             || self.uploads.is_owed()
+            || hold && has_joiners
             || key.phase == Phase::Train && self.plan.version_due(step, self.uploads.since_ms(now));
-        let first = self.roster.ranks().first().map(|member| member.id);
-        let version = first.filter(|_| is_due && self.uploads.can_ask(step));
-        Next { version, evaluate, last }
+        let first = self.roster.ranks().into_iter().find(|member| self.is_in_view(member.id));
+        let version = first.map(|member| member.id).filter(|_| is_due && self.uploads.can_ask(step));
+        Next { version, evaluate, last, hold }
     }
 
     pub(super) fn on_commit_journalled(&mut self, now: Millis) {
@@ -210,25 +224,52 @@ impl Coordinator {
         let (key, next) = (record.key, record.next);
         let is_evaluation = key.phase == Phase::Evaluate;
         self.position = Position { step: key.step, applied: record.applied, evaluated: is_evaluation };
+        self.history.note_commit(&record);
+        self.kept = Kept::default();
+        self.stuck = 0;
+        self.note_members(key.step);
+        if !is_evaluation {
+            self.measure(&timings);
+        }
         self.put(Output::Committed(self.committed(&record, timings)));
         let due = !is_evaluation && self.plan.version_due(key.step, self.uploads.since_ms(now));
-        match next.version {
+        match next.version.filter(|from| self.roster.get(*from).is_some()) {
             Some(from) => self.expect_version(now, key.step, from),
             None if due => self.uploads.owe(),
             None => {}
         }
-        let commit =
-            Commit { key, verdict: record.verdict, hash: record.hash, scalars: record.scalars, next };
-        self.send_to_all(&ToWorker::Commit(commit));
+        let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
+        self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
         let took_ms = now.saturating_sub(started);
         let slowest = self.pace.of(key.phase);
         *slowest = Some(slowest.map_or(took_ms, |slowest| slowest.max(took_ms)));
         if next.evaluate {
             self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });
         } else if next.last {
-            self.start_closing(now);
+            return self.start_closing(now);
+        } else if next.hold {
+            if self.is_unbalanced() {
+                self.note(super::Note::Warning { message: self.describe_balance() });
+            }
+            return self.hold(now);
         } else {
             self.begin_step(now, StepKey { step: key.step + 1, phase: Phase::Train, ..key });
+        }
+        if !self.is_view_whole() {
+            self.retry(now, "a member was lost while the step before was committed");
+        }
+    }
+
+    /// The members of the view hold the committed state, or will before they do anything else.
+    fn note_members(&mut self, step: u64) {
+        let view = self.view.as_ref();
+        let ids: BTreeSet<MemberId> =
+            view.iter().flat_map(|view| &view.members).map(|info| info.member).collect();
+        for member in self.roster.iter_mut().filter(|member| ids.contains(&member.id)) {
+            member.holds = Some(step);
+            if !member.edge_is_broken {
+                member.edge_failures = 0;
+            }
         }
     }
 
@@ -252,28 +293,13 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn on_step_expired(&mut self) {
-        let State::Stepping(step) = &self.state else { return };
-        let waited_ms = step.until.saturating_sub(step.started);
-        let message = format!(
-            "waited {waited_ms} ms for {} and gave up; the run's membership is fixed, so it ends here",
-            self.describe_step(step)
-        );
-        self.fail(4, &message);
-    }
-
     pub(super) fn describe_step(&self, step: &Step) -> String {
         let ranks = self.roster.ranks();
         let late: Vec<&str> = ranks
             .iter()
-            .filter(|member| !step.readies.contains_key(&member.id))
+            .filter(|member| self.is_in_view(member.id) && !step.readies.contains_key(&member.id))
             .map(|member| member.name.as_str())
             .collect();
         format!("{} to be ready with step {} ({:?})", late.join(", "), step.key.step, step.key.phase)
-    }
-
-    /// Whether the run ends because somebody asked for it.
-    pub(super) fn stop_reason(&self) -> Option<&Stop> {
-        self.stop.as_ref()
     }
 }

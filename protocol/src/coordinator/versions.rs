@@ -8,6 +8,9 @@ use crate::history::Resume;
 use crate::ids::MemberId;
 use crate::journal::Record;
 
+/// A run whose first version can't be written so often doesn't begin.
+const FIRST_VERSION_ATTEMPTS_MAX: u32 = 3;
+
 /// An upload under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Upload {
@@ -65,12 +68,25 @@ impl Uploads {
         self.in_flight.is_none() && self.asked_step != Some(step)
     }
 
-    pub(super) fn durable(&self) -> Option<(u64, [u8; 32])> {
-        self.durable
-    }
-
     pub(super) fn durable_step(&self) -> Option<u64> {
         self.durable.map(|(step, _)| step)
+    }
+
+    /// The state digest of a version that may be loaded.
+    pub(super) fn digest(&self, step: u64) -> Option<[u8; 32]> {
+        self.known.iter().rev().find(|(known, _)| *known == step).map(|(_, digest)| *digest)
+    }
+
+    /// The newest version of no later step.
+    pub(super) fn newest_until(&self, step: u64) -> Option<u64> {
+        self.known.iter().map(|(known, _)| *known).filter(|known| *known <= step).max()
+    }
+
+    /// History goes back: versions of later steps are written again.
+    pub(super) fn rewind(&mut self, to_step: u64) {
+        self.known.retain(|(known, _)| *known <= to_step);
+        self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
+        self.asked_step = self.asked_step.filter(|step| *step <= to_step);
     }
 
     fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
@@ -105,8 +121,7 @@ impl Uploads {
 
     /// A replica was wrong: versions beyond `step` may be its.
     pub(super) fn void_beyond(&mut self, step: u64) {
-        self.known.retain(|(known, _)| *known <= step);
-        self.durable = self.known.last().copied();
+        self.rewind(step);
     }
 }
 
@@ -125,11 +140,13 @@ impl Coordinator {
         if matches!(self.state, State::Ending(_)) {
             return; // It is whole, but the journal closes: the next term doesn't count on it.
         }
-        if step > self.position.step {
-            return self.warn(format!("version {step} was written, but step {step} is not committed"));
-        }
         if self.uploads.in_flight.is_some_and(|upload| upload.step == step) {
             self.uploads.in_flight = None;
+        }
+        if step > self.position.step {
+            // Of a history that went back meanwhile.
+            self.warn(format!("version {step} was written, but step {step} is not committed"));
+            return self.advance(now);
         }
         let expected = self.history.expected_version(step, self.roster.shared_fingerprint());
         if expected.is_some_and(|expected| expected != digest) {
@@ -152,17 +169,26 @@ impl Coordinator {
         if self.uploads.recording == Some(step) {
             self.uploads.recording = None;
         }
+        if step > self.position.step {
+            return self.advance(now); // It was void before the journal had it; the rewind is behind it there.
+        }
         self.uploads.add_durable(step, digest);
+        self.history.note_version(step, digest);
         self.note(Note::Version { step, digest });
         match self.state {
             State::Initialising(_) => self.on_initialised(now),
             State::Closing(_) => self.advance_closing(now),
-            _ => {}
+            _ => self.advance(now),
         }
     }
 
     pub(super) fn on_version_failed(&mut self, now: Millis, step: u64, reason: &str) {
         if let State::Initialising(_) = self.state {
+            self.first_version_failures += 1;
+            if self.first_version_failures < FIRST_VERSION_ATTEMPTS_MAX {
+                self.warn(format!("the first version could not be written: {reason}; it is tried again"));
+                return self.gather(now);
+            }
             return self.fail(4, &format!("the first version could not be written: {reason}"));
         }
         if self.uploads.in_flight.is_none_or(|upload| upload.step != step) {
@@ -171,7 +197,10 @@ impl Coordinator {
         self.uploads.in_flight = None;
         // In the middle of a run the next one that is due is the next attempt.
         self.warn(format!("version {step} could not be written: {reason}"));
-        self.on_upload_lost(now, reason);
+        match self.state {
+            State::Closing(_) => self.on_upload_lost(now, reason),
+            _ => self.advance(now),
+        }
     }
 
     pub(super) fn check_upload(&mut self, now: Millis) {

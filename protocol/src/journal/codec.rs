@@ -7,7 +7,7 @@ use crate::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use crate::messages::{EndReason, MemberInfo, Next, ReduceAt, UpdateScalars, Verdict, View};
 
 /// Version of the encoding, the first byte of every payload.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// len u32, check u32, hash u64.
 const HEADER_BYTES: usize = 16;
 /// The largest payload: a confusion matrix of 2,000 classes fits.
@@ -127,6 +127,7 @@ fn put_record(put: &mut Put<'_>, record: &Record) {
         }
         Record::View(record) => put_view(put.u8(2), record),
         Record::Commit(commit) => put_commit(put.u8(3), commit),
+        Record::Adopted(commit) => put_commit(put.u8(8), commit),
         Record::Version { step, digest } => {
             put.u8(4).u64(*step).raw(digest);
         }
@@ -154,6 +155,13 @@ fn put_view(put: &mut Put<'_>, record: &ViewRecord) {
     for member in &view.members {
         put.u64(member.member.0).text(&member.name).u32(member.share);
     }
+    put.count(view.dealt.len());
+    for ranges in &view.dealt {
+        put.count(ranges.len());
+        for range in ranges {
+            put.u32(range.start).u32(range.end);
+        }
+    }
     put.flag(record.fingerprint.is_some());
     if let Some(fingerprint) = &record.fingerprint {
         put.raw(fingerprint);
@@ -169,7 +177,7 @@ fn put_commit(put: &mut Put<'_>, commit: &CommitRecord) {
     put.u32(scalars.bias_correction1.to_bits()).u32(scalars.bias_correction2_sqrt.to_bits());
     put.flag(scalars.first);
     put.flag(commit.next.version.is_some()).u64(commit.next.version.map_or(0, |member| member.0));
-    put.flag(commit.next.evaluate).flag(commit.next.last);
+    put.flag(commit.next.evaluate).flag(commit.next.last).flag(commit.next.hold);
     put.count(commit.sums.len());
     for sum in &commit.sums {
         put.u64(sum.to_bits());
@@ -190,6 +198,7 @@ fn take_record(take: &mut Take<'_>) -> Option<Record> {
         }),
         2 => Record::View(take_view(take)?),
         3 => Record::Commit(take_commit(take)?),
+        8 => Record::Adopted(take_commit(take)?),
         4 => Record::Version { step: take.u64()?, digest: take.array()? },
         5 => Record::Rewind { to_step: take.u64()?, void: take.flag()?, reason: take.text()? },
         6 => Record::Stop { reason: take.text()? },
@@ -217,8 +226,16 @@ fn take_view(take: &mut Take<'_>) -> Option<ViewRecord> {
         let member = MemberId(take.u64()?);
         members.push(MemberInfo { member, name: take.text()?, share: take.u32()? });
     }
+    let mut dealt = Vec::new();
+    for _ in 0..take.u32()? {
+        let mut ranges = Vec::new();
+        for _ in 0..take.u32()? {
+            ranges.push(take.u32()?..take.u32()?);
+        }
+        dealt.push(ranges);
+    }
     let fingerprint = if take.flag()? { Some(take.array()?) } else { None };
-    let view = View { id, members, reduce, step, phase };
+    let view = View { id, members, reduce, step, phase, dealt };
     Some(ViewRecord { view, fingerprint, reason: take.text()? })
 }
 
@@ -236,7 +253,7 @@ fn take_commit(take: &mut Take<'_>) -> Option<CommitRecord> {
     };
     let (has_version, member) = (take.flag()?, take.u64()?);
     let version = has_version.then_some(MemberId(member));
-    let next = Next { version, evaluate: take.flag()?, last: take.flag()? };
+    let next = Next { version, evaluate: take.flag()?, last: take.flag()?, hold: take.flag()? };
     let mut sums = Vec::new();
     for _ in 0..take.u32()? {
         sums.push(f64::from_bits(take.u64()?));

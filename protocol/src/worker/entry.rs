@@ -1,47 +1,142 @@
-//! From Join to the first view.
+//! From Join to the first view, and from a lost coordinator back to Join.
 
 use super::Output;
 use super::machine::{Order, State, Worker};
-use crate::messages::{FromWorker, Welcome};
+use crate::Millis;
+use crate::messages::{FromWorker, Held, Welcome};
+
+/// First pause before another attempt to reach the coordinator; it doubles up to [`RECONNECT_MS_MAX`].
+const RECONNECT_MS: u64 = 50;
+/// A coordinator that comes back is met after this at the latest.
+const RECONNECT_MS_MAX: u64 = 2_000;
+/// Whoever was evicted lets the others go on in peace for a while.
+const EVICTED_MS: u64 = 1_000;
 
 impl Worker {
+    /// The coordinator is not there: what is held stays, and another stream is tried until the join timeout.
+    pub(super) fn lose_coordinator(&mut self, now: Millis, reason: &str) {
+        if self.leaving {
+            let message = format!("left while the coordinator was lost: {reason}");
+            return self.exit(crate::messages::EndReason::Interrupted, 130, message);
+        }
+        let (until, attempts) = match self.state {
+            State::Lost { until, attempts } => (until, attempts + 1),
+            _ => {
+                self.set_aside();
+                (now.saturating_add(self.join_timeout_ms), 0)
+            }
+        };
+        if now >= until {
+            let waited_ms = self.join_timeout_ms;
+            let message = format!("no coordinator was reached for {waited_ms} ms: {reason}");
+            return self.exit(crate::messages::EndReason::Failed, 4, message);
+        }
+        self.state = State::Lost { until, attempts };
+        let after_ms = (RECONNECT_MS << attempts.min(10)).min(RECONNECT_MS_MAX).min(until - now);
+        self.put(Output::Reconnect { after_ms, reason: reason.to_owned() });
+    }
+
+    pub(super) fn on_evicted(&mut self, now: Millis, reason: &str, forget: bool) {
+        self.set_aside();
+        if forget {
+            self.forget_state();
+        }
+        self.state = State::Lost { until: now.saturating_add(self.join_timeout_ms), attempts: 0 };
+        self.put(Output::Reconnect { after_ms: EVICTED_MS, reason: format!("evicted: {reason}") });
+    }
+
+    /// What is under way is remembered as far as it counts without a coordinator.
+    fn set_aside(&mut self) {
+        if let State::Ready { key, hash } = &self.state
+            && key.phase == crate::ids::Phase::Train
+        {
+            self.prepared = Some((key.step, *hash));
+        }
+        self.heartbeat_ms = None;
+        self.requested = None;
+        self.view = None;
+        self.member = None;
+        if let State::Applying { commit, .. } = std::mem::replace(&mut self.state, State::Joining) {
+            self.applying = Some(commit);
+        }
+    }
+
+    pub(super) fn forget_state(&mut self) {
+        self.held = None;
+        self.commit = None;
+        self.prepared = None;
+    }
+
+    pub(super) fn on_connected(&mut self, now: Millis) {
+        let State::Lost { .. } = self.state else { return };
+        self.state = State::Joining;
+        self.heard_at = now;
+        // What it holds is known only once a commit that is being applied is.
+        if self.applying.is_none() {
+            self.join();
+        }
+    }
+
+    pub(super) fn join(&mut self) {
+        let holds = self.held.map(|(step, state_check)| Held {
+            step,
+            state_check,
+            prepared: self.prepared,
+            commit: self.commit.clone(),
+        });
+        self.send(FromWorker::Join(crate::messages::Join { holds, ..self.join.clone() }));
+    }
+
     pub(super) fn on_welcome(&mut self, welcome: Welcome) {
         if self.state != State::Joining {
             return self.refuse("a second Welcome");
         }
+        if self.run.is_some_and(|run| run != welcome.run) {
+            self.forget_state();
+        }
+        self.run = Some(welcome.run);
         self.member = Some(welcome.member);
-        self.state = State::Preparing { order: None };
+        self.state = State::Preparing;
         self.put(Output::Prepare(Box::new(welcome)));
     }
 
+    pub(super) fn on_prepared(&mut self, elements: u64) {
+        // Else an answer that nobody waits for any more.
+        if self.state == State::Preparing {
+            self.state = State::Idle;
+            self.send(FromWorker::Prepared { elements });
+        }
+    }
+
+    /// To load a state, whatever is held: the run starts, goes back, or has gone on without this member.
     pub(super) fn on_order(&mut self, order: Order) {
         match &mut self.state {
-            State::Preparing { order: slot @ None } => *slot = Some(order),
-            State::Prepared => self.start_loading(order),
+            State::Idle | State::Holding | State::Computing { .. } | State::Ready { .. } => self.load(order),
+            State::Loading { next, .. } => *next = Some(order),
+            State::Applying { then, .. } => *then = Some(super::machine::Then::Load(order)),
             _ => self.refuse("an order to load a state"),
         }
     }
 
-    pub(super) fn on_prepared(&mut self) {
-        match self.state {
-            State::Preparing { order: Some(order) } => self.start_loading(order),
-            State::Preparing { order: None } => self.state = State::Prepared,
-            _ => {} // An answer that nobody waits for any more.
-        }
-    }
-
-    fn start_loading(&mut self, order: Order) {
-        self.state = State::Loading { order };
+    pub(super) fn load(&mut self, order: Order) {
+        self.forget_state();
+        self.state = State::Loading { order, next: None };
         self.put(match order {
             Order::Initialise => Output::Initialise,
             Order::Load(step) => Output::Load { step },
         });
     }
 
-    pub(super) fn on_loaded(&mut self, step: u64, digest: [u8; 32], state_check: u64, elements: u64) {
-        let State::Loading { .. } = self.state else { return };
-        self.held = Some((step, state_check));
-        self.state = State::Loaded;
-        self.send(FromWorker::Loaded { step, digest, elements });
+    pub(super) fn on_loaded(&mut self, step: u64, digest: [u8; 32], state_check: u64) {
+        match self.state {
+            State::Loading { next: Some(order), .. } => self.load(order),
+            State::Loading { .. } => {
+                self.held = Some((step, state_check));
+                self.state = State::Idle;
+                self.send(FromWorker::Loaded { step, digest });
+            }
+            // Asked for by a coordinator that was lost meanwhile: no commit vouches for it.
+            _ => {}
+        }
     }
 }

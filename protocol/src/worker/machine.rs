@@ -4,32 +4,43 @@ use std::collections::VecDeque;
 
 use super::{Event, Options, Output};
 use crate::Millis;
-use crate::ids::{MemberId, StepKey, ViewId};
-use crate::messages::{Commit, EndReason, Failure, FromWorker, ToWorker, View};
+use crate::ids::{MemberId, RunId, StepKey, ViewId};
+use crate::journal::CommitRecord;
+use crate::messages::{Commit, EndReason, Failure, FromWorker, Join, Sums, ToWorker, View};
+
+/// A coordinator of which nothing is heard for so many heartbeats, each of which it answers, is lost.
+const SILENT_HEARTBEATS: u64 = 12;
 
 /// Where a member stands. Each state names what it waits for.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum State {
-    /// Join is sent; waits for Welcome or Refused.
+    /// The coordinator isn't reached; waits for a new stream, until then.
+    Lost { until: Millis, attempts: u32 },
+    /// Join is sent, or is about to be; waits for Welcome or Refused.
     Joining,
-    /// The driver builds model and data; waits for Prepared. What to load may be known already.
-    Preparing { order: Option<Order> },
-    /// Waits to be told what to load.
-    Prepared,
-    /// The driver makes or fetches the state; waits for Loaded.
-    Loading { order: Order },
-    /// Waits for a view.
-    Loaded,
+    /// The driver builds model and data; waits for Prepared.
+    Preparing,
+    /// Waits for an order, or for a view in which its state fits.
+    Idle,
+    /// The driver makes or fetches a state; waits for Loaded. Another order may have come meanwhile.
+    Loading { order: Order, next: Option<Order> },
     /// The driver computes and exchanges; waits for Reduced.
     Computing { key: StepKey },
     /// Ready is said; waits for Commit.
     Ready { key: StepKey, hash: u64 },
-    /// The driver applies; waits for Applied. A view that came meanwhile is entered after it.
-    Applying { commit: Box<Commit>, view: Option<Box<View>> },
-    /// The last step is done; waits for WriteVersion, Export or End.
+    /// The driver applies; waits for Applied. What came meanwhile is done after it.
+    Applying { commit: Box<Commit>, recovers: bool, then: Option<Then> },
+    /// The membership changes or the last step is done; waits for a view, WriteVersion, Export or End.
     Holding,
     /// Exit was put out.
     Exited,
+}
+
+/// What follows the update that is under way.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Then {
+    View(Box<View>),
+    Load(Order),
 }
 
 /// Which state to load.
@@ -45,38 +56,58 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub struct Worker {
     pub(super) state: State,
+    pub(super) join: Join,
+    pub(super) run: Option<RunId>,
     pub(super) member: Option<MemberId>,
     pub(super) view: Option<ViewId>,
     /// The committed state in memory: its step and state check.
     pub(super) held: Option<(u64, u64)>,
+    /// The commit that made it.
+    pub(super) commit: Option<Box<CommitRecord>>,
+    /// A training step that is prepared since before the coordinator was lost, with its hash.
+    pub(super) prepared: Option<(u64, u64)>,
+    /// Sums and squared norm of the last Ready.
+    pub(super) reduced: Option<(Sums, f64)>,
+    /// A commit whose update was under way when the coordinator was lost.
+    pub(super) applying: Option<Box<Commit>>,
+    /// What is asked of the state whose update is under way.
+    pub(super) requested: Option<Output>,
     /// The last commit that was taken in.
     pub(super) committed: Option<StepKey>,
     pub(super) leaving: bool,
     outputs: VecDeque<Output>,
-    join_timeout_ms: u64,
-    heartbeat_ms: Option<u64>,
+    pub(super) join_timeout_ms: u64,
+    pub(super) heartbeat_ms: Option<u64>,
     heartbeat_at: Millis,
-    heard_at: Millis,
+    pub(super) heard_at: Millis,
 }
 
 impl Worker {
     /// A worker whose control stream is open. Its first output sends Join.
     #[must_use]
     pub fn new(options: Options, now: Millis) -> Self {
-        let join = Output::Send(FromWorker::Join(options.join));
-        Self {
+        let mut machine = Self {
             state: State::Joining,
+            join: options.join,
+            run: None,
             member: None,
             view: None,
             held: None,
+            commit: None,
+            prepared: None,
+            reduced: None,
+            applying: None,
+            requested: None,
             committed: None,
             leaving: false,
-            outputs: VecDeque::from([join]),
+            outputs: VecDeque::new(),
             join_timeout_ms: options.join_timeout_ms.max(1),
             heartbeat_ms: None,
             heartbeat_at: now,
             heard_at: now,
-        }
+        };
+        machine.join();
+        machine
     }
 
     /// Takes in one event at a time `now`.
@@ -86,15 +117,16 @@ impl Worker {
         }
         self.forgive_own_pause(now);
         match event {
+            // What a stream that was given up still carries is of the past.
+            Event::Message(_) if matches!(self.state, State::Lost { .. }) => {}
             Event::Message(message) => {
                 self.heard_at = now;
                 self.on_message(now, message);
             }
-            Event::Disconnected { reason } => self.lose_coordinator(&reason),
-            Event::Prepared => self.on_prepared(),
-            Event::Loaded { step, digest, state_check, elements } => {
-                self.on_loaded(step, digest, state_check, elements);
-            }
+            Event::Connected => self.on_connected(now),
+            Event::Disconnected { reason } => self.lose_coordinator(now, &reason),
+            Event::Prepared { elements } => self.on_prepared(elements),
+            Event::Loaded { step, digest, state_check } => self.on_loaded(step, digest, state_check),
             Event::Reduced { key, sums, squared_norm, finite, hash, timings } => {
                 self.on_reduced(crate::messages::Ready {
                     key,
@@ -127,6 +159,9 @@ impl Worker {
         if self.state == State::Exited {
             return None;
         }
+        if let State::Lost { until, .. } = self.state {
+            return Some(until);
+        }
         let silence = self.silence_at();
         Some(self.heartbeat_ms.map_or(silence, |_| silence.min(self.heartbeat_at)))
     }
@@ -135,16 +170,16 @@ impl Worker {
     #[must_use]
     pub fn waits_for(&self) -> String {
         match &self.state {
+            State::Lost { .. } => "a coordinator that can be reached".to_owned(),
             State::Joining => "the coordinator's answer to Join".to_owned(),
-            State::Preparing { .. } => "its own model and data".to_owned(),
-            State::Prepared => "the coordinator to say which state to load".to_owned(),
-            State::Loading { order: Order::Initialise } => "its own state 0".to_owned(),
-            State::Loading { order: Order::Load(step) } => format!("version {step}"),
-            State::Loaded => "a view".to_owned(),
+            State::Preparing => "its own model and data".to_owned(),
+            State::Idle => "the coordinator to say which state to load, or a view".to_owned(),
+            State::Loading { order: Order::Initialise, .. } => "its own state 0".to_owned(),
+            State::Loading { order: Order::Load(step), .. } => format!("version {step}"),
             State::Computing { key } => format!("the reduced gradient of step {}", key.step),
             State::Ready { key, .. } => format!("the commit of step {}", key.step),
             State::Applying { commit, .. } => format!("its own update of step {}", commit.key.step),
-            State::Holding => "the end of the run".to_owned(),
+            State::Holding => "a view, or the end of the run".to_owned(),
             State::Exited => "nothing".to_owned(),
         }
     }
@@ -157,7 +192,9 @@ impl Worker {
                 self.on_welcome(welcome);
             }
             ToWorker::Refused(failure) => self.exit(EndReason::Failed, failure.code, failure.message),
+            ToWorker::Evicted { reason, forget } => self.on_evicted(now, &reason, forget),
             ToWorker::Initialise => self.on_order(Order::Initialise),
+            ToWorker::Recover(commit) => self.on_recover(commit),
             ToWorker::Load { step } => self.on_order(Order::Load(step)),
             ToWorker::View(view) => self.on_view(view),
             ToWorker::Commit(commit) => self.on_commit(commit),
@@ -177,7 +214,7 @@ impl Worker {
     }
 
     fn on_leave_requested(&mut self, reason: String) {
-        if self.state == State::Joining {
+        if matches!(self.state, State::Joining | State::Lost { .. }) {
             self.exit(EndReason::Interrupted, 130, reason);
         } else if !self.leaving {
             self.leaving = true;
@@ -186,12 +223,16 @@ impl Worker {
     }
 
     fn on_tick(&mut self, now: Millis) {
-        if now >= self.silence_at() {
-            let waited_ms = self.join_timeout_ms;
-            let what = self.waits_for();
-            let message =
-                format!("nothing was heard from the coordinator for {waited_ms} ms while waiting for {what}");
-            self.exit(EndReason::Failed, 4, message);
+        if let State::Lost { until, .. } = self.state {
+            if now >= until {
+                self.lose_coordinator(now, "nobody answers at its address");
+            }
+        } else if now >= self.silence_at() {
+            let (silent_ms, what) = (self.silence_ms(), self.waits_for());
+            self.lose_coordinator(
+                now,
+                &format!("nothing was heard for {silent_ms} ms while waiting for {what}"),
+            );
         } else if let Some(every_ms) = self.heartbeat_ms
             && now >= self.heartbeat_at
         {
@@ -200,22 +241,20 @@ impl Worker {
         }
     }
 
-    fn lose_coordinator(&mut self, reason: &str) {
-        let what = self.waits_for();
-        let message = format!("lost the coordinator while waiting for {what}: {reason}");
-        let (end, code) = if self.leaving { (EndReason::Interrupted, 130) } else { (EndReason::Failed, 4) };
-        self.exit(end, code, message);
+    fn silence_ms(&self) -> u64 {
+        let heartbeats = self.heartbeat_ms.map(|every_ms| every_ms.saturating_mul(SILENT_HEARTBEATS));
+        heartbeats.unwrap_or(u64::MAX).min(self.join_timeout_ms)
     }
 
     fn silence_at(&self) -> Millis {
-        self.heard_at.saturating_add(self.join_timeout_ms)
+        self.heard_at.saturating_add(self.silence_ms())
     }
 
     /// A worker that was paused itself has heard nothing for a reason of its own: the messages of the meantime
     /// may still wait in the socket.
     fn forgive_own_pause(&mut self, now: Millis) {
         let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due));
-        if late_ms > self.join_timeout_ms / 2 {
+        if late_ms > self.silence_ms() / 2 {
             self.heard_at = now;
         }
     }

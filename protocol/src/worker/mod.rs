@@ -1,8 +1,8 @@
 //! The worker's machine: phases of a member from Join to End.
 //!
 //! It owns what a member may do when: it prepares, loads, computes, says Ready, applies, in this order and only
-//! when told. It never touches a tensor, a socket or a clock: the driver carries out [`Output`]s and answers with
-//! [`Event`]s.
+//! when told. Without its coordinator it keeps what it holds and tries to join again. It never touches a tensor, a
+//! socket or a clock: the driver carries out [`Output`]s and answers with [`Event`]s.
 
 mod entry;
 mod machine;
@@ -18,13 +18,18 @@ use crate::messages::{Commit, EndReason, Failure, FromWorker, Sums, Timings, ToW
 pub enum Event {
     /// A control message came.
     Message(ToWorker),
-    /// The control stream broke.
+    /// Answer to [`Output::Reconnect`]: a new control stream is open.
+    Connected,
+    /// The control stream broke, or could not be opened.
     Disconnected {
         /// How it was noticed.
         reason: String,
     },
-    /// Answer to [`Output::Prepare`]: model, data and device are ready.
-    Prepared,
+    /// Answer to [`Output::Prepare`]: model, data and device are ready, and every shape is compiled.
+    Prepared {
+        /// Number of f32 elements.
+        elements: u64,
+    },
     /// Answer to [`Output::Initialise`] and [`Output::Load`]: the state is in memory and (for Initialise) uploaded.
     Loaded {
         /// Step of the state.
@@ -33,8 +38,6 @@ pub enum Event {
         digest: [u8; 32],
         /// Its state check.
         state_check: u64,
-        /// Number of f32 elements.
-        elements: u64,
     },
     /// All reduced slices and scalars of this step are here and whole.
     Reduced {
@@ -74,11 +77,19 @@ pub enum Event {
 pub enum Output {
     /// Send on the control stream.
     Send(FromWorker),
-    /// Build the task from the config, load the data, open the data plane; answer Prepared or Failed.
+    /// Drop the control stream if there is one, and open another after a pause; answer Connected or Disconnected.
+    Reconnect {
+        /// The pause.
+        after_ms: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Build the task from the config, load the data, compile every shape; answer Prepared or Failed. A worker that
+    /// joins the same run again keeps what it has, its state too.
     Prepare(Box<Welcome>),
     /// Make state 0 from the seed on the CPU, upload it, answer Loaded.
     Initialise,
-    /// Download this version, load it, warm up, answer Loaded.
+    /// Download this version, load it, answer Loaded.
     Load {
         /// Its step.
         step: u64,
@@ -114,7 +125,7 @@ pub enum Output {
 }
 
 /// What a worker is started with.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Options {
     /// What it says first.
     pub join: crate::messages::Join,

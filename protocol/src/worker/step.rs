@@ -1,20 +1,19 @@
 //! A step at a member: view, compute, Ready, commit, apply, and what comes next.
 
 use super::Output;
-use super::machine::{State, Worker};
-use crate::ids::{Phase, StepKey, ViewId};
+use super::machine::{State, Then, Worker};
+use crate::ids::{MemberId, Phase, StepKey, ViewId};
+use crate::journal::CommitRecord;
 use crate::messages::{Commit, FromWorker, Next, Ready, View};
 
 impl Worker {
     pub(super) fn on_view(&mut self, view: View) {
-        if self.view.is_some_and(|current| view.id <= current) || self.is_of_older_term(view.id) {
+        if self.view.is_some_and(|current| view.id <= current) || self.is_of_the_past(view.id) {
             return; // Older than what this member works in: a late message of another membership.
         }
         match &mut self.state {
-            State::Applying { view: pending, .. } => *pending = Some(Box::new(view)),
-            State::Loaded | State::Computing { .. } | State::Ready { .. } | State::Holding => {
-                self.enter(view);
-            }
+            State::Applying { then, .. } => *then = Some(Then::View(Box::new(view))),
+            State::Idle | State::Computing { .. } | State::Ready { .. } | State::Holding => self.enter(view),
             _ => self.refuse("a view"),
         }
     }
@@ -41,6 +40,7 @@ impl Worker {
     }
 
     fn compute(&mut self, key: StepKey) {
+        self.prepared = None;
         self.state = State::Computing { key };
         self.put(Output::Compute(key));
     }
@@ -50,6 +50,7 @@ impl Worker {
             return; // Of an abandoned view.
         }
         self.state = State::Ready { key: ready.key, hash: ready.hash };
+        self.reduced = Some((ready.sums.clone(), ready.squared_norm));
         self.send(FromWorker::Ready(ready));
     }
 
@@ -59,15 +60,13 @@ impl Worker {
             _ => None,
         };
         let is_old = self.view.is_some_and(|view| commit.key.view < view)
-            || self.is_of_older_term(commit.key.view)
+            || self.is_of_the_past(commit.key.view)
             || self.committed.is_some_and(|committed| commit.key <= committed)
             || current.is_some_and(|current| commit.key < current);
         match &self.state {
             _ if is_old => {} // A late message; what it decided is not what this member has prepared.
             State::Ready { key, hash } if *key == commit.key && *hash == commit.hash => {
-                self.committed = Some(*key);
-                self.put(Output::Apply(commit.clone()));
-                self.state = State::Applying { commit: Box::new(commit), view: None };
+                self.apply(commit, false)
             }
             State::Ready { key, hash } if *key == commit.key => {
                 let what = format!(
@@ -80,27 +79,80 @@ impl Worker {
         }
     }
 
-    /// Whether a view was opened before the coordinator that admitted this member took its term.
-    fn is_of_older_term(&self, view: ViewId) -> bool {
-        self.member.is_some_and(|member| view.0 >> 32 < member.0 >> 32)
+    /// A step that was prepared under a coordinator that was lost is history.
+    pub(super) fn on_recover(&mut self, commit: Commit) {
+        let is_prepared = self.prepared == Some((commit.key.step, commit.hash));
+        match self.state {
+            State::Idle if is_prepared => self.apply(commit, true),
+            _ => self.refuse(&format!("a commit of step {} to recover", commit.key.step)),
+        }
+    }
+
+    fn apply(&mut self, commit: Commit, recovers: bool) {
+        self.committed = Some(commit.key);
+        self.put(Output::Apply(commit.clone()));
+        self.state = State::Applying { commit: Box::new(commit), recovers, then: None };
+    }
+
+    /// Whether a view was opened before this member was admitted: ids of both come from one counter.
+    fn is_of_the_past(&self, view: ViewId) -> bool {
+        self.member.is_none_or(|MemberId(member)| view.0 < member)
     }
 
     pub(super) fn on_applied(&mut self, step: u64, state_check: u64) {
+        if let Some(commit) = self.applying.take() {
+            // The coordinator was lost meanwhile; it may be there again and wait for Join.
+            self.hold(&commit, step, state_check);
+            if self.state == State::Joining {
+                self.join();
+            }
+            return;
+        }
         let State::Applying { commit, .. } = &self.state else { return };
         if commit.key.step != step {
             return self.refuse(&format!("the driver's update of step {step} as if it were"));
         }
-        self.held = Some((step, state_check));
-        let State::Applying { commit, view } = std::mem::replace(&mut self.state, State::Holding) else {
+        let State::Applying { commit, recovers, then } = std::mem::replace(&mut self.state, State::Holding)
+        else {
             return;
         };
+        self.hold(&commit, step, state_check);
+        if recovers {
+            self.state = State::Idle;
+            return self.send(FromWorker::Applied { step, state_check });
+        }
         if commit.next.version.is_some() && commit.next.version == self.member {
             self.put(Output::WriteVersion { step });
         }
-        if let Some(view) = view {
-            return self.enter(*view);
+        if let Some(requested) = self.requested.take() {
+            self.put(requested);
         }
-        self.follow(commit.key, commit.next, state_check);
+        match then {
+            Some(Then::View(view)) => self.enter(*view),
+            Some(Then::Load(order)) => self.load(order),
+            None => self.follow(commit.key, commit.next, state_check),
+        }
+    }
+
+    /// The state of a commit is in memory.
+    fn hold(&mut self, commit: &Commit, step: u64, state_check: u64) {
+        self.held = Some((step, state_check));
+        self.prepared = None;
+        if commit.key.phase == Phase::Evaluate {
+            return;
+        }
+        // A recovered commit's sums were reduced under the lost coordinator: they are still those of the last Ready.
+        let (sums, squared_norm) = self.reduced.take().unwrap_or_default();
+        self.commit = Some(Box::new(CommitRecord {
+            key: commit.key,
+            hash: commit.hash,
+            verdict: commit.verdict,
+            applied: commit.applied,
+            scalars: commit.scalars,
+            next: commit.next,
+            sums,
+            squared_norm,
+        }));
     }
 
     /// What comes after a commit, in the order of [`Next`].
@@ -109,7 +161,7 @@ impl Worker {
             self.compute(StepKey { phase: Phase::Evaluate, ..key });
         } else if next.last {
             self.send(FromWorker::Applied { step: key.step, state_check });
-        } else {
+        } else if !next.hold {
             self.compute(StepKey { step: key.step.saturating_add(1), phase: Phase::Train, ..key });
         }
     }
@@ -117,8 +169,13 @@ impl Worker {
     /// WriteVersion and Export: only of the state that this member holds still.
     pub(super) fn on_held_request(&mut self, step: u64, output: Output) {
         let holds = self.held.is_some_and(|(held, _)| held == step);
-        match self.state {
-            State::Holding | State::Loaded if holds => self.put(output),
+        match &self.state {
+            // It holds that state in a moment.
+            State::Applying { commit, .. } if commit.key.step == step => self.requested = Some(output),
+            // A step that is under way changes nothing of the state before its commit.
+            State::Holding | State::Idle | State::Computing { .. } | State::Ready { .. } if holds => {
+                self.put(output);
+            }
             _ => self.refuse(&format!("a request for state {step}")),
         }
     }

@@ -1,0 +1,102 @@
+//! Shares by measured speed: a straggler gets fewer microbatches.
+
+use super::machine::Coordinator;
+use crate::assignment::{ranges, shares_from_speed};
+use crate::ids::MemberId;
+use crate::messages::{Timings, View};
+
+/// Steps between two looks at the balance, and before the first in a view.
+const LOOK_EVERY: u32 = 16;
+/// Weight of the newest step in a member's speed: about the last ten count.
+const NEWEST: f64 = 0.2;
+/// Another deal must save this part of a step to be worth a view.
+const GAIN_MIN: f64 = 0.15;
+
+impl Coordinator {
+    /// Equal until all speeds are known.
+    pub(super) fn shares(speeds: &[f64]) -> Vec<u32> {
+        if speeds.iter().all(|speed| *speed <= 0.0) {
+            vec![1; speeds.len()]
+        } else {
+            shares_from_speed(speeds)
+        }
+    }
+
+    pub(super) fn view_began(&mut self, members: usize) {
+        self.steps_in_view = 0;
+        self.stuck = 0;
+        if members == 1 {
+            // Alone there is nothing to balance.
+            self.steps_in_view = u32::MAX;
+        }
+    }
+
+    /// Takes in what a committed training step has cost its members.
+    pub(super) fn measure(&mut self, timings: &[(MemberId, Timings)]) {
+        self.steps_in_view = self.steps_in_view.saturating_add(1);
+        for (id, timings) in timings {
+            let us = f64::from(timings.compute_us) + f64::from(timings.data_us);
+            if us <= 0.0 || timings.samples == 0 {
+                continue;
+            }
+            let speed = f64::from(timings.samples) * 1e6 / us;
+            if let Some(member) = self.roster.get_mut(*id) {
+                member.speed =
+                    if member.speed > 0.0 { member.speed + NEWEST * (speed - member.speed) } else { speed };
+            }
+        }
+    }
+
+    /// Whether another deal of the microbatches would make steps that much shorter.
+    pub(super) fn is_unbalanced(&self) -> bool {
+        let Some(view) = &self.view else { return false };
+        if self.steps_in_view == u32::MAX
+            || self.steps_in_view == 0
+            || !self.steps_in_view.is_multiple_of(LOOK_EVERY)
+        {
+            return false;
+        }
+        let speeds: Vec<f64> = view
+            .members
+            .iter()
+            .map(|info| self.roster.get(info.member).map_or(0.0, |member| member.speed))
+            .collect();
+        if speeds.iter().any(|speed| *speed <= 0.0) {
+            return false;
+        }
+        let now = self.step_cost(&shares_of(view), &speeds);
+        let then = self.step_cost(&Self::shares(&speeds), &speeds);
+        now > 0.0 && then < now * (1.0 - GAIN_MIN)
+    }
+
+    /// The slowest member's time for a whole batch, in units of microbatches.
+    fn step_cost(&self, shares: &[u32], speeds: &[f64]) -> f64 {
+        let geometry = &self.plan.geometry;
+        let count = geometry.batch.div_ceil(geometry.microbatch.max(1));
+        let costs =
+            ranges(shares, count).into_iter().zip(speeds).map(|(range, speed)| range.len() as f64 / speed);
+        costs.fold(0.0, f64::max)
+    }
+
+    /// For people: who is slow.
+    pub(super) fn describe_balance(&self) -> String {
+        let Some(view) = &self.view else { return String::new() };
+        let speeds = view.members.iter().filter_map(|info| self.roster.get(info.member));
+        let speeds: Vec<(f64, &str)> = speeds.map(|member| (member.speed, member.name.as_str())).collect();
+        let slowest = speeds.iter().copied().min_by(|a, b| a.0.total_cmp(&b.0));
+        let fastest = speeds.iter().map(|(speed, _)| *speed).fold(0.0, f64::max);
+        match slowest {
+            Some((speed, name)) if speed > 0.0 => {
+                format!(
+                    "{name} is {:.1} times slower than the fastest and gets fewer microbatches",
+                    fastest / speed
+                )
+            }
+            _ => "shares follow the measured speeds".to_owned(),
+        }
+    }
+}
+
+fn shares_of(view: &View) -> Vec<u32> {
+    view.members.iter().map(|info| info.share).collect()
+}

@@ -1,0 +1,313 @@
+//! While no view is at work: who is there, which state they go on from, and that they have it.
+
+use super::Output;
+use super::machine::{Coordinator, State};
+use crate::Millis;
+use crate::ids::{MemberId, Phase};
+use crate::messages::{Failure, ToWorker};
+
+/// A worker whose state couldn't be brought to it is tried again after this.
+pub(super) const PUT_OFF_MS: u64 = 30_000;
+
+/// One member makes state 0.
+#[derive(Debug)]
+pub(super) struct Initialising {
+    pub(super) by: MemberId,
+    pub(super) until: Millis,
+    /// What the member says that it holds.
+    loaded: Option<[u8; 32]>,
+}
+
+impl Coordinator {
+    /// How many workers the run needs now: all that were asked for at its start, then `min_workers`.
+    pub(super) fn needed(&self) -> usize {
+        if self.has_begun { self.plan.min_workers.max(1) as usize } else { self.plan.workers_needed() }
+    }
+
+    /// A worker's model is ready.
+    pub(super) fn on_prepared(&mut self, now: Millis, id: MemberId, elements: u64) {
+        let others = self.roster.iter().find_map(|member| member.elements.filter(|other| *other != elements));
+        if let Some(first) = others {
+            let message = format!(
+                "worker {}'s model has {elements} elements and the others' have {first}; use one build",
+                self.roster.name(id)
+            );
+            return if self.has_begun { self.refuse(now, id, 2, &message) } else { self.fail(2, &message) };
+        }
+        if let Some(member) = self.roster.get_mut(id) {
+            member.elements = Some(elements);
+        }
+        self.advance(now);
+    }
+
+    /// Turns a member away for good.
+    pub(super) fn refuse(&mut self, now: Millis, id: MemberId, code: u8, message: &str) {
+        let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
+        self.send(connection, ToWorker::Refused(Failure { code, message: message.to_owned() }));
+        self.put(Output::Close { connection });
+        self.lose(now, id, message);
+    }
+
+    /// Does what can be done now, where no view is at work.
+    pub(super) fn advance(&mut self, now: Millis) {
+        match self.state {
+            State::Gathering { .. } => self.advance_gathering(now),
+            State::Loading { .. } => self.advance_loading(now),
+            State::Handover { .. } => self.advance_handover(now),
+            _ => {}
+        }
+    }
+
+    /// Too few are here, or nobody was asked yet: people are told who is waited for.
+    pub(super) fn gather(&mut self, now: Millis) {
+        self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
+        self.advance_gathering(now);
+    }
+
+    fn advance_gathering(&mut self, now: Millis) {
+        let here = self.roster.available().count();
+        if here < self.needed()
+            || self.waits_for_orphans(now)
+            || self.adopting.is_some()
+            || self.adopt_lost_tail()
+        {
+            return;
+        }
+        let step = self.position.step;
+        if self.recover_prepared(step) || self.roster.iter().any(|member| member.can_enter(step)) {
+            return self.load_from(now, step);
+        }
+        self.restore(now);
+    }
+
+    /// Nobody has the committed state: the newest that there is, a member's or a version's; else the seed's.
+    fn restore(&mut self, now: Millis) {
+        let committed = self.position.step;
+        let version = self.uploads.durable_step().filter(|step| *step <= committed);
+        let held = self.roster.available().filter_map(|member| member.holds);
+        let held = held.filter(|step| *step <= committed).max();
+        let Some(step) = version.max(held) else { return self.initialise(now) };
+        if step < committed {
+            let reason = format!("state {committed} is lost with the workers that held it");
+            self.rewind(step, false, &reason);
+        }
+        self.load_from(now, step);
+    }
+
+    /// Whoever can is to hold this state.
+    pub(super) fn load_from(&mut self, now: Millis, step: u64) {
+        self.state = State::Loading { until: now.saturating_add(self.plan.load_timeout_ms), step };
+        if self.uploads.durable_step() == Some(step) {
+            self.order_loads(now, step);
+        }
+        self.advance_loading(now);
+    }
+
+    fn initialise(&mut self, now: Millis) {
+        if self.position.step > 0 {
+            self.rewind(0, false, "no version and no member has a state of this run");
+        }
+        let first = self.roster.available().next().map(|first| (first.id, first.connection));
+        let Some((by, connection)) = first else { return };
+        let until = now.saturating_add(self.plan.load_timeout_ms);
+        self.state = State::Initialising(Initialising { by, until, loaded: None });
+        if let Some(member) = self.roster.get_mut(by) {
+            member.ordered = Some(0);
+            member.holds = None;
+        }
+        self.put(Output::ExpectVersion { step: 0, from: by });
+        self.send(connection, ToWorker::Initialise);
+    }
+
+    /// Sends the version to all that could work and don't hold it.
+    pub(super) fn order_loads(&mut self, now: Millis, step: u64) {
+        let is_wanted = |member: &super::roster::Member| {
+            member.is_available()
+                && member.holds != Some(step)
+                && member.ordered != Some(step)
+                && member.not_before <= now
+        };
+        let mut connections = Vec::new();
+        for member in self.roster.iter_mut().filter(|member| is_wanted(member)) {
+            member.ordered = Some(step);
+            member.holds = None;
+            connections.push(member.connection);
+        }
+        for connection in connections {
+            self.send(connection, ToWorker::Load { step });
+        }
+    }
+
+    pub(super) fn on_loaded(&mut self, now: Millis, id: MemberId, step: u64, digest: [u8; 32]) {
+        let ordered = self.roster.get(id).and_then(|member| member.ordered);
+        if let State::Initialising(state) = &mut self.state
+            && state.by == id
+            && step == 0
+        {
+            state.loaded = Some(digest);
+            return self.on_initialised(now);
+        }
+        let expected = self.uploads.digest(step);
+        match expected {
+            // Put off meanwhile, or told to load another by now.
+            _ if ordered.is_some_and(|ordered| ordered != step) => {}
+            None => self.reject(now, id, &format!("it said Loaded of state {step} unasked")),
+            Some(expected) if expected != digest => self.on_other_digest(now, id, step),
+            Some(_) => {
+                if let Some(member) = self.roster.get_mut(id) {
+                    member.ordered = None;
+                    member.holds = Some(step);
+                }
+                self.advance(now);
+            }
+        }
+    }
+
+    fn on_other_digest(&mut self, now: Millis, id: MemberId, step: u64) {
+        let message = format!(
+            "worker {} holds a state {step} with another digest than version {step}: the version's files are not what \
+             was uploaded",
+            self.roster.name(id)
+        );
+        if self.has_begun && self.roster.iter().any(|member| member.holds == Some(step)) {
+            self.warn(message.clone());
+            return self.evict(now, id, &message, true);
+        }
+        self.fail(3, &message);
+    }
+
+    /// State 0 is made, uploaded and journalled, in whichever order the news come.
+    pub(super) fn on_initialised(&mut self, now: Millis) {
+        let State::Initialising(state) = &self.state else { return };
+        let (Some(digest), Some(written)) = (state.loaded, self.uploads.digest(0)) else { return };
+        let by = state.by;
+        if digest != written {
+            return self.on_other_digest(now, by, 0);
+        }
+        if let Some(member) = self.roster.get_mut(by) {
+            member.ordered = None;
+            member.holds = Some(0);
+        }
+        self.load_from(now, 0);
+    }
+
+    /// All that were asked have the state: they go on, if they are enough.
+    pub(super) fn advance_loading(&mut self, now: Millis) {
+        let State::Loading { step, .. } = self.state else { return };
+        if self.roster.available().any(|member| member.ordered == Some(step)) {
+            return;
+        }
+        let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
+        let here = self.roster.available().count();
+        if holders >= self.needed() {
+            return self.go_on(now);
+        }
+        match holders {
+            // One of them shows it to the others.
+            1.. if here >= self.needed() && self.joiners(now).next().is_some() => self.hand_over(now),
+            _ => self.pause(now),
+        }
+    }
+
+    /// There are too few to go on, so the run waits.
+    pub(super) fn pause(&mut self, now: Millis) {
+        self.end_hold(now);
+        self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
+    }
+
+    /// What follows the committed state; `None` if all steps are done.
+    pub(super) fn first_work(&self) -> Option<(u64, Phase)> {
+        let position = self.position;
+        if self.plan.evaluation_due(position.step) && !position.evaluated {
+            Some((position.step, Phase::Evaluate))
+        } else if position.step < self.plan.total_steps {
+            Some((position.step + 1, Phase::Train))
+        } else {
+            None
+        }
+    }
+
+    /// From the committed state, with all that hold it.
+    pub(super) fn go_on(&mut self, now: Millis) {
+        match self.first_work() {
+            Some((step, phase)) => self.open_view(step, phase),
+            None => self.start_closing(now),
+        }
+    }
+
+    pub(super) fn on_gathering_tick(&mut self, now: Millis) {
+        let State::Gathering { until } = self.state else { return };
+        self.advance_gathering(now);
+        if !matches!(self.state, State::Gathering { .. }) || now < until {
+            return;
+        }
+        let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.describe_gathering(now));
+        if !self.has_begun && self.roster.available().count() >= self.plan.min_workers.max(1) as usize {
+            self.warn(format!("{waited}; those that are here begin"));
+            self.has_begun = true;
+            return self.advance_gathering(now);
+        }
+        self.fail(4, &format!("{waited} and gave up"));
+    }
+
+    /// A member that makes or loads a state takes too long.
+    pub(super) fn on_loading_expired(&mut self, now: Millis) {
+        let waited_ms = self.plan.load_timeout_ms;
+        let message = format!("waited {waited_ms} ms for {}", self.waits_for());
+        let State::Loading { step, .. } = self.state else {
+            return self.fail(4, &format!("{message} and gave up"));
+        };
+        let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
+        if holders < self.needed() {
+            return self.fail(4, &format!("{message} and gave up"));
+        }
+        self.warn(format!("{message}; the others go on"));
+        for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
+            member.ordered = None;
+            member.not_before = now.saturating_add(PUT_OFF_MS);
+        }
+        self.advance_loading(now);
+    }
+
+    /// When a pause has more to look at than who comes.
+    pub(super) fn gathering_deadline(&self, until: Millis) -> Millis {
+        let clock = self.clock;
+        if self.waits_for_orphans(clock) {
+            return until.min(self.rejoin_until);
+        }
+        if self.roster.available().count() < self.needed() || self.adopting.is_some() {
+            return until;
+        }
+        // At once, where there is a worker to try with; else when one may be tried again.
+        self.roster
+            .available()
+            .map(|member| member.not_before.max(clock))
+            .min()
+            .map_or(until, |at| at.min(until))
+    }
+
+    pub(super) fn describe_gathering(&self, now: Millis) -> String {
+        let (here, needed) = (self.roster.available().count(), self.needed());
+        if self.waits_for_orphans(now) {
+            return format!(
+                "the workers of the last view to come back ({here} of {} are here)",
+                self.orphans
+            );
+        }
+        let missing = needed.saturating_sub(self.roster.len());
+        match missing {
+            0 => format!("the workers to be ready ({here} of {needed} are)"),
+            _ => format!("{missing} more workers to join ({} of {needed} are here)", self.roster.len()),
+        }
+    }
+
+    pub(super) fn names_not_loaded(&self, step: u64) -> String {
+        let ranks = self.roster.ranks();
+        let names: Vec<&str> = ranks
+            .iter()
+            .filter(|member| member.ordered == Some(step))
+            .map(|member| member.name.as_str())
+            .collect();
+        names.join(", ")
+    }
+}

@@ -1,0 +1,185 @@
+//! Members that are lost, put out, or wrong; and history that goes back.
+
+use super::appends::After;
+use super::machine::{Coordinator, Position, State};
+use super::verdict::Disagreement;
+use super::views::Kept;
+use super::{Note, Output};
+use crate::Millis;
+use crate::ids::MemberId;
+use crate::journal::Record;
+use crate::messages::ToWorker;
+
+/// A data connection that breaks so often in a row puts its member out.
+const EDGE_FAILURES_MAX: u32 = 2;
+/// How long the control stream of a member whose data connection broke may take to break too.
+const EDGE_GRACE_MS: u64 = 200;
+/// Members that disagree on a reduced gradient so often in a row don't agree by another try.
+const DISAGREEMENTS_MAX: u32 = 2;
+/// A step whose members all have computed and none is ready is tried again so often.
+const STUCK_MAX: u32 = 2;
+
+impl Coordinator {
+    /// Removes a member and says so.
+    pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<String> {
+        let member = self.roster.remove(id)?;
+        self.note(Note::Left { member: id, step: self.position.step, reason: reason.to_owned() });
+        if self.uploads.in_flight().is_some_and(|upload| upload.from == id) {
+            self.uploads.abandon();
+            self.uploads.owe();
+            self.forget_handover_attempt();
+        }
+        Some(member.name)
+    }
+
+    /// A member is gone; the others go on, if they are enough.
+    pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
+        let was_in_view = self.is_in_view(id);
+        let Some(name) = self.forget(id, reason) else { return };
+        match &self.state {
+            State::Initialising(state) if state.by == id => self.gather(now),
+            State::Stepping(_) if was_in_view => self.retry(now, &format!("{name} is gone: {reason}")),
+            State::Closing(_) => self.on_lost_at_end(now, id, &name),
+            _ => self.advance(now),
+        }
+    }
+
+    /// Puts a member out. It may join again, with its state or without it.
+    pub(super) fn evict(&mut self, now: Millis, id: MemberId, reason: &str, forget: bool) {
+        self.tell_evicted(id, reason, forget);
+        self.lose(now, id, reason);
+    }
+
+    fn tell_evicted(&mut self, id: MemberId, reason: &str, forget: bool) {
+        let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
+        self.send(connection, ToWorker::Evicted { reason: reason.to_owned(), forget });
+        self.put(Output::Close { connection });
+    }
+
+    pub(super) fn on_data_plane_lost(&mut self, now: Millis, id: MemberId, reason: &str) {
+        if !self.is_in_view(id) {
+            return; // Of a connection that nobody needs any more.
+        }
+        let Some(member) = self.roster.get_mut(id) else { return };
+        member.edge_failures += 1;
+        member.edge_is_broken = true;
+        let (name, failures) = (member.name.clone(), member.edge_failures);
+        if failures >= EDGE_FAILURES_MAX {
+            let what = format!("its data connection broke {failures} times in a row: {reason}");
+            return self.evict(now, id, &what, false);
+        }
+        // A process that died closes both its streams: a moment later it is known whether that is what happened.
+        let reason = format!("{name}'s data connection broke: {reason}");
+        self.broken_edges.get_or_insert((now.saturating_add(EDGE_GRACE_MS), reason));
+    }
+
+    pub(super) fn check_edges(&mut self, now: Millis) {
+        if let Some((_, reason)) = self.broken_edges.take_if(|(at, _)| now >= *at)
+            && !self.is_view_whole()
+        {
+            self.retry(now, &reason);
+        }
+    }
+
+    /// The step takes far longer than it should.
+    pub(super) fn on_step_expired(&mut self, now: Millis) {
+        let State::Stepping(step) = &self.state else { return };
+        let waited_ms = step.until.saturating_sub(step.started);
+        let what = self.describe_step(step);
+        let late: Vec<MemberId> = self
+            .roster
+            .iter()
+            .map(|member| member.id)
+            .filter(|id| self.is_in_view(*id) && !step.has_computed(*id))
+            .collect();
+        if !late.is_empty() {
+            for id in late {
+                self.evict(
+                    now,
+                    id,
+                    &format!("it has not computed its part of the step within {waited_ms} ms"),
+                    false,
+                );
+            }
+            return;
+        }
+        self.stuck += 1;
+        if self.stuck > STUCK_MAX {
+            return self.fail(4, &format!("waited {waited_ms} ms for {what} and gave up"));
+        }
+        self.retry(now, &format!("waited {waited_ms} ms for {what}"));
+    }
+
+    /// Members that must be equal are not.
+    pub(super) fn on_disagreement(&mut self, now: Millis, disagreement: &Disagreement) {
+        let message = disagreement.message.clone();
+        if !disagreement.in_state {
+            self.disagreements += 1;
+            if self.disagreements < DISAGREEMENTS_MAX {
+                self.warn(format!("{message}; the step is tried again"));
+                return self.retry(now, &message);
+            }
+        }
+        let deviants: Vec<MemberId> = self
+            .roster
+            .iter()
+            .filter(|member| disagreement.deviants.contains(&member.name))
+            .map(|member| member.id)
+            .collect();
+        // States can differ only since the last that all have said the same check of.
+        let proven = self.uploads.newest_until(self.proven_step);
+        let (Some(to_step), false) = (proven, deviants.is_empty()) else {
+            return self.fail_disagreement(disagreement);
+        };
+        self.warn(message.clone());
+        self.disagreements = 0;
+        if !disagreement.in_state {
+            return deviants.into_iter().for_each(|id| self.evict(now, id, &message, true));
+        }
+        self.rewind(to_step, true, &message);
+        for member in self.roster.iter_mut() {
+            member.holds = None;
+        }
+        for id in deviants {
+            self.tell_evicted(id, &message, true);
+            self.forget(id, &message);
+        }
+        self.gather(now);
+    }
+
+    /// Nobody can say who is right: what is in doubt is void, and a person has to look.
+    fn fail_disagreement(&mut self, disagreement: &Disagreement) {
+        let mut message = disagreement.message.clone();
+        let proven = self.proven_step;
+        let voids = disagreement.in_state && self.position.step > proven;
+        if voids {
+            message = format!("{message}; what was committed after state {proven} is void");
+            self.uploads.void_beyond(proven);
+        }
+        let reason = disagreement.message.clone();
+        self.fail_after(4, &message, voids.then_some(Record::Rewind { to_step: proven, void: true, reason }));
+    }
+
+    /// History goes back to a state; what was committed after it comes again, or is void.
+    pub(super) fn rewind(&mut self, to_step: u64, void: bool, reason: &str) {
+        let from_step = self.position.step;
+        self.history.rewind(to_step, void);
+        if void {
+            self.uploads.void_beyond(to_step);
+        }
+        self.position = Position {
+            step: to_step,
+            applied: self.history.applied(to_step),
+            evaluated: self.history.is_evaluated(to_step),
+        };
+        self.proven_step = self.proven_step.min(to_step);
+        self.uploads.rewind(to_step);
+        self.kept = Kept::default();
+        self.view = None;
+        // Nothing steps until the states are there again.
+        self.state = State::Gathering { until: self.clock.saturating_add(self.plan.join_timeout_ms) };
+        let reason = reason.to_owned();
+        self.note(Note::Rewound { from_step, to_step, reason: reason.clone() });
+        self.append(Record::Rewind { to_step, void, reason }, true, After::Nothing);
+    }
+}

@@ -1,0 +1,100 @@
+//! A coordinator that takes over: what its members hold of the history, and what the journal lost.
+
+use super::appends::After;
+use super::machine::{Coordinator, Position};
+use crate::Millis;
+use crate::ids::MemberId;
+use crate::journal::Record;
+use crate::messages::{Commit, Next, ToWorker};
+
+impl Coordinator {
+    /// Whether members of the last view may still come back.
+    pub(super) fn waits_for_orphans(&self, now: Millis) -> bool {
+        let back = self.roster.available().filter(|member| member.claim.is_some() || member.holds.is_some());
+        self.orphans > 0 && now < self.rejoin_until && back.count() < self.orphans
+    }
+
+    /// A member said at Join what it holds: it counts where a commit of this history made it.
+    pub(super) fn look_at_claim(&mut self, id: MemberId) {
+        let Some(member) = self.roster.get(id) else { return };
+        let holds = member.claim.as_ref().filter(|held| {
+            held.commit
+                .as_ref()
+                .is_some_and(|commit| commit.key.step == held.step && self.history.has(commit))
+        });
+        let holds = holds.map(|held| held.step);
+        if let Some(member) = self.roster.get_mut(id) {
+            member.holds = holds;
+        }
+    }
+
+    /// A commit that the journal lost with its host, brought back by a member that had applied it, goes into the journal.
+    /// Whether there is one.
+    pub(super) fn adopt_lost_tail(&mut self) -> bool {
+        let next = self.position.step.saturating_add(1);
+        let lost = self
+            .roster
+            .available()
+            .filter(|member| member.claim.as_ref().is_some_and(|held| held.step == next))
+            .find_map(|member| member.claim.as_ref()?.commit.as_deref())
+            .filter(|commit| self.history.can_adopt(commit))
+            .cloned();
+        let Some(commit) = lost else { return false };
+        self.adopting = Some(commit.clone());
+        self.append(Record::Adopted(commit), true, After::Adopt);
+        true
+    }
+
+    /// It is history again.
+    pub(super) fn on_adopted(&mut self, now: Millis) {
+        let Some(commit) = self.adopting.take() else { return };
+        let step = commit.key.step;
+        self.warn(format!("the journal had lost the commit of step {step}; a member brought it back"));
+        self.history.note_commit(&commit);
+        self.position = Position { step, applied: commit.applied, evaluated: false };
+        let ids: Vec<MemberId> = self.roster.iter().filter(|m| m.holds.is_none()).map(|m| m.id).collect();
+        for id in ids {
+            self.look_at_claim(id);
+        }
+        self.advance(now);
+    }
+
+    /// Members that were prepared for the last commit and didn't hear of it apply it now. Whether there are any.
+    pub(super) fn recover_prepared(&mut self, step: u64) -> bool {
+        let Some(record) = self.history.last_commit(step).cloned() else { return false };
+        let is_prepared = |member: &super::roster::Member| {
+            member.is_available()
+                && member.ordered.is_none()
+                && member.holds.is_some_and(|holds| holds + 1 == step)
+                && member.claim.as_ref().is_some_and(|held| held.prepared == Some((step, record.hash)))
+        };
+        let mut connections = Vec::new();
+        for member in self.roster.iter_mut().filter(|member| is_prepared(member)) {
+            member.ordered = Some(step);
+            member.claim = None;
+            connections.push(member.connection);
+        }
+        let commit = Commit {
+            key: record.key,
+            verdict: record.verdict,
+            hash: record.hash,
+            applied: record.applied,
+            scalars: record.scalars,
+            // What came next was the lost coordinator's plan.
+            next: Next { hold: true, ..Next::default() },
+        };
+        for connection in &connections {
+            self.send(*connection, ToWorker::Recover(commit.clone()));
+        }
+        !connections.is_empty()
+    }
+
+    /// A member has applied a recovered commit.
+    pub(super) fn on_recovered(&mut self, now: Millis, id: MemberId, step: u64) {
+        if let Some(member) = self.roster.get_mut(id) {
+            member.ordered = None;
+            member.holds = Some(step);
+        }
+        self.advance(now);
+    }
+}
