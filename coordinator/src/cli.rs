@@ -46,6 +46,9 @@ pub(crate) struct RunArgs {
     /// Keep the run's token in this file, and take it from there if it exists
     #[arg(long, value_name = "F")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Start the coordinator again if it dies: the run goes on with the workers that it has
+    #[arg(long)]
+    pub(crate) supervise: bool,
     /// Allow a --listen address off loopback: nothing is encrypted yet
     #[arg(long)]
     pub(crate) insecure: bool,

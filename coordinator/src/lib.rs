@@ -17,6 +17,7 @@ mod record;
 mod rpc;
 mod run;
 mod status;
+mod supervise;
 mod uploads;
 
 use std::process::ExitCode;
@@ -36,6 +37,10 @@ pub fn main() -> ExitCode {
         Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),
     };
     let outcome = match cli.command {
+        None if cli.run.supervise => {
+            let _runtime = runtime.enter();
+            supervise::supervise()
+        }
         None => runtime.block_on(run::run(&cli.run)),
         Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),

@@ -38,37 +38,118 @@ fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
     assert!(err.contains("schedule") || err.contains("train.epochs"), "{err}");
 }
 
-#[test]
-fn a_lost_worker_ends_the_run_with_a_clear_message_and_resumes_to_the_same_digest() {
-    let place = Place::new();
-    place.complete(&["--set", "run.name=whole", "--set", "train.epochs=60"]);
-    let child =
-        place.coordinator(&["--set", "train.epochs=60", "--local-workers", "2"]).spawn().expect("started");
-    until("the run has committed steps", || steps_committed(&place) > 0);
-    let worker = worker_of(child.id());
-    signal(worker, "KILL");
-    let output = wait(child);
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("worker-") && said.contains("--resume"), "{said}");
-    assert_eq!(place.record("small")["status"], "failed");
+/// Long enough to be interfered with, short enough to be waited for.
+const SOME: [&str; 4] = ["--set", "train.epochs=300", "--set", "checkpoint.every=50 steps"];
 
-    place.complete(&["--set", "train.epochs=60", "--resume", "--local-workers", "3"]);
-    assert_eq!(place.digest("small"), place.digest("whole"));
+/// A quiet run of [`SOME`] with one worker, as `whole`.
+fn quiet(place: &Place) {
+    place.complete(&[&SOME[..], &["--set", "run.name=whole", "--local-workers", "1"]].concat());
+}
+
+fn events(place: &Place, kind: &str) -> Vec<String> {
+    let record = place.record("small");
+    let events = record["events"].as_array().expect("events").iter().filter(|event| event["event"] == kind);
+    events.map(|event| event["text"].as_str().expect("a text").to_owned()).collect()
 }
 
 #[test]
-fn the_coordinator_killed_with_9_takes_its_workers_along_and_resumes() {
+fn a_killed_worker_is_done_without_and_comes_back_and_the_digest_is_the_same() {
     let place = Place::new();
-    place.complete(&["--set", "run.name=whole", "--set", "train.epochs=60"]);
-    let mut child = place.coordinator(&["--set", "train.epochs=60"]).spawn().expect("started");
-    until("the run has committed steps", || steps_committed(&place) > 0);
+    quiet(&place);
+    let child = place.coordinator(&[&SOME[..], &["--local-workers", "3"]].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    signal(worker_of(child.id()), "KILL");
+    let output = wait(child);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let left = events(&place, "left");
+    assert!(left.iter().any(|text| text.contains("worker-") && text.contains("control stream")), "{left:?}");
+    assert!(said.contains("it is started again"), "{said}");
+    assert_eq!(place.record("small")["exact"], true);
+}
+
+#[test]
+fn a_worker_that_is_stopped_and_goes_on_later_is_put_out_and_comes_back() {
+    let place = Place::new();
+    quiet(&place);
+    let lease = ["--local-workers", "2", "--set", "elastic.lease=500ms"];
+    let child = place.coordinator(&[&SOME[..], &lease].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let worker = worker_of(child.id());
+    signal(worker, "STOP");
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    signal(worker, "CONT");
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let left = events(&place, "left");
+    assert!(left.iter().any(|text| text.contains("lease 500 ms")), "{left:?}");
+}
+
+#[test]
+fn a_worker_that_is_told_to_leave_finishes_its_step_and_goes() {
+    let place = Place::new();
+    quiet(&place);
+    let child = place.coordinator(&[&SOME[..], &["--local-workers", "2"]].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    signal(worker_of(child.id()), "TERM");
+    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let left = events(&place, "left");
+    assert!(left.iter().any(|text| text.contains("it leaves: SIGTERM")), "{left:?}");
+    assert_eq!(place.record("small")["retries"], 0);
+}
+
+#[test]
+fn a_worker_from_elsewhere_enters_a_run_that_is_under_way() {
+    let place = Place::new();
+    quiet(&place);
+    let child = place.coordinator(&[&SOME[..], &["--local-workers", "1"]].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
+    let joiner =
+        place.worker(&["--coordinator", address.trim(), "--name", "guest"]).spawn().expect("started");
+    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(wait(joiner).status.code(), Some(0));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    assert!(events(&place, "joined").iter().any(|text| text.starts_with("guest joined")));
+    assert!(place.record("small")["views"].as_u64() >= Some(2));
+}
+
+#[test]
+fn a_coordinator_killed_with_9_is_started_again_and_its_workers_go_on() {
+    let place = Place::new();
+    quiet(&place);
+    let run = [&SOME[..], &["--local-workers", "2"]].concat();
+    let mut child = place.coordinator(&run).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
     let worker = worker_of(child.id());
     child.kill().expect("killed");
     child.wait().expect("waited for");
+    assert!(alive(worker), "workers wait for another coordinator");
+    let said = place.complete(&[&run[..], &["--resume"]].concat());
+    assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
+    assert!(events(&place, "rewind").is_empty(), "nothing was computed again: {said}");
     until("its worker has ended", || !alive(worker));
-    place.complete(&["--set", "train.epochs=60", "--resume"]);
-    assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
+#[test]
+fn a_supervised_coordinator_starts_itself_again() {
+    let place = Place::new();
+    quiet(&place);
+    let run = [&SOME[..], &["--local-workers", "2", "--supervise"]].concat();
+    let supervisor = place.coordinator(&run).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let lock =
+        std::fs::read_to_string(place.run_dir("small").join("lock")).expect("the lock names its holder");
+    let coordinator: u32 = lock.trim().parse().expect("a process id");
+    assert_ne!(coordinator, supervisor.id());
+    signal(coordinator, "KILL");
+    let output = wait(supervisor);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
 }
 
 #[test]

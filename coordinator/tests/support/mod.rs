@@ -97,6 +97,20 @@ impl Place {
         command
     }
 
+    /// `worker` with these arguments, in this folder.
+    #[allow(dead_code, reason = "not every test program starts workers of its own")]
+    pub(crate) fn worker(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker"));
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("XDG_RUNTIME_DIR", self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
     /// Runs to the end and asks for exit code 0.
     pub(crate) fn complete(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.finish(arguments);
