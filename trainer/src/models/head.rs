@@ -46,6 +46,10 @@ pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
         return Err(TrainerError::Config("the dataset has no feature columns to learn from".to_owned()));
     }
     match (&data.output, data.output.width()) {
+        (OutputSpec::Tokens { .. }, _) => Err(TrainerError::Config(
+            "the dataset gives text, whose next token this model can't predict: use model.kind = \"gpt\""
+                .to_owned(),
+        )),
         (OutputSpec::Classes(_), n @ 0..=1) => Err(TrainerError::Config(format!(
             "a classification needs at least two labels; the dataset's target has {n}"
         ))),
@@ -93,6 +97,11 @@ pub(super) fn score(outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, Tra
             let errors: Tensor<2> = outputs.clone() - values;
             (errors.clone() * errors).sum().div_scalar(width as f32)
         }
+        Target::Tokens(_) => {
+            return Err(TrainerError::Shape(
+                "the model takes labels or values; the batch has tokens".to_owned(),
+            ));
+        }
         Target::Unknown => {
             return Err(TrainerError::Shape("the batch has no targets to compute a loss from".to_owned()));
         }
@@ -112,4 +121,14 @@ fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), Trai
             Err(TrainerError::Shape(format!("label index {label} is outside of the {classes} labels")))
         }
     }
+}
+
+/// The sum of the tokens' cross entropies. `targets` is `[tokens, 1]`, each within the vocabulary.
+pub(super) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
+    let [rows, _] = logits.dims();
+    let plain = logits.clone().detach();
+    let of_target = plain.clone().gather(1, targets.clone());
+    let hits = plain.max_dim(1).equal(of_target).float();
+    let loss = activation::log_softmax(logits, 1).gather(1, targets).sum().neg();
+    Scored { loss, weight: rows as f64, outputs: hits }
 }
