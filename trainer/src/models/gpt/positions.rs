@@ -14,8 +14,8 @@ pub(super) struct Surroundings {
     pub(super) rotation: Option<Rotation>,
 }
 
-/// Far below every score, yet finite: not every GPU has infinities.
-const HIDDEN: f32 = -1e30;
+/// A softmax makes exactly 0 of it. (A finite value that underflows takes exp's slow path.)
+const HIDDEN: f32 = f32::NEG_INFINITY;
 
 /// 0 for a key at or before the query's position, and what makes its weight 0 for a later one; `[1, 1, query, key]`.
 pub(super) fn causal_mask(window: usize, device: &Device) -> Tensor<4> {
