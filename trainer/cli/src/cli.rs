@@ -112,7 +112,8 @@ pub struct Sample {
     /// The same seed writes the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// How many tokens the model looks back on, where it doesn't say itself (rotary positions)
+    /// How many tokens the model looks back on: by default as many as in training, which a model with rotary positions
+    /// doesn't tell
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub window: Option<u32>,
     /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]

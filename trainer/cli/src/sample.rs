@@ -45,6 +45,7 @@ struct Writer {
     engine: Box<dyn Engine>,
     batch: HostBatch,
     vocabulary: usize,
+    /// Tokens that it looks back on.
     window: usize,
 }
 
@@ -79,10 +80,20 @@ impl Writer {
                 path.display()
             )));
         }
-        let Some(window) = rows("positions.weight").or(ask.window.map(|window| window as usize)) else {
-            return Err(Failure::usage(
-                "the model has rotary positions, which don't tell its window: name it with --window",
-            ));
+        let asked = ask.window.map(|window| window as usize);
+        let (window, seen) = match (rows("positions.weight"), asked) {
+            (Some(trained), Some(asked)) if asked > trained => {
+                return Err(Failure::usage(format!(
+                    "--window {asked}: the model was trained with a window of {trained}, and has no embeddings beyond"
+                )));
+            }
+            (Some(trained), asked) => (trained, asked.unwrap_or(trained)),
+            (None, Some(asked)) => (asked, asked),
+            (None, None) => {
+                return Err(Failure::usage(
+                    "the model has rotary positions, which don't tell its window: name it with --window",
+                ));
+            }
         };
         let device = trainer::device::open(&ask.device)?;
         let model = ModelConfig::new(kind, &config.model.keys)?;
@@ -94,9 +105,7 @@ impl Writer {
         let mut batch = HostBatch::empty(&data);
         batch.y = Target::Unknown;
         batch.set_count(1);
-        // A window that is asked for is within the trained one, or the only one there is.
-        let asked = ask.window.map_or(window, |window| window as usize);
-        Ok(Self { engine, batch, vocabulary, window: window.min(asked) })
+        Ok(Self { engine, batch, vocabulary, window: seen })
     }
 
     /// The prompt's tokens.
