@@ -55,7 +55,7 @@ fn learn(config: &Config) -> Vec<f32> {
     let mut parameters = vec![0.0; engine.layout().elements];
     engine.read_parameters(&mut parameters).expect("read");
     let mut flat = Flat(vec![0.0; parameters.len()]);
-    for step in 1..=200 {
+    for step in 1..=400 {
         let sums = engine.gradient(&batch, 0, &mut flat).expect("a gradient");
         let mean: Vec<f32> = flat.0.iter().map(|g| g / sums[1] as f32).collect();
         let scalars = UpdateScalars {
