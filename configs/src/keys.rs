@@ -211,6 +211,13 @@ pub const KEYS: &[Key] = &[
         "Decoupled in adamw, added to the gradient in sgd and adam",
     ),
     key(
+        "optimizer.decay_1d",
+        Kind::Flag,
+        "true",
+        T,
+        "Whether the weight decay falls on parameters of one dimension too, which are biases and normalisations; GPT-2 is trained without",
+    ),
+    key(
         "schedule.kind",
         Kind::Word(&["constant", "warmup", "cosine", "step"]),
         "\"constant\"",
