@@ -135,7 +135,7 @@ impl Left {
             batch.x.data = trainer::HostData::F32(rows.features);
             match &mut batch.y {
                 Target::Labels(labels) | Target::Tokens(labels) => {
-                    labels.extend(rows.labels.iter().map(|label| i64::from(*label)))
+                    labels.extend(rows.labels.iter().map(|label| i64::from(*label)));
                 }
                 Target::Values { data, .. } => *data = rows.values,
                 Target::Unknown => {}

@@ -61,7 +61,7 @@ impl Block {
 
     /// `[count * window, width]` in and out.
     pub(super) fn forward(&self, x: Tensor<2>, around: &Surroundings) -> Tensor<2> {
-        let branch = self.attention.forward(self.norm1.forward(x.clone()), around);
+        let branch = self.attention.forward(&self.norm1.forward(x.clone()), around);
         let x = x + self.dropout.forward(branch);
         let branch = self.contract.forward(gelu(self.expand.forward(self.norm2.forward(x.clone()))));
         x + self.dropout.forward(branch)
@@ -76,7 +76,7 @@ fn linear([inputs, outputs]: [usize; 2], deviation: f64, device: &Device) -> Lin
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, around: &Surroundings) -> Tensor<2> {
+    fn forward(&self, x: &Tensor<2>, around: &Surroundings) -> Tensor<2> {
         let [rows, width] = x.dims();
         let size = width / self.heads;
         let split = |linear: &Linear| {

@@ -129,7 +129,7 @@ impl Task for Gpt {
         let width = self.size.width;
         let mut x = model.tokens.forward(tokens);
         if let Some(positions) = &model.positions {
-            x = x + positions.weight.val().slice([0..window]).unsqueeze::<3>();
+            x = x + positions.weight.val().narrow(0, 0, window).unsqueeze::<3>();
         }
         let mut x = model.dropout.forward(x.reshape([count * window, width]));
         let surroundings = Surroundings {
