@@ -100,17 +100,15 @@ fn cnn_classifies() {
     check(&config("cnn", &json!({ "channels": [3, 4], "hidden": 5 })), &data);
 }
 
+/// Depth 8 alone: the difference of every parameter of a deeper one takes long, and torch's gradients are there.
 #[test]
 fn resnet_classifies() {
     let data = DataSpec { input: vec![2, 5, 4], output: classes(3) };
-    for depth in [8, 18] {
-        let keys = json!({ "depth": depth, "width": 2, "groups": 1 });
-        let config = config("resnet", &keys);
-        let mut engine = build(&config, &data, &cpu());
-        engine.initialise(11).unwrap();
-        // Normalised after each layer, the loss bends more than others do.
-        check_here(engine.as_mut(), &config, &data, 5e-4);
-    }
+    let config = config("resnet", &json!({ "depth": 8, "width": 2, "groups": 1 }));
+    let mut engine = build(&config, &data, &cpu());
+    engine.initialise(11).unwrap();
+    // Normalised after each layer, the loss bends more than others do.
+    check_here(engine.as_mut(), &config, &data, 5e-4);
 }
 
 #[test]
