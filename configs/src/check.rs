@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use crate::keys::of_model;
 use crate::places::Report;
 use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
 use crate::values::{Devices, Every};
@@ -224,33 +225,93 @@ fn versions(config: &Config, report: &mut Report) {
 fn model(config: &Config, report: &mut Report) {
     let kind = config.model.kind.as_str();
     if kind.is_empty() {
-        let message = "model.kind = \"\": expected \"mlp\", \"cnn\" or the name of a task of your own";
+        let message = "model.kind = \"\": expected \"mlp\", \"cnn\", \"resnet\", \"gpt\" or the name of a task of your own";
         report.add(&["model", "kind"], message.to_owned());
     }
-    if matches!(kind, "mlp" | "cnn")
-        && let Some(dropout) = config.model.keys.get("dropout").and_then(Value::as_float)
-    {
-        let is_part = (0.0..1.0).contains(&dropout);
-        within(report, "model.dropout", dropout, is_part, "at least 0 and below 1");
+    if of_model(kind).next().is_some() {
+        for name in ["dropout", "label_smoothing"] {
+            if let Some(part) = config.model.keys.get(name).and_then(Value::as_float) {
+                let is_part = (0.0..1.0).contains(&part);
+                within(report, &format!("model.{name}"), part, is_part, "at least 0 and below 1");
+            }
+        }
     }
-    if kind == "cnn" {
-        cnn(config, report);
+    match kind {
+        "cnn" => {
+            images(config, kind, report);
+            cnn(config, report);
+        }
+        "resnet" => {
+            images(config, kind, report);
+            resnet(config, report);
+        }
+        "gpt" => gpt(config, report),
+        _ => {}
+    }
+}
+
+/// A whole number of `[model]`, or what is taken where it is absent.
+fn count(config: &Config, name: &str, absent: u64) -> u64 {
+    let found = config.model.keys.get(name).and_then(Value::as_integer);
+    found.and_then(|count| u64::try_from(count).ok()).unwrap_or(absent)
+}
+
+fn images(config: &Config, kind: &str, report: &mut Report) {
+    if config.dataset.kind == Some(DatasetKind::Regression) {
+        report.add_all(
+            &["dataset.kind", "model.kind"],
+            format!(
+                "dataset.kind = \"regression\" with model.kind = \"{kind}\", which is for classes of images: use \"mlp\""
+            ),
+        );
+    }
+    if config.dataset.image_shape.is_none() {
+        let message =
+            format!("model.kind = \"{kind}\" needs dataset.image_shape = [channels, height, width]");
+        report.add(&["model", "kind"], message);
+    }
+}
+
+fn resnet(config: &Config, report: &mut Report) {
+    let published = if count(config, "depth", 8) == 18 { 64 } else { 16 };
+    let (width, groups) = (count(config, "width", published), count(config, "groups", 8));
+    if !width.is_multiple_of(groups) {
+        report.add_all(
+            &["model.width", "model.groups"],
+            format!(
+                "model.groups = {groups} with a width of {width}: the width must be a multiple of the groups"
+            ),
+        );
+    }
+}
+
+/// Heads and width where no key says them: as the task has its presets.
+fn gpt(config: &Config, report: &mut Report) {
+    let (heads, width) = match config.model.keys.get("preset").and_then(Value::as_str) {
+        Some("124M") => (12, 768),
+        Some("3.3M") => (4, 256),
+        _ => (4, 128),
+    };
+    let (heads, width) = (count(config, "heads", heads), count(config, "width", width));
+    let keys = ["model.width", "model.heads"];
+    let turns = config.model.keys.get("positions").and_then(Value::as_str) == Some("rotary");
+    if !width.is_multiple_of(heads) {
+        report.add_all(
+            &keys,
+            format!("a width of {width} with {heads} heads: the width must be a multiple of the heads"),
+        );
+    } else if turns && !(width / heads).is_multiple_of(2) {
+        report.add_all(
+            &keys,
+            format!(
+                "a width of {width} with {heads} heads and model.positions = \"rotary\": width / heads must be even"
+            ),
+        );
     }
 }
 
 fn cnn(config: &Config, report: &mut Report) {
-    if config.dataset.kind == Some(DatasetKind::Regression) {
-        report.add_all(
-            &["dataset.kind", "model.kind"],
-            "dataset.kind = \"regression\" with model.kind = \"cnn\", which is for classes of images: use \"mlp\""
-                .to_owned(),
-        );
-    }
-    let Some([_, height, width]) = config.dataset.image_shape else {
-        let message = "model.kind = \"cnn\" needs dataset.image_shape = [channels, height, width]";
-        report.add(&["model", "kind"], message.to_owned());
-        return;
-    };
+    let Some([_, height, width]) = config.dataset.image_shape else { return };
     let layers = config.model.keys.get("channels").and_then(Value::as_array).map_or(0, Vec::len);
     let halvings_max = height.min(width).checked_ilog2().unwrap_or(0) as usize;
     let keys = ["model.channels", "dataset.image_shape"];

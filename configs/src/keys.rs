@@ -52,6 +52,8 @@ const SAMPLES_MAX: u64 = 1 << 24;
 const WORKERS_MAX: u64 = 4_096;
 /// Units of a layer: two such layers are more than memory has.
 const WIDTH_MAX: u64 = 1 << 20;
+/// Layers: more than any published model has.
+const LAYERS_MAX: u64 = 1 << 10;
 /// Channels, height or width of an image: their product stays a number of 64 bits.
 const SIDE_MAX: u64 = 1 << 16;
 
@@ -194,7 +196,7 @@ pub const KEYS: &[Key] = &[
         "What happens at a step whose loss or gradient is not finite",
     ),
     key("train.evaluate_every", Kind::Count(0, ANY), "1", O, "Epochs between evaluations; 0 for none"),
-    key("model.kind", Kind::Text, "\"mlp\"", T, "The task: mlp, cnn, or one of your own"),
+    key("model.kind", Kind::Text, "\"mlp\"", T, "The task: mlp, cnn, resnet, gpt, or one of your own"),
     key("optimizer.kind", Kind::Word(&["sgd", "adam", "adamw"]), "\"adamw\"", T, "The optimizer"),
     key("optimizer.learning_rate", Kind::Number, "0.001", T, "Learning rate, before the schedule"),
     key("optimizer.momentum", Kind::Number, "0.9", T, "Momentum of sgd, at least 0 and below 1"),
@@ -207,6 +209,13 @@ pub const KEYS: &[Key] = &[
         "0.01",
         T,
         "Decoupled in adamw, added to the gradient in sgd and adam",
+    ),
+    key(
+        "optimizer.decay_1d",
+        Kind::Flag,
+        "true",
+        T,
+        "Whether the weight decay falls on parameters of one dimension too, which are biases and normalisations; GPT-2 is trained without",
     ),
     key(
         "schedule.kind",
@@ -300,6 +309,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         "0.0",
         "Probability that a hidden activation is dropped in training, below 1",
     ),
+    label_smoothing("mlp"),
+    class_weights("mlp"),
     model(
         "cnn",
         "channels",
@@ -315,7 +326,67 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         "0.0",
         "Probability that an activation before or after the dense layer is dropped in training, below 1",
     ),
+    label_smoothing("cnn"),
+    class_weights("cnn"),
+    model(
+        "resnet",
+        "depth",
+        Kind::Choice(&[8, 14, 18, 20]),
+        "8",
+        "Layers: 8, 14 and 20 are the nets for CIFAR-10 of He et al. 2015, 18 their smallest for ImageNet, which here begins with one 3x3 convolution",
+    ),
+    model(
+        "resnet",
+        "width",
+        Kind::Count(1, WIDTH_MAX),
+        "",
+        "Channels of the first stage, doubled in each further one, a multiple of the groups; without it 16, and 64 at depth 18",
+    ),
+    model("resnet", "groups", Kind::Count(1, WIDTH_MAX), "8", "Groups of each normalisation (GroupNorm)"),
+    label_smoothing("resnet"),
+    class_weights("resnet"),
+    model(
+        "gpt",
+        "preset",
+        Kind::Word(&["0.8M", "3.3M", "124M"]),
+        "\"0.8M\"",
+        "Sizes where the next three keys don't say otherwise: 4 layers, 4 heads, width 128 (nanoGPT on a CPU); 4, 4, 256; 12, 12, 768 (GPT-2 small)",
+    ),
+    model("gpt", "layers", Kind::Count(1, LAYERS_MAX), "", "Blocks; without it the preset's"),
+    model(
+        "gpt",
+        "heads",
+        Kind::Count(1, WIDTH_MAX),
+        "",
+        "Heads of each block's attention, of which the width is a multiple; without it the preset's",
+    ),
+    model("gpt", "width", Kind::Count(1, WIDTH_MAX), "", "Features of each token; without it the preset's"),
+    model(
+        "gpt",
+        "dropout",
+        Kind::Number,
+        "0.0",
+        "Probability that an embedding's feature, an attention weight or a feature of a block's result is dropped in training, below 1",
+    ),
+    model(
+        "gpt",
+        "positions",
+        Kind::Word(&["learned", "rotary"]),
+        "\"learned\"",
+        "Whether each position has an embedding, or turns queries and keys",
+    ),
+    model("gpt", "tied", Kind::Flag, "true", "Whether the output's weight is that of the token embeddings"),
 ];
+
+const fn label_smoothing(kind: &'static str) -> ModelKey {
+    let meaning = "Part of each label's probability that is spread over all labels, below 1; in the validation's loss too";
+    model(kind, "label_smoothing", Kind::Number, "0.0", meaning)
+}
+
+const fn class_weights(kind: &'static str) -> ModelKey {
+    let meaning = "What a sample of each label counts in the loss, in the labels' order; [] for 1 each. The loss is still divided by the count of samples";
+    model(kind, "class_weights", Kind::Numbers, "[]", meaning)
+}
 
 /// The keys of a kind of model, none for a kind that isn't built in.
 pub(crate) fn of_model(kind: &str) -> impl Iterator<Item = &'static ModelKey> {

@@ -33,6 +33,10 @@ pub enum Kind {
     Counts(usize, u64),
     /// A list of whole numbers, of any length, each from 1 to this.
     CountList(u64),
+    /// One of these whole numbers.
+    Choice(&'static [u64]),
+    /// A list of finite numbers, of any length.
+    Numbers,
     /// A table from names to these words.
     Table(&'static [&'static str]),
     /// One ASCII character.
@@ -62,6 +66,10 @@ impl Kind {
             Self::Words(words) => format!("a list of {} (nothing else yet)", listed(words)),
             Self::Counts(length, most) => format!("a list of {length} whole numbers, each from 1 to {most}"),
             Self::CountList(most) => format!("a list of whole numbers, each from 1 to {most}"),
+            Self::Choice(counts) => {
+                format!("one of {}", counts.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
+            }
+            Self::Numbers => "a list of finite numbers".to_owned(),
             Self::Table(words) => format!("a table from names to one of {}", listed(words)),
             Self::Character => "a single ASCII character".to_owned(),
             Self::Span => Span::FORM.to_owned(),
@@ -80,13 +88,15 @@ impl Kind {
             Self::Word(words) => is_word(value, words),
             Self::Flag => value.is_bool(),
             Self::Count(least, most) => is_whole(value, least, most),
-            Self::Number => value.is_integer() || value.as_float().is_some_and(f64::is_finite),
+            Self::Number => is_number(value),
             Self::Texts => every(&Value::is_str),
             Self::Words(words) => every(&|word| is_word(word, words)),
             Self::Counts(length, most) => {
                 every(&|count| is_whole(count, 1, most)) && value.as_array().map(Vec::len) == Some(length)
             }
             Self::CountList(most) => every(&|count| is_whole(count, 1, most)),
+            Self::Choice(counts) => counts.iter().any(|count| is_whole(value, *count, *count)),
+            Self::Numbers => every(&is_number),
             Self::Table(words) => {
                 value.as_table().is_some_and(|table| table.values().all(|word| is_word(word, words)))
             }
@@ -113,6 +123,10 @@ fn listed(words: &[&str]) -> String {
 
 fn is_word(value: &Value, words: &[&str]) -> bool {
     value.as_str().is_some_and(|word| words.contains(&word))
+}
+
+fn is_number(value: &Value) -> bool {
+    value.is_integer() || value.as_float().is_some_and(f64::is_finite)
 }
 
 fn is_whole(value: &Value, least: u64, most: u64) -> bool {
@@ -152,6 +166,8 @@ mod tests {
         check(Kind::Words(&["a"]), &["[]", "[\"a\", \"a\"]"], &["\"a\"", "[\"b\"]", "[1]"]);
         check(Kind::Counts(3, 9), &["[1, 9, 3]"], &["[1, 2]", "[1, 2, 0]", "[1, 2, 10]", "3"]);
         check(Kind::CountList(9), &["[]", "[9]"], &["[0]", "[10]", "[1.5]", "1"]);
+        check(Kind::Choice(&[8, 14]), &["8", "14"], &["9", "8.0", "\"8\"", "[8]"]);
+        check(Kind::Numbers, &["[]", "[1, 0.5, -2]"], &["[nan]", "[\"1\"]", "1"]);
         check(
             Kind::Table(&["x"]),
             &["{}", "{ a = \"x\" }"],

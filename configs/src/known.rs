@@ -91,10 +91,12 @@ fn check_value(place: &[&str], path: &str, kind: Kind, value: &Value, report: &m
 fn hint(section: Section<'_>, name: &str) -> String {
     /// So alike that it is a typo, even if another section has a key of just this name.
     const TYPO: f64 = 0.9;
-    if section.name == "model"
-        && let Some(other) = MODEL_KEYS.iter().find(|key| key.name == name)
-    {
-        return format!("it belongs to model.kind = \"{}\"", other.model);
+    if section.name == "model" {
+        let owners = MODEL_KEYS.iter().filter(|key| key.name == name);
+        let owners: Vec<String> = owners.map(|key| format!("\"{}\"", key.model)).collect();
+        if !owners.is_empty() {
+            return format!("it belongs to model.kind = {}", owners.join(" or "));
+        }
     }
     let own = KEYS.iter().filter(|key| key.section() == section.name).map(Key::name);
     let of_model = section.model().into_iter().flat_map(of_model).map(|key| key.name);

@@ -145,6 +145,13 @@ fn fill_in(model: &mut Model) {
                 let number = *whole as f64;
                 model.keys.insert(key.name.to_owned(), Value::Float(number));
             }
+            (Some(Value::Array(list)), Kind::Numbers) => {
+                let number = |value: &Value| {
+                    value.as_integer().map_or(value.clone(), |whole| Value::Float(whole as f64))
+                };
+                let numbers = list.iter().map(number).collect();
+                model.keys.insert(key.name.to_owned(), Value::Array(numbers));
+            }
             (Some(_), _) => {}
             (None, _) => {
                 if let Some(default) = default() {

@@ -210,6 +210,7 @@ pub struct Optimizer {
     pub beta2: f64,
     pub epsilon: f64,
     pub weight_decay: f64,
+    pub decay_1d: bool,
 }
 
 impl Default for Optimizer {
@@ -222,6 +223,7 @@ impl Default for Optimizer {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.01,
+            decay_1d: true,
         }
     }
 }

@@ -49,6 +49,47 @@ fn unknown_keys_get_the_nearest_right_one() {
 }
 
 #[test]
+fn sizes_of_models_must_fit_each_other() {
+    let said_of = |keys: &[&str]| {
+        let texts: Vec<String> = keys.iter().map(|keys| format!("{GOOD}[model]\n{keys}")).collect();
+        each(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_snapshot!(said_of(&[
+        "kind = \"gpt\"\nheads = 3",
+        "kind = \"gpt\"\npreset = \"124M\"\nheads = 5",
+        "kind = \"gpt\"\nwidth = 20\npositions = \"rotary\"",
+        "kind = \"gpt\"\nwidth = 20",
+        "kind = \"gpt\"\npreset = \"1M\"",
+        "kind = \"gpt\"\nlabel_smoothing = 0.1",
+        "kind = \"resnet\"",
+        "kind = \"resnet\"\ndepth = 10",
+        "kind = \"mlp\"\nlabel_smoothing = 1",
+        "kind = \"mlp\"\nclass_weights = [1, \"2\"]",
+        "kind = \"mlp\"\nclass_weights = [1, 0.5]",
+    ]), @r#"
+    run.toml:7: a width of 128 with 3 heads: the width must be a multiple of the heads
+    run.toml:8: a width of 768 with 5 heads: the width must be a multiple of the heads
+    run.toml:7: a width of 20 with 4 heads and model.positions = "rotary": width / heads must be even
+    fine
+    run.toml:7: model.preset = "1M": expected one of "0.8M", "3.3M", "124M"
+    run.toml:7: unknown key model.label_smoothing (= 0.1): it belongs to model.kind = "mlp" or "cnn" or "resnet"
+    run.toml:6: model.kind = "resnet" needs dataset.image_shape = [channels, height, width]
+    run.toml:7: model.depth = 10: expected one of 8, 14, 18, 20
+    run.toml:7: model.label_smoothing = 1.0: expected at least 0 and below 1
+    run.toml:7: model.class_weights = [1, "2"]: expected a list of finite numbers
+    fine
+    "#);
+    assert_snapshot!(each(&[
+        "[model]\nkind = \"resnet\"\nwidth = 12\n[dataset]\nuri = \"a\"\nimage_shape = [1, 8, 9]\n[train]\nepochs = 9",
+        "[model]\nkind = \"resnet\"\n[dataset]\nuri = \"a\"\nkind = \"regression\"\n[train]\nepochs = 9",
+    ]), @r#"
+    run.toml:3: model.groups = 8 with a width of 12: the width must be a multiple of the groups
+    run.toml:2: model.kind = "resnet" needs dataset.image_shape = [channels, height, width]
+    run.toml:5: dataset.kind = "regression" with model.kind = "resnet", which is for classes of images: use "mlp"
+    "#);
+}
+
+#[test]
 fn unknown_sections_and_keys_outside_of_them() {
     assert_snapshot!(each(&[
         "[trian]\nepochs = 2",
@@ -196,7 +237,7 @@ fn combinations_with_a_flag_name_the_flag() {
     --set dataset.delimiter='"': dataset.delimiter = '"': it ends a line or quotes a field
     --set checkpoint.every=0s: checkpoint.every = "0s": expected a longer span of time
     --set model.kind=cnn: model.kind = "cnn" needs dataset.image_shape = [channels, height, width]
-    --set model.kind=: model.kind = "": expected "mlp", "cnn" or the name of a task of your own
+    --set model.kind=: model.kind = "": expected "mlp", "cnn", "resnet", "gpt" or the name of a task of your own
     --set model.dropout=2: model.dropout = 2.0: expected at least 0 and below 1
     --set run.name=../elsewhere: run.name = "../elsewhere": expected the name of a folder, without / and \, no dot first, at most 200 bytes
     --set run.name=7: run.name = 7: expected a string, in quotes

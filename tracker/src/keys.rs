@@ -42,7 +42,13 @@ mod tests {
 
     #[test]
     fn which_way_is_better() {
-        for key in [VALIDATION_LOSS, "validation/mean_absolute_error", TRAIN_LOSS, "perplexity"] {
+        for key in [
+            VALIDATION_LOSS,
+            "validation/mean_absolute_error",
+            TRAIN_LOSS,
+            "perplexity",
+            "train/bits_per_byte",
+        ] {
             assert!(lower_is_better(key), "{key}");
         }
         for key in [VALIDATION_ACCURACY, "validation/recall/loss", "validation/macro_f1", "accuracy"] {

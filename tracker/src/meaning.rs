@@ -4,6 +4,7 @@
 //!
 //! - classification: `[loss sum, weight, correct, confusion...]`, the confusion matrix K x K row by row, row = truth,
 //!   column = prediction; in training it is left out,
+//! - tokens: `[loss sum, weight, correct]`, the weight being the count of target tokens,
 //! - regression: `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
 
 /// What a task predicts, as far as its metrics go.
@@ -11,6 +12,11 @@
 pub enum Prediction {
     /// One of these labels.
     Labels(Vec<String>),
+    /// The next token at each position of a text.
+    Tokens {
+        /// Mean length of a token in bytes: 1 where each byte is a token.
+        bytes_per_token: f64,
+    },
     /// Numbers, standardised by `scale`: errors are multiplied by it to be in the target's own unit.
     Values {
         /// Standard deviation of the target over the training split.
@@ -24,6 +30,9 @@ pub enum Prediction {
 /// recall of one that never occurs are left out rather than given a made-up number. `macro_precision`,
 /// `macro_recall` and `macro_f1` are plain means over the labels that occur or were predicted, where what is left out
 /// counts as 0: scikit-learn's `average="macro", zero_division=0`.
+///
+/// Of tokens, `perplexity` is exp(loss), and `bits_per_byte` the loss in bits, per byte of the text: it compares texts
+/// cut into tokens in different ways.
 #[must_use]
 pub fn metrics(prediction: &Prediction, sums: &[f64]) -> Vec<(String, f64)> {
     let (Some(loss_sum), Some(weight)) = (sums.first(), sums.get(1)) else { return Vec::new() };
@@ -39,6 +48,14 @@ pub fn metrics(prediction: &Prediction, sums: &[f64]) -> Vec<(String, f64)> {
             if let Some(confusion) = confusion(labels.len(), sums) {
                 per_label(labels, confusion, &mut named);
             }
+        }
+        Prediction::Tokens { bytes_per_token } => {
+            if let Some(correct) = sums.get(2) {
+                named.push(("accuracy".to_owned(), correct / weight));
+            }
+            named.push(("perplexity".to_owned(), (loss_sum / weight).exp()));
+            let bits = loss_sum / weight / std::f64::consts::LN_2;
+            named.push(("bits_per_byte".to_owned(), bits / bytes_per_token));
         }
         Prediction::Values { scale } => {
             if let (Some(absolute), Some(squared)) = (sums.get(2), sums.get(3)) {
@@ -184,6 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn tokens_by_hand() {
+        // 4 tokens at a loss of ln 8 each are 3 bits a token.
+        let sums = [4.0 * 8f64.ln(), 4.0, 1.0];
+        let named = metrics(&Prediction::Tokens { bytes_per_token: 1.0 }, &sums);
+        let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["loss", "accuracy", "perplexity", "bits_per_byte"]);
+        assert_eq!(value(&named, "accuracy"), Some(0.25));
+        assert!(value(&named, "perplexity").is_some_and(|perplexity| (perplexity - 8.0).abs() < 1e-12));
+        assert!(value(&named, "bits_per_byte").is_some_and(|bits| (bits - 3.0).abs() < 1e-12));
+        let named = metrics(&Prediction::Tokens { bytes_per_token: 4.0 }, &sums);
+        assert!(value(&named, "bits_per_byte").is_some_and(|bits| (bits - 0.75).abs() < 1e-12));
+    }
+
+    #[test]
     fn nothing_is_made_up_from_no_samples() {
         assert!(metrics(&Prediction::Labels(vec!["a".into()]), &[0.0, 0.0, 0.0]).is_empty());
         assert!(metrics(&Prediction::Labels(vec![]), &[]).is_empty());
@@ -222,6 +253,7 @@ mod tests {
             let labels = (0..k).map(|label| label.to_string()).collect();
             let _ = metrics(&Prediction::Labels(labels), &sums);
             let _ = metrics(&Prediction::Values { scale: 2.0 }, &sums);
+            let _ = metrics(&Prediction::Tokens { bytes_per_token: 1.0 }, &sums);
         }
     }
 }

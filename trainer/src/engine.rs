@@ -40,8 +40,8 @@ pub trait Engine: Send {
     fn write_parameters(&mut self, parameters: &[f32]) -> Result<(), TrainerError>;
 
     /// Forward and backward of one microbatch: the gradient of the *sum* of the samples' losses. `key` seeds dropout
-    /// and is the only randomness. Returns the training sums: classification `[loss sum, weight, correct]`,
-    /// regression `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
+    /// and is the only randomness. Returns the training sums: classification and tokens `[loss sum, weight,
+    /// correct]`, regression `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
     ///
     /// # Errors
     /// A batch of the wrong shape, out of memory, or a panic inside burn.
@@ -59,7 +59,8 @@ pub trait Engine: Send {
     /// As [`Engine::gradient`].
     fn evaluate(&mut self, batch: &HostBatch) -> Result<Vec<f64>, TrainerError>;
 
-    /// The outputs, row by row: logits (see [`crate::probabilities`]) or standardised values.
+    /// The outputs, row by row: logits (see [`crate::probabilities`]) or standardised values. For tokens a row is a
+    /// position: `count * window` rows.
     ///
     /// # Errors
     /// As [`Engine::gradient`].

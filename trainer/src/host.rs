@@ -14,7 +14,8 @@ pub enum HostData {
 /// A dense tensor in row-major order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostTensor {
-    /// Dimensions, the batch first: `[count, features]` or `[count, channels, height, width]`.
+    /// Dimensions, the batch first: `[count, features]`, `[count, channels, height, width]` or, for tokens,
+    /// `[count, window]`.
     pub shape: Vec<usize>,
     /// `shape`'s product of elements.
     pub data: HostData,
@@ -25,6 +26,8 @@ pub struct HostTensor {
 pub enum Target {
     /// One label index for each sample.
     Labels(Vec<i64>),
+    /// One token index for each position of each sample, `count * window` in all, sample by sample.
+    Tokens(Vec<i64>),
     /// `width` values for each sample, row by row.
     Values {
         /// Values per sample.
@@ -54,13 +57,19 @@ pub enum OutputSpec {
     Classes(Vec<String>),
     /// These values.
     Values(Vec<String>),
+    /// At each position the next token, of so many.
+    Tokens {
+        /// Different tokens; inputs and targets are indices from 0 to below it.
+        vocabulary: usize,
+    },
 }
 
 impl OutputSpec {
-    /// Outputs per sample.
+    /// Outputs per sample; for tokens, per position.
     #[must_use]
     pub fn width(&self) -> usize {
         match self {
+            Self::Tokens { vocabulary } => *vocabulary,
             Self::Classes(names) | Self::Values(names) => names.len(),
         }
     }
@@ -69,23 +78,25 @@ impl OutputSpec {
 /// The shape of the data that a task is built for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DataSpec {
-    /// One sample's input: `[features]` or `[channels, height, width]`.
+    /// One sample's input: `[features]`, `[channels, height, width]` or, for tokens, `[window]`.
     pub input: Vec<usize>,
     /// The outputs.
     pub output: OutputSpec,
 }
 
 impl HostBatch {
-    /// An empty batch of f32 inputs for this data, to be filled and reused.
+    /// An empty batch for this data, to be filled and reused: of i64 inputs for tokens, of f32 for anything else.
     #[must_use]
     pub fn empty(data: &DataSpec) -> Self {
         let mut shape = vec![0];
         shape.extend_from_slice(&data.input);
-        let y = match &data.output {
-            OutputSpec::Classes(_) => Target::Labels(Vec::new()),
-            OutputSpec::Values(names) => Target::Values { width: names.len(), data: Vec::new() },
+        let floats = HostData::F32(Vec::new());
+        let (data, y) = match &data.output {
+            OutputSpec::Classes(_) => (floats, Target::Labels(Vec::new())),
+            OutputSpec::Values(names) => (floats, Target::Values { width: names.len(), data: Vec::new() }),
+            OutputSpec::Tokens { .. } => (HostData::I64(Vec::new()), Target::Tokens(Vec::new())),
         };
-        Self { count: 0, x: HostTensor { shape, data: HostData::F32(Vec::new()) }, y }
+        Self { count: 0, x: HostTensor { shape, data }, y }
     }
 
     /// Sets the count of samples, here and in the input's shape.

@@ -36,7 +36,7 @@ pub use error::TrainerError;
 pub use fingerprint::fingerprint;
 pub use host::{DataSpec, HostBatch, HostData, HostTensor, OutputSpec, Target};
 pub use layout::{Layout, Parameter};
-pub use models::{Cnn, Mlp};
+pub use models::{Cnn, Gpt, Mlp, Resnet};
 pub use optimizer::{BLOCK, HostOptimizer, Moment, OptimizerConfig, UpdateScalars};
 pub use ordered_sum::ordered_sum;
 pub use registry::Registry;

@@ -69,8 +69,11 @@ pub struct HostOptimizer {
     config: OptimizerConfig,
     layout: Layout,
     moments: Vec<Moment>,
-    /// Elements whose parameters have a gradient in this step, as ranges in order; kept for its capacity.
-    runs: Vec<Range<usize>>,
+    /// Whether parameters of one dimension decay.
+    decay_1d: bool,
+    /// Elements whose parameters have a gradient in this step, as ranges in order, and whether they decay; kept for
+    /// its capacity.
+    runs: Vec<(Range<usize>, bool)>,
 }
 
 /// One buffer of the optimizer's state, as long as the parameters.
@@ -101,7 +104,15 @@ impl HostOptimizer {
             .iter()
             .map(|(name, start)| Moment { name, values: vec![*start; layout.elements] })
             .collect();
-        Ok(Self { config, layout: layout.clone(), moments, runs: Vec::new() })
+        Ok(Self { config, layout: layout.clone(), moments, decay_1d: true, runs: Vec::new() })
+    }
+
+    /// Whether weight decay falls on parameters of one dimension too: biases and normalisations, which GPT-2's
+    /// training leaves alone (karpathy/nanoGPT, `configure_optimizers`). At first it does, as in torch.
+    #[must_use]
+    pub fn with_decay_1d(mut self, decay_1d: bool) -> Self {
+        self.decay_1d = decay_1d;
+        self
     }
 
     /// The rule.
@@ -144,17 +155,18 @@ impl HostOptimizer {
         let elements = self.layout.elements;
         assert!(parameters.len() == elements && gradient.len() == elements, "buffers as long as the layout");
         self.find_runs(present);
-        let rule = Rule::new(&self.config, scalars);
+        let rules = [self.config.without_decay(), self.config].map(|config| Rule::new(&config, scalars));
         let mut check = StateCheck::new();
         let mut run = 0;
         let mut start = 0;
         while start < elements {
             let end = elements.min(start + StateCheck::PIECE);
             // The piece stays in the cache from its update to its hash.
-            while let Some(range) = self.runs.get(run) {
+            while let Some((range, decays)) = self.runs.get(run) {
+                let rule = &rules[usize::from(*decays)];
                 let (from, to) = (range.start.max(start), range.end.min(end));
                 if from < to {
-                    apply(&rule, &mut parameters[from..to], &gradient[from..to], &mut self.moments, from..to);
+                    apply(rule, &mut parameters[from..to], &gradient[from..to], &mut self.moments, from..to);
                 }
                 if range.end > end {
                     break;
@@ -188,7 +200,7 @@ impl HostOptimizer {
         check.finish()
     }
 
-    /// Neighbours that are present become one range.
+    /// Neighbours that are present and decay alike become one range.
     fn find_runs(&mut self, present: impl Fn(usize) -> bool) {
         self.runs.clear();
         for (number, parameter) in self.layout.parameters.iter().enumerate() {
@@ -196,9 +208,10 @@ impl HostOptimizer {
                 continue;
             }
             let end = parameter.offset + parameter.len;
+            let decays = self.decay_1d || parameter.shape.len() > 1;
             match self.runs.last_mut() {
-                Some(last) if last.end == parameter.offset => last.end = end,
-                _ => self.runs.push(parameter.offset..end),
+                Some((last, alike)) if last.end == parameter.offset && *alike == decays => last.end = end,
+                _ => self.runs.push((parameter.offset..end, decays)),
             }
         }
     }
@@ -216,6 +229,14 @@ impl From<&configs::Optimizer> for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    fn without_decay(mut self) -> Self {
+        let (Self::Sgd { weight_decay, .. }
+        | Self::Adam { weight_decay, .. }
+        | Self::AdamW { weight_decay, .. }) = &mut self;
+        *weight_decay = 0.0;
+        self
+    }
+
     fn check(&self) -> Result<(), TrainerError> {
         let wrong = |key: &str, value: f64, allowed: &str| {
             Err(TrainerError::Config(format!("optimizer.{key} = {value}: allowed are values {allowed}")))

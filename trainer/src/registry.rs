@@ -6,7 +6,7 @@ use crate::device::OpenDevice;
 use crate::engine::Engine;
 use crate::error::TrainerError;
 use crate::host::DataSpec;
-use crate::models::{Cnn, Mlp};
+use crate::models::{Cnn, Gpt, Mlp, Resnet};
 use crate::task::{ModelConfig, Task};
 use crate::task_engine::TaskEngine;
 
@@ -24,10 +24,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `mlp` and `cnn`.
+    /// `mlp`, `cnn`, `resnet` and `gpt`.
     #[must_use]
     pub fn builtin() -> Self {
-        Self::default().with::<Mlp>("mlp").with::<Cnn>("cnn")
+        Self::default().with::<Mlp>("mlp").with::<Cnn>("cnn").with::<Resnet>("resnet").with::<Gpt>("gpt")
     }
 
     /// Adds a task, or replaces the one of that name.

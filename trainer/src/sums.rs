@@ -46,6 +46,13 @@ pub(crate) fn regression(values: &[f32], width: usize, scored: &HostScored<'_>) 
     vec![scored.loss_sum, scored.weight, absolute / width, squared / width]
 }
 
+/// `[loss sum, weight, correct]`, in training and evaluation: K is the vocabulary, and K x K too many to be summed.
+/// The outputs are 1 where the prediction is right, else 0.
+pub(crate) fn tokens(scored: &HostScored<'_>) -> Vec<f64> {
+    let correct = scored.outputs.iter().map(|hit| f64::from(*hit)).sum();
+    vec![scored.loss_sum, scored.weight, correct]
+}
+
 /// Softmax of logits, row by row: what [`crate::Engine::predict`] gives for a classification, as probabilities.
 #[must_use]
 pub fn probabilities(logits: &[f32], classes: usize) -> Vec<f64> {
@@ -87,6 +94,11 @@ mod tests {
             regression(&[0.0, 0.0, 1.0, 1.0], 2, &scored(&[1.0, 3.0, 1.0, 0.0], 2, false)),
             [1.5, 3.0, 2.5, 5.5]
         );
+    }
+
+    #[test]
+    fn tokens_have_no_matrix() {
+        assert_eq!(tokens(&scored(&[1.0, 0.0, 1.0], 1, true)), [1.5, 3.0, 2.0]);
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub struct Scored {
     pub loss: Tensor<1>,
     /// Count of samples or tokens that the sum is over.
     pub weight: f64,
-    /// Outputs, `[samples, width]`: handed to [`Task::sums`] on the host.
+    /// Outputs, `[samples, width]`: handed to [`Task::sums`] on the host. For tokens, whose logits are too many to be
+    /// brought there, `[tokens, 1]`: 1 where the target's logit is the greatest, else 0.
     pub outputs: Tensor<2>,
 }
 
@@ -81,7 +82,7 @@ pub trait Task: Sized + Send + 'static {
         device: &Device,
     ) -> Result<Scored, TrainerError>;
 
-    /// Outputs of a batch whose targets are unknown.
+    /// Outputs of a batch whose targets are unknown: `[samples, width]`, for tokens `[samples * window, vocabulary]`.
     ///
     /// # Errors
     /// The batch isn't what the task was built for.
@@ -92,11 +93,12 @@ pub trait Task: Sized + Send + 'static {
         device: &Device,
     ) -> Result<Tensor<2>, TrainerError>;
 
-    /// Metric sums of a batch; the first two are the loss sum and the weight. By default those of classification or
-    /// regression, by the batch's targets.
+    /// Metric sums of a batch; the first two are the loss sum and the weight. By default those of classification,
+    /// regression or tokens, by the batch's targets.
     fn sums(&self, batch: &HostBatch, scored: &HostScored<'_>) -> Vec<f64> {
         match &batch.y {
             Target::Labels(labels) => crate::sums::classification(labels, scored),
+            Target::Tokens(_) => crate::sums::tokens(scored),
             Target::Values { data, width } => crate::sums::regression(data, *width, scored),
             Target::Unknown => vec![scored.loss_sum, scored.weight],
         }

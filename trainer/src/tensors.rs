@@ -102,6 +102,25 @@ impl<'a> TensorFile<'a> {
     }
 }
 
+/// What a file says of itself before its tensors are read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Text by key.
+    pub metadata: Metadata,
+    /// The tensors' shapes by name.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// Reads a file's header.
+///
+/// # Errors
+/// It isn't safetensors.
+pub fn header(bytes: &[u8]) -> Result<Header, TrainerError> {
+    let file = File::open(bytes, "model")?;
+    let shapes = file.tensors.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
+    Ok(Header { metadata: file.metadata, shapes })
+}
+
 /// Fills the parameters from a file; gives its metadata.
 ///
 /// # Errors

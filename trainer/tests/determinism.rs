@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::json;
-use support::{batch, bits, build, classes, config, cpu, gradient, parameters, table};
+use support::{batch, bits, build, classes, config, cpu, gradient, parameters, table, text};
 use trainer::{DataSpec, DeviceSpec};
 
 #[test]
@@ -83,7 +83,7 @@ fn the_fingerprint_repeats_and_tells_backends_apart() {
 
 const CHILD: &str = "BONFIRE_TEST_PRINT_BITS";
 
-/// Prints the fingerprint and the hash of a gradient when [`threads_do_not_show_in_the_bits`] runs it.
+/// Prints the fingerprint and the hashes of two gradients when [`threads_do_not_show_in_the_bits`] runs it.
 #[test]
 fn print_bits() {
     if std::env::var_os(CHILD).is_none() {
@@ -94,7 +94,12 @@ fn print_bits() {
     engine.initialise(1).unwrap();
     let (flat, _) = gradient(engine.as_mut(), &batch(&data, 64, 3), 5);
     let digest = trainer::tensors::model_digest(engine.layout(), &flat.values);
-    println!("bits {:?} {digest:?}", trainer::fingerprint(&cpu()).unwrap());
+    let data = text(64, 65);
+    let mut engine = build(&config("gpt", &json!({ "layers": 2, "dropout": 0.2 })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let (flat, _) = gradient(engine.as_mut(), &batch(&data, 12, 3), 5);
+    let of_text = trainer::tensors::model_digest(engine.layout(), &flat.values);
+    println!("bits {:?} {digest:?} {of_text:?}", trainer::fingerprint(&cpu()).unwrap());
 }
 
 #[test]

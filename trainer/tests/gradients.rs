@@ -3,15 +3,15 @@
 mod support;
 
 use serde_json::json;
-use support::{batch, build, classes, config, cpu, gradient, parameters, table};
+use support::{batch, build, classes, config, cpu, gradient, noise, parameters, table, text};
 use trainer::{DataSpec, Engine, HostBatch, ModelConfig, OutputSpec, Target};
 
 /// The loss sum in f64 from the outputs: f32's rounding of a sum would drown the differences.
 fn loss(engine: &mut dyn Engine, batch: &HostBatch) -> f64 {
     let outputs = engine.predict(batch).unwrap();
     match &batch.y {
-        Target::Labels(labels) => {
-            let width = outputs.len() / batch.count;
+        Target::Labels(labels) | Target::Tokens(labels) => {
+            let width = outputs.len() / labels.len();
             let row_loss = |(row, label): (&[f32], &i64)| {
                 let greatest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
                 let total: f64 = row.iter().map(|x| (f64::from(*x) - greatest).exp()).sum();
@@ -30,22 +30,34 @@ fn loss(engine: &mut dyn Engine, batch: &HostBatch) -> f64 {
 fn check(config: &ModelConfig, data: &DataSpec) {
     let mut engine = build(config, data, &cpu());
     engine.initialise(11).unwrap();
-    let batch = batch(data, 6, 5);
-    let (flat, sums) = gradient(engine.as_mut(), &batch, 1);
-    assert_eq!(flat.present, (0..engine.layout().parameters.len()).collect::<Vec<_>>());
-    let value = loss(engine.as_mut(), &batch);
-    assert!((sums[0] - value).abs() < 1e-4 * value, "loss sum {} against {value}", sums[0]);
-    assert_eq!(sums[1], 6.0);
+    check_here(engine.as_mut(), config, data, 4e-3);
+}
 
-    let start = parameters(engine.as_mut());
-    let step = 4e-3_f32;
+/// With parameters so great that every one of them matters: a transformer's first ones are too small for that.
+fn check_far_from_zero(config: &ModelConfig, data: &DataSpec) {
+    let mut engine = build(config, data, &cpu());
+    let values: Vec<f32> = noise(engine.layout().elements, 3).iter().map(|x| 0.8 * x).collect();
+    engine.write_parameters(&values).unwrap();
+    check_here(engine.as_mut(), config, data, 4e-3);
+}
+
+fn check_here(engine: &mut dyn Engine, config: &ModelConfig, data: &DataSpec, step: f32) {
+    let batch = batch(data, 6, 5);
+    let (flat, sums) = gradient(engine, &batch, 1);
+    assert_eq!(flat.present, (0..engine.layout().parameters.len()).collect::<Vec<_>>());
+    let value = loss(engine, &batch);
+    assert!((sums[0] - value).abs() < 1e-4 * value, "loss sum {} against {value}", sums[0]);
+    let targets = if let Target::Tokens(tokens) = &batch.y { tokens.len() } else { batch.count };
+    assert_eq!(sums[1], targets as f64);
+
+    let start = parameters(engine);
     let mut kinks = 0;
     for index in 0..start.len() {
         let mut at = |offset: f32| {
             let mut moved = start.clone();
             moved[index] += offset;
             engine.write_parameters(&moved).unwrap();
-            loss(engine.as_mut(), &batch)
+            loss(engine, &batch)
         };
         let (above, below, middle) = (at(step), at(-step), value);
         let difference = (above - below) / (2.0 * f64::from(step));
@@ -86,6 +98,27 @@ fn mlp_regresses() {
 fn cnn_classifies() {
     let data = DataSpec { input: vec![2, 6, 7], output: classes(3) };
     check(&config("cnn", &json!({ "channels": [3, 4], "hidden": 5 })), &data);
+}
+
+/// Depth 8 alone: the difference of every parameter of a deeper one takes long, and torch's gradients are there.
+#[test]
+fn resnet_classifies() {
+    let data = DataSpec { input: vec![2, 5, 4], output: classes(3) };
+    let config = config("resnet", &json!({ "depth": 8, "width": 2, "groups": 1 }));
+    let mut engine = build(&config, &data, &cpu());
+    engine.initialise(11).unwrap();
+    // Normalised after each layer, the loss bends more than others do.
+    check_here(engine.as_mut(), &config, &data, 5e-4);
+}
+
+#[test]
+fn gpt_predicts_the_next_token() {
+    for keys in [
+        json!({ "layers": 2, "heads": 2, "width": 8 }),
+        json!({ "layers": 1, "heads": 2, "width": 8, "positions": "rotary", "tied": false }),
+    ] {
+        check_far_from_zero(&config("gpt", &keys), &text(5, 7));
+    }
 }
 
 #[test]

@@ -160,6 +160,38 @@ fn a_parameter_without_a_gradient_is_left_alone_and_the_others_are_not() {
 }
 
 #[test]
+fn parameters_of_one_dimension_can_be_spared_the_decay() {
+    let mut layout = Layout::default();
+    for (name, shape) in [("a", vec![2, 3]), ("b", vec![3]), ("c", vec![1]), ("d", vec![1, 2, 2, 1])] {
+        layout.push(name.to_owned(), shape, false);
+    }
+    let all = |weight_decay| {
+        let (beta1, beta2) = DEFAULT;
+        [
+            OptimizerConfig::Sgd { momentum: 0.0, weight_decay },
+            OptimizerConfig::Sgd { momentum: 0.9, weight_decay },
+            OptimizerConfig::Adam { beta1, beta2, epsilon: 1e-8, weight_decay },
+            OptimizerConfig::AdamW { beta1, beta2, epsilon: 1e-8, weight_decay },
+        ]
+    };
+    let run = |config, decay_1d| {
+        let mut optimizer = HostOptimizer::new(config, &layout).unwrap().with_decay_1d(decay_1d);
+        let mut parameters = noise(layout.elements, 1);
+        for step in 1..=5 {
+            let gradient = noise(layout.elements, 10 + step as u32);
+            optimizer.step(&mut parameters, &gradient, |_| true, &scalars(step, DEFAULT));
+        }
+        bits(&parameters)
+    };
+    for (config, undecayed) in all(0.1).into_iter().zip(all(0.0)) {
+        let (spared, decayed, none) = (run(config, false), run(config, true), run(undecayed, true));
+        let expected = [&decayed[..6], &none[6..10], &decayed[10..]].concat();
+        assert!(spared == expected, "{config:?}");
+        assert!(decayed[6..10] != none[6..10], "{config:?}");
+    }
+}
+
+#[test]
 fn the_first_momentum_is_the_gradient_bit_for_bit() {
     let (config, betas) = config("sgd momentum");
     let mut optimizer = HostOptimizer::new(config, &layout(&[2, 2])).unwrap();

@@ -78,11 +78,12 @@ impl Special for Plain {
 #[test]
 fn the_registry_knows_names_and_schemas() {
     let registry = Registry::builtin().with::<Own<Plain>>("own");
-    let names = [("cnn", 1), ("mlp", 1), ("own", 3)].map(|(name, schema)| (name.to_owned(), schema));
+    let names = [("cnn", 1), ("gpt", 1), ("mlp", 1), ("own", 3), ("resnet", 1)]
+        .map(|(name, schema)| (name.to_owned(), schema));
     assert_eq!(registry.names(), names);
     let built = registry.build("cmn", &config("cmn", &json!({})), &table(4, 3), &cpu());
     let message = built.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(message.contains("\"cmn\"") && message.contains("cnn, mlp, own"), "{message}");
+    assert!(message.contains("\"cmn\"") && message.contains("cnn, gpt, mlp, own, resnet"), "{message}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::json;
-use support::{batch, bits, build, classes, config, cpu, gradient, parameters};
+use support::{batch, bits, build, classes, config, cpu, gradient, parameters, text};
 use trainer::{DataSpec, DeviceSpec, OpenDevice, OutputSpec};
 
 fn wgpu() -> Option<OpenDevice> {
@@ -34,16 +34,18 @@ fn outputs_and_gradients_agree_with_the_cpu() {
     let Some(device) = wgpu() else { return };
     let data = DataSpec { input: vec![1, 8, 8], output: classes(4) };
     let models = [
-        config("mlp", &json!({ "hidden": [16], "activation": "gelu" })),
-        config("cnn", &json!({ "channels": [4], "hidden": 8 })),
+        (config("mlp", &json!({ "hidden": [16], "activation": "gelu" })), &data),
+        (config("cnn", &json!({ "channels": [4], "hidden": 8 })), &data),
+        (config("resnet", &json!({ "width": 4, "groups": 2 })), &data),
+        (config("gpt", &json!({ "layers": 1, "heads": 2, "width": 16, "positions": "rotary" })), &text(6, 9)),
     ];
-    for config in models {
-        let mut ours = build(&config, &data, &device);
-        let mut theirs = build(&config, &data, &cpu());
+    for (config, data) in models {
+        let mut ours = build(&config, data, &device);
+        let mut theirs = build(&config, data, &cpu());
         ours.initialise(3).unwrap();
         theirs.initialise(3).unwrap();
         assert!(bits(&parameters(ours.as_mut())) == bits(&parameters(theirs.as_mut())));
-        let batch = batch(&data, 5, 1);
+        let batch = batch(data, 5, 1);
         close(&ours.predict(&batch).unwrap(), &theirs.predict(&batch).unwrap(), "output");
         let (our_gradient, our_sums) = gradient(ours.as_mut(), &batch, 1);
         let (their_gradient, their_sums) = gradient(theirs.as_mut(), &batch, 1);

@@ -73,7 +73,7 @@ impl Samples {
             std::mem::swap(features, &mut rows.features);
         }
         match &mut batch.y {
-            Target::Labels(labels) => {
+            Target::Labels(labels) | Target::Tokens(labels) => {
                 labels.clear();
                 labels.extend(rows.labels.iter().map(|label| i64::from(*label)));
             }

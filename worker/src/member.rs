@@ -105,6 +105,7 @@ impl Member {
         let layout = engine.layout();
         let optimizer =
             HostOptimizer::new((&config.optimizer).into(), layout).map_err(|error| failure(&error))?;
+        let optimizer = optimizer.with_decay_1d(config.optimizer.decay_1d);
         let regions =
             layout.parameters.iter().map(|parameter| parameter.offset..parameter.offset + parameter.len);
         let gradients = Accumulator::new(regions.collect());

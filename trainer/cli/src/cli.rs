@@ -25,6 +25,8 @@ pub enum Command {
     Predict(Predict),
     /// Write a version's model for other programs
     Export(Export),
+    /// Write text with a language model, byte by byte
+    Sample(Sample),
 }
 
 /// Whose model.
@@ -84,6 +86,44 @@ pub struct Export {
     /// The folder to write to; by default one below RUN_DIR/exports
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// `trainer sample`
+#[derive(Args, Debug)]
+pub struct Sample {
+    /// A run's directory, one of its versions, or an export (a folder or its model.safetensors)
+    #[arg(value_name = "VERSION-OR-EXPORT")]
+    pub source: PathBuf,
+    /// Of a run: a version by its step, `best` by the metric of checkpoint.best, or `newest`
+    #[arg(long, value_name = "STEP|best|newest")]
+    pub version: Option<Which>,
+    /// What the text begins with
+    #[arg(long, value_name = "TEXT", default_value = "\n")]
+    pub prompt: String,
+    /// How many tokens are written after it
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    pub tokens: u64,
+    /// What the logits are divided by: below 1 the likely becomes likelier, and 0 takes the likeliest each time
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
+    pub temperature: f64,
+    /// Choose among the K likeliest only
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Option<u32>,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// How many tokens the model looks back on: by default as many as in training, which a model with rotary positions
+    /// doesn't tell
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub window: Option<u32>,
+    /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceSpec,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0);
+    value.ok_or_else(|| "allowed are finite numbers from 0".to_owned())
 }
 
 /// Formats of an export.

@@ -1,6 +1,6 @@
 //! The `trainer` command: what can be done with a run's versions when no coordinator is there.
 //!
-//! This crate owns evaluation, prediction and export offline, from a run's directory. It never trains, never writes
+//! This crate owns evaluation, prediction, sampling of text and export offline, from a run's directory. It never trains, never writes
 //! anything but exports, and never imports protocol, wire, coordinator or worker: it reads what a run left behind. A
 //! binary with models of one's own is `trainer_cli::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
@@ -11,6 +11,7 @@ mod failure;
 mod model;
 mod predict;
 mod run;
+mod sample;
 mod samples;
 
 use std::io::{IsTerminal, Write};
@@ -34,7 +35,14 @@ pub fn main(registry: Registry) -> ExitCode {
     start_log();
     // As a worker has it, so that an evaluation gives the bits that the run logged.
     trainer::device::use_one_thread();
-    match answer(&cli, &registry) {
+    let answer = match &cli.command {
+        // Text is shown as it comes.
+        Command::Sample(ask) => {
+            sample::sample(ask, &registry, &mut std::io::stdout().lock()).map(|()| String::new())
+        }
+        _ => answer(&cli, &registry),
+    };
+    match answer {
         Ok(text) => print(&text),
         Err(failure) => {
             tracing::error!("{failure}");
@@ -52,6 +60,11 @@ pub fn answer(cli: &Cli, registry: &Registry) -> Result<String, Failure> {
         Command::Export(ask) => export::export(ask, registry),
         Command::Eval(ask) => evaluate::evaluate(ask, registry),
         Command::Predict(ask) => predict::predict(ask, registry),
+        Command::Sample(ask) => {
+            let mut text = Vec::new();
+            sample::sample(ask, registry, &mut text)?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        }
     }
 }
 

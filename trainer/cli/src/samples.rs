@@ -25,7 +25,7 @@ pub(crate) fn fill(rows: &Batch, batch: &mut HostBatch) {
         features.clone_from(&rows.features);
     }
     match &mut batch.y {
-        Target::Labels(labels) => {
+        Target::Labels(labels) | Target::Tokens(labels) => {
             labels.clear();
             labels.extend(rows.labels.iter().map(|label| i64::from(*label)));
         }

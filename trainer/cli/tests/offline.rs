@@ -134,7 +134,9 @@ impl Left {
             let mut batch = HostBatch::empty(&self.spec());
             batch.x.data = trainer::HostData::F32(rows.features);
             match &mut batch.y {
-                Target::Labels(labels) => labels.extend(rows.labels.iter().map(|label| i64::from(*label))),
+                Target::Labels(labels) | Target::Tokens(labels) => {
+                    labels.extend(rows.labels.iter().map(|label| i64::from(*label)));
+                }
                 Target::Values { data, .. } => *data = rows.values,
                 Target::Unknown => {}
             }

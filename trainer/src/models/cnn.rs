@@ -8,7 +8,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::head;
+use super::head::{self, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
 use crate::task::{ModelConfig, Scored, Task};
@@ -19,11 +19,19 @@ struct Keys {
     channels: Vec<usize>,
     hidden: usize,
     dropout: f64,
+    label_smoothing: f64,
+    class_weights: Vec<f64>,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { channels: vec![16, 32], hidden: 64, dropout: 0.0 }
+        Self {
+            channels: vec![16, 32],
+            hidden: 64,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+            class_weights: Vec::new(),
+        }
     }
 }
 
@@ -37,6 +45,7 @@ pub struct Cnn {
     /// Features after the last pooling.
     flat: usize,
     outputs: usize,
+    loss: Loss,
 }
 
 /// The module: `convolutions.0.weight`, ..., `hidden.weight`, `output.weight` and their biases.
@@ -53,9 +62,10 @@ impl Task for Cnn {
     type Model = CnnModel;
 
     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
-        let keys: Keys = config.keys()?;
+        let mut keys: Keys = config.keys()?;
         head::check_dropout(keys.dropout)?;
         head::check_data(data)?;
+        let loss = Loss::new(keys.label_smoothing, std::mem::take(&mut keys.class_weights), data)?;
         let &[channels, height, width] = data.input.as_slice() else {
             return Err(TrainerError::Config(format!(
                 "model.kind = \"cnn\" takes images; the dataset gives {:?}: set dataset.image_shape = [channels, \
@@ -80,7 +90,7 @@ impl Task for Cnn {
             )));
         }
         let flat = keys.channels[keys.channels.len() - 1] * last_height * last_width;
-        Ok(Self { keys, image: [channels, height, width], flat, outputs: data.output.width() })
+        Ok(Self { keys, image: [channels, height, width], flat, outputs: data.output.width(), loss })
     }
 
     fn model(&self, device: &Device) -> CnnModel {
@@ -107,7 +117,7 @@ impl Task for Cnn {
     }
 
     fn forward(&self, model: &CnnModel, batch: &HostBatch, device: &Device) -> Result<Scored, TrainerError> {
-        head::score(self.predict(model, batch, device)?, batch)
+        self.loss.score(self.predict(model, batch, device)?, batch)
     }
 
     fn predict(

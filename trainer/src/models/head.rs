@@ -1,4 +1,4 @@
-//! What both models share: inputs and targets on the device, activations, losses as sums.
+//! What the models share: inputs and targets on the device, activations, losses as sums.
 
 use burn::tensor::activation;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -47,6 +47,10 @@ pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
         return Err(TrainerError::Config("the dataset has no feature columns to learn from".to_owned()));
     }
     match (&data.output, data.output.width()) {
+        (OutputSpec::Tokens { .. }, _) => Err(TrainerError::Config(
+            "the dataset gives text, whose next token this model can't predict: use model.kind = \"gpt\""
+                .to_owned(),
+        )),
         (OutputSpec::Classes(_), n @ 0..=1) => Err(TrainerError::Config(format!(
             "a classification needs at least two labels; the dataset's target has {n}"
         ))),
@@ -73,32 +77,120 @@ pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Resul
 }
 
 /// The sum of the losses: cross entropy of labels, mean squared error of a sample's values.
-pub(super) fn score(outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
-    let [count, width] = outputs.dims();
-    let device = outputs.device();
-    let loss = match &batch.y {
-        Target::Labels(labels) => {
-            check_labels(labels, count, width)?;
-            let labels: Tensor<2, Int> =
-                Tensor::from_data(TensorData::new(labels.clone(), [count, 1]), &device);
-            ordered_sum(activation::log_softmax(outputs.clone(), 1).gather(1, labels)).neg()
+#[derive(Debug)]
+pub(super) struct Loss {
+    smoothing: f64,
+    /// One for each class; none is 1 for each.
+    weights: Vec<f64>,
+}
+
+impl Loss {
+    /// From `model.label_smoothing` and `model.class_weights`, which only a classification can have.
+    pub(super) fn new(smoothing: f64, weights: Vec<f64>, data: &DataSpec) -> Result<Self, TrainerError> {
+        let refuse = |message: String| Err(TrainerError::Config(message));
+        if !(0.0..1.0).contains(&smoothing) {
+            return refuse(format!(
+                "model.label_smoothing = {smoothing}: allowed are values from 0 to below 1"
+            ));
         }
-        Target::Values { width: given, data } => {
-            if *given != width || data.len() != count * width {
-                return Err(TrainerError::Shape(format!(
-                    "{} target values, {given} a sample, for {count} samples of {width} outputs",
-                    data.len()
-                )));
+        let OutputSpec::Classes(labels) = &data.output else {
+            if smoothing > 0.0 || !weights.is_empty() {
+                return refuse(
+                    "model.label_smoothing and model.class_weights are for classifications; the dataset's target is \
+                     no label: remove them"
+                        .to_owned(),
+                );
             }
-            let values = Tensor::from_data(TensorData::new(data.clone(), [count, width]), &device);
-            let errors: Tensor<2> = outputs.clone() - values;
-            ordered_sum(errors.clone() * errors).div_scalar(width as f32)
+            return Ok(Self { smoothing, weights });
+        };
+        if !weights.is_empty() && weights.len() != labels.len() {
+            return refuse(format!(
+                "model.class_weights lists {} weights; the dataset has {} labels, in this order: {}",
+                weights.len(),
+                labels.len(),
+                shortened(labels)
+            ));
         }
-        Target::Unknown => {
-            return Err(TrainerError::Shape("the batch has no targets to compute a loss from".to_owned()));
+        match weights.iter().find(|weight| !((**weight as f32).is_finite() && **weight >= 0.0)) {
+            Some(weight) => {
+                refuse(format!("model.class_weights holds {weight}: allowed are finite values from 0"))
+            }
+            None if !weights.is_empty() && weights.iter().all(|weight| *weight == 0.0) => {
+                refuse("model.class_weights are all 0: there would be nothing to learn".to_owned())
+            }
+            None => Ok(Self { smoothing, weights }),
         }
-    };
-    Ok(Scored { loss, weight: count as f64, outputs })
+    }
+
+    /// Of the outputs of a batch, `[count, width]`. The weight is the count of samples whatever the classes' weights
+    /// are, so that accuracies stay what they are.
+    pub(super) fn score(&self, outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
+        let [count, width] = outputs.dims();
+        let loss = match &batch.y {
+            Target::Labels(labels) => {
+                check_labels(labels, count, width)?;
+                self.cross_entropy(outputs.clone(), labels)
+            }
+            Target::Values { width: given, data } => {
+                if *given != width || data.len() != count * width {
+                    return Err(TrainerError::Shape(format!(
+                        "{} target values, {given} a sample, for {count} samples of {width} outputs",
+                        data.len()
+                    )));
+                }
+                squared_error(outputs.clone(), data)
+            }
+            Target::Tokens(_) => {
+                return Err(TrainerError::Shape("the model takes no tokens as targets".to_owned()));
+            }
+            Target::Unknown => {
+                return Err(TrainerError::Shape(
+                    "the batch has no targets to compute a loss from".to_owned(),
+                ));
+            }
+        };
+        Ok(Scored { loss, weight: count as f64, outputs })
+    }
+
+    /// The labels are within the outputs.
+    fn cross_entropy(&self, outputs: Tensor<2>, labels: &[i64]) -> Tensor<1> {
+        let ([count, width], device) = (outputs.dims(), outputs.device());
+        let logarithms = activation::log_softmax(outputs, 1);
+        if self.smoothing == 0.0 && self.weights.is_empty() {
+            let labels: Tensor<2, Int> =
+                Tensor::from_data(TensorData::new(labels.to_vec(), [count, 1]), &device);
+            return ordered_sum(logarithms.gather(1, labels)).neg();
+        }
+        let counts: Vec<f32> = labels.iter().flat_map(|label| self.coefficients(*label, width)).collect();
+        let counts = Tensor::from_data(TensorData::new(counts, [count, width]), &device);
+        ordered_sum(logarithms * counts).neg()
+    }
+
+    /// What the logarithm of each class's probability counts for a sample of this label. With the smoothing e and the
+    /// weights w of K classes it is w e/K for each class and w (1 - e) more for the label (Szegedy et al. 2015,
+    /// "Rethinking the Inception Architecture", section 7; with weights as torch.nn.functional.cross_entropy).
+    fn coefficients(&self, label: i64, classes: usize) -> impl Iterator<Item = f32> {
+        let rest = self.smoothing / classes as f64;
+        (0..classes).map(move |class| {
+            let own = if class as i64 == label { 1.0 - self.smoothing } else { 0.0 };
+            (self.weights.get(class).copied().unwrap_or(1.0) * (own + rest)) as f32
+        })
+    }
+}
+
+/// The first few names.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    format!("{}{}", shown.join(", "), if names.len() > SHOWN { ", ..." } else { "" })
+}
+
+/// `values` are as many as the outputs.
+fn squared_error(outputs: Tensor<2>, values: &[f32]) -> Tensor<1> {
+    let [count, width] = outputs.dims();
+    let values = Tensor::from_data(TensorData::new(values.to_vec(), [count, width]), &outputs.device());
+    let errors: Tensor<2> = outputs - values;
+    ordered_sum(errors.clone() * errors).div_scalar(width as f32)
 }
 
 /// A label outside of the outputs would read beyond the row on some backends.
@@ -113,4 +205,14 @@ fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), Trai
             Err(TrainerError::Shape(format!("label index {label} is outside of the {classes} labels")))
         }
     }
+}
+
+/// The sum of the tokens' cross entropies. `targets` is `[tokens, 1]`, each within the vocabulary.
+pub(super) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
+    let [rows, _] = logits.dims();
+    let plain = logits.clone().detach();
+    let of_target = plain.clone().gather(1, targets.clone());
+    let hits = plain.max_dim(1).equal(of_target).float();
+    let loss = ordered_sum(activation::log_softmax(logits, 1).gather(1, targets)).neg();
+    Scored { loss, weight: rows as f64, outputs: hits }
 }

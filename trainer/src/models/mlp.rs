@@ -5,7 +5,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::head::{self, Activation};
+use super::head::{self, Activation, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
 use crate::task::{ModelConfig, Scored, Task};
@@ -16,11 +16,19 @@ struct Keys {
     hidden: Vec<usize>,
     activation: Activation,
     dropout: f64,
+    label_smoothing: f64,
+    class_weights: Vec<f64>,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { hidden: vec![128], activation: Activation::Relu, dropout: 0.0 }
+        Self {
+            hidden: vec![128],
+            activation: Activation::Relu,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+            class_weights: Vec::new(),
+        }
     }
 }
 
@@ -31,6 +39,7 @@ pub struct Mlp {
     keys: Keys,
     inputs: usize,
     outputs: usize,
+    loss: Loss,
 }
 
 /// The module: `hidden.0.weight`, `hidden.0.bias`, ..., `output.weight`, `output.bias`.
@@ -47,7 +56,7 @@ impl Task for Mlp {
     type Model = MlpModel;
 
     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
-        let keys: Keys = config.keys()?;
+        let mut keys: Keys = config.keys()?;
         if keys.hidden.contains(&0) {
             return Err(TrainerError::Config(format!(
                 "model.hidden = {:?}: every layer needs at least one unit",
@@ -56,7 +65,8 @@ impl Task for Mlp {
         }
         head::check_dropout(keys.dropout)?;
         head::check_data(data)?;
-        Ok(Self { keys, inputs: data.input.iter().product(), outputs: data.output.width() })
+        let loss = Loss::new(keys.label_smoothing, std::mem::take(&mut keys.class_weights), data)?;
+        Ok(Self { keys, inputs: data.input.iter().product(), outputs: data.output.width(), loss })
     }
 
     fn model(&self, device: &Device) -> MlpModel {
@@ -75,7 +85,7 @@ impl Task for Mlp {
     }
 
     fn forward(&self, model: &MlpModel, batch: &HostBatch, device: &Device) -> Result<Scored, TrainerError> {
-        head::score(self.predict(model, batch, device)?, batch)
+        self.loss.score(self.predict(model, batch, device)?, batch)
     }
 
     fn predict(

@@ -67,15 +67,28 @@ pub fn table(features: usize, labels: usize) -> DataSpec {
     DataSpec { input: vec![features], output: classes(labels) }
 }
 
+pub fn text(window: usize, vocabulary: usize) -> DataSpec {
+    DataSpec { input: vec![window], output: OutputSpec::Tokens { vocabulary } }
+}
+
+/// Token indices that look random.
+pub fn tokens(length: usize, vocabulary: usize, stream: u32) -> Vec<i64> {
+    noise(length, stream).iter().map(|x| ((x + 1.0) / 2.0 * vocabulary as f32) as i64).collect()
+}
+
 /// A batch of noise that fits the data.
 pub fn batch(data: &DataSpec, count: usize, stream: u32) -> HostBatch {
     let mut batch = HostBatch::empty(data);
     batch.set_count(count);
     let features: usize = data.input.iter().product();
-    batch.x.data = HostData::F32(noise(count * features, stream));
     let width = data.output.width();
+    batch.x.data = match &data.output {
+        OutputSpec::Tokens { vocabulary } => HostData::I64(tokens(count * features, *vocabulary, stream)),
+        _ => HostData::F32(noise(count * features, stream)),
+    };
     batch.y = match &data.output {
         OutputSpec::Classes(_) => Target::Labels((0..count).map(|i| ((i * 7 + 3) % width) as i64).collect()),
+        OutputSpec::Tokens { .. } => Target::Tokens(tokens(count * features, width, stream + 1)),
         OutputSpec::Values(_) => Target::Values { width, data: noise(count * width, stream + 1) },
     };
     batch

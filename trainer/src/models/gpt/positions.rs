@@ -1,0 +1,67 @@
+//! What attention knows of positions: the causal mask and the rotation of queries and keys.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// What all blocks of a forward pass share.
+pub(super) struct Surroundings {
+    /// Samples.
+    pub(super) count: usize,
+    /// Positions of a sample.
+    pub(super) window: usize,
+    /// Added to the attention's scores, `[1, 1, window, window]`.
+    pub(super) mask: Tensor<4>,
+    /// With rotary positions.
+    pub(super) rotation: Option<Rotation>,
+}
+
+/// A softmax makes exactly 0 of it. (A finite value that underflows takes exp's slow path.)
+const HIDDEN: f32 = f32::NEG_INFINITY;
+
+/// 0 for a key at or before the query's position, and what makes its weight 0 for a later one; `[1, 1, query, key]`.
+pub(super) fn causal_mask(window: usize, device: &Device) -> Tensor<4> {
+    let entry = |query: usize, key: usize| if key > query { HIDDEN } else { 0.0 };
+    let mask: Vec<f32> =
+        (0..window).flat_map(|query| (0..window).map(move |key| entry(query, key))).collect();
+    Tensor::from_data(TensorData::new(mask, [1, 1, window, window]), device)
+}
+
+/// Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34, with the features
+/// paired as GPT-NeoX and Llama do: feature i with i + size/2 of a head.
+pub(super) struct Rotation {
+    /// `[1, 1, window, size]`, as `sin`.
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+    /// Takes each pair (a, b) to (-b, a), `[1, 1, size, size]`. A product with it costs little beside the attention's
+    /// own, while slices would be copied in the backward pass; a sum of zeros and one value is exact.
+    quarter: Tensor<4>,
+}
+
+/// The angle of position p and pair i is p * 10000^(-2i/size).
+pub(super) fn rotation(window: usize, size: usize, device: &Device) -> Rotation {
+    let half = size / 2;
+    // In f64, so that differences between implementations of sine and power hardly ever reach the f32 value.
+    let angle = |position: usize, feature: usize| {
+        position as f64 * 10_000f64.powf(-((feature % half) as f64) / half as f64)
+    };
+    let table = |function: fn(f64) -> f64| -> Tensor<4> {
+        let values: Vec<f32> = (0..window)
+            .flat_map(|position| (0..size).map(move |feature| function(angle(position, feature)) as f32))
+            .collect();
+        Tensor::from_data(TensorData::new(values, [1, 1, window, size]), device)
+    };
+    let mut quarter = vec![0.0f32; size * size];
+    for i in 0..half {
+        quarter[(i + half) * size + i] = -1.0;
+        quarter[i * size + i + half] = 1.0;
+    }
+    let quarter = Tensor::from_data(TensorData::new(quarter, [1, 1, size, size]), device);
+    Rotation { cos: table(f64::cos), sin: table(f64::sin), quarter }
+}
+
+impl Rotation {
+    /// Turns queries or keys, `[count, heads, window, size]`.
+    pub(super) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let turned = x.clone().matmul(self.quarter.clone());
+        x * self.cos.clone() + turned * self.sin.clone()
+    }
+}

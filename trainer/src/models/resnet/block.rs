@@ -1,0 +1,100 @@
+//! One residual block.
+
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Device, Tensor};
+
+/// relu(shortcut(x) + norm(convolution(relu(norm(convolution(x)))))), both convolutions 3x3 (He et al. 2015, figure 2).
+#[derive(Module, Debug)]
+pub(super) struct ResidualBlock {
+    convolution1: Conv2d,
+    norm1: GroupNorm,
+    convolution2: Conv2d,
+    norm2: GroupNorm,
+    projection: Option<Projection>,
+    #[module(skip)]
+    stride: usize,
+}
+
+/// A shortcut with parameters.
+#[derive(Module, Debug)]
+struct Projection {
+    convolution: Conv2d,
+    norm: GroupNorm,
+}
+
+/// What a shortcut is where the shape changes; elsewhere it is the identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shortcut {
+    /// Option A of the paper: every second pixel, and zeros for the new channels.
+    Padding,
+    /// Option B: a 1x1 convolution, normalised.
+    Projection,
+}
+
+impl ResidualBlock {
+    /// `channels` in and out. A stride of 2 halves the image, rounded up.
+    pub(super) fn new(
+        channels: [usize; 2],
+        stride: usize,
+        groups: usize,
+        shortcut: Shortcut,
+        device: &Device,
+    ) -> Self {
+        let [inputs, outputs] = channels;
+        let changes = stride != 1 || inputs != outputs;
+        let norm = || normalisation(groups, outputs, device);
+        Self {
+            convolution1: convolution(channels, 3, stride, device),
+            norm1: norm(),
+            convolution2: convolution([outputs, outputs], 3, 1, device),
+            norm2: norm(),
+            projection: (changes && shortcut == Shortcut::Projection)
+                .then(|| Projection { convolution: convolution(channels, 1, stride, device), norm: norm() }),
+            stride,
+        }
+    }
+
+    /// `[count, channels, height, width]` in and out.
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let branch = relu(self.norm1.forward(self.convolution1.forward(x.clone())));
+        let branch = self.norm2.forward(self.convolution2.forward(branch));
+        let shortcut = match &self.projection {
+            Some(projection) => projection.norm.forward(projection.convolution.forward(x)),
+            None => pad(x, self.stride, branch.dims()[1]),
+        };
+        relu(shortcut + branch)
+    }
+}
+
+/// Every `stride`-th pixel, and channels of zeros after the present ones.
+fn pad(x: Tensor<4>, stride: usize, channels: usize) -> Tensor<4> {
+    // The maximum over a window of one pixel is the pixel.
+    let options = MaxPoolOptions::new([1, 1]).with_stride([stride, stride]);
+    let x = if stride == 1 { x } else { max_pool2d(x, options) };
+    let [count, present, height, width] = x.dims();
+    if present == channels {
+        return x;
+    }
+    let zeros = Tensor::zeros([count, channels - present, height, width], &x.device());
+    Tensor::cat(vec![x, zeros], 1)
+}
+
+/// A square convolution without bias (a normalisation follows), which keeps the image's size at stride 1.
+pub(super) fn convolution(channels: [usize; 2], side: usize, stride: usize, device: &Device) -> Conv2d {
+    let margin = side / 2;
+    Conv2dConfig::new(channels, [side, side])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(margin, margin, margin, margin))
+        .with_bias(false)
+        .with_initializer(Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: false })
+        .init(device)
+}
+
+pub(super) fn normalisation(groups: usize, channels: usize, device: &Device) -> GroupNorm {
+    GroupNormConfig::new(groups, channels).init(device)
+}
