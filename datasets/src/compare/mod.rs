@@ -160,7 +160,8 @@ fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, Dat
     // The objects of a registry have no extension: the form goes by the path.
     let form = crate::distribution::form_of(Path::new(path));
     let (before, after) = (Distributions::of_form(a, form)?, Distributions::of_form(b, form)?);
-    let names = |all: &Distributions| all.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let names =
+        |all: &Distributions| all.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
     let (old, new) = (names(&before), names(&after));
     let common: Vec<String> = old.iter().filter(|name| new.contains(name)).cloned().collect();
     let column = |name: &String| {

@@ -92,7 +92,9 @@ fn check_present(file: &PublicFile, path: PathBuf) -> Result<Fetched, RegistryEr
     match &file.md5 {
         Some(expected) if *expected != md5 => Err(RegistryError::wrong(
             &path,
-            format!("there is another file: its MD5 is {md5}, the table has {expected}; move it away or choose another --to"),
+            format!(
+                "there is another file: its MD5 is {md5}, the table has {expected}; move it away or choose another --to"
+            ),
         )),
         expected => Ok(Fetched { is_checked: expected.is_some(), path, bytes, md5, was_there: true }),
     }
@@ -114,7 +116,10 @@ impl Part {
         let file = file.map_err(RegistryError::at(&path))?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                return Err(RegistryError::wrong(&path, "another process is fetching this file; wait for it"));
+                return Err(RegistryError::wrong(
+                    &path,
+                    "another process is fetching this file; wait for it",
+                ));
             }
             Err(TryLockError::Error(why)) => return Err(RegistryError::at(&path)(why)),
             Ok(()) => {}
@@ -134,8 +139,7 @@ impl Part {
     }
 
     fn append(&mut self, chunk: &[u8]) -> Result<(), RegistryError> {
-        let written =
-            self.file.seek(SeekFrom::Start(self.bytes)).and_then(|_| self.file.write_all(chunk));
+        let written = self.file.seek(SeekFrom::Start(self.bytes)).and_then(|_| self.file.write_all(chunk));
         written.map_err(RegistryError::at(&self.path))?;
         self.bytes += chunk.len() as u64;
         Ok(())
@@ -291,7 +295,9 @@ impl Line<'_> {
             && expected != total
         {
             part.clear()?;
-            return Err(Ended::Refused(format!("the file there has {total} bytes, the table has {expected}")));
+            return Err(Ended::Refused(format!(
+                "the file there has {total} bytes, the table has {expected}"
+            )));
         }
         self.progress.begin(1, total.or(self.file.bytes).unwrap_or(0));
         self.progress.bytes(part.bytes);
@@ -312,7 +318,10 @@ impl Line<'_> {
             self.progress.bytes(read as u64);
             if total.is_some_and(|total| part.bytes > total) {
                 part.clear()?;
-                return Err(Ended::Refused(format!("the server sent more than {}", of.trim_start_matches(" of "))));
+                return Err(Ended::Refused(format!(
+                    "the server sent more than {}",
+                    of.trim_start_matches(" of ")
+                )));
             }
         }
         if total.is_some_and(|total| part.bytes < total) {
@@ -387,7 +396,8 @@ mod tests {
         };
         check("bytes 5-9/10", Some((5, Some(10))));
         check("bytes 5-9/*", Some((5, None)));
-        for text in ["", "bytes */10", "bytes x-9/10", "items 5-9/10", "bytes 5-9", "bytes 5-9/x", "bytes 5"] {
+        for text in ["", "bytes */10", "bytes x-9/10", "items 5-9/10", "bytes 5-9", "bytes 5-9/x", "bytes 5"]
+        {
             check(text, None);
         }
     }

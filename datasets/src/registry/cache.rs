@@ -94,7 +94,12 @@ impl Registry {
     }
 
     /// Takes bytes in under a name, unless they are there.
-    pub(super) fn take_in_as(&self, name: &str, content: &[u8], workspace: &Workspace) -> Result<(), RegistryError> {
+    pub(super) fn take_in_as(
+        &self,
+        name: &str,
+        content: &[u8],
+        workspace: &Workspace,
+    ) -> Result<(), RegistryError> {
         if self.has(name, content.len() as u64) {
             return Ok(());
         }

@@ -83,8 +83,11 @@ impl Registry {
     }
 
     fn copy_all(&self, manifest: &Manifest, to: &Path, progress: &dyn Progress) -> Result<(), RegistryError> {
-        let mut folders: Vec<PathBuf> =
-            manifest.files.iter().filter_map(|file| to.join(&file.path).parent().map(Path::to_owned)).collect();
+        let mut folders: Vec<PathBuf> = manifest
+            .files
+            .iter()
+            .filter_map(|file| to.join(&file.path).parent().map(Path::to_owned))
+            .collect();
         folders.dedup();
         for folder in folders {
             std::fs::create_dir_all(&folder).map_err(RegistryError::at(&folder))?;

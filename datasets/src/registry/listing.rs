@@ -89,11 +89,7 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, content: &str) -> FileEntry {
-        FileEntry {
-            path: path.to_owned(),
-            bytes: content.len() as u64,
-            md5: md5_of(content.as_bytes()),
-        }
+        FileEntry { path: path.to_owned(), bytes: content.len() as u64, md5: md5_of(content.as_bytes()) }
     }
 
     #[test]

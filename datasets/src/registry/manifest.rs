@@ -76,7 +76,10 @@ impl Manifest {
     pub(super) fn read(path: &Path, name: &str, number: u64) -> Result<Self, RegistryError> {
         let bytes = std::fs::read(path).map_err(RegistryError::at(path))?;
         let wrong = |problem: String| {
-            RegistryError::wrong(path, format!("{problem}; take this file from a copy, or add the data again"))
+            RegistryError::wrong(
+                path,
+                format!("{problem}; take this file from a copy, or add the data again"),
+            )
         };
         let manifest: Self =
             serde_json::from_slice(&bytes).map_err(|why| wrong(format!("this is no manifest: {why}")))?;

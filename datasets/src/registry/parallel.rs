@@ -33,7 +33,8 @@ pub(crate) fn map<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, RegistryError> + Sync,
 ) -> Result<Vec<R>, RegistryError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(items.len());
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(items.len());
     if threads <= 1 {
         return items.iter().map(work).collect();
     }

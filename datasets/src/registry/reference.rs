@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_says_what_is_expected() {
-        for text in ["", "@1", "a b", "../x", "-x", ".x", "a/b", "d@", "d@0", "d@1e9f", "d@1E9FC7A9", "d@x", "d@1@2"] {
+        for text in
+            ["", "@1", "a b", "../x", "-x", ".x", "a/b", "d@", "d@0", "d@1e9f", "d@1E9FC7A9", "d@x", "d@1@2"]
+        {
             let error = text.parse::<Reference>().expect_err(text);
             assert_eq!(error.exit_code(), 2, "{text:?}");
             assert!(error.to_string().contains("expected"), "{error}");

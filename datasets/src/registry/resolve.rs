@@ -103,7 +103,9 @@ impl Registry {
         std::fs::create_dir_all(self.root.join("views")).map_err(RegistryError::at(&self.root))?;
         match std::fs::rename(&from, to) {
             // Someone else was first, with the same files.
-            Err(why) if matches!(why.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
+            Err(why) if matches!(why.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+                Ok(())
+            }
             renamed => renamed.map_err(RegistryError::at(to)),
         }
     }

@@ -33,7 +33,8 @@ impl Source {
         let metadata = std::fs::metadata(path).map_err(RegistryError::at(path))?;
         if !metadata.is_dir() {
             let name = path.file_name().unwrap_or_default();
-            let file = SourceFile { relative: text_of(name, path)?, path: path.to_owned(), bytes: metadata.len() };
+            let file =
+                SourceFile { relative: text_of(name, path)?, path: path.to_owned(), bytes: metadata.len() };
             check_kind(path, &metadata)?;
             return Ok(Self { is_folder: false, files: vec![file] });
         }
@@ -61,7 +62,10 @@ impl Source {
             }
         }
         if files.is_empty() {
-            return Err(RegistryError::wrong(path, "there is no file in this folder; name a file or a folder with files"));
+            return Err(RegistryError::wrong(
+                path,
+                "there is no file in this folder; name a file or a folder with files",
+            ));
         }
         files.sort_by(|a, b| a.relative.as_bytes().cmp(b.relative.as_bytes()));
         Ok(Self { is_folder: true, files })
@@ -93,6 +97,5 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), RegistryError> {
 /// A name as text: manifests and listings are JSON, which has no other bytes.
 fn text_of(name: &std::ffi::OsStr, path: &Path) -> Result<String, RegistryError> {
     let text = name.to_str().filter(|text| !text.is_empty() && !text.contains(std::path::MAIN_SEPARATOR));
-    text.map(str::to_owned)
-        .ok_or_else(|| RegistryError::wrong(path, "its name is not UTF-8; rename it"))
+    text.map(str::to_owned).ok_or_else(|| RegistryError::wrong(path, "its name is not UTF-8; rename it"))
 }

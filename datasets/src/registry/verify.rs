@@ -49,7 +49,11 @@ impl Registry {
     ///
     /// # Errors
     /// When there is no such version. What is damaged is no error here: the report names it.
-    pub fn verify(&self, reference: Option<&Reference>, progress: &dyn Progress) -> Result<Report, RegistryError> {
+    pub fn verify(
+        &self,
+        reference: Option<&Reference>,
+        progress: &dyn Progress,
+    ) -> Result<Report, RegistryError> {
         let mut report = Report::default();
         let manifests = match reference {
             Some(reference) => vec![self.find(reference)?],
@@ -117,9 +121,10 @@ impl Registry {
             Ok(hashed) if hashed.md5 == md5 && expected.bytes.is_none_or(|bytes| bytes == hashed.bytes) => {
                 return (hashed.bytes, None);
             }
-            Ok(hashed) => {
-                (hashed.bytes, format!("damaged: {place} has the MD5 {} and {} bytes", hashed.md5, hashed.bytes))
-            }
+            Ok(hashed) => (
+                hashed.bytes,
+                format!("damaged: {place} has the MD5 {} and {} bytes", hashed.md5, hashed.bytes),
+            ),
             Err(why) if why.kind() == ErrorKind::NotFound => (0, format!("missing: there is no {place}")),
             Err(why) => (0, format!("unreadable: {place}: {why}")),
         };
