@@ -56,8 +56,8 @@ pub(crate) fn blocks(counts: &[u64]) -> String {
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let block = |count: &u64| match count {
         0 => ' ',
-        // The lowest block for one, the highest for the most.
-        count => BLOCKS[((count - 1).saturating_mul(8) / most).min(7) as usize],
+        // Eighths of the most, rounded up: the lowest block for one, the highest for the most.
+        count => BLOCKS[((u128::from(*count) * 8).div_ceil(u128::from(most)) - 1).min(7) as usize],
     };
     counts.iter().map(block).collect()
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::RegistryError;
 
-/// Folders that belong to other programs: DVC leaves them out too, so the digests agree.
+/// Folders that belong to other programs. DVC leaves them out too, so the digests agree (a folder with a `.dvc` of its own
+/// is another repository to DVC, which leaves all of it out).
 const LEFT_OUT: &[&str] = &[".git", ".hg", ".dvc"];
 
 /// A file to be read.
