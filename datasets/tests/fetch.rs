@@ -93,7 +93,7 @@ fn answer(stream: TcpStream, body: &[u8], manner: Manner, seen: &Mutex<Vec<Strin
     let rest = &body[start.unwrap_or(0).min(all)..];
     match manner {
         Manner::CutAfter(bytes) | Manner::NoRangeCutAfter(bytes) => {
-            send(head, &rest[..bytes.min(rest.len())])
+            send(head, &rest[..bytes.min(rest.len())]);
         }
         Manner::StallAfter(bytes) => {
             send(head, &rest[..bytes]);
@@ -109,7 +109,7 @@ fn answer(stream: TcpStream, body: &[u8], manner: Manner, seen: &Mutex<Vec<Strin
 
 /// What is served: long enough for many reads, without a pattern that hides a shift.
 fn body() -> &'static [u8] {
-    Vec::leak((0..300_000u32).flat_map(|number| number.to_le_bytes()).collect())
+    Vec::leak((0..300_000u32).flat_map(u32::to_le_bytes).collect())
 }
 
 fn md5_of(bytes: &[u8]) -> String {
