@@ -155,6 +155,8 @@ fn what_is_damaged_or_missing_is_named() {
     place.write("d/three", "three");
     place.says(&["add", "d", "--name", "ds"]);
     damage(&place.object(b"one"), b"0ne");
+    assert!(place.fails(&["checkout", "ds", "out"], 3).contains("damaged, its MD5 is"));
+    assert!(!place.path("out").exists());
     std::fs::remove_file(place.object(b"two")).expect("removed");
     let output = place.run(&["verify", "ds"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

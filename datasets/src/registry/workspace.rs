@@ -85,6 +85,7 @@ mod tests {
         let left = dir.path().join("tmp/99999999-0");
         std::fs::create_dir(&left).expect("made");
         std::fs::write(left.join("0"), "half").expect("written");
+        std::fs::write(left.join(LOCK), "").expect("written");
         let other = Workspace::begin(dir.path()).expect("begun");
         assert!(!left.exists(), "what a dead writer left is still there");
         assert!(mine.folder.join("0").exists(), "a living writer's file is gone");
