@@ -170,7 +170,7 @@ fn shares_blocks(_: &File, _: &File) -> bool {
     false
 }
 
-/// On Linux [`sync`] makes all files durable at once: for thousands of small ones that takes a hundredth of the time.
+/// On Linux [`sync`] makes all files durable at once, instead of waiting for the disk once per file.
 #[cfg(target_os = "linux")]
 fn settle(_: &File) -> std::io::Result<()> {
     Ok(())
