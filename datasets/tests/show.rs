@@ -26,6 +26,13 @@ y       target       0        2 labels
 labels of y
   no   2  40.0 %
   yes  3  60.0 %
+
+numbers  mean    std     min   5%      25%    median  75%   95%   max  histogram
+age      14.375  12.038  -2.5  -0.625  6.875  15      22.5  28.5  30   \u{2588}     \u{2588}    \u{2588}   \u{2588}
+
+texts  most frequent  histogram
+city   c (60.0 %)     \u{2588}\u{2583}
+y      yes (60.0 %)   \u{2588}\u{2586}
 ";
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     assert_eq!(output.status.code(), Some(0));

@@ -1,0 +1,40 @@
+//! A bar on a terminal; nothing elsewhere.
+
+use datasets::registry::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar that counts files and bytes. It goes away when it is dropped, so that what is printed stands alone.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    /// A bar on stderr; hidden where that is no terminal.
+    pub(crate) fn new(what: &str) -> Self {
+        let bar = ProgressBar::new(0).with_message(what.to_owned());
+        let form = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, _files: u64, bytes: u64) {
+        self.bar.set_position(0);
+        self.bar.set_length(bytes);
+    }
+
+    fn bytes(&self, done: u64) {
+        self.bar.inc(done);
+    }
+
+    fn file(&self) {}
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,56 @@
+//! `datasets log`.
+
+use datasets::registry::{Manifest, Registry, RegistryError};
+use serde_json::json;
+
+use super::Form;
+use super::text::{aligned, path_line};
+
+pub(super) fn run(registry: &Registry, name: Option<&str>, output: Form) -> Result<String, RegistryError> {
+    let mut versions = Vec::new();
+    match name {
+        Some(name) => versions = registry.versions(name)?,
+        None => {
+            for name in registry.names()? {
+                versions.append(&mut registry.versions(&name)?);
+            }
+        }
+    }
+    if output == Form::Json {
+        let all: Vec<_> = versions.iter().map(value).collect();
+        return Ok(format!("{:#}\n", serde_json::Value::from(all)));
+    }
+    if versions.is_empty() {
+        let place = registry.root().display();
+        return Ok(format!("there are no datasets in {place}; `datasets add PATH --name NAME` adds one\n"));
+    }
+    let mut rows = vec![["version", "digest", "files", "bytes", "when", "who", "message"].map(str::to_owned)];
+    rows.extend(versions.iter().map(|version| {
+        [
+            format!("{}@{}", version.name, version.version),
+            version.digest.chars().take(8).collect(),
+            version.files.len().to_string(),
+            version.bytes.to_string(),
+            version.at.clone(),
+            version.by.clone(),
+            path_line(version.message.as_deref().unwrap_or_default()),
+        ]
+    }));
+    Ok(aligned(&rows))
+}
+
+/// A version without its list of files.
+fn value(version: &Manifest) -> serde_json::Value {
+    json!({
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "files": version.files.len(),
+        "bytes": version.bytes,
+        "at": version.at,
+        "by": version.by,
+        "from": version.from,
+        "message": version.message,
+        "parent": version.parent,
+    })
+}

@@ -1,0 +1,89 @@
+//! Tables and numbers as text.
+
+/// Cells in columns of one width, the last one as long as it is.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A field that can't break a line of the table, nor be too long for it.
+pub(crate) fn one_line(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match plain.char_indices().nth(32) {
+        Some((end, _)) => format!("{}...", &plain[..end]),
+        None => plain,
+    }
+}
+
+/// A path on one line, whole.
+pub(crate) fn path_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    let more = if count == 1 { "" } else { "s" };
+    format!("{count} {one}{more}")
+}
+
+/// A number with 5 significant digits at most, as people write it.
+pub(crate) fn short(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-4..1e7).contains(&size) {
+        return format!("{value:.3e}");
+    }
+    let decimals = (4 - size.log10().floor() as i64).clamp(0, 8) as usize;
+    let text = format!("{value:.decimals$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// Counts as a row of blocks, the highest one for the greatest.
+pub(crate) fn blocks(counts: &[u64]) -> String {
+    const BLOCKS: [char; 8] =
+        ['\u{2581}', '\u{2582}', '\u{2583}', '\u{2584}', '\u{2585}', '\u{2586}', '\u{2587}', '\u{2588}'];
+    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    let block = |count: &u64| match count {
+        0 => ' ',
+        // Eighths of the most, rounded up: the lowest block for one, the highest for the most.
+        count => BLOCKS[((u128::from(*count) * 8).div_ceil(u128::from(most)) - 1).min(7) as usize],
+    };
+    counts.iter().map(block).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let check = |value: f64, expected: &str| assert_eq!(short(value), expected, "{value}");
+        check(0.0, "0");
+        check(3.0, "3");
+        check(-2.5, "-2.5");
+        check(1.0 / 3.0, "0.33333");
+        check(12_345.678, "12346");
+        check(1_234_567.0, "1234567");
+        check(1e9, "1.000e9");
+        check(0.00001, "1.000e-5");
+        check(99.999_99, "100");
+    }
+
+    #[test]
+    fn every_count_has_its_block() {
+        assert_eq!(blocks(&[0, 1, 50, 100]), " \u{2581}\u{2584}\u{2588}");
+        assert_eq!(blocks(&[0, 0]), "  ");
+        assert_eq!(blocks(&[u64::MAX, 1]).chars().count(), 2);
+    }
+}

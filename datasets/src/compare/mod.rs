@@ -1,0 +1,178 @@
+//! What differs between two versions: which files, which rows, and how the columns moved.
+
+mod rows;
+mod shift;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::digest::md5_of_file;
+use crate::distribution::Distributions;
+use crate::error::DataError;
+use crate::registry::{Manifest, Registry, RegistryError, files_of};
+
+pub use rows::RowCounts;
+use rows::compare_rows;
+pub use shift::{Shift, population_stability};
+
+/// One of the two that are compared.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// What people call it.
+    pub label: String,
+    /// Whether it is one file rather than a folder.
+    pub is_file: bool,
+    /// Its files by path.
+    files: BTreeMap<String, SideFile>,
+}
+
+#[derive(Clone, Debug)]
+struct SideFile {
+    bytes: u64,
+    md5: String,
+    place: PathBuf,
+}
+
+/// What differs.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Difference {
+    /// The first.
+    pub before: String,
+    /// The second.
+    pub after: String,
+    /// Files that only the second has, with their bytes.
+    pub added: Vec<(String, u64)>,
+    /// Files that only the first has, with their bytes.
+    pub removed: Vec<(String, u64)>,
+    /// Files that both have with other bytes: the path, bytes before, bytes after.
+    pub changed: Vec<(String, u64, u64)>,
+    /// Number of files that are the same.
+    pub same: u64,
+    /// The tables among the changed files.
+    pub tables: Vec<TableDifference>,
+    /// What could not be compared, and why.
+    pub notes: Vec<String>,
+}
+
+/// What differs in a table.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TableDifference {
+    /// Its file.
+    pub path: String,
+    /// Rows before and after, and how many came and went, over the columns that both have.
+    #[serde(flatten)]
+    pub rows: RowCounts,
+    /// Columns that only the second has.
+    pub columns_added: Vec<String>,
+    /// Columns that only the first has.
+    pub columns_removed: Vec<String>,
+    /// How the columns moved that both have.
+    pub columns: Vec<Shift>,
+}
+
+impl Side {
+    /// A version of a registry.
+    #[must_use]
+    pub fn of_version(registry: &Registry, manifest: &Manifest) -> Self {
+        let file = |entry: &crate::registry::FileEntry| {
+            let place = registry.object(&entry.md5);
+            (entry.path.clone(), SideFile { bytes: entry.bytes, md5: entry.md5.clone(), place })
+        };
+        Self {
+            label: format!("{}@{}", manifest.name, manifest.version),
+            is_file: !manifest.is_folder(),
+            files: manifest.files.iter().map(file).collect(),
+        }
+    }
+
+    /// A file or folder as it is now.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn of_path(path: &Path) -> Result<Self, RegistryError> {
+        let found = files_of(path)?;
+        let files = found.into_iter().map(|(relative, place)| {
+            let md5 = md5_of_file(&place)?;
+            let bytes = std::fs::metadata(&place).map_err(RegistryError::at(&place))?.len();
+            Ok((relative, SideFile { bytes, md5, place }))
+        });
+        let files = files.collect::<Result<_, RegistryError>>()?;
+        Ok(Self { label: path.display().to_string(), is_file: !path.is_dir(), files })
+    }
+}
+
+/// Compares two versions. Two single files are compared whatever their names.
+///
+/// # Errors
+/// When a file can't be read. A table that can't be understood is compared as a file, with a note.
+pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError> {
+    let mut after = after.clone();
+    if let (true, true, Some(name), Some(other)) =
+        (before.is_file, after.is_file, before.files.keys().next(), after.files.keys().next().cloned())
+        && let Some(file) = after.files.remove(&other)
+    {
+        after.files.insert(name.clone(), file);
+    }
+    let mut difference = Difference {
+        before: before.label.clone(),
+        after: after.label.clone(),
+        added: Vec::new(),
+        removed: Vec::new(),
+        changed: Vec::new(),
+        same: 0,
+        tables: Vec::new(),
+        notes: Vec::new(),
+    };
+    let paths: BTreeSet<&String> = before.files.keys().chain(after.files.keys()).collect();
+    for path in paths {
+        match (before.files.get(path), after.files.get(path)) {
+            (Some(a), Some(b)) if a.md5 == b.md5 => difference.same += 1,
+            (Some(a), Some(b)) => {
+                difference.changed.push((path.clone(), a.bytes, b.bytes));
+                if is_table(path) {
+                    match compare_tables(path, &a.place, &b.place) {
+                        Ok(table) => difference.tables.push(table),
+                        Err(DataError::Io { file, source }) => {
+                            return Err(RegistryError::Io { place: file, source });
+                        }
+                        Err(why) => difference.notes.push(format!("{path} is not compared by rows: {why}")),
+                    }
+                }
+            }
+            (Some(a), None) => difference.removed.push((path.clone(), a.bytes)),
+            (None, Some(b)) => difference.added.push((path.clone(), b.bytes)),
+            (None, None) => {}
+        }
+    }
+    Ok(difference)
+}
+
+/// Whether a file is a table, by its name.
+#[must_use]
+pub fn is_table(path: &str) -> bool {
+    let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| ["csv", "tsv"].iter().any(|own| extension.eq_ignore_ascii_case(own)))
+}
+
+fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, DataError> {
+    // The objects of a registry have no extension: the form goes by the path.
+    let form = crate::distribution::form_of(Path::new(path));
+    let (before, after) = (Distributions::of_form(a, form)?, Distributions::of_form(b, form)?);
+    let names =
+        |all: &Distributions| all.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let (old, new) = (names(&before), names(&after));
+    let common: Vec<String> = old.iter().filter(|name| new.contains(name)).cloned().collect();
+    let column = |name: &String| {
+        let of = |all: &Distributions| all.columns.iter().position(|column| column.name == *name);
+        Some(Shift::between(&before.columns[of(&before)?], &after.columns[of(&after)?]))
+    };
+    Ok(TableDifference {
+        path: path.to_owned(),
+        rows: compare_rows(a, b, form, &common)?,
+        columns_added: new.iter().filter(|name| !old.contains(name)).cloned().collect(),
+        columns_removed: old.iter().filter(|name| !new.contains(name)).cloned().collect(),
+        columns: common.iter().filter_map(column).collect(),
+    })
+}

@@ -1,0 +1,257 @@
+//! How the values of each column are distributed, over all rows: for people, and to compare two versions.
+//!
+//! Counts, means and ranges are of all rows. Quantiles and histograms are of all numbers while they fit, else of a
+//! uniform sample of them with a fixed seed, so that the same file says the same.
+
+use std::path::Path;
+
+use crate::error::DataError;
+use crate::infer::{Seen, is_missing, number};
+use crate::plan::Plan;
+use crate::table::{Form, Table};
+
+/// Numbers that are kept for quantiles in all columns together: 64 MB.
+const KEPT_MAX: usize = 8_000_000;
+/// Numbers that are kept of a column at least.
+const KEPT_OF_A_COLUMN_MIN: usize = 1_000;
+/// Columns that are looked at with their distributions; a wider table has its first ones shown.
+const COLUMNS_MAX: usize = 4_000;
+
+/// The distributions of a table's columns.
+#[derive(Clone, Debug)]
+pub struct Distributions {
+    /// Rows of the table.
+    pub rows: u64,
+    /// Its columns, in the file's order; the first 4,000 of them.
+    pub columns: Vec<Distribution>,
+}
+
+/// The distribution of one column.
+#[derive(Clone, Debug)]
+pub struct Distribution {
+    /// The column.
+    pub name: String,
+    /// Missing fields.
+    pub missing: u64,
+    /// Of a column of numbers.
+    pub numbers: Option<Numbers>,
+    /// How often each text occurs, where the column looks like categories and there are at most 10,000.
+    pub counts: Option<Vec<(String, u64)>>,
+}
+
+/// What is known of a column's numbers.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    /// How many there are.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Their standard deviation (of the population: divided by `count`).
+    pub deviation: f64,
+    /// The least.
+    pub least: f64,
+    /// The greatest.
+    pub greatest: f64,
+    /// All of them, or a sample of them, in order. Never empty.
+    pub values: Vec<f64>,
+}
+
+impl Distributions {
+    /// Those of a plan's file, read as the plan says.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is no longer a table.
+    pub fn of_plan(plan: &Plan) -> Result<Self, DataError> {
+        Self::read(Path::new(&plan.path), plan.form(), &plan.missing)
+    }
+
+    /// Those of a csv file (tsv, if it is named so) with a first line of names.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is no table.
+    pub fn of_file(path: &Path) -> Result<Self, DataError> {
+        Self::of_form(path, form_of(path))
+    }
+
+    /// Those of a csv file that is written so.
+    pub(crate) fn of_form(path: &Path, form: Form) -> Result<Self, DataError> {
+        Self::read(path, form, &configs::Dataset::default().missing)
+    }
+
+    fn read(path: &Path, form: Form, missing: &[String]) -> Result<Self, DataError> {
+        let mut table = Table::open(path, form)?;
+        let names: Vec<String> = table.names().iter().take(COLUMNS_MAX).cloned().collect();
+        let kept_max = (KEPT_MAX / names.len().max(1)).max(KEPT_OF_A_COLUMN_MIN);
+        let mut columns: Vec<Gathered> =
+            (0u64..).take(names.len()).map(|column| Gathered::new(column, kept_max)).collect();
+        while table.advance()? {
+            for (column, text) in columns.iter_mut().zip(table.fields()) {
+                column.field(table.place(), text, is_missing(missing, text));
+            }
+        }
+        let (rows, _, _) = table.finish()?;
+        let columns = names.into_iter().zip(columns).map(|(name, column)| column.finish(name)).collect();
+        Ok(Self { rows, columns })
+    }
+}
+
+/// How a file is written, by its name: tabs in `.tsv`, commas elsewhere.
+pub(crate) fn form_of(path: &Path) -> Form {
+    let is_tsv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
+    Form { delimiter: if is_tsv { '\t' } else { ',' }, header: true }
+}
+
+/// A column while it is read.
+struct Gathered {
+    seen: Seen,
+    mean: f64,
+    squares: f64,
+    count: u64,
+    kept: Vec<f64>,
+    kept_max: usize,
+    random: u64,
+}
+
+impl Gathered {
+    fn new(column: u64, kept_max: usize) -> Self {
+        let seen = Seen::default();
+        Self { seen, mean: 0.0, squares: 0.0, count: 0, kept: Vec::new(), kept_max, random: column }
+    }
+
+    fn field(&mut self, place: u64, text: &str, is_missing: bool) {
+        self.seen.field(place, text, is_missing);
+        let Some(value) = number(text).filter(|_| !is_missing) else { return };
+        // Welford's running mean and squared deviations (Technometrics 1962).
+        self.count += 1;
+        let before = value - self.mean;
+        self.mean += before / self.count as f64;
+        self.squares += before * (value - self.mean);
+        if self.kept.len() < self.kept_max {
+            self.kept.push(value);
+            return;
+        }
+        // Vitter's algorithm R ("Random sampling with a reservoir", ACM TOMS 1985).
+        let place = usize::try_from(self.draw() % self.count).unwrap_or(usize::MAX);
+        if let Some(kept) = self.kept.get_mut(place) {
+            *kept = value;
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn finish(mut self, name: String) -> Distribution {
+        let numbers = self.seen.looks_numeric().then(|| {
+            self.kept.sort_by(f64::total_cmp);
+            Numbers {
+                count: self.count,
+                mean: self.mean,
+                deviation: (self.squares / self.count as f64).sqrt(),
+                least: self.seen.least,
+                greatest: self.seen.greatest,
+                values: self.kept,
+            }
+        });
+        let is_countable = self.seen.looks_like_classes() && !self.seen.is_overflown;
+        let counted = |label: String| {
+            let count = self.seen.distinct.get(&label).copied().unwrap_or(0);
+            (label, count)
+        };
+        let counts = is_countable.then(|| self.seen.labels().into_iter().map(counted).collect());
+        Distribution { name, missing: self.seen.missing, numbers, counts }
+    }
+}
+
+impl Numbers {
+    /// The value below which the fraction `at` (0 to 1) lies, with a straight line between neighbours: type 7 of
+    /// Hyndman and Fan ("Sample quantiles in statistical packages", The American Statistician 1996), as in numpy.
+    #[must_use]
+    pub fn quantile(&self, at: f64) -> f64 {
+        let place = at.clamp(0.0, 1.0) * self.values.len().saturating_sub(1) as f64;
+        let value = |index: f64| self.values.get(index as usize).copied().unwrap_or(self.greatest);
+        let (below, above) = (value(place.floor()), value(place.ceil()));
+        // Not `above - below` alone: of two numbers that are equal it is to be exactly that number.
+        below + (above - below) * place.fract()
+    }
+
+    /// How many of the kept values lie in each of so many bins of equal width.
+    #[must_use]
+    pub fn histogram(&self, bins: usize) -> Vec<u64> {
+        let mut counts = vec![0; bins];
+        let width = (self.greatest - self.least) / bins as f64;
+        for value in &self.values {
+            let bin = if width > 0.0 { ((value - self.least) / width) as usize } else { 0 };
+            if let Some(count) = counts.get_mut(bin.min(bins.saturating_sub(1))) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// Whether [`Numbers::values`] is a sample.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        (self.values.len() as u64) < self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Distributions {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("t.csv");
+        std::fs::write(&path, text).expect("written");
+        Distributions::of_file(&path).expect("read")
+    }
+
+    #[test]
+    fn quantiles_are_numpys() {
+        // numpy.quantile([1, 2, 4, 8], [0, 0.05, 0.25, 0.5, 0.75, 1])
+        let all = of("x\n8\n1\n4\n2\n");
+        let numbers = all.columns[0].numbers.as_ref().expect("numbers");
+        let quantiles = [0.0, 0.05, 0.25, 0.5, 0.75, 1.0].map(|at| numbers.quantile(at));
+        assert_eq!(quantiles, [1.0, 1.15, 1.75, 3.0, 5.0, 8.0]);
+        assert_eq!((numbers.mean, numbers.deviation), (3.75, 7.1875_f64.sqrt()));
+        assert_eq!(numbers.histogram(7), [1, 1, 0, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn missing_fields_and_texts_have_their_own_counts() {
+        let all = of("x,c\n1.5,a\n,b\nNA,a\n2.5,\n");
+        assert_eq!(all.rows, 4);
+        let [x, c] = all.columns.as_slice() else { panic!("two columns") };
+        assert_eq!((x.missing, x.counts.is_none(), x.numbers.as_ref().map(|n| n.count)), (2, true, Some(2)));
+        assert_eq!((c.missing, c.numbers.is_none()), (1, true));
+        assert_eq!(c.counts.as_deref(), Some(&[("a".to_owned(), 2), ("b".to_owned(), 1)][..]));
+    }
+
+    #[test]
+    fn a_sample_stands_for_all_and_is_the_same_every_time() {
+        let sample = |kept_max| {
+            let mut column = Gathered::new(0, kept_max);
+            for value in 0..100_000 {
+                column.field(0, &value.to_string(), false);
+            }
+            column.finish("x".to_owned()).numbers.expect("numbers")
+        };
+        let numbers = sample(2_000);
+        assert!(numbers.is_sampled() && numbers.values.len() == 2_000);
+        assert_eq!(numbers.values, sample(2_000).values);
+        // The median of 2,000 of 100,000 lies within 5 standard errors (1,118 each) of theirs.
+        assert!((numbers.quantile(0.5) - 50_000.0).abs() < 5_600.0, "{}", numbers.quantile(0.5));
+        assert_eq!((numbers.least, numbers.greatest), (0.0, 99_999.0));
+    }
+
+    #[test]
+    fn one_value_has_a_histogram_of_one_bin() {
+        let all = of("x\n3\n3\n");
+        assert_eq!(all.columns[0].numbers.as_ref().expect("numbers").histogram(4), [2, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,404 @@
+//! One file over HTTP: continued where it was cut, tried again with growing pauses, and checked before it has its name.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, RANGE, RETRY_AFTER};
+
+use super::catalog::PublicFile;
+use crate::digest::md5_of_file;
+use crate::registry::{Progress, RegistryError};
+
+/// The first pause; each later one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause, also where a server asks for a longer one.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Bytes that are read at a time.
+const CHUNK_BYTES: usize = 1 << 16;
+
+/// How long to try.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Patience {
+    /// For one file, all tries and pauses together.
+    pub deadline: Duration,
+    /// Without a byte; then the connection counts as cut.
+    pub stall: Duration,
+    /// Tries in a row that bring no byte further.
+    pub tries: u32,
+}
+
+/// A file that is there and was checked, as far as it can be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its MD5.
+    pub md5: String,
+    /// Whether the table has an MD5, and it is this one.
+    pub is_checked: bool,
+    /// Whether it was there before.
+    pub was_there: bool,
+}
+
+/// Fetches a file of the table into a folder. What arrives is kept in `NAME.part` until it is whole and right; a later
+/// call continues that file if the table has the MD5 to check the whole by. A file that is there is checked, never
+/// replaced.
+///
+/// # Errors
+/// When no address gives the file in time, or what they give is not the file of the table.
+pub fn fetch(
+    file: &PublicFile,
+    folder: &Path,
+    patience: Patience,
+    progress: &dyn Progress,
+) -> Result<Fetched, RegistryError> {
+    let path = folder.join(&file.path);
+    if path.symlink_metadata().is_ok() {
+        return check_present(file, path);
+    }
+    let parent = path.parent().unwrap_or(folder);
+    std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
+    let mut part = Part::open(&path, file.md5.is_some())?;
+    let mut line = Line { file, ends: Instant::now() + patience.deadline, patience, progress };
+    let mut failure = None;
+    for address in &file.addresses {
+        match line.download(address, &mut part) {
+            Ok((bytes, md5)) => {
+                part.finish(&path)?;
+                let is_checked = file.md5.is_some();
+                return Ok(Fetched { path, bytes, md5, is_checked, was_there: false });
+            }
+            // The disk is full, or the like: another address doesn't help.
+            Err(error @ (RegistryError::Io { .. } | RegistryError::Store(_))) => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+        if file.md5.is_none() {
+            // Without an MD5 nobody would see that two places have two files.
+            part.clear()?;
+        }
+    }
+    part.tidy();
+    Err(failure.unwrap_or_else(|| RegistryError::wrong(&path, "the table has no address for it")))
+}
+
+/// A file that has the name already.
+fn check_present(file: &PublicFile, path: PathBuf) -> Result<Fetched, RegistryError> {
+    let bytes = std::fs::metadata(&path).map_err(RegistryError::at(&path))?.len();
+    let md5 = md5_of_file(&path)?;
+    match &file.md5 {
+        Some(expected) if *expected != md5 => Err(RegistryError::wrong(
+            &path,
+            format!(
+                "there is another file: its MD5 is {md5}, the table has {expected}; move it away or choose another --to"
+            ),
+        )),
+        expected => Ok(Fetched { is_checked: expected.is_some(), path, bytes, md5, was_there: true }),
+    }
+}
+
+/// What has arrived so far, held by this process alone.
+struct Part {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Part {
+    fn open(whole: &Path, may_continue: bool) -> Result<Self, RegistryError> {
+        let mut name = whole.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let path = whole.with_file_name(name);
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(RegistryError::at(&path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(RegistryError::wrong(
+                    &path,
+                    "another process is fetching this file; wait for it",
+                ));
+            }
+            Err(TryLockError::Error(why)) => return Err(RegistryError::at(&path)(why)),
+            Ok(()) => {}
+        }
+        let bytes = file.metadata().map_err(RegistryError::at(&path))?.len();
+        let mut part = Self { path, file, bytes };
+        if !may_continue {
+            part.clear()?;
+        }
+        Ok(part)
+    }
+
+    fn clear(&mut self) -> Result<(), RegistryError> {
+        self.file.set_len(0).map_err(RegistryError::at(&self.path))?;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> Result<(), RegistryError> {
+        let written = self.file.seek(SeekFrom::Start(self.bytes)).and_then(|_| self.file.write_all(chunk));
+        written.map_err(RegistryError::at(&self.path))?;
+        self.bytes += chunk.len() as u64;
+        Ok(())
+    }
+
+    /// Gives it its name, which nobody had when the download began.
+    fn finish(&self, whole: &Path) -> Result<(), RegistryError> {
+        self.file.sync_all().map_err(RegistryError::at(&self.path))?;
+        std::fs::rename(&self.path, whole).map_err(RegistryError::at(whole))
+    }
+
+    /// Nothing has arrived: there is nothing to continue.
+    fn tidy(&self) {
+        if self.bytes == 0 {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// How a try ended, if not well.
+enum Ended {
+    /// Worth another try, after what the server asks for.
+    Cut { why: String, wait: Option<Duration> },
+    /// Not worth one.
+    Refused(String),
+    /// It is this machine that can't go on.
+    Here(RegistryError),
+}
+
+impl From<RegistryError> for Ended {
+    fn from(error: RegistryError) -> Self {
+        Self::Here(error)
+    }
+}
+
+impl Ended {
+    fn cut(why: impl Into<String>) -> Self {
+        Self::Cut { why: why.into(), wait: None }
+    }
+}
+
+/// The download of one file.
+struct Line<'a> {
+    file: &'a PublicFile,
+    ends: Instant,
+    patience: Patience,
+    progress: &'a dyn Progress,
+}
+
+impl Line<'_> {
+    /// Tries one address until the file is whole and right; returns its bytes and MD5.
+    fn download(&mut self, address: &str, part: &mut Part) -> Result<(u64, String), RegistryError> {
+        let wrong = |problem: String| RegistryError::Wrong { place: address.to_owned(), problem };
+        let (mut in_vain, mut pause, mut furthest) = (0, PAUSE_MIN, part.bytes);
+        let mut etag = None;
+        // Whether a part of the bytes is older than this try: a wrong hash can then be an old half of another file.
+        let mut is_patched = part.bytes > 0;
+        loop {
+            is_patched &= part.bytes > 0;
+            let ended = match self.attempt(address, part, &mut etag) {
+                Ok(()) => match self.check(part)? {
+                    Ok(found) => return Ok(found),
+                    Err(_) if is_patched => {
+                        part.clear()?;
+                        (is_patched, furthest) = (false, 0);
+                        continue;
+                    }
+                    Err(problem) => {
+                        part.clear()?;
+                        return Err(wrong(format!("{problem}; it was not kept")));
+                    }
+                },
+                Err(ended) => ended,
+            };
+            let (why, wait) = match ended {
+                Ended::Here(error) => return Err(error),
+                Ended::Refused(problem) => return Err(wrong(problem)),
+                Ended::Cut { why, wait } => (why, wait),
+            };
+            if part.bytes > furthest {
+                (in_vain, pause, furthest) = (0, PAUSE_MIN, part.bytes);
+            } else {
+                in_vain += 1;
+            }
+            let wait = wait.unwrap_or(pause).min(PAUSE_MAX);
+            pause = (pause * 2).min(PAUSE_MAX);
+            let is_late = Instant::now() + wait >= self.ends;
+            if in_vain >= self.patience.tries || is_late {
+                let gave_up = if is_late {
+                    format!("not whole after {}", configs::Span(self.patience.deadline))
+                } else {
+                    format!("{in_vain} tries in a row brought nothing")
+                };
+                let kept = if part.bytes > 0 && self.file.md5.is_some() {
+                    format!("; {} bytes are kept in {}", part.bytes, part.path.display())
+                } else {
+                    String::new()
+                };
+                return Err(RegistryError::Unreachable {
+                    place: address.to_owned(),
+                    problem: format!("{why}; {gave_up}{kept}; the same command tries again"),
+                });
+            }
+            std::thread::sleep(wait);
+            is_patched |= part.bytes > 0;
+        }
+    }
+
+    /// One request: continues the part if the server can, else begins anew.
+    fn attempt(&self, address: &str, part: &mut Part, etag: &mut Option<String>) -> Result<(), Ended> {
+        if self.file.bytes.is_some_and(|bytes| part.bytes > bytes) {
+            part.clear()?;
+        }
+        if self.file.bytes.is_some_and(|bytes| part.bytes == bytes && bytes > 0) {
+            return Ok(());
+        }
+        let agent = self.agent();
+        let mut request = agent.get(address).header("Accept-Encoding", "identity");
+        if part.bytes > 0 {
+            request = request.header(RANGE, format!("bytes={}-", part.bytes));
+        }
+        let response = request.call().map_err(|why| Ended::cut(why.to_string()))?;
+        let (head, body) = response.into_parts();
+        let total = match head.status.as_u16() {
+            200 => {
+                part.clear()?;
+                number(&head.headers, CONTENT_LENGTH)
+            }
+            206 => match content_range(&head.headers) {
+                Some((start, total)) if start == part.bytes && is_same(etag, &head.headers) => total,
+                // A server that answers with another range, or has another file by now, is asked for the whole.
+                _ => {
+                    part.clear()?;
+                    *etag = None;
+                    return Err(Ended::cut("the server's answer does not fit what was asked for"));
+                }
+            },
+            416 => {
+                part.clear()?;
+                return Err(Ended::cut("the server has fewer bytes than are here already"));
+            }
+            status @ (408 | 425 | 429 | 500..) => {
+                let wait = number(&head.headers, RETRY_AFTER).map(Duration::from_secs);
+                return Err(Ended::Cut { why: format!("the server answered {status}"), wait });
+            }
+            status => {
+                let way_out = "is the address still right? `--table FILE` can name another";
+                return Err(Ended::Refused(format!("the server answered {status}; {way_out}")));
+            }
+        };
+        *etag = header(&head.headers, ETAG).map(str::to_owned);
+        if let (Some(expected), Some(total)) = (self.file.bytes, total)
+            && expected != total
+        {
+            part.clear()?;
+            return Err(Ended::Refused(format!(
+                "the file there has {total} bytes, the table has {expected}"
+            )));
+        }
+        self.progress.begin(1, total.or(self.file.bytes).unwrap_or(0));
+        self.progress.bytes(part.bytes);
+        self.receive(body.into_reader(), part, total.or(self.file.bytes))
+    }
+
+    /// Takes the body in.
+    fn receive(&self, mut body: impl Read, part: &mut Part, total: Option<u64>) -> Result<(), Ended> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let of = total.map_or_else(String::new, |total| format!(" of {total}"));
+        loop {
+            let read = match body.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(why) => return Err(Ended::cut(format!("cut after {}{of} bytes ({why})", part.bytes))),
+            };
+            part.append(&chunk[..read])?;
+            self.progress.bytes(read as u64);
+            if total.is_some_and(|total| part.bytes > total) {
+                part.clear()?;
+                return Err(Ended::Refused(format!(
+                    "the server sent more than {}",
+                    of.trim_start_matches(" of ")
+                )));
+            }
+        }
+        if total.is_some_and(|total| part.bytes < total) {
+            return Err(Ended::cut(format!("cut after {}{of} bytes", part.bytes)));
+        }
+        Ok(())
+    }
+
+    /// The bytes and the MD5 of what has arrived, or what is wrong with it.
+    fn check(&self, part: &Part) -> Result<Result<(u64, String), String>, RegistryError> {
+        let md5 = md5_of_file(&part.path)?;
+        Ok(match &self.file.md5 {
+            Some(expected) if *expected != md5 => {
+                Err(format!("what came has the MD5 {md5} and {} bytes, the table has {expected}", part.bytes))
+            }
+            _ => Ok((part.bytes, md5)),
+        })
+    }
+
+    fn agent(&self) -> ureq::Agent {
+        let left = self.ends.saturating_duration_since(Instant::now());
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(left))
+            .timeout_connect(Some(self.patience.stall.min(left)))
+            .timeout_recv_response(Some(self.patience.stall.min(left)))
+            .timeout_per_read(Some(self.patience.stall.min(left)))
+            .user_agent(concat!("bonfire-datasets/", env!("CARGO_PKG_VERSION")))
+            .build();
+        config.new_agent()
+    }
+}
+
+/// Whether a continued answer is of the file that was begun, as far as its tag says.
+fn is_same(etag: &Option<String>, headers: &HeaderMap) -> bool {
+    match (etag, header(headers, ETAG)) {
+        (Some(before), Some(now)) => before == now,
+        _ => true,
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    header(headers, name)?.trim().parse().ok()
+}
+
+/// First byte and size of the whole, of `bytes 5-9/10`; the size may be `*`.
+fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let text = header(headers, CONTENT_RANGE)?.trim().strip_prefix("bytes ")?;
+    let (range, total) = text.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    Some((start.trim().parse().ok()?, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_or_not() {
+        let check = |text: &str, expected: Option<(u64, Option<u64>)>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_RANGE, text.parse().expect("a header"));
+            assert_eq!(content_range(&headers), expected, "{text:?}");
+        };
+        check("bytes 5-9/10", Some((5, Some(10))));
+        check("bytes 5-9/*", Some((5, None)));
+        for text in ["", "bytes */10", "bytes x-9/10", "items 5-9/10", "bytes 5-9", "bytes 5-9/x", "bytes 5"]
+        {
+            check(text, None);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A folder's listing in DVC's form, and its digest.
+//!
+//! The bytes are those of Python's `json.dumps(entries, sort_keys=True)`, which is how DVC 3 writes a `.dir` object: one
+//! line, `", "` and `": "` between, all but printable ASCII escaped as UTF-16 units, entries by relpath in the order of
+//! code points (for UTF-8 that is the order of bytes). `tests/vectors` holds listings that DVC wrote.
+
+use std::fmt::Write as _;
+
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+
+/// One file of a version.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Relative to the folder that was added, with `/`; of a single file its name.
+    pub path: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// MD5 of them, in hexadecimal.
+    pub md5: String,
+}
+
+/// The listing of these files, in any order: the bytes of DVC's `.dir` object.
+#[must_use]
+pub fn listing(files: &[FileEntry]) -> Vec<u8> {
+    let mut files: Vec<&FileEntry> = files.iter().collect();
+    files.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+    let mut text = String::from("[");
+    for (index, file) in files.iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        text.push_str("{\"md5\": ");
+        push_escaped(&mut text, &file.md5);
+        text.push_str(", \"relpath\": ");
+        push_escaped(&mut text, &file.path);
+        text.push('}');
+    }
+    text.push(']');
+    text.into_bytes()
+}
+
+/// The digest of a folder with these files: the MD5 of its listing, and `.dir`.
+#[must_use]
+pub fn directory_digest(files: &[FileEntry]) -> String {
+    format!("{}.dir", md5_of(&listing(files)))
+}
+
+/// The MD5 of bytes, in hexadecimal.
+pub(crate) fn md5_of(bytes: &[u8]) -> String {
+    hex(Md5::digest(bytes).as_slice())
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A JSON string as Python's encoder writes it with `ensure_ascii`: DEL is escaped too.
+fn push_escaped(text: &mut String, value: &str) {
+    text.push('"');
+    for character in value.chars() {
+        match character {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            '\u{8}' => text.push_str("\\b"),
+            '\u{c}' => text.push_str("\\f"),
+            ' '..='~' => text.push(character),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(path: &str, content: &str) -> FileEntry {
+        FileEntry { path: path.to_owned(), bytes: content.len() as u64, md5: md5_of(content.as_bytes()) }
+    }
+
+    #[test]
+    fn a_folder_has_the_digest_that_dvc_gives_it() {
+        // Made by DVC 3.67.1 from three files.
+        let files = [entry("sub/c.txt", "c\n"), entry("a.txt", "a\n"), entry("sub-1.txt", "a\n")];
+        assert_eq!(directory_digest(&files), "41f72c8eb3951c08029e91562c1ab389.dir");
+        assert_eq!(directory_digest(&[]), "d751713988987e9331980363e24189ce.dir");
+    }
+
+    proptest! {
+        #[test]
+        fn a_listing_is_json_of_the_same_files(
+            names in proptest::collection::btree_set("[^\u{0}/]{1,12}", 0..8)
+        ) {
+            let files: Vec<FileEntry> = names.iter().rev().map(|name| entry(name, name)).collect();
+            let bytes = listing(&files);
+            prop_assert!(bytes.iter().all(|byte| (b' '..=b'~').contains(byte)));
+            let read: Vec<std::collections::BTreeMap<String, String>> =
+                serde_json::from_slice(&bytes).expect("JSON");
+            let paths: Vec<&String> = read.iter().map(|file| &file["relpath"]).collect();
+            prop_assert_eq!(paths, names.iter().collect::<Vec<_>>());
+        }
+    }
+}

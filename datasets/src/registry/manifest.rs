@@ -1,0 +1,211 @@
+//! The record of one version: a JSON file that is written last, whole or not at all, and never changed.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::RegistryError;
+use super::listing::{FileEntry, directory_digest};
+use super::reference::MD5_CHARACTERS;
+
+/// Form of the manifests that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// What is known of one version. Its JSON has the fields in this order.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Form of this record: 1.
+    pub format: u32,
+    /// The dataset.
+    pub name: String,
+    /// From 1, in the order in which they were added.
+    pub version: u64,
+    /// In DVC's form: the MD5 of a file, or that of a folder's listing and `.dir`.
+    pub digest: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// When it was added: UTC, as in RFC 3339.
+    pub at: String,
+    /// Who added it: the name of the user on that machine.
+    pub by: String,
+    /// The path that was added, as that machine has it.
+    pub from: String,
+    /// Why, in the words of whoever added it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message: Option<String>,
+    /// The version that was the newest before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<Parent>,
+    /// The files, by path in the order of bytes.
+    pub files: Vec<FileEntry>,
+}
+
+/// The version before another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its number.
+    pub version: u64,
+    /// Its digest.
+    pub digest: String,
+}
+
+impl Manifest {
+    pub(super) const FORMAT: u32 = FORMAT;
+
+    /// Whether it is a folder's, rather than that of one file.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.digest.ends_with(".dir")
+    }
+
+    /// `name@` and the digest's first 8 characters: how a run's record names it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.digest.get(..8).unwrap_or(&self.digest))
+    }
+
+    /// Its file.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        // Plain strings and numbers in a plain structure: there is no value of it that JSON can't hold.
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// Reads the file and checks that it is what `add` wrote: paths that stay inside, digests that fit each other.
+    pub(super) fn read(path: &Path, name: &str, number: u64) -> Result<Self, RegistryError> {
+        let bytes = std::fs::read(path).map_err(RegistryError::at(path))?;
+        let wrong = |problem: String| {
+            RegistryError::wrong(
+                path,
+                format!("{problem}; take this file from a copy, or add the data again"),
+            )
+        };
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|why| wrong(format!("this is no manifest: {why}")))?;
+        if manifest.format != FORMAT {
+            let own = manifest.format;
+            return Err(RegistryError::wrong(
+                path,
+                format!("format = {own}: this program reads format {FORMAT}; a newer one is needed"),
+            ));
+        }
+        manifest.check(name, number).map_err(wrong)?;
+        Ok(manifest)
+    }
+
+    fn check(&self, name: &str, number: u64) -> Result<(), String> {
+        if self.name != name || self.version != number {
+            return Err(format!(
+                "this is the manifest of {}@{}, in the place of {name}@{number}",
+                self.name, self.version
+            ));
+        }
+        let in_order = self.files.windows(2).all(|pair| pair[0].path.as_bytes() < pair[1].path.as_bytes());
+        if !in_order {
+            return Err("its files are not in order, or one is there twice".to_owned());
+        }
+        for file in &self.files {
+            if !is_inside(&file.path) {
+                return Err(format!("the path {:?} leads out of the dataset", file.path));
+            }
+            if !is_md5(&file.md5) {
+                return Err(format!("{:?} has the MD5 {:?}, which is none", file.path, file.md5));
+            }
+        }
+        let found = match self.files.as_slice() {
+            _ if self.is_folder() => directory_digest(&self.files),
+            [file] if !file.path.contains('/') => file.md5.clone(),
+            _ => return Err("it is that of a file, but lists another number of files".to_owned()),
+        };
+        if found != self.digest {
+            return Err(format!("its files have the digest {found}, it says {}", self.digest));
+        }
+        let bytes = self.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.bytes));
+        match bytes {
+            Some(bytes) if bytes == self.bytes => Ok(()),
+            _ => Err(format!("it says {} bytes, its files have another sum", self.bytes)),
+        }
+    }
+}
+
+/// Whether a path stays under the folder that it is joined to.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains('\0')
+        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+pub(crate) fn is_md5(text: &str) -> bool {
+    text.len() == MD5_CHARACTERS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::listing::md5_of;
+
+    fn manifest(paths: &[String]) -> Manifest {
+        let mut files: Vec<FileEntry> = paths
+            .iter()
+            .map(|path| FileEntry { path: path.clone(), bytes: 1, md5: md5_of(path.as_bytes()) })
+            .collect();
+        files.sort();
+        files.dedup_by(|a, b| a.path == b.path);
+        Manifest {
+            format: FORMAT,
+            name: "d".to_owned(),
+            version: 2,
+            digest: directory_digest(&files),
+            bytes: files.len() as u64,
+            at: "2026-01-02T03:04:05Z".to_owned(),
+            by: "ann".to_owned(),
+            from: "/d".to_owned(),
+            message: Some("why\n\"so\"".to_owned()),
+            parent: Some(Parent { version: 1, digest: "x".to_owned() }),
+            files,
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Manifest, RegistryError> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("000002.json");
+        std::fs::write(&path, bytes).expect("written");
+        Manifest::read(&path, "d", 2)
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused() {
+        let good = String::from_utf8(manifest(&["a".to_owned(), "s/b".to_owned()]).to_json()).expect("text");
+        read(good.as_bytes()).expect("good");
+        let check = |from: &str, to: &str, says: &str| {
+            assert!(good.contains(from), "{from}");
+            let error = read(good.replace(from, to).as_bytes()).expect_err(says).to_string();
+            assert!(error.contains(says), "{error}");
+        };
+        check("\"s/b\"", "\"../b\"", "not in order");
+        check("\"s/b\"", "\"s/../b\"", "leads out");
+        check("\"s/b\"", "\"s/c\"", "digest");
+        check("\"a\"", "\"/a\"", "leads out");
+        check("\"version\": 2", "\"version\": 3", "in the place of d@2");
+        check("\"format\": 1", "\"format\": 9", "newer");
+        check("\"bytes\": 2,\n  \"at\"", "\"bytes\": 3,\n  \"at\"", "another sum");
+        check("{", "", "no manifest");
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_as_it_was(paths in proptest::collection::vec("[a-z\u{e9}\u{1f600} \"\\\\\n-]{1,8}", 0..5)) {
+            let own = manifest(&paths);
+            prop_assert_eq!(read(&own.to_json()).expect("read"), own);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Versions of datasets on this machine: what was added, when, by whom, and the bytes themselves.
+//!
+//! A registry is a folder:
+//!
+//! ```text
+//! files/md5/ab/cdef...          every file once, named by its MD5; a folder's listing ends in `.dir` (DVC's own layout,
+//!                               so the folder serves as a DVC remote as it is)
+//! manifests/NAME/000001.json    one per version, written last: a version without a manifest does not exist
+//! views/DIGEST/...              a version as a folder of links into `files`, made when something wants paths
+//! tmp/                          what is not finished; swept by the next writer once its own writer is gone
+//! ```
+//!
+//! It never talks to a network, and never changes or removes a file that it holds.
+
+mod add;
+mod cache;
+mod checkout;
+mod clock;
+mod error;
+mod listing;
+mod manifest;
+mod parallel;
+mod reference;
+mod resolve;
+mod source;
+mod verify;
+mod workspace;
+
+use std::path::{Path, PathBuf};
+
+pub use add::{Added, Request};
+pub use clock::utc;
+pub use error::RegistryError;
+pub use listing::{FileEntry, directory_digest, listing};
+pub(crate) use manifest::is_md5;
+pub use manifest::{Manifest, Parent};
+pub use parallel::{Progress, Quiet};
+pub use reference::{Reference, Version};
+pub use resolve::{Resolved, resolve};
+pub use source::files_of;
+pub use verify::{Damage, Report};
+
+/// The folder of the registry where none is named, under the working directory.
+pub const DEFAULT_DIR: &str = ".bonfire/datasets";
+/// The environment variable that names the registry's folder.
+pub const DIR_VARIABLE: &str = "BONFIRE_DATASETS";
+
+/// The versions in one folder. Nothing is read or made before it is asked for.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    root: PathBuf,
+}
+
+impl Registry {
+    /// The registry in this folder, which need not exist yet.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The registry of `BONFIRE_DATASETS`, else of `.bonfire/datasets` under the working directory.
+    #[must_use]
+    pub fn of_environment() -> Self {
+        match std::env::var_os(DIR_VARIABLE) {
+            Some(dir) if !dir.is_empty() => Self::at(dir),
+            _ => Self::at(DEFAULT_DIR),
+        }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Names of the datasets in it, in order; none if there is no such folder.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn names(&self) -> Result<Vec<String>, RegistryError> {
+        let folder = self.root.join("manifests");
+        let mut names = Vec::new();
+        for name in cache::names_in(&folder)? {
+            if !self.numbers(&name)?.is_empty() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// All versions of a dataset, the oldest first.
+    ///
+    /// # Errors
+    /// When there is no such dataset, or a manifest is damaged.
+    pub fn versions(&self, name: &str) -> Result<Vec<Manifest>, RegistryError> {
+        reference::check_name(name)?;
+        let numbers = self.numbers(name)?;
+        if numbers.is_empty() {
+            return Err(self.unknown(name));
+        }
+        numbers.into_iter().map(|number| self.manifest(name, number)).collect()
+    }
+
+    /// The version that a reference means: the newest one if it names none.
+    ///
+    /// # Errors
+    /// When there is no such dataset or version, or its manifest is damaged.
+    pub fn find(&self, reference: &Reference) -> Result<Manifest, RegistryError> {
+        let name = &reference.name;
+        let numbers = self.numbers(name)?;
+        let Some(newest) = numbers.last().copied() else { return Err(self.unknown(name)) };
+        let found = match &reference.version {
+            Version::Newest => Some(self.manifest(name, newest)?),
+            Version::Number(number) if numbers.contains(number) => Some(self.manifest(name, *number)?),
+            Version::Number(_) => None,
+            Version::Digest(prefix) => {
+                let all = numbers.iter().map(|number| self.manifest(name, *number));
+                let all = all.collect::<Result<Vec<_>, _>>()?;
+                let mut found: Vec<Manifest> =
+                    all.into_iter().filter(|own| own.digest.starts_with(prefix)).collect();
+                // The same bytes can have come back as a later version; different bytes are a matter for the user.
+                if found.windows(2).any(|pair| pair[0].digest != pair[1].digest) {
+                    return Err(RegistryError::Misused(format!(
+                        "{reference}: more than one version of {name} begins with {prefix:?}; write more of the digest"
+                    )));
+                }
+                found.pop()
+            }
+        };
+        found.ok_or_else(|| RegistryError::Wrong {
+            place: self.root.display().to_string(),
+            problem: format!(
+                "there is no {reference}; the newest is {name}@{newest} (`datasets log {name}` lists all)"
+            ),
+        })
+    }
+
+    /// Where the bytes of an MD5 (or of a listing: `....dir`) are kept.
+    #[must_use]
+    pub fn object(&self, md5: &str) -> PathBuf {
+        let (first, rest) = md5.split_at_checked(2).unwrap_or((md5, ""));
+        self.root.join("files/md5").join(first).join(rest)
+    }
+
+    fn manifests_of(&self, name: &str) -> PathBuf {
+        self.root.join("manifests").join(name)
+    }
+
+    fn manifest_path(&self, name: &str, number: u64) -> PathBuf {
+        self.manifests_of(name).join(format!("{number:06}.json"))
+    }
+
+    /// Reads and checks one manifest.
+    fn manifest(&self, name: &str, number: u64) -> Result<Manifest, RegistryError> {
+        Manifest::read(&self.manifest_path(name, number), name, number)
+    }
+
+    /// Numbers of a dataset's versions, in order; none if there is no such dataset.
+    fn numbers(&self, name: &str) -> Result<Vec<u64>, RegistryError> {
+        let number = |file: String| {
+            let number = file.strip_suffix(".json")?.parse().ok()?;
+            // Only the name that this program would give it.
+            (file == format!("{number:06}.json")).then_some(number)
+        };
+        let mut numbers: Vec<u64> =
+            cache::names_in(&self.manifests_of(name))?.into_iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn unknown(&self, name: &str) -> RegistryError {
+        let place = self.root.display().to_string();
+        let names = self.names().unwrap_or_default();
+        let hint = if names.is_empty() {
+            "; nothing was added to it yet (`datasets add PATH --name NAME`, or --dir for another registry)"
+                .to_owned()
+        } else {
+            crate::infer::hint(name, names.iter().map(String::as_str), "datasets here")
+        };
+        RegistryError::Wrong { place, problem: format!("there is no dataset {name:?}{hint}") }
+    }
+}

@@ -1,0 +1,112 @@
+//! From what a configuration says to paths that can be opened.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::Registry;
+use super::error::RegistryError;
+use super::manifest::Manifest;
+use super::reference::{Reference, Version};
+use super::workspace::Workspace;
+
+/// What a `dataset.uri` begins with that means a registered dataset and nothing else.
+const SCHEME: &str = "dataset:";
+
+/// A version, and where its files can be opened.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The version.
+    pub manifest: Manifest,
+    /// The file, under its own name, or the folder. Made of links to the registry's read-only files: not to be written.
+    pub path: PathBuf,
+}
+
+impl Resolved {
+    /// `name@` and the digest's first 8 characters.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.manifest.label()
+    }
+}
+
+/// The version that a `dataset.uri` means: `dataset:NAME`, `dataset:NAME@VERSION`, or `NAME@VERSION` where no file or
+/// folder has that name. `None` for everything else: it is a path or another kind of address. The registry is `dir`,
+/// else that of the environment ([`Registry::of_environment`]).
+///
+/// The files are checked for being there with all their bytes, not hashed; whoever reads them does that.
+///
+/// # Errors
+/// When it names a registered dataset that isn't there, or whose files are missing or cut.
+pub fn resolve(uri: &str, dir: Option<&Path>) -> Result<Option<Resolved>, RegistryError> {
+    let reference: Reference = match uri.strip_prefix(SCHEME) {
+        Some(rest) => rest.parse()?,
+        None => match uri.parse::<Reference>() {
+            Ok(reference) if reference.version != Version::Newest && !Path::new(uri).exists() => reference,
+            _ => return Ok(None),
+        },
+    };
+    let registry = dir.map_or_else(Registry::of_environment, Registry::at);
+    let manifest = registry.find(&reference)?;
+    let path = registry.view(&manifest)?;
+    Ok(Some(Resolved { manifest, path }))
+}
+
+impl Registry {
+    /// The version as a file or folder with its own names, made of links into the cache; copies where a file system has
+    /// no links.
+    ///
+    /// # Errors
+    /// When a file is missing or cut, or the view can't be made.
+    pub fn view(&self, manifest: &Manifest) -> Result<PathBuf, RegistryError> {
+        let folder = self.root.join("views").join(&manifest.digest);
+        let path = match manifest.files.as_slice() {
+            [file] if !manifest.is_folder() => folder.join(&file.path),
+            _ => folder.clone(),
+        };
+        if !path.exists() {
+            self.make_view(manifest, &folder, &path)?;
+        }
+        for file in &manifest.files {
+            let own = folder.join(&file.path);
+            let found = std::fs::metadata(&own).map_err(RegistryError::at(&own))?.len();
+            if found != file.bytes {
+                let problem = format!(
+                    "{found} bytes where {}@{} has {}; `datasets verify {}@{}` says more",
+                    manifest.name, manifest.version, file.bytes, manifest.name, manifest.version
+                );
+                return Err(RegistryError::wrong(&own, problem));
+            }
+        }
+        Ok(path)
+    }
+
+    fn make_view(&self, manifest: &Manifest, folder: &Path, path: &Path) -> Result<(), RegistryError> {
+        let workspace = Workspace::begin(&self.root)?;
+        let temporary = workspace.path();
+        for file in &manifest.files {
+            let (object, link) = (self.object(&file.md5), temporary.join(&file.path));
+            if let Some(parent) = link.parent() {
+                std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
+            }
+            if std::fs::hard_link(&object, &link).is_err() {
+                std::fs::copy(&object, &link).map_err(RegistryError::at(&object))?;
+            }
+        }
+        // A file's view may share its folder with other names of the same bytes.
+        let (from, to) = match path == folder {
+            true => (temporary, folder),
+            false => {
+                std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
+                (temporary.join(path.file_name().unwrap_or_default()), path)
+            }
+        };
+        std::fs::create_dir_all(self.root.join("views")).map_err(RegistryError::at(&self.root))?;
+        match std::fs::rename(&from, to) {
+            // Someone else was first, with the same files.
+            Err(why) if matches!(why.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+                Ok(())
+            }
+            renamed => renamed.map_err(RegistryError::at(to)),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Reading every byte again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::ErrorKind;
+
+use super::Registry;
+use super::cache::hash_through;
+use super::error::RegistryError;
+use super::listing::listing;
+use super::manifest::Manifest;
+use super::parallel::{self, Progress};
+use super::reference::Reference;
+
+/// Something that is not as it was added.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// `NAME@VERSION`, the first version that has the file.
+    pub version: String,
+    /// The file's path in the version; the manifest's or listing's path where it is that.
+    pub path: String,
+    /// What is wrong, and where.
+    pub problem: String,
+}
+
+/// What `verify` found.
+#[derive(Clone, Default, Debug)]
+pub struct Report {
+    /// Versions that were looked at.
+    pub versions: u64,
+    /// Different files that were read.
+    pub files: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What is wrong; nothing if all is well.
+    pub damages: Vec<Damage>,
+}
+
+/// An object to be read: what it is to people, and what it should be.
+struct Expected<'a> {
+    object: String,
+    bytes: Option<u64>,
+    version: String,
+    path: &'a str,
+}
+
+impl Registry {
+    /// Reads and hashes all files of a version, or of all versions of all datasets.
+    ///
+    /// # Errors
+    /// When there is no such version. What is damaged is no error here: the report names it.
+    pub fn verify(
+        &self,
+        reference: Option<&Reference>,
+        progress: &dyn Progress,
+    ) -> Result<Report, RegistryError> {
+        let mut report = Report::default();
+        let manifests = match reference {
+            Some(reference) => vec![self.find(reference)?],
+            None => self.all_readable(&mut report.damages)?,
+        };
+        report.versions = manifests.len() as u64;
+        let mut objects: BTreeMap<&str, Expected> = BTreeMap::new();
+        for manifest in &manifests {
+            let version = format!("{}@{}", manifest.name, manifest.version);
+            for file in &manifest.files {
+                objects.entry(&file.md5).or_insert_with(|| Expected {
+                    object: file.md5.clone(),
+                    bytes: Some(file.bytes),
+                    version: version.clone(),
+                    path: &file.path,
+                });
+            }
+            if manifest.is_folder() {
+                objects.entry(&manifest.digest).or_insert_with(|| Expected {
+                    object: manifest.digest.clone(),
+                    bytes: Some(listing(&manifest.files).len() as u64),
+                    version,
+                    path: "(the folder's listing)",
+                });
+            }
+        }
+        let objects: Vec<Expected> = objects.into_values().collect();
+        progress.begin(objects.len() as u64, objects.iter().filter_map(|object| object.bytes).sum());
+        let checked = parallel::map(&objects, |expected| Ok(self.check(expected, progress)))?;
+        report.files = objects.len() as u64;
+        for (bytes, damage) in checked {
+            report.bytes += bytes;
+            report.damages.extend(damage);
+        }
+        report.damages.sort_by(|a, b| (&a.version, &a.path).cmp(&(&b.version, &b.path)));
+        Ok(report)
+    }
+
+    /// All manifests that can be read; the others are damages.
+    fn all_readable(&self, damages: &mut Vec<Damage>) -> Result<Vec<Manifest>, RegistryError> {
+        let mut manifests = Vec::new();
+        for name in self.names()? {
+            for number in self.numbers(&name)? {
+                match self.manifest(&name, number) {
+                    Ok(manifest) => manifests.push(manifest),
+                    Err(error) => damages.push(Damage {
+                        version: format!("{name}@{number}"),
+                        path: "(the manifest)".to_owned(),
+                        problem: error.to_string(),
+                    }),
+                }
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// Bytes that were read of an object, and what is wrong with it.
+    fn check(&self, expected: &Expected, progress: &dyn Progress) -> (u64, Option<Damage>) {
+        let path = self.object(&expected.object);
+        let place = path.display();
+        let md5 = expected.object.trim_end_matches(".dir");
+        let hashed = File::open(&path).and_then(|file| hash_through(file, std::io::sink(), progress));
+        progress.file();
+        let (bytes, problem) = match hashed {
+            Ok(hashed) if hashed.md5 == md5 && expected.bytes.is_none_or(|bytes| bytes == hashed.bytes) => {
+                return (hashed.bytes, None);
+            }
+            Ok(hashed) => (
+                hashed.bytes,
+                format!("damaged: {place} has the MD5 {} and {} bytes", hashed.md5, hashed.bytes),
+            ),
+            Err(why) if why.kind() == ErrorKind::NotFound => (0, format!("missing: there is no {place}")),
+            Err(why) => (0, format!("unreadable: {place}: {why}")),
+        };
+        let damage = Damage { version: expected.version.clone(), path: expected.path.to_owned(), problem };
+        (bytes, Some(damage))
+    }
+}
