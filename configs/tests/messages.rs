@@ -60,7 +60,7 @@ fn unknown_sections_and_keys_outside_of_them() {
         "[[train]]\nepochs = 3",
     ]), @r#"
     run.toml:1: unknown section [trian]: did you mean [train]?
-    run.toml:1: unknown section [qqq]: sections are run, dataset, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
+    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
     run.toml:1: unknown key epochs outside of a section; did you mean train.epochs?
     run.toml:1: unknown key epoch outside of a section; did you mean train.epochs?
     run.toml:1: unknown key qqq outside of a section

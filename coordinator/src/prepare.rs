@@ -276,5 +276,7 @@ pub(crate) fn prediction(plan: &Plan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },
+        // Loss and accuracy over all tokens; 256 labels would have a thousand metrics.
+        Output::Tokens { .. } => Prediction::Labels(Vec::new()),
     }
 }

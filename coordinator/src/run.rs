@@ -34,7 +34,7 @@ const WORKERS_END: Duration = Duration::from_secs(10);
 /// `coordinator check`: everything that can be known before a run starts.
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
-    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?;
+    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         )));
     }
     let worker = local_worker(config)?;
-    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?;
+    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
     check_geometry(&prepare::geometry(config, &plan))?;
     let dir = match prepare::place(&resolved, args.resume)? {
         Place::Fresh(dir) | Place::Begun(dir) => dir,

@@ -9,32 +9,28 @@ use csv::StringRecord;
 
 use crate::digest::Hashed;
 use crate::error::DataError;
+use crate::form::Skipped;
 
 /// Columns of a table at most: a guard against a file that is no csv.
 const COLUMNS_MAX: usize = 100_000;
 /// Bytes of the buffer between the file and the parser.
 const BUFFER_BYTES: usize = 1 << 16;
 
+/// Lines of rows that are left out which a plan names.
+const SKIPPED_LISTED_MAX: usize = 100;
+
 /// How a csv file is written.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Layout {
     pub(crate) delimiter: char,
     pub(crate) header: bool,
 }
 
-/// The path of `uri`: as it stands (from the working directory), else beside the configuration.
-///
-/// # Errors
-/// When neither is a file.
-pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
-    let plain = uri.strip_prefix("file://").unwrap_or(uri);
-    let beside = config_dir.map(|dir| dir.join(plain));
-    let candidates = [Some(PathBuf::from(plain)), beside];
-    let found = candidates.iter().flatten().find(|path| path.is_file());
-    found.cloned().ok_or_else(|| {
-        let tried: Vec<String> = candidates.iter().flatten().map(|path| path.display().to_string()).collect();
-        DataError::Absent { uri: uri.to_owned(), tried: tried.join(", ") }
-    })
+/// What happens at a row with too many or too few fields, or one that is not UTF-8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OnRagged {
+    Stop,
+    Skip,
 }
 
 /// A csv file that is being read. Spaces around a field do not count, quoted or not; empty lines are no rows.
@@ -46,11 +42,15 @@ pub(crate) struct Table {
     /// Whether `record` is a row that was read already, for want of a header.
     is_ahead: bool,
     rows: u64,
+    on_ragged: OnRagged,
+    /// Rows that were left out, and where the first of them begin.
+    left_out: u64,
+    left_out_at: Vec<u64>,
 }
 
 impl Table {
     /// Opens a table and reads its first line: the names, or the first row of a table without a header.
-    pub(crate) fn open(path: &Path, form: Form) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path, form: Layout, on_ragged: OnRagged) -> Result<Self, DataError> {
         let file = || path.display().to_string();
         let Some(delimiter) = u8::try_from(form.delimiter).ok().filter(|byte| is_delimiter(*byte)) else {
             let problem = format!(
@@ -67,9 +67,18 @@ impl Table {
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(Hashed::new(opened));
         let record = StringRecord::new();
-        let mut table =
-            Self { path: path.to_owned(), reader, names: Vec::new(), record, is_ahead: false, rows: 0 };
-        if !table.read_record()? {
+        let mut table = Self {
+            path: path.to_owned(),
+            reader,
+            names: Vec::new(),
+            record,
+            is_ahead: false,
+            rows: 0,
+            on_ragged,
+            left_out: 0,
+            left_out_at: Vec::new(),
+        };
+        if !table.read_record().map_err(|why| table.unreadable(why))? {
             return Err(DataError::File { file: file(), problem: "the file is empty".to_owned() });
         }
         table.names = table.first_line(form.header)?;
@@ -84,18 +93,39 @@ impl Table {
 
     /// Goes to the next row; false after the last one.
     pub(crate) fn advance(&mut self) -> Result<bool, DataError> {
-        if !std::mem::take(&mut self.is_ahead) && !self.read_record()? {
-            return Ok(false);
-        }
-        if self.record.len() != self.names.len() {
-            // A quote that is never closed swallows what follows, line ends and all.
-            let swallowed = self.record.iter().any(|field| field.contains('\n'));
-            let way_out = if swallowed { ": is a quote left open?" } else { "" };
-            let (found, expected) = (fields(self.record.len()), self.names.len());
-            return Err(self.error(format!("{found} where the table has {expected} columns{way_out}")));
+        loop {
+            let read = if std::mem::take(&mut self.is_ahead) { Ok(true) } else { self.read_record() };
+            let may_skip = self.on_ragged == OnRagged::Skip;
+            // Only a row that stops has its line looked up: it takes a reading of the file.
+            let place = match read {
+                Ok(false) => return Ok(false),
+                Ok(true) if self.record.len() == self.names.len() => break,
+                Ok(true) if may_skip => self.place(),
+                Ok(true) => return Err(self.ragged()),
+                Err(why) if may_skip && matches!(why.kind(), csv::ErrorKind::Utf8 { .. }) => place_of(&why),
+                Err(why) => return Err(self.unreadable(why)),
+            };
+            self.left_out += 1;
+            if self.left_out_at.len() < SKIPPED_LISTED_MAX {
+                self.left_out_at.push(place);
+            }
         }
         self.rows += 1;
         Ok(true)
+    }
+
+    fn ragged(&self) -> DataError {
+        // A quote that is never closed swallows what follows, line ends and all.
+        let swallowed = self.record.iter().any(|field| field.contains('\n'));
+        let way_out = if swallowed { ": is a quote left open?" } else { "" };
+        let (found, expected) = (fields(self.record.len()), self.names.len());
+        self.error(format!("{found} where the table has {expected} columns{way_out}"))
+    }
+
+    /// The rows that were left out so far.
+    pub(crate) fn skipped(&self) -> Skipped {
+        let line = |place: &u64| line_at(&self.path, *place).map(|line| format!("line {line}")).ok();
+        Skipped { count: self.left_out, listed: self.left_out_at.iter().filter_map(line).collect() }
     }
 
     /// Fields of the current row, without the spaces around them.
@@ -134,21 +164,23 @@ impl Table {
         Ok((self.rows, digest, bytes))
     }
 
-    fn read_record(&mut self) -> Result<bool, DataError> {
-        self.reader.read_record(&mut self.record).map_err(|why| {
-            let place = why.position().map_or(0, csv::Position::byte);
-            let problem = match why.kind() {
-                csv::ErrorKind::Utf8 { err, .. } => match self.names.get(err.field()) {
-                    Some(name) => format!("column {name:?} is not UTF-8 here"),
-                    None => format!("field {} is not UTF-8", err.field() + 1),
-                },
-                _ => why.to_string(),
-            };
-            match why.into_kind() {
-                csv::ErrorKind::Io(source) => DataError::Io { file: self.path.display().to_string(), source },
-                _ => self.error_at(place, problem),
-            }
-        })
+    fn read_record(&mut self) -> Result<bool, csv::Error> {
+        self.reader.read_record(&mut self.record)
+    }
+
+    fn unreadable(&self, why: csv::Error) -> DataError {
+        let place = place_of(&why);
+        let problem = match why.kind() {
+            csv::ErrorKind::Utf8 { err, .. } => match self.names.get(err.field()) {
+                Some(name) => format!("column {name:?} is not UTF-8 here"),
+                None => format!("field {} is not UTF-8", err.field() + 1),
+            },
+            _ => why.to_string(),
+        };
+        match why.into_kind() {
+            csv::ErrorKind::Io(source) => DataError::Io { file: self.path.display().to_string(), source },
+            _ => self.error_at(place, problem),
+        }
     }
 
     fn first_line(&self, header: bool) -> Result<Vec<String>, DataError> {
@@ -172,6 +204,10 @@ impl Table {
         }
         Ok(self.fields().map(str::to_owned).collect())
     }
+}
+
+fn place_of(why: &csv::Error) -> u64 {
+    why.position().map_or(0, csv::Position::byte)
 }
 
 fn is_delimiter(byte: u8) -> bool {
@@ -216,7 +252,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("t.csv");
         std::fs::write(&path, text).expect("written");
-        let mut table = Table::open(&path, Form { delimiter: ',', header: true }).expect("opened");
+        let mut table =
+            Table::open(&path, Layout { delimiter: ',', header: true }, OnRagged::Stop).expect("opened");
         let mut lines = Vec::new();
         while table.advance().expect("read") {
             let DataError::Line { line, .. } = table.error(String::new()) else { panic!("no line") };
@@ -245,7 +282,8 @@ mod tests {
         // More than a few buffers, and a last line without an end.
         let text = format!("a,b{}", "\n12345678,x".repeat(30_000));
         std::fs::write(&path, &text).expect("written");
-        let mut table = Table::open(&path, Form { delimiter: ',', header: true }).expect("opened");
+        let mut table =
+            Table::open(&path, Layout { delimiter: ',', header: true }, OnRagged::Stop).expect("opened");
         while table.advance().expect("read") {}
         let digest = crate::md5_of_file(&path).expect("read");
         assert_eq!(table.finish().expect("rows"), (30_000, digest, text.len() as u64));

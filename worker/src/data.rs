@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use datasets::{Batch, Dataset, Output, Plan, Role};
+use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
 use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
@@ -29,7 +29,7 @@ impl Samples {
                 open_copy(plan, transfer)?
             }
         };
-        Ok(Self { dataset, spec: spec(plan) })
+        Ok(Self { dataset, spec: spec(plan)? })
     }
 
     /// What the model is built for.
@@ -52,22 +52,23 @@ impl Samples {
         (HostBatch::empty(&self.spec), Scratch(Batch::default()))
     }
 
-    /// Fills a batch with these samples of a split.
+    /// Fills a batch with these samples of a split. Those of training are augmented by the key.
     pub(crate) fn gather(
         &self,
         phase: Phase,
+        key: AugmentKey,
         ordinals: &[u64],
         scratch: &mut Scratch,
         batch: &mut HostBatch,
-    ) {
+    ) -> Result<(), DataError> {
         let rows = &mut scratch.0;
         // The features are gathered straight into the batch's own vector.
         if let HostData::F32(features) = &mut batch.x.data {
             std::mem::swap(features, &mut rows.features);
         }
         match phase {
-            Phase::Train => self.dataset.gather_training(ordinals, rows),
-            Phase::Evaluate => self.dataset.gather_evaluation(ordinals, rows),
+            Phase::Train => self.dataset.gather_training(key, ordinals, rows)?,
+            Phase::Evaluate => self.dataset.gather_evaluation(ordinals, rows)?,
         }
         if let HostData::F32(features) = &mut batch.x.data {
             std::mem::swap(features, &mut rows.features);
@@ -81,12 +82,22 @@ impl Samples {
             Target::Unknown => {}
         }
         batch.set_count(rows.count);
+        Ok(())
     }
 }
 
 /// Opens this machine's copy of a dataset that came from a coordinator, or fetches it. A copy has its digest as its
 /// name, and has it only once it is whole.
 fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
+    if plan.is_folder() {
+        let message = format!(
+            "{} is a folder of {} files, which this worker must have at {}: only single files are fetched",
+            plan.version(),
+            plan.files().len(),
+            plan.path
+        );
+        return Err(fail(3, message));
+    }
     let folder = cache_folder();
     let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
@@ -130,16 +141,17 @@ fn cache_folder() -> PathBuf {
 }
 
 /// Shapes and names, as the trainer has them.
-fn spec(plan: &Plan) -> DataSpec {
+fn spec(plan: &Plan) -> Result<DataSpec, Failure> {
     let input = plan.image_shape.map_or_else(|| vec![plan.features()], |shape| shape.to_vec());
     let output = match &plan.output {
         Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
-        Output::Values { .. } => {
-            let targets = plan.columns.iter().filter(|column| column.role == Role::Target);
-            OutputSpec::Values(targets.map(|column| column.name.clone()).collect())
+        Output::Values { .. } => OutputSpec::Values(plan.targets()),
+        Output::Tokens { .. } => {
+            let message = "dataset.format = \"text\": this trainer has no model of tokens".to_owned();
+            return Err(fail(2, message));
         }
     };
-    DataSpec { input, output }
+    Ok(DataSpec { input, output })
 }
 
 #[cfg(test)]
@@ -160,7 +172,7 @@ pub(crate) mod tests {
         };
         let plan = Plan::prepare(&config, None).expect("a plan");
         let dataset = Dataset::open(&plan, &path).expect("the file of the plan");
-        Samples { dataset, spec: spec(&plan) }
+        Samples { dataset, spec: spec(&plan).expect("a table's spec") }
     }
 
     #[test]

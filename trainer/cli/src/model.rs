@@ -29,7 +29,7 @@ impl Model {
         let device = trainer::device::open(device)?;
         let kind = &run.config.model.kind;
         let config = ModelConfig::new(kind, &run.config.model.keys)?;
-        let mut engine = registry.build(kind, &config, &samples::spec(plan), &device)?;
+        let mut engine = registry.build(kind, &config, &samples::spec(plan)?, &device)?;
         let path = versions::folder(&run.checkpoints(), version.step).join(MODEL_FILE);
         let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
         let bytes = std::fs::read(&path).map_err(|why| named(&why))?;

@@ -1,22 +1,21 @@
 //! Rows as the engine takes them.
 
-use datasets::{Batch, Output, Plan, Role};
+use datasets::{Batch, Output, Plan};
 use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
 
+use crate::failure::Failure;
+
 /// Shapes and names, as the trainer has them.
-pub(crate) fn spec(plan: &Plan) -> DataSpec {
+pub(crate) fn spec(plan: &Plan) -> Result<DataSpec, Failure> {
     let input = plan.image_shape.map_or_else(|| vec![plan.features()], |shape| shape.to_vec());
     let output = match &plan.output {
         Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
-        Output::Values { .. } => OutputSpec::Values(targets(plan)),
+        Output::Values { .. } => OutputSpec::Values(plan.targets()),
+        Output::Tokens { .. } => {
+            return Err(Failure::data("dataset.format = \"text\": this trainer has no model of tokens"));
+        }
     };
-    DataSpec { input, output }
-}
-
-/// Names of the columns that are predicted.
-pub(crate) fn targets(plan: &Plan) -> Vec<String> {
-    let targets = plan.columns.iter().filter(|column| column.role == Role::Target);
-    targets.map(|column| column.name.clone()).collect()
+    Ok(DataSpec { input, output })
 }
 
 /// Puts rows into a reused batch for the engine.
