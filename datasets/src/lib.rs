@@ -1,11 +1,12 @@
 //! Datasets: what files mean, which rows are held out, and how a row becomes a sample.
 //!
-//! This crate owns formats (csv, idx, folders of images, text), inference, splits, normalisation and augmentation. A
+//! This crate owns formats (csv, parquet, idx, folders of images, text), inference, splits, normalisation and augmentation. A
 //! [`Plan`] says all of it and is made once, by the coordinator, from the training split alone; a [`Dataset`] applies a
 //! plan to the files that it was made for. It never trains, and never imports burn, tonic or protocol: samples are named
 //! by ordinals, plain numbers.
 
 mod augment;
+mod csv_table;
 mod dataset;
 mod digest;
 mod encode;
@@ -15,6 +16,7 @@ mod form;
 mod idx;
 mod images;
 mod infer;
+mod parquet_table;
 mod pixels;
 mod plan;
 mod prepare;

@@ -43,7 +43,7 @@ impl Plan {
         let path = resolve(&config.uri, config_dir)?;
         let found = Found { config, path };
         match config.format.as_str() {
-            "csv" => {
+            "csv" | "parquet" => {
                 found.check_is_file()?;
                 let survey = Survey::take(config, found.path)?;
                 Ok((survey.plan()?, survey.profiles()))

@@ -5,12 +5,12 @@ use std::path::Path;
 use crate::dataset::Batch;
 use crate::encode::Encoder;
 use crate::error::DataError;
-use crate::form::{Csv, Form};
+use crate::form::Form;
 use crate::idx;
 use crate::images;
 use crate::pixels::tables;
 use crate::plan::Plan;
-use crate::table::{Layout, OnRagged, Table};
+use crate::table::Table;
 
 impl Plan {
     /// Reads samples for prediction.
@@ -48,16 +48,9 @@ fn no_rows(path: &Path, problem: &str) -> DataError {
     DataError::File { file: path.display().to_string(), problem: problem.to_owned() }
 }
 
-/// All rows of a table as samples, and the digest of the bytes that were read. Rows are left out only where the plan has
-/// left out such rows of its own data, and only with their targets: a prediction is asked for every row.
+/// All rows of a table as samples, and the digest of the bytes that were read.
 pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<(Batch, String), DataError> {
-    let mut table = match &plan.form {
-        Form::Csv(Csv { delimiter, header, skipped, .. }) => {
-            let on_ragged = if with_target && skipped.is_some() { OnRagged::Skip } else { OnRagged::Stop };
-            Table::open(path, Layout { delimiter: *delimiter, header: *header }, on_ragged)?
-        }
-        _ => return Err(no_rows(path, "this is no table")),
-    };
+    let mut table = Table::open(&plan.form, path, with_target)?;
     let encoder = Encoder::new(plan, table.names(), with_target)
         .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
     let mut batch = Batch::default();

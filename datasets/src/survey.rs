@@ -1,19 +1,19 @@
 //! How the plan of a table is made: one pass over the file to see what its columns are, one for the statistics of the
 //! training split.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use configs::{ColumnKind, DatasetKind, OnBad};
+use configs::{ColumnKind, DatasetKind};
 
 use crate::error::DataError;
 use crate::files::FileEntry;
-use crate::form::{Csv, Form, Skipped};
+use crate::form::{Csv, Form, Parquet, Skipped};
 use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number};
 use crate::plan::{Column, Output, Plan, Role};
 use crate::prepare::{LABELS_MAX, named};
 use crate::split::split;
 use crate::statistics::{Statistics, settled};
-use crate::table::{Layout, OnRagged, Table};
+use crate::table::{self, Table, Typed};
 
 /// What was seen of a column over all rows, for people.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,6 +48,10 @@ pub(crate) struct Survey<'a> {
     config: &'a configs::Dataset,
     path: PathBuf,
     names: Vec<String>,
+    /// What the file itself says of each column.
+    types: Vec<Typed>,
+    /// Fields that mean a missing value.
+    missing: Vec<String>,
     seen: Vec<Seen>,
     rows: u64,
     digest: String,
@@ -57,17 +61,18 @@ pub(crate) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub(crate) fn take(config: &'a configs::Dataset, path: PathBuf) -> Result<Self, DataError> {
-        let mut table = open(config, &path)?;
-        let names = table.names().to_vec();
+        let mut table = Table::open_new(config, &path)?;
+        let (names, types) = (table.names().to_vec(), table.types());
+        let missing = table::missing(config);
         let mut seen = vec![Seen::default(); names.len()];
         while table.advance()? {
             for (column, text) in seen.iter_mut().zip(table.fields()) {
-                column.field(table.place(), text, is_missing(&config.missing, text));
+                column.field(table.place(), text, is_missing(&missing, text));
             }
         }
-        let skipped = (config.on_bad == OnBad::Skip).then(|| table.skipped());
+        let skipped = table.skipped();
         let (rows, digest, bytes) = table.finish()?;
-        Ok(Self { config, path, names, seen, rows, digest, bytes, skipped })
+        Ok(Self { config, path, names, types, missing, seen, rows, digest, bytes, skipped })
     }
 
     /// What was seen of each column.
@@ -79,13 +84,13 @@ impl<'a> Survey<'a> {
         let config = self.config;
         let validation = settled(config.validation);
         let (columns, output) = self.columns(validation)?;
-        let form = Form::Csv(Csv {
-            delimiter: config.delimiter,
-            header: config.header,
-            missing: config.missing.clone(),
-            columns,
-            skipped: self.skipped.clone(),
-        });
+        let missing = self.missing.clone();
+        let form = if config.format == "parquet" {
+            Form::Parquet(Parquet { missing, columns })
+        } else {
+            let (delimiter, header, skipped) = (config.delimiter, config.header, self.skipped.clone());
+            Form::Csv(Csv { delimiter, header, missing, columns, skipped })
+        };
         let plan = named(config, &self.path, |name, path| {
             let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
             Plan {
@@ -118,6 +123,12 @@ impl<'a> Survey<'a> {
         let target = self.target()?;
         let is_classes = self.target_is_classes(target)?;
         let roles: Vec<Role> = (0..self.names.len()).map(|column| self.role(column, target)).collect();
+        let is_used = |column: usize| roles[column] != Role::Ignored;
+        if let Some(column) = (0..roles.len()).find(|c| is_used(*c) && self.types[*c] == Typed::Unusable) {
+            let name = &self.names[column];
+            let problem = format!("column {name:?} is nested or binary: ignore it with dataset.columns");
+            return self.refuse(problem);
+        }
         let mut numeric = Vec::with_capacity(roles.len());
         for (column, role) in roles.iter().enumerate() {
             numeric.push(match role {
@@ -155,7 +166,7 @@ impl<'a> Survey<'a> {
     }
 
     fn refuse_line<T>(&self, place: u64, problem: String) -> Result<T, DataError> {
-        Err(crate::table::line_error(&self.path, place, problem))
+        Err(table::error_at(self.config, &self.path, place, problem))
     }
 
     fn names(&self) -> impl Iterator<Item = &str> + Clone {
@@ -163,7 +174,9 @@ impl<'a> Survey<'a> {
     }
 
     fn declared(&self, column: usize) -> Option<ColumnKind> {
-        self.config.columns.get(&self.names[column]).copied()
+        // Text that looks like numbers is text where the file says so.
+        let of_file = (self.types[column] == Typed::Text).then_some(ColumnKind::Categorical);
+        self.config.columns.get(&self.names[column]).copied().or(of_file)
     }
 
     fn check_names(&self) -> Result<(), DataError> {
@@ -252,10 +265,10 @@ impl<'a> Survey<'a> {
         numeric: &[bool],
         training: &[u64],
     ) -> Result<Vec<Statistics>, DataError> {
-        let missing = &self.config.missing;
+        let missing = &self.missing;
         let mut columns: Vec<Statistics> = roles.iter().map(|_| Statistics::default()).collect();
         let mut training = training.iter().copied().peekable();
-        let mut table = open(self.config, &self.path)?;
+        let mut table = Table::open_new(self.config, &self.path)?;
         let mut row = 0;
         while table.advance()? {
             if training.next_if_eq(&row).is_some() {
@@ -319,9 +332,4 @@ impl<'a> Survey<'a> {
         }
         Ok(())
     }
-}
-
-fn open(config: &configs::Dataset, path: &Path) -> Result<Table, DataError> {
-    let on_ragged = if config.on_bad == OnBad::Skip { OnRagged::Skip } else { OnRagged::Stop };
-    Table::open(path, Layout { delimiter: config.delimiter, header: config.header }, on_ragged)
 }

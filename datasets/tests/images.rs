@@ -236,7 +236,7 @@ fn broken_idx_files_are_refused_with_file_and_byte() {
     check(
         LABELS,
         &idx(&[5], &[0, 1, 2, 0, 1]),
-        &format!("{LABELS}, byte 4: 5 labels, but 6 images in /{IMAGES}"),
+        &format!("{LABELS}, byte 4: 5 labels, but 6 images in {IMAGES}"),
     );
     check(LABELS, &idx(&[6], &[1; 6]), "data: there is one label only ([\"1\"]): there is nothing to learn");
     let dir = folder();

@@ -99,4 +99,13 @@ proptest! {
         let path = write(dir.path(), "t.txt", &mutated(b"a text that is long enough".to_vec(), &changes));
         survives(&configs::Dataset { window, ..config("text", &path) })?;
     }
+
+    #[test]
+    fn parquet(changes in changes(), is_plain: bool) {
+        let dir = folder();
+        let compression =
+            if is_plain { parquet::basic::Compression::UNCOMPRESSED } else { parquet::basic::Compression::SNAPPY };
+        let path = write(dir.path(), "t.parquet", &mutated(support::parquet(20, compression), &changes));
+        survives(&config("parquet", &path))?;
+    }
 }
