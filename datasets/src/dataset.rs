@@ -62,6 +62,9 @@ impl Dataset {
     /// # Errors
     /// When a file can't be read, has changed, or doesn't fit the plan.
     pub fn open(plan: &Plan, path: &Path) -> Result<Self, DataError> {
+        // Images in idx form may be named by their file, whose labels are beside it.
+        let is_within = plan.is_folder() && path.is_file();
+        let path = if is_within { path.parent().unwrap_or(path) } else { path };
         let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
         if plan.is_folder() {
             let expected = directory_digest(&plan.files);

@@ -43,6 +43,7 @@ fn idx_files_are_read_plain_and_gzipped_from_folder_and_file() {
         let end = if is_gzip { ".gz" } else { "" };
         let file = dir.path().join(format!("train-images-idx3-ubyte{end}"));
         let (by_file, _) = open(&configs::Dataset { uri: file.display().to_string(), ..config });
+        Dataset::open(&by_file, &file).expect("opened by its file too");
         assert_eq!((by_file.files(), &by_file.digest), (plan.files(), &plan.digest));
     }
 }
@@ -81,6 +82,10 @@ fn a_folder_of_images_is_read_from_memory_and_from_files_alike() {
     for (image, label) in training.features.chunks(12).zip(&training.labels) {
         assert_eq!(*label == 1, (image[0] * 255.0).round() as usize >= 10);
     }
+    let (_, standardised) = open(&configs::Dataset { normalise: Normalise::Standard, ..config.clone() });
+    let scaled = epoch(&standardised, KEY).0.features;
+    let mean = scaled.iter().map(|x| f64::from(*x)).sum::<f64>() / scaled.len() as f64;
+    assert!(mean.abs() < 1e-6, "scaled by the training split alone: {mean}");
     let (uncached, from_files) = open(&configs::Dataset { cache_mb: 0, ..config });
     assert_eq!(uncached.digest, plan.digest);
     assert_eq!(epoch(&from_files, KEY), (training, validation));
