@@ -12,6 +12,7 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     run(config, report);
     length(config, report);
     dataset(&config.dataset, report);
+    format(config, report);
     optimizer(&config.optimizer, report);
     if let Some(clip) = config.train.clip_norm {
         within(report, "train.clip_norm", clip, is_positive(clip), "a number above 0");
@@ -79,6 +80,33 @@ fn dataset(dataset: &Dataset, report: &mut Report) {
         _ => return,
     };
     report.add(&["dataset", "columns", target], message);
+}
+
+/// Keys that the data's form has no use for: set, they would promise what doesn't happen.
+fn format(config: &Config, report: &mut Report) {
+    let dataset = &config.dataset;
+    let format = dataset.format.as_str();
+    let is_table = matches!(format, "csv" | "parquet");
+    let is_image = matches!(format, "idx" | "images");
+    let augment = &config.augment;
+    for (path, is_set, is_used, of) in [
+        ("dataset.target", dataset.target.is_some(), is_table, "tables"),
+        ("dataset.kind", dataset.kind.is_some(), is_table, "tables"),
+        ("dataset.columns", !dataset.columns.is_empty(), is_table, "tables"),
+        ("dataset.image_shape", dataset.image_shape.is_some(), format != "text", "tables and images"),
+        ("dataset.labels", dataset.labels.is_some(), format == "idx", "\"idx\""),
+        ("dataset.resize", dataset.resize, format == "images", "\"images\""),
+        ("augment.shift", augment.shift > 0, is_image, "\"idx\" and \"images\""),
+        ("augment.flip", augment.flip, is_image, "\"idx\" and \"images\""),
+        ("augment.crop", augment.crop > 0, is_image, "\"idx\" and \"images\""),
+    ] {
+        if is_set && !is_used {
+            report.add_all(
+                &[path, "dataset.format"],
+                format!("{path} is set, but dataset.format = \"{format}\": it is for {of}, remove it"),
+            );
+        }
+    }
 }
 
 /// Reports a number that is out of its bounds.
@@ -265,7 +293,9 @@ fn images(config: &Config, kind: &str, report: &mut Report) {
             ),
         );
     }
-    if config.dataset.image_shape.is_none() {
+    // Images say their shape themselves; the model is checked against it when it is built.
+    let says_it = matches!(config.dataset.format.as_str(), "idx" | "images");
+    if config.dataset.image_shape.is_none() && !says_it {
         let message =
             format!("model.kind = \"{kind}\" needs dataset.image_shape = [channels, height, width]");
         report.add(&["model", "kind"], message);

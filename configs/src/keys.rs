@@ -56,6 +56,10 @@ const WIDTH_MAX: u64 = 1 << 20;
 const LAYERS_MAX: u64 = 1 << 10;
 /// Channels, height or width of an image: their product stays a number of 64 bits.
 const SIDE_MAX: u64 = 1 << 16;
+/// Megabytes of a cache: a number of bytes stays one of 64 bits.
+const CACHE_MB_MAX: u64 = 1 << 24;
+/// Tokens of a window: more than any attention spans.
+const WINDOW_MAX: u64 = 1 << 20;
 
 const fn key(
     path: &'static str,
@@ -111,7 +115,13 @@ pub const KEYS: &[Key] = &[
         O,
         "Path of the data, which must be set, relative to the working directory, then to the configuration. It may move: what counts on resume is its digest",
     ),
-    key("dataset.format", Kind::Word(&["csv"]), "\"csv\"", T, "Form of the data"),
+    key(
+        "dataset.format",
+        Kind::Word(&["csv", "parquet", "idx", "images", "text"]),
+        "\"csv\"",
+        T,
+        "Form of the data: a table (csv, parquet), a file of images and one of labels as MNIST has them (idx, gzipped or not), a folder with a folder of PNG and JPEG files for each class (images), or a file or folder of .txt files whose bytes are predicted one after another (text)",
+    ),
     key("dataset.name", Kind::Text, "", O, "Name for people; without it the file's stem"),
     key(
         "dataset.target",
@@ -154,7 +164,7 @@ pub const KEYS: &[Key] = &[
         Kind::Number,
         "0.2",
         T,
-        "Fraction of the rows that is held out, at least 0 and below 1",
+        "Fraction of the rows that is held out, at least 0 and below 1; of a text its end",
     ),
     key("dataset.split_seed", Kind::Count(0, ANY), "0", T, "Seed of the split"),
     key(
@@ -162,14 +172,64 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["standard", "minmax", "none"]),
         "\"standard\"",
         T,
-        "Scaling of numeric columns, from the training split alone",
+        "Scaling of numeric columns, or of the channels of images, whose pixels are 0 to 1 without it; from the training split alone",
     ),
     key(
         "dataset.image_shape",
         Kind::Counts(3, SIDE_MAX),
         "",
         T,
-        "[channels, height, width] of the features, for models of images",
+        "[channels, height, width] of the features, for models of images. A folder of images has that of its first one without it, with three channels if any has colour",
+    ),
+    key(
+        "dataset.labels",
+        Kind::Text,
+        "",
+        T,
+        "File of the labels of idx images, relative to their folder; without it the one with the usual name",
+    ),
+    key(
+        "dataset.resize",
+        Kind::Flag,
+        "false",
+        T,
+        "Whether images of another size are scaled to dataset.image_shape; without it they are refused",
+    ),
+    key(
+        "dataset.cache_mb",
+        Kind::Count(0, CACHE_MB_MAX),
+        "512",
+        O,
+        "Megabytes of memory in which a folder of images may be kept decoded; one that needs more is decoded as it is read",
+    ),
+    key(
+        "dataset.window",
+        Kind::Count(1, WINDOW_MAX),
+        "128",
+        T,
+        "Tokens of a sample of text; the windows don't overlap",
+    ),
+    key(
+        "dataset.on_bad",
+        Kind::Word(&["stop", "skip"]),
+        "\"stop\"",
+        T,
+        "What happens to images that can't be decoded and rows of a csv file with too many or too few fields: refuse the data, or leave them out of every run on these data",
+    ),
+    key(
+        "augment.shift",
+        Kind::Count(0, SIDE_MAX),
+        "0",
+        T,
+        "Images of training are moved by up to so many pixels in each direction; what comes in is black. Anew in each epoch, by run.seed, as the other two",
+    ),
+    key("augment.flip", Kind::Flag, "false", T, "Whether half of the images are mirrored, left to right"),
+    key(
+        "augment.crop",
+        Kind::Count(0, SIDE_MAX),
+        "0",
+        T,
+        "Images are continued by so many pixels, mirrored at their edges, and a window of their own size is cut out somewhere",
     ),
     key(
         "train.epochs",

@@ -65,7 +65,7 @@ pub use error::{ConfigError, Problem};
 pub use load::Resolved;
 pub use page::page;
 pub use types::{
-    Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Local, Model, Normalise, OnNan,
-    Optimizer, OptimizerKind, Reduce, Run, Schedule, ScheduleKind, Tracker, Train,
+    Augment, Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Local, Model, Normalise,
+    OnBad, OnNan, Optimizer, OptimizerKind, Reduce, Run, Schedule, ScheduleKind, Tracker, Train,
 };
 pub use values::{Every, Span};

@@ -14,6 +14,7 @@ use crate::values::{Every, Span};
 pub struct Config {
     pub run: Run,
     pub dataset: Dataset,
+    pub augment: Augment,
     pub train: Train,
     pub model: Model,
     pub optimizer: Optimizer,
@@ -72,6 +73,15 @@ pub enum Normalise {
     None,
 }
 
+/// What happens to an image that can't be decoded, or a row that doesn't fit its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum OnBad {
+    Stop,
+    Skip,
+}
+
 /// `[dataset]`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -94,6 +104,12 @@ pub struct Dataset {
     pub normalise: Normalise,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_shape: Option<[usize; 3]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+    pub resize: bool,
+    pub cache_mb: u64,
+    pub window: u32,
+    pub on_bad: OnBad,
 }
 
 impl Default for Dataset {
@@ -112,8 +128,23 @@ impl Default for Dataset {
             split_seed: 0,
             normalise: Normalise::Standard,
             image_shape: None,
+            labels: None,
+            resize: false,
+            cache_mb: 512,
+            window: 128,
+            on_bad: OnBad::Stop,
         }
     }
+}
+
+/// `[augment]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Augment {
+    pub shift: u32,
+    pub flip: bool,
+    pub crop: u32,
 }
 
 /// What happens at a step that is not finite.

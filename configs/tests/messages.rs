@@ -101,7 +101,7 @@ fn unknown_sections_and_keys_outside_of_them() {
         "[[train]]\nepochs = 3",
     ]), @r#"
     run.toml:1: unknown section [trian]: did you mean [train]?
-    run.toml:1: unknown section [qqq]: sections are run, dataset, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
+    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
     run.toml:1: unknown key epochs outside of a section; did you mean train.epochs?
     run.toml:1: unknown key epoch outside of a section; did you mean train.epochs?
     run.toml:1: unknown key qqq outside of a section
@@ -185,6 +185,30 @@ fn combinations_that_cannot_be() {
     run.toml:5: dataset.kind = "regression" with model.kind = "cnn", which is for classes of images: use "mlp"
     run.toml:6: model.channels lists 4 convolutions, each of which halves the image: 8 x 9 pixels allow at most 3
     "#);
+}
+
+#[test]
+fn keys_that_the_form_of_the_data_has_no_use_for_are_refused() {
+    assert_snapshot!(each_flag(&[
+        "augment.flip=true",
+        "dataset.labels=l",
+        "dataset.resize=true",
+        "dataset.format=jpeg",
+        "dataset.window=0",
+    ]), @r#"
+    --set augment.flip=true: augment.flip is set, but dataset.format = "csv": it is for "idx" and "images", remove it
+    --set dataset.labels=l: dataset.labels is set, but dataset.format = "csv": it is for "idx", remove it
+    --set dataset.resize=true: dataset.resize is set, but dataset.format = "csv": it is for "images", remove it
+    --set dataset.format=jpeg: dataset.format = "jpeg": expected one of "csv", "parquet", "idx", "images", "text"
+    --set dataset.window=0: dataset.window = 0: expected a whole number from 1 to 1048576
+    "#);
+    let text = "[dataset]\nuri = \"d\"\nformat = \"text\"\ntarget = \"y\"\nimage_shape = [1, 2, 2]\n[train]\nsteps = 1";
+    assert_snapshot!(said(text, &[]), @r#"
+    run.toml:4: dataset.target is set, but dataset.format = "text": it is for tables, remove it
+    run.toml:5: dataset.image_shape is set, but dataset.format = "text": it is for tables and images, remove it
+    "#);
+    let cnn = "[dataset]\nuri = \"d\"\nformat = \"idx\"\n[train]\nsteps = 1\n[model]\nkind = \"cnn\"";
+    assert!(configs::Config::parse(cnn, "x", &[]).is_ok(), "images say their own shape");
 }
 
 #[test]

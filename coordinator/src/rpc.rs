@@ -1,5 +1,6 @@
 //! The rpc server: parses, hands on, replies; it never decides.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(crate) struct Service {
     /// Where versions and exports go.
     pub(crate) uploads: Uploads,
     /// The dataset's files by digest.
-    pub(crate) data: Arc<Vec<(String, PathBuf)>>,
+    pub(crate) data: Arc<HashMap<String, PathBuf>>,
     /// Numbers of control streams.
     pub(crate) connections: Arc<AtomicU64>,
 }
@@ -177,14 +178,11 @@ impl Service {
                 }
                 Ok(store::versions::folder(&self.uploads.checkpoints(), version.step).join(version.name))
             }
-            Some(download_request::What::Dataset(dataset)) => self
-                .data
-                .iter()
-                .find(|(digest, _)| *digest == dataset.digest)
-                .map(|(_, path)| path.clone())
-                .ok_or_else(|| {
+            Some(download_request::What::Dataset(dataset)) => {
+                self.data.get(&dataset.digest).cloned().ok_or_else(|| {
                     Status::not_found(format!("no dataset file has the digest {}", dataset.digest))
-                }),
+                })
+            }
             None => Err(Status::invalid_argument("nothing was asked for")),
         }
     }

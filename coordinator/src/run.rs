@@ -1,12 +1,13 @@
 //! `coordinator --config`: builds the parts of a run, runs it, closes it.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved};
-use datasets::Plan;
+use datasets::{FileEntry, Plan};
 use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
@@ -34,7 +35,7 @@ const WORKERS_END: Duration = Duration::from_secs(10);
 /// `coordinator check`: everything that can be known before a run starts.
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
-    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?;
+    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         )));
     }
     let worker = local_worker(config)?;
-    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?;
+    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
     check_geometry(&prepare::geometry(config, &plan))?;
     let dir = match prepare::place(&resolved, args.resume)? {
         Place::Fresh(dir) | Place::Begun(dir) => dir,
@@ -89,6 +90,16 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let past = prepare::past(dir.path(), config, &plan)?;
     let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, began };
     parts.start(past, listen, worker, devices).await
+}
+
+/// What workers without the data ask for.
+fn files_by_digest(plan: &Plan) -> Result<HashMap<String, PathBuf>, Refusal> {
+    let root = Path::new(&plan.path);
+    if !plan.is_folder() {
+        return Ok(HashMap::from([(plan.digest.clone(), root.to_owned())]));
+    }
+    let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
+    plan.files().iter().map(file).collect()
 }
 
 /// Samples of a step that is not an epoch's short last one.
@@ -162,7 +173,7 @@ impl Parts<'_> {
             triggers: triggers.clone(),
             run,
             uploads: uploads.clone(),
-            data: Arc::new(vec![(self.plan.digest.clone(), PathBuf::from(&self.plan.path))]),
+            data: Arc::new(files_by_digest(self.plan)?),
             connections: Arc::default(),
         };
         let server = serve(control, service, token)?;

@@ -1,135 +1,297 @@
-//! A plan applied to its file: samples by ordinal, gathered into reused buffers.
+//! A plan applied to its files: samples by ordinal, gathered into reused buffers.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
+use crate::augment::AugmentKey;
 use crate::digest::md5_of_file;
-use crate::encode::Encoder;
 use crate::error::DataError;
+use crate::files::{FileEntry, directory_digest, place, read_known};
+use crate::form::{Form, Idx, Images};
+use crate::idx::Labelled;
+use crate::images;
+use crate::pixels::{Pixels, Store, tables};
 use crate::plan::Plan;
+use crate::rows::read_rows;
 use crate::split::split;
-use crate::table::Table;
+use crate::spread::spread;
+use crate::text;
 
 /// Samples, row by row.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Batch {
     /// Samples.
     pub count: usize,
-    /// `count` x features.
+    /// `count` x features. Of images each is channels x height x width.
     pub features: Vec<f32>,
-    /// Index of the label of each (classification).
+    /// `count` x window inputs of a text.
+    pub tokens: Vec<u32>,
+    /// Index of the label of each (classification); of a text `count` x window, the token that follows each of `tokens`.
     pub labels: Vec<u32>,
     /// Standardised target of each (regression): see [`crate::Output::Values`].
     pub values: Vec<f32>,
 }
 
-/// A file's rows as samples.
+/// A dataset's rows as samples.
 #[derive(Debug)]
 pub struct Dataset {
-    width: usize,
-    rows: Batch,
-    training: Vec<u64>,
-    validation: Vec<u64>,
+    samples: Samples,
+    training: Rows,
+    validation: Rows,
+}
+
+/// All rows of both splits.
+#[derive(Debug)]
+enum Samples {
+    Table { width: usize, rows: Batch },
+    Pixels(Pixels),
+    Text { window: usize, tokens: Vec<u8> },
+}
+
+/// The rows of a split, by ordinal.
+#[derive(Debug)]
+enum Rows {
+    Listed(Vec<u64>),
+    Range(Range<u64>),
 }
 
 impl Dataset {
-    /// Opens the file of a plan: its digest must be the plan's.
+    /// Opens the data of a plan: the file, or the folder of the files. Their digests must be the plan's. Other files
+    /// that lie there too are of no concern.
     ///
     /// # Errors
-    /// When the file can't be read, has changed, or has a row that doesn't fit the plan.
+    /// When a file can't be read, has changed, or doesn't fit the plan.
     pub fn open(plan: &Plan, path: &Path) -> Result<Self, DataError> {
-        let file = || path.display().to_string();
-        let changed = |found| DataError::Changed { file: file(), found, expected: plan.digest.clone() };
-        let bytes = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
-        if bytes != plan.bytes {
-            return Err(changed(md5_of_file(path)?));
+        // Images in idx form may be named by their file, whose labels are beside it.
+        let is_within = plan.is_folder() && path.is_file();
+        let path = if is_within { path.parent().unwrap_or(path) } else { path };
+        let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
+        if plan.is_folder() {
+            let expected = directory_digest(&plan.files);
+            if expected != plan.digest {
+                return Err(refuse(format!(
+                    "the plan's files have the digest {expected}, its own is {}",
+                    plan.digest
+                )));
+            }
+        } else if !matches!(plan.files.as_slice(), [file] if file.md5 == plan.digest && file.bytes == plan.bytes)
+        {
+            return Err(refuse("the plan names another file than its digest is of".to_owned()));
         }
-        let rows = match read_rows(plan, path, true) {
-            // The digest is that of the bytes that became these rows, so nothing can change in between.
-            Ok((rows, digest)) if digest == plan.digest => rows,
-            Ok((_, digest)) => return Err(changed(digest)),
-            Err(why) => {
-                let digest = md5_of_file(path)?;
-                return Err(if digest == plan.digest { why } else { changed(digest) });
+        let (samples, rows) = match &plan.form {
+            Form::Csv(_) | Form::Parquet(_) => open_table(plan, path)?,
+            Form::Idx(idx) => open_idx(plan, idx, path)?,
+            Form::Images(images) => open_images(plan, images, path)?,
+            Form::Text(text) => {
+                let tokens = text::open(plan, text, path)?;
+                (Samples::Text { window: text.window as usize, tokens }, plan.rows)
             }
         };
-        if rows.count as u64 != plan.rows {
-            let problem = format!("{} rows, where the plan has {}", rows.count, plan.rows);
-            return Err(DataError::File { file: file(), problem });
+        if rows != plan.rows {
+            return Err(refuse(format!("{rows} rows, where the plan has {}", plan.rows)));
         }
-        let (training, validation) = split(rows.count as u64, plan.validation, plan.split_seed);
-        Ok(Self { width: plan.features(), rows, training, validation })
+        let (training, validation) = split_rows(plan);
+        Ok(Self { samples, training, validation })
     }
 
     /// Samples of the training split.
     #[must_use]
     pub fn training_len(&self) -> u64 {
-        self.training.len() as u64
+        self.training.len()
     }
 
     /// Samples of the validation split.
     #[must_use]
     pub fn evaluation_len(&self) -> u64 {
-        self.validation.len() as u64
+        self.validation.len()
     }
 
-    /// Puts the training samples of these ordinals into a reused batch, without allocation once it was as large.
+    /// Puts the training samples of these ordinals into a reused batch, without allocation once it was as large (but for
+    /// images that are decoded anew). Images are augmented as the plan says, by the key.
+    ///
+    /// # Errors
+    /// When an image that is not held in memory can't be read any more, or has changed.
     ///
     /// # Panics
     /// If an ordinal is not below [`Dataset::training_len`]: an error of the program.
-    pub fn gather_training(&self, ordinals: &[u64], out: &mut Batch) {
-        self.gather(&self.training, ordinals, out);
+    pub fn gather_training(
+        &self,
+        key: AugmentKey,
+        ordinals: &[u64],
+        out: &mut Batch,
+    ) -> Result<(), DataError> {
+        self.gather(&self.training, Some(key), ordinals, out)
     }
 
-    /// Puts the validation samples of these ordinals into a reused batch, without allocation once it was as large.
+    /// Puts the validation samples of these ordinals into a reused batch, as [`Dataset::gather_training`] does, but never
+    /// augmented.
+    ///
+    /// # Errors
+    /// As [`Dataset::gather_training`].
     ///
     /// # Panics
     /// If an ordinal is not below [`Dataset::evaluation_len`]: an error of the program.
-    pub fn gather_evaluation(&self, ordinals: &[u64], out: &mut Batch) {
-        self.gather(&self.validation, ordinals, out);
+    pub fn gather_evaluation(&self, ordinals: &[u64], out: &mut Batch) -> Result<(), DataError> {
+        self.gather(&self.validation, None, ordinals, out)
     }
 
-    fn gather(&self, split: &[u64], ordinals: &[u64], out: &mut Batch) {
-        out.features.clear();
-        out.labels.clear();
-        out.values.clear();
+    fn gather(
+        &self,
+        split: &Rows,
+        key: Option<AugmentKey>,
+        ordinals: &[u64],
+        out: &mut Batch,
+    ) -> Result<(), DataError> {
+        out.clear();
         out.count = ordinals.len();
-        for ordinal in ordinals {
-            let row = split[*ordinal as usize] as usize;
-            out.features.extend_from_slice(&self.rows.features[row * self.width..(row + 1) * self.width]);
-            out.labels.extend(self.rows.labels.get(row));
-            out.values.extend(self.rows.values.get(row));
+        let rows = ordinals.iter().map(|ordinal| split.at(*ordinal));
+        match &self.samples {
+            Samples::Table { width, rows: table } => {
+                for row in rows {
+                    out.features.extend_from_slice(&table.features[row * width..(row + 1) * width]);
+                    out.labels.extend(table.labels.get(row));
+                    out.values.extend(table.values.get(row));
+                }
+            }
+            Samples::Pixels(pixels) => pixels.gather(key, rows, out)?,
+            Samples::Text { window, tokens } => {
+                for row in rows {
+                    let start = row * window;
+                    out.tokens.extend(tokens[start..start + window].iter().copied().map(u32::from));
+                    out.labels.extend(tokens[start + 1..=start + window].iter().copied().map(u32::from));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Empties the batch, whose memory stays.
+    fn clear(&mut self) {
+        self.count = 0;
+        self.features.clear();
+        self.tokens.clear();
+        self.labels.clear();
+        self.values.clear();
+    }
+}
+
+impl Rows {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Listed(rows) => rows.len() as u64,
+            Self::Range(rows) => rows.end - rows.start,
+        }
+    }
+
+    fn at(&self, ordinal: u64) -> usize {
+        match self {
+            Self::Listed(rows) => rows[ordinal as usize] as usize,
+            Self::Range(rows) => {
+                assert!(ordinal < rows.end - rows.start, "ordinal {ordinal} of {rows:?}");
+                (rows.start + ordinal) as usize
+            }
         }
     }
 }
 
-impl Plan {
-    /// Reads a table for prediction: the target column need not be there, columns are found by name. A table without a
-    /// header has all columns in the order of the training data, or all but the target.
-    ///
-    /// # Errors
-    /// When the file can't be read, lacks a feature, or has a row that doesn't fit the plan.
-    pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
-        read_rows(self, path, false).map(|(rows, _)| rows)
+/// The rows of both splits. Of a text the end is held out, as windows in between would have been half read in training;
+/// of all else rows that are spread over the whole.
+fn split_rows(plan: &Plan) -> (Rows, Rows) {
+    if matches!(plan.form, Form::Text(_)) {
+        let (training, _) = plan.split_lengths();
+        return (Rows::Range(0..training), Rows::Range(training..plan.rows));
     }
-
-    /// Reads a table with its target: all rows, those of another file too.
-    ///
-    /// # Errors
-    /// As [`Plan::read_for_prediction`], and when a target is missing, no number, or a label that the plan doesn't know.
-    pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
-        read_rows(self, path, true).map(|(rows, _)| rows)
-    }
+    let (training, validation) = split(plan.rows, plan.validation, plan.split_seed);
+    (Rows::Listed(training), Rows::Listed(validation))
 }
 
-/// All rows as samples, and the digest of the bytes that were read.
-fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<(Batch, String), DataError> {
-    let mut table = Table::open(path, plan.form())?;
-    let encoder = Encoder::new(plan, table.names(), with_target)
-        .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
-    let mut batch = Batch::default();
-    while table.advance()? {
-        encoder.encode(&table, &mut batch).map_err(|problem| table.error(problem))?;
+fn open_table(plan: &Plan, path: &Path) -> Result<(Samples, u64), DataError> {
+    let file = || path.display().to_string();
+    let changed = |found| DataError::Changed { file: file(), found, expected: plan.digest.clone() };
+    let bytes = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
+    if bytes != plan.bytes {
+        return Err(changed(md5_of_file(path)?));
     }
-    let (_, digest, _) = table.finish()?;
-    Ok((batch, digest))
+    let rows = match read_rows(plan, path, true) {
+        // The digest is that of the bytes that became these rows, so nothing can change in between.
+        Ok((rows, digest)) if digest == plan.digest => rows,
+        Ok((_, digest)) => return Err(changed(digest)),
+        Err(why) => {
+            let digest = md5_of_file(path)?;
+            return Err(if digest == plan.digest { why } else { changed(digest) });
+        }
+    };
+    let count = rows.count as u64;
+    Ok((Samples::Table { width: plan.features(), rows }, count))
+}
+
+fn open_idx(plan: &Plan, idx: &Idx, path: &Path) -> Result<(Samples, u64), DataError> {
+    let read = |name: &str| {
+        let Some(entry) = plan.files.iter().find(|entry| entry.path == name) else {
+            let problem = format!("the plan's files lack {name:?}");
+            return Err(DataError::File { file: path.display().to_string(), problem });
+        };
+        let path = place(path, entry)?;
+        read_known(&path, entry).map(|bytes| (path, bytes))
+    };
+    let (images, labels) = (read(&idx.images)?, read(&idx.labels)?);
+    let found = Labelled::parse((&images.0, &images.1), (&labels.0, &labels.1))?;
+    let shape = [1, found.height, found.width];
+    if plan.image_shape != Some(shape) || found.names != plan.labels() || idx.scaling.len() != 1 {
+        let problem = format!("images of {shape:?} with {} labels: not those of the plan", found.names.len());
+        return Err(DataError::File { file: images.0.display().to_string(), problem });
+    }
+    let rows = found.labels.len() as u64;
+    let pixels = Pixels {
+        shape,
+        store: Store::Memory(found.pixels),
+        labels: found.labels,
+        scaled: tables(&idx.scaling),
+        augment: plan.augment,
+    };
+    Ok((Samples::Pixels(pixels), rows))
+}
+
+fn open_images(plan: &Plan, form: &Images, path: &Path) -> Result<(Samples, u64), DataError> {
+    let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
+    let shape = plan.image_shape.filter(|shape| {
+        shape[0] == form.scaling.len() && images::CHANNELS.contains(&shape[0]) && !shape.contains(&0)
+    });
+    let shape = shape.ok_or_else(|| refuse(format!("the plan's image_shape is {:?}", plan.image_shape)))?;
+    let skipped: std::collections::HashSet<&str> = form.skipped.listed.iter().map(String::as_str).collect();
+    let mut files: Vec<(PathBuf, FileEntry)> = Vec::new();
+    let mut labels = Vec::new();
+    for entry in &plan.files {
+        if skipped.contains(entry.path.as_str()) {
+            continue;
+        }
+        let (true, Some(class)) = (images::is_image(&entry.path), images::class(&entry.path)) else {
+            continue;
+        };
+        let label = plan.labels().iter().position(|label| label == class);
+        let label = label.ok_or_else(|| refuse(format!("{:?} is in no class of the plan", entry.path)))?;
+        labels.push(u32::try_from(label).unwrap_or(u32::MAX));
+        files.push((place(path, entry)?, entry.clone()));
+    }
+    let bytes = shape.iter().try_fold(files.len(), |all, side| all.checked_mul(*side));
+    let fits = bytes.is_some_and(|bytes| bytes as u64 <= form.cache_mb.saturating_mul(1_000_000));
+    let store = if fits {
+        let decoded = spread(&files, |(path, entry)| images::decode_known(path, entry, shape, form.resize));
+        let mut pixels = Vec::with_capacity(bytes.unwrap_or(0));
+        for image in decoded {
+            pixels.extend_from_slice(&image?);
+        }
+        Store::Memory(pixels)
+    } else {
+        // Whether they are the plan's is seen now, so that a run doesn't start on others, and again when each is decoded.
+        for read in spread(&files, |(path, entry)| read_known(path, entry).map(drop)) {
+            read?;
+        }
+        Store::Files { files, resize: form.resize }
+    };
+    let rows = labels.len() as u64;
+    let pixels = Pixels { shape, store, labels, scaled: tables(&form.scaling), augment: plan.augment };
+    Ok((Samples::Pixels(pixels), rows))
 }

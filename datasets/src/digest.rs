@@ -20,6 +20,15 @@ pub fn md5_of_file(path: &Path) -> Result<String, DataError> {
     Ok(hashed.digest().0)
 }
 
+/// The MD5 of these bytes, in hexadecimal.
+pub(crate) fn md5_of_bytes(bytes: &[u8]) -> String {
+    hexadecimal(&Md5::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Hashes what is read through it, so that the digest is that of the very bytes that were understood.
 pub(crate) struct Hashed<R> {
     inner: R,
@@ -34,8 +43,7 @@ impl<R: Read> Hashed<R> {
 
     /// The digest of all bytes so far, and their number.
     pub(crate) fn digest(self) -> (String, u64) {
-        let hex = self.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        (hex, self.bytes)
+        (hexadecimal(&self.hasher.finalize()), self.bytes)
     }
 }
 

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use crate::error::DataError;
+use crate::form::{Csv, Form};
 use crate::infer::{Seen, is_missing, number};
 use crate::plan::Plan;
-use crate::table::{Form, Table};
+use crate::table::Table;
 
 /// Numbers that are kept for quantiles in all columns together: 64 MB.
 const KEPT_MAX: usize = 8_000_000;
@@ -62,7 +63,7 @@ impl Distributions {
     /// # Errors
     /// When the file can't be read, or is no longer a table.
     pub fn of_plan(plan: &Plan) -> Result<Self, DataError> {
-        Self::read(Path::new(&plan.path), plan.form(), &plan.missing)
+        Self::of_form(Path::new(&plan.path), &plan.form)
     }
 
     /// Those of a csv file (tsv, if it is named so) with a first line of names.
@@ -70,16 +71,17 @@ impl Distributions {
     /// # Errors
     /// When the file can't be read, or is no table.
     pub fn of_file(path: &Path) -> Result<Self, DataError> {
-        Self::of_form(path, form_of(path))
+        Self::of_form(path, &form_of(path))
     }
 
-    /// Those of a csv file that is written so.
-    pub(crate) fn of_form(path: &Path, form: Form) -> Result<Self, DataError> {
-        Self::read(path, form, &configs::Dataset::default().missing)
-    }
-
-    fn read(path: &Path, form: Form, missing: &[String]) -> Result<Self, DataError> {
-        let mut table = Table::open(path, form)?;
+    /// Those of a table of this form.
+    pub(crate) fn of_form(path: &Path, form: &Form) -> Result<Self, DataError> {
+        let missing = match form {
+            Form::Csv(csv) => csv.missing.as_slice(),
+            Form::Parquet(parquet) => parquet.missing.as_slice(),
+            Form::Idx(_) | Form::Images(_) | Form::Text(_) => &[],
+        };
+        let mut table = Table::open(form, path, false)?;
         let names: Vec<String> = table.names().iter().take(COLUMNS_MAX).cloned().collect();
         let kept_max = (KEPT_MAX / names.len().max(1)).max(KEPT_OF_A_COLUMN_MIN);
         let mut columns: Vec<Gathered> =
@@ -98,7 +100,13 @@ impl Distributions {
 /// How a file is written, by its name: tabs in `.tsv`, commas elsewhere.
 pub(crate) fn form_of(path: &Path) -> Form {
     let is_tsv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
-    Form { delimiter: if is_tsv { '\t' } else { ',' }, header: true }
+    Form::Csv(Csv {
+        delimiter: if is_tsv { '\t' } else { ',' },
+        header: true,
+        missing: configs::Dataset::default().missing,
+        columns: Vec::new(),
+        skipped: None,
+    })
 }
 
 /// A column while it is read.

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use crate::dataset::Batch;
+use crate::form::Tabular;
 use crate::infer::{hint, is_missing, missing_category, no_number, number, shown};
 use crate::plan::{Feature, Output, Plan, Role};
 use crate::table::Table;
 
 /// A plan, made ready for a file's columns. Its errors say what is wrong; the caller knows file and line.
 pub(crate) struct Encoder<'a> {
-    plan: &'a Plan,
+    missing: &'a [String],
     features: Vec<Field<'a>>,
     target: Option<Target<'a>>,
 }
@@ -48,10 +49,11 @@ enum TargetCode<'a> {
 impl<'a> Encoder<'a> {
     /// Finds the columns of the plan among those of a file.
     pub(crate) fn new(plan: &'a Plan, names: &[String], with_target: bool) -> Result<Self, String> {
-        let columns = Places::new(plan, names, with_target)?;
+        let tabular = plan.form.tabular().ok_or("the plan is not that of a table")?;
+        let columns = Places::new(tabular, names, with_target)?;
         let mut features = Vec::new();
         let mut target = None;
-        for column in &plan.columns {
+        for column in tabular.columns {
             let name = column.name.as_str();
             if let Some(feature) = &column.feature {
                 let code = match feature {
@@ -73,18 +75,19 @@ impl<'a> Encoder<'a> {
                         TargetCode::Classes { labels, indices }
                     }
                     Output::Values { offset, scale } => TargetCode::Values { offset: *offset, scale: *scale },
+                    Output::Tokens { .. } => return Err("a table has no tokens".to_owned()),
                 };
                 target = Some(Target { column: columns.of(name, "is the target")?, name, code });
             }
         }
-        Ok(Self { plan, features, target })
+        Ok(Self { missing: tabular.missing, features, target })
     }
 
     /// Appends the table's current row to a batch.
     pub(crate) fn encode(&self, table: &Table, batch: &mut Batch) -> Result<(), String> {
         for field in &self.features {
             let text = table.field(field.column);
-            let is_missing = is_missing(&self.plan.missing, text);
+            let is_missing = is_missing(self.missing, text);
             match &field.code {
                 Code::Numeric { offset, scale, fill } => {
                     let value = match number(text) {
@@ -95,7 +98,7 @@ impl<'a> Encoder<'a> {
                     batch.features.push(scaled(field.name, value, *offset, *scale)?);
                 }
                 Code::Categorical { places, width } => {
-                    let category = if is_missing { missing_category(&self.plan.missing) } else { text };
+                    let category = if is_missing { missing_category(self.missing) } else { text };
                     let start = batch.features.len();
                     batch.features.resize(start + width, 0.0);
                     // What the training split never had stands in the last place.
@@ -104,7 +107,7 @@ impl<'a> Encoder<'a> {
             }
         }
         if let Some(target) = &self.target {
-            target.encode(table, self.plan, batch)?;
+            target.encode(table, self.missing, batch)?;
         }
         batch.count += 1;
         Ok(())
@@ -112,9 +115,9 @@ impl<'a> Encoder<'a> {
 }
 
 impl Target<'_> {
-    fn encode(&self, table: &Table, plan: &Plan, batch: &mut Batch) -> Result<(), String> {
+    fn encode(&self, table: &Table, missing: &[String], batch: &mut Batch) -> Result<(), String> {
         let (text, name) = (table.field(self.column), self.name);
-        if is_missing(&plan.missing, text) {
+        if is_missing(missing, text) {
             return Err(format!("the target {name:?} is missing here"));
         }
         match &self.code {
@@ -150,16 +153,16 @@ struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    fn new(plan: &'a Plan, names: &'a [String], with_target: bool) -> Result<Self, String> {
-        let names: Vec<&str> = if plan.header {
+    fn new(tabular: Tabular<'a>, names: &'a [String], with_target: bool) -> Result<Self, String> {
+        let names: Vec<&str> = if tabular.is_named {
             names.iter().map(String::as_str).collect()
         } else {
             // Without names the number of columns says whether the target is among them.
-            let all = plan.columns.iter();
+            let all = tabular.columns.iter();
             let but_target = all.clone().filter(|column| column.role != Role::Target);
-            let is_whole = names.len() == plan.columns.len();
+            let is_whole = names.len() == tabular.columns.len();
             if !is_whole && (with_target || names.len() != but_target.clone().count()) {
-                let expected = plan.columns.len();
+                let expected = tabular.columns.len();
                 let without = if with_target { "" } else { ", or one less without the target" };
                 return Err(format!(
                     "{} columns without names, where the plan has {expected}{without}",

@@ -1,4 +1,4 @@
-//! What can be wrong with data: always with the file, and the line where there is one.
+//! What can be wrong with data: always with the file, and the line, row or byte where there is one.
 
 /// Why a dataset can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// There is no such file.
-    #[error("dataset.uri = {uri:?}: no such file (looked for {tried})")]
+    #[error("dataset.uri = {uri:?}: no such file or folder (looked for {tried})")]
     Absent {
         /// As configured.
         uri: String,
@@ -26,6 +26,26 @@ pub enum DataError {
         file: String,
         /// From 1.
         line: u64,
+        /// What, with the value and what is expected.
+        problem: String,
+    },
+    /// Something is wrong with a row of a file that has no lines.
+    #[error("{file}, row {row}: {problem}")]
+    Row {
+        /// The file.
+        file: String,
+        /// From 1.
+        row: u64,
+        /// What, with the value and what is expected.
+        problem: String,
+    },
+    /// Something is wrong at a byte.
+    #[error("{file}, byte {offset}: {problem}")]
+    Byte {
+        /// The file.
+        file: String,
+        /// From 0; in what a compressed file holds.
+        offset: u64,
         /// What, with the value and what is expected.
         problem: String,
     },

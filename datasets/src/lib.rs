@@ -1,28 +1,44 @@
-//! Datasets: what a file means, which rows are held out, and how a row becomes a sample.
+//! Datasets: what files mean, which rows are held out, and how a row becomes a sample.
 //!
-//! This crate owns formats, inference, splits and normalisation. A [`Plan`] says all of it and is made once, by the
-//! coordinator, from the training split alone; a [`Dataset`] applies a plan to the file that it was made for. It never
-//! trains, and never imports burn, tonic or protocol: samples are named by ordinals, plain numbers.
+//! This crate owns formats (csv, parquet, idx, folders of images, text), inference, splits, normalisation and augmentation. A
+//! [`Plan`] says all of it and is made once, by the coordinator, from the training split alone; a [`Dataset`] applies a
+//! plan to the files that it was made for. It never trains, and never imports burn, tonic or protocol: samples are named
+//! by ordinals, plain numbers.
 
+mod augment;
 pub mod compare;
+mod csv_table;
 mod dataset;
 mod digest;
 mod distribution;
 mod encode;
 mod error;
 pub mod fetch;
+mod files;
+mod form;
+mod idx;
+mod images;
 mod infer;
+mod parquet_table;
+mod pixels;
 mod plan;
 mod prepare;
 pub mod registry;
+mod rows;
 mod split;
+mod spread;
 mod statistics;
+mod survey;
 mod table;
+mod text;
 
+pub use augment::AugmentKey;
+pub use configs::Augment;
 pub use dataset::{Batch, Dataset};
 pub use digest::md5_of_file;
 pub use distribution::{Distribution, Distributions, Numbers};
 pub use error::DataError;
+pub use files::{FileEntry, directory_digest, place, resolve};
+pub use form::{Csv, Form, Idx, Images, Parquet, Scaling, Skipped, Text};
 pub use plan::{Column, Feature, Output, Plan, Role};
-pub use prepare::Profile;
-pub use table::resolve;
+pub use survey::Profile;

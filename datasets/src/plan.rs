@@ -1,11 +1,13 @@
-//! The plan of a dataset: what its columns are, which rows are held out, and how fields become numbers. Made once
+//! The plan of a dataset: what its files hold, which rows are held out, and how rows become numbers. Made once
 //! (`prepare.rs`), shipped to every worker, saved with the model.
 
+use configs::Augment;
 use serde::{Deserialize, Serialize};
 
+use crate::files::FileEntry;
+use crate::form::{Form, Tabular};
 use crate::split::held_out;
 use crate::statistics::read_settled;
-use crate::table::Form;
 
 /// What a column is to the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,7 +38,7 @@ pub enum Feature {
     /// One of these (1 in its place), or none of them (1 in the last place).
     Categorical {
         /// The distinct fields of the training split; all missing fields are one category, named by the first of
-        /// [`Plan::missing`], which no field that is there can be.
+        /// the table's `missing`, which no field that is there can be.
         categories: Vec<String>,
     },
 }
@@ -74,33 +76,38 @@ pub enum Output {
         #[serde(deserialize_with = "read_settled")]
         scale: f64,
     },
+    /// The next token, at each of a window's places.
+    Tokens {
+        /// Different tokens; each is below it. 256 where tokens are bytes.
+        vocabulary: u32,
+        /// Tokens of a sample.
+        window: u32,
+    },
 }
 
-/// All that is needed to turn a file's rows into samples, and predictions back into the target's own terms.
+/// All that is needed to turn a dataset's rows into samples, and predictions back into the target's own terms.
 ///
-/// Its JSON has its fields in the order of this page, and comes back with the same bits.
+/// A row is a line of a table, an image, or a window of a text. A plan's JSON has its fields in the order of this page,
+/// and comes back with the same bits.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Name for people.
     pub name: String,
     /// As configured.
     pub uri: String,
-    /// Where the coordinator found the file: a worker on the same machine finds it there too.
+    /// Where the coordinator found the data, a file or the folder of [`Plan::files`]: a worker on the same machine finds
+    /// them there too.
     pub path: String,
-    /// MD5 of the file.
+    /// MD5 of the file; of a folder [`crate::directory_digest`], which ends in `.dir`.
     pub digest: String,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
-    /// Rows of the file.
+    /// The files, in the order of their paths.
+    pub files: Vec<FileEntry>,
+    /// Rows.
     pub rows: u64,
-    /// Character between fields.
-    pub delimiter: char,
-    /// Whether the first line names the columns.
-    pub header: bool,
-    /// Fields that mean a missing value.
-    pub missing: Vec<String>,
-    /// Columns, in the file's order.
-    pub columns: Vec<Column>,
+    /// What the files are, and how their rows become numbers.
+    pub form: Form,
     /// What is predicted.
     pub output: Output,
     /// Fraction that is held out.
@@ -110,13 +117,90 @@ pub struct Plan {
     pub split_seed: u64,
     /// [channels, height, width] of the features, for models of images.
     pub image_shape: Option<[usize; 3]>,
+    /// What is done to the images of training.
+    pub augment: Augment,
 }
 
 impl Plan {
-    /// Numbers that a row becomes.
+    /// The files that the dataset is made of. Their paths are relative to [`Plan::path`] if it is a folder
+    /// ([`Plan::is_folder`]), else the one file is `path` itself.
+    #[must_use]
+    pub fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+
+    /// Whether the dataset is a folder of files, by the form of its digest.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.digest.ends_with(crate::files::FOLDER_SUFFIX)
+    }
+
+    /// Numbers that a row becomes: features, or tokens of a window.
     #[must_use]
     pub fn features(&self) -> usize {
-        self.columns.iter().filter_map(|column| column.feature.as_ref()).map(Feature::width).sum()
+        match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => {
+                self.columns().iter().filter_map(|column| column.feature.as_ref()).map(Feature::width).sum()
+            }
+            Form::Idx(_) | Form::Images(_) => self.image_shape.map_or(0, |shape| shape.iter().product()),
+            Form::Text(text) => text.window as usize,
+        }
+    }
+
+    /// Columns of a table, in the file's order; none of other data.
+    #[must_use]
+    pub fn columns(&self) -> &[Column] {
+        self.form.tabular().map_or(&[], |tabular| tabular.columns)
+    }
+
+    /// Labels of a classification, in the order of the model's outputs; else none.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        match &self.output {
+            Output::Classes { labels } => labels,
+            Output::Values { .. } | Output::Tokens { .. } => &[],
+        }
+    }
+
+    /// Names of what is predicted: the target column's, or a word for it where there are no columns.
+    #[must_use]
+    pub fn targets(&self) -> Vec<String> {
+        match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => {
+                let targets = self.columns().iter().filter(|column| column.role == Role::Target);
+                targets.map(|column| column.name.clone()).collect()
+            }
+            Form::Idx(_) | Form::Images(_) => vec!["label".to_owned()],
+            Form::Text(_) => vec!["token".to_owned()],
+        }
+    }
+
+    /// How a row becomes the model's input, and its output the target, for other programs: the plan without its files.
+    ///
+    /// Of tables `columns` and `missing`; of images `pixels`, a pair of `offset` and `scale` for each channel, which
+    /// `(v / 255 - offset) / scale` takes; of texts `tokens`. With all of them `output` and `image_shape`.
+    #[must_use]
+    pub fn normalisation(&self) -> serde_json::Value {
+        let mut map = serde_json::Map::new();
+        match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => {
+                let Tabular { missing, .. } = self.form.tabular().unwrap_or_default();
+                map.insert("columns".to_owned(), serde_json::json!(self.columns()));
+                map.insert("missing".to_owned(), serde_json::json!(missing));
+            }
+            Form::Idx(idx) => {
+                map.insert("pixels".to_owned(), serde_json::json!(idx.scaling));
+            }
+            Form::Images(images) => {
+                map.insert("pixels".to_owned(), serde_json::json!(images.scaling));
+            }
+            Form::Text(_) => {
+                map.insert("tokens".to_owned(), serde_json::json!("bytes"));
+            }
+        }
+        map.insert("output".to_owned(), serde_json::json!(self.output));
+        map.insert("image_shape".to_owned(), serde_json::json!(self.image_shape));
+        serde_json::Value::Object(map)
     }
 
     /// Rows of the training and of the validation split.
@@ -130,10 +214,6 @@ impl Plan {
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}@{}", self.name, self.digest.get(..8).unwrap_or(&self.digest))
-    }
-
-    pub(crate) fn form(&self) -> Form {
-        Form { delimiter: self.delimiter, header: self.header }
     }
 }
 

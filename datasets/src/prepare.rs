@@ -1,331 +1,362 @@
-//! How a plan is made: one pass over the file to see what its columns are, one for the statistics of the training split.
+//! How a plan is made: by the form of the data.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use configs::{ColumnKind, DatasetKind};
+use configs::{Dataset as Config, OnBad};
 
 use crate::error::DataError;
-use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number};
-use crate::plan::{Column, Output, Plan, Role};
-use crate::split::split;
-use crate::statistics::{Statistics, settled};
-use crate::table::{Form, Table, resolve};
+use crate::files::{FileEntry, directory_digest, entry_of, list, read_new, resolve};
+use crate::form::{Form, Idx, Images, Skipped, Text};
+use crate::idx::{Labelled, find_images, find_labels};
+use crate::images::{self, Refused};
+use crate::infer::ordered;
+use crate::pixels::{Sums, scaling, sums};
+use crate::plan::{Output, Plan};
+use crate::split::{held_out, split};
+use crate::spread::spread;
+use crate::statistics::settled;
+use crate::survey::{Profile, Survey};
+use crate::text;
 
 /// Labels at most: a model has an output for each.
-const LABELS_MAX: usize = 1_000;
-
-/// What was seen of a column over all rows, for people.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Profile {
-    /// Missing fields.
-    pub missing: u64,
-    /// Least and greatest number, if there are numbers.
-    pub range: Option<(f64, f64)>,
-    /// Distinct fields in order, and how often each occurs; no more than the first 10,000 that were met.
-    pub distinct: Vec<(String, u64)>,
-    /// Whether there are more distinct fields than these.
-    pub has_more: bool,
-}
+pub(crate) const LABELS_MAX: usize = 1_000;
 
 impl Plan {
-    /// Looks at the data and plans: infers columns, splits, takes statistics from the training split.
+    /// Looks at the data and plans: infers what rows and labels there are, splits, takes statistics from the training
+    /// split.
     ///
     /// # Errors
-    /// All that can be wrong with the file, with file and line.
-    pub fn prepare(config: &configs::Dataset, config_dir: Option<&Path>) -> Result<Self, DataError> {
-        Survey::take(config, config_dir)?.plan()
+    /// All that can be wrong with the data, with file and line, row or byte.
+    pub fn prepare(config: &Config, config_dir: Option<&Path>) -> Result<Self, DataError> {
+        Self::prepare_with_profiles(config, config_dir).map(|(plan, _)| plan)
     }
 
-    /// Plans, and says what was seen of each column on the way.
+    /// Plans, and says what was seen of each column of a table on the way.
     ///
     /// # Errors
     /// As [`Plan::prepare`].
     pub fn prepare_with_profiles(
-        config: &configs::Dataset,
+        config: &Config,
         config_dir: Option<&Path>,
     ) -> Result<(Self, Vec<Profile>), DataError> {
-        let survey = Survey::take(config, config_dir)?;
-        let plan = survey.plan()?;
-        Ok((plan, survey.seen.iter().map(Profile::of).collect()))
-    }
-}
-
-impl Profile {
-    fn of(seen: &Seen) -> Self {
-        let counted = |label: String| {
-            let count = seen.distinct.get(&label).copied().unwrap_or(0);
-            (label, count)
-        };
-        Self {
-            missing: seen.missing,
-            range: (seen.numbers > 0).then_some((seen.least, seen.greatest)),
-            distinct: seen.labels().into_iter().map(counted).collect(),
-            has_more: seen.is_overflown,
-        }
-    }
-}
-
-/// The file, looked at once.
-struct Survey<'a> {
-    config: &'a configs::Dataset,
-    path: PathBuf,
-    names: Vec<String>,
-    seen: Vec<Seen>,
-    rows: u64,
-    digest: String,
-    bytes: u64,
-}
-
-impl<'a> Survey<'a> {
-    fn take(config: &'a configs::Dataset, config_dir: Option<&Path>) -> Result<Self, DataError> {
         let path = resolve(&config.uri, config_dir)?;
-        let mut table = Table::open(&path, form(config))?;
-        let names = table.names().to_vec();
-        let mut seen = vec![Seen::default(); names.len()];
-        while table.advance()? {
-            for (column, text) in seen.iter_mut().zip(table.fields()) {
-                column.field(table.place(), text, is_missing(&config.missing, text));
+        let found = Found { config, path };
+        match config.format.as_str() {
+            "csv" | "parquet" => {
+                found.check_is_file()?;
+                let survey = Survey::take(config, found.path)?;
+                Ok((survey.plan()?, survey.profiles()))
             }
+            "idx" => Ok((found.idx()?, Vec::new())),
+            "images" => Ok((found.images()?, Vec::new())),
+            "text" => Ok((found.text()?, Vec::new())),
+            other => found.refuse(format!("dataset.format = {other:?}: no such form of data")),
         }
-        let (rows, digest, bytes) = table.finish()?;
-        Ok(Self { config, path, names, seen, rows, digest, bytes })
     }
+}
 
-    fn plan(&self) -> Result<Plan, DataError> {
-        let config = self.config;
-        let validation = settled(config.validation);
-        let (columns, output) = self.columns(validation)?;
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let plan = Plan {
-            name: config.name.clone().or(stem).unwrap_or_else(|| "data".to_owned()),
-            uri: config.uri.clone(),
-            path: path.display().to_string(),
-            digest: self.digest.clone(),
-            bytes: self.bytes,
-            rows: self.rows,
-            delimiter: config.delimiter,
-            header: config.header,
-            missing: config.missing.clone(),
-            columns,
-            output,
-            validation,
-            split_seed: config.split_seed,
-            image_shape: config.image_shape,
-        };
-        self.check_features(&plan)?;
-        Ok(plan)
-    }
+/// Data that were found.
+struct Found<'a> {
+    config: &'a Config,
+    path: PathBuf,
+}
 
-    /// What each column is, and how its fields become numbers.
-    fn columns(&self, validation: f64) -> Result<(Vec<Column>, Output), DataError> {
-        self.check_names()?;
-        let target = self.target()?;
-        let is_classes = self.target_is_classes(target)?;
-        let roles: Vec<Role> = (0..self.names.len()).map(|column| self.role(column, target)).collect();
-        let mut numeric = Vec::with_capacity(roles.len());
-        for (column, role) in roles.iter().enumerate() {
-            numeric.push(match role {
-                Role::Ignored => false,
-                Role::Target => self.check_kind(column, !is_classes)?,
-                Role::Feature => self.check_kind(column, self.feature_is_numeric(column))?,
-            });
-        }
-        if self.rows < 2 {
-            return self.refuse("one row is too few to learn from".to_owned());
-        }
-        let (training, _) = split(self.rows, validation, self.config.split_seed);
-        let statistics = self.statistics(&roles, &numeric, &training)?;
-        let output = self.output(target, is_classes, &statistics[target])?;
-        let mut columns = Vec::with_capacity(roles.len());
-        for (column, (role, statistics)) in roles.into_iter().zip(statistics).enumerate() {
-            let name = self.names[column].clone();
-            let feature = match (role, numeric[column]) {
-                (Role::Feature, true) if statistics.is_empty() => {
-                    return self.refuse(format!(
-                        "column {name:?} has no number in the training split: ignore it with dataset.columns"
-                    ));
-                }
-                (Role::Feature, true) => Some(statistics.numeric(self.config.normalise)),
-                (Role::Feature, false) => Some(statistics.categorical()),
-                (Role::Target | Role::Ignored, _) => None,
-            };
-            columns.push(Column { name, role, feature });
-        }
-        Ok((columns, output))
-    }
+/// What belongs to the form in a plan.
+struct Parts {
+    root: PathBuf,
+    is_folder: bool,
+    files: Vec<FileEntry>,
+    rows: u64,
+    form: Form,
+    output: Output,
+    image_shape: Option<[usize; 3]>,
+}
 
+impl Found<'_> {
     fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
         Err(DataError::File { file: self.path.display().to_string(), problem })
     }
 
-    fn refuse_line<T>(&self, place: u64, problem: String) -> Result<T, DataError> {
-        Err(crate::table::line_error(&self.path, place, problem))
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.names.iter().map(String::as_str)
-    }
-
-    fn declared(&self, column: usize) -> Option<ColumnKind> {
-        self.config.columns.get(&self.names[column]).copied()
-    }
-
-    fn check_names(&self) -> Result<(), DataError> {
-        match self.config.columns.keys().find(|name| !self.names.contains(name)) {
-            None => Ok(()),
-            Some(name) => {
-                let hint = hint(name, self.names(), "columns");
-                self.refuse(format!("dataset.columns.{name}: no such column{hint}"))
-            }
+    fn check_is_file(&self) -> Result<(), DataError> {
+        if self.path.is_file() {
+            return Ok(());
         }
+        let format = &self.config.format;
+        self.refuse(format!(
+            "this is a folder, dataset.format = \"{format}\" is a file: \"images\", \"idx\" and \"text\" may be folders"
+        ))
     }
 
-    /// The column that is predicted: as configured, else the last one that is not ignored.
-    fn target(&self) -> Result<usize, DataError> {
-        let is_ignored = |column: usize| self.declared(column) == Some(ColumnKind::Ignore);
-        let Some(target) = &self.config.target else {
-            return match (0..self.names.len()).rfind(|column| !is_ignored(*column)) {
-                Some(column) => Ok(column),
-                None => self.refuse("all columns are ignored by dataset.columns".to_owned()),
-            };
+    fn plan(&self, parts: Parts) -> Plan {
+        let bytes = parts.files.iter().map(|file| file.bytes).sum();
+        let digest = match parts.files.as_slice() {
+            [file] if !parts.is_folder => file.md5.clone(),
+            files => directory_digest(files),
         };
-        match self.names.iter().position(|name| name == target) {
-            Some(column) if is_ignored(column) => {
-                self.refuse(format!("dataset.target = {target:?}: dataset.columns ignores it"))
+        named(self.config, &self.path, |name, _| Plan {
+            name,
+            uri: self.config.uri.clone(),
+            path: parts.root.canonicalize().unwrap_or(parts.root).display().to_string(),
+            digest,
+            bytes,
+            files: parts.files,
+            rows: parts.rows,
+            form: parts.form,
+            output: parts.output,
+            validation: settled(self.config.validation),
+            split_seed: self.config.split_seed,
+            image_shape: parts.image_shape,
+            augment: configs::Augment::default(),
+        })
+    }
+
+    /// Rows of the training split, at whose statistics is looked.
+    fn training(&self, rows: u64) -> Vec<u64> {
+        split(rows, settled(self.config.validation), self.config.split_seed).0
+    }
+
+    fn idx(&self) -> Result<Plan, DataError> {
+        // A folder is taken whole, so that its digest is the one that it is known by elsewhere.
+        let is_folder = self.path.is_dir();
+        let (root, images) = if is_folder {
+            (self.path.clone(), find_images(&self.path, &list(&self.path)?)?)
+        } else {
+            parted(&self.path)
+        };
+        let beside = list_for_labels(&root, is_folder)?;
+        let labels = match &self.config.labels {
+            Some(labels) if beside.contains(labels) || root.join(labels).is_file() => labels.clone(),
+            Some(labels) => {
+                return self.refuse(format!("dataset.labels = {labels:?}: no such file beside the images"));
             }
-            Some(column) => Ok(column),
-            None => {
-                let hint = hint(target, self.names(), "columns");
-                self.refuse(format!("dataset.target = {target:?}: no such column{hint}"))
+            None => find_labels(&root, &images, &beside)?,
+        };
+        let (image_bytes, image_entry) = read_new(&root, &images)?;
+        let (label_bytes, label_entry) = read_new(&root, &labels)?;
+        let found =
+            Labelled::parse((&root.join(&images), &image_bytes), (&root.join(&labels), &label_bytes))?;
+        drop((image_bytes, label_bytes));
+        let shape = [1, found.height, found.width];
+        if let Some(asked) = self.config.image_shape.filter(|asked| *asked != shape) {
+            return self
+                .refuse(format!("dataset.image_shape = {asked:?}, but the images are {shape:?}: remove it"));
+        }
+        self.check_labels(&found.names)?;
+        let rows = found.labels.len() as u64;
+        let size = found.height * found.width;
+        let training = self.training(rows);
+        let of_training: Vec<Vec<Sums>> = training
+            .iter()
+            .map(|row| sums(&found.pixels[*row as usize * size..(*row as usize + 1) * size], shape))
+            .collect();
+        let scaling = scaling(1, of_training.iter().map(Vec::as_slice), self.config.normalise);
+        let mut files = vec![image_entry, label_entry];
+        for path in beside.iter().filter(|path| is_folder && ![&images, &labels].contains(path)) {
+            files.push(entry_of(&root, path)?);
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(self.plan(Parts {
+            root,
+            is_folder: true,
+            files,
+            rows,
+            form: Form::Idx(Idx { images, labels, scaling }),
+            output: Output::Classes { labels: found.names },
+            image_shape: Some(shape),
+        }))
+    }
+
+    fn check_labels(&self, labels: &[String]) -> Result<(), DataError> {
+        match labels.len() {
+            0 | 1 => self.refuse(format!("there is one label only ({labels:?}): there is nothing to learn")),
+            2..=LABELS_MAX => Ok(()),
+            count => self.refuse(format!("there are {count} labels, at most {LABELS_MAX}")),
+        }
+    }
+
+    fn images(&self) -> Result<Plan, DataError> {
+        if !self.path.is_dir() {
+            return self.refuse("images are a folder with a folder for each class".to_owned());
+        }
+        let all = list(&self.path)?;
+        let samples: Vec<&String> = all.iter().filter(|path| images::is_image(path)).collect();
+        let labels = self.classes(&samples)?;
+        let shape = self.shape(&samples)?;
+        let is_sample = |path: &str| images::is_image(path);
+        let looked = spread(&all, |path| {
+            if !is_sample(path) {
+                return entry_of(&self.path, path).map(|entry| (entry, None));
             }
-        }
-    }
-
-    fn role(&self, column: usize, target: usize) -> Role {
-        match self.declared(column) {
-            _ if column == target => Role::Target,
-            Some(ColumnKind::Ignore) => Role::Ignored,
-            _ => Role::Feature,
-        }
-    }
-
-    fn target_is_classes(&self, target: usize) -> Result<bool, DataError> {
-        match (self.config.kind, self.declared(target)) {
-            (Some(DatasetKind::Regression), Some(ColumnKind::Categorical)) => self.refuse(format!(
-                "dataset.kind = \"regression\", but dataset.columns.{} = \"categorical\": remove one of them",
-                self.names[target]
-            )),
-            (Some(kind), _) => Ok(kind == DatasetKind::Classification),
-            (None, Some(ColumnKind::Numeric)) => Ok(false),
-            (None, Some(ColumnKind::Categorical)) => Ok(true),
-            (None, _) => Ok(self.seen[target].looks_like_classes()),
-        }
-    }
-
-    fn feature_is_numeric(&self, column: usize) -> bool {
-        match self.declared(column) {
-            Some(kind) => kind == ColumnKind::Numeric,
-            None => self.seen[column].looks_numeric(),
-        }
-    }
-
-    /// Whether the column can be what it is taken for.
-    fn check_kind(&self, column: usize, is_numeric: bool) -> Result<bool, DataError> {
-        let (name, seen) = (&self.names[column], &self.seen[column]);
-        let spots = [&seen.first_text, &seen.first_unusable];
-        let first = spots.into_iter().flatten().min_by_key(|(place, _)| *place);
-        if is_numeric && let Some((place, text)) = first {
-            return self.refuse_line(*place, no_number(name, text));
-        }
-        if is_numeric && seen.numbers == 0 {
-            let problem = format!("column {name:?} has no number in any row: ignore it with dataset.columns");
-            return self.refuse(problem);
-        }
-        if !is_numeric && seen.is_overflown {
-            return self.refuse(format!(
-                "column {name:?} has more than {CATEGORIES_MAX} different texts: ignore it with dataset.columns"
-            ));
-        }
-        Ok(is_numeric)
-    }
-
-    /// Reads the file again, the rows of the training split only.
-    fn statistics(
-        &self,
-        roles: &[Role],
-        numeric: &[bool],
-        training: &[u64],
-    ) -> Result<Vec<Statistics>, DataError> {
-        let missing = &self.config.missing;
-        let mut columns: Vec<Statistics> = roles.iter().map(|_| Statistics::default()).collect();
-        let mut training = training.iter().copied().peekable();
-        let mut table = Table::open(&self.path, form(self.config))?;
-        let mut row = 0;
-        while table.advance()? {
-            if training.next_if_eq(&row).is_some() {
-                for (column, text) in table.fields().enumerate().take(columns.len()) {
-                    match (is_missing(missing, text), numeric[column]) {
-                        _ if roles[column] == Role::Ignored => {}
-                        (true, true) => {}
-                        (false, true) => columns[column].number(text),
-                        (is_missing, false) => columns[column].category(text, is_missing, missing),
-                    }
+            let (bytes, entry) = read_new(&self.path, path)?;
+            let decoded = images::decode(&bytes, shape, self.config.resize);
+            Ok((entry, Some(decoded.map(|pixels| sums(&pixels, shape)))))
+        });
+        let (mut files, mut of_rows, mut skipped) = (Vec::new(), Vec::new(), Skipped::default());
+        let mut present = BTreeSet::new();
+        for looked in looked {
+            let (entry, decoded) = looked?;
+            match decoded {
+                None => {}
+                Some(Ok(sums)) => {
+                    of_rows.push(sums);
+                    present.extend(images::class(&entry.path).map(str::to_owned));
                 }
+                Some(Err(Refused::Bad(_))) if self.config.on_bad == OnBad::Skip => {
+                    skipped.listed.push(entry.path.clone());
+                }
+                Some(Err(why)) => return Err(images::refusal(&self.path.join(&entry.path), why)),
             }
-            row += 1;
+            files.push(entry);
         }
-        let (_, digest, _) = table.finish()?;
-        if digest != self.digest {
-            return self.refuse("the file changed while it was read".to_owned());
+        skipped.count = skipped.listed.len() as u64;
+        if let Some(empty) = labels.iter().find(|label| !present.contains(*label)) {
+            return self.refuse(format!("none of the images of class {empty:?} can be decoded"));
         }
-        Ok(columns)
+        let training = self.training(of_rows.len() as u64);
+        let of_training = training.iter().map(|row| of_rows[*row as usize].as_slice());
+        let scaling = scaling(shape[0], of_training, self.config.normalise);
+        Ok(self.plan(Parts {
+            root: self.path.clone(),
+            is_folder: true,
+            files,
+            rows: of_rows.len() as u64,
+            form: Form::Images(Images {
+                scaling,
+                resize: self.config.resize,
+                cache_mb: self.config.cache_mb,
+                skipped,
+            }),
+            output: Output::Classes { labels },
+            image_shape: Some(shape),
+        }))
     }
 
-    fn output(&self, target: usize, is_classes: bool, statistics: &Statistics) -> Result<Output, DataError> {
-        let (name, seen) = (&self.names[target], &self.seen[target]);
-        if let Some((place, _)) = &seen.first_missing {
-            let rows = if seen.missing == 1 { "1 row".to_owned() } else { format!("{} rows", seen.missing) };
-            return self.refuse_line(
-                *place,
-                format!("the target {name:?} is missing here ({rows} in all): remove such rows"),
-            );
+    /// The classes: folders that are not hidden, each with an image.
+    fn classes(&self, samples: &[&String]) -> Result<Vec<String>, DataError> {
+        let mut classes = BTreeSet::new();
+        for path in samples {
+            let Some(class) = images::class(path) else {
+                return self.refuse(format!("{path} lies in no class's folder: move it into one, or away"));
+            };
+            classes.insert(class.to_owned());
         }
-        if !is_classes {
-            return Ok(statistics.values());
+        let io = |source| DataError::Io { file: self.path.display().to_string(), source };
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_dir() && !name.starts_with('.') && !classes.contains(&name) {
+                return self.refuse(format!(
+                    "the class {name:?} has no images (.png, .jpg, .jpeg): remove its folder, or fill it"
+                ));
+            }
         }
-        let labels = seen.labels();
-        if labels.len() < 2 {
-            return self.refuse(format!(
-                "the target {name:?} has one label only ({labels:?}): there is nothing to learn"
-            ));
+        if classes.is_empty() {
+            return self.refuse("there is no folder with images here: each class has one".to_owned());
         }
-        if labels.len() > LABELS_MAX {
-            return self.refuse(format!(
-                "the target {name:?} has {} labels, at most {LABELS_MAX}: is it a number (dataset.kind = \"regression\")?",
-                labels.len()
-            ));
-        }
-        Ok(Output::Classes { labels })
+        let classes = ordered(classes);
+        self.check_labels(&classes)?;
+        Ok(classes)
     }
 
-    fn check_features(&self, plan: &Plan) -> Result<(), DataError> {
-        let features = plan.features();
-        if features == 0 {
-            return self.refuse("no column is left to predict from".to_owned());
+    /// The shape that is configured, or that of the first image that can be read.
+    fn shape(&self, samples: &[&String]) -> Result<[usize; 3], DataError> {
+        if let Some(shape) = self.config.image_shape {
+            if !images::CHANNELS.contains(&shape[0]) {
+                return self.refuse(format!(
+                    "dataset.image_shape = {shape:?}: images have 1 (grey), 3 (colour) or 4 channels (with transparency)"
+                ));
+            }
+            return Ok(shape);
         }
-        let Some([channels, height, width]) = plan.image_shape else { return Ok(()) };
-        let numbers = channels.checked_mul(height).and_then(|rows| rows.checked_mul(width));
-        if numbers != Some(features) {
-            let numbers = numbers.map_or_else(|| "too many".to_owned(), |numbers| numbers.to_string());
+        let headers = spread(samples, |path| images::probe(&self.path.join(path)));
+        let mut readable = headers.iter().flatten();
+        let Some(first) = readable.clone().next() else {
+            // The first of them is what is wrong, whether others would be skipped or not.
+            let (path, why) = match (samples.first(), headers.first()) {
+                (Some(path), Some(Err(why))) => (path.as_str(), why.as_str()),
+                _ => ("", "no image"),
+            };
+            let file = self.path.join(path).display().to_string();
+            return Err(DataError::File { file, problem: format!("the image can't be decoded: {why}") });
+        };
+        let channels = if readable.any(|header| header.has_colour) { 3 } else { 1 };
+        Ok([channels, first.height, first.width])
+    }
+
+    fn text(&self) -> Result<Plan, DataError> {
+        let is_folder = self.path.is_dir();
+        let (root, paths) = if is_folder {
+            (self.path.clone(), list(&self.path)?)
+        } else {
+            let (root, name) = parted(&self.path);
+            (root, vec![name])
+        };
+        if !paths.iter().any(|path| !is_folder || text::is_text(path)) {
+            return self.refuse("there is no .txt file in this folder".to_owned());
+        }
+        let (mut files, mut tokens) = (Vec::new(), 0);
+        for path in &paths {
+            let entry = entry_of(&root, path)?;
+            tokens += if !is_folder || text::is_text(path) { entry.bytes } else { 0 };
+            files.push(entry);
+        }
+        let window = self.config.window;
+        let (rows, tail) = text::windows(tokens, window);
+        let least = u64::from(window) + 1;
+        if rows == 0 {
             return self.refuse(format!(
-                "dataset.image_shape = [{channels}, {height}, {width}] is {numbers} numbers, but a row has {features}"
+                "{tokens} bytes of text, where a window of {window} tokens and the token after it take {least}: set a \
+                 smaller dataset.window"
             ));
         }
-        Ok(())
+        if held_out(rows, settled(self.config.validation)) == 0 && self.config.validation > 0.0 {
+            return self.refuse(format!(
+                "{tokens} bytes of text are {rows} windows of {window} tokens, too few to hold out dataset.validation = \
+                 {} of them: set a smaller dataset.window",
+                self.config.validation
+            ));
+        }
+        Ok(self.plan(Parts {
+            root: if is_folder { root } else { self.path.clone() },
+            is_folder,
+            files,
+            rows,
+            form: Form::Text(Text { window, tokens, tail }),
+            output: Output::Tokens { vocabulary: text::VOCABULARY, window },
+            image_shape: None,
+        }))
     }
 }
 
-fn form(config: &configs::Dataset) -> Form {
-    Form { delimiter: config.delimiter, header: config.header }
+/// A plan with the name that it was given, or that of its file.
+pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Path) -> Plan) -> Plan {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+    plan(config.name.clone().or(stem).unwrap_or_else(|| "data".to_owned()), &path)
+}
+
+/// A file's folder and its name.
+fn parted(path: &Path) -> (PathBuf, String) {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    (parent.unwrap_or(Path::new(".")).to_owned(), name)
+}
+
+/// The files among which labels are looked for: all of a folder that was named, else those right beside the images.
+fn list_for_labels(root: &Path, is_folder: bool) -> Result<Vec<String>, DataError> {
+    if is_folder {
+        return list(root);
+    }
+    let io = |source| DataError::Io { file: root.display().to_string(), source };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if entry.path().is_file() {
+            names.extend(entry.file_name().into_string().ok());
+        }
+    }
+    names.sort();
+    Ok(names)
 }

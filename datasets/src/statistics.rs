@@ -76,7 +76,7 @@ impl Statistics {
 }
 
 /// A column that never changes is left unscaled.
-fn positive(scale: f64) -> f64 {
+pub(crate) fn positive(scale: f64) -> f64 {
     if scale > 0.0 { settled(scale) } else { 1.0 }
 }
 

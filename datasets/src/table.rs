@@ -1,253 +1,146 @@
-//! Reading a csv file as rows of text, one at a time, with the line of each where something is wrong.
+//! Tables of all forms, read as rows of text, one at a time.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use csv::StringRecord;
+use configs::{Dataset as Config, OnBad};
 
-use crate::digest::Hashed;
+use crate::csv_table::{CsvTable, Layout, OnRagged, line_error};
 use crate::error::DataError;
+use crate::form::{Csv, Form, Skipped};
+use crate::infer::missing_category;
+use crate::parquet_table::ParquetTable;
 
-/// Columns of a table at most: a guard against a file that is no csv.
-const COLUMNS_MAX: usize = 100_000;
-/// Bytes of the buffer between the file and the parser.
-const BUFFER_BYTES: usize = 1 << 16;
-
-/// How a csv file is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Form {
-    pub(crate) delimiter: char,
-    pub(crate) header: bool,
+/// What a file says of a column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Typed {
+    /// Nothing: its fields show what it is.
+    Open,
+    /// Its fields are text, whatever they look like.
+    Text,
+    /// Its fields are no single values.
+    Unusable,
 }
 
-/// The path of `uri`: as it stands (from the working directory), else beside the configuration.
-///
-/// # Errors
-/// When neither is a file.
-pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
-    let plain = uri.strip_prefix("file://").unwrap_or(uri);
-    let beside = config_dir.map(|dir| dir.join(plain));
-    let candidates = [Some(PathBuf::from(plain)), beside];
-    let found = candidates.iter().flatten().find(|path| path.is_file());
-    found.cloned().ok_or_else(|| {
-        let tried: Vec<String> = candidates.iter().flatten().map(|path| path.display().to_string()).collect();
-        DataError::Absent { uri: uri.to_owned(), tried: tried.join(", ") }
-    })
-}
-
-/// A csv file that is being read. Spaces around a field do not count, quoted or not; empty lines are no rows.
-pub(crate) struct Table {
-    path: PathBuf,
-    reader: csv::Reader<Hashed<File>>,
-    names: Vec<String>,
-    record: StringRecord,
-    /// Whether `record` is a row that was read already, for want of a header.
-    is_ahead: bool,
-    rows: u64,
+/// A table that is being read.
+pub(crate) enum Table {
+    Csv { table: CsvTable, on_ragged: OnRagged },
+    Parquet(ParquetTable),
 }
 
 impl Table {
-    /// Opens a table and reads its first line: the names, or the first row of a table without a header.
-    pub(crate) fn open(path: &Path, form: Form) -> Result<Self, DataError> {
-        let file = || path.display().to_string();
-        let Some(delimiter) = u8::try_from(form.delimiter).ok().filter(|byte| is_delimiter(*byte)) else {
-            let problem = format!(
-                "dataset.delimiter = {:?}: expected one ASCII character, no quote and no end of line",
-                form.delimiter
-            );
-            return Err(DataError::File { file: file(), problem });
-        };
-        let opened = File::open(path).map_err(|source| DataError::Io { file: file(), source })?;
-        let reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .has_headers(false)
-            .flexible(true)
-            .buffer_capacity(BUFFER_BYTES)
-            .from_reader(Hashed::new(opened));
-        let record = StringRecord::new();
-        let mut table =
-            Self { path: path.to_owned(), reader, names: Vec::new(), record, is_ahead: false, rows: 0 };
-        if !table.read_record()? {
-            return Err(DataError::File { file: file(), problem: "the file is empty".to_owned() });
+    /// Opens a table to plan on it.
+    pub(crate) fn open_new(config: &Config, path: &Path) -> Result<Self, DataError> {
+        if config.format == "parquet" {
+            let missing = missing(config);
+            return ParquetTable::open(path, missing_category(&missing)).map(Self::Parquet);
         }
-        table.names = table.first_line(form.header)?;
-        table.is_ahead = !form.header;
-        Ok(table)
+        let on_ragged = if config.on_bad == OnBad::Skip { OnRagged::Skip } else { OnRagged::Stop };
+        let layout = Layout { delimiter: config.delimiter, header: config.header };
+        Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged)?, on_ragged })
     }
 
-    /// Names of the columns: the header's, or c0, c1, ...
+    /// Opens a table of a plan's form. Rows are left out only where the plan has left out such rows of its own data, and
+    /// only with their targets: a prediction is asked for every row.
+    pub(crate) fn open(form: &Form, path: &Path, with_target: bool) -> Result<Self, DataError> {
+        match form {
+            Form::Csv(Csv { delimiter, header, skipped, .. }) => {
+                let may_skip = with_target && skipped.is_some();
+                let on_ragged = if may_skip { OnRagged::Skip } else { OnRagged::Stop };
+                let layout = Layout { delimiter: *delimiter, header: *header };
+                Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged)?, on_ragged })
+            }
+            Form::Parquet(parquet) => {
+                ParquetTable::open(path, missing_category(&parquet.missing)).map(Self::Parquet)
+            }
+            Form::Idx(_) | Form::Images(_) | Form::Text(_) => {
+                let problem = format!("the plan is of {}, not of a table", form.name());
+                Err(DataError::File { file: path.display().to_string(), problem })
+            }
+        }
+    }
+
+    /// Names of the columns.
     pub(crate) fn names(&self) -> &[String] {
-        &self.names
+        match self {
+            Self::Csv { table, .. } => table.names(),
+            Self::Parquet(table) => table.names(),
+        }
+    }
+
+    /// What the file says of each column.
+    pub(crate) fn types(&self) -> Vec<Typed> {
+        match self {
+            Self::Csv { table, .. } => vec![Typed::Open; table.names().len()],
+            Self::Parquet(table) => table.types().to_vec(),
+        }
     }
 
     /// Goes to the next row; false after the last one.
     pub(crate) fn advance(&mut self) -> Result<bool, DataError> {
-        if !std::mem::take(&mut self.is_ahead) && !self.read_record()? {
-            return Ok(false);
+        match self {
+            Self::Csv { table, .. } => table.advance(),
+            Self::Parquet(table) => table.advance(),
         }
-        if self.record.len() != self.names.len() {
-            // A quote that is never closed swallows what follows, line ends and all.
-            let swallowed = self.record.iter().any(|field| field.contains('\n'));
-            let way_out = if swallowed { ": is a quote left open?" } else { "" };
-            let (found, expected) = (fields(self.record.len()), self.names.len());
-            return Err(self.error(format!("{found} where the table has {expected} columns{way_out}")));
-        }
-        self.rows += 1;
-        Ok(true)
     }
 
     /// Fields of the current row, without the spaces around them.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.record.iter().map(str::trim)
+        (0..self.names().len()).map(|column| self.field(column))
     }
 
     /// A field of the current row, without the spaces around it.
     pub(crate) fn field(&self, column: usize) -> &str {
-        self.record.get(column).unwrap_or_default().trim()
+        match self {
+            Self::Csv { table, .. } => table.field(column),
+            Self::Parquet(table) => table.field(column),
+        }
     }
 
-    /// Where the current row begins, for [`Table::error_at`].
+    /// Where the current row is, for [`error_at`].
     pub(crate) fn place(&self) -> u64 {
-        self.record.position().map_or(0, csv::Position::byte)
+        match self {
+            Self::Csv { table, .. } => table.place(),
+            Self::Parquet(table) => table.place(),
+        }
     }
 
     /// Something is wrong with the current row.
     pub(crate) fn error(&self, problem: String) -> DataError {
-        self.error_at(self.place(), problem)
+        match self {
+            Self::Csv { table, .. } => table.error(problem),
+            Self::Parquet(table) => table.error(problem),
+        }
     }
 
-    /// Something is wrong with the row at this place.
-    pub(crate) fn error_at(&self, place: u64, problem: String) -> DataError {
-        line_error(&self.path, place, problem)
+    /// The rows that were left out so far; none where bad rows stop.
+    pub(crate) fn skipped(&self) -> Option<Skipped> {
+        match self {
+            Self::Csv { table, on_ragged: OnRagged::Skip } => Some(table.skipped()),
+            Self::Csv { .. } | Self::Parquet(_) => None,
+        }
     }
 
     /// Rows that were read, the digest of the file's bytes, and their number. To be called after the last row.
     pub(crate) fn finish(self) -> Result<(u64, String, u64), DataError> {
-        if self.rows == 0 {
-            let file = self.path.display().to_string();
-            let problem = "the table has a first line and no rows".to_owned();
-            return Err(DataError::File { file, problem });
+        match self {
+            Self::Csv { table, .. } => table.finish(),
+            Self::Parquet(table) => table.finish(),
         }
-        let (digest, bytes) = self.reader.into_inner().digest();
-        Ok((self.rows, digest, bytes))
-    }
-
-    fn read_record(&mut self) -> Result<bool, DataError> {
-        self.reader.read_record(&mut self.record).map_err(|why| {
-            let place = why.position().map_or(0, csv::Position::byte);
-            let problem = match why.kind() {
-                csv::ErrorKind::Utf8 { err, .. } => match self.names.get(err.field()) {
-                    Some(name) => format!("column {name:?} is not UTF-8 here"),
-                    None => format!("field {} is not UTF-8", err.field() + 1),
-                },
-                _ => why.to_string(),
-            };
-            match why.into_kind() {
-                csv::ErrorKind::Io(source) => DataError::Io { file: self.path.display().to_string(), source },
-                _ => self.error_at(place, problem),
-            }
-        })
-    }
-
-    fn first_line(&self, header: bool) -> Result<Vec<String>, DataError> {
-        let count = self.record.len();
-        if count > COLUMNS_MAX {
-            return Err(self.error(format!("{count} columns, at most {COLUMNS_MAX} are read")));
-        }
-        if !header {
-            return Ok((0..count).map(|index| format!("c{index}")).collect());
-        }
-        let mut seen = BTreeSet::new();
-        for (index, name) in self.fields().enumerate() {
-            if name.is_empty() {
-                let problem =
-                    format!("column {} has no name (dataset.header = false if it is a row)", index + 1);
-                return Err(self.error(problem));
-            }
-            if !seen.insert(name) {
-                return Err(self.error(format!("two columns are named {name:?}")));
-            }
-        }
-        Ok(self.fields().map(str::to_owned).collect())
     }
 }
 
-fn is_delimiter(byte: u8) -> bool {
-    byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r' | 0)
+/// Fields that mean a missing value. Where columns are typed there is always one: a null is the first of them.
+pub(crate) fn missing(config: &Config) -> Vec<String> {
+    if config.format == "parquet" && config.missing.is_empty() {
+        return vec![String::new()];
+    }
+    config.missing.clone()
 }
 
-fn fields(count: usize) -> String {
-    if count == 1 { "1 field".to_owned() } else { format!("{count} fields") }
-}
-
-/// Something is wrong with the row that begins at this byte.
-pub(crate) fn line_error(path: &Path, place: u64, problem: String) -> DataError {
-    let file = path.display().to_string();
-    match line_at(path, place) {
-        Ok(line) => DataError::Line { file, line, problem },
-        // The file went away meanwhile: the problem is still the thing to say.
-        Err(_) => DataError::File { file, problem },
+/// Something is wrong with the row at this place.
+pub(crate) fn error_at(config: &Config, path: &Path, place: u64, problem: String) -> DataError {
+    if config.format == "parquet" {
+        return DataError::Row { file: path.display().to_string(), row: place, problem };
     }
-}
-
-/// The line, from 1, of the first record at or after a byte. Counted anew where it is needed: the parser's own count
-/// stands before the line ends that it skips, so it is wrong after empty lines and in every file with CRLF.
-fn line_at(path: &Path, place: u64) -> std::io::Result<u64> {
-    let (mut line, mut after_return) = (1, false);
-    for (at, byte) in (0u64..).zip(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?).bytes()) {
-        let byte = byte?;
-        if at >= place && !matches!(byte, b'\n' | b'\r') {
-            break;
-        }
-        line += u64::from(byte == b'\r' || (byte == b'\n' && !after_return));
-        after_return = byte == b'\r';
-    }
-    Ok(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Lines of all rows.
-    fn lines(text: &str) -> Vec<u64> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("t.csv");
-        std::fs::write(&path, text).expect("written");
-        let mut table = Table::open(&path, Form { delimiter: ',', header: true }).expect("opened");
-        let mut lines = Vec::new();
-        while table.advance().expect("read") {
-            let DataError::Line { line, .. } = table.error(String::new()) else { panic!("no line") };
-            lines.push(line);
-        }
-        lines
-    }
-
-    #[test]
-    fn lines_are_those_that_an_editor_shows() {
-        let check = |text: &str, expected: &[u64]| assert_eq!(lines(text), expected, "{text:?}");
-        check("a,b\n1,2\n3,4\n", &[2, 3]);
-        check("a,b\r\n1,2\r\n3,4", &[2, 3]);
-        check("a,b\r1,2\r3,4", &[2, 3]);
-        check("a,b\n\n\n1,2\n\n3,4\n\n", &[4, 6]);
-        check("\r\na,b\r\n\r\n1,2\r\n\r\n\r\n3,4\r\n", &[4, 7]);
-        check("a,b\n\"1\n\n\",2\n3,4\n", &[2, 5]);
-        check("a,b\r\n\"1\r\n\",2\r\n3,4\r\n", &[2, 4]);
-        check("\u{feff}a,b\r\n1,2\r\n", &[2]);
-    }
-
-    #[test]
-    fn the_digest_is_of_all_bytes_whatever_their_number() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("t.csv");
-        // More than a few buffers, and a last line without an end.
-        let text = format!("a,b{}", "\n12345678,x".repeat(30_000));
-        std::fs::write(&path, &text).expect("written");
-        let mut table = Table::open(&path, Form { delimiter: ',', header: true }).expect("opened");
-        while table.advance().expect("read") {}
-        let digest = crate::md5_of_file(&path).expect("read");
-        assert_eq!(table.finish().expect("rows"), (30_000, digest, text.len() as u64));
-    }
+    line_error(path, place, problem)
 }

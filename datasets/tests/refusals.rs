@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind};
-use datasets::{Batch, Dataset, Feature, Plan};
+use datasets::{AugmentKey, Batch, Column, Dataset, Feature, Form, Plan};
 
 fn config(path: &Path) -> configs::Dataset {
     configs::Dataset { uri: path.display().to_string(), ..configs::Dataset::default() }
@@ -172,6 +172,11 @@ fn a_number_that_scaling_takes_beyond_f32_is_refused() {
     assert!(said.contains("is beyond f32 once it is scaled"), "{said}");
 }
 
+fn first(plan: &mut Plan) -> &mut Column {
+    let Form::Csv(csv) = &mut plan.form else { panic!("a csv file") };
+    &mut csv.columns[0]
+}
+
 #[test]
 fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -184,12 +189,12 @@ fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
     };
     let said = refused(&|plan| plan.rows = 4).expect_err("too many rows").to_string();
     assert!(said.ends_with("3 rows, where the plan has 4"), "{said}");
-    refused(&|plan| plan.columns[0].feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0 }))
+    refused(&|plan| first(plan).feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0 }))
         .expect_err("text as numbers");
     // The same category twice: samples have the width that the plan says, whichever place is taken.
     let twice = Feature::Categorical { categories: ["p", "p", "q"].map(str::to_owned).to_vec() };
-    let (dataset, features) = refused(&|plan| plan.columns[0].feature = Some(twice.clone())).expect("opened");
+    let (dataset, features) = refused(&|plan| first(plan).feature = Some(twice.clone())).expect("opened");
     let mut batch = Batch::default();
-    dataset.gather_training(&[0, 1], &mut batch);
+    dataset.gather_training(AugmentKey { seed: 1, epoch: 0 }, &[0, 1], &mut batch).expect("gathered");
     assert_eq!(batch.features.len(), 2 * features);
 }

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind, Normalise};
-use datasets::{Batch, Dataset, Feature, Output, Plan, Role};
+use datasets::{AugmentKey, Batch, Dataset, Feature, Output, Plan, Role};
 use proptest::prelude::*;
+
+/// Tables are not augmented: no key changes them.
+const KEY: AugmentKey = AugmentKey { seed: 1, epoch: 0 };
 
 fn config(path: &Path) -> configs::Dataset {
     configs::Dataset { uri: path.display().to_string(), ..configs::Dataset::default() }
@@ -26,7 +29,7 @@ fn the_digits_are_what_their_source_says() {
     assert_eq!(plan.split_lengths(), (1_438, 359));
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
-    dataset.gather_training(&[0, 5, 1_437], &mut batch);
+    dataset.gather_training(KEY, &[0, 5, 1_437], &mut batch).expect("gathered");
     assert_eq!((batch.count, batch.features.len(), batch.labels.len()), (3, 192, 3));
     let json = serde_json::to_string(&plan).expect("JSON");
     let shipped: Plan = serde_json::from_str(&json).expect("a plan");
@@ -42,15 +45,15 @@ fn kinds_are_inferred_missing_values_filled_and_categories_one_hot() {
     let mut config = config(&path);
     (config.validation, config.normalise) = (0.0, Normalise::None);
     let plan = Plan::prepare(&config, None).expect("planned");
-    let Some(Feature::Numeric { fill, .. }) = plan.columns[0].feature else { panic!("age is numeric") };
+    let Some(Feature::Numeric { fill, .. }) = plan.columns()[0].feature else { panic!("age is numeric") };
     assert_eq!(fill, 20.0);
-    let Some(Feature::Categorical { categories }) = &plan.columns[1].feature else {
+    let Some(Feature::Categorical { categories }) = &plan.columns()[1].feature else {
         panic!("city is categorical")
     };
     assert_eq!(categories, &["", "a, b", "c", "say \"c\""]);
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
-    dataset.gather_training(&[1], &mut batch);
+    dataset.gather_training(KEY, &[1], &mut batch).expect("gathered");
     assert_eq!(batch.features, [20.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
     assert_eq!(batch.labels, [1]);
 
@@ -75,8 +78,12 @@ fn statistics_come_from_the_training_split_alone() {
         let dataset = Dataset::open(&plan, &path).expect("opened");
         // Rows of the validation split, found by their values, are replaced.
         let mut batch = Batch::default();
-        dataset.gather_evaluation(&(0..dataset.evaluation_len()).collect::<Vec<_>>(), &mut batch);
-        let Some(Feature::Numeric { offset, scale, .. }) = plan.columns[0].feature else { panic!("numeric") };
+        dataset
+            .gather_evaluation(&(0..dataset.evaluation_len()).collect::<Vec<_>>(), &mut batch)
+            .expect("gathered");
+        let Some(Feature::Numeric { offset, scale, .. }) = plan.columns()[0].feature else {
+            panic!("numeric")
+        };
         let replaced: Vec<String> =
             batch.features.iter().map(|x| format!("{}", (f64::from(*x) * scale + offset).round())).collect();
         let changed: String = text
@@ -93,7 +100,7 @@ fn statistics_come_from_the_training_split_alone() {
         let path = file(&dir, format!("x,y\n{changed}"));
         let mut config = configs::Dataset { uri: path.display().to_string(), ..config };
         config.kind = Some(DatasetKind::Regression);
-        (plan.columns, Plan::prepare(&config, None).expect("planned").columns)
+        (plan.columns().to_vec(), Plan::prepare(&config, None).expect("planned").columns().to_vec())
     };
     let (before, after) = rows("123456789");
     assert_eq!(before, after);
@@ -109,7 +116,7 @@ fn regression_targets_are_standardised_and_can_be_mapped_back() {
     let Output::Values { offset, scale } = plan.output else { panic!("fractions are a regression") };
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
-    dataset.gather_training(&[0, 3], &mut batch);
+    dataset.gather_training(KEY, &[0, 3], &mut batch).expect("gathered");
     assert!((f64::from(batch.values[0]) * scale + offset - 100.5).abs() < 1e-3);
     assert!((f64::from(batch.values[1]) + f64::from(batch.values[0])).abs() < 1e-6);
 }
@@ -138,7 +145,7 @@ fn what_the_target_is_can_be_said_in_two_ways_and_is_guessed_else() {
     assert_eq!(output(fractions, &kind(DatasetKind::Classification)).output, classes(["1.5", "2.5"]));
     // The last column that is not ignored is the target.
     let plan = output("a,y,b\n1,p,1\n2,q,2\n", &columns(ColumnKind::Ignore));
-    let roles: Vec<Role> = plan.columns.iter().map(|column| column.role).collect();
+    let roles: Vec<Role> = plan.columns().iter().map(|column| column.role).collect();
     assert_eq!(roles, [Role::Feature, Role::Target, Role::Ignored]);
 }
 
@@ -150,11 +157,11 @@ fn missing_fields_are_a_category_that_no_text_can_be() {
     config.validation = 0.0;
     config.missing = vec!["NA".to_owned(), "none".to_owned()];
     let plan = Plan::prepare(&config, None).expect("planned");
-    let Some(Feature::Categorical { categories }) = &plan.columns[0].feature else { panic!("categorical") };
+    let Some(Feature::Categorical { categories }) = &plan.columns()[0].feature else { panic!("categorical") };
     assert_eq!(categories, &["", "NA", "x"]);
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
-    dataset.gather_training(&[0, 1, 3], &mut batch);
+    dataset.gather_training(KEY, &[0, 1, 3], &mut batch).expect("gathered");
     assert_eq!(batch.features, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
 }
 
@@ -216,10 +223,10 @@ fn the_buffers_of_a_batch_are_reused() {
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
     let buffers = |batch: &Batch| (batch.features.as_ptr(), batch.labels.as_ptr(), batch.features.capacity());
-    dataset.gather_training(&(0..64).collect::<Vec<_>>(), &mut batch);
+    dataset.gather_training(KEY, &(0..64).collect::<Vec<_>>(), &mut batch).expect("gathered");
     let before = buffers(&batch);
-    dataset.gather_evaluation(&(0..64).collect::<Vec<_>>(), &mut batch);
-    dataset.gather_training(&[3, 1, 4], &mut batch);
+    dataset.gather_evaluation(&(0..64).collect::<Vec<_>>(), &mut batch).expect("gathered");
+    dataset.gather_training(KEY, &[3, 1, 4], &mut batch).expect("gathered");
     assert_eq!(buffers(&batch), before);
     assert_eq!((batch.count, batch.features.len(), batch.labels.len()), (3, 192, 3));
 }
@@ -256,7 +263,7 @@ proptest! {
         config.missing.clear();
         config.columns.insert("word".to_owned(), ColumnKind::Categorical);
         let plan = Plan::prepare(&config, None).expect("planned");
-        let Some(Feature::Categorical { categories }) = &plan.columns[0].feature else { panic!("categorical") };
+        let Some(Feature::Categorical { categories }) = &plan.columns()[0].feature else { panic!("categorical") };
         for word in &words {
             prop_assert!(categories.contains(&word.trim().to_owned()), "{:?}", word);
         }

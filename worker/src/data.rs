@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use datasets::{Batch, Dataset, Output, Plan, Role};
+use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
 use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
@@ -52,25 +52,30 @@ impl Samples {
         (HostBatch::empty(&self.spec), Scratch(Batch::default()))
     }
 
-    /// Fills a batch with these samples of a split.
+    /// Fills a batch with these samples of a split. Those of training are augmented by the key.
     pub(crate) fn gather(
         &self,
         phase: Phase,
+        key: AugmentKey,
         ordinals: &[u64],
         scratch: &mut Scratch,
         batch: &mut HostBatch,
-    ) {
+    ) -> Result<(), DataError> {
         let rows = &mut scratch.0;
         // The features are gathered straight into the batch's own vector.
         if let HostData::F32(features) = &mut batch.x.data {
             std::mem::swap(features, &mut rows.features);
         }
         match phase {
-            Phase::Train => self.dataset.gather_training(ordinals, rows),
-            Phase::Evaluate => self.dataset.gather_evaluation(ordinals, rows),
+            Phase::Train => self.dataset.gather_training(key, ordinals, rows)?,
+            Phase::Evaluate => self.dataset.gather_evaluation(ordinals, rows)?,
         }
         if let HostData::F32(features) = &mut batch.x.data {
             std::mem::swap(features, &mut rows.features);
+        }
+        if let HostData::I64(tokens) = &mut batch.x.data {
+            tokens.clear();
+            tokens.extend(rows.tokens.iter().map(|token| i64::from(*token)));
         }
         match &mut batch.y {
             Target::Labels(labels) | Target::Tokens(labels) => {
@@ -81,6 +86,7 @@ impl Samples {
             Target::Unknown => {}
         }
         batch.set_count(rows.count);
+        Ok(())
     }
 }
 
@@ -96,28 +102,49 @@ fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
     }
     // Another worker may be fetching the same: each has a file of its own until the name is right.
     let partial = folder.join(format!(".{}.{}", plan.digest, std::process::id()));
-    let fetched = fetch(plan, transfer, &partial).and_then(|dataset| {
-        std::fs::rename(&partial, &place).map_err(|error| failed(&place, &error))?;
-        Ok(dataset)
+    // Opened before and after: what is read later is read under its last name.
+    let fetched = fetch(plan, transfer, &partial).and_then(|()| {
+        Dataset::open(plan, &partial).map_err(|error| fail(3, error.to_string()))?;
+        match std::fs::rename(&partial, &place) {
+            Ok(()) => Ok(()),
+            // A folder that is there already is another worker's, and whole.
+            Err(_) if plan.is_folder() && place.is_dir() => Ok(()),
+            Err(error) => Err(failed(&place, &error)),
+        }?;
+        Dataset::open(plan, &place).map_err(|error| fail(3, error.to_string()))
     });
-    if fetched.is_err() {
-        // What is not whole is of no use to anybody.
-        let _ = std::fs::remove_file(&partial);
-    }
+    // What is not whole is of no use to anybody.
+    let _ = if plan.is_folder() { std::fs::remove_dir_all(&partial) } else { std::fs::remove_file(&partial) };
     fetched
 }
 
-fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<Dataset, Failure> {
-    let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", partial.display()));
-    let mut file = std::fs::File::create(partial).map_err(|error| failed(&error))?;
-    transfer.download(&Remote::Dataset { digest: &plan.digest }, &mut file)?;
-    file.sync_all().map_err(|error| failed(&error))?;
-    Dataset::open(plan, partial).map_err(|error| fail(3, error.to_string()))
+/// Downloads the plan's file, or all of its folder's.
+fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
+    if !plan.is_folder() {
+        return fetch_file(transfer, &plan.digest, partial);
+    }
+    for entry in plan.files() {
+        let place = datasets::place(partial, entry).map_err(|error| fail(3, error.to_string()))?;
+        let folder = place.parent().unwrap_or(partial);
+        std::fs::create_dir_all(folder).map_err(|error| fail(3, format!("{}: {error}", folder.display())))?;
+        fetch_file(transfer, &entry.md5, &place)?;
+    }
+    Ok(())
+}
+
+fn fetch_file(transfer: &Transfer, digest: &str, place: &Path) -> Result<(), Failure> {
+    let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", place.display()));
+    let mut file = std::fs::File::create(place).map_err(|error| failed(&error))?;
+    transfer.download(&Remote::Dataset { digest }, &mut file)?;
+    file.sync_all().map_err(|error| failed(&error))
 }
 
 /// A digest as a name that stays in its folder.
 fn file_name(digest: &str) -> Result<&str, Failure> {
-    if !digest.is_empty() && digest.len() <= 128 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    // A folder's ends in .dir.
+    let hexadecimal = digest.strip_suffix(".dir").unwrap_or(digest);
+    let is_hexadecimal = hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !hexadecimal.is_empty() && hexadecimal.len() <= 128 && is_hexadecimal {
         return Ok(digest);
     }
     Err(fail(3, format!("the dataset's digest {digest:?} is not hexadecimal")))
@@ -131,13 +158,15 @@ fn cache_folder() -> PathBuf {
 
 /// Shapes and names, as the trainer has them.
 fn spec(plan: &Plan) -> DataSpec {
-    let input = plan.image_shape.map_or_else(|| vec![plan.features()], |shape| shape.to_vec());
+    let input = match (&plan.output, plan.image_shape) {
+        (Output::Tokens { window, .. }, _) => vec![*window as usize],
+        (_, Some(shape)) => shape.to_vec(),
+        (_, None) => vec![plan.features()],
+    };
     let output = match &plan.output {
         Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
-        Output::Values { .. } => {
-            let targets = plan.columns.iter().filter(|column| column.role == Role::Target);
-            OutputSpec::Values(targets.map(|column| column.name.clone()).collect())
-        }
+        Output::Values { .. } => OutputSpec::Values(plan.targets()),
+        Output::Tokens { vocabulary, .. } => OutputSpec::Tokens { vocabulary: *vocabulary as usize },
     };
     DataSpec { input, output }
 }
@@ -166,7 +195,8 @@ pub(crate) mod tests {
     #[test]
     fn only_a_digest_names_a_copy() {
         assert!(file_name("d41d8cd98f00b204e9800998ecf8427e").is_ok());
-        for wrong in ["", "../x", "abc/def", "xyz", &"a".repeat(200)] {
+        assert!(file_name("d41d8cd98f00b204e9800998ecf8427e.dir").is_ok());
+        for wrong in ["", ".dir", "../x", "abc/def", "xyz", &"a".repeat(200)] {
             assert_eq!(file_name(wrong).expect_err(wrong).code, 3);
         }
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
+use datasets::AugmentKey;
 use protocol::ids::Phase;
 use protocol::messages::Failure;
 use protocol::plan::{Geometry, StepPlan};
@@ -222,14 +223,20 @@ impl Filler {
         filled.generation = self.generation;
         filled.position = position;
         let geometry = &self.course.geometry;
+        let mut key = AugmentKey { seed: geometry.seed, epoch: 0 };
         match position.phase {
             Phase::Train => {
                 let plan = geometry.step(position.step);
+                key.epoch = plan.epoch;
                 geometry.ordinals_into(&plan, position.microbatch, &mut self.ordinals);
             }
             Phase::Evaluate => geometry.evaluation_ordinals_into(position.microbatch, &mut self.ordinals),
         }
-        self.samples.gather(position.phase, &self.ordinals, &mut filled.scratch, &mut filled.batch);
+        let (scratch, batch) = (&mut filled.scratch, &mut filled.batch);
+        if let Err(why) = self.samples.gather(position.phase, key, &self.ordinals, scratch, batch) {
+            tracing::error!("the data of step {}: {why}", position.step);
+            return false;
+        }
         self.cursor = self.course.after(position);
         self.outbox.send(filled).is_ok()
     }

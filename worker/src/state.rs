@@ -1,6 +1,5 @@
 //! States in and out: state 0, versions that are loaded, and what is handed to the versions' thread.
 
-use datasets::{Output, Plan};
 use protocol::messages::Failure;
 use protocol::worker::Event;
 use trainer::export::ExportInfo;
@@ -62,8 +61,8 @@ impl Member {
         let digest = tensors::model_digest(self.engine.layout(), &self.parameters);
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let info = ExportInfo {
-            labels: labels(&self.plan),
-            normalisation: normalisation(&self.plan),
+            labels: self.plan.labels().to_vec(),
+            normalisation: self.plan.normalisation(),
             config: self.welcome.config.clone(),
             lineage: serde_json::json!({
                 "run": self.welcome.run_name,
@@ -78,22 +77,4 @@ impl Member {
         let job = Job::Export { step, formats, info: Box::new(info) };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)
     }
-}
-
-/// Names of the outputs of a classification.
-fn labels(plan: &Plan) -> Vec<String> {
-    match &plan.output {
-        Output::Classes { labels } => labels.clone(),
-        Output::Values { .. } => Vec::new(),
-    }
-}
-
-/// How a row becomes the model's input, and its output the target: the plan without its file.
-fn normalisation(plan: &Plan) -> serde_json::Value {
-    serde_json::json!({
-        "columns": plan.columns,
-        "missing": plan.missing,
-        "output": plan.output,
-        "image_shape": plan.image_shape,
-    })
 }

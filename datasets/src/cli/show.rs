@@ -25,16 +25,16 @@ pub(super) fn table(path: &Path, name: Option<String>, target: Option<String>) -
         plan.digest,
         plan.bytes,
         plan.rows,
-        plan.columns.len(),
+        plan.columns().len(),
         plan.features()
     );
     let mut rows = vec![["column", "kind", "missing", "values"].map(str::to_owned)];
-    for (column, profile) in plan.columns.iter().zip(&profiles) {
+    for (column, profile) in plan.columns().iter().zip(&profiles) {
         let (kind, values) = describe(&plan, column, profile);
         rows.push([column.name.clone(), kind.to_owned(), profile.missing.to_string(), values]);
     }
     text.push_str(&aligned(&rows));
-    let target = plan.columns.iter().zip(&profiles).find(|(column, _)| column.role == Role::Target);
+    let target = plan.columns().iter().zip(&profiles).find(|(column, _)| column.role == Role::Target);
     if let (Some((column, profile)), Output::Classes { .. }) = (target, &plan.output) {
         text.push_str(&format!("\nlabels of {}\n", column.name));
         text.push_str(&label_counts(profile, plan.rows));
@@ -48,7 +48,7 @@ fn describe(plan: &Plan, column: &Column, profile: &Profile) -> (&'static str, S
     match (column.role, &column.feature, &plan.output) {
         (Role::Ignored, _, _) => ("ignored", String::new()),
         (Role::Target, _, Output::Classes { labels }) => ("target", format!("{} labels", labels.len())),
-        (Role::Target, _, Output::Values { .. }) => ("target", range(profile)),
+        (Role::Target, _, Output::Values { .. } | Output::Tokens { .. }) => ("target", range(profile)),
         (Role::Feature, Some(Feature::Categorical { .. }), _) => ("categorical", texts(profile)),
         (Role::Feature, _, _) => ("numeric", range(profile)),
     }

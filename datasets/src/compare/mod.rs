@@ -159,7 +159,7 @@ pub fn is_table(path: &str) -> bool {
 fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, DataError> {
     // The objects of a registry have no extension: the form goes by the path.
     let form = crate::distribution::form_of(Path::new(path));
-    let (before, after) = (Distributions::of_form(a, form)?, Distributions::of_form(b, form)?);
+    let (before, after) = (Distributions::of_form(a, &form)?, Distributions::of_form(b, &form)?);
     let names =
         |all: &Distributions| all.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
     let (old, new) = (names(&before), names(&after));
@@ -170,7 +170,7 @@ fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, Dat
     };
     Ok(TableDifference {
         path: path.to_owned(),
-        rows: compare_rows(a, b, form, &common)?,
+        rows: compare_rows(a, b, &form, &common)?,
         columns_added: new.iter().filter(|name| !old.contains(name)).cloned().collect(),
         columns_removed: old.iter().filter(|name| !new.contains(name)).cloned().collect(),
         columns: common.iter().filter_map(column).collect(),

@@ -7,7 +7,8 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::DataError;
-use crate::table::{Form, Table};
+use crate::form::Form;
+use crate::table::Table;
 
 /// Rows of two tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -30,7 +31,7 @@ pub struct RowCounts {
 pub(super) fn compare_rows(
     a: &Path,
     b: &Path,
-    form: Form,
+    form: &Form,
     columns: &[String],
 ) -> Result<RowCounts, DataError> {
     let mut balance: HashMap<u128, i64> = HashMap::new();
@@ -48,8 +49,8 @@ pub(super) fn compare_rows(
 }
 
 /// Hands each row's hash on, and returns their number.
-fn count(path: &Path, form: Form, columns: &[String], mut each: impl FnMut(u128)) -> Result<u64, DataError> {
-    let mut table = Table::open(path, form)?;
+fn count(path: &Path, form: &Form, columns: &[String], mut each: impl FnMut(u128)) -> Result<u64, DataError> {
+    let mut table = Table::open(form, path, false)?;
     let places = columns.iter().map(|name| table.names().iter().position(|own| own == name));
     let places: Option<Vec<usize>> = places.collect();
     let Some(places) = places else {

@@ -51,9 +51,9 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
 fn data_file(run: &Run, plan: &Plan, told: Option<&Path>) -> Result<PathBuf, Failure> {
     let before = Path::new(&plan.path);
     match told {
-        Some(path) if path.is_file() => Ok(path.to_owned()),
-        Some(path) => Err(Failure::data(format!("--data {}: no such file", path.display()))),
-        None if before.is_file() => Ok(before.to_owned()),
+        Some(path) if path.exists() => Ok(path.to_owned()),
+        Some(path) => Err(Failure::data(format!("--data {}: no such file or folder", path.display()))),
+        None if before.exists() => Ok(before.to_owned()),
         None => datasets::resolve(&plan.uri, Some(&run.dir))
             .map_err(|why| Failure::data(format!("{why}; name the file with --data"))),
     }
@@ -74,7 +74,7 @@ fn sums(
     for start in (0..count).step_by(usize::try_from(microbatch.max(1)).unwrap_or(usize::MAX)) {
         ordinals.clear();
         ordinals.extend(start..count.min(start + microbatch.max(1)));
-        dataset.gather_evaluation(&ordinals, &mut rows);
+        dataset.gather_evaluation(&ordinals, &mut rows)?;
         samples::fill(&rows, &mut batch);
         tree.push(engine.evaluate(&batch)?);
     }
@@ -85,6 +85,8 @@ fn prediction(plan: &Plan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },
+        // Tokens are bytes.
+        Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: 1.0 },
     }
 }
 

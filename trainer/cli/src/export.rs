@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use datasets::{Output, Plan};
 use trainer::export::ExportInfo;
 use trainer::{DeviceSpec, Registry};
 
@@ -18,8 +17,8 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
     let plan = run.plan()?;
     let model = Model::load(&run, &plan, &version, &DeviceSpec::Cpu, registry)?;
     let info = ExportInfo {
-        labels: labels(&plan),
-        normalisation: normalisation(&plan),
+        labels: plan.labels().to_vec(),
+        normalisation: plan.normalisation(),
         config: run.config_text.clone(),
         lineage: serde_json::json!({
             "run": run.name,
@@ -54,22 +53,4 @@ fn default_folder(run: &Run, ask: &Export, step: u64) -> PathBuf {
         Which::Newest => exports.join(format),
         Which::Best | Which::Step(_) => exports.join(format!("{format}-step-{step:08}")),
     }
-}
-
-/// Names of the outputs of a classification.
-fn labels(plan: &Plan) -> Vec<String> {
-    match &plan.output {
-        Output::Classes { labels } => labels.clone(),
-        Output::Values { .. } => Vec::new(),
-    }
-}
-
-/// How a row becomes the model's input, and its output the target: the plan without its file.
-fn normalisation(plan: &Plan) -> serde_json::Value {
-    serde_json::json!({
-        "columns": plan.columns,
-        "missing": plan.missing,
-        "output": plan.output,
-        "image_shape": plan.image_shape,
-    })
 }

@@ -33,8 +33,8 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
     let run = Run::open(&ask.source.run_dir)?;
     let version = run.version(ask.source.version)?;
     let plan = run.plan()?;
-    if !ask.input.is_file() {
-        return Err(Failure::data(format!("--input {}: no such file", ask.input.display())));
+    if !ask.input.exists() {
+        return Err(Failure::data(format!("--input {}: no such file or folder", ask.input.display())));
     }
     let rows = plan.read_for_prediction(&ask.input)?;
     let mut model = Model::load(&run, &plan, &version, &ask.device, registry)?;
@@ -75,13 +75,8 @@ fn read(output: &Output, outputs: &[f32]) -> Vec<Predicted> {
         Output::Values { offset, scale } => {
             outputs.iter().map(|y| Predicted::Value(f64::from(*y) * scale + offset)).collect()
         }
-    }
-}
-
-fn labels(plan: &Plan) -> &[String] {
-    match &plan.output {
-        Output::Classes { labels } => labels,
-        Output::Values { .. } => &[],
+        // Texts have no rows to predict: reading them has said so.
+        Output::Tokens { .. } => Vec::new(),
     }
 }
 
@@ -90,13 +85,13 @@ fn label(labels: &[String], index: usize) -> &str {
 }
 
 fn table(plan: &Plan, predicted: &[Predicted]) -> String {
-    let target = samples::targets(plan).join(", ");
-    let labels = labels(plan);
+    let target = plan.targets().join(", ");
+    let labels = plan.labels();
     let first = labels.iter().map(|label| label.chars().count()).chain([target.chars().count(), 5]).max();
     let width = first.unwrap_or(5);
     let mut text = match &plan.output {
         Output::Classes { .. } => format!("{:>6}  {target:<width$}  probability\n", "row"),
-        Output::Values { .. } => format!("{:>6}  {target}\n", "row"),
+        Output::Values { .. } | Output::Tokens { .. } => format!("{:>6}  {target}\n", "row"),
     };
     for (row, predicted) in (1..).zip(predicted) {
         // Writing to a String can't fail.
@@ -112,7 +107,7 @@ fn table(plan: &Plan, predicted: &[Predicted]) -> String {
 }
 
 fn lines(plan: &Plan, predicted: &[Predicted]) -> String {
-    let labels = labels(plan);
+    let labels = plan.labels();
     let mut text = String::new();
     for (row, predicted) in (1..).zip(predicted) {
         let line = match predicted {

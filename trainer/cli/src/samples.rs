@@ -1,28 +1,31 @@
 //! Rows as the engine takes them.
 
-use datasets::{Batch, Output, Plan, Role};
+use datasets::{Batch, Output, Plan};
 use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
 
 /// Shapes and names, as the trainer has them.
 pub(crate) fn spec(plan: &Plan) -> DataSpec {
-    let input = plan.image_shape.map_or_else(|| vec![plan.features()], |shape| shape.to_vec());
+    let input = match (&plan.output, plan.image_shape) {
+        (Output::Tokens { window, .. }, _) => vec![*window as usize],
+        (_, Some(shape)) => shape.to_vec(),
+        (_, None) => vec![plan.features()],
+    };
     let output = match &plan.output {
         Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
-        Output::Values { .. } => OutputSpec::Values(targets(plan)),
+        Output::Values { .. } => OutputSpec::Values(plan.targets()),
+        Output::Tokens { vocabulary, .. } => OutputSpec::Tokens { vocabulary: *vocabulary as usize },
     };
     DataSpec { input, output }
-}
-
-/// Names of the columns that are predicted.
-pub(crate) fn targets(plan: &Plan) -> Vec<String> {
-    let targets = plan.columns.iter().filter(|column| column.role == Role::Target);
-    targets.map(|column| column.name.clone()).collect()
 }
 
 /// Puts rows into a reused batch for the engine.
 pub(crate) fn fill(rows: &Batch, batch: &mut HostBatch) {
     if let HostData::F32(features) = &mut batch.x.data {
         features.clone_from(&rows.features);
+    }
+    if let HostData::I64(tokens) = &mut batch.x.data {
+        tokens.clear();
+        tokens.extend(rows.tokens.iter().map(|token| i64::from(*token)));
     }
     match &mut batch.y {
         Target::Labels(labels) | Target::Tokens(labels) => {

@@ -62,6 +62,7 @@ impl Left {
         let output = match &self.plan.output {
             datasets::Output::Classes { labels } => OutputSpec::Classes(labels.clone()),
             datasets::Output::Values { .. } => OutputSpec::Values(vec!["answer".to_owned()]),
+            datasets::Output::Tokens { .. } => panic!("the tests have no text"),
         };
         DataSpec { input: vec![2], output }
     }
@@ -130,7 +131,7 @@ impl Left {
         let mut parts = Vec::new();
         for start in (0..24).step_by(4) {
             let (mut rows, ordinals) = (Batch::default(), Vec::from_iter(start..start + 4));
-            dataset.gather_evaluation(&ordinals, &mut rows);
+            dataset.gather_evaluation(&ordinals, &mut rows).expect("gathered");
             let mut batch = HostBatch::empty(&self.spec());
             batch.x.data = trainer::HostData::F32(rows.features);
             match &mut batch.y {

@@ -1,0 +1,229 @@
+//! Datasets of one file or of a folder: where they are, which files they have, and their digests in DVC's form.
+
+use std::fmt::Write;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{md5_of_bytes, md5_of_file};
+use crate::error::DataError;
+
+/// How the digest of a folder ends.
+pub(crate) const FOLDER_SUFFIX: &str = ".dir";
+/// Files of a dataset at most: the plan, which lists them, goes to every worker.
+const FILES_MAX: usize = 1_000_000;
+/// Folders in folders: a link that leads back to a folder above itself ends here.
+const DEPTH_MAX: usize = 32;
+/// Folders that are not data: those of version control, as DVC has it.
+const LEFT_OUT: [&str; 3] = [".git", ".hg", ".dvc"];
+
+/// One file of a dataset.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the folder, with `/` on every system; of a dataset of one file its name.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// MD5 of the bytes, in hexadecimal.
+    pub md5: String,
+}
+
+/// The digest of a folder as `dvc add` has it: the MD5 of a listing of the files, and `.dir`.
+///
+/// The listing is that of DVC's directory objects, byte for byte: what Python's `json.dumps(files, sort_keys=True)` makes
+/// of `md5` and `relpath`, in the order of the whole paths' code points.
+#[must_use]
+pub fn directory_digest(files: &[FileEntry]) -> String {
+    let mut ordered: Vec<&FileEntry> = files.iter().collect();
+    // The order of UTF-8 bytes is that of code points.
+    ordered.sort_by(|a, b| a.path.cmp(&b.path));
+    let entry = |file: &&FileEntry| {
+        format!("{{\"md5\": \"{}\", \"relpath\": \"{}\"}}", ascii(&file.md5), ascii(&file.path))
+    };
+    let listing = ordered.iter().map(entry).collect::<Vec<_>>().join(", ");
+    format!("{}{FOLDER_SUFFIX}", md5_of_bytes(format!("[{listing}]").as_bytes()))
+}
+
+/// A text between quotes in Python's ASCII form of JSON.
+fn ascii(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            ' '..='\u{7f}' => out.push(character),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String can't fail.
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The path of `uri`: of a version of the registry (`dataset:NAME[@VERSION]` or `NAME@VERSION`), else as it stands (from
+/// the working directory), else beside the configuration.
+///
+/// # Errors
+/// When neither is a file or a folder, or the registry has no such version.
+pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
+    let of_registry = crate::registry::resolve(uri, None);
+    let of_registry = of_registry.map_err(|why| DataError::File {
+        file: format!("dataset.uri = {uri:?}"),
+        problem: why.to_string(),
+    })?;
+    if let Some(version) = of_registry {
+        return Ok(version.path);
+    }
+    let plain = uri.strip_prefix("file://").unwrap_or(uri);
+    let beside = config_dir.map(|dir| dir.join(plain)).filter(|path| path != Path::new(plain));
+    let candidates = [Some(PathBuf::from(plain)), beside];
+    let found = candidates.iter().flatten().find(|path| path.is_file() || path.is_dir());
+    found.cloned().ok_or_else(|| {
+        let tried: Vec<String> = candidates.iter().flatten().map(|path| path.display().to_string()).collect();
+        DataError::Absent { uri: uri.to_owned(), tried: tried.join(", ") }
+    })
+}
+
+/// The paths of all files below a folder, relative to it and in order; hidden ones too, version control's not.
+pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
+    let mut paths = Vec::new();
+    let mut folders = vec![(String::new(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let here = root.join(&folder);
+        let io = |source| DataError::Io { file: here.display().to_string(), source };
+        for entry in std::fs::read_dir(&here).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let path = entry.path();
+            let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(refuse("the file's name is not UTF-8: rename it".to_owned()));
+            };
+            let relative = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            // What a link leads to is what counts.
+            let kind = std::fs::metadata(&path)
+                .map_err(|source| DataError::Io { file: path.display().to_string(), source })?;
+            if kind.is_dir() {
+                if depth == DEPTH_MAX {
+                    return Err(refuse(format!("folders lie more than {DEPTH_MAX} deep")));
+                }
+                if !LEFT_OUT.contains(&name) {
+                    folders.push((relative, depth + 1));
+                }
+            } else if kind.is_file() {
+                paths.push(relative);
+            } else {
+                return Err(refuse("this is neither a file nor a folder: remove it".to_owned()));
+            }
+            if paths.len() + folders.len() > FILES_MAX {
+                return Err(refuse(format!("the dataset has more than {FILES_MAX} files")));
+            }
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// A file's bytes and their entry.
+pub(crate) fn read_new(root: &Path, relative: &str) -> Result<(Vec<u8>, FileEntry), DataError> {
+    let path = root.join(relative);
+    let bytes =
+        std::fs::read(&path).map_err(|source| DataError::Io { file: path.display().to_string(), source })?;
+    let entry = FileEntry { path: relative.to_owned(), bytes: bytes.len() as u64, md5: md5_of_bytes(&bytes) };
+    Ok((bytes, entry))
+}
+
+/// The entry of a file whose bytes are of no interest.
+pub(crate) fn entry_of(root: &Path, relative: &str) -> Result<FileEntry, DataError> {
+    let path = root.join(relative);
+    let bytes = std::fs::metadata(&path)
+        .map_err(|source| DataError::Io { file: path.display().to_string(), source })?
+        .len();
+    Ok(FileEntry { path: relative.to_owned(), bytes, md5: md5_of_file(&path)? })
+}
+
+/// A file's bytes, if they are those of its entry: what a plan says about them holds.
+pub(crate) fn read_known(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, DataError> {
+    let file = || path.display().to_string();
+    let changed = |found| DataError::Changed { file: file(), found, expected: entry.md5.clone() };
+    let found = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
+    if found != entry.bytes {
+        return Err(changed(md5_of_file(path)?));
+    }
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { file: file(), source })?;
+    let digest = md5_of_bytes(&bytes);
+    if digest == entry.md5 { Ok(bytes) } else { Err(changed(digest)) }
+}
+
+/// Where a file of a plan is. A plan comes from elsewhere: none of its paths leads out of the folder.
+///
+/// # Errors
+/// When the entry's path would lead out of the folder.
+pub fn place(root: &Path, entry: &FileEntry) -> Result<PathBuf, DataError> {
+    let relative = Path::new(&entry.path);
+    let is_below = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if entry.path.is_empty() || !is_below {
+        let problem = format!("the plan names a file {:?}, which is not below the folder", entry.path);
+        return Err(DataError::File { file: root.display().to_string(), problem });
+    }
+    Ok(root.join(relative))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest_of(files: &[(&str, &str)]) -> String {
+        let entry = |(path, text): &(&str, &str)| FileEntry {
+            path: (*path).to_owned(),
+            bytes: text.len() as u64,
+            md5: md5_of_bytes(text.as_bytes()),
+        };
+        directory_digest(&files.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_folder_has_the_digest_that_dvc_gives_it() {
+        // DVC 3.67.1 gave this one.
+        let files = [("a.txt", "a\n"), ("sub-1.txt", "a\n"), ("sub/c.txt", "c\n")];
+        assert_eq!(digest_of(&files), "41f72c8eb3951c08029e91562c1ab389.dir");
+        let turned: Vec<_> = files.iter().rev().copied().collect();
+        assert_eq!(digest_of(&turned), digest_of(&files));
+    }
+
+    #[test]
+    fn names_are_written_as_python_writes_them() {
+        assert_eq!(
+            ascii("\u{e9}\"\\\n\u{1}\u{7f}\u{1f600}"),
+            "\\u00e9\\\"\\\\\\n\\u0001\u{7f}\\ud83d\\ude00"
+        );
+    }
+
+    #[test]
+    fn a_folder_is_listed_in_order_without_version_control() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for path in ["sub/c.txt", "sub-1.txt", "a.txt", ".git/x", "sub/.hidden"] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, "").expect("written");
+        }
+        assert_eq!(list(dir.path()).expect("listed"), ["a.txt", "sub-1.txt", "sub/.hidden", "sub/c.txt"]);
+    }
+
+    #[test]
+    fn no_path_of_a_plan_leads_out() {
+        let entry = |path: &str| FileEntry { path: path.to_owned(), bytes: 0, md5: String::new() };
+        for path in ["", "../x", "/etc/passwd", "a/../../x"] {
+            assert!(place(Path::new("d"), &entry(path)).is_err(), "{path}");
+        }
+        assert_eq!(place(Path::new("d"), &entry("a/b")).expect("below"), Path::new("d/a/b"));
+    }
+}

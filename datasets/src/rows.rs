@@ -1,0 +1,101 @@
+//! Files of other samples than those of the run: to predict from, or to measure on.
+
+use std::path::Path;
+
+use crate::dataset::Batch;
+use crate::encode::Encoder;
+use crate::error::DataError;
+use crate::form::Form;
+use crate::idx;
+use crate::images;
+use crate::pixels::tables;
+use crate::plan::Plan;
+use crate::table::Table;
+
+impl Plan {
+    /// Reads samples for prediction.
+    ///
+    /// - A table: the target column need not be there, columns are found by name. A csv file without a header has all
+    ///   columns in the order of the training data, or all but the target.
+    /// - Images: a PNG or JPEG file, or a folder of such files, in the order of their names; or a file in idx form.
+    ///
+    /// # Errors
+    /// When the file can't be read, lacks a feature, or has a row that doesn't fit the plan; for text, which is
+    /// continued rather than predicted row by row.
+    pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
+        match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, false).map(|(rows, _)| rows),
+            Form::Idx(form) => read_idx(self, path, &tables(&form.scaling)),
+            Form::Images(form) => read_images(self, path, form.resize, &tables(&form.scaling)),
+            Form::Text(_) => Err(no_rows(path, "a text is continued, not predicted row by row")),
+        }
+    }
+
+    /// Reads a table with its target: all rows, those of another file too.
+    ///
+    /// # Errors
+    /// As [`Plan::read_for_prediction`], and when a target is missing, no number, or a label that the plan doesn't know;
+    /// for data that are no table.
+    pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
+        match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, true).map(|(rows, _)| rows),
+            _ => Err(no_rows(path, "only tables are read with their targets from elsewhere")),
+        }
+    }
+}
+
+fn no_rows(path: &Path, problem: &str) -> DataError {
+    DataError::File { file: path.display().to_string(), problem: problem.to_owned() }
+}
+
+/// All rows of a table as samples, and the digest of the bytes that were read.
+pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<(Batch, String), DataError> {
+    let mut table = Table::open(&plan.form, path, with_target)?;
+    let encoder = Encoder::new(plan, table.names(), with_target)
+        .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
+    let mut batch = Batch::default();
+    while table.advance()? {
+        encoder.encode(&table, &mut batch).map_err(|problem| table.error(problem))?;
+    }
+    let (_, digest, _) = table.finish()?;
+    Ok((batch, digest))
+}
+
+fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
+    let io = |source| DataError::Io { file: path.display().to_string(), source };
+    let images = idx::Idx::parse(path, &std::fs::read(path).map_err(io)?, 3)?;
+    let found = [1, images.sizes[1], images.sizes[2]];
+    let (Some(shape), [scaled]) = (plan.image_shape.filter(|shape| *shape == found), tables) else {
+        let problem = format!("images of {found:?}, where the model takes {:?}", plan.image_shape);
+        return Err(DataError::Byte { file: path.display().to_string(), offset: 8, problem });
+    };
+    let features = images.numbers.iter().map(|value| scaled[usize::from(*value)]).collect::<Vec<f32>>();
+    let count = features.len() / shape.iter().product::<usize>().max(1);
+    Ok(Batch { count, features, ..Batch::default() })
+}
+
+fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
+    let Some(shape) = plan.image_shape else { return Err(no_rows(path, "the plan has no image_shape")) };
+    let paths = if path.is_dir() {
+        let all = crate::files::list(path)?;
+        all.into_iter().filter(|file| images::is_image(file)).map(|file| path.join(file)).collect()
+    } else {
+        vec![path.to_owned()]
+    };
+    if paths.is_empty() {
+        return Err(no_rows(path, "there is no .png, .jpg or .jpeg file in this folder"));
+    }
+    let decoded = crate::spread::spread(&paths, |path| {
+        let io = |source| DataError::Io { file: path.display().to_string(), source };
+        let bytes = std::fs::read(path).map_err(io)?;
+        images::decode(&bytes, shape, resize).map_err(|why| images::refusal(path, why))
+    });
+    let mut batch = Batch { count: paths.len(), ..Batch::default() };
+    for image in decoded {
+        let image = image?;
+        for (scaled, channel) in tables.iter().zip(image.chunks(shape[1] * shape[2])) {
+            batch.features.extend(channel.iter().map(|value| scaled[usize::from(*value)]));
+        }
+    }
+    Ok(batch)
+}

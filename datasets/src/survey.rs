@@ -1,0 +1,335 @@
+//! How the plan of a table is made: one pass over the file to see what its columns are, one for the statistics of the
+//! training split.
+
+use std::path::PathBuf;
+
+use configs::{ColumnKind, DatasetKind};
+
+use crate::error::DataError;
+use crate::files::FileEntry;
+use crate::form::{Csv, Form, Parquet, Skipped};
+use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number};
+use crate::plan::{Column, Output, Plan, Role};
+use crate::prepare::{LABELS_MAX, named};
+use crate::split::split;
+use crate::statistics::{Statistics, settled};
+use crate::table::{self, Table, Typed};
+
+/// What was seen of a column over all rows, for people.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Profile {
+    /// Missing fields.
+    pub missing: u64,
+    /// Least and greatest number, if there are numbers.
+    pub range: Option<(f64, f64)>,
+    /// Distinct fields in order, and how often each occurs; no more than the first 10,000 that were met.
+    pub distinct: Vec<(String, u64)>,
+    /// Whether there are more distinct fields than these.
+    pub has_more: bool,
+}
+
+impl Profile {
+    fn of(seen: &Seen) -> Self {
+        let counted = |label: String| {
+            let count = seen.distinct.get(&label).copied().unwrap_or(0);
+            (label, count)
+        };
+        Self {
+            missing: seen.missing,
+            range: (seen.numbers > 0).then_some((seen.least, seen.greatest)),
+            distinct: seen.labels().into_iter().map(counted).collect(),
+            has_more: seen.is_overflown,
+        }
+    }
+}
+
+/// The file, looked at once.
+pub(crate) struct Survey<'a> {
+    config: &'a configs::Dataset,
+    path: PathBuf,
+    names: Vec<String>,
+    /// What the file itself says of each column.
+    types: Vec<Typed>,
+    /// Fields that mean a missing value.
+    missing: Vec<String>,
+    seen: Vec<Seen>,
+    rows: u64,
+    digest: String,
+    bytes: u64,
+    skipped: Option<Skipped>,
+}
+
+impl<'a> Survey<'a> {
+    pub(crate) fn take(config: &'a configs::Dataset, path: PathBuf) -> Result<Self, DataError> {
+        let mut table = Table::open_new(config, &path)?;
+        let (names, types) = (table.names().to_vec(), table.types());
+        let missing = table::missing(config);
+        let mut seen = vec![Seen::default(); names.len()];
+        while table.advance()? {
+            for (column, text) in seen.iter_mut().zip(table.fields()) {
+                column.field(table.place(), text, is_missing(&missing, text));
+            }
+        }
+        let skipped = table.skipped();
+        let (rows, digest, bytes) = table.finish()?;
+        Ok(Self { config, path, names, types, missing, seen, rows, digest, bytes, skipped })
+    }
+
+    /// What was seen of each column.
+    pub(crate) fn profiles(&self) -> Vec<Profile> {
+        self.seen.iter().map(Profile::of).collect()
+    }
+
+    pub(crate) fn plan(&self) -> Result<Plan, DataError> {
+        let config = self.config;
+        let validation = settled(config.validation);
+        let (columns, output) = self.columns(validation)?;
+        let missing = self.missing.clone();
+        let form = if config.format == "parquet" {
+            Form::Parquet(Parquet { missing, columns })
+        } else {
+            let (delimiter, header, skipped) = (config.delimiter, config.header, self.skipped.clone());
+            Form::Csv(Csv { delimiter, header, missing, columns, skipped })
+        };
+        let plan = named(config, &self.path, |name, path| {
+            let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            Plan {
+                name,
+                uri: config.uri.clone(),
+                path: path.display().to_string(),
+                digest: self.digest.clone(),
+                bytes: self.bytes,
+                files: vec![FileEntry {
+                    path: file.unwrap_or_default(),
+                    bytes: self.bytes,
+                    md5: self.digest.clone(),
+                }],
+                rows: self.rows,
+                form,
+                output,
+                validation,
+                split_seed: config.split_seed,
+                image_shape: config.image_shape,
+                augment: configs::Augment::default(),
+            }
+        });
+        self.check_features(&plan)?;
+        Ok(plan)
+    }
+
+    /// What each column is, and how its fields become numbers.
+    fn columns(&self, validation: f64) -> Result<(Vec<Column>, Output), DataError> {
+        self.check_names()?;
+        let target = self.target()?;
+        let is_classes = self.target_is_classes(target)?;
+        let roles: Vec<Role> = (0..self.names.len()).map(|column| self.role(column, target)).collect();
+        let is_used = |column: usize| roles[column] != Role::Ignored;
+        if let Some(column) = (0..roles.len()).find(|c| is_used(*c) && self.types[*c] == Typed::Unusable) {
+            let name = &self.names[column];
+            let problem = format!("column {name:?} is nested or binary: ignore it with dataset.columns");
+            return self.refuse(problem);
+        }
+        let mut numeric = Vec::with_capacity(roles.len());
+        for (column, role) in roles.iter().enumerate() {
+            numeric.push(match role {
+                Role::Ignored => false,
+                Role::Target => self.check_kind(column, !is_classes)?,
+                Role::Feature => self.check_kind(column, self.feature_is_numeric(column))?,
+            });
+        }
+        if self.rows < 2 {
+            return self.refuse("one row is too few to learn from".to_owned());
+        }
+        let (training, _) = split(self.rows, validation, self.config.split_seed);
+        let statistics = self.statistics(&roles, &numeric, &training)?;
+        let output = self.output(target, is_classes, &statistics[target])?;
+        let mut columns = Vec::with_capacity(roles.len());
+        for (column, (role, statistics)) in roles.into_iter().zip(statistics).enumerate() {
+            let name = self.names[column].clone();
+            let feature = match (role, numeric[column]) {
+                (Role::Feature, true) if statistics.is_empty() => {
+                    return self.refuse(format!(
+                        "column {name:?} has no number in the training split: ignore it with dataset.columns"
+                    ));
+                }
+                (Role::Feature, true) => Some(statistics.numeric(self.config.normalise)),
+                (Role::Feature, false) => Some(statistics.categorical()),
+                (Role::Target | Role::Ignored, _) => None,
+            };
+            columns.push(Column { name, role, feature });
+        }
+        Ok((columns, output))
+    }
+
+    fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
+        Err(DataError::File { file: self.path.display().to_string(), problem })
+    }
+
+    fn refuse_line<T>(&self, place: u64, problem: String) -> Result<T, DataError> {
+        Err(table::error_at(self.config, &self.path, place, problem))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.names.iter().map(String::as_str)
+    }
+
+    fn declared(&self, column: usize) -> Option<ColumnKind> {
+        // Text that looks like numbers is text where the file says so.
+        let of_file = (self.types[column] == Typed::Text).then_some(ColumnKind::Categorical);
+        self.config.columns.get(&self.names[column]).copied().or(of_file)
+    }
+
+    fn check_names(&self) -> Result<(), DataError> {
+        match self.config.columns.keys().find(|name| !self.names.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let hint = hint(name, self.names(), "columns");
+                self.refuse(format!("dataset.columns.{name}: no such column{hint}"))
+            }
+        }
+    }
+
+    /// The column that is predicted: as configured, else the last one that is not ignored.
+    fn target(&self) -> Result<usize, DataError> {
+        let is_ignored = |column: usize| self.declared(column) == Some(ColumnKind::Ignore);
+        let Some(target) = &self.config.target else {
+            return match (0..self.names.len()).rfind(|column| !is_ignored(*column)) {
+                Some(column) => Ok(column),
+                None => self.refuse("all columns are ignored by dataset.columns".to_owned()),
+            };
+        };
+        match self.names.iter().position(|name| name == target) {
+            Some(column) if is_ignored(column) => {
+                self.refuse(format!("dataset.target = {target:?}: dataset.columns ignores it"))
+            }
+            Some(column) => Ok(column),
+            None => {
+                let hint = hint(target, self.names(), "columns");
+                self.refuse(format!("dataset.target = {target:?}: no such column{hint}"))
+            }
+        }
+    }
+
+    fn role(&self, column: usize, target: usize) -> Role {
+        match self.declared(column) {
+            _ if column == target => Role::Target,
+            Some(ColumnKind::Ignore) => Role::Ignored,
+            _ => Role::Feature,
+        }
+    }
+
+    fn target_is_classes(&self, target: usize) -> Result<bool, DataError> {
+        match (self.config.kind, self.declared(target)) {
+            (Some(DatasetKind::Regression), Some(ColumnKind::Categorical)) => self.refuse(format!(
+                "dataset.kind = \"regression\", but dataset.columns.{} = \"categorical\": remove one of them",
+                self.names[target]
+            )),
+            (Some(kind), _) => Ok(kind == DatasetKind::Classification),
+            (None, Some(ColumnKind::Numeric)) => Ok(false),
+            (None, Some(ColumnKind::Categorical)) => Ok(true),
+            (None, _) => Ok(self.seen[target].looks_like_classes()),
+        }
+    }
+
+    fn feature_is_numeric(&self, column: usize) -> bool {
+        match self.declared(column) {
+            Some(kind) => kind == ColumnKind::Numeric,
+            None => self.seen[column].looks_numeric(),
+        }
+    }
+
+    /// Whether the column can be what it is taken for.
+    fn check_kind(&self, column: usize, is_numeric: bool) -> Result<bool, DataError> {
+        let (name, seen) = (&self.names[column], &self.seen[column]);
+        let spots = [&seen.first_text, &seen.first_unusable];
+        let first = spots.into_iter().flatten().min_by_key(|(place, _)| *place);
+        if is_numeric && let Some((place, text)) = first {
+            return self.refuse_line(*place, no_number(name, text));
+        }
+        if is_numeric && seen.numbers == 0 {
+            let problem = format!("column {name:?} has no number in any row: ignore it with dataset.columns");
+            return self.refuse(problem);
+        }
+        if !is_numeric && seen.is_overflown {
+            return self.refuse(format!(
+                "column {name:?} has more than {CATEGORIES_MAX} different texts: ignore it with dataset.columns"
+            ));
+        }
+        Ok(is_numeric)
+    }
+
+    /// Reads the file again, the rows of the training split only.
+    fn statistics(
+        &self,
+        roles: &[Role],
+        numeric: &[bool],
+        training: &[u64],
+    ) -> Result<Vec<Statistics>, DataError> {
+        let missing = &self.missing;
+        let mut columns: Vec<Statistics> = roles.iter().map(|_| Statistics::default()).collect();
+        let mut training = training.iter().copied().peekable();
+        let mut table = Table::open_new(self.config, &self.path)?;
+        let mut row = 0;
+        while table.advance()? {
+            if training.next_if_eq(&row).is_some() {
+                for (column, text) in table.fields().enumerate().take(columns.len()) {
+                    match (is_missing(missing, text), numeric[column]) {
+                        _ if roles[column] == Role::Ignored => {}
+                        (true, true) => {}
+                        (false, true) => columns[column].number(text),
+                        (is_missing, false) => columns[column].category(text, is_missing, missing),
+                    }
+                }
+            }
+            row += 1;
+        }
+        let (_, digest, _) = table.finish()?;
+        if digest != self.digest {
+            return self.refuse("the file changed while it was read".to_owned());
+        }
+        Ok(columns)
+    }
+
+    fn output(&self, target: usize, is_classes: bool, statistics: &Statistics) -> Result<Output, DataError> {
+        let (name, seen) = (&self.names[target], &self.seen[target]);
+        if let Some((place, _)) = &seen.first_missing {
+            let rows = if seen.missing == 1 { "1 row".to_owned() } else { format!("{} rows", seen.missing) };
+            return self.refuse_line(
+                *place,
+                format!("the target {name:?} is missing here ({rows} in all): remove such rows"),
+            );
+        }
+        if !is_classes {
+            return Ok(statistics.values());
+        }
+        let labels = seen.labels();
+        if labels.len() < 2 {
+            return self.refuse(format!(
+                "the target {name:?} has one label only ({labels:?}): there is nothing to learn"
+            ));
+        }
+        if labels.len() > LABELS_MAX {
+            return self.refuse(format!(
+                "the target {name:?} has {} labels, at most {LABELS_MAX}: is it a number (dataset.kind = \"regression\")?",
+                labels.len()
+            ));
+        }
+        Ok(Output::Classes { labels })
+    }
+
+    fn check_features(&self, plan: &Plan) -> Result<(), DataError> {
+        let features = plan.features();
+        if features == 0 {
+            return self.refuse("no column is left to predict from".to_owned());
+        }
+        let Some([channels, height, width]) = plan.image_shape else { return Ok(()) };
+        let numbers = channels.checked_mul(height).and_then(|rows| rows.checked_mul(width));
+        if numbers != Some(features) {
+            let numbers = numbers.map_or_else(|| "too many".to_owned(), |numbers| numbers.to_string());
+            return self.refuse(format!(
+                "dataset.image_shape = [{channels}, {height}, {width}] is {numbers} numbers, but a row has {features}"
+            ));
+        }
+        Ok(())
+    }
+}

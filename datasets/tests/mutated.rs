@@ -1,0 +1,111 @@
+//! Real files with bytes changed, cut off or put in: they are read or refused, and never panic.
+
+mod support;
+
+use std::path::Path;
+
+use datasets::{Batch, Dataset, Plan};
+use image::ImageFormat;
+use proptest::prelude::*;
+use support::*;
+
+/// What happens to a file.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(usize, u8),
+    Cut(usize),
+    Insert(usize, u8),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let at = 0usize..4_000;
+    let change = prop_oneof![
+        4 => (prop_oneof![0usize..32, at.clone()], any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        1 => at.clone().prop_map(Change::Cut),
+        1 => (at, any::<u8>()).prop_map(|(at, byte)| Change::Insert(at, byte)),
+    ];
+    prop::collection::vec(change, 1..6)
+}
+
+fn mutated(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+    for change in changes {
+        let length = bytes.len();
+        match change {
+            Change::Set(at, byte) if length > 0 => bytes[at % length] = *byte,
+            Change::Set(..) => {}
+            Change::Cut(at) => bytes.truncate(at % (length + 1)),
+            Change::Insert(at, byte) => bytes.insert(at % (length + 1), *byte),
+        }
+    }
+    bytes
+}
+
+/// Plans, opens and gathers all; what is refused has a reason.
+fn survives(config: &configs::Dataset) -> Result<(), TestCaseError> {
+    let plan = match Plan::prepare(config, None) {
+        Ok(plan) => plan,
+        Err(why) => {
+            prop_assert!(!why.to_string().is_empty());
+            return Ok(());
+        }
+    };
+    let dataset =
+        Dataset::open(&plan, Path::new(&plan.path)).map_err(|why| TestCaseError::fail(why.to_string()))?;
+    let mut batch = Batch::default();
+    let all: Vec<u64> = (0..dataset.training_len()).collect();
+    dataset.gather_training(KEY, &all, &mut batch).map_err(|why| TestCaseError::fail(why.to_string()))?;
+    prop_assert_eq!(batch.count, all.len());
+    prop_assert_eq!(batch.features.len() + batch.tokens.len(), all.len() * plan.features());
+    prop_assert!(batch.features.iter().all(|number| number.is_finite()));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn idx(changes in changes(), is_gzip: bool, of_labels: bool) {
+        let dir = folder();
+        mnist(dir.path(), 8, is_gzip);
+        let name = if of_labels { "train-labels-idx1-ubyte" } else { "train-images-idx3-ubyte" };
+        let path = dir.path().join(if is_gzip { format!("{name}.gz") } else { name.to_owned() });
+        let bytes = std::fs::read(&path).expect("read");
+        std::fs::write(&path, mutated(bytes, &changes)).expect("written");
+        survives(&config("idx", dir.path()))?;
+    }
+
+    #[test]
+    fn images(changes in changes(), is_png: bool, skip: bool, resize: bool) {
+        let dir = folder();
+        pets(dir.path(), 2);
+        let format = if is_png { ImageFormat::Png } else { ImageFormat::Jpeg };
+        let bytes = mutated(encoded(format, &pixels(5), [3, 4]), &changes);
+        write(dir.path(), "cat/zz.png", &bytes);
+        let on_bad = if skip { configs::OnBad::Skip } else { configs::OnBad::Stop };
+        survives(&configs::Dataset { on_bad, resize, cache_mb: u64::from(is_png), ..config("images", dir.path()) })?;
+    }
+
+    #[test]
+    fn csv_that_skips(changes in changes()) {
+        let dir = folder();
+        let text: String = (0..12).map(|row| format!("{row},\"a {row}\",{}\r\n", ["x", "y"][row % 2])).collect();
+        let path = write(dir.path(), "t.csv", &mutated(format!("n,t,l\r\n{text}").into_bytes(), &changes));
+        survives(&configs::Dataset { on_bad: configs::OnBad::Skip, ..config("csv", &path) })?;
+    }
+
+    #[test]
+    fn text(changes in changes(), window in 1u32..9) {
+        let dir = folder();
+        let path = write(dir.path(), "t.txt", &mutated(b"a text that is long enough".to_vec(), &changes));
+        survives(&configs::Dataset { window, ..config("text", &path) })?;
+    }
+
+    #[test]
+    fn parquet(changes in changes(), is_plain: bool) {
+        let dir = folder();
+        let compression =
+            if is_plain { parquet::basic::Compression::UNCOMPRESSED } else { parquet::basic::Compression::SNAPPY };
+        let path = write(dir.path(), "t.parquet", &mutated(support::parquet(20, compression), &changes));
+        survives(&config("parquet", &path))?;
+    }
+}
