@@ -194,8 +194,7 @@ impl Coordinator {
     /// When [`Event::Tick`] is due next; `None` when the run is over, or only the journal is waited for.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        let lease =
-            self.roster.most_silent().map(|member| member.heard_at.saturating_add(self.plan.lease_ms));
+        let lease = self.roster.heard_since().map(|since| since.saturating_add(self.plan.lease_ms));
         let state = match &self.state {
             State::Gathering { until } => Some(self.gathering_deadline(*until)),
             State::Loading { until, .. } | State::Handover { until, .. } => Some(*until),

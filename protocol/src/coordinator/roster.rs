@@ -1,7 +1,9 @@
 //! Who is there: the members in the order of their arrival, their leases and their ranks.
 
+use std::collections::BTreeMap;
+
 use crate::Millis;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, ViewId};
 use crate::messages::{Held, Join};
 
 /// Longer names are cut: a peer must not fill the log.
@@ -32,6 +34,8 @@ pub(super) struct Member {
     pub(super) leaving: Option<String>,
     /// A transfer of the state to it failed: not again before.
     pub(super) not_before: Millis,
+    /// The view that it works in.
+    pub(super) view: Option<ViewId>,
     /// How often its data connection broke since the last commit.
     pub(super) edge_failures: u32,
     /// Whether it is to open its data connection again.
@@ -57,10 +61,14 @@ impl Member {
     }
 }
 
-/// The members.
+/// The members: a thousand of them say something in every step, so none is looked for in a list.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    members: Vec<Member>,
+    /// Ids grow, so that their order is that of arrival.
+    members: BTreeMap<MemberId, Member>,
+    connections: BTreeMap<u64, MemberId>,
+    /// No member has been silent since before that.
+    heard_since: Option<Millis>,
 }
 
 impl Roster {
@@ -69,19 +77,20 @@ impl Roster {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter()
+        self.members.values()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.members.iter_mut()
+        self.members.values_mut()
     }
 
     pub(super) fn by_connection(&mut self, connection: u64) -> Option<&mut Member> {
-        self.members.iter_mut().find(|member| member.connection == connection)
+        let id = self.connections.get(&connection)?;
+        self.members.get_mut(id)
     }
 
     pub(super) fn get(&self, id: MemberId) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
+        self.members.get(&id)
     }
 
     pub(super) fn name(&self, id: MemberId) -> String {
@@ -98,7 +107,9 @@ impl Roster {
         now: Millis,
     ) -> String {
         let name = self.unique_name(&join.name);
-        self.members.push(Member {
+        self.connections.insert(connection, id);
+        self.heard_since = Some(self.heard_since.map_or(now, |since| since.min(now)));
+        let member = Member {
             id,
             connection,
             name: name.clone(),
@@ -113,27 +124,30 @@ impl Roster {
             ordered: None,
             leaving: None,
             not_before: 0,
+            view: None,
             edge_failures: 0,
             edge_is_broken: false,
             speed: 0.0,
-        });
+        };
+        self.members.insert(id, member);
         name
     }
 
     pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
-        let at = self.members.iter().position(|member| member.id == id)?;
-        Some(self.members.remove(at))
+        let member = self.members.remove(&id)?;
+        self.connections.remove(&member.connection);
+        Some(member)
     }
 
     /// In rank order: by slot, those without one behind, then by arrival.
     pub(super) fn ranks(&self) -> Vec<&Member> {
-        let mut ranks: Vec<&Member> = self.members.iter().collect();
+        let mut ranks: Vec<&Member> = self.members.values().collect();
         ranks.sort_by_key(|member| member.slot.unwrap_or(u32::MAX)); // Stable: arrival breaks ties.
         ranks
     }
 
     pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
-        self.members.iter_mut().find(|member| member.id == id)
+        self.members.get_mut(&id)
     }
 
     /// Those that could work, in rank order.
@@ -143,19 +157,26 @@ impl Roster {
 
     /// The numerics fingerprint that all share.
     pub(super) fn shared_fingerprint(&self) -> Option<[u8; 32]> {
-        let first = self.members.first()?.fingerprint;
-        self.members.iter().all(|member| member.fingerprint == first).then_some(first)
+        let first = self.members.values().next()?.fingerprint;
+        self.members.values().all(|member| member.fingerprint == first).then_some(first)
+    }
+
+    /// A time that no member has been silent from; at times an older one than it could be.
+    pub(super) fn heard_since(&self) -> Option<Millis> {
+        self.heard_since.filter(|_| !self.members.is_empty())
     }
 
     /// The member that has been silent for longest.
-    pub(super) fn most_silent(&self) -> Option<&Member> {
-        self.members.iter().min_by_key(|member| member.heard_at)
+    pub(super) fn most_silent(&mut self) -> Option<&Member> {
+        let member = self.members.values().min_by_key(|member| member.heard_at);
+        self.heard_since = member.map(|member| member.heard_at);
+        member
     }
 
     fn unique_name(&self, wanted: &str) -> String {
         let cut: String = wanted.chars().take(NAME_CHARS_MAX).collect();
         let base = if cut.is_empty() { "worker".to_owned() } else { cut };
-        let taken = |name: &str| self.members.iter().any(|member| member.name == name);
+        let taken = |name: &str| self.members.values().any(|member| member.name == name);
         if !taken(&base) {
             return base;
         }

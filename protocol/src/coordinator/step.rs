@@ -103,15 +103,10 @@ impl Coordinator {
             return self.reject(now, id, &format!("it said Ready for step {} early", ready.key.step));
         }
         step.readies.entry(id).or_insert(ready);
-        let is_complete =
-            |view: &crate::messages::View| view.members.iter().all(|info| self.has_ready(info.member));
-        if self.view.as_ref().is_some_and(is_complete) {
+        let ready = step.readies.len();
+        if self.view.as_ref().is_some_and(|view| view.members.len() == ready) {
             self.decide(now);
         }
-    }
-
-    fn has_ready(&self, id: MemberId) -> bool {
-        matches!(&self.state, State::Stepping(step) if step.readies.contains_key(&id))
     }
 
     /// All are ready: compare, decide, and let the journal take it.

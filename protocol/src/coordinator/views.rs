@@ -29,7 +29,8 @@ impl Coordinator {
     }
 
     pub(super) fn is_in_view(&self, id: MemberId) -> bool {
-        self.view.as_ref().is_some_and(|view| view.members.iter().any(|info| info.member == id))
+        let view = self.view.as_ref().map(|view| view.id);
+        view.is_some() && self.roster.get(id).is_some_and(|member| member.view == view)
     }
 
     /// All members of the view are still there, each with its data connection.
@@ -60,6 +61,11 @@ impl Coordinator {
         let reason = format!("{} from state {committed}", names.join(", "));
         let view = View { id: self.fresh_view(), members, reduce, step, phase, dealt };
         let fingerprint = self.view_fingerprint(&view);
+        for info in &view.members {
+            if let Some(member) = self.roster.get_mut(info.member) {
+                member.view = Some(view.id);
+            }
+        }
         self.state = State::Opening;
         self.view = Some(view.clone());
         let record = ViewRecord { view, fingerprint, reason };
