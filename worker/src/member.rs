@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use configs::Config;
-use datasets::Plan;
+use datasets::{AugmentKey, Plan};
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Timings, Welcome};
@@ -188,7 +188,9 @@ impl Member {
         let (mut batch, mut scratch) = self.samples.buffers();
         for (phase, count) in shapes(&self.geometry) {
             let ordinals: Vec<u64> = (0..u64::from(count)).collect();
-            self.samples.gather(phase, &ordinals, &mut scratch, &mut batch);
+            let key = AugmentKey { seed: self.geometry.seed, epoch: 0 };
+            let gathered = self.samples.gather(phase, key, &ordinals, &mut scratch, &mut batch);
+            gathered.map_err(|error| fail(3, error.to_string()))?;
             let first = self.try_out(phase, &batch)?;
             let again = self.try_out(phase, &batch)?;
             if first != again {
