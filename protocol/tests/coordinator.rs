@@ -2,7 +2,7 @@
 
 use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
-use protocol::coordinator::{CheckpointEvery, Coordinator, Event, OnNan, Outcome, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, OnNan, Outcome, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{MemberId, Phase, RunId, StepKey};
 use protocol::journal::{CommitRecord, Record};
@@ -534,6 +534,41 @@ fn a_joiner_enters_between_two_steps_and_a_leaver_goes_there() {
     let view = table.last_view(5);
     assert_eq!((view.members.len(), view.step), (1, 3));
     assert_eq!(table.outcome(), None);
+}
+
+#[test]
+fn a_straggler_is_named_and_gets_fewer_microbatches() {
+    let mut plan = run_plan(2);
+    plan.total_steps = 100;
+    plan.geometry = Geometry { samples: 64, batch: 16, microbatch: 1, ..plan.geometry };
+    plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+    let (mut table, view) = Table::working(plan);
+    // The first is three times as fast as the second.
+    let step = |table: &mut Table, view: &View, step: u64, slow_us: u32| {
+        let key = StepKey { view: view.id, step, phase: Phase::Train };
+        for (connection, us) in [(0, 1_000), (1, slow_us)] {
+            let timings = Timings { compute_us: us, samples: 8, ..Timings::default() };
+            table.say(connection, FromWorker::Ready(Ready { timings, ..ready(key) }));
+        }
+    };
+    for number in 1..=16 {
+        step(&mut table, &view, number, 3_000);
+    }
+    assert_eq!(table.last_view(0).id, view.id, "there is one look after sixteen steps");
+    step(&mut table, &view, 17, 3_000);
+    let shared = table.last_view(1);
+    assert_eq!(shared.members.iter().map(|info| info.share).collect::<Vec<_>>(), [1_000, 333]);
+    let named = table.outputs.iter().any(|output| match output {
+        Output::Note(Note::Warning { message }) => message.contains("w-2 is 3.0 times slower"),
+        _ => false,
+    });
+    assert!(named);
+    // Small differences are no reason for another view.
+    let (mut table, view) = Table::working(RunPlan { total_steps: 100, ..run_plan(2) });
+    for number in 1..=40 {
+        step(&mut table, &view, number, 1_100);
+    }
+    assert_eq!(table.last_view(0).id, view.id);
 }
 
 #[test]

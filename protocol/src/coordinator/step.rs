@@ -223,6 +223,8 @@ impl Coordinator {
         self.kept = Kept::default();
         self.stuck = 0;
         self.note_members(key.step);
+        // As it was when the commit was decided.
+        let was_unbalanced = self.is_unbalanced();
         if !is_evaluation {
             self.measure(&timings);
         }
@@ -243,7 +245,7 @@ impl Coordinator {
         } else if next.last {
             return self.start_closing(now);
         } else if next.hold {
-            if self.is_unbalanced() {
+            if was_unbalanced {
                 self.note(super::Note::Warning { message: self.describe_balance() });
             }
             return self.hold(now);
