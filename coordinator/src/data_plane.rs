@@ -64,7 +64,7 @@ impl Reduction {
         token: Token,
         run: RunId,
         geometry: Geometry,
-        triggers: mpsc::Sender<Trigger>,
+        triggers: &mpsc::Sender<Trigger>,
     ) -> std::io::Result<Self> {
         let port = listener.local_addr()?.port();
         let (inputs, inbox) = sync_channel(INPUTS_MAX);

@@ -140,7 +140,6 @@ impl Driver {
         reduction: Reduction,
         uploads: Uploads,
         recorder: Recorder,
-        locals: Option<Locals>,
         retention: Retention,
         began: Instant,
     ) -> Self {
@@ -150,7 +149,7 @@ impl Driver {
             reduction,
             uploads,
             recorder,
-            locals,
+            locals: None,
             retention,
             sessions: BTreeMap::new(),
             workers_joined: BTreeSet::new(),
@@ -158,6 +157,11 @@ impl Driver {
             stopping: false,
             finished: None,
         }
+    }
+
+    /// With the local workers that it looks after.
+    pub(crate) fn with_locals(self, locals: Option<Locals>) -> Self {
+        Self { locals, ..self }
     }
 
     /// Runs until the machine says that the run is over.

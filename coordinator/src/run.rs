@@ -155,7 +155,7 @@ impl Parts<'_> {
         let config = &self.resolved.config;
         let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
         let geometry = prepare::geometry(config, self.plan);
-        let reduction = Reduction::start(data, token.clone(), run, geometry, triggers.clone())
+        let reduction = Reduction::start(data, token.clone(), run, geometry, &triggers)
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
@@ -208,9 +208,8 @@ impl Parts<'_> {
         }
         let signals = tokio::spawn(signals(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
-        let driver =
-            Driver::new(machine, past.journal, reduction, uploads, recorder, locals, retention, self.began);
-        let (outcome, mut recorder, locals) = driver.run(inbox).await;
+        let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
+        let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
         signals.abort();
         end_local(locals, outcome.code).await;
         server.abort();

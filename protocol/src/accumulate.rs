@@ -331,14 +331,14 @@ mod tests {
     fn any_order_of_microbatches_comes_to_the_same_bits() {
         // Values whose sums round differently in every other order.
         let value = |microbatch: u32| {
-            [(1.0 + microbatch as f32).powi(9) * if microbatch % 3 == 0 { -1.1 } else { 0.7 }]
+            [(1.0 + microbatch as f32).powi(9) * if microbatch.is_multiple_of(3) { -1.1 } else { 0.7 }]
         };
         for count in [1u32, 5, 8, 11] {
             let mut expected = Accumulator::new(vec![0..1, 1..2]);
             expected.begin_step(count);
             let add = |accumulator: &mut Accumulator, microbatch: u32| {
                 let second = value(microbatch);
-                let second = (microbatch % 2 == 0).then_some(&second[..]);
+                let second = microbatch.is_multiple_of(2).then_some(&second[..]);
                 push(accumulator, microbatch, [Some(&value(microbatch)), second]);
             };
             (0..count).for_each(|microbatch| add(&mut expected, microbatch));

@@ -1,5 +1,7 @@
 //! The coordinator's machine, one decision at a time: what is said to whom, and why.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
+
 use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
 use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, OnNan, Outcome, Output, RunPlan};

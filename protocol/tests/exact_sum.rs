@@ -1,5 +1,7 @@
 //! The reduced gradient has the same bits for any members, any count of microbatches and any order of arrival.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
+
 use proptest::prelude::*;
 use protocol::accumulate::Accumulator;
 use protocol::assignment::{deal_again, ranges};

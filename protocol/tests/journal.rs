@@ -1,5 +1,7 @@
 //! The journal's encoding: it round-trips, and no truncation or mutation makes it lie or panic.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
+
 use proptest::prelude::*;
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord, decode, encode};

@@ -111,9 +111,12 @@ impl Chaos {
     #[must_use]
     pub fn is_benign(&self) -> bool {
         match self {
-            Self::KillCoordinator { .. } | Self::Stop | Self::DiskFull(_) | Self::FlipBit(_) => false,
+            Self::KillCoordinator { .. }
+            | Self::Stop
+            | Self::DiskFull(_)
+            | Self::FlipBit(_)
             // The first version of a run may be what is lost.
-            Self::RestartCoordinator { .. } => false,
+            | Self::RestartCoordinator { .. } => false,
             _ => true,
         }
     }

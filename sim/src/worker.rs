@@ -153,8 +153,6 @@ impl World<'_> {
             What::BrokenDown(_, Plane::Control, _) => {
                 self.handle_worker(worker, Event::Disconnected { reason: "connection reset".to_owned() })
             }
-            // The next view opens another one.
-            What::BrokenDown(_, Plane::Data, _) => Ok(()),
             What::WorkerTick(_) => {
                 let node = &mut self.workers[worker];
                 node.tick_at = None;
@@ -164,6 +162,7 @@ impl World<'_> {
             What::Worker(_, event) => self.handle_worker(worker, event),
             What::Computed(_, key) => self.on_computed(worker, key),
             What::Apply(_, commit) => self.on_apply(worker, &commit),
+            // Of a data connection too: the next view opens another one.
             _ => Ok(()),
         }
     }
@@ -324,7 +323,7 @@ impl World<'_> {
         };
         let held = node.contribution.take();
         let (contribution, fresh) =
-            Contribution::compute(held, self.scenario, &self.toy, &view, member, key, &state, self.bug);
+            Contribution::compute(held, self.scenario, &self.toy, (&view, member), key, &state, self.bug);
         for (microbatch, samples) in contribution.computed() {
             self.watch.on_computed(key, member, *microbatch, samples.clone())?;
         }

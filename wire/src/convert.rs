@@ -129,7 +129,7 @@ fn held_out(held: Held) -> proto::Held {
     }
 }
 
-fn held_in(held: proto::Held) -> Result<Held, BadMessage> {
+fn held_in(held: &proto::Held) -> Result<Held, BadMessage> {
     let decoded = journal::decode(&held.commit)
         .or_else(|error| bad("Held.commit", format!("is no frame of a journal: {error}")))?;
     let commit = match decoded.records.into_iter().next() {
@@ -143,7 +143,7 @@ fn held_in(held: proto::Held) -> Result<Held, BadMessage> {
     Ok(Held {
         step: held.step,
         state_check: held.state_check,
-        prepared: held.prepared.map(|prepared| (prepared.step, prepared.hash)),
+        prepared: held.prepared.as_ref().map(|prepared| (prepared.step, prepared.hash)),
         commit,
     })
 }
@@ -164,7 +164,7 @@ fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
         slot: join.slot,
         pid: join.pid,
         instance: join.instance,
-        holds: join.holds.map(held_in).transpose()?,
+        holds: join.holds.as_ref().map(held_in).transpose()?,
     })
 }
 
@@ -341,7 +341,7 @@ fn dealt_out(ranges: Vec<Range<u32>>) -> proto::Dealt {
 }
 
 /// Ranges in order that don't touch.
-fn dealt_in(dealt: proto::Dealt) -> Result<Vec<Range<u32>>, BadMessage> {
+fn dealt_in(dealt: &proto::Dealt) -> Result<Vec<Range<u32>>, BadMessage> {
     bounded("Dealt.ranges", dealt.ranges.len(), 2 * RANGES_MAX)?;
     let (pairs, []) = dealt.ranges.as_chunks::<2>() else {
         return bad("Dealt.ranges", "has an odd number of ends");
@@ -373,7 +373,7 @@ fn view_in(view: proto::View) -> Result<View, BadMessage> {
         .collect::<Result<_, BadMessage>>()?;
     let phase = phase_in(view.phase)?;
     let step = step_in("View.step", view.step, phase)?;
-    let dealt: Vec<Vec<Range<u32>>> = view.dealt.into_iter().map(dealt_in).collect::<Result<_, _>>()?;
+    let dealt: Vec<Vec<Range<u32>>> = view.dealt.iter().map(dealt_in).collect::<Result<_, _>>()?;
     if !dealt.is_empty() && dealt.len() != members.len() {
         return bad("View.dealt", format!("has {} entries for {} members", dealt.len(), members.len()));
     }

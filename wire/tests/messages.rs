@@ -1,5 +1,7 @@
 //! Control messages: whatever is said arrives as it was said, and what means nothing is refused without a panic.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

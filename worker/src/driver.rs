@@ -78,12 +78,13 @@ impl Driver {
             let event = match self.next(&mut triggers).await {
                 None => Event::Tick,
                 Some(Trigger::Control(message)) => Event::Message(message),
-                Some(Trigger::ControlLost { reason }) => Event::Disconnected { reason },
+                Some(Trigger::ControlLost { reason } | Trigger::Reconnected(Err(reason))) => {
+                    Event::Disconnected { reason }
+                }
                 Some(Trigger::Reconnected(Ok(session))) => match self.connected(*session) {
                     Ok(()) => Event::Connected,
                     Err(failure) => Event::Failed(failure),
                 },
-                Some(Trigger::Reconnected(Err(reason))) => Event::Disconnected { reason },
                 Some(Trigger::Worked(event)) => event,
                 Some(Trigger::Signalled { signal }) => {
                     tracing::warn!("{signal}: leaving after the step in flight; once more ends at once");

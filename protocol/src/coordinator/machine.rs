@@ -315,7 +315,7 @@ impl Coordinator {
         let shift = |until: &mut Millis| *until = until.saturating_add(late_ms);
         match &mut self.state {
             State::Gathering { until } | State::Loading { until, .. } | State::Handover { until, .. } => {
-                shift(until)
+                shift(until);
             }
             State::Initialising(state) => shift(&mut state.until),
             State::Stepping(step) => shift(&mut step.until),

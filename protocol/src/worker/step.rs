@@ -66,7 +66,7 @@ impl Worker {
         match &self.state {
             _ if is_old => {} // A late message; what it decided is not what this member has prepared.
             State::Ready { key, hash } if *key == commit.key && *hash == commit.hash => {
-                self.apply(commit, false)
+                self.apply(commit, false);
             }
             State::Ready { key, hash } if *key == commit.key => {
                 let what = format!(
