@@ -1,0 +1,84 @@
+//! Images and text through real processes: the same digest for any number of workers, and across a resume in mid-epoch.
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::{DEADLINE, Place, wait};
+
+/// A folder with a configuration for these data and this model.
+fn place(dataset: &str, model: &str) -> Place {
+    let place = Place::new();
+    let config = format!(
+        "[run]\nname = \"small\"\n\n[dataset]\nvalidation = 0.25\n{dataset}\n\n[train]\nepochs = 3\nbatch_size = 10\n\
+         microbatch_size = 3\n\n[model]\n{model}\n\n[checkpoint]\nevery = \"1 steps\"\nkeep = 100\n\n[local]\n\
+         workers = 1\ndevices = \"cpu\"\n"
+    );
+    std::fs::write(place.path().join("run.toml"), config).expect("written");
+    place
+}
+
+/// Images of 8 x 8 pixels in idx form, and their labels.
+fn write_idx(dir: &Path, images: u32) {
+    let mut pixels = vec![0, 0, 8, 3];
+    [images, 8, 8].iter().for_each(|size| pixels.extend(size.to_be_bytes()));
+    pixels.extend((0..images * 64).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8));
+    let mut labels = vec![0, 0, 8, 1];
+    labels.extend(images.to_be_bytes());
+    labels.extend((0..images).map(|image| (image % 3) as u8));
+    std::fs::write(dir.join("small-images-idx3-ubyte"), pixels).expect("written");
+    std::fs::write(dir.join("small-labels-idx1-ubyte"), labels).expect("written");
+}
+
+/// The digest of 1 worker is that of 2 and 3, and that of a run that is interrupted and resumed.
+fn check(place: &Place) {
+    for workers in 1..=3 {
+        let (name, count) = (format!("of-{workers}"), workers.to_string());
+        place.complete(&["--set", &format!("run.name={name}"), "--local-workers", &count]);
+        assert_eq!(place.digest(&name), place.digest("of-1"), "{workers} workers");
+    }
+    let child = place.coordinator(&["--local-workers", "2"]).spawn().expect("started");
+    let began = Instant::now();
+    while !place.run_dir("small").join("checkpoints/step-00000003/manifest.json").is_file() {
+        assert!(began.elapsed() < DEADLINE, "no third version within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let code = wait(child).status.code();
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
+    place.complete(&["--resume", "--local-workers", "1"]);
+    assert_eq!(place.digest("small"), place.digest("of-1"), "resumed");
+}
+
+#[test]
+fn a_cnn_on_augmented_idx_images() {
+    let place = place(
+        "uri = \"small-images-idx3-ubyte\"\nformat = \"idx\"\n\n[augment]\nshift = 1\nflip = true",
+        "kind = \"cnn\"\nchannels = [4]\nhidden = 8\ndropout = 0.1",
+    );
+    write_idx(place.path(), 60);
+    check(&place);
+}
+
+#[test]
+fn a_resnet_on_idx_images() {
+    let place = place(
+        "uri = \"small-images-idx3-ubyte\"\nformat = \"idx\"",
+        "kind = \"resnet\"\ndepth = 8\nwidth = 8\ngroups = 4",
+    );
+    write_idx(place.path(), 60);
+    check(&place);
+}
+
+#[test]
+fn a_gpt_on_text() {
+    let place = place(
+        "uri = \"text.txt\"\nformat = \"text\"\nwindow = 8",
+        "kind = \"gpt\"\nlayers = 1\nheads = 2\nwidth = 16\ndropout = 0.1",
+    );
+    let text: String = (0..70).map(|line| format!("line {line} of a text\n")).collect();
+    std::fs::write(place.path().join("text.txt"), text).expect("written");
+    check(&place);
+}
