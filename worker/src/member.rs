@@ -142,6 +142,8 @@ impl Member {
             pushed: Instant::now(),
             apply_us: 0,
         };
+        // burn draws a module's first values when it first needs them: not in the middle of a try.
+        member.engine.initialise(member.config.run.seed).map_err(|error| failure(&error))?;
         member.warm_up()?;
         Ok(member)
     }
