@@ -53,6 +53,8 @@ pub(crate) struct Recorder {
     says_what_it_waits_for: bool,
 }
 
+/// A run that held still for less is nothing that people must know at once.
+const SHORT_HOLD_MS: u64 = 100;
 /// Events that run.json keeps: the newest.
 const EVENTS_MAX: usize = 1_000;
 
@@ -287,7 +289,8 @@ impl Recorder {
     fn happened(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
         info!(event, text, cost_ms);
         // The first view is what everybody expects.
-        if event != "view" || self.record.views > 1 {
+        let is_short = event == "hold" && cost_ms.is_some_and(|ms| ms < SHORT_HOLD_MS);
+        if !is_short && (event != "view" || self.record.views > 1) {
             self.display.event(event, text, &json!({ "cost_ms": cost_ms }));
         }
         self.keep_event(event, text, cost_ms);

@@ -544,7 +544,7 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
     plan.total_steps = 100;
     plan.geometry = Geometry { samples: 64, batch: 16, microbatch: 1, ..plan.geometry };
     plan.checkpoint_every = CheckpointEvery::Steps(1_000);
-    let (mut table, view) = Table::working(plan);
+    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..plan });
     // The first is three times as fast as the second.
     let step = |table: &mut Table, view: &View, step: u64, slow_us: u32| {
         let key = StepKey { view: view.id, step, phase: Phase::Train };
@@ -553,11 +553,12 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
             table.say(connection, FromWorker::Ready(Ready { timings, ..ready(key) }));
         }
     };
-    for number in 1..=16 {
+    for number in 1..=32 {
+        table.now += 400;
         step(&mut table, &view, number, 3_000);
     }
-    assert_eq!(table.last_view(0).id, view.id, "there is one look after sixteen steps");
-    step(&mut table, &view, 17, 3_000);
+    assert_eq!(table.last_view(0).id, view.id, "two looks, five seconds apart, must find the same");
+    step(&mut table, &view, 33, 3_000);
     let shared = table.last_view(1);
     assert_eq!(shared.members.iter().map(|info| info.share).collect::<Vec<_>>(), [1_000, 333]);
     let named = table.outputs.iter().any(|output| match output {
@@ -567,7 +568,8 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
     assert!(named);
     // Small differences are no reason for another view.
     let (mut table, view) = Table::working(RunPlan { total_steps: 100, ..run_plan(2) });
-    for number in 1..=40 {
+    for number in 1..=80 {
+        table.now += 400;
         step(&mut table, &view, number, 1_100);
     }
     assert_eq!(table.last_view(0).id, view.id);

@@ -1,16 +1,31 @@
 //! Shares by measured speed: a straggler gets fewer microbatches.
 
 use super::machine::Coordinator;
+use crate::Millis;
 use crate::assignment::{ranges, shares_from_speed};
 use crate::ids::MemberId;
 use crate::messages::{Timings, View};
 
-/// Steps between two looks at the balance, and before the first in a view.
-const LOOK_EVERY: u32 = 16;
-/// Weight of the newest step in a member's speed: about the last ten count.
-const NEWEST: f64 = 0.2;
+/// Between two looks at the balance: steps of a few milliseconds are noise.
+const LOOK_EVERY_MS: u64 = 5_000;
+/// Steps that a look needs, at least.
+const LOOK_STEPS: u32 = 16;
+/// Looks in a row that must find the same before anything is done about it.
+const LOOKS: u32 = 2;
+/// Weight of the newest step in a member's speed: about the last twenty count.
+const NEWEST: f64 = 0.1;
 /// Another deal must save this part of a step to be worth a view.
 const GAIN_MIN: f64 = 0.15;
+
+/// What was seen of the balance in this view.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Balance {
+    looked_at: Millis,
+    /// Training steps since then.
+    steps: u32,
+    /// Looks in a row that found the members unbalanced.
+    unbalanced: u32,
+}
 
 impl Coordinator {
     /// Equal until all speeds are known.
@@ -22,18 +37,14 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn view_began(&mut self, members: usize) {
-        self.steps_in_view = 0;
+    pub(super) fn view_began(&mut self, now: Millis) {
         self.stuck = 0;
-        if members == 1 {
-            // Alone there is nothing to balance.
-            self.steps_in_view = u32::MAX;
-        }
+        self.balance = Balance { looked_at: now, steps: 0, unbalanced: 0 };
     }
 
-    /// Takes in what a committed training step has cost its members.
-    pub(super) fn measure(&mut self, timings: &[(MemberId, Timings)]) {
-        self.steps_in_view = self.steps_in_view.saturating_add(1);
+    /// Takes in what a committed training step has cost its members, and looks at the balance now and then.
+    pub(super) fn measure(&mut self, now: Millis, timings: &[(MemberId, Timings)]) {
+        self.balance.steps = self.balance.steps.saturating_add(1);
         for (id, timings) in timings {
             let us = f64::from(timings.compute_us) + f64::from(timings.data_us);
             if us <= 0.0 || timings.samples == 0 {
@@ -45,17 +56,22 @@ impl Coordinator {
                     if member.speed > 0.0 { member.speed + NEWEST * (speed - member.speed) } else { speed };
             }
         }
+        let is_due =
+            now.saturating_sub(self.balance.looked_at) >= LOOK_EVERY_MS && self.balance.steps >= LOOK_STEPS;
+        if is_due {
+            let unbalanced = if self.is_unbalanced() { self.balance.unbalanced + 1 } else { 0 };
+            self.balance = Balance { looked_at: now, steps: 0, unbalanced };
+        }
+    }
+
+    /// Whether the microbatches are to be dealt anew.
+    pub(super) fn wants_balance(&self) -> bool {
+        self.balance.unbalanced >= LOOKS
     }
 
     /// Whether another deal of the microbatches would make steps that much shorter.
-    pub(super) fn is_unbalanced(&self) -> bool {
-        let Some(view) = &self.view else { return false };
-        if self.steps_in_view == u32::MAX
-            || self.steps_in_view == 0
-            || !self.steps_in_view.is_multiple_of(LOOK_EVERY)
-        {
-            return false;
-        }
+    fn is_unbalanced(&self) -> bool {
+        let Some(view) = self.view.as_ref().filter(|view| view.members.len() > 1) else { return false };
         let speeds: Vec<f64> = view
             .members
             .iter()

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::appends::{After, Appends};
+use super::balance::Balance;
 use super::closing::Closing;
 use super::gathering::Initialising;
 use super::roster::Roster;
@@ -84,8 +85,7 @@ pub struct Coordinator {
     pub(super) first_version_failures: u32,
     /// How often in a row a step was computed by all and no member was ready.
     pub(super) stuck: u32,
-    /// Training steps committed in this view.
-    pub(super) steps_in_view: u32,
+    pub(super) balance: Balance,
     /// The time of the event that is handled.
     pub(super) clock: Millis,
     pub(super) position: Position,
@@ -135,7 +135,7 @@ impl Coordinator {
             disagreements: 0,
             first_version_failures: 0,
             stuck: 0,
-            steps_in_view: 0,
+            balance: Balance::default(),
             clock: now,
             position,
             proven_step: resume.map_or(0, |resume| resume.step),

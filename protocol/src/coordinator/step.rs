@@ -203,7 +203,7 @@ impl Coordinator {
         let has_leavers = self.roster.iter().any(leaves);
         // They need this state: it becomes a version, as soon as no other is on its way.
         let has_joiners = self.joiners(now).next().is_some() && !self.uploads.is_busy();
-        let hold = !last && !evaluate && (has_leavers || has_joiners || self.is_unbalanced());
+        let hold = !last && !evaluate && (has_leavers || has_joiners || self.wants_balance());
         let is_due = last
             || self.uploads.is_owed()
             || hold && has_joiners
@@ -224,9 +224,9 @@ impl Coordinator {
         self.stuck = 0;
         self.note_members(key.step);
         // As it was when the commit was decided.
-        let was_unbalanced = self.is_unbalanced();
+        let wants_balance = self.wants_balance();
         if !is_evaluation {
-            self.measure(&timings);
+            self.measure(now, &timings);
         }
         self.put(Output::Committed(self.committed(&record, timings)));
         let due = !is_evaluation && self.plan.version_due(key.step, self.uploads.since_ms(now));
@@ -245,7 +245,7 @@ impl Coordinator {
         } else if next.last {
             return self.start_closing(now);
         } else if next.hold {
-            if was_unbalanced {
+            if wants_balance {
                 self.note(super::Note::Warning { message: self.describe_balance() });
             }
             return self.hold(now);

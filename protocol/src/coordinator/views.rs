@@ -127,7 +127,7 @@ impl Coordinator {
             self.uploads.start_clock(now);
         }
         self.orphans = 0;
-        self.view_began(view.members.len());
+        self.view_began(now);
         self.begin_step(now, key);
     }
 
