@@ -9,7 +9,7 @@ import argparse, json, os, pathlib, signal, statistics, subprocess, tempfile, ti
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "target/release/coordinator"
-DEADLINE = 120
+DEADLINE = 60
 
 
 def main():
