@@ -3,10 +3,12 @@
 //! A quiet run of one worker says which digest is right; the same configuration then runs with several workers while
 //! a seeded sequence of faults strikes, and must complete with that digest. The seed fixes the faults and their
 //! pauses; which moment of the run they meet is the machine's, so a seed that fails may have to be tried more than
-//! once. This module starts processes and reads clocks, and imports no machine of `protocol`: it knows the programs
-//! from outside alone.
+//! once. This module starts processes and reads clocks, and drives no machine of `protocol`: it knows the programs
+//! from outside alone, and reads the journal that they leave.
 
+mod commits;
 mod fault;
+mod figures;
 mod place;
 mod processes;
 mod proxy;
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+pub use figures::figures;
 pub use storm::{Failure, Survived, by_kind};
 
 use place::{Place, Small};
@@ -76,7 +79,8 @@ impl Storms {
     pub fn survive(&mut self, seed: u64, strikes: Duration) -> Result<Survived, Box<Failure>> {
         let small = Small::of_seed(seed);
         let digest = self.digest(small).map_err(|why| Failure::before_strikes(seed, &why))?;
-        let mut place = Place::new(&self.programs, small).map_err(|why| Failure::before_strikes(seed, &why))?;
+        let mut place =
+            Place::new(&self.programs, small).map_err(|why| Failure::before_strikes(seed, &why))?;
         let outcome = storm::run(&mut place, seed, strikes, &digest);
         if self.keep || outcome.is_err() {
             place.keep();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use sim::real::{Programs, Storms, by_kind};
+use sim::real::{Programs, Storms, by_kind, figures};
 
 /// Chaos on real processes: runs of the real programs under random faults must end with the quiet run's digest.
 #[derive(Parser)]
@@ -30,6 +30,12 @@ struct Arguments {
     /// How long faults strike in a run, in seconds; then it is left in peace to complete.
     #[arg(long, default_value_t = 15)]
     strikes: u64,
+    /// Measure what faults cost on this machine instead, and print a table.
+    #[arg(long)]
+    figures: bool,
+    /// How often each figure is measured.
+    #[arg(long, default_value_t = 10, requires = "figures")]
+    repetitions: usize,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -38,6 +44,12 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(dir) => Programs::within(dir)?,
         None => Programs::beside_own()?,
     };
+    if arguments.figures {
+        for line in figures(&programs, arguments.repetitions)? {
+            println!("{line}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let began = Instant::now();
     let in_time = || arguments.minutes.is_none_or(|minutes| began.elapsed().as_secs_f64() < 60.0 * minutes);
     let seeds = arguments.seeds.unwrap_or(if arguments.minutes.is_some() { u64::MAX } else { 1 });

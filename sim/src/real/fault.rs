@@ -38,7 +38,7 @@ impl Fault {
             0..=2 => Self::KillWorker { pick },
             3..=5 => Self::StopWorker { pick, pause_ms: long_ms },
             6 => Self::TermWorker { pick },
-            7..=9 => Self::Guest { proxied: pick % 3 != 0 },
+            7..=9 => Self::Guest { proxied: !pick.is_multiple_of(3) },
             10 => Self::StopCoordinator { pause_ms: long_ms.min(2_000) },
             11..=12 => Self::KillCoordinator { pause_ms: random.between(0, 1_000) },
             _ => {

@@ -137,7 +137,13 @@ pub(super) fn run(
     outcome.map_err(|why| {
         let said = storm.place.tail(60);
         let folder = storm.place.path().display().to_string();
-        Box::new(Failure { seed, why: format!("{why:#}"), events: std::mem::take(&mut storm.events), said, folder })
+        Box::new(Failure {
+            seed,
+            why: format!("{why:#}"),
+            events: std::mem::take(&mut storm.events),
+            said,
+            folder,
+        })
     })
 }
 
@@ -177,7 +183,7 @@ impl Storm<'_> {
             arguments.push("--resume");
         }
         let child = self.place.coordinator(&arguments)?;
-        self.tell(format!("coordinator {} started, {}", child.id(), arguments.join(" ")));
+        self.tell(&format!("coordinator {} started, {}", child.id(), arguments.join(" ")));
         self.coordinator = Some(child);
         Ok(())
     }
@@ -191,14 +197,14 @@ impl Storm<'_> {
             for (pid, status) in self.place.bury() {
                 if !status.success() && !self.struck.contains(&pid) {
                     self.guests_failed += 1;
-                    self.tell(format!("guest {pid} ended by itself with {status}"));
+                    self.tell(&format!("guest {pid} ended by itself with {status}"));
                 }
             }
             self.due(healed)?;
             if let Some(child) = &mut self.coordinator
                 && let Some(status) = child.try_wait().context("the coordinator can't be waited for")?
             {
-                self.tell(format!("coordinator ended with {status}"));
+                self.tell(&format!("coordinator ended with {status}"));
                 return Ok(status);
             }
             // The first fault waits for a run that others can find.
@@ -208,7 +214,7 @@ impl Storm<'_> {
             if self.began.elapsed() > strikes {
                 if !healed && self.later.is_empty() {
                     healed = true;
-                    self.tell("the storm is over".to_owned());
+                    self.tell("the storm is over");
                     self.rescue()?;
                 }
             } else if next.is_some_and(|next| Instant::now() >= next) {
@@ -229,13 +235,13 @@ impl Storm<'_> {
             match what {
                 Later::Continue { pid } => {
                     if processes::signal(self.place.path(), pid, Signal::CONT) {
-                        self.tell(format!("{pid} goes on"));
+                        self.tell(&format!("{pid} goes on"));
                     }
                 }
                 Later::Restart => self.start(true)?,
                 Later::Heal { guest } => {
                     self.proxies[guest].heal();
-                    self.tell(format!("proxy {guest} is healed"));
+                    self.tell(&format!("proxy {guest} is healed"));
                 }
             }
         }
@@ -266,7 +272,7 @@ impl Storm<'_> {
             Fault::Guest { proxied } => self.place.guests() < GUESTS_MAX && self.guest(proxied)?,
             Fault::StopCoordinator { pause_ms } => match self.coordinator.as_ref().map(Child::id) {
                 Some(pid) if processes::signal(self.place.path(), pid, Signal::STOP) => {
-                    self.tell(format!("coordinator {pid} stops for {pause_ms} ms"));
+                    self.tell(&format!("coordinator {pid} stops for {pause_ms} ms"));
                     self.later(pause_ms, Later::Continue { pid });
                     true
                 }
@@ -278,7 +284,7 @@ impl Storm<'_> {
                 if is_done {
                     let guest = pick % self.proxies.len();
                     self.proxies[guest].lose(lost);
-                    self.tell(format!("proxy {guest} loses {lost:?} for {pause_ms} ms"));
+                    self.tell(&format!("proxy {guest} loses {lost:?} for {pause_ms} ms"));
                     self.later(pause_ms, Later::Heal { guest });
                 }
                 is_done
@@ -296,7 +302,7 @@ impl Storm<'_> {
         if !processes::signal(self.place.path(), pid, signal) {
             return None;
         }
-        self.tell(format!("{kind} {name} ({pid})"));
+        self.tell(&format!("{kind} {name} ({pid})"));
         self.struck.push(pid);
         Some(pid)
     }
@@ -312,7 +318,7 @@ impl Storm<'_> {
         child.kill().context("the coordinator can't be killed")?;
         child.wait().context("the coordinator can't be waited for")?;
         self.coordinator = None;
-        self.tell(format!("coordinator {pid} is killed; again in {pause_ms} ms"));
+        self.tell(&format!("coordinator {pid} is killed; again in {pause_ms} ms"));
         self.later(pause_ms, Later::Restart);
         Ok(true)
     }
@@ -330,7 +336,7 @@ impl Storm<'_> {
         let Some(url) = url else { bail!("{} can't be read", address_file.display()) };
         let pid = self.place.guest(&name, &url)?;
         let way = if proxied { format!("proxy {}", self.proxies.len() - 1) } else { "no proxy".to_owned() };
-        self.tell(format!("{name} ({pid}) comes, by {way}"));
+        self.tell(&format!("{name} ({pid}) comes, by {way}"));
         Ok(true)
     }
 
@@ -362,7 +368,7 @@ impl Storm<'_> {
         format!("{name} ({pid}): {:?}", said.lines().last().unwrap_or("said nothing"))
     }
 
-    fn tell(&mut self, what: String) {
+    fn tell(&mut self, what: &str) {
         self.events.push(format!("{:7.3} s  {what}", self.began.elapsed().as_secs_f64()));
     }
 }
