@@ -2,7 +2,7 @@
 //!
 //! It drives the real machines of `protocol` and its real accumulator and reducer with toy gradients, in virtual
 //! time, from one seed: the same seed is the same run, event for event. It never opens a socket, never reads a
-//! clock and never starts a thread. What it owns is the world around the machines (network, disk, processes, what
+//! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the machines (network, disk, processes, what
 //! goes wrong) and the checkers of the design's six invariants.
 
 mod bug;
@@ -12,6 +12,7 @@ mod disk;
 mod exchange;
 mod network;
 mod random;
+pub mod real;
 mod run;
 mod scenario;
 mod toy;

@@ -1,0 +1,106 @@
+//! A run's journal as it grows, with the moment at which each record was seen.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use protocol::journal::{Record, decode};
+
+/// How often the journal is looked at: the resolution of all times taken from it.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What a journal says of the run's course.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Term,
+    View { id: u64, members: usize },
+    Commit { view: u64 },
+}
+
+/// Follows a journal.
+#[derive(Debug)]
+pub(super) struct Commits {
+    path: PathBuf,
+    offset: u64,
+    /// All that was seen, the oldest first.
+    pub(super) seen: Vec<(Instant, Seen)>,
+}
+
+impl Commits {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, offset: 0, seen: Vec::new() }
+    }
+
+    /// Reads on until a condition holds of what was seen.
+    pub(super) fn until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut(&[(Instant, Seen)]) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let began = Instant::now();
+        loop {
+            self.read_on()?;
+            if let Some(found) = condition(&self.seen) {
+                return Ok(found);
+            }
+            if began.elapsed() > limit {
+                bail!("waited {limit:?} for {what}");
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Follows the journal for a while.
+    pub(super) fn pause(&mut self, pause: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + pause;
+        self.until("the pause's end", 2 * pause, |_| (Instant::now() >= end).then_some(()))
+    }
+
+    fn read_on(&mut self) -> anyhow::Result<()> {
+        // It is made by the run's first coordinator.
+        let Ok(mut file) = File::open(&self.path) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.read_to_end(&mut bytes));
+        read.with_context(|| format!("{} can't be read", self.path.display()))?;
+        // The last record may be half written yet: it is read again next time.
+        let decoded = decode(&bytes).with_context(|| format!("{}", self.path.display()))?;
+        let now = Instant::now();
+        self.offset += decoded.good_bytes as u64;
+        self.seen.extend(decoded.records.iter().filter_map(seen).map(|seen| (now, seen)));
+        Ok(())
+    }
+}
+
+fn seen(record: &Record) -> Option<Seen> {
+    match record {
+        Record::Term(_) => Some(Seen::Term),
+        Record::View(record) => Some(Seen::View { id: record.view.id.0, members: record.view.members.len() }),
+        Record::Commit(record) => Some(Seen::Commit { view: record.key.view.0 }),
+        _ => None,
+    }
+}
+
+/// The last view of what was seen, and its members.
+pub(super) fn last_view(seen: &[(Instant, Seen)]) -> Option<(u64, usize)> {
+    seen.iter().rev().find_map(|(_, seen)| match seen {
+        Seen::View { id, members } => Some((*id, *members)),
+        _ => None,
+    })
+}
+
+/// The first commit of a view later than `view`, and the pause between it and the commit before it.
+pub(super) fn commit_after_view(seen: &[(Instant, Seen)], view: u64) -> Option<(Instant, Duration)> {
+    let mut before = None;
+    for (at, seen) in seen {
+        if let Seen::Commit { view: of } = seen {
+            if *of > view {
+                return Some((*at, at.duration_since(before?)));
+            }
+            before = Some(*at);
+        }
+    }
+    None
+}
