@@ -78,13 +78,13 @@ impl fmt::Display for Failure {
         writeln!(f, "seed {} FAILED: {}", self.seed, self.why)?;
         self.events.iter().try_for_each(|event| writeln!(f, "  {event}"))?;
         write!(f, "{}", self.said)?;
-        write!(f, "folder: {}", self.folder)
+        if self.folder.is_empty() { Ok(()) } else { write!(f, "folder: {}", self.folder) }
     }
 }
 
 impl Failure {
     pub(super) fn before_strikes(seed: u64, why: &anyhow::Error) -> Box<Self> {
-        let (events, said, folder) = (Vec::new(), String::new(), "none".to_owned());
+        let (events, said, folder) = (Vec::new(), String::new(), String::new());
         Box::new(Self { seed, why: format!("before any fault: {why:#}"), events, said, folder })
     }
 }
