@@ -16,6 +16,7 @@ mod rates;
 mod record;
 mod rpc;
 mod run;
+mod slots;
 mod status;
 mod supervise;
 mod uploads;

@@ -135,6 +135,26 @@ fn a_coordinator_killed_with_9_is_started_again_and_its_workers_go_on() {
 }
 
 #[test]
+fn a_worker_of_an_earlier_coordinator_that_is_lost_gets_a_successor() {
+    let place = Place::new();
+    let run = [&LONG[..], &["--set", "checkpoint.every=50 steps"]].concat();
+    let mut child = place.coordinator(&run).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let orphan = worker_of(child.id());
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    let before = steps_committed(&place);
+    let child = place.coordinator(&[&run[..], &["--resume"]].concat()).spawn().expect("started");
+    until("the worker is back", || steps_committed(&place) > before + 20);
+    // Nobody waits for this process: only its stream tells that it is gone.
+    signal(orphan, "KILL");
+    let at = steps_committed(&place);
+    until("another worker goes on", || steps_committed(&place) > at + 40);
+    signal(child.id(), "INT");
+    assert_eq!(wait(child).status.code(), Some(130));
+}
+
+#[test]
 fn a_supervised_coordinator_starts_itself_again() {
     let place = Place::new();
     quiet(&place);
