@@ -4,17 +4,11 @@
 mod support;
 
 use std::process::Command;
-use std::time::Instant;
 
-use support::{DEADLINE, Place, wait};
+use support::{Place, alive, signal, steps_committed, until, wait};
 
 /// Enough epochs that a run is still at work when it is interfered with.
 const LONG: [&str; 2] = ["--set", "train.epochs=2000"];
-
-fn steps_committed(place: &Place) -> usize {
-    std::fs::read_to_string(place.run_dir("small").join("metrics.jsonl"))
-        .map_or(0, |text| text.lines().count())
-}
 
 #[test]
 fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
@@ -271,25 +265,4 @@ fn worker_of(coordinator: u32) -> u32 {
         }
     }
     *found.last().expect("a local worker")
-}
-
-fn alive(pid: u32) -> bool {
-    // A zombie is dead: its state in /proc says Z.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// Waits until a condition holds.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-}
-
-/// Sends a signal by number.
-fn signal(pid: u32, name: &str) {
-    let status =
-        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill runs");
-    assert!(status.success(), "kill -{name} {pid}");
 }

@@ -118,6 +118,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
         triggers,
         compute: orders.clone(),
         started: Instant::now(),
+        said: String::new(),
     };
     driver.connected(session)?;
     let end = driver.run(inbox).await;

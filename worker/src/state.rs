@@ -44,7 +44,10 @@ impl Member {
         self.step = step;
         // What was computed of a step was of another state.
         self.held = None;
-        self.prepared = None;
+        if let Some(void) = self.prepared.take() {
+            // The data connection may have outlived the view: its reader waits for this buffer.
+            self.give_back(void);
+        }
         self.state_check = self.optimizer.state_check(&self.parameters);
         let digest = tensors::state_digest(&self.parameters, &self.optimizer);
         tracing::info!(step, "state is loaded");

@@ -215,7 +215,7 @@ impl Member {
     }
 
     /// Puts a step's buffer back where the next step finds it.
-    fn give_back(&mut self, reduced: Box<Reduced>) {
+    pub(crate) fn give_back(&mut self, reduced: Box<Reduced>) {
         match self.work.as_ref().and_then(|work| work.exchange.as_ref()) {
             Some(exchange) => exchange.recycle(reduced),
             None => self.spare = Some(reduced),
