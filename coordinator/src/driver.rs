@@ -74,6 +74,13 @@ pub(crate) enum Trigger {
         /// Its manifest, or the error.
         result: Result<Manifest, String>,
     },
+    /// A state is there to be taken, or couldn't be had.
+    State {
+        /// Its step.
+        step: u64,
+        /// Its digest, or the error.
+        result: Result<[u8; 32], String>,
+    },
     /// The exports are in place, or couldn't be had.
     Exports {
         /// Nothing, or the error.
@@ -224,6 +231,10 @@ impl Driver {
             Trigger::Computed { member, key } => self.handle(Event::Computed { member, key }),
             Trigger::DataPlaneLost { member, reason } => self.handle(Event::DataPlaneLost { member, reason }),
             Trigger::Version { step, result } => self.version(step, result),
+            Trigger::State { step, result } => self.handle(match result {
+                Ok(digest) => Event::StateShown { step, digest },
+                Err(reason) => Event::StateNotShown { step, reason },
+            }),
             Trigger::Exports { result } => match result {
                 Ok(()) => self.handle(Event::Exported),
                 Err(reason) => self.handle(Event::ExportFailed { reason }),
@@ -328,10 +339,12 @@ impl Driver {
                 Output::Append { record, durable } => self.append(&record, durable),
                 Output::OpenView(view) => {
                     self.recorder.view(&view);
+                    self.uploads.forget_shown();
                     self.reduction.open_view(view);
                 }
                 Output::Committed(committed) => self.committed(&committed),
                 Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
+                Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
                 Output::Note(note) => self.note(&note),
                 Output::Finished(outcome) => {

@@ -346,7 +346,11 @@ fn serve(
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_service(guarded);
+    let server = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(wire::STREAM_WINDOW_BYTES)
+        .add_service(guarded);
     Ok(tokio::spawn(async move {
         if let Err(why) = server.serve_with_incoming(TcpListenerStream::new(listener)).await {
             warn!(%why, "the rpc server ended");

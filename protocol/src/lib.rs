@@ -25,4 +25,4 @@ pub mod worker;
 pub type Millis = u64;
 
 /// Version of the control and data planes; peers of another version are refused at Join.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;

@@ -121,6 +121,8 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         1 => (0u64..4).prop_map(move |connection| Event::Disconnected { connection, reason: reason() }),
         4 => Just(Event::Journalled),
         1 => Just(Event::JournalFailed { reason: reason() }),
+        2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::StateShown { step, digest: [digest; 32] }),
+        1 => steps.clone().prop_map(|step| Event::StateNotShown { step, reason: String::new() }),
         2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::VersionWritten { step, digest: [digest; 32] }),
         1 => steps.prop_map(move |step| Event::VersionFailed { step, reason: reason() }),
         1 => Just(Event::Exported),
@@ -165,6 +167,7 @@ impl Owed {
             let answer = match output {
                 Output::Append { .. } => Some(Event::Journalled),
                 Output::ExpectVersion { step, .. } => Some(Event::VersionWritten { step, digest: [1; 32] }),
+                Output::ExpectState { step, .. } => Some(Event::StateShown { step, digest: [1; 32] }),
                 Output::ExpectExport { .. } => Some(Event::Exported),
                 Output::Send { connection, message } => {
                     reply(&message, hash, finite).map(|message| Event::Message { connection, message })
@@ -294,6 +297,8 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             other => other,
         }),
         1 => any::<bool>().prop_map(|forget| ToWorker::Evicted { reason: String::new(), forget }),
+        1 => steps.clone().prop_map(|step| ToWorker::ShowState { step }),
+        1 => steps.clone().prop_map(|step| ToWorker::TakeState { step }),
         1 => steps.clone().prop_map(|step| ToWorker::WriteVersion { step }),
         1 => steps.prop_map(|step| ToWorker::Export { step }),
         1 => Just(ToWorker::End { reason: EndReason::Completed, message: String::new() }),

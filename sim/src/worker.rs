@@ -256,6 +256,16 @@ impl World<'_> {
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Download(worker, step));
             }
+            Output::TakeState { step } => {
+                let after_ms = self.random.between(0, speeds.network_ms);
+                self.queue.put(after_ms, What::Take(worker, step));
+            }
+            Output::ShowState { step } => {
+                if let Some(state) = self.workers[worker].state.clone() {
+                    let took_ms = self.random.between(1, speeds.upload_ms);
+                    self.queue.put(took_ms, What::Shown(worker, step, state));
+                }
+            }
             Output::EnterView(view) => {
                 let node = &mut self.workers[worker];
                 node.view = Some(view);

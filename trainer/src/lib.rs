@@ -15,6 +15,7 @@ mod engine;
 mod error;
 pub mod export;
 mod fingerprint;
+pub mod flat_state;
 mod guard;
 mod host;
 mod layout;

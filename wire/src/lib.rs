@@ -22,6 +22,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of one chunk of an upload or download.
 pub const CHUNK_BYTES: usize = 1 << 20;
+/// Flow-control window of a stream, both ways: a state goes at the speed of the link, not of its round trips.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// `size` random bytes from the operating system.
 ///

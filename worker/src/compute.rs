@@ -36,6 +36,16 @@ pub(crate) enum Command {
         /// Its step.
         step: u64,
     },
+    /// Take the state that another member shows.
+    TakeState {
+        /// Its step.
+        step: u64,
+    },
+    /// Show the state to those that lack it.
+    ShowState {
+        /// Its step.
+        step: u64,
+    },
     /// Work in this view from now on.
     EnterView(View),
     /// Compute this member's microbatches of the step and exchange.
@@ -219,6 +229,11 @@ impl Bench {
         match command {
             Command::Initialise => member.initialise().map(Some),
             Command::Load { step } => member.load(step).map(Some),
+            Command::TakeState { step } => member.take_state(step).map(Some),
+            Command::ShowState { step } => {
+                member.show_state(step);
+                Ok(None)
+            }
             Command::EnterView(view) => member.enter_view(&view).map(|()| None),
             Command::Compute(key) => member.compute(key),
             Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),

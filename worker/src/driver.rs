@@ -131,6 +131,8 @@ impl Driver {
             }
             Output::Initialise => Command::Initialise,
             Output::Load { step } => Command::Load { step },
+            Output::TakeState { step } => Command::TakeState { step },
+            Output::ShowState { step } => Command::ShowState { step },
             Output::EnterView(view) => {
                 tracing::info!(view = view.id.0, members = view.members.len(), step = view.step, "view");
                 Command::EnterView(view)

@@ -31,8 +31,6 @@ const BACKOFF: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
-/// Flow-control window of a stream: a version is fetched at the speed of the link, not of its round trips.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// How long the last words may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -187,8 +185,8 @@ impl Address {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?
             .connect_timeout(CONNECT_DEADLINE)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(STREAM_WINDOW_BYTES);
+            .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(wire::STREAM_WINDOW_BYTES);
         let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
         let bearer = MetadataValue::try_from(token.bearer())
             .map_err(|error| lasting(format!("the token can't be sent: {error}")))?;

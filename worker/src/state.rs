@@ -3,9 +3,11 @@
 use protocol::messages::Failure;
 use protocol::worker::Event;
 use trainer::export::ExportInfo;
-use trainer::tensors;
+use trainer::{flat_state, tensors};
+use wire::proto::UploadKind;
 
 use crate::compute::failure;
+use crate::fail;
 use crate::member::Member;
 use crate::transfer::Remote;
 use crate::versions::{Job, MODEL_FILE, OPTIMIZER_FILE};
@@ -19,7 +21,7 @@ impl Member {
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // Nobody can load it before it is there.
         self.versions.wait()?;
-        Ok(self.loaded(0))
+        Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
     }
 
     /// Fetches a version and takes its state.
@@ -36,11 +38,34 @@ impl Member {
         tensors::decode_optimizer(&bytes, &mut self.optimizer).map_err(|error| failure(&error))?;
         drop(bytes);
         self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
-        Ok(self.loaded(step))
+        Ok(self.loaded(step, tensors::state_digest(&self.parameters, &self.optimizer)))
+    }
+
+    /// Sends the state as it lies in memory. Training waits for it, so nothing is converted, copied or synced.
+    pub(crate) fn show_state(&self, step: u64) {
+        let shown = self.transfer.upload(UploadKind::State, step).and_then(|mut upload| {
+            let digest = flat_state::write(&self.parameters, &self.optimizer, &mut upload)
+                .map_err(|error| fail(4, error.to_string()))?;
+            upload.finish(&[], &digest)
+        });
+        match shown {
+            Ok(()) => tracing::info!(step, "state is shown to others"),
+            // The coordinator knows by the broken upload and decides what it means.
+            Err(failure) => tracing::warn!("state {step} is not shown: {}", failure.message),
+        }
+    }
+
+    /// Takes the state that another member shows.
+    pub(crate) fn take_state(&mut self, step: u64) -> Result<Event, Failure> {
+        let mut reader = flat_state::Reader::new(&mut self.parameters, &mut self.optimizer);
+        self.transfer.download(&Remote::State { step }, &mut reader)?;
+        let digest = reader.finish().map_err(|error| fail(4, format!("state {step}: {error}")))?;
+        self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
+        Ok(self.loaded(step, digest))
     }
 
     /// The state is in memory; whether it is the right one, the coordinator sees by the digest.
-    fn loaded(&mut self, step: u64) -> Event {
+    fn loaded(&mut self, step: u64, digest: [u8; 32]) -> Event {
         self.step = step;
         // What was computed of a step was of another state.
         self.held = None;
@@ -49,7 +74,6 @@ impl Member {
             self.give_back(void);
         }
         self.state_check = self.optimizer.state_check(&self.parameters);
-        let digest = tensors::state_digest(&self.parameters, &self.optimizer);
         tracing::info!(step, "state is loaded");
         Event::Loaded { step, digest, state_check: self.state_check }
     }

@@ -201,12 +201,10 @@ impl Coordinator {
         let evaluate = key.phase == Phase::Train && self.stop.is_none() && self.plan.evaluation_due(step);
         let leaves = |member: &super::roster::Member| member.leaving.is_some() && self.is_in_view(member.id);
         let has_leavers = self.roster.iter().any(leaves);
-        // They need this state: it becomes a version, as soon as no other is on its way.
-        let has_joiners = self.joiners(now).next().is_some() && !self.uploads.is_busy();
+        let has_joiners = self.joiners(now).next().is_some();
         let hold = !last && !evaluate && (has_leavers || has_joiners || self.wants_balance());
         let is_due = last
             || self.uploads.is_owed()
-            || hold && has_joiners
             || key.phase == Phase::Train && self.plan.version_due(step, self.uploads.since_ms(now));
         let first = self.roster.ranks().into_iter().find(|member| self.is_in_view(member.id));
         let version = first.map(|member| member.id).filter(|_| is_due && self.uploads.can_ask(step));

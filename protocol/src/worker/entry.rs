@@ -126,6 +126,7 @@ impl Worker {
         self.put(match order {
             Order::Initialise => Output::Initialise,
             Order::Load(step) => Output::Load { step },
+            Order::Take(step) => Output::TakeState { step },
         });
     }
 
