@@ -10,6 +10,8 @@
 //! - [`tensors`] and [`export`] make files and digests of the flat buffers.
 #![recursion_limit = "256"]
 
+pub mod adapters;
+mod batch;
 pub mod device;
 mod engine;
 mod error;
@@ -17,12 +19,14 @@ pub mod export;
 mod fingerprint;
 mod guard;
 mod host;
+mod keys;
 mod layout;
 pub mod models;
 mod module_walk;
 mod optimizer;
 mod ordered_sum;
 mod registry;
+mod scored;
 mod state_check;
 mod sums;
 mod task;
@@ -40,5 +44,6 @@ pub use models::{Cnn, Gpt, Mlp, Resnet};
 pub use optimizer::{BLOCK, HostOptimizer, Moment, OptimizerConfig, UpdateScalars};
 pub use ordered_sum::ordered_sum;
 pub use registry::Registry;
+pub use scored::Scored;
 pub use sums::probabilities;
-pub use task::{HostScored, ModelConfig, Scored, Task};
+pub use task::{HostScored, ModelConfig, Task};

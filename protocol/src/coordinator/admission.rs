@@ -105,7 +105,8 @@ impl Coordinator {
             let known: Vec<&str> =
                 join.tasks.iter().take(TASKS_SHOWN_MAX).map(|(name, _)| name.as_str()).collect();
             return Err(format!(
-                "the worker doesn't know the task \"{task}\"; it knows {}",
+                "the worker doesn't know the task \"{task}\"; it knows {} (a worker with tasks of one's own is named by \
+                 local.worker_binary)",
                 known.join(", ")
             ));
         };
