@@ -69,7 +69,10 @@ fn the_gradient_is_that_of_the_loss_sum() {
         };
         let difference = (at(step) - at(-step)) / (2.0 * f64::from(step));
         let found = f64::from(gradient.0[index]);
-        assert!((found - difference).abs() < 2e-3 * difference.abs().max(1.0), "{index}: {found}, {difference}");
+        assert!(
+            (found - difference).abs() < 2e-3 * difference.abs().max(1.0),
+            "{index}: {found}, {difference}"
+        );
     }
 }
 
