@@ -61,7 +61,7 @@ mod types;
 mod values;
 
 pub use difference::difference;
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, Problem, nearest};
 pub use load::Resolved;
 pub use page::page;
 pub use types::{

@@ -246,6 +246,27 @@ fn those_who_dont_fit_are_refused_with_both_values() {
     );
 }
 
+/// Its own workers are all alike, so a run that none of them fits would wait for ever; one from elsewhere may be followed by
+/// others.
+#[test]
+fn a_local_worker_that_does_not_fit_ends_a_run_that_has_nobody() {
+    let check = |first: Option<Join>, slot: Option<u32>, ends: bool| {
+        let mut table = Table::new(run_plan(2));
+        if let Some(first) = first {
+            table.say(0, FromWorker::Join(first));
+        }
+        let tasks = vec![("mlp".to_owned(), 1)];
+        table.say(1, FromWorker::Join(Join { tasks, ..join("w", slot) }));
+        assert!(table.refusal(1).is_some());
+        let Some(outcome) = table.outcome() else { return assert!(!ends, "it goes on waiting") };
+        assert!(ends && outcome.code == 2, "{outcome:?}");
+        assert!(outcome.message.contains("local worker w") && outcome.message.contains("it knows mlp"));
+    };
+    check(None, Some(0), true);
+    check(None, None, false);
+    check(Some(join("first", None)), Some(0), false);
+}
+
 #[test]
 fn another_fingerprint_is_admitted_where_the_run_is_mixed() {
     let mut table = Table::new(RunPlan { mixed: true, ..run_plan(2) });

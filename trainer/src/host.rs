@@ -11,6 +11,23 @@ pub enum HostData {
     I64(Vec<i64>),
 }
 
+impl HostData {
+    /// Elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::I64(data) => data.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A dense tensor in row-major order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostTensor {
@@ -37,6 +54,17 @@ pub enum Target {
     },
     /// Nothing is known: for [`crate::Engine::predict`] only.
     Unknown,
+}
+
+impl Target {
+    /// Elements, if they are known.
+    pub(crate) fn len(&self) -> Option<usize> {
+        match self {
+            Self::Labels(indices) | Self::Tokens(indices) => Some(indices.len()),
+            Self::Values { data, .. } => Some(data.len()),
+            Self::Unknown => None,
+        }
+    }
 }
 
 /// One microbatch on the host.

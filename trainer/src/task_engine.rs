@@ -12,7 +12,8 @@ use crate::guard;
 use crate::host::{DataSpec, HostBatch};
 use crate::layout::Layout;
 use crate::module_walk::{self, Gradients, Reader, Writer};
-use crate::task::{HostScored, ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{HostScored, ModelConfig, Task};
 
 /// burn's random generator is one per process and backend: who draws from it holds this, from the seed to the last
 /// draw. Fresh parameters draw their first values when they are first touched, so building, reading and writing count.

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use super::head::{self, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]

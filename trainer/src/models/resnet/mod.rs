@@ -14,7 +14,8 @@ use self::keys::{Depth, Keys};
 use super::head::{self, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 /// `model.kind = "resnet"`: a 3x3 convolution, stages of residual blocks, the mean over the image, and the outputs
 /// (He et al. 2015, "Deep Residual Learning for Image Recognition").
