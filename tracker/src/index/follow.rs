@@ -175,7 +175,7 @@ fn folders(path: &Path) -> Result<Vec<String>, IndexError> {
 }
 
 impl Follow<'_> {
-    fn item(&mut self, item: &Item) -> Result<(), IndexError> {
+    pub(super) fn item(&mut self, item: &Item) -> Result<(), IndexError> {
         match item {
             Item::Experiment(id) => self.document::<clients::documents::Experiment>(id, item),
             Item::Model(_, id) => self.document::<clients::documents::LoggedModel>(id, item),

@@ -8,6 +8,7 @@
 //! Runs of Bonfire are the folders with a `run.json`; what clients of the MLflow interface logged lies below
 //! `.tracker/` in the same tree. Steps and times are whole numbers (times in milliseconds since 1970).
 
+mod amend;
 mod compare;
 mod documents;
 mod follow;
@@ -31,10 +32,11 @@ pub use query::{COLUMNS, Checkpoint, ExperimentRow, KeyCount, MetricNow, RunSumm
 pub use select::{Page, Select, Stage};
 
 pub(crate) use crate::clients::FOLDER;
+pub(crate) use amend::Amend;
 pub(crate) use documents::{DEFAULT_ID, DEFAULT_NAME, experiment_by_name, free_experiment_id};
 pub(crate) use documents::{experiment as experiment_in, read as document_in};
 pub(crate) use follow::Item;
-pub(crate) use query::RunRow;
+pub(crate) use query::{RunRow, run_row};
 pub(crate) use runs::{is_own_tag, notes_file};
 
 /// Why the index can't answer.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -202,9 +202,7 @@ impl Reader {
 
     /// A run's row by its id.
     pub(crate) fn row(&self, uuid: &str) -> Result<Option<RunRow>, IndexError> {
-        let text = format!("SELECT {} FROM runs r WHERE r.uuid = ?", RunRow::COLUMNS);
-        let found = self.connection.prepare_cached(&text);
-        self.sql(found.and_then(|mut find| find.query_row([uuid], RunRow::read).optional()))
+        self.sql(run_row(&self.connection, uuid))
     }
 
     /// A run whole; `None` if there is none of this id.
@@ -385,6 +383,12 @@ impl Reader {
         };
         self.sql(read())
     }
+}
+
+/// A run's row by its id.
+pub(crate) fn run_row(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<RunRow>> {
+    let text = format!("SELECT {} FROM runs r WHERE r.uuid = ?", RunRow::COLUMNS);
+    connection.prepare_cached(&text)?.query_row([uuid], RunRow::read).optional()
 }
 
 /// A run's versions by their manifests; a folder without a good one is no version.

@@ -80,8 +80,15 @@
 //! refused.
 
 mod api;
+mod artifacts;
+mod asked;
 mod auth;
+mod experiments;
 mod failure;
+mod logged_models;
+mod logging;
+mod registry;
+mod runs;
 mod shared;
 mod stream;
 
@@ -96,11 +103,31 @@ pub use shared::Tracker;
 /// A request's JSON is no longer than this: MLflow's own limit of a batch is a megabyte.
 const JSON_MAX: usize = 8 << 20;
 
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// SQLite's no as an answer.
+fn sql<T>(result: rusqlite::Result<T>) -> Result<T, Failure> {
+    result.map_err(|why| Failure::internal(format!("the index: {why}")))
+}
+
 /// All routes.
 pub fn router(tracker: Tracker) -> Router {
+    let mlflow = Router::new()
+        .merge(experiments::routes())
+        .merge(runs::routes())
+        .merge(logging::routes())
+        .merge(artifacts::lists())
+        .merge(logged_models::routes())
+        .merge(registry::routes());
     Router::new()
         .merge(api::routes())
         .merge(stream::routes())
+        .nest("/api/2.0/mlflow", mlflow)
+        .merge(artifacts::files())
         .fallback(failure::unknown)
         .layer(DefaultBodyLimit::max(JSON_MAX))
         .layer(middleware::from_fn_with_state(tracker.clone(), auth::check))

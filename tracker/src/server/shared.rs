@@ -129,7 +129,7 @@ impl Tracker {
     }
 
     /// Does what blocks on a thread for that, a few at once, the others waiting.
-    pub(super) async fn in_turn<T: Send + 'static>(
+    async fn in_turn<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
