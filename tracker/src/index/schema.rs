@@ -13,7 +13,7 @@ pub(super) const SCHEMA: i64 = 1;
 /// How long one process waits for another's write.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// `metrics` is ordered as it is asked for. A value is NULL where it is NaN, which SQLite doesn't keep. `tie` tells
+/// `metrics` is ordered as it is asked for. A value is NULL where it is NaN, which SQLite doesn't keep (nor the sign of zero). `tie` tells
 /// apart what clients wrote of one key, step and time; for a run of ours it is 0.
 const TABLES: &str = "
 CREATE TABLE files(

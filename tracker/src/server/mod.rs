@@ -92,9 +92,13 @@ mod runs;
 mod shared;
 mod stream;
 
+use std::future::Future;
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::serve::ListenerExt;
 
 pub use auth::{AccessToken, TokenError};
 pub(crate) use failure::Failure;
@@ -132,4 +136,34 @@ pub fn router(tracker: Tracker) -> Router {
         .layer(DefaultBodyLimit::max(JSON_MAX))
         .layer(middleware::from_fn_with_state(tracker.clone(), auth::check))
         .with_state(tracker)
+}
+
+/// How long requests that are under way may take when the server ends.
+const END: Duration = Duration::from_secs(3);
+
+/// Serves the tracker until `end` comes, and then what is under way for three seconds more.
+///
+/// # Errors
+/// When connections can't be taken any more.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    tracker: Tracker,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    // A header and its body are two writes: without this the second waits for the reader's acknowledgement.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let mut closed = tracker.closed();
+    let router = router(tracker.clone());
+    let ended = async move {
+        end.await;
+        tracker.close();
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(ended);
+    tokio::select! {
+        done = server => done,
+        () = async {
+            let _ = closed.wait_for(|closed| *closed).await;
+            tokio::time::sleep(END).await;
+        } => Ok(()),
+    }
 }

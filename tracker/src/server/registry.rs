@@ -17,6 +17,9 @@ use crate::clients::events::{Pair, RegistryEvent};
 use crate::filter::{Clause, Entity, Filter, Found, Order};
 use crate::index::{Amend, Item, Reader, document_in};
 
+/// The tag that tells prompts from models: clients ask for its being unequal to "true", and mean also what lacks it.
+const IS_PROMPT: &str = "mlflow.prompt.is_prompt";
+
 pub(super) fn routes() -> Router<Tracker> {
     let alias = get(get_by_alias).post(set_alias).delete(delete_alias);
     Router::new()
@@ -407,7 +410,8 @@ fn field<'a>(
 ) -> Result<Found<'a>, Failure> {
     let key = clause.field.key.as_str();
     if clause.field.entity == Entity::Tag {
-        return Ok(tags.get(key).map_or(Found::Nothing, |value| Found::Text(value)));
+        let absent = if key == IS_PROMPT { Found::Text("false") } else { Found::Nothing };
+        return Ok(tags.get(key).map_or(absent, |value| Found::Text(value)));
     }
     let found = own.iter().find(|(name, _)| *name == key && clause.field.entity == Entity::Attribute);
     let known: Vec<&str> = own.iter().map(|(name, _)| *name).collect();
