@@ -22,6 +22,7 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     batches(config, report);
     versions(config, report);
     model(config, report);
+    tracker(config, report);
 }
 
 fn run(config: &Config, report: &mut Report) {
@@ -37,6 +38,19 @@ fn run(config: &Config, report: &mut Report) {
              bytes"
         );
         report.add(&["run", "name"], message);
+    }
+}
+
+/// Off this machine the tracker needs a token of its own, which `coordinator tracker serve` takes.
+fn tracker(config: &Config, report: &mut Report) {
+    let listen = &config.tracker.listen;
+    let is_good = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    if !listen.is_empty() && !is_good {
+        let message = format!(
+            "tracker.listen = {listen:?}: expected an address of this machine such as \"127.0.0.1:5000\", or \"\" \
+             for none; others are served by coordinator tracker serve --listen with --token-file"
+        );
+        report.add(&["tracker", "listen"], message);
     }
 }
 

@@ -329,6 +329,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("tracker.sinks", Kind::Words(&["embedded"]), "[\"embedded\"]", O, "Where metrics go"),
     key(
+        "tracker.listen",
+        Kind::Text,
+        "\"127.0.0.1:0\"",
+        O,
+        "Address of the tracker while the run goes on, if embedded is among the sinks: on this machine, port 0 for a \
+         free one; empty for none",
+    ),
+    key(
         "export.formats",
         Kind::Words(&["safetensors"]),
         "[\"safetensors\"]",

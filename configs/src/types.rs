@@ -349,11 +349,12 @@ impl Default for Checkpoint {
 #[allow(missing_docs)]
 pub struct Tracker {
     pub sinks: Vec<String>,
+    pub listen: String,
 }
 
 impl Default for Tracker {
     fn default() -> Self {
-        Self { sinks: vec!["embedded".to_owned()] }
+        Self { sinks: vec!["embedded".to_owned()], listen: "127.0.0.1:0".to_owned() }
     }
 }
 

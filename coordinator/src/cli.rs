@@ -81,6 +81,33 @@ pub(crate) enum Command {
     Stop(Target),
     /// Ask a run for a version after the step in flight
     Checkpoint(Target),
+    /// What runs have logged
+    Tracker {
+        /// What to do with it
+        #[command(subcommand)]
+        command: TrackerCommand,
+    },
+}
+
+/// `coordinator tracker ...`
+#[derive(Subcommand, Debug)]
+pub(crate) enum TrackerCommand {
+    /// Serve a folder of runs to browsers and to MLflow's clients, until Ctrl-C
+    Serve(ServeArgs),
+}
+
+/// What `coordinator tracker serve` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// The folder of runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub(crate) dir: PathBuf,
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
+    pub(crate) listen: SocketAddr,
+    /// The token that requests must carry is in this file: needed for an address off this machine
+    #[arg(long, value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Which run a command means: the newest run below ./runs if nothing is said.

@@ -19,13 +19,14 @@ mod run;
 mod slots;
 mod status;
 mod supervise;
+mod tracking;
 mod uploads;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, TrackerCommand};
 use crate::prepare::Refusal;
 
 /// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
@@ -47,6 +48,9 @@ pub fn main() -> ExitCode {
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
+        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
+            runtime.block_on(tracking::serve(&args)).map(|()| 0)
+        }
     };
     // Threads that still wait for the network have nothing left to do.
     runtime.shutdown_background();

@@ -27,6 +27,7 @@ use crate::launch::{self, Launch, Locals};
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
 /// How long local workers may take to end after the run.
@@ -206,6 +207,7 @@ impl Parts<'_> {
                 }
             }
         }
+        let hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
         let signals = tokio::spawn(signals(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
@@ -213,6 +215,7 @@ impl Parts<'_> {
         signals.abort();
         end_local(locals, outcome.code).await;
         server.abort();
+        hosted.end().await;
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
         Ok(outcome.code)

@@ -4,11 +4,15 @@
 //! and `run.json` ([`RunRecord`]). It never trains, never talks to a worker and never imports burn, `protocol` or
 //! `wire`: sums come in as plain numbers.
 
+mod clients;
+pub mod filter;
+pub mod index;
 pub mod keys;
 pub mod meaning;
 mod metrics_file;
 mod number;
 mod run_record;
+pub mod server;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
