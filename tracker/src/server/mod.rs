@@ -87,6 +87,7 @@ mod experiments;
 mod failure;
 mod logged_models;
 mod logging;
+mod pages;
 mod registry;
 mod runs;
 mod shared;
@@ -130,6 +131,7 @@ pub fn router(tracker: Tracker) -> Router {
     Router::new()
         .merge(api::routes())
         .merge(stream::routes())
+        .merge(pages::routes())
         .nest("/api/2.0/mlflow", mlflow)
         .merge(artifacts::files())
         .fallback(failure::unknown)
