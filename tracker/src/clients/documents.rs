@@ -209,8 +209,7 @@ impl Document for Registry {
                 }
             }
             RegistryEvent::Version { name, version, source, run, model, description, time_ms, tags } => {
-                let times = (time_ms, time_ms);
-                let (created_ms, updated_ms) = times;
+                let (created_ms, updated_ms) = (time_ms, time_ms);
                 let mut new =
                     Version { source, run, model, description, created_ms, updated_ms, tags: Pairs::new() };
                 put(&mut new.tags, tags);

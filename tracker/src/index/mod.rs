@@ -9,9 +9,11 @@
 //! `.tracker/` in the same tree. Steps and times are whole numbers (times in milliseconds since 1970).
 
 mod amend;
+mod client_runs;
 mod compare;
 mod documents;
 mod follow;
+mod lists;
 mod points;
 mod query;
 mod runs;
@@ -27,8 +29,9 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::Serialize;
 
 pub use compare::{Comparison, MetricRow, ParamRow};
+pub use lists::{ExperimentRow, KeyCount};
 pub use points::{HistoryPage, POINTS_MAX, POINTS_MIN, Point, Series};
-pub use query::{COLUMNS, Checkpoint, ExperimentRow, KeyCount, MetricNow, RunSummary, RunWhole};
+pub use query::{COLUMNS, Checkpoint, MetricNow, RunSummary, RunWhole};
 pub use select::{Page, Select, Stage};
 
 pub(crate) use crate::clients::FOLDER;
@@ -36,6 +39,7 @@ pub(crate) use amend::Amend;
 pub(crate) use documents::{DEFAULT_ID, DEFAULT_NAME, experiment_by_name, free_experiment_id};
 pub(crate) use documents::{experiment as experiment_in, read as document_in};
 pub(crate) use follow::Item;
+pub(crate) use points::Place;
 pub(crate) use query::{RunRow, run_row};
 pub(crate) use runs::{is_own_tag, notes_file};
 

@@ -107,7 +107,8 @@ fn a_growing_run_is_followed_and_nothing_is_doubled_over_restarts() {
 fn a_replaced_file_is_read_again_and_the_first_value_of_a_step_counts() {
     let place = Place::new();
     place.bonfire("digits-1", "running", "");
-    place.log("digits-1", "metrics.jsonl", &(line(1, "a", 2.0) + &line(2, "a", 1.0) + &line(1, "a", 9.0)));
+    let replayed = line(1, "a", 9.0).replace("1001", "2001");
+    place.log("digits-1", "metrics.jsonl", &(line(1, "a", 2.0) + &line(2, "a", 1.0) + &replayed));
     let mut index = Index::open(place.root()).expect("opened");
     index.refresh().expect("refreshed");
     let reader = index.reader().expect("a reader");
@@ -312,4 +313,26 @@ fn a_copy_of_a_run_is_another_run() {
     index.refresh().expect("refreshed");
     let reader = index.reader().expect("a reader");
     assert_eq!(ids(&reader, "", &[]).len(), 2);
+}
+
+#[test]
+fn a_replaced_file_of_registered_models_is_read_again() {
+    let place = Place::new();
+    let line = |name: &str| {
+        format!("{{\"created\":{{\"name\":\"{name}\",\"description\":\"\",\"time_ms\":1,\"tags\":[]}}}}\n")
+    };
+    let mut index = Index::open(place.root()).expect("opened");
+    let path = place.root().join(clients::REGISTRY);
+    let names = |index: &mut Index| {
+        index.refresh().expect("refreshed");
+        let reader = index.reader().expect("a reader");
+        let registry = reader.document::<clients::documents::Registry>("").expect("read").unwrap_or_default();
+        registry.models.into_keys().collect::<Vec<_>>()
+    };
+    std::fs::write(&path, line("a") + &line("b")).expect("written");
+    assert_eq!(names(&mut index), ["a", "b"]);
+    std::fs::write(&path, line("c")).expect("replaced");
+    assert_eq!(names(&mut index), ["c"]);
+    std::fs::remove_file(&path).expect("removed");
+    assert!(names(&mut index).is_empty(), "a file that is gone holds nothing");
 }

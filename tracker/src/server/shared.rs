@@ -173,7 +173,7 @@ impl Shared {
             (Some(_), Err(_)) => return Ok(()),
             (None, Err(_)) => lock(&self.index),
         };
-        if !is_due(&*lock(&self.looked)) {
+        if !is_due(&lock(&self.looked)) {
             return Ok(());
         }
         let begun = Instant::now();

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
 use super::{Failure, Tracker};
-use crate::index::Reader;
+use crate::index::{Place, Reader};
 
 /// How often a stream looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -34,8 +34,8 @@ const POINTS_MAX: usize = 500;
 
 type Events = KeepAliveStream<ReceiverStream<Result<Event, Infallible>>>;
 
-/// A point's place in a key's history.
-type Place = (i64, i64, i64);
+/// Events by name, and what has been sent once they are.
+type News = (Vec<(&'static str, Value)>, Sent);
 
 /// What a stream has sent so far.
 #[derive(Clone, Default)]
@@ -92,7 +92,7 @@ async fn follow(
 }
 
 /// What has happened since the last look.
-fn news(reader: &Reader, id: &str, mut sent: Sent) -> Result<(Vec<(&'static str, Value)>, Sent), Failure> {
+fn news(reader: &Reader, id: &str, mut sent: Sent) -> Result<News, Failure> {
     let Some(row) = reader.row(id)? else { return Ok((vec![("gone", json!({}))], sent)) };
     let is_first = sent.revision.is_none();
     if sent.revision == Some(row.changed) && !sent.is_behind {
