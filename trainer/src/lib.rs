@@ -34,7 +34,7 @@ pub use device::{DeviceInfo, DeviceSpec, OpenDevice};
 pub use engine::{Engine, GradientSink};
 pub use error::TrainerError;
 pub use fingerprint::fingerprint;
-pub use host::{DataSpec, HostBatch, HostData, HostTensor, OutputSpec, Target};
+pub use host::{Categories, DataSpec, HostBatch, HostData, HostTensor, OutputSpec, Target};
 pub use layout::{Layout, Parameter};
 pub use models::{Cnn, Gpt, Mlp, Resnet};
 pub use optimizer::{BLOCK, HostOptimizer, Moment, OptimizerConfig, UpdateScalars};

@@ -11,7 +11,7 @@ use trainer::tensors::{self, Metadata};
 use trainer::{DataSpec, HostOptimizer, Layout, OptimizerConfig};
 
 fn cnn_layout() -> Layout {
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     build(&config("cnn", &json!({})), &data, &cpu()).layout().clone()
 }
 
@@ -111,7 +111,7 @@ fn files_bring_back_the_same_bits_and_are_the_same_bytes() {
 fn another_models_file_is_refused_by_the_tensor_that_differs() {
     let layout = cnn_layout();
     let file = tensors::encode_model(&layout, &noise(layout.elements, 1), &Metadata::new());
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     let wider = build(&config("cnn", &json!({ "hidden": 32 })), &data, &cpu());
     let mut out = vec![0.0; wider.layout().elements];
     let message = tensors::decode_model(&file, wider.layout(), &mut out).unwrap_err().to_string();
