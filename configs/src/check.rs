@@ -5,7 +5,7 @@ use toml::Value;
 use crate::ends;
 use crate::keys::of_model;
 use crate::places::Report;
-use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind, Train};
+use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
 use crate::values::{Devices, Every};
 
 /// Reports what can't be, each with the keys that make it so.

@@ -16,6 +16,7 @@ mod rates;
 mod record;
 mod rpc;
 mod run;
+mod source;
 mod status;
 mod supervise;
 mod uploads;

@@ -20,6 +20,7 @@ mod host;
 mod layout;
 pub mod models;
 mod module_walk;
+pub mod names;
 mod optimizer;
 mod ordered_sum;
 mod registry;
