@@ -159,6 +159,7 @@ fn plan(members: u64) -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(1 << 20),
         evaluate_every_epochs: 0,
+        early_stopping: None,
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: RunPlan::STEP_TIMEOUT_MS,

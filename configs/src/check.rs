@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use crate::ends;
 use crate::keys::of_model;
 use crate::places::Report;
 use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
@@ -23,6 +24,8 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     versions(config, report);
     model(config, report);
     tracker(config, report);
+    ends::init(&config.init, report);
+    ends::patience(&config.train, report);
 }
 
 fn run(config: &Config, report: &mut Report) {
@@ -124,7 +127,7 @@ fn format(config: &Config, report: &mut Report) {
 }
 
 /// Reports a number that is out of its bounds.
-fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
+pub(crate) fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
     if !is_within {
         report.add_all(&[path], format!("{path} = {value:?}: expected {allowed}"));
     }

@@ -49,6 +49,7 @@
 
 mod check;
 mod difference;
+mod ends;
 mod error;
 pub mod keys;
 mod kind;

@@ -17,6 +17,7 @@ pub struct Config {
     pub augment: Augment,
     pub train: Train,
     pub model: Model,
+    pub init: Init,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     pub elastic: Elastic,
@@ -172,6 +173,11 @@ pub struct Train {
     pub clip_norm: Option<f64>,
     pub on_nan: OnNan,
     pub evaluate_every: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    pub monitor: String,
+    pub min_delta: f64,
+    pub precision: String,
 }
 
 impl Default for Train {
@@ -184,6 +190,10 @@ impl Default for Train {
             clip_norm: None,
             on_nan: OnNan::Stop,
             evaluate_every: 1,
+            patience: None,
+            monitor: "validation/loss".to_owned(),
+            min_delta: 0.0,
+            precision: "f32".to_owned(),
         }
     }
 }
@@ -217,6 +227,19 @@ impl Default for Model {
     fn default() -> Self {
         Self { kind: "mlp".to_owned(), keys: toml::Table::new() }
     }
+}
+
+/// `[init]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Init {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub allow_missing: Vec<String>,
+    pub freeze: Vec<String>,
 }
 
 /// Which optimizer.

@@ -101,7 +101,7 @@ fn unknown_sections_and_keys_outside_of_them() {
         "[[train]]\nepochs = 3",
     ]), @r#"
     run.toml:1: unknown section [trian]: did you mean [train]?
-    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
+    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, init, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
     run.toml:1: unknown key epochs outside of a section; did you mean train.epochs?
     run.toml:1: unknown key epoch outside of a section; did you mean train.epochs?
     run.toml:1: unknown key qqq outside of a section
@@ -347,5 +347,38 @@ fn a_file_that_cannot_be_read_is_named() {
     std::fs::write(&binary, [0xff, 0xfe, 0]).expect("written");
     assert_snapshot!(refused(&binary), @r#"
     DIR/binary.toml: the configuration can't be read: stream did not contain valid UTF-8
+    "#);
+}
+
+#[test]
+fn what_a_run_begins_with_and_when_it_ends_early() {
+    let said_of = |keys: &[&str]| {
+        let texts: Vec<String> = keys.iter().map(|keys| format!("{GOOD}{keys}")).collect();
+        each(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_snapshot!(said_of(&[
+        "patience = 3\nmonitor = \"validation/acuracy\"",
+        "patience = 3\nmin_delta = -0.1",
+        "patience = 0",
+        "patience = 3\nevaluate_every = 0",
+        "patience = 3\nmonitor = \"validation/accuracy\"\nmin_delta = 0.001",
+        "[init]\nfrom = \"\"",
+        "[init]\nfrom = \"a.safetensors\"\ndigest = \"abc\"",
+        "[init]\nallow_missing = [\"head.*\"]",
+        "[init]\nfreeze = \"head.*\"",
+        "[init]\nfreeze = [\"head.*\"]",
+        "precision = \"bf16\"",
+    ]), @r#"
+    run.toml:6: train.monitor = "validation/acuracy": expected one of validation/loss, validation/accuracy, validation/mean_absolute_error, validation/mean_squared_error; did you mean "validation/accuracy"?
+    run.toml:6: train.min_delta = -0.1: expected 0 or a number above it
+    run.toml:5: train.patience = 0: expected a whole number, at least 1
+    run.toml:6: train.patience is set, but train.evaluate_every = 0: nothing is evaluated; set it to 1 or more
+    fine
+    run.toml:6: init.from is empty: name a run's folder or a .safetensors file
+    run.toml:7: init.digest = "abc": expected 64 hexadecimal digits, or leave it out
+    run.toml:6: init.allow_missing is set, but init.from is not: add it, or remove init.allow_missing
+    run.toml:6: init.freeze = "head.*": expected a list of strings
+    fine
+    run.toml:5: train.precision = "bf16": expected "f32" (nothing else yet)
     "#);
 }

@@ -380,6 +380,7 @@ impl Driver {
         if let Some(locals) = &mut self.locals {
             locals.forgive();
         }
+        self.recorder.best_is(self.machine.best_step());
         let now_ms = self.now();
         if let Err(trouble) = self.recorder.committed(committed, now_ms) {
             // Metrics are not worth a run; the trouble is loud.
@@ -389,8 +390,8 @@ impl Driver {
 
     fn note(&mut self, note: &Note) {
         if let Note::Version { .. } = note {
-            let best = self.recorder.best(&self.retention.best);
-            self.uploads.retain(self.retention.keep, &best.into_iter().collect::<Vec<_>>());
+            let best = self.recorder.best(&self.retention.best).into_iter().chain(self.machine.best_step());
+            self.uploads.retain(self.retention.keep, &best.collect::<Vec<_>>());
         }
         self.recorder.note(note);
     }

@@ -17,6 +17,7 @@ mod record;
 mod rpc;
 mod run;
 mod slots;
+mod source;
 mod status;
 mod supervise;
 mod tracking;

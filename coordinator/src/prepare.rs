@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use configs::{Config, Every, OptimizerKind, Resolved, ScheduleKind};
 use datasets::{DataError, Output, Plan};
 use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
+use protocol::early_stopping::EarlyStopping;
 use protocol::history::History;
 use protocol::ids::RunId;
 use protocol::plan::Geometry;
@@ -232,6 +233,7 @@ pub(crate) fn run_plan(
             Every::Epochs(epochs) => CheckpointEvery::Epochs(epochs),
         },
         evaluate_every_epochs: config.train.evaluate_every,
+        early_stopping: early_stopping(config, plan)?,
         export: !config.export.formats.is_empty(),
         lease_ms: config.elastic.lease.as_millis(),
         join_timeout_ms: JOIN_TIMEOUT_MS,
@@ -240,6 +242,32 @@ pub(crate) fn run_plan(
         step_timeout_ms: RunPlan::STEP_TIMEOUT_MS,
         transfer_timeout_ms: RunPlan::TRANSFER_TIMEOUT_MS,
     })
+}
+
+/// Which of an evaluation's sums `train.monitor` is (see `tracker::meaning`).
+fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlyStopping>> {
+    let train = &config.train;
+    let Some(patience) = train.patience else { return Ok(None) };
+    let (sum, scale) = match (train.monitor.as_str(), &plan.output) {
+        ("validation/loss", _) => (0, 1.0),
+        ("validation/accuracy", Output::Classes { .. } | Output::Tokens { .. }) => (2, 1.0),
+        ("validation/mean_absolute_error", Output::Values { scale, .. }) => (2, *scale),
+        ("validation/mean_squared_error", Output::Values { scale, .. }) => (3, scale * scale),
+        (other, _) => {
+            return Err(anyhow!("train.monitor = {other:?}: a run on these data has no such metric"));
+        }
+    };
+    if plan.split_lengths().1 == 0 {
+        return Err(anyhow!("train.patience = {patience}, but no row is held out: raise dataset.validation"));
+    }
+    Ok(Some(EarlyStopping {
+        metric: train.monitor.clone(),
+        sum,
+        scale,
+        lower_is_better: tracker::keys::lower_is_better(&train.monitor),
+        min_delta: train.min_delta,
+        patience,
+    }))
 }
 
 /// How long a run waits for its workers: long enough to walk to another machine and start one.

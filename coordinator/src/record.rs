@@ -329,6 +329,11 @@ impl Recorder {
         store::versions::best(&values, tracker::keys::lower_is_better(metric))
     }
 
+    /// The evaluation of this step is the best so far, in a run that may end early.
+    pub(crate) fn best_is(&mut self, step: Option<u64>) {
+        self.record.final_state.best_step = step;
+    }
+
     /// run.json as it stands.
     pub(crate) fn write(&self) {
         let path = self.run_dir.join("run.json");
@@ -364,7 +369,12 @@ impl Recorder {
                 let exported = std::fs::read_dir(&exports).is_ok_and(|mut entries| entries.next().is_some());
                 let exported =
                     if exported { format!(", the model in {}", exports.display()) } else { String::new() };
-                format!("completed {} steps in {took}: everything is in {dir}{exported}", outcome.step)
+                let early = if outcome.step < self.info.total_steps {
+                    format!(" ({})", outcome.message)
+                } else {
+                    String::new()
+                };
+                format!("completed {} steps in {took}{early}: everything is in {dir}{exported}", outcome.step)
             }
             EndReason::Interrupted => {
                 format!("interrupted at step {}: go on with --resume; everything is in {dir}", outcome.step)

@@ -183,7 +183,10 @@ impl Service {
             }
             Some(download_request::What::Dataset(dataset)) => {
                 self.data.get(&dataset.digest).cloned().ok_or_else(|| {
-                    Status::not_found(format!("no dataset file has the digest {}", dataset.digest))
+                    Status::not_found(format!(
+                        "no file of the dataset or of init.from has the digest {}",
+                        dataset.digest
+                    ))
                 })
             }
             Some(download_request::What::State(_)) => Ok(self.uploads.shown()),

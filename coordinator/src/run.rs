@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved};
-use datasets::{FileEntry, Plan};
+use datasets::Plan;
 use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
@@ -27,6 +27,7 @@ use crate::launch::{self, Launch, Locals};
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::source::{self, Source};
 use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
@@ -37,6 +38,7 @@ const WORKERS_END: Duration = Duration::from_secs(10);
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
+    source::find(&resolved)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -63,7 +65,7 @@ fn check_geometry(geometry: &protocol::plan::Geometry) -> Result<(), Refusal> {
 /// `coordinator --config FILE`: the exit code of the contract.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
-    let resolved = resolve(args)?;
+    let mut resolved = resolve(args)?;
     let config = &resolved.config;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     if !token::is_loopback(listen.ip()) && !args.insecure {
@@ -75,7 +77,18 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let worker = local_worker(config)?;
     let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
     check_geometry(&prepare::geometry(config, &plan))?;
-    let dir = match prepare::place(&resolved, args.resume)? {
+    let source = source::find(&resolved);
+    if source.is_err() && !source::is_begun(&resolved, args.resume)? {
+        // Before a folder is made for it.
+        return source.map(|_| 0);
+    }
+    let place = prepare::place(&resolved, args.resume)?;
+    let source = match &place {
+        Place::Completed(_) => None,
+        _ => source::settle(source, &place, &mut resolved.config)?,
+    };
+    let config = &resolved.config;
+    let dir = match place {
         Place::Fresh(dir) | Place::Begun(dir) => dir,
         Place::Completed(path) => {
             println!("{} is completed: nothing is left to do", path.display());
@@ -89,18 +102,23 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         None => Vec::new(),
     };
     let past = prepare::past(dir.path(), config, &plan)?;
+    let files = files_by_digest(&plan, source)?;
     let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, began };
-    parts.start(past, listen, worker, devices).await
+    parts.start(past, listen, worker, devices, files).await
 }
 
 /// What workers without the data ask for.
-fn files_by_digest(plan: &Plan) -> Result<HashMap<String, PathBuf>, Refusal> {
+fn files_by_digest(plan: &Plan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, Refusal> {
     let root = Path::new(&plan.path);
+    let mut files: HashMap<String, PathBuf> = source.map(Source::file).into_iter().collect();
     if !plan.is_folder() {
-        return Ok(HashMap::from([(plan.digest.clone(), root.to_owned())]));
+        files.insert(plan.digest.clone(), root.to_owned());
+        return Ok(files);
     }
-    let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
-    plan.files().iter().map(file).collect()
+    for entry in plan.files() {
+        files.insert(entry.md5.clone(), datasets::place(root, entry)?);
+    }
+    Ok(files)
 }
 
 /// Samples of a step that is not an epoch's short last one.
@@ -141,6 +159,7 @@ impl Parts<'_> {
         listen: SocketAddr,
         worker: Option<PathBuf>,
         devices: Vec<String>,
+        files: HashMap<String, PathBuf>,
     ) -> Result<u8, Refusal> {
         let control = self.bind_control(listen)?;
         let data = TcpListener::bind(SocketAddr::new(listen.ip(), 0))
@@ -160,7 +179,7 @@ impl Parts<'_> {
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
-            .map_err(Refusal::failed)?;
+            .map_err(Refusal::config)?;
         let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
         let mut recorder = self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch())?;
         for remark in &past.remarks {
@@ -174,7 +193,7 @@ impl Parts<'_> {
             triggers: triggers.clone(),
             run,
             uploads: uploads.clone(),
-            data: Arc::new(files_by_digest(self.plan)?),
+            data: Arc::new(files),
             connections: Arc::default(),
         };
         let server = serve(control, service, token)?;

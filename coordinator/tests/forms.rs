@@ -1,4 +1,4 @@
-//! Images and text through real processes: the same digest for any number of workers, and across a resume in mid-epoch.
+//! Images, text and categories through real processes: the same digest for any number of workers, and across a resume in mid-epoch.
 
 mod support;
 
@@ -90,4 +90,52 @@ fn a_gpt_on_text() {
     let text: String = (0..70).map(|line| format!("line {line} of a text\n")).collect();
     std::fs::write(place.path().join("text.txt"), text).expect("written");
     check(&place);
+}
+
+/// The preset itself: texts are embedded, fields are missing, and the answer is right.
+#[test]
+fn the_penguins_of_the_preset() {
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (preset, table) = (root.join("configs/tabular.toml"), root.join("datasets/penguins/penguins.csv"));
+    let preset = std::fs::read_to_string(preset).expect("the preset");
+    std::fs::write(place.path().join("run.toml"), format!("{preset}\n[run]\nname = \"small\"\n"))
+        .expect("written");
+    let uri = format!("dataset.uri={}", table.display());
+    for workers in ["1", "2"] {
+        let name = format!("run.name=of-{workers}");
+        place.complete(&["--set", &uri, "--set", &name, "--local-workers", workers]);
+    }
+    assert_eq!(place.digest("of-1"), place.digest("of-2"));
+    let accuracy = &place.record("of-1")["final"]["metrics"]["validation/accuracy"];
+    assert!(accuracy.as_f64().is_some_and(|accuracy| accuracy >= 0.97), "{accuracy}");
+
+    // Without its species, with an island and a sex that nobody has seen: a new table is read as the run's was.
+    let rows = std::fs::read_to_string(&table).expect("the penguins");
+    let bare: String = rows
+        .lines()
+        .take(40)
+        .map(|row| row.split_once(',').map_or("", |(_, rest)| rest))
+        .fold(String::new(), |text, row| {
+            text + &row.replace("Torgersen", "Atlantis").replace("female", "unknown") + "\n"
+        });
+    std::fs::write(place.path().join("new.csv"), bare).expect("written");
+    let trainer = Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("trainer");
+    let command = |words: &[&str]| {
+        let output = std::process::Command::new(&trainer).args(words).current_dir(place.path()).output();
+        let output = output.expect("the trainer starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let answer = command(&["predict", "runs/of-1", "--input", "new.csv", "--output", "json"]);
+    let labels: Vec<&str> = answer.lines().filter(|line| line.contains("\"label\":\"Adelie\"")).collect();
+    assert!(labels.len() >= 35, "of 39 Adelie penguins:\n{answer}");
+    assert!(command(&["eval", "runs/of-2"]).contains("as the run logged, to the last bit"));
+    let export = place.run_dir("of-2").join("exports/safetensors/model.safetensors");
+    let export = String::from_utf8_lossy(&std::fs::read(export).expect("the export")).into_owned();
+    assert!(
+        export.contains("\"embeddings.0.weight\":{\"dtype\":\"F32\",\"shape\":[4,3]"),
+        "island: 3 texts and unknown"
+    );
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::dataset::Batch;
 use crate::form::Tabular;
-use crate::infer::{hint, is_missing, missing_category, no_number, number, shown};
+use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number, shown};
 use crate::plan::{Feature, Output, Plan, Role};
 use crate::table::Table;
 
@@ -27,12 +27,10 @@ enum Code<'a> {
         offset: f64,
         scale: f64,
         fill: f64,
+        indicator: bool,
     },
-    /// The width is one more than the categories.
-    Categorical {
-        places: HashMap<&'a str, usize>,
-        width: usize,
-    },
+    /// From 1: 0 is what the training split never had.
+    Categorical(HashMap<&'a str, u16>),
 }
 
 struct Target<'a> {
@@ -57,12 +55,16 @@ impl<'a> Encoder<'a> {
             let name = column.name.as_str();
             if let Some(feature) = &column.feature {
                 let code = match feature {
-                    Feature::Numeric { offset, scale, fill } => {
-                        Code::Numeric { offset: *offset, scale: *scale, fill: *fill }
+                    &Feature::Numeric { offset, scale, fill, indicator } => {
+                        Code::Numeric { offset, scale, fill, indicator }
+                    }
+                    Feature::Categorical { categories } if categories.len() > CATEGORIES_MAX => {
+                        return Err(format!(
+                            "column {name:?} of the plan has more than {CATEGORIES_MAX} texts"
+                        ));
                     }
                     Feature::Categorical { categories } => {
-                        let places = categories.iter().map(String::as_str).zip(0..).collect();
-                        Code::Categorical { places, width: feature.width() }
+                        Code::Categorical(categories.iter().map(String::as_str).zip(1..).collect())
                     }
                 };
                 let column = columns.of(name, "the model predicts from")?;
@@ -89,20 +91,20 @@ impl<'a> Encoder<'a> {
             let text = table.field(field.column);
             let is_missing = is_missing(self.missing, text);
             match &field.code {
-                Code::Numeric { offset, scale, fill } => {
+                Code::Numeric { offset, scale, fill, indicator } => {
                     let value = match number(text) {
                         _ if is_missing => *fill,
                         Some(value) => value,
                         None => return Err(no_number(field.name, text)),
                     };
                     batch.features.push(scaled(field.name, value, *offset, *scale)?);
+                    if *indicator {
+                        batch.features.push(f32::from(u8::from(is_missing)));
+                    }
                 }
-                Code::Categorical { places, width } => {
+                Code::Categorical(codes) => {
                     let category = if is_missing { missing_category(self.missing) } else { text };
-                    let start = batch.features.len();
-                    batch.features.resize(start + width, 0.0);
-                    // What the training split never had stands in the last place.
-                    batch.features[start + places.get(category).copied().unwrap_or(width - 1)] = 1.0;
+                    batch.features.push(f32::from(codes.get(category).copied().unwrap_or(0)));
                 }
             }
         }

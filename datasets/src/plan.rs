@@ -23,7 +23,8 @@ pub enum Role {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Feature {
-    /// `(x - offset) / scale`; a missing field is `fill` before that.
+    /// `(x - offset) / scale`; a missing field is `fill` before that. With an `indicator` a second number follows: 1
+    /// where the field is missing, else 0.
     Numeric {
         /// Mean or minimum over the training split, or 0.
         #[serde(deserialize_with = "read_settled")]
@@ -34,8 +35,11 @@ pub enum Feature {
         /// Mean over the training split.
         #[serde(deserialize_with = "read_settled")]
         fill: f64,
+        /// Whether the training split has missing fields.
+        #[serde(default)]
+        indicator: bool,
     },
-    /// One of these (1 in its place), or none of them (1 in the last place).
+    /// A code: 1 for the first of these, 2 for the second, ..., and 0 for anything else.
     Categorical {
         /// The distinct fields of the training split; all missing fields are one category, named by the first of
         /// the table's `missing`, which no field that is there can be.
@@ -162,6 +166,21 @@ impl Plan {
         }
     }
 
+    /// The categorical features of a table, in a row's order: each one's place among the row's numbers and how many
+    /// codes it has, the unknown one's included.
+    #[must_use]
+    pub fn categories(&self) -> Vec<(usize, usize)> {
+        let mut place = 0;
+        let mut all = Vec::new();
+        for feature in self.columns().iter().filter_map(|column| column.feature.as_ref()) {
+            if let Feature::Categorical { categories } = feature {
+                all.push((place, categories.len() + 1));
+            }
+            place += feature.width();
+        }
+        all
+    }
+
     /// Names of what is predicted: the target column's, or a word for it where there are no columns.
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
@@ -222,8 +241,8 @@ impl Feature {
     #[must_use]
     pub fn width(&self) -> usize {
         match self {
-            Self::Numeric { .. } => 1,
-            Self::Categorical { categories } => categories.len() + 1,
+            Self::Numeric { indicator, .. } => 1 + usize::from(*indicator),
+            Self::Categorical { .. } => 1,
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) struct Statistics {
     squares: f64,
     least: f64,
     greatest: f64,
+    missing: u64,
     categories: BTreeSet<String>,
 }
 
@@ -37,6 +38,11 @@ impl Statistics {
         self.greatest = self.greatest.max(value);
     }
 
+    /// Takes in a missing field of a numeric column.
+    pub(crate) fn missing_number(&mut self) {
+        self.missing += 1;
+    }
+
     /// Takes in a category.
     pub(crate) fn category(&mut self, text: &str, is_missing: bool, missing: &[String]) {
         let category = if is_missing { missing_category(missing) } else { text };
@@ -50,14 +56,19 @@ impl Statistics {
         self.count == 0.0
     }
 
-    /// How a numeric column is scaled.
-    pub(crate) fn numeric(&self, normalise: Normalise) -> Feature {
+    /// How a numeric column is scaled. Where fields are missing, an indicator says so, if it may (`indicated`).
+    pub(crate) fn numeric(&self, normalise: Normalise, indicated: bool) -> Feature {
         let (offset, scale) = match normalise {
             Normalise::Standard => (self.mean, self.deviation()),
             Normalise::Minmax => (self.least, self.greatest - self.least),
             Normalise::None => (0.0, 1.0),
         };
-        Feature::Numeric { offset: settled(offset), scale: positive(scale), fill: settled(self.mean) }
+        Feature::Numeric {
+            offset: settled(offset),
+            scale: positive(scale),
+            fill: settled(self.mean),
+            indicator: indicated && self.missing > 0,
+        }
     }
 
     /// The categories of a column of text.
@@ -134,17 +145,17 @@ mod tests {
         for text in ["2", "4", "4", "4", "5", "5", "7", "9"] {
             column.number(text);
         }
-        let standard = Feature::Numeric { offset: 5.0, scale: 2.0, fill: 5.0 };
-        assert_eq!(column.numeric(Normalise::Standard), standard);
+        let standard = Feature::Numeric { offset: 5.0, scale: 2.0, fill: 5.0, indicator: false };
+        assert_eq!(column.numeric(Normalise::Standard, true), standard);
         assert_eq!(
-            column.numeric(Normalise::Minmax),
-            Feature::Numeric { offset: 2.0, scale: 7.0, fill: 5.0 }
+            column.numeric(Normalise::Minmax, true),
+            Feature::Numeric { offset: 2.0, scale: 7.0, fill: 5.0, indicator: false }
         );
         let mut constant = Statistics::default();
         constant.number("3");
         assert_eq!(
-            constant.numeric(Normalise::Standard),
-            Feature::Numeric { offset: 3.0, scale: 1.0, fill: 3.0 }
+            constant.numeric(Normalise::Standard, true),
+            Feature::Numeric { offset: 3.0, scale: 1.0, fill: 3.0, indicator: false }
         );
     }
 }

@@ -152,7 +152,11 @@ impl<'a> Survey<'a> {
                         "column {name:?} has no number in the training split: ignore it with dataset.columns"
                     ));
                 }
-                (Role::Feature, true) => Some(statistics.numeric(self.config.normalise)),
+                (Role::Feature, true) => {
+                    // Pixels that are missing stay the mean alone: an image has no place for more numbers.
+                    let indicated = self.config.image_shape.is_none();
+                    Some(statistics.numeric(self.config.normalise, indicated))
+                }
                 (Role::Feature, false) => Some(statistics.categorical()),
                 (Role::Target | Role::Ignored, _) => None,
             };
@@ -275,7 +279,7 @@ impl<'a> Survey<'a> {
                 for (column, text) in table.fields().enumerate().take(columns.len()) {
                     match (is_missing(missing, text), numeric[column]) {
                         _ if roles[column] == Role::Ignored => {}
-                        (true, true) => {}
+                        (true, true) => columns[column].missing_number(),
                         (false, true) => columns[column].number(text),
                         (is_missing, false) => columns[column].category(text, is_missing, missing),
                     }

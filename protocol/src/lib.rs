@@ -8,6 +8,7 @@
 pub mod accumulate;
 pub mod assignment;
 pub mod coordinator;
+pub mod early_stopping;
 pub mod history;
 pub mod ids;
 pub mod journal;

@@ -43,6 +43,7 @@ fn run_plan(workers: u32) -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(2),
         evaluate_every_epochs: 0,
+        early_stopping: None,
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,

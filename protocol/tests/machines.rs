@@ -43,6 +43,7 @@ fn run_plan(workers: u32, export: bool) -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(2),
         evaluate_every_epochs: 1,
+        early_stopping: None,
         export,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,

@@ -49,6 +49,9 @@ pub struct FinalRecord {
     /// The newest value of each metric of the last evaluation. JSON has no NaN and no infinity: they are strings.
     #[serde(default, with = "number::by_name")]
     pub metrics: BTreeMap<String, f64>,
+    /// Step of the best evaluation, whose version is kept, in a run that may end early (`train.patience`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
 }
 
 /// A worker that took part.
@@ -193,7 +196,14 @@ mod tests {
             config_digest: "c".into(),
             git_commit: None,
             dataset: DatasetRecord { name: "d".into(), version: "d@0".into(), digest: "0".into() },
-            final_state: FinalRecord { step: 4, epoch: 1, samples: 256, digest: "f".into(), metrics },
+            final_state: FinalRecord {
+                step: 4,
+                epoch: 1,
+                samples: 256,
+                digest: "f".into(),
+                metrics,
+                best_step: Some(3),
+            },
             members: vec![MemberRecord {
                 name: "w".into(),
                 device: "cpu".into(),

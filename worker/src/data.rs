@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
-use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
 
 use crate::fail;
 use crate::transfer::{Remote, Transfer};
@@ -168,7 +168,9 @@ fn spec(plan: &Plan) -> DataSpec {
         Output::Values { .. } => OutputSpec::Values(plan.targets()),
         Output::Tokens { vocabulary, .. } => OutputSpec::Tokens { vocabulary: *vocabulary as usize },
     };
-    DataSpec { input, output }
+    let categories = plan.categories().into_iter();
+    let categories = categories.map(|(place, codes)| Categories { place, codes }).collect();
+    DataSpec { input, output, categories }
 }
 
 #[cfg(test)]

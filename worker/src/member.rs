@@ -142,10 +142,23 @@ impl Member {
             pushed: Instant::now(),
             apply_us: 0,
         };
+        member.freeze()?;
         // burn draws a module's first values when it first needs them: not in the middle of a try.
         member.engine.initialise(member.config.run.seed).map_err(|error| failure(&error))?;
         member.warm_up()?;
         Ok(member)
+    }
+
+    /// Keeps the parameters that `init.freeze` names as they are.
+    fn freeze(&mut self) -> Result<(), Failure> {
+        let layout = self.engine.layout();
+        let names: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        let frozen = trainer::names::matching("init.freeze", &self.config.init.freeze, &names);
+        let frozen = frozen.map_err(|error| failure(&error))?;
+        if frozen.contains(&true) {
+            self.engine.freeze(&frozen).map_err(|error| failure(&error))?;
+        }
+        Ok(())
     }
 
     /// Whether it is a member of the same run, of the same model on the same data: then it keeps what it holds.

@@ -13,15 +13,47 @@ use crate::transfer::Remote;
 use crate::versions::{Job, MODEL_FILE, OPTIMIZER_FILE};
 
 impl Member {
-    /// Makes state 0 from the seed and uploads it as version 0.
+    /// Makes state 0 from the seed, and from the file that the run begins with if there is one, and uploads it as
+    /// version 0.
     pub(crate) fn initialise(&mut self) -> Result<Event, Failure> {
         self.engine.initialise(self.config.run.seed).map_err(|error| failure(&error))?;
         self.engine.read_parameters(&mut self.parameters).map_err(|error| failure(&error))?;
+        if let Some(digest) = self.config.init.digest.clone() {
+            self.adopt(&digest)?;
+            self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
+        }
         let job = Job::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // Nobody can load it before it is there.
         self.versions.wait()?;
         Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
+    }
+
+    /// Takes the parameters of the file with this digest, which the coordinator has.
+    fn adopt(&mut self, digest: &str) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        self.transfer.download(&Remote::Dataset { digest }, &mut bytes)?;
+        let found = blake3::hash(&bytes).to_hex();
+        if found.as_str() != digest {
+            return Err(fail(3, format!("the file of init.from arrived with BLAKE3 {found}, not {digest}")));
+        }
+        let init = &self.config.init;
+        let may_differ =
+            |name: &str| init.allow_missing.iter().any(|pattern| trainer::names::matches(pattern, name));
+        let layout = self.engine.layout();
+        let taken =
+            tensors::adopt_model(&bytes, layout, &mut self.parameters, may_differ).map_err(|error| {
+                let from = init.from.as_deref().unwrap_or_default();
+                let Failure { code, message } = failure(&error);
+                fail(
+                    code,
+                    format!(
+                        "init.from = {from:?}: {message} (init.allow_missing = [\"NAME\"] keeps first values)"
+                    ),
+                )
+            })?;
+        tracing::info!(digest, taken, of = layout.parameters.len(), "parameters are taken from init.from");
+        Ok(())
     }
 
     /// Fetches a version and takes its state.
@@ -98,6 +130,7 @@ impl Member {
                 "dataset": self.plan.name,
                 "dataset_digest": self.plan.digest,
                 "config_digest": self.config.digest(),
+                "init_digest": self.config.init.digest,
             }),
         };
         let formats = self.config.export.formats.clone();

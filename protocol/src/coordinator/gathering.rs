@@ -223,12 +223,12 @@ impl Coordinator {
         self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
     }
 
-    /// What follows the committed state; `None` if all steps are done.
+    /// What follows the committed state; `None` if all steps are done, or the run ends early.
     pub(super) fn first_work(&self) -> Option<(u64, Phase)> {
         let position = self.position;
         if self.plan.evaluation_due(position.step) && !position.evaluated {
             Some((position.step, Phase::Evaluate))
-        } else if position.step < self.plan.total_steps {
+        } else if position.step < self.plan.total_steps && !self.has_ended_early() {
             Some((position.step + 1, Phase::Train))
         } else {
             None

@@ -37,7 +37,8 @@ impl Coordinator {
         let leavers = self.roster.iter().filter(|member| member.leaving.is_some()).count();
         let rest = self.roster.available().filter(|member| member.holds == Some(self.position.step)).count();
         // Whoever leaves too few behind leaves a version behind too.
-        let needs_version = leavers > 0 && rest < self.needed();
+        let keeps_best = self.is_best(self.position.step) && !self.uploads.has_asked(self.position.step);
+        let needs_version = leavers > 0 && rest < self.needed() || keeps_best;
         if needs_version || self.joiners(now).next().is_some() {
             return self.begin_handover(now, needs_version);
         }

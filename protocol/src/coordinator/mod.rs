@@ -11,6 +11,7 @@ mod admission;
 mod appends;
 mod balance;
 mod closing;
+mod early;
 mod ending;
 mod gathering;
 mod handover;

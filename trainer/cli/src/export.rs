@@ -27,6 +27,7 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
             "dataset": plan.name,
             "dataset_digest": plan.digest,
             "config_digest": run.config.digest(),
+            "init_digest": run.config.init.digest,
         }),
     };
     let (file, bytes) = match ask.format {

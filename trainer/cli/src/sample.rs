@@ -97,7 +97,7 @@ impl Writer {
         };
         let device = trainer::device::open(&ask.device)?;
         let model = ModelConfig::new(kind, &config.model.keys)?;
-        let data = DataSpec { input: vec![window], output: OutputSpec::Tokens { vocabulary } };
+        let data = DataSpec::new(vec![window], OutputSpec::Tokens { vocabulary });
         let mut engine = registry.build(kind, &model, &data, &device)?;
         let mut parameters = vec![0.0; engine.layout().elements];
         tensors::decode_model(&bytes, engine.layout(), &mut parameters).map_err(|why| named(&why))?;

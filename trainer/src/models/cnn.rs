@@ -66,6 +66,7 @@ impl Task for Cnn {
         let mut keys: Keys = config.keys()?;
         head::check_dropout(keys.dropout)?;
         head::check_data(data)?;
+        head::check_numbers(data)?;
         let loss = Loss::new(keys.label_smoothing, std::mem::take(&mut keys.class_weights), data)?;
         let &[channels, height, width] = data.input.as_slice() else {
             return Err(TrainerError::Config(format!(

@@ -61,8 +61,19 @@ pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
     }
 }
 
-/// The batch's inputs on the device, one row of `features` for each sample.
-pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Result<Tensor<2>, TrainerError> {
+/// Refuses categories, whose codes are no numbers to calculate with.
+pub(super) fn check_numbers(data: &DataSpec) -> Result<(), TrainerError> {
+    match data.categories.len() {
+        0 => Ok(()),
+        count => Err(TrainerError::Config(format!(
+            "{count} of the dataset's features are categories, and this model takes numbers alone: use model.kind = \
+             \"mlp\", or ignore the columns with dataset.columns"
+        ))),
+    }
+}
+
+/// The batch's inputs, one row of `features` for each sample.
+pub(super) fn values(batch: &HostBatch, features: usize) -> Result<&[f32], TrainerError> {
     let HostData::F32(data) = &batch.x.data else {
         return Err(TrainerError::Shape("the model takes f32 inputs; the batch has integers".to_owned()));
     };
@@ -73,7 +84,13 @@ pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Resul
             batch.count
         )));
     }
-    Ok(Tensor::from_data(TensorData::new(data.clone(), [batch.count, features]), device))
+    Ok(data)
+}
+
+/// The batch's inputs on the device, `[count, features]`.
+pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Result<Tensor<2>, TrainerError> {
+    let data = values(batch, features)?.to_vec();
+    Ok(Tensor::from_data(TensorData::new(data, [batch.count, features]), device))
 }
 
 /// The sum of the losses: cross entropy of labels, mean squared error of a sample's values.

@@ -58,6 +58,7 @@ impl Task for Resnet {
         let keys: Keys = config.keys()?;
         let (depth, width) = keys.size()?;
         head::check_data(data)?;
+        head::check_numbers(data)?;
         let loss = Loss::new(keys.label_smoothing, keys.class_weights, data)?;
         let &[channels, height, columns] = data.input.as_slice() else {
             return Err(TrainerError::Config(format!(
