@@ -5,7 +5,7 @@ use toml::Value;
 use crate::ends;
 use crate::keys::of_model;
 use crate::places::Report;
-use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
+use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
 use crate::values::{Devices, Every};
 
 /// Reports what can't be, each with the keys that make it so.
@@ -26,6 +26,7 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     tracker(config, report);
     ends::init(&config.init, report);
     ends::patience(&config.train, report);
+    telemetry(&config.telemetry, report);
 }
 
 fn run(config: &Config, report: &mut Report) {
@@ -97,6 +98,31 @@ fn dataset(dataset: &Dataset, report: &mut Report) {
         _ => return,
     };
     report.add(&["dataset", "columns", target], message);
+}
+
+fn telemetry(telemetry: &Telemetry, report: &mut Report) {
+    let listen = &telemetry.metrics_listen;
+    if !listen.is_empty() && listen.parse::<std::net::SocketAddr>().is_err() {
+        let message = format!(
+            "telemetry.metrics_listen = {listen:?}: expected an IP address and a port, such as \"127.0.0.1:9464\", or \"\" \
+             for none"
+        );
+        report.add(&["telemetry", "metrics_listen"], message);
+    }
+    let otlp = &telemetry.otlp;
+    if !otlp.is_empty() && !is_plain_url(otlp) {
+        let message = "telemetry.otlp: expected a collector's address without a name or password in it, such as \
+                       \"http://127.0.0.1:4317\", or \"\" for none";
+        report.add(&["telemetry", "otlp"], message.to_owned());
+    }
+}
+
+/// `http://HOST:PORT`. Another text may hold a password, so it isn't repeated.
+fn is_plain_url(url: &str) -> bool {
+    let authority = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    authority.and_then(|text| text.rsplit_once(':')).is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['@', '/', ' ', '?']) && port.parse::<u16>().is_ok()
+    })
 }
 
 /// Keys that the data's form has no use for: set, they would promise what doesn't happen.

@@ -24,6 +24,7 @@ pub struct Config {
     pub reduce: Reduce,
     pub checkpoint: Checkpoint,
     pub tracker: Tracker,
+    pub telemetry: Telemetry,
     pub export: Export,
     pub local: Local,
 }
@@ -373,12 +374,29 @@ impl Default for Checkpoint {
 pub struct Tracker {
     pub sinks: Vec<String>,
     pub listen: String,
+    pub git_diff: bool,
+    pub system_every: Span,
 }
 
 impl Default for Tracker {
     fn default() -> Self {
-        Self { sinks: vec!["embedded".to_owned()], listen: "127.0.0.1:0".to_owned() }
+        let system_every = Span(std::time::Duration::from_secs(10));
+        Self {
+            sinks: vec!["embedded".to_owned()],
+            listen: "127.0.0.1:0".to_owned(),
+            git_diff: true,
+            system_every,
+        }
     }
+}
+
+/// `[telemetry]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Telemetry {
+    pub metrics_listen: String,
+    pub otlp: String,
 }
 
 /// `[export]`

@@ -101,7 +101,7 @@ fn unknown_sections_and_keys_outside_of_them() {
         "[[train]]\nepochs = 3",
     ]), @r#"
     run.toml:1: unknown section [trian]: did you mean [train]?
-    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, init, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
+    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, init, optimizer, schedule, elastic, reduce, checkpoint, tracker, telemetry, export, local
     run.toml:1: unknown key epochs outside of a section; did you mean train.epochs?
     run.toml:1: unknown key epoch outside of a section; did you mean train.epochs?
     run.toml:1: unknown key qqq outside of a section
@@ -381,4 +381,17 @@ fn what_a_run_begins_with_and_when_it_ends_early() {
     fine
     run.toml:5: train.precision = "bf16": expected "f32" (nothing else yet)
     "#);
+}
+
+#[test]
+fn addresses_of_telemetry_are_checked_and_a_password_is_not_repeated() {
+    let base = "[dataset]\nuri = \"a\"\n[train]\nepochs = 1\n[telemetry]\n";
+    assert_snapshot!(said(&format!("{base}metrics_listen = \"localhost\""), &[]), @r#"run.toml:6: telemetry.metrics_listen = "localhost": expected an IP address and a port, such as "127.0.0.1:9464", or "" for none"#);
+    for wrong in ["localhost:4317", "http://me:hunter2@host:1", "http://host", "http://host:1/path"] {
+        let message = said(&format!("{base}otlp = \"{wrong}\""), &[]);
+        assert!(message.contains("http://127.0.0.1:4317") && !message.contains("hunter2"), "{message}");
+    }
+    for right in ["http://127.0.0.1:4317", "http://[::1]:4317/", "http://collector:4317"] {
+        Config::parse(&format!("{base}otlp = \"{right}\""), "run.toml", &[]).expect(right);
+    }
 }

@@ -10,6 +10,7 @@ use store::versions::Manifest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use crate::beside::Told;
 use crate::data_plane::Reduction;
 use crate::journal_file::JournalFile;
 use crate::launch::Locals;
@@ -109,6 +110,8 @@ pub(crate) enum Trigger {
     },
     /// `coordinator checkpoint`.
     Checkpoint,
+    /// What a worker, or this machine, says beside the protocol.
+    Told(Told),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),
 }
@@ -243,6 +246,7 @@ impl Driver {
             Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
             Trigger::Stop { reason, signal } => self.stop(reason, signal),
             Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
+            Trigger::Told(told) => self.recorder.told(told),
             Trigger::Status(reply) => {
                 // A client that went away needs no answer.
                 let _ = reply.send(self.recorder.status());

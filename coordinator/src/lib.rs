@@ -4,13 +4,17 @@
 //! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
 //! burn or `trainer`, so it runs on a small machine.
 
+mod beside;
 mod cli;
 mod client;
+mod counted;
 mod data_plane;
 mod display;
 mod driver;
+mod figures;
 mod journal_file;
 mod launch;
+mod origin;
 mod prepare;
 mod rates;
 mod record;

@@ -22,6 +22,7 @@ use wire::proto::{
 };
 use wire::token::Token;
 
+use crate::beside::Told;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::uploads::{Kind, Receiving, Uploads};
 
@@ -197,16 +198,23 @@ impl Service {
 
 /// Hands a worker's messages on until its stream ends, and says how it ended.
 async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mpsc::Sender<Trigger>) {
+    let mut instance = None;
     let reason = loop {
         match stream.message().await {
-            Ok(Some(message)) => match from_worker_in(message) {
-                Ok(message) => {
-                    if triggers.send(Trigger::Message { connection, message }).await.is_err() {
-                        return;
-                    }
+            Ok(Some(mut message)) => {
+                if let Some(told) = Told::of(&mut message, &mut instance) {
+                    // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
+                    let _ = triggers.try_send(Trigger::Told(told));
                 }
-                Err(bad) => break bad.to_string(),
-            },
+                match from_worker_in(message) {
+                    Ok(message) => {
+                        if triggers.send(Trigger::Message { connection, message }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(bad) => break bad.to_string(),
+                }
+            }
             Ok(None) => break "its control stream ended".to_owned(),
             Err(status) => break format!("its control stream broke ({})", status.message()),
         }

@@ -13,17 +13,22 @@ use protocol::history::History;
 use protocol::ids::RunId;
 use store::RunDir;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tracing::warn;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::proto::bonfire_server::BonfireServer;
 use wire::token::{self, Token};
 
+use crate::beside::{self, Beside};
 use crate::cli::RunArgs;
+use crate::counted::Counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
+use crate::figures::{self, Figures};
 use crate::launch::{self, Launch, Locals};
+use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
@@ -181,7 +186,19 @@ impl Parts<'_> {
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
             .map_err(Refusal::config)?;
         let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
-        let mut recorder = self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch())?;
+        let metrics = figures::listen(&config.telemetry.metrics_listen)?;
+        if let Some(address) = metrics.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            self.write(
+                &self.dir.path().join("metrics-address"),
+                format!("http://{address}/metrics\n").as_bytes(),
+            )?;
+        }
+        let (figures, registry) = Figures::new(self.dir.name());
+        let first = past.history.resume().map_or(0, |resume| resume.step);
+        let origin = Origin::begin(worker.clone(), config.tracker.git_diff, self.plan, first);
+        let beside = Beside::new(origin, figures, self.dir.path(), config.tracker.system_every.0)?;
+        let mut recorder =
+            self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
         for remark in &past.remarks {
             recorder.line(remark);
         }
@@ -197,6 +214,8 @@ impl Parts<'_> {
             connections: Arc::default(),
         };
         let server = serve(control, service, token)?;
+        beside::sample(config.tracker.system_every.0, &triggers);
+        let figures = figures::serve(metrics, registry);
         let mut locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
@@ -235,6 +254,7 @@ impl Parts<'_> {
         end_local(locals, outcome.code).await;
         server.abort();
         hosted.end().await;
+        figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
         Ok(outcome.code)
@@ -313,6 +333,7 @@ impl Parts<'_> {
         run: RunId,
         total_steps: u64,
         steps_per_epoch: u64,
+        beside: Beside,
     ) -> Result<Recorder, Refusal> {
         let path = self.dir.path().to_owned();
         let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(Refusal::data)?;
@@ -326,7 +347,8 @@ impl Parts<'_> {
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
         let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
         let display = Display::new(self.args.output);
-        let recorder = Recorder::new(path, info, prepare::prediction(self.plan), file, record, display);
+        let mut recorder =
+            Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, beside);
         recorder.write();
         Ok(recorder)
     }
@@ -340,7 +362,7 @@ impl Parts<'_> {
             message: String::new(),
             seed: self.resolved.config.run.seed,
             config_digest: self.resolved.config.digest(),
-            git_commit: git_commit(),
+            git_commit: None,
             dataset: DatasetRecord {
                 name: self.plan.name.clone(),
                 version: self.plan.version(),
@@ -353,6 +375,7 @@ impl Parts<'_> {
             retries: 0,
             exact: !self.resolved.config.elastic.mixed,
             timings: std::collections::BTreeMap::new(),
+            provenance: tracker::provenance::Provenance::default(),
         }
     }
 }
@@ -364,6 +387,7 @@ fn serve(
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
     control.set_nonblocking(true).map_err(Refusal::failed)?;
     let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
+    let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(Counted));
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
@@ -374,7 +398,7 @@ fn serve(
         .initial_connection_window_size(wire::STREAM_WINDOW_BYTES)
         .add_service(guarded);
     Ok(tokio::spawn(async move {
-        if let Err(why) = server.serve_with_incoming(TcpListenerStream::new(listener)).await {
+        if let Err(why) = server.serve_with_incoming(incoming).await {
             warn!(%why, "the rpc server ended");
         }
     }))
@@ -406,27 +430,5 @@ async fn end_local(locals: Option<Locals>, code: u8) {
     let deadline = tokio::time::Instant::now() + patience;
     if let Some(locals) = locals {
         locals.finish(deadline).await;
-    }
-}
-
-/// The commit of the working directory, read from its .git folder; no git program is needed.
-fn git_commit() -> Option<String> {
-    let mut dir = std::env::current_dir().ok()?;
-    loop {
-        let git = dir.join(".git");
-        if git.is_dir() {
-            let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
-            let Some(name) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
-            let loose = std::fs::read_to_string(git.join(name)).ok().map(|commit| commit.trim().to_owned());
-            return loose.or_else(|| {
-                let packed = std::fs::read_to_string(git.join("packed-refs")).ok()?;
-                packed
-                    .lines()
-                    .find_map(|line| line.strip_suffix(name)?.split_whitespace().next().map(str::to_owned))
-            });
-        }
-        if !dir.pop() {
-            return None;
-        }
     }
 }

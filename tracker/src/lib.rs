@@ -1,7 +1,7 @@
 //! Runs and metrics, kept for people and scripts.
 //!
 //! This crate owns what a run's numbers mean ([`meaning`]), `metrics.jsonl`, the truth of metrics ([`MetricsFile`]),
-//! and `run.json` ([`RunRecord`]). It never trains, never talks to a worker and never imports burn, `protocol` or
+//! `run.json` ([`RunRecord`]) and where a run comes from ([`provenance`]). It never trains, never talks to a worker and never imports burn, `protocol` or
 //! `wire`: sums come in as plain numbers.
 
 mod clients;
@@ -11,11 +11,14 @@ pub mod keys;
 pub mod meaning;
 mod metrics_file;
 mod number;
+pub mod prometheus;
+pub mod provenance;
 mod run_record;
 pub mod server;
+pub mod system;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
 pub use run_record::{
-    DatasetRecord, EventRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus,
+    DatasetRecord, EventRecord, FinalRecord, MemberMachine, MemberRecord, RecordError, RunRecord, RunStatus,
 };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use store::StoreError;
 
 use crate::number;
+use crate::provenance::{Machine, Provenance};
 
 /// Where a run stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -69,6 +70,22 @@ pub struct MemberRecord {
     pub left_step: Option<u64>,
     /// Why it left.
     pub reason: Option<String>,
+    /// What it runs on, as it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MemberMachine>,
+}
+
+/// What a member runs on.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberMachine {
+    /// The device's backend and driver.
+    pub driver: String,
+    /// BLAKE3 of the worker program, in hexadecimal.
+    pub program: String,
+    /// Its machine.
+    #[serde(flatten)]
+    pub machine: Machine,
 }
 
 /// Something that happened to the membership or the history.
@@ -124,6 +141,9 @@ pub struct RunRecord {
     /// Seconds spent, by what on.
     #[serde(default, with = "number::by_name")]
     pub timings: BTreeMap<String, f64>,
+    /// Where it comes from.
+    #[serde(default)]
+    pub provenance: Provenance,
 }
 
 /// Why a run's record can't be read.
@@ -211,12 +231,14 @@ mod tests {
                 joined_step: 0,
                 left_step: None,
                 reason: None,
+                machine: None,
             }],
             events: Vec::new(),
             views: 1,
             retries: 0,
             exact: true,
             timings: BTreeMap::from([("compute".to_owned(), 1.5)]),
+            provenance: Provenance::default(),
         }
     }
 

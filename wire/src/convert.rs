@@ -77,7 +77,7 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
             }),
         }),
         FromWorker::Applied { step, state_check } => M::Applied(proto::Applied { step, state_check }),
-        FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat {}),
+        FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat::default()),
         FromWorker::Leaving { reason } => M::Leaving(proto::Leaving { reason }),
         FromWorker::Failed(failure) => M::Failed(failure_out(failure)),
     };
@@ -116,6 +116,7 @@ fn join_out(join: Join) -> proto::Join {
         pid: join.pid,
         instance: join.instance,
         holds: join.holds.map(held_out),
+        machine: None,
     }
 }
 

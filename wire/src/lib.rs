@@ -2,14 +2,17 @@
 //!
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
 //! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
-//! ([`token`]) and how rpc calls carry it ([`auth`]). It never decides anything, and
+//! ([`token`]) and how rpc calls carry it ([`auth`]), what workers say of themselves beside the protocol ([`beside`]), and
+//! how many bytes went over the data plane ([`traffic`]). It never decides anything, and
 //! never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
 pub mod auth;
+pub mod beside;
 pub mod convert;
 pub mod frames;
 pub mod handshake;
 pub mod token;
+pub mod traffic;
 
 /// Generated from `proto/bonfire.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

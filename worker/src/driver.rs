@@ -127,6 +127,7 @@ impl Driver {
             Output::Exit { reason, code, message } => return Ok(Some(End { reason, code, message })),
             Output::Prepare(welcome) => {
                 tracing::info!(run = %welcome.run_name, name = %welcome.name, "admitted");
+                self.address.about.admitted(&welcome);
                 Command::Prepare(welcome)
             }
             Output::Initialise => Command::Initialise,

@@ -5,12 +5,14 @@
 //! run (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
 //! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
+mod about;
 mod cli;
 mod compute;
 mod data;
 mod driver;
 mod exchange;
 mod feed;
+mod figures;
 mod member;
 mod session;
 mod state;
@@ -30,6 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use trainer::Registry;
 
+use crate::about::About;
 pub use crate::cli::Cli;
 use crate::compute::{COMMANDS_MAX, Command, Opened};
 use crate::driver::{Driver, End, TRIGGERS_MAX, Trigger};
@@ -98,13 +101,16 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
+    let figures = figures::serve(cli.metrics)?;
+    let program = about::hash_program();
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
-    let thread = compute::spawn(registry, device, ready, commands, own, answers)?;
+    let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;
     let opened = match opened.await {
         Ok(opened) => opened?,
         Err(_) => return Err(fail(4, "the compute thread ended before it had a device (see the log above)")),
     };
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
+    let address = &address.clone().with(About::new(&opened.driver, program));
 
     let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
     let options = Options {

@@ -20,6 +20,7 @@ use crate::data::Samples;
 use crate::exchange::{Exchange, Reduced};
 use crate::fail;
 use crate::feed::{Feed, Place};
+use crate::figures::Figures;
 use crate::transfer::Transfer;
 use crate::versions::Versions;
 
@@ -69,6 +70,7 @@ pub(crate) struct Member {
     /// When the last partial was out.
     pub(crate) pushed: Instant,
     pub(crate) apply_us: u32,
+    pub(crate) figures: Figures,
 }
 
 /// The part of a view that this member works with.
@@ -85,7 +87,7 @@ impl Member {
     /// Builds the task from the config and opens the data. The parameters are undefined until a state is loaded.
     pub(crate) fn prepare(
         registry: &Registry,
-        device: &OpenDevice,
+        (device, figures): (&OpenDevice, Figures),
         link: Link,
         welcome: &Welcome,
         commands: SyncSender<Command>,
@@ -141,6 +143,7 @@ impl Member {
             timings: Timings::default(),
             pushed: Instant::now(),
             apply_us: 0,
+            figures,
         };
         member.freeze()?;
         // burn draws a module's first values when it first needs them: not in the middle of a try.

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::token::{self, Token};
 
+use crate::about::About;
 use crate::driver::Trigger;
 use crate::fail;
 
@@ -58,6 +59,8 @@ pub(crate) struct Address {
     port: u16,
     token_file: Option<PathBuf>,
     insecure: bool,
+    /// What this worker says of itself beside the protocol.
+    pub(crate) about: About,
 }
 
 /// Why an attempt to join came to nothing.
@@ -89,7 +92,12 @@ impl Address {
         if !url.starts_with("http://") {
             return Err(fail(2, format!("--coordinator {url}: only http:// is spoken so far")));
         }
-        Ok(Self { url, host, port, token_file, insecure })
+        Ok(Self { url, host, port, token_file, insecure, about: About::default() })
+    }
+
+    /// Saying this of itself.
+    pub(crate) fn with(self, about: About) -> Self {
+        Self { about, ..self }
     }
 
     /// Whether every address of the host is this machine's alone.
@@ -194,7 +202,8 @@ impl Address {
             .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
-        let outgoing = ReceiverStream::new(outgoing).map(wire::convert::from_worker_out);
+        let about = self.about.clone();
+        let outgoing = ReceiverStream::new(outgoing).map(move |message| about.out(message));
         let answer = tokio::time::timeout(CONNECT_DEADLINE, client.session(outgoing))
             .await
             .map_err(|_| passing(4, "connected, but the control stream got no answer"))?;

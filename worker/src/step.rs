@@ -13,6 +13,7 @@ use crate::compute::failure;
 use crate::exchange::{Exchange, Reduced, Way};
 use crate::fail;
 use crate::feed::{Feed, Place, Position};
+use crate::figures::Doing;
 use crate::member::{Member, Work};
 
 /// Hands the engine's gradients to the accumulator, without a copy in between.
@@ -59,7 +60,10 @@ impl Member {
         if let Some(abandoned) = self.prepared.take() {
             self.give_back(abandoned);
         }
+        self.figures.enter(Doing::Compute);
         let mut timings = self.add_up(key)?;
+        self.figures.computed(&timings);
+        self.figures.enter(Doing::Exchange);
         timings.apply_us = std::mem::take(&mut self.apply_us);
         self.timings = timings;
         self.pushed = Instant::now();
@@ -106,6 +110,7 @@ impl Member {
             let filled = work.feed.take(position)?;
             timings.data_us = timings.data_us.saturating_add(micros(waited));
             timings.samples = timings.samples.saturating_add(filled.batch.count as u32);
+            self.figures.microbatch(filled.batch.count);
             accumulator.begin(microbatch);
             let sums = match key.phase {
                 Phase::Train => {
@@ -158,6 +163,8 @@ impl Member {
     fn prepare_step(&mut self, reduced: Box<Reduced>) -> Event {
         self.expected = None;
         self.timings.exchange_us = micros(self.pushed);
+        self.figures.exchanged(&self.timings);
+        self.figures.enter(Doing::Wait);
         let Reduced { key, facts, sums, presence, .. } = &*reduced;
         let squared_norm = facts.squared_norm();
         let event = Event::Reduced {
@@ -175,6 +182,7 @@ impl Member {
     /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
+        self.figures.enter(Doing::Commit);
         self.held = None;
         let prepared = self.prepared.take().filter(|reduced| reduced.key == commit.key);
         let reduced =
@@ -187,6 +195,8 @@ impl Member {
         }
         self.give_back(reduced);
         self.apply_us = micros(began);
+        self.figures.applied(self.apply_us, self.step);
+        self.figures.enter(Doing::Wait);
         Ok(Event::Applied { step: self.step, state_check: self.state_check })
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct MemberLine {
     pub(crate) samples_per_second: f64,
     /// Its part of the samples, 0 to 1.
     pub(crate) share: f64,
+    /// How long it waited for its samples, in milliseconds.
+    pub(crate) data_ms: f64,
 }
 
 /// A metric as it goes to metrics.jsonl.
