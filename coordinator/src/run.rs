@@ -36,6 +36,7 @@ const WORKERS_END: Duration = Duration::from_secs(10);
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
+    let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -63,7 +64,6 @@ fn check_geometry(geometry: &protocol::plan::Geometry) -> Result<(), Refusal> {
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
     let resolved = resolve(args)?;
-    let config = &resolved.config;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     if !token::is_loopback(listen.ip()) && !args.insecure {
         return Err(Refusal::config(format!(
@@ -71,8 +71,11 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
              network is trusted"
         )));
     }
-    let worker = local_worker(config)?;
-    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
+    let worker = local_worker(&resolved.config)?;
+    let dataset = &resolved.config.dataset;
+    let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
+    let resolved = prepare::with_data(resolved, &plan)?;
+    let config = &resolved.config;
     check_geometry(&prepare::geometry(config, &plan))?;
     let dir = match prepare::place(&resolved, args.resume)? {
         Place::Fresh(dir) | Place::Begun(dir) => dir,
