@@ -145,6 +145,7 @@ fn plan(members: u64) -> RunPlan {
             batch: 1 << 12,
             microbatch: 4,
             seed: 1,
+            order: protocol::order::Order::Full,
             evaluation_samples: 0,
             evaluation_microbatch: 1,
         },

@@ -1,19 +1,20 @@
 //! Combinations that can't be, and numbers out of their bounds.
 
+mod data;
+
 use toml::Value;
 
 use crate::ends;
 use crate::keys::of_model;
 use crate::places::Report;
-use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
+use crate::types::{Config, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
 use crate::values::{Devices, Every};
 
 /// Reports what can't be, each with the keys that make it so.
 pub(crate) fn check(config: &Config, report: &mut Report) {
     run(config, report);
     length(config, report);
-    dataset(&config.dataset, report);
-    format(config, report);
+    data::check(config, report);
     optimizer(&config.optimizer, report);
     if let Some(clip) = config.train.clip_norm {
         within(report, "train.clip_norm", clip, is_positive(clip), "a number above 0");
@@ -73,33 +74,6 @@ fn length(config: &Config, report: &mut Report) {
     }
 }
 
-fn dataset(dataset: &Dataset, report: &mut Report) {
-    if dataset.uri.is_empty() {
-        let message = "dataset.uri is missing: the path of the data, such as \"datasets/digits/digits.csv\"";
-        report.add(&["dataset", "uri"], message.to_owned());
-    }
-    let held_out = dataset.validation;
-    let is_part = (0.0..1.0).contains(&held_out);
-    within(report, "dataset.validation", held_out, is_part, "a fraction, at least 0 and below 1");
-    if matches!(dataset.delimiter, '"' | '\n' | '\r') {
-        let message =
-            format!("dataset.delimiter = {:?}: it ends a line or quotes a field", dataset.delimiter);
-        report.add(&["dataset", "delimiter"], message);
-    }
-    let Some(target) = &dataset.target else { return };
-    let message = match (dataset.columns.get(target), dataset.kind) {
-        (Some(ColumnKind::Ignore), _) => {
-            format!("column {target:?} is dataset.target, and ignored by dataset.columns: remove one of them")
-        }
-        (Some(ColumnKind::Categorical), Some(DatasetKind::Regression)) => format!(
-            "the target {target:?} is categorical by dataset.columns, but dataset.kind = \"regression\": remove one of \
-             them"
-        ),
-        _ => return,
-    };
-    report.add(&["dataset", "columns", target], message);
-}
-
 fn telemetry(telemetry: &Telemetry, report: &mut Report) {
     let listen = &telemetry.metrics_listen;
     if !listen.is_empty() && listen.parse::<std::net::SocketAddr>().is_err() {
@@ -123,33 +97,6 @@ fn is_plain_url(url: &str) -> bool {
     authority.and_then(|text| text.rsplit_once(':')).is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(['@', '/', ' ', '?']) && port.parse::<u16>().is_ok()
     })
-}
-
-/// Keys that the data's form has no use for: set, they would promise what doesn't happen.
-fn format(config: &Config, report: &mut Report) {
-    let dataset = &config.dataset;
-    let format = dataset.format.as_str();
-    let is_table = matches!(format, "csv" | "parquet");
-    let is_image = matches!(format, "idx" | "images");
-    let augment = &config.augment;
-    for (path, is_set, is_used, of) in [
-        ("dataset.target", dataset.target.is_some(), is_table, "tables"),
-        ("dataset.kind", dataset.kind.is_some(), is_table, "tables"),
-        ("dataset.columns", !dataset.columns.is_empty(), is_table, "tables"),
-        ("dataset.image_shape", dataset.image_shape.is_some(), format != "text", "tables and images"),
-        ("dataset.labels", dataset.labels.is_some(), format == "idx", "\"idx\""),
-        ("dataset.resize", dataset.resize, format == "images", "\"images\""),
-        ("augment.shift", augment.shift > 0, is_image, "\"idx\" and \"images\""),
-        ("augment.flip", augment.flip, is_image, "\"idx\" and \"images\""),
-        ("augment.crop", augment.crop > 0, is_image, "\"idx\" and \"images\""),
-    ] {
-        if is_set && !is_used {
-            report.add_all(
-                &[path, "dataset.format"],
-                format!("{path} is set, but dataset.format = \"{format}\": it is for {of}, remove it"),
-            );
-        }
-    }
 }
 
 /// Reports a number that is out of its bounds.

@@ -210,6 +210,34 @@ pub const KEYS: &[Key] = &[
         "Tokens of a sample of text; the windows don't overlap",
     ),
     key(
+        "dataset.shuffle",
+        Kind::Word(&["full", "window", "none"]),
+        "\"full\"",
+        T,
+        "Order of an epoch's samples: any order of all, anew in each epoch (full); pieces of dataset.shuffle_window consecutive samples in any order, each in any order within itself, so that data larger than memory are read piece by piece, but data that are sorted give batches of one kind (window); or as they are stored (none). Each sample comes once an epoch with all three",
+    ),
+    key(
+        "dataset.shuffle_window",
+        Kind::Count(1, ANY),
+        "65536",
+        T,
+        "Consecutive samples of a piece, for dataset.shuffle = \"window\"",
+    ),
+    key(
+        "dataset.sampling",
+        Kind::Word(&["each", "balanced", "weighted"]),
+        "\"each\"",
+        T,
+        "What an epoch has: each sample once (each), or as many draws with replacement, each label as likely as another (balanced) or each row by its weight (weighted). Then some samples come twice and some not at all in an epoch; each draw comes once, the same for any number of workers. Evaluation has each sample once in any case",
+    ),
+    key(
+        "dataset.weight_column",
+        Kind::Text,
+        "",
+        T,
+        "Column of a table that says how often a row is drawn, for dataset.sampling = \"weighted\": numbers from 0, twice as often for twice the number. It is no feature",
+    ),
+    key(
         "dataset.on_bad",
         Kind::Word(&["stop", "skip"]),
         "\"stop\"",
@@ -537,8 +565,8 @@ const fn label_smoothing(kind: &'static str) -> ModelKey {
 }
 
 const fn class_weights(kind: &'static str) -> ModelKey {
-    let meaning = "What a sample of each label counts in the loss, in the labels' order; [] for 1 each. The loss is still divided by the count of samples";
-    model(kind, "class_weights", Kind::Numbers, "[]", meaning)
+    let meaning = "What a sample of each label counts in the loss, in the labels' order; [] for 1 each; \"balanced\" for n / (k * n of the label) over the n samples of the training split and its k labels, which is put in its place when the run starts. The loss is still divided by the count of samples";
+    model(kind, "class_weights", Kind::NumbersOr(&["balanced"]), "[]", meaning)
 }
 
 /// The keys of a kind of model, none for a kind that isn't built in.

@@ -76,7 +76,7 @@ fn sizes_of_models_must_fit_each_other() {
     run.toml:6: model.kind = "resnet" needs dataset.image_shape = [channels, height, width]
     run.toml:7: model.depth = 10: expected one of 8, 14, 18, 20
     run.toml:7: model.label_smoothing = 1.0: expected at least 0 and below 1
-    run.toml:7: model.class_weights = [1, "2"]: expected a list of finite numbers
+    run.toml:7: model.class_weights = [1, "2"]: expected a list of finite numbers, or "balanced"
     fine
     "#);
     assert_snapshot!(each(&[
@@ -209,6 +209,39 @@ fn keys_that_the_form_of_the_data_has_no_use_for_are_refused() {
     "#);
     let cnn = "[dataset]\nuri = \"d\"\nformat = \"idx\"\n[train]\nsteps = 1\n[model]\nkind = \"cnn\"";
     assert!(configs::Config::parse(cnn, "x", &[]).is_ok(), "images say their own shape");
+}
+
+#[test]
+fn what_an_epoch_has_is_said_once() {
+    assert_snapshot!(each_flag(&[
+        "dataset.sampling=weighted",
+        "dataset.weight_column=w",
+        "dataset.shuffle=all",
+        "dataset.shuffle_window=0",
+    ]), @r#"
+    --set dataset.sampling=weighted: dataset.sampling = "weighted" needs dataset.weight_column: the column of the weights
+    --set dataset.weight_column=w: dataset.weight_column = "w" with dataset.sampling = "each": set it to "weighted", or remove the column
+    --set dataset.shuffle=all: dataset.shuffle = "all": expected one of "full", "window", "none"; did you mean "full"?
+    --set dataset.shuffle_window=0: dataset.shuffle_window = 0: expected a whole number, at least 1
+    "#);
+    let text = |keys: &str| format!("[dataset]\nuri = \"d\"\n{keys}\n[train]\nsteps = 1");
+    let said = |keys: &str| said(&text(keys), &[]);
+    let all = [
+        "format = \"text\"\nsampling = \"balanced\"",
+        "format = \"idx\"\nsampling = \"weighted\"\nweight_column = \"w\"",
+        "sampling = \"balanced\"\nkind = \"regression\"",
+        "sampling = \"balanced\"\nweight_column = \"w\"",
+        "sampling = \"weighted\"\nweight_column = \"y\"\ntarget = \"y\"",
+        "sampling = \"balanced\"\nshuffle = \"window\"",
+    ];
+    assert_snapshot!(all.map(said).join("\n"), @r#"
+    run.toml:4: dataset.sampling = "balanced", but dataset.format = "text": a text has no labels
+    run.toml:4: dataset.sampling = "weighted", but dataset.format = "idx": only tables have weights
+    run.toml:4: dataset.sampling = "balanced" with dataset.kind = "regression", which has no labels
+    run.toml:4: dataset.weight_column = "w" with dataset.sampling = "balanced": set it to "weighted", or remove the column
+    run.toml:5: dataset.weight_column = "y" is dataset.target too: name another one
+    run.toml:4: dataset.shuffle is set with dataset.sampling = "balanced": draws come from everywhere and have no order of their own, remove one of them
+    "#);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
 use protocol::early_stopping::EarlyStopping;
 use protocol::history::History;
 use protocol::ids::RunId;
+use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
 use store::{RunDir, RunDirError, versions};
@@ -67,6 +68,16 @@ pub(crate) enum Place {
     Begun(RunDir),
     /// A run that is done.
     Completed(PathBuf),
+}
+
+/// The configuration with what the data alone can say put in: `model.class_weights = "balanced"` becomes the numbers, so
+/// that every worker has the same, and the run's own copy of the configuration says which.
+pub(crate) fn with_data(mut resolved: Resolved, plan: &Plan) -> Result<Resolved, Refusal> {
+    let model = &mut resolved.config.model;
+    if model.wants_balanced_weights() {
+        model.set_class_weights(&plan.class_weights()?);
+    }
+    Ok(resolved)
 }
 
 /// Finds or makes the run's folder.
@@ -180,8 +191,18 @@ pub(crate) fn geometry(config: &Config, plan: &Plan) -> Geometry {
         batch: config.train.batch_size,
         microbatch: config.train.microbatch(),
         seed: config.run.seed,
+        order: order(&config.dataset),
         evaluation_samples,
         evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// In which order an epoch has its samples: as a worker reads it too.
+fn order(dataset: &configs::Dataset) -> Order {
+    match dataset.shuffle {
+        configs::Shuffle::Full => Order::Full,
+        configs::Shuffle::Window => Order::Window(dataset.shuffle_window),
+        configs::Shuffle::None => Order::AsStored,
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     source::find(&resolved)?;
+    let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -70,8 +71,7 @@ fn check_geometry(geometry: &protocol::plan::Geometry) -> Result<(), Refusal> {
 /// `coordinator --config FILE`: the exit code of the contract.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
-    let mut resolved = resolve(args)?;
-    let config = &resolved.config;
+    let resolved = resolve(args)?;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     if !token::is_loopback(listen.ip()) && !args.insecure {
         return Err(Refusal::config(format!(
@@ -79,8 +79,11 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
              network is trusted"
         )));
     }
-    let worker = local_worker(config)?;
-    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
+    let worker = local_worker(&resolved.config)?;
+    let dataset = &resolved.config.dataset;
+    let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
+    let mut resolved = prepare::with_data(resolved, &plan)?;
+    let config = &resolved.config;
     check_geometry(&prepare::geometry(config, &plan))?;
     let source = source::find(&resolved);
     if source.is_err() && !source::is_begun(&resolved, args.resume)? {

@@ -13,6 +13,8 @@ pub(crate) struct Encoder<'a> {
     missing: &'a [String],
     features: Vec<Field<'a>>,
     target: Option<Target<'a>>,
+    /// Column of the file with the weights of rows.
+    weight: Option<usize>,
 }
 
 struct Field<'a> {
@@ -50,7 +52,7 @@ impl<'a> Encoder<'a> {
         let tabular = plan.form.tabular().ok_or("the plan is not that of a table")?;
         let columns = Places::new(tabular, names, with_target)?;
         let mut features = Vec::new();
-        let mut target = None;
+        let (mut target, mut weight) = (None, None);
         for column in tabular.columns {
             let name = column.name.as_str();
             if let Some(feature) = &column.feature {
@@ -70,6 +72,10 @@ impl<'a> Encoder<'a> {
                 let column = columns.of(name, "the model predicts from")?;
                 features.push(Field { column, name, code });
             }
+            // A file of other rows to measure on need not have weights, nor one to predict from.
+            if column.role == Role::Weight {
+                weight = columns.indices.get(name).copied();
+            }
             if column.role == Role::Target && with_target {
                 let code = match &plan.output {
                     Output::Classes { labels } => {
@@ -82,7 +88,12 @@ impl<'a> Encoder<'a> {
                 target = Some(Target { column: columns.of(name, "is the target")?, name, code });
             }
         }
-        Ok(Self { missing: tabular.missing, features, target })
+        Ok(Self { missing: tabular.missing, features, target, weight })
+    }
+
+    /// How often the table's current row is drawn; NaN where that is no number.
+    pub(crate) fn weight(&self, table: &Table) -> Option<f64> {
+        self.weight.map(|column| number(table.field(column)).unwrap_or(f64::NAN))
     }
 
     /// Appends the table's current row to a batch.

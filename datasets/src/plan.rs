@@ -1,9 +1,10 @@
 //! The plan of a dataset: what its files hold, which rows are held out, and how rows become numbers. Made once
 //! (`prepare.rs`), shipped to every worker, saved with the model.
 
-use configs::Augment;
+use configs::{Augment, Sampling};
 use serde::{Deserialize, Serialize};
 
+use crate::error::DataError;
 use crate::files::FileEntry;
 use crate::form::{Form, Tabular};
 use crate::split::held_out;
@@ -16,6 +17,8 @@ use crate::statistics::read_settled;
 pub enum Role {
     Feature,
     Target,
+    /// How often a row is drawn (`dataset.weight_column`).
+    Weight,
     Ignored,
 }
 
@@ -123,6 +126,12 @@ pub struct Plan {
     pub image_shape: Option<[usize; 3]>,
     /// What is done to the images of training.
     pub augment: Augment,
+    /// Whether an epoch of training has each sample once, or draws.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// How often each label of a classification occurs in the training split, in their order; else empty.
+    #[serde(default)]
+    pub label_counts: Vec<u64>,
 }
 
 impl Plan {
@@ -227,6 +236,27 @@ impl Plan {
     pub fn split_lengths(&self) -> (u64, u64) {
         let validation = held_out(self.rows, self.validation);
         (self.rows - validation, validation)
+    }
+
+    /// A weight for each label that makes up for how often it occurs in the training split: n / (k * n of the label) for
+    /// n samples and k labels, which is what scikit-learn's `compute_class_weight("balanced")` gives.
+    ///
+    /// # Errors
+    /// When there are no labels, or one of them is not in the training split at all.
+    pub fn class_weights(&self) -> Result<Vec<f64>, DataError> {
+        let refuse = |problem| Err(DataError::File { file: self.path.clone(), problem });
+        let (labels, counts) = (self.labels(), &self.label_counts);
+        if labels.is_empty() || labels.len() != counts.len() {
+            return refuse("model.class_weights = \"balanced\", but these data have no labels".to_owned());
+        }
+        if let Some((label, _)) = labels.iter().zip(counts).find(|(_, count)| **count == 0) {
+            return refuse(format!(
+                "model.class_weights = \"balanced\", but no row of the training split has the label {label:?}: lower \
+                 dataset.validation, or set the weights yourself"
+            ));
+        }
+        let all: u64 = counts.iter().sum();
+        Ok(counts.iter().map(|count| all as f64 / (labels.len() as f64 * *count as f64)).collect())
     }
 
     /// `name@` and the digest's first 8 characters.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use configs::{Dataset as Config, OnBad};
+use configs::{Dataset as Config, OnBad, Sampling};
 
 use crate::error::DataError;
 use crate::files::{FileEntry, directory_digest, entry_of, list, read_new, resolve};
@@ -41,6 +41,16 @@ impl Plan {
         config_dir: Option<&Path>,
     ) -> Result<(Self, Vec<Profile>), DataError> {
         let path = resolve(&config.uri, config_dir)?;
+        let file = path.display().to_string();
+        let (plan, profiles) = Self::of_form(config, path)?;
+        if config.sampling == Sampling::Balanced && plan.labels().is_empty() {
+            let problem = "dataset.sampling = \"balanced\", but these data have no labels".to_owned();
+            return Err(DataError::File { file, problem });
+        }
+        Ok((plan, profiles))
+    }
+
+    fn of_form(config: &Config, path: PathBuf) -> Result<(Self, Vec<Profile>), DataError> {
         let found = Found { config, path };
         match config.format.as_str() {
             "csv" | "parquet" => {
@@ -71,6 +81,8 @@ struct Parts {
     form: Form,
     output: Output,
     image_shape: Option<[usize; 3]>,
+    /// Of each label in the training split.
+    label_counts: Vec<u64>,
 }
 
 impl Found<'_> {
@@ -108,6 +120,8 @@ impl Found<'_> {
             split_seed: self.config.split_seed,
             image_shape: parts.image_shape,
             augment: configs::Augment::default(),
+            sampling: self.config.sampling,
+            label_counts: parts.label_counts,
         })
     }
 
@@ -162,6 +176,7 @@ impl Found<'_> {
             files,
             rows,
             form: Form::Idx(Idx { images, labels, scaling }),
+            label_counts: counts(found.names.len(), training.iter().map(|row| found.labels[*row as usize])),
             output: Output::Classes { labels: found.names },
             image_shape: Some(shape),
         }))
@@ -193,6 +208,7 @@ impl Found<'_> {
             Ok((entry, Some(decoded.map(|pixels| sums(&pixels, shape)))))
         });
         let (mut files, mut of_rows, mut skipped) = (Vec::new(), Vec::new(), Skipped::default());
+        let mut label_of_rows: Vec<u32> = Vec::new();
         let mut present = BTreeSet::new();
         for looked in looked {
             let (entry, decoded) = looked?;
@@ -200,7 +216,10 @@ impl Found<'_> {
                 None => {}
                 Some(Ok(sums)) => {
                     of_rows.push(sums);
-                    present.extend(images::class(&entry.path).map(str::to_owned));
+                    let class = images::class(&entry.path);
+                    let label = labels.iter().position(|label| Some(label.as_str()) == class).unwrap_or(0);
+                    label_of_rows.push(label as u32);
+                    present.extend(class.map(str::to_owned));
                 }
                 Some(Err(Refused::Bad(_))) if self.config.on_bad == OnBad::Skip => {
                     skipped.listed.push(entry.path.clone());
@@ -227,6 +246,7 @@ impl Found<'_> {
                 cache_mb: self.config.cache_mb,
                 skipped,
             }),
+            label_counts: counts(labels.len(), training.iter().map(|row| label_of_rows[*row as usize])),
             output: Output::Classes { labels },
             image_shape: Some(shape),
         }))
@@ -325,8 +345,16 @@ impl Found<'_> {
             form: Form::Text(Text { window, tokens, tail }),
             output: Output::Tokens { vocabulary: text::VOCABULARY, window },
             image_shape: None,
+            label_counts: Vec::new(),
         }))
     }
+}
+
+/// How often each label occurs.
+fn counts(labels: usize, of_rows: impl Iterator<Item = u32>) -> Vec<u64> {
+    let mut counts = vec![0; labels];
+    of_rows.for_each(|label| counts[label as usize] += 1);
+    counts
 }
 
 /// A plan with the name that it was given, or that of its file.

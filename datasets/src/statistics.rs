@@ -1,6 +1,6 @@
 //! Statistics of the columns over the training split alone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use configs::Normalise;
 use serde::{Deserialize, Deserializer};
@@ -17,7 +17,8 @@ pub(crate) struct Statistics {
     least: f64,
     greatest: f64,
     missing: u64,
-    categories: BTreeSet<String>,
+    /// Each category, and how often it occurs.
+    categories: BTreeMap<String, u64>,
 }
 
 impl Statistics {
@@ -46,9 +47,20 @@ impl Statistics {
     /// Takes in a category.
     pub(crate) fn category(&mut self, text: &str, is_missing: bool, missing: &[String]) {
         let category = if is_missing { missing_category(missing) } else { text };
-        if !self.categories.contains(category) {
-            self.categories.insert(category.to_owned());
+        match self.categories.get_mut(category) {
+            Some(count) => *count += 1,
+            None => drop(self.categories.insert(category.to_owned(), 1)),
         }
+    }
+
+    /// How often this category occurs.
+    pub(crate) fn count_of(&self, category: &str) -> u64 {
+        self.categories.get(category).copied().unwrap_or(0)
+    }
+
+    /// The greatest number.
+    pub(crate) fn greatest(&self) -> f64 {
+        self.greatest
     }
 
     /// Numbers of the training split.
@@ -73,7 +85,7 @@ impl Statistics {
 
     /// The categories of a column of text.
     pub(crate) fn categorical(self) -> Feature {
-        Feature::Categorical { categories: ordered(self.categories) }
+        Feature::Categorical { categories: ordered(self.categories.into_keys().collect()) }
     }
 
     /// How a numeric target is scaled.

@@ -13,6 +13,7 @@ pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod messages;
+pub mod order;
 pub mod permutation;
 pub mod plan;
 pub mod reduce;

@@ -29,6 +29,7 @@ fn run_plan(workers: u32, export: bool) -> RunPlan {
             batch: 4,
             microbatch: 2,
             seed: 1,
+            order: protocol::order::Order::Full,
             evaluation_samples: 4,
             evaluation_microbatch: 2,
         },

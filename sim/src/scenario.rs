@@ -188,6 +188,7 @@ impl Scenario {
             batch,
             microbatch: random.between(1, 4) as u32,
             seed: random.bits(),
+            order: protocol::order::Order::Full,
             evaluation_samples: if random.one_in(4) { 0 } else { random.between(1, 9) },
             evaluation_microbatch: random.between(1, 4) as u32,
         };
@@ -268,6 +269,7 @@ fn run_plan() -> RunPlan {
             batch: 1,
             microbatch: 1,
             seed: 0,
+            order: protocol::order::Order::Full,
             evaluation_samples: 0,
             evaluation_microbatch: 1,
         },

@@ -256,6 +256,7 @@ mod tests {
             batch: 4,
             microbatch: 1,
             seed: 5,
+            order: protocol::order::Order::Full,
             evaluation_samples: samples.evaluation_len(),
             evaluation_microbatch: 2,
         };

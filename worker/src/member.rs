@@ -10,6 +10,7 @@ use datasets::{AugmentKey, Plan};
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Timings, Welcome};
+use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
 use trainer::{Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Registry};
@@ -254,8 +255,18 @@ fn geometry(config: &Config, samples: &Samples) -> Geometry {
         batch: config.train.batch_size,
         microbatch: config.train.microbatch(),
         seed: config.run.seed,
+        order: order(&config.dataset),
         evaluation_samples: samples.evaluation_len(),
         evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// In which order an epoch has its samples.
+fn order(dataset: &configs::Dataset) -> Order {
+    match dataset.shuffle {
+        configs::Shuffle::Full => Order::Full,
+        configs::Shuffle::Window => Order::Window(dataset.shuffle_window),
+        configs::Shuffle::None => Order::AsStored,
     }
 }
 
@@ -287,6 +298,7 @@ mod tests {
             batch: 20,
             microbatch: 8,
             seed: 1,
+            order: Order::Full,
             evaluation_samples: 17,
             evaluation_microbatch: 8,
         };
