@@ -30,7 +30,7 @@ pub(super) fn run(
             });
             let files: Vec<(String, u64)> = sized.collect::<Result<_, RegistryError>>()?;
             let mut shown = Shown::default();
-            shown.add("path", json!(path.display().to_string()), format!("{}\n", path.display()));
+            shown.add("path", json!(path.display().to_string()), &format!("{}\n", path.display()));
             shown.files(&files);
             shown.content(&path, &files, None, target)?;
             shown
@@ -44,7 +44,7 @@ pub(super) fn run(
             let manifest = registry.find(&reference)?;
             let path = registry.view(&manifest)?;
             let mut shown = Shown::default();
-            shown.add("manifest", json!(manifest), head(&manifest));
+            shown.add("manifest", json!(manifest), &head(&manifest));
             let files: Vec<(String, u64)> =
                 manifest.files.iter().map(|file| (file.path.clone(), file.bytes)).collect();
             match files.as_slice() {
@@ -73,15 +73,15 @@ struct Shown {
 }
 
 impl Shown {
-    fn add(&mut self, key: &str, json: serde_json::Value, text: String) {
+    fn add(&mut self, key: &str, json: serde_json::Value, text: &str) {
         self.json.insert(key.to_owned(), json);
-        self.text.push_str(&text);
+        self.text.push_str(text);
     }
 
     fn files(&mut self, files: &[(String, u64)]) {
         let json =
             json!({ "count": files.len(), "bytes": files.iter().map(|(_, bytes)| bytes).sum::<u64>() });
-        self.add("files", json, list(files));
+        self.add("files", json, &list(files));
     }
 
     /// What a file holds; of a file whose name says nothing, a table.
@@ -124,7 +124,7 @@ impl Shown {
     ) -> Result<(), RegistryError> {
         let seen = TableSeen::of(path, name, target)?;
         let text = self.parted(seen.text());
-        self.add("table", seen.json(), text);
+        self.add("table", seen.json(), &text);
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Shown {
             Err(why) => return Err(why.into()),
         };
         let text = self.parted(shown.1);
-        self.add(format, shown.0, text);
+        self.add(format, shown.0, &text);
         Ok(())
     }
 
