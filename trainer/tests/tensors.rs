@@ -230,9 +230,12 @@ fn a_model_is_adopted_by_names_or_left_alone() {
 
     let may_differ = |name: &str| name.starts_with("output.w") || name.starts_with("hidden.1");
     assert_eq!(tensors::adopt_model(&file, layout, &mut parameters, may_differ).unwrap(), 3);
-    for (name, is_taken) in
-        [("hidden.0.weight", true), ("output.bias", true), ("output.weight", false), ("hidden.1.weight", false)]
-    {
+    for (name, is_taken) in [
+        ("hidden.0.weight", true),
+        ("output.bias", true),
+        ("output.weight", false),
+        ("hidden.1.weight", false),
+    ] {
         let own = layout.parameters.iter().find(|parameter| parameter.name == name).unwrap();
         let region = &parameters[own.offset..own.offset + own.len];
         let theirs = source.layout().parameters.iter().find(|parameter| parameter.name == name);
@@ -269,6 +272,8 @@ fn frozen_parameters_get_no_gradient() {
         let region = own.offset..own.offset + own.len;
         assert_eq!(support::bits(&after.values[region.clone()]), support::bits(&before.values[region]));
     }
-    assert!(engine.freeze(&vec![true; names.len()]).unwrap_err().to_string().contains("nothing would be left"));
+    assert!(
+        engine.freeze(&vec![true; names.len()]).unwrap_err().to_string().contains("nothing would be left")
+    );
     assert!(engine.freeze(&[true]).is_err());
 }
