@@ -16,7 +16,7 @@ fn it_prints_what_was_inferred() {
     let expected = "\
 t@1e9fc7a9  md5 1e9fc7a957468c2ebe750eb582268756, 58 bytes
 5 rows: 4 for training, 1 held out
-3 columns, 5 numbers a sample
+3 columns, 2 numbers a sample
 
 column  kind         missing  values
 age     numeric      1        -2.5 to 30

@@ -222,7 +222,7 @@ mod tests {
                 samples: 256,
                 digest: "f".into(),
                 metrics,
-                best_step: Some(3),
+                best_step: None,
             },
             members: vec![MemberRecord {
                 name: "w".into(),
@@ -267,6 +267,10 @@ mod tests {
         }
         assert_eq!(names(&json["dataset"]), ["name", "version", "digest"]);
         assert_eq!(names(&json["final"]), ["step", "epoch", "samples", "digest", "metrics"]);
+        let mut watched = record();
+        watched.final_state.best_step = Some(3);
+        let watched: serde_json::Value = serde_json::from_slice(&watched.to_bytes()).expect("JSON");
+        assert_eq!(watched["final"]["best_step"], 3);
         assert_eq!(
             names(&json["members"][0]),
             ["name", "device", "fingerprint", "joined_step", "left_step", "reason"]
