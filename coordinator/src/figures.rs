@@ -63,7 +63,7 @@ impl Figures {
             &[("version", env!("CARGO_PKG_VERSION")), ("run", run)],
         )
         .set(1.0);
-        bytes(r);
+        read_elsewhere(r);
         let figures = Self {
             steps: r.counter(
                 "bonfire_steps_total",
@@ -184,7 +184,8 @@ impl Phases {
     }
 }
 
-fn bytes(registry: &mut Registry) {
+/// What is counted where it happens.
+fn read_elsewhere(registry: &mut Registry) {
     let mut of = |direction, plane, read| {
         registry.counter_of(
             "bonfire_bytes_total",
@@ -197,6 +198,18 @@ fn bytes(registry: &mut Registry) {
     of("sent", "data", || wire::traffic::SENT.get());
     of("received", "control", crate::counted::received);
     of("sent", "control", crate::counted::sent);
+    registry.counter_of(
+        "bonfire_spans_total",
+        "Spans of the coordinator that a collector took.",
+        &[],
+        tracker::traces::sent,
+    );
+    registry.counter_of(
+        "bonfire_spans_dropped_total",
+        "Spans of the coordinator that no collector took.",
+        &[],
+        tracker::traces::dropped,
+    );
 }
 
 /// Binds `telemetry.metrics_listen`, if it is set.

@@ -32,10 +32,14 @@ use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::spans::StepSpans;
 use crate::uploads::{Lineage, Uploads};
 
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
+
+/// How long the last spans may take to a collector.
+const SPANS_END: Duration = Duration::from_secs(4);
 
 /// `coordinator check`: everything that can be known before a run starts.
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
@@ -176,7 +180,9 @@ impl Parts<'_> {
         let (figures, registry) = Figures::new(self.dir.name());
         let first = past.history.resume().map_or(0, |resume| resume.step);
         let origin = Origin::begin(worker.clone(), config.tracker.git_diff, self.plan, first);
-        let beside = Beside::new(origin, figures, self.dir.path(), config.tracker.system_every.0)?;
+        let spans = StepSpans::start(&config.telemetry.otlp, run, self.dir.name())?;
+        let queue = spans.as_ref().map(StepSpans::queue);
+        let beside = Beside::new(origin, figures, spans, self.dir.path(), config.tracker.system_every.0)?;
         let mut recorder =
             self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
         for remark in &past.remarks {
@@ -235,6 +241,9 @@ impl Parts<'_> {
         figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
+        if let Some(queue) = queue {
+            queue.flush(SPANS_END).await;
+        }
         Ok(outcome.code)
     }
 

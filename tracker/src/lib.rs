@@ -12,6 +12,7 @@ pub mod prometheus;
 pub mod provenance;
 mod run_record;
 pub mod system;
+pub mod traces;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
