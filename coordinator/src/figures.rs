@@ -212,6 +212,14 @@ fn read_elsewhere(registry: &mut Registry) {
     );
 }
 
+/// What serves `/metrics`.
+pub(crate) struct Scrapes {
+    /// Where, if anywhere.
+    pub(crate) listener: Option<TcpListener>,
+    /// What.
+    pub(crate) registry: Arc<Registry>,
+}
+
 /// Binds `telemetry.metrics_listen`, if it is set.
 pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, Refusal> {
     if address.is_empty() {
@@ -225,7 +233,7 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, Refusal> {
 }
 
 /// Serves `/metrics`, if that is wanted.
-pub(crate) fn serve(listener: Option<TcpListener>, registry: Arc<Registry>) -> JoinHandle<()> {
+pub(crate) fn serve(Scrapes { listener, registry }: Scrapes) -> JoinHandle<()> {
     tokio::spawn(async move {
         let Some(listener) = listener else { return };
         let listener = match tokio::net::TcpListener::from_std(listener) {
