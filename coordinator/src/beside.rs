@@ -18,6 +18,7 @@ use crate::driver::Trigger;
 use crate::figures::Figures;
 use crate::origin::Origin;
 use crate::prepare::Refusal;
+use crate::spans::StepSpans;
 
 /// Worker processes that are remembered at once: a run that meets more forgets them all and learns anew.
 const PROCESSES_MAX: usize = 8_192;
@@ -53,6 +54,8 @@ pub(crate) struct Beside {
     pub(crate) origin: Origin,
     /// For Prometheus.
     pub(crate) figures: Figures,
+    /// For OpenTelemetry, if that is wanted.
+    pub(crate) spans: Option<StepSpans>,
     /// None where nothing is to be sampled.
     file: Option<SystemFile>,
     machines: BTreeMap<u64, MemberMachine>,
@@ -66,6 +69,7 @@ impl Beside {
     pub(crate) fn new(
         origin: Origin,
         figures: Figures,
+        spans: Option<StepSpans>,
         run_dir: &Path,
         every: Duration,
     ) -> Result<Self, Refusal> {
@@ -73,7 +77,7 @@ impl Beside {
             if every.is_zero() { None } else { Some(SystemFile::open(&run_dir.join(SystemFile::FILE))) };
         let file = file.transpose().map_err(Refusal::data)?;
         let (machines, names, readings) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { origin, figures, file, machines, names, readings })
+        Ok(Self { origin, figures, spans, file, machines, names, readings })
     }
 
     /// A worker was admitted under this name: what it said of its machine.

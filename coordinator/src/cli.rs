@@ -75,6 +75,8 @@ pub(crate) enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
+    /// Print the commands that repeat a run, and what differs on this machine
+    Reproduce(ReproduceArgs),
     /// Say how a run is doing
     Status(Target),
     /// Ask a run to finish its step, write a version and end; it can be resumed
@@ -108,6 +110,17 @@ pub(crate) struct ServeArgs {
     /// The token that requests must carry is in this file: needed for an address off this machine
     #[arg(long, value_name = "F")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+/// What `coordinator reproduce` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ReproduceArgs {
+    /// The run's directory
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// Run it again under another name, and compare the final digests: 0 if they are the same, 4 if not
+    #[arg(long)]
+    pub(crate) start: bool,
 }
 
 /// Which run a command means: the newest run below ./runs if nothing is said.

@@ -63,7 +63,7 @@ impl Figures {
             &[("version", env!("CARGO_PKG_VERSION")), ("run", run)],
         )
         .set(1.0);
-        bytes(r);
+        read_elsewhere(r);
         let figures = Self {
             steps: r.counter(
                 "bonfire_steps_total",
@@ -184,7 +184,8 @@ impl Phases {
     }
 }
 
-fn bytes(registry: &mut Registry) {
+/// What is counted where it happens.
+fn read_elsewhere(registry: &mut Registry) {
     let mut of = |direction, plane, read| {
         registry.counter_of(
             "bonfire_bytes_total",
@@ -197,6 +198,26 @@ fn bytes(registry: &mut Registry) {
     of("sent", "data", || wire::traffic::SENT.get());
     of("received", "control", crate::counted::received);
     of("sent", "control", crate::counted::sent);
+    registry.counter_of(
+        "bonfire_spans_total",
+        "Spans of the coordinator that a collector took.",
+        &[],
+        tracker::traces::sent,
+    );
+    registry.counter_of(
+        "bonfire_spans_dropped_total",
+        "Spans of the coordinator that no collector took.",
+        &[],
+        tracker::traces::dropped,
+    );
+}
+
+/// What serves `/metrics`.
+pub(crate) struct Scrapes {
+    /// Where, if anywhere.
+    pub(crate) listener: Option<TcpListener>,
+    /// What.
+    pub(crate) registry: Arc<Registry>,
 }
 
 /// Binds `telemetry.metrics_listen`, if it is set.
@@ -212,7 +233,7 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, Refusal> {
 }
 
 /// Serves `/metrics`, if that is wanted.
-pub(crate) fn serve(listener: Option<TcpListener>, registry: Arc<Registry>) -> JoinHandle<()> {
+pub(crate) fn serve(Scrapes { listener, registry }: Scrapes) -> JoinHandle<()> {
     tokio::spawn(async move {
         let Some(listener) = listener else { return };
         let listener = match tokio::net::TcpListener::from_std(listener) {

@@ -18,10 +18,12 @@ mod origin;
 mod prepare;
 mod rates;
 mod record;
+mod reproduce;
 mod rpc;
 mod run;
 mod slots;
 mod source;
+mod spans;
 mod status;
 mod supervise;
 mod tracking;
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
         }
         None => runtime.block_on(run::run(&cli.run)),
         Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
+        Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),

@@ -114,12 +114,18 @@ impl Recorder {
         }
         self.record.views += 1;
         self.beside.figures.view(view);
+        if let Some(spans) = &mut self.beside.spans {
+            spans.view();
+        }
         self.waiting_for.clear();
         self.view = Some(view.clone());
     }
 
     /// A step was committed.
     pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+        if let Some(spans) = &mut self.beside.spans {
+            spans.committed(committed);
+        }
         match committed.key.phase {
             Phase::Train => self.trained(committed, now_ms),
             Phase::Evaluate => self.evaluated(committed),

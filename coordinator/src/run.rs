@@ -26,18 +26,22 @@ use crate::counted::Counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
-use crate::figures::{self, Figures};
+use crate::figures::{self, Figures, Scrapes};
 use crate::launch::{self, Launch, Locals};
 use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
 use crate::source::{self, Source};
+use crate::spans::StepSpans;
 use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
+
+/// How long the last spans may take to a collector.
+const SPANS_END: Duration = Duration::from_secs(4);
 
 /// `coordinator check`: everything that can be known before a run starts.
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
@@ -189,17 +193,8 @@ impl Parts<'_> {
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
             .map_err(Refusal::config)?;
         let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
-        let metrics = figures::listen(&config.telemetry.metrics_listen)?;
-        if let Some(address) = metrics.as_ref().and_then(|listener| listener.local_addr().ok()) {
-            self.write(
-                &self.dir.path().join("metrics-address"),
-                format!("http://{address}/metrics\n").as_bytes(),
-            )?;
-        }
-        let (figures, registry) = Figures::new(self.dir.name());
-        let first = past.history.resume().map_or(0, |resume| resume.step);
-        let origin = Origin::begin(worker.clone(), config.tracker.git_diff, self.plan, first);
-        let beside = Beside::new(origin, figures, self.dir.path(), config.tracker.system_every.0)?;
+        let (beside, scrapes) = self.beside(&past, run, worker.clone())?;
+        let queue = beside.spans.as_ref().map(StepSpans::queue);
         let mut recorder =
             self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
         for remark in &past.remarks {
@@ -218,7 +213,7 @@ impl Parts<'_> {
         };
         let server = serve(control, service, token)?;
         beside::sample(config.tracker.system_every.0, &triggers);
-        let figures = figures::serve(metrics, registry);
+        let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
@@ -260,7 +255,25 @@ impl Parts<'_> {
         figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
+        if let Some(queue) = queue {
+            queue.flush(SPANS_END).await;
+        }
         Ok(outcome.code)
+    }
+
+    /// What is kept and served beside the run, and what serves /metrics.
+    fn beside(&self, past: &Past, run: RunId, worker: Option<PathBuf>) -> Result<(Beside, Scrapes), Refusal> {
+        let (config, dir) = (&self.resolved.config, self.dir.path());
+        let listener = figures::listen(&config.telemetry.metrics_listen)?;
+        if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            self.write(&dir.join("metrics-address"), format!("http://{address}/metrics\n").as_bytes())?;
+        }
+        let (figures, registry) = Figures::new(self.dir.name());
+        let first = past.history.resume().map_or(0, |resume| resume.step);
+        let origin = Origin::begin(worker, config.tracker.git_diff, self.plan, first);
+        let spans = StepSpans::start(&config.telemetry.otlp, run, self.dir.name())?;
+        let beside = Beside::new(origin, figures, spans, dir, config.tracker.system_every.0)?;
+        Ok((beside, Scrapes { listener, registry }))
     }
 
     fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) {

@@ -16,6 +16,7 @@ pub mod provenance;
 mod run_record;
 pub mod server;
 pub mod system;
+pub mod traces;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;

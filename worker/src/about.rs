@@ -1,7 +1,7 @@
 //! What this worker says of itself beside the protocol: its machine when it joins, its readings with its heartbeats.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,10 +9,14 @@ use configs::Config;
 use protocol::messages::{FromWorker, Welcome};
 use tracker::provenance::Machine;
 use tracker::system::Sampler;
+use tracker::traces::Spans;
 use wire::proto;
 
 /// A run that is over in seconds has a reading too.
 const FIRST_READING: Duration = Duration::from_millis(500);
+
+/// How long the last spans may take to a collector.
+const SPANS_END: Duration = Duration::from_secs(4);
 
 /// Shared with the control stream.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +25,8 @@ pub(crate) struct About {
     /// Those that no heartbeat has taken yet.
     readings: Arc<Mutex<Vec<(String, f64)>>>,
     is_sampling: Arc<AtomicBool>,
+    /// Where the compute thread's spans go, once a run wants them.
+    spans: Arc<OnceLock<Spans>>,
 }
 
 /// Begins to hash this program, beside the opening of its device.
@@ -37,7 +43,7 @@ pub(crate) fn hash_program() -> JoinHandle<String> {
 
 impl About {
     /// Of this machine, with the device's driver and the program's digest.
-    pub(crate) fn new(driver: &str, program: JoinHandle<String>) -> Self {
+    pub(crate) fn new(driver: &str, program: JoinHandle<String>, spans: Arc<OnceLock<Spans>>) -> Self {
         let machine = Machine::here();
         let machine = proto::Machine {
             os: machine.os,
@@ -50,7 +56,7 @@ impl About {
             driver: driver.to_owned(),
             program: program.join().unwrap_or_default(),
         };
-        Self { machine: Arc::new(machine), ..Self::default() }
+        Self { machine: Arc::new(machine), spans, ..Self::default() }
     }
 
     /// The message as it goes out.
@@ -61,9 +67,30 @@ impl About {
         message
     }
 
+    /// Starts to send spans, if the run wants them and this wasn't done before.
+    fn trace(&self, endpoint: &str, welcome: &Welcome) {
+        if endpoint.is_empty() || self.spans.get().is_some() {
+            return;
+        }
+        let about =
+            [("bonfire.run", welcome.run_name.clone()), ("service.instance.id", welcome.name.clone())];
+        match Spans::start(endpoint, "bonfire-worker", &about) {
+            Ok(spans) => drop(self.spans.set(spans)),
+            Err(why) => tracing::warn!("{why}: no traces"),
+        }
+    }
+
+    /// Waits for the last spans.
+    pub(crate) async fn flush(&self) {
+        if let Some(spans) = self.spans.get() {
+            spans.flush(SPANS_END).await;
+        }
+    }
+
     /// A run has admitted this worker: from now on its machine is read as often as the run wants it.
     pub(crate) fn admitted(&self, welcome: &Welcome) {
         let Ok(config) = Config::parse(&welcome.config, "the run's configuration", &[]) else { return };
+        self.trace(&config.telemetry.otlp, welcome);
         let every = config.tracker.system_every.0;
         if every.is_zero() || self.is_sampling.swap(true, Ordering::Relaxed) {
             return;

@@ -1,10 +1,11 @@
 //! The worker's figures for Prometheus. docs/monitoring.md says what each means.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use protocol::messages::{Failure, Timings};
 use tracker::prometheus::{Counter, Gauge, Registry, Seconds};
+use tracker::traces::Spans;
 
 use crate::fail;
 
@@ -39,6 +40,8 @@ pub(crate) struct Figures {
     commit: Seconds,
     step: Gauge,
     phase: [Gauge; 4],
+    /// Where spans go, once a run wants them.
+    pub(crate) spans: Arc<OnceLock<Spans>>,
 }
 
 impl Figures {
@@ -57,6 +60,8 @@ impl Figures {
         };
         bytes("received", || wire::traffic::RECEIVED.get());
         bytes("sent", || wire::traffic::SENT.get());
+        let dropped = "Spans of this worker that no collector took.";
+        r.counter_of("bonfire_worker_spans_dropped_total", dropped, &[], tracker::traces::dropped);
         let phase = DOING.map(|(_, name)| {
             r.gauge("bonfire_worker_phase", "1 for what the compute thread is at.", &[("phase", name)])
         });
@@ -76,6 +81,7 @@ impl Figures {
             samples: r.counter("bonfire_worker_samples_total", "Samples of those microbatches.", &[]),
             step: r.gauge("bonfire_worker_step", "The training step of this worker's state.", &[]),
             phase,
+            spans: Arc::default(),
         };
         (figures, registry)
     }

@@ -15,6 +15,7 @@ mod feed;
 mod figures;
 mod member;
 mod session;
+mod spans;
 mod state;
 mod step;
 mod transfer;
@@ -102,7 +103,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
     let figures = figures::serve(cli.metrics)?;
-    let program = about::hash_program();
+    let (program, spans) = (about::hash_program(), figures.spans.clone());
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
     let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;
     let opened = match opened.await {
@@ -110,7 +111,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
         Err(_) => return Err(fail(4, "the compute thread ended before it had a device (see the log above)")),
     };
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
-    let address = &address.clone().with(About::new(&opened.driver, program));
+    let address = &address.clone().with(About::new(&opened.driver, program, spans));
 
     let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
     let options = Options {
@@ -128,6 +129,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     };
     driver.connected(session)?;
     let end = driver.run(inbox).await;
+    address.about.flush().await;
     // A device likes to be closed by its own thread; one that is deep in a step is not waited for.
     if orders.try_send(Command::Quit).is_ok() {
         let deadline = Instant::now() + QUIT_DEADLINE;

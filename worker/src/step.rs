@@ -164,6 +164,7 @@ impl Member {
         self.expected = None;
         self.timings.exchange_us = micros(self.pushed);
         self.figures.exchanged(&self.timings);
+        self.trace_reduced(reduced.key);
         self.figures.enter(Doing::Wait);
         let Reduced { key, facts, sums, presence, .. } = &*reduced;
         let squared_norm = facts.squared_norm();
@@ -196,6 +197,7 @@ impl Member {
         self.give_back(reduced);
         self.apply_us = micros(began);
         self.figures.applied(self.apply_us, self.step);
+        self.trace_applied(commit.key);
         self.figures.enter(Doing::Wait);
         Ok(Event::Applied { step: self.step, state_check: self.state_check })
     }

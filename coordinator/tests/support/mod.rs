@@ -135,6 +135,7 @@ impl Place {
     }
 
     /// The final digest of a run.
+    #[allow(dead_code, reason = "not every test program compares runs")]
     pub(crate) fn digest(&self, name: &str) -> String {
         self.record(name)["final"]["digest"].as_str().expect("a digest").to_owned()
     }
