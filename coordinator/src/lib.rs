@@ -7,6 +7,7 @@
 mod cli;
 mod client;
 mod data_plane;
+mod data_wait;
 mod display;
 mod driver;
 mod journal_file;
