@@ -1,4 +1,4 @@
-//! What data cost before a model sees them: `taskset -c 0 cargo bench -p datasets --bench feed` for one core.
+//! What data cost before a model sees them: `taskset -c 0 cargo bench --workspace --bench feed` for one core.
 //!
 //! For each form: planning (the coordinator, once), opening (each worker, once), and gathering samples in an epoch's order in
 //! batches of 32, as the worker's feed does. Then `datasets add` of 10,000 files beside a plain `md5sum` of them. Data are made
