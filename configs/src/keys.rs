@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["csv", "parquet", "idx", "images", "text"]),
         "\"csv\"",
         T,
-        "Form of the data: a table (csv, parquet), a file of images and one of labels as MNIST has them (idx, gzipped or not), a folder with a folder of PNG and JPEG files for each class (images), or a file or folder of .txt files whose bytes are predicted one after another (text)",
+        "Form of the data: a table (csv, parquet), a file of images and one of labels as MNIST has them (idx, gzipped or not), a folder with a folder of PNG and JPEG files for each class (images), or a file or folder of .txt files whose bytes, or the tokens of dataset.tokenizer, are predicted one after another (text)",
     ),
     key("dataset.name", Kind::Text, "", O, "Name for people; without it the file's stem"),
     key(
@@ -210,6 +210,13 @@ pub const KEYS: &[Key] = &[
         "Tokens of a sample of text; the windows don't overlap",
     ),
     key(
+        "dataset.tokenizer",
+        Kind::Path,
+        "",
+        O,
+        "Tokenizer's JSON file for text, relative to the working directory, then to the configuration; without it tokens are bytes. It may move: what counts on resume is its digest. Text must be UTF-8 then; a file that isn't is refused, or left out by dataset.on_bad = \"skip\"",
+    ),
+    key(
         "dataset.shuffle",
         Kind::Word(&["full", "window", "none"]),
         "\"full\"",
@@ -242,7 +249,7 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["stop", "skip"]),
         "\"stop\"",
         T,
-        "What happens to images that can't be decoded and rows of a csv file with too many or too few fields: refuse the data, or leave them out of every run on these data",
+        "What happens to images that can't be decoded or (without dataset.resize) have another size, and to rows of a csv file with too many or too few fields: refuse the data, or leave them out. Which are left out is decided when the run starts, and a resume that finds others is refused",
     ),
     key(
         "augment.shift",

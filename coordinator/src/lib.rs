@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod counted;
 mod data_plane;
+mod data_wait;
 mod display;
 mod driver;
 mod figures;

@@ -15,6 +15,7 @@ use tracker::system::Moment;
 use tracker::{EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
 
 use crate::beside::{Beside, Told};
+use crate::data_wait::DataWait;
 use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
 use crate::rates::Rates;
@@ -45,6 +46,7 @@ pub(crate) struct Recorder {
     record: RunRecord,
     display: Display,
     rates: Rates,
+    data_wait: DataWait,
     members: BTreeMap<MemberId, usize>,
     view: Option<View>,
     progress: Progress,
@@ -81,6 +83,7 @@ impl Recorder {
             record,
             display,
             rates: Rates::default(),
+            data_wait: DataWait::default(),
             members: BTreeMap::new(),
             view: None,
             progress,
@@ -145,6 +148,7 @@ impl Recorder {
             samples_per_second: self.rates.samples_per_second(),
             loss: value("loss").unwrap_or(f64::NAN),
             accuracy: value("accuracy"),
+            data_wait: self.waited(committed),
             eta_s: if steps_per_second > 0.0 { left / steps_per_second } else { f64::NAN },
             members: self.member_lines(committed),
         };
@@ -163,6 +167,22 @@ impl Recorder {
         values.push(("train/gradient_norm".to_owned(), committed.gradient_norm));
         values.push(("train/samples_per_second".to_owned(), self.progress.samples_per_second));
         self.append(committed, values).map(drop)
+    }
+
+    /// Takes in how long the members waited for data, for run.json; their share of the last steps, for people.
+    fn waited(&mut self, committed: &Committed) -> Option<f64> {
+        let [waited, all] = self.data_wait.committed(committed.timings.iter().map(|(_, timings)| timings));
+        let mut sum = |key: &str, seconds: f64| {
+            let sum = self.record.timings.entry(key.to_owned()).or_default();
+            *sum += seconds;
+            *sum
+        };
+        // Of all members together, over all starts of the run.
+        let (waited, all) = (sum("data_wait_seconds", waited), sum("member_step_seconds", all));
+        if all > 0.0 {
+            self.record.timings.insert("data_wait_share".to_owned(), waited / all);
+        }
+        self.data_wait.share()
     }
 
     fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {

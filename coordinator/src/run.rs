@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved};
-use datasets::Plan;
+use datasets::{FileEntry, Plan};
 use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
@@ -122,14 +122,14 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
 /// What workers without the data ask for.
 fn files_by_digest(plan: &Plan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, Refusal> {
     let root = Path::new(&plan.path);
-    let mut files: HashMap<String, PathBuf> = source.map(Source::file).into_iter().collect();
-    if !plan.is_folder() {
-        files.insert(plan.digest.clone(), root.to_owned());
-        return Ok(files);
-    }
-    for entry in plan.files() {
-        files.insert(entry.md5.clone(), datasets::place(root, entry)?);
-    }
+    let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
+    let mut files: HashMap<String, PathBuf> = if plan.is_folder() {
+        plan.files().iter().map(file).collect::<Result<_, Refusal>>()?
+    } else {
+        HashMap::from([(plan.digest.clone(), root.to_owned())])
+    };
+    files.extend(plan.tokenizer().map(|tokenizer| (tokenizer.md5.clone(), PathBuf::from(&tokenizer.path))));
+    files.extend(source.map(Source::file));
     Ok(files)
 }
 
@@ -182,6 +182,12 @@ impl Parts<'_> {
         self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
         self.write(&self.dir.path().join("data.json"), &plan)?;
+        if let Some(tokenizer) = self.plan.tokenizer()
+            && let Some((_, json)) = self.plan.read_tokenizer(Path::new(&tokenizer.path))?
+        {
+            // `trainer sample` writes text with it, wherever the file is by then.
+            self.write(&self.dir.path().join("tokenizer.json"), json.as_bytes())?;
+        }
         self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
 
         let config = &self.resolved.config;
@@ -199,6 +205,11 @@ impl Parts<'_> {
             self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
         for remark in &past.remarks {
             recorder.line(remark);
+        }
+        if let Some(skipped) = self.plan.form.skipped().filter(|skipped| skipped.count > 0) {
+            let first = skipped.listed.first().map_or("", String::as_str);
+            recorder
+                .line(&format!("{} of the data are left out, first {first}: see data.json", skipped.count));
         }
         let exact = !config.elastic.mixed && past.history.is_exact();
         let (orphans, rejoin_ms) = (past.history.orphans(), run_plan.rejoin_ms);
@@ -369,6 +380,11 @@ impl Parts<'_> {
         Ok(recorder)
     }
 
+    /// Rows that are left out of the data.
+    fn skipped(&self) -> u64 {
+        self.plan.form.skipped().map_or(0, |skipped| skipped.count)
+    }
+
     fn new_record(&self, run: RunId) -> RunRecord {
         let id = crate::driver::hex(&run.0);
         RunRecord {
@@ -383,6 +399,7 @@ impl Parts<'_> {
                 name: self.plan.name.clone(),
                 version: self.plan.version(),
                 digest: self.plan.digest.clone(),
+                skipped: self.skipped(),
             },
             final_state: FinalRecord::default(),
             members: Vec::new(),

@@ -18,7 +18,7 @@ use crate::rows::{Read, read_rows};
 use crate::sampler::{Sampler, balanced};
 use crate::split::split;
 use crate::spread::spread;
-use crate::text;
+use crate::text::{self, Tokens};
 
 /// Samples, row by row.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -43,6 +43,8 @@ pub struct Dataset {
     validation: Rows,
     /// Where rows of training are drawn with replacement.
     sampler: Option<Sampler>,
+    /// The text of the tokenizer's file.
+    tokenizer: Option<String>,
 }
 
 /// All rows of both splits.
@@ -50,7 +52,7 @@ pub struct Dataset {
 enum Samples {
     Table { width: usize, rows: Batch },
     Pixels(Pixels),
-    Text { window: usize, tokens: Vec<u8> },
+    Text { window: usize, tokens: Tokens },
 }
 
 /// The rows of a split, by ordinal.
@@ -83,7 +85,7 @@ impl Dataset {
         {
             return Err(refuse("the plan names another file than its digest is of".to_owned()));
         }
-        let mut weights = Vec::new();
+        let (mut weights, mut tokenizer) = (Vec::new(), None);
         let (samples, rows) = match &plan.form {
             Form::Csv(_) | Form::Parquet(_) => {
                 let (samples, rows, found) = open_table(plan, path)?;
@@ -93,7 +95,8 @@ impl Dataset {
             Form::Idx(idx) => open_idx(plan, idx, path)?,
             Form::Images(images) => open_images(plan, images, path)?,
             Form::Text(text) => {
-                let tokens = text::open(plan, text, path)?;
+                let (tokens, json) = text::open(plan, text, path)?;
+                tokenizer = json;
                 (Samples::Text { window: text.window as usize, tokens }, plan.rows)
             }
         };
@@ -102,7 +105,13 @@ impl Dataset {
         }
         let (training, validation) = split_rows(plan);
         let sampler = sampler(plan, &samples, &training, &weights).map_err(refuse)?;
-        Ok(Self { samples, training, validation, sampler })
+        Ok(Self { samples, training, validation, sampler, tokenizer })
+    }
+
+    /// The text of the tokenizer's JSON file, where one made the tokens.
+    #[must_use]
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        self.tokenizer.as_deref()
     }
 
     /// Samples of the training split.
@@ -181,8 +190,8 @@ impl Dataset {
             Samples::Text { window, tokens } => {
                 for row in rows {
                     let start = row * window;
-                    out.tokens.extend(tokens[start..start + window].iter().copied().map(u32::from));
-                    out.labels.extend(tokens[start + 1..=start + window].iter().copied().map(u32::from));
+                    tokens.extend(start..start + window, &mut out.tokens);
+                    tokens.extend(start + 1..start + window + 1, &mut out.labels);
                 }
             }
         }

@@ -4,6 +4,7 @@
 use configs::{Augment, Sampling};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::md5_of_bytes;
 use crate::error::DataError;
 use crate::files::FileEntry;
 use crate::form::{Form, Tabular};
@@ -85,7 +86,7 @@ pub enum Output {
     },
     /// The next token, at each of a window's places.
     Tokens {
-        /// Different tokens; each is below it. 256 where tokens are bytes.
+        /// Different tokens; each is below it. 256 where tokens are bytes, else the tokenizer's.
         vocabulary: u32,
         /// Tokens of a sample.
         window: u32,
@@ -206,9 +207,10 @@ impl Plan {
     /// How a row becomes the model's input, and its output the target, for other programs: the plan without its files.
     ///
     /// Of tables `columns` and `missing`; of images `pixels`, a pair of `offset` and `scale` for each channel, which
-    /// `(v / 255 - offset) / scale` takes; of texts `tokens`. With all of them `output` and `image_shape`.
+    /// `(v / 255 - offset) / scale` takes; of texts `tokens`: "bytes", or an object with the text of the JSON file as
+    /// `tokenizer`, which the caller has read ([`Plan::read_tokenizer`]). With all of them `output` and `image_shape`.
     #[must_use]
-    pub fn normalisation(&self) -> serde_json::Value {
+    pub fn normalisation(&self, tokenizer: Option<&str>) -> serde_json::Value {
         let mut map = serde_json::Map::new();
         match &self.form {
             Form::Csv(_) | Form::Parquet(_) => {
@@ -223,7 +225,11 @@ impl Plan {
                 map.insert("pixels".to_owned(), serde_json::json!(images.scaling));
             }
             Form::Text(_) => {
-                map.insert("tokens".to_owned(), serde_json::json!("bytes"));
+                let tokens = match tokenizer {
+                    None => serde_json::json!("bytes"),
+                    Some(json) => serde_json::json!({ "tokenizer": json }),
+                };
+                map.insert("tokens".to_owned(), tokens);
             }
         }
         map.insert("output".to_owned(), serde_json::json!(self.output));
@@ -257,6 +263,24 @@ impl Plan {
         }
         let all: u64 = counts.iter().sum();
         Ok(counts.iter().map(|count| all as f64 / (labels.len() as f64 * *count as f64)).collect())
+    }
+
+    /// The digest of all that makes the samples what they are: [`Plan::digest`]; where rows are left out, which; and the
+    /// tokenizer, if there is one.
+    /// The data of a run that is resumed must have the same.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut more = String::new();
+        if let Some(skipped) = self.form.skipped().filter(|skipped| skipped.count > 0) {
+            more.push_str(&format!("without {}: {:?}\n", skipped.count, skipped.listed));
+        }
+        if let Some(tokenizer) = self.tokenizer() {
+            more.push_str(&format!("tokenizer {}, tokens {}\n", tokenizer.md5, tokenizer.tokens_hash));
+        }
+        if more.is_empty() {
+            return self.digest.clone();
+        }
+        format!("{}+{}", self.digest, &md5_of_bytes(more.as_bytes())[..8])
     }
 
     /// `name@` and the digest's first 8 characters.

@@ -33,6 +33,8 @@ pub struct DatasetRecord {
     pub version: String,
     /// Its digest, in DVC's form.
     pub digest: String,
+    /// Rows or images that are left out (`dataset.on_bad = "skip"`).
+    pub skipped: u64,
 }
 
 /// The newest state.
@@ -215,7 +217,12 @@ mod tests {
             seed: 42,
             config_digest: "c".into(),
             git_commit: None,
-            dataset: DatasetRecord { name: "d".into(), version: "d@0".into(), digest: "0".into() },
+            dataset: DatasetRecord {
+                name: "d".into(),
+                version: "d@0".into(),
+                digest: "0".into(),
+                skipped: 0,
+            },
             final_state: FinalRecord {
                 step: 4,
                 epoch: 1,

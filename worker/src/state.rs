@@ -121,7 +121,7 @@ impl Member {
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let info = ExportInfo {
             labels: self.plan.labels().to_vec(),
-            normalisation: self.plan.normalisation(),
+            normalisation: self.plan.normalisation(self.samples.tokenizer_json()),
             config: self.welcome.config.clone(),
             lineage: serde_json::json!({
                 "run": self.welcome.run_name,

@@ -50,6 +50,7 @@ fn format(config: &Config, report: &mut Report) {
         ("dataset.columns", !dataset.columns.is_empty(), is_table, "tables"),
         ("dataset.image_shape", dataset.image_shape.is_some(), format != "text", "tables and images"),
         ("dataset.labels", dataset.labels.is_some(), format == "idx", "\"idx\""),
+        ("dataset.tokenizer", dataset.tokenizer.is_some(), format == "text", "\"text\""),
         ("dataset.resize", dataset.resize, format == "images", "\"images\""),
         ("augment.shift", augment.shift > 0, is_image, "\"idx\" and \"images\""),
         ("augment.flip", augment.flip, is_image, "\"idx\" and \"images\""),

@@ -1,6 +1,7 @@
 //! `[dataset]` and `[augment]`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,8 @@ pub struct Dataset {
     pub resize: bool,
     pub cache_mb: u64,
     pub window: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     pub shuffle: Shuffle,
     pub shuffle_window: u64,
     pub sampling: Sampling,
@@ -119,6 +122,7 @@ impl Default for Dataset {
             resize: false,
             cache_mb: 512,
             window: 128,
+            tokenizer: None,
             shuffle: Shuffle::Full,
             shuffle_window: 65_536,
             sampling: Sampling::Each,

@@ -36,6 +36,8 @@ pub(crate) struct Progress {
     pub(crate) loss: f64,
     /// Training accuracy of the step, for classification.
     pub(crate) accuracy: Option<f64>,
+    /// Share of the members' time in the last steps that they waited for data, 0 to 1.
+    pub(crate) data_wait: Option<f64>,
     /// Seconds until the end at this speed.
     pub(crate) eta_s: f64,
     /// A line per member.
