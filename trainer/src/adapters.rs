@@ -68,7 +68,7 @@
 //!
 //! let registry = Registry::builtin().with::<Adapted<Digits>>("digits");
 //! # use trainer::{DeviceSpec, HostBatch, HostData, OutputSpec, Target};
-//! # let data = DataSpec { input: vec![4], output: OutputSpec::Classes(vec!["a".into(), "b".into()]) };
+//! # let data = DataSpec::new(vec![4], OutputSpec::Classes(vec!["a".into(), "b".into()]));
 //! # let config = ModelConfig::new("digits", &serde_json::json!({})).unwrap();
 //! # let device = trainer::device::open(&DeviceSpec::Cpu).unwrap();
 //! # let mut engine = registry.build("digits", &config, &data, &device).unwrap();

@@ -69,7 +69,7 @@
 //! use trainer::{DataSpec, DeviceSpec, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target};
 //!
 //! # fn main() -> Result<(), trainer::TrainerError> {
-//! let data = DataSpec { input: vec![2], output: OutputSpec::Classes(vec!["ant".into(), "bee".into()]) };
+//! let data = DataSpec::new(vec![2], OutputSpec::Classes(vec!["ant".into(), "bee".into()]));
 //! let config = ModelConfig::new("mlp", &serde_json::json!({ "hidden": [8] }))?;
 //! let device = trainer::device::open(&DeviceSpec::Cpu)?;
 //! let mut engine = Registry::builtin().build("mlp", &config, &data, &device)?;

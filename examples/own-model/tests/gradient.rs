@@ -14,7 +14,7 @@ impl GradientSink for Flat {
 
 fn images() -> DataSpec {
     let labels = (0..3).map(|label| format!("label {label}")).collect();
-    DataSpec { input: vec![1, 4, 3], output: OutputSpec::Classes(labels) }
+    DataSpec::new(vec![1, 4, 3], OutputSpec::Classes(labels))
 }
 
 /// Five images of 4 x 3 pixels that look random.
