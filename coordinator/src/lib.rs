@@ -30,6 +30,7 @@ mod supervise;
 mod tracking;
 mod uploads;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -74,9 +75,10 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
-/// Logs go to stderr: warnings, or what RUST_LOG asks for.
+/// Logs go to stderr: errors, or what RUST_LOG asks for.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -400,7 +400,11 @@ impl Recorder {
         let details = json!({
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
         });
-        self.display.end(&self.last_line(outcome, seconds), &details);
+        let line = self.last_line(outcome, seconds);
+        match outcome.reason {
+            EndReason::Failed => self.display.fail(&line, &details),
+            EndReason::Completed | EndReason::Interrupted => self.display.end(&line, &details),
+        }
     }
 
     fn last_line(&self, outcome: &Outcome, seconds: f64) -> String {
@@ -423,7 +427,8 @@ impl Recorder {
                 format!("interrupted at step {}: go on with --resume; everything is in {dir}", outcome.step)
             }
             EndReason::Failed => {
-                let hint = if self.newest_version.is_some() { "; go on with --resume" } else { "" };
+                let is_said = outcome.message.contains("--resume") || self.newest_version.is_none();
+                let hint = if is_said { "" } else { "; go on with --resume" };
                 format!("failed at step {}: {}{hint}; everything is in {dir}", outcome.step, outcome.message)
             }
         }

@@ -240,6 +240,19 @@ fn a_typo_in_the_configuration_is_found_before_anything_starts() {
 }
 
 #[test]
+fn a_run_that_fails_says_why_on_standard_error_and_once() {
+    let place = Place::new();
+    let (code, out, err) = place.finish(&["--set", "optimizer.learning_rate=1e30"]);
+    assert_eq!(code, Some(4), "{out}\n{err}");
+    let why = err.lines().find(|line| line.starts_with("coordinator: failed at step")).expect("a reason");
+    assert!(why.contains("not finite") && why.contains("optimizer.learning_rate"), "{why}");
+    assert_eq!(why.matches("--resume").count(), 1, "{why}");
+    assert!(out.lines().any(|line| line == &why["coordinator: ".len()..]), "{out}");
+    assert!(!err.contains('\u{1b}'), "colours in a pipe: {err:?}");
+    assert_eq!(place.record("small")["status"], "failed");
+}
+
+#[test]
 fn a_worker_without_a_coordinator_gives_up_at_its_join_timeout() {
     let worker = std::path::Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
     let output = Command::new(worker)

@@ -135,6 +135,14 @@ impl Display {
             Self::Json(json) => json.event("end", text, details),
         }
     }
+
+    /// The run has failed: whoever keeps standard output in a file finds out why on standard error, as with any error.
+    pub(crate) fn fail(&mut self, text: &str, details: &serde_json::Value) {
+        self.end(text, details);
+        if !std::io::stdout().is_terminal() {
+            eprintln!("coordinator: {text}");
+        }
+    }
 }
 
 /// Seconds as people say them: `42 s`, `3 min 05 s`, `2 h 07 min`.
