@@ -1,0 +1,118 @@
+//! A thread for each connection reads what its member sends.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, channel};
+use std::time::Duration;
+
+use protocol::ids::{MemberId, RunId};
+use protocol::reduce::{BLOCK, block_hash};
+use tracing::warn;
+use wire::frames::{FrameStream, Kind, blocks, prepare_socket, sums};
+use wire::handshake;
+use wire::token::Token;
+
+use super::gate::Gate;
+use super::pool::Pool;
+use super::{Input, SOCKET_TIMEOUT, spawn, writer};
+
+/// What every connection needs.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pub(super) token: Token,
+    pub(super) run: RunId,
+    pub(super) inputs: SyncSender<Input>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) gate: Arc<Gate>,
+    /// Of connections so far.
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+impl Connections {
+    pub(super) fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let own = self.clone();
+                    if let Err(why) = spawn("data-read", move || own.serve(stream)) {
+                        warn!(%why, "no thread for a data connection");
+                    }
+                }
+                Err(why) => {
+                    warn!(%why, "a data connection can't be accepted");
+                    // Out of file descriptors, most likely: others may be closed soon.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let member = match handshake::accept(&mut stream, &self.token, self.run) {
+            Ok(member) => member,
+            Err(why) => {
+                warn!(%why, "a data connection was refused");
+                return;
+            }
+        };
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let reason = match self.serve_member(member, number, stream) {
+            Ok(never) => match never {},
+            Err(reason) => reason,
+        };
+        let _ = self.inputs.send(Input::Gone { member, number, reason });
+    }
+
+    /// Reads until the connection ends, and says how.
+    fn serve_member(
+        &self,
+        member: MemberId,
+        number: u64,
+        stream: TcpStream,
+    ) -> Result<std::convert::Infallible, String> {
+        let error = |why: std::io::Error| format!("its data connection can't be used: {why}");
+        prepare_socket(&stream, SOCKET_TIMEOUT).map_err(error)?;
+        let peer = "its worker".to_owned();
+        let writing = FrameStream::new(stream.try_clone().map_err(error)?, peer.clone(), SOCKET_TIMEOUT);
+        let (outgoing, outbox) = channel();
+        spawn("data-write", move || writer::write(writing, &outbox)).map_err(error)?;
+        self.tell(Input::Connected { member, number, writer: outgoing })?;
+        let mut frames = FrameStream::new(stream, peer, SOCKET_TIMEOUT);
+        let (mut tail, mut hashes, mut squares) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            let header = frames.read_header(&mut tail).map_err(|why| why.to_string())?;
+            match header.kind {
+                Kind::PartialSums => {
+                    let (sums, presence) = sums::decode(&tail)?;
+                    self.tell(Input::Sums { member, header, sums, presence: presence.to_vec() })?;
+                }
+                Kind::Partial => {
+                    self.gate.wait(header.key, header.slice);
+                    let mut values = self.pool.take(header.floats as usize);
+                    frames.read_body(&mut values).map_err(|why| why.to_string())?;
+                    let count = values.len().div_ceil(BLOCK);
+                    blocks::decode(&tail, count, false, &mut hashes, &mut squares)?;
+                    check_blocks(&values, &hashes)?;
+                    self.tell(Input::Partial { member, header, values })?;
+                }
+                Kind::Slice | Kind::ReducedSums => {
+                    return Err("it sent a frame that only reducers send".to_owned());
+                }
+            }
+        }
+    }
+
+    fn tell(&self, input: Input) -> Result<(), String> {
+        self.inputs.send(input).map_err(|_| "the run is over".to_owned())
+    }
+}
+
+fn check_blocks(values: &[f32], hashes: &[u64]) -> Result<(), String> {
+    for (number, (block, expected)) in values.chunks(BLOCK).zip(hashes).enumerate() {
+        if block_hash(block) != *expected {
+            return Err(format!("block {number} of a frame was damaged on the way"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! A thread for each connection writes what its member is to have.
+
+use std::net::TcpStream;
+use std::sync::mpsc::Receiver;
+
+use protocol::ids::StepKey;
+use tracing::debug;
+use wire::frames::{FrameStream, Header, Kind, blocks, sums};
+
+use super::Outgoing;
+
+/// Until there is nothing more to come, or the connection fails.
+pub(super) fn write(mut frames: FrameStream<TcpStream>, outbox: &Receiver<Outgoing>) {
+    let mut tail = Vec::new();
+    while let Ok(outgoing) = outbox.recv() {
+        let written = match &outgoing {
+            Outgoing::Sums(whole) => {
+                sums::encode(&whole.sums, &whole.presence, &mut tail);
+                frames.write(&header(Kind::ReducedSums, whole.key, 0, &tail, &[]), &tail, &[])
+            }
+            Outgoing::Slice(slice) => {
+                blocks::encode(&slice.facts.hashes, &slice.facts.squares, &mut tail);
+                let head = header(Kind::Slice, slice.key, slice.slice, &tail, &slice.values);
+                frames.write(&head, &tail, &slice.values)
+            }
+        };
+        if let Err(why) = written {
+            // The reader of the same connection reports the loss; closing the socket makes sure that it notices.
+            debug!(%why, "a slice can't be sent");
+            let _ = frames.get_ref().shutdown(std::net::Shutdown::Both);
+            return;
+        }
+    }
+}
+
+fn header(kind: Kind, key: StepKey, slice: u32, tail: &[u8], body: &[f32]) -> Header {
+    Header {
+        kind,
+        key,
+        node_level: 0,
+        node_index: 0,
+        slice,
+        tail_bytes: tail.len() as u32,
+        floats: body.len() as u32,
+    }
+}
