@@ -97,7 +97,8 @@ pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
     let mut paths = Vec::new();
     let mut folders = vec![(String::new(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        let here = root.join(&folder);
+        // Joined with nothing, a file's path would end in a slash.
+        let here = if folder.is_empty() { root.to_owned() } else { root.join(&folder) };
         let io = |source| DataError::Io { file: here.display().to_string(), source };
         for entry in std::fs::read_dir(&here).map_err(io)? {
             let entry = entry.map_err(io)?;
