@@ -401,6 +401,8 @@ fn what_a_run_begins_with_and_when_it_ends_early() {
         "[init]\nfreeze = \"head.*\"",
         "[init]\nfreeze = [\"head.*\"]",
         "precision = \"bf16\"",
+        "precision = \"fp16\"",
+        "precision = 16",
     ]), @r#"
     run.toml:6: train.monitor = "validation/acuracy": expected one of validation/loss, validation/accuracy, validation/mean_absolute_error, validation/mean_squared_error; did you mean "validation/accuracy"?
     run.toml:6: train.min_delta = -0.1: expected 0 or a number above it

@@ -13,7 +13,9 @@ use protocol::messages::{Failure, Timings, Welcome};
 use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
-use trainer::{Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Registry};
+use trainer::{
+    Agreement, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision, Registry,
+};
 use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
@@ -99,7 +101,7 @@ impl Member {
             .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
         let Link { client, token, host, runtime } = link;
         let transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
-        let samples = Arc::new(Samples::open(&plan, &transfer)?);
+        let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
         let model =
             ModelConfig::new(&config.model.kind, &config.model.keys).map_err(|error| failure(&error))?;
@@ -205,11 +207,17 @@ impl Member {
     fn warm_up(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
-        for (phase, count) in shapes(&self.geometry) {
+        let shapes = shapes(&self.geometry);
+        // Those of training come first, the small before the large.
+        let largest = shapes.iter().rfind(|(phase, _)| *phase == Phase::Train).copied();
+        for (phase, count) in shapes {
             let ordinals: Vec<u64> = (0..u64::from(count)).collect();
             let key = AugmentKey { seed: self.geometry.seed, epoch: 0 };
             let gathered = self.samples.gather(phase, key, &ordinals, &mut scratch, &mut batch);
             gathered.map_err(|error| fail(3, error.to_string()))?;
+            if largest == Some((phase, count)) {
+                self.compare_with_f32(&batch)?;
+            }
             let first = self.try_out(phase, &batch)?;
             let again = self.try_out(phase, &batch)?;
             if first != again {
@@ -220,6 +228,31 @@ impl Member {
             }
         }
         tracing::info!(took = ?began.elapsed(), "every shape is compiled");
+        Ok(())
+    }
+
+    /// In half precision, refuses a model whose first gradient says that it needs f32.
+    fn compare_with_f32(&mut self, batch: &HostBatch) -> Result<(), Failure> {
+        let precision = self.config.train.precision;
+        if precision == Precision::F32 {
+            return Ok(());
+        }
+        let agreement = Agreement::measure(self.engine.as_mut(), batch, 0).map_err(|error| {
+            let failure = failure(&error);
+            let hint = format!(
+                "{} (in train.precision = \"{precision}\": tensors that a task makes itself must be of the type that \
+                 HostBatch::dtype says; \"f32\" asks for nothing)",
+                failure.message
+            );
+            fail(failure.code, hint)
+        })?;
+        agreement.check(precision).map_err(|error| failure(&error))?;
+        let Agreement { loss, gradient, cosine } = agreement;
+        tracing::info!(
+            %precision,
+            samples = batch.count,
+            "beside f32 the loss is {loss:.1e} off and the gradient {gradient:.1e} of its length, cosine {cosine:.6}"
+        );
         Ok(())
     }
 
