@@ -18,13 +18,16 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// The greatest [`gradient`](Self::gradient) that training is begun with. A vector that is within 0.2 of another
-    /// has a cosine of at least sqrt(1 - 0.2^2) = 0.98 with it; unlike the cosine, the difference also sees what is
-    /// too short, as gradients are that underflow.
+    /// The greatest [`gradient`](Self::gradient) that training is begun with: half of the gradient's length, which is a
+    /// cosine of at least sqrt(1 - 0.5^2) = 0.87. Unlike the cosine, the difference also sees what is too short, as
+    /// gradients are that underflow.
     ///
-    /// The built-in models have 0.004 to 0.06 in bf16, whose numbers have a relative error of up to 2^-9 = 0.002, and a
-    /// tenth of that in f16.
-    pub const DIFFERENCE_MAX: f64 = 0.2;
+    /// So wide, because ReLU and pooling have kinks: a value that rounding moves over one takes all of its gradient
+    /// along. Of L layers in a type with the relative error u that is about sqrt(L u) of the gradient, in bf16 (u = 2^-8)
+    /// and 18 layers 0.27, and harmless, since microbatches differ by more. Small nets of the built-in kinds were
+    /// measured on the CPU (`tests/precision.rs`): 0.004 to 0.02 in bf16, resnets 0.06 (depth 8) and 0.18 (depth 18). What
+    /// doesn't fit into a type is off by its whole length, or not finite.
+    pub const DIFFERENCE_MAX: f64 = 0.5;
 
     /// Computes the microbatch both ways. `key` as in [`Engine::gradient`].
     ///
@@ -109,18 +112,18 @@ mod tests {
     fn what_turns_shrinks_or_is_not_finite_is_refused() {
         let expected = [3.0, 4.0, 0.0];
         assert_eq!(refusal(&expected, &expected), "");
-        assert_eq!(refusal(&[3.0, 4.0, 0.9], &expected), "");
+        assert_eq!(refusal(&[3.0, 4.0, 2.4], &expected), "");
         assert_eq!(refusal(&[0.0; 3], &[0.0; 3]), "");
         for wrong in [
-            [3.0, 4.0, 1.1],
-            [2.0, 3.0, 0.0],
+            [3.0, 4.0, 2.6],
+            [1.2, 1.8, 0.0],
             [0.0, 0.0, 0.0],
             [f32::NAN, 4.0, 0.0],
             [f32::INFINITY, 4.0, 0.0],
         ] {
             let said = refusal(&wrong, &expected);
             assert!(
-                said.contains("train.precision = \"f32\"") && said.contains("at most 0.2"),
+                said.contains("train.precision = \"f32\"") && said.contains("at most 0.5"),
                 "{wrong:?}: {said}"
             );
         }

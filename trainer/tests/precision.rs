@@ -69,9 +69,16 @@ fn measured((config, data, _): &Case, precision: Precision) -> Agreement {
 }
 
 /// A layer rounds its weight, its input and its output, in the backward pass three more; errors that don't depend on
-/// each other add up as their squares. Four deviations.
-fn bound(layers: i32, precision: Precision) -> f64 {
-    4.0 * (6.0 * f64::from(layers)).sqrt() * roundoff(precision)
+/// each other add up as their squares. The greatest error of each, where most are smaller.
+///
+/// Where there are kinks (ReLU, the greatest of a window), a value that is nearer to the kink than its error goes the
+/// other way, and all of its gradient with it. That befalls a part of the values as great as the error itself, in each
+/// layer, and of the gradient the root of that.
+fn bound(config: &ModelConfig, layers: i32, precision: Precision) -> f64 {
+    let (layers, roundoff) = (f64::from(layers), roundoff(precision));
+    let is_smooth = config.kind == "gpt" || format!("{config:?}").contains("activation");
+    let of_kinks = if is_smooth { 0.0 } else { (layers * roundoff).sqrt() };
+    (6.0 * layers).sqrt() * roundoff + of_kinks
 }
 
 #[test]
@@ -80,16 +87,14 @@ fn half_precision_is_as_far_from_f32_as_its_roundings_explain() {
         for precision in HALVES {
             let found = measured(&case, precision);
             let kind = &case.0;
+            let bound = bound(kind, case.2, precision);
             println!(
                 "{precision} {:.2e} {:.2e} {:.6} of {:.2e} {kind:?}",
-                found.loss,
-                found.gradient,
-                found.cosine,
-                bound(case.2, precision)
+                found.loss, found.gradient, found.cosine, bound
             );
-            assert!(found.gradient < bound(case.2, precision), "{kind:?} in {precision}: {found:?}");
-            assert!(found.loss < bound(case.2, precision), "{kind:?} in {precision}: {found:?}");
-            assert!(found.cosine > 0.99, "{kind:?} in {precision}: {found:?}");
+            assert!(found.gradient < bound, "{kind:?} in {precision}: {found:?}");
+            assert!(found.loss < bound, "{kind:?} in {precision}: {found:?}");
+            assert!(found.cosine > (1.0 - bound * bound).sqrt(), "{kind:?} in {precision}: {found:?}");
             // What is nearer was not computed in it.
             assert!(found.gradient > roundoff(precision) / 4.0, "{kind:?} in {precision}: {found:?}");
             found.check(precision).unwrap();
@@ -106,7 +111,8 @@ fn dropout_drops_the_same_units_in_each_precision() {
     ] {
         for precision in HALVES {
             let found = measured(&(config(kind, &keys), data.clone(), 0), precision);
-            assert!(found.cosine > 0.999, "{kind} in {precision}: {found:?}");
+            // Other units would be another model: a cosine of about a half.
+            assert!(found.cosine > 0.98, "{kind} in {precision}: {found:?}");
         }
     }
 }
@@ -149,7 +155,7 @@ fn a_token_that_comes_often_has_its_whole_gradient() {
     let mut batch = batch(&data, 64, 1);
     batch.x.data = trainer::HostData::I64(vec![1; 64 * 64]);
     let found = Agreement::measure(engine.as_mut(), &batch, 1).unwrap();
-    assert!(found.gradient < bound(8, Precision::Bf16), "{found:?}");
+    assert!(found.gradient < bound(&config, 8, Precision::Bf16), "{found:?}");
 }
 
 #[test]
@@ -215,10 +221,11 @@ fn a_task_of_ones_own_needs_no_change() {
     for precision in HALVES {
         let data = table(6, 3).with_precision(precision);
         let registry = Registry::builtin().with::<Plain>("plain");
-        let mut engine = registry.build("plain", &config("plain", &json!({})), &data, &cpu()).unwrap();
+        let config = config("plain", &json!({ "activation": "tanh" }));
+        let mut engine = registry.build("plain", &config, &data, &cpu()).unwrap();
         engine.initialise(1).unwrap();
         let found = Agreement::measure(engine.as_mut(), &batch(&data, 16, 1), 1).unwrap();
-        assert!(found.gradient < bound(2, precision), "{found:?}");
+        assert!(found.gradient < bound(&config, 2, precision), "{found:?}");
         assert!(found.gradient > roundoff(precision) / 4.0, "{found:?}");
     }
 }
