@@ -32,11 +32,14 @@ impl Agreement {
     /// Computes the microbatch both ways. `key` as in [`Engine::gradient`].
     ///
     /// # Errors
-    /// As [`Engine::gradient`].
+    /// As [`Engine::gradient`]; and what f32 can do and the batch's precision can't, with the way out.
     pub fn measure(engine: &mut dyn Engine, batch: &HostBatch, key: u64) -> Result<Self, TrainerError> {
         let reference = HostBatch { precision: Precision::F32, ..batch.clone() };
         let (expected, expected_loss) = gradient(engine, &reference, key)?;
-        let (found, loss) = gradient(engine, batch, key)?;
+        let (found, loss) = gradient(engine, batch, key).map_err(|error| match error {
+            TrainerError::Backend { detail, .. } => unable(batch.precision, &detail),
+            other => other,
+        })?;
         Ok(Self {
             loss: ratio((loss - expected_loss).abs(), expected_loss.abs()),
             ..Self::of(&found, &expected)
@@ -77,6 +80,14 @@ impl Agreement {
             if precision == Precision::F16 { ", or \"bf16\", whose range is f32's" } else { "" }
         )))
     }
+}
+
+fn unable(precision: Precision, detail: &str) -> TrainerError {
+    TrainerError::Config(format!(
+        "train.precision = \"{precision}\": this model can't be computed in it, as it can in f32 ({detail}). Tensors that \
+         a task makes itself must be of the type that HostBatch::dtype says, and burn's recurrent layers make f32 ones \
+         inside: set train.precision = \"f32\""
+    ))
 }
 
 fn ratio(difference: f64, reference: f64) -> f64 {

@@ -4,6 +4,7 @@
 mod support;
 
 use burn::module::Module;
+use burn::nn::gru::{Gru, GruConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use serde_json::json;
@@ -228,4 +229,35 @@ fn a_task_of_ones_own_needs_no_change() {
         assert!(found.gradient < bound(&config, 2, precision), "{found:?}");
         assert!(found.gradient > roundoff(precision) / 4.0, "{found:?}");
     }
+}
+
+/// burn's Gru makes its output in the device's own type, f32.
+struct Recurrent(usize);
+
+impl Task for Recurrent {
+    type Model = Gru;
+
+    fn new(_config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
+        Ok(Self(data.output.width()))
+    }
+
+    fn model(&self, device: &Device) -> Gru {
+        GruConfig::new(2, self.0, true).init(device)
+    }
+
+    fn predict(&self, gru: &Gru, batch: &HostBatch, device: &Device) -> Result<Tensor<2>, TrainerError> {
+        let x = batch.features([batch.count, 3, 2], device)?;
+        Ok(gru.forward(x, None).narrow(1, 2, 1).reshape([batch.count, self.0]))
+    }
+}
+
+#[test]
+fn a_model_that_makes_f32_tensors_itself_is_refused_with_the_way_out() {
+    let data = table(6, 3).with_precision(Precision::Bf16);
+    let registry = Registry::builtin().with::<Recurrent>("recurrent");
+    let mut engine = registry.build("recurrent", &config("recurrent", &json!({})), &data, &cpu()).unwrap();
+    engine.initialise(1).unwrap();
+    let said = Agreement::measure(engine.as_mut(), &batch(&data, 4, 1), 1).unwrap_err().to_string();
+    assert!(said.contains("train.precision = \"bf16\": this model can't be computed in it"), "{said}");
+    assert!(said.contains("HostBatch::dtype") && said.contains("set train.precision = \"f32\""), "{said}");
 }

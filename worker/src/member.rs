@@ -208,16 +208,20 @@ impl Member {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
         let shapes = shapes(&self.geometry);
-        // Those of training come first, the small before the large.
-        let largest = shapes.iter().rfind(|(phase, _)| *phase == Phase::Train).copied();
-        for (phase, count) in shapes {
+        let (samples, key) = (self.samples.clone(), AugmentKey { seed: self.geometry.seed, epoch: 0 });
+        let mut gather = |phase, count: u32, batch: &mut HostBatch| {
             let ordinals: Vec<u64> = (0..u64::from(count)).collect();
-            let key = AugmentKey { seed: self.geometry.seed, epoch: 0 };
-            let gathered = self.samples.gather(phase, key, &ordinals, &mut scratch, &mut batch);
-            gathered.map_err(|error| fail(3, error.to_string()))?;
-            if largest == Some((phase, count)) {
-                self.compare_with_f32(&batch)?;
-            }
+            let gathered = samples.gather(phase, key, &ordinals, &mut scratch, batch);
+            gathered.map_err(|error| fail(3, error.to_string()))
+        };
+        // Of a phase, the small shapes come before the large.
+        let largest = shapes.iter().rfind(|(phase, _)| *phase == Phase::Train);
+        if let Some((phase, count)) = largest.filter(|_| self.config.train.precision != Precision::F32) {
+            gather(*phase, *count, &mut batch)?;
+            compare_with_f32(self.engine.as_mut(), &batch)?;
+        }
+        for (phase, count) in shapes {
+            gather(phase, count, &mut batch)?;
             let first = self.try_out(phase, &batch)?;
             let again = self.try_out(phase, &batch)?;
             if first != again {
@@ -231,31 +235,6 @@ impl Member {
         Ok(())
     }
 
-    /// In half precision, refuses a model whose first gradient says that it needs f32.
-    fn compare_with_f32(&mut self, batch: &HostBatch) -> Result<(), Failure> {
-        let precision = self.config.train.precision;
-        if precision == Precision::F32 {
-            return Ok(());
-        }
-        let agreement = Agreement::measure(self.engine.as_mut(), batch, 0).map_err(|error| {
-            let failure = failure(&error);
-            let hint = format!(
-                "{} (in train.precision = \"{precision}\": tensors that a task makes itself must be of the type that \
-                 HostBatch::dtype says; \"f32\" asks for nothing)",
-                failure.message
-            );
-            fail(failure.code, hint)
-        })?;
-        agreement.check(precision).map_err(|error| failure(&error))?;
-        let Agreement { loss, gradient, cosine } = agreement;
-        tracing::info!(
-            %precision,
-            samples = batch.count,
-            "beside f32 the loss is {loss:.1e} off and the gradient {gradient:.1e} of its length, cosine {cosine:.6}"
-        );
-        Ok(())
-    }
-
     /// The bits of a microbatch's results, hashed.
     fn try_out(&mut self, phase: Phase, batch: &HostBatch) -> Result<u64, Failure> {
         let mut bits = Bits(0);
@@ -266,6 +245,21 @@ impl Member {
         let sums = sums.map_err(|error| failure(&error))?;
         Ok(sums.iter().fold(bits.0, |hash, sum| mix(hash, sum.to_bits())))
     }
+}
+
+/// Refuses a model whose first gradient in half precision says that it needs f32.
+fn compare_with_f32(engine: &mut dyn Engine, batch: &HostBatch) -> Result<(), Failure> {
+    let agreement = Agreement::measure(engine, batch, 0).and_then(|agreement| {
+        agreement.check(batch.precision)?;
+        Ok(agreement)
+    });
+    let Agreement { loss, gradient, cosine } = agreement.map_err(|error| failure(&error))?;
+    tracing::info!(
+        precision = %batch.precision,
+        samples = batch.count,
+        "beside f32 the loss is {loss:.1e} off and the gradient {gradient:.1e} of its length, cosine {cosine:.6}"
+    );
+    Ok(())
 }
 
 /// A hash over all regions, in the order in which they come.
