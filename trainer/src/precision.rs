@@ -68,3 +68,29 @@ pub(crate) fn embed(embedding: &Embedding, indices: Tensor<2, Int>) -> Tensor<3>
     }
     cast(embedding, DType::F32).forward(indices).cast(dtype)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{GroupNorm, GroupNormConfig};
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    #[test]
+    fn a_normalisation_rounds_its_result_and_nothing_before() {
+        let device = Device::flex();
+        let values: Vec<f32> = (0..240).map(|i| ((i * 37 % 101) as f32 - 20.0) / 16.0).collect();
+        let x = Tensor::<3>::from_data(TensorData::new(values, [2, 4, 30]), &device).cast(DType::BF16);
+        let layer = GroupNormConfig::new(2, 4).init(&device);
+        let host = |x: Tensor<3>| x.cast(DType::F32).into_data().to_vec::<f32>().expect("f32");
+        let exact = host(layer.forward(x.clone().cast(DType::F32)));
+        let greatest_error = |found: Tensor<3>| {
+            let errors = host(found).into_iter().zip(&exact).map(|(a, b)| ((a - b) / b).abs());
+            errors.fold(0.0, f32::max)
+        };
+        let half = cast(&layer, DType::BF16);
+        let roundoff = 2f32.powi(-8);
+        assert!(greatest_error(normalise(&half, x.clone(), GroupNorm::forward)) <= roundoff);
+        assert!(greatest_error(half.forward(x)) > roundoff, "or it would need no help");
+    }
+}

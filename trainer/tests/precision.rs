@@ -138,6 +138,13 @@ fn the_bits_repeat_and_evaluation_and_prediction_stay_f32() {
             assert!(bits(&first.values) == bits(&again.values), "{config:?}");
             assert_eq!(sums, sums_again);
             assert_ne!(sums[0].to_bits(), expected[0].to_bits(), "{config:?} was computed in f32");
+            // A loss in half precision would have no more bits than that has.
+            let beyond = if precision == Precision::Bf16 { 16 } else { 13 };
+            assert!(
+                (sums[0] as f32).to_bits().trailing_zeros() < beyond,
+                "{config:?}: the loss is {}",
+                sums[0]
+            );
             assert_eq!(engine.evaluate(&batch).unwrap(), plain.evaluate(&batch_f32).unwrap());
             assert!(bits(&engine.predict(&batch).unwrap()) == bits(&plain.predict(&batch_f32).unwrap()));
             // The parameters were not rounded.

@@ -246,7 +246,7 @@ pub(crate) mod tests {
         };
         let plan = Plan::prepare(&config, None).expect("a plan");
         let dataset = Dataset::open(&plan, &path).expect("the file of the plan");
-        Samples { dataset, spec: spec(&plan) }
+        Samples { dataset, spec: spec(&plan, Precision::F32) }
     }
 
     #[test]
