@@ -312,7 +312,13 @@ pub const KEYS: &[Key] = &[
         O,
         "What counts as an improvement for train.patience: to be better than the best by more than this, at least 0",
     ),
-    key("train.precision", Kind::Word(&["f32"]), "\"f32\"", T, "Precision of forward and backward passes"),
+    key(
+        "train.precision",
+        Kind::Word(&["f32", "bf16", "f16"]),
+        "\"f32\"",
+        T,
+        "What forward and backward are computed in, where the worker's device has it. Weights, gradients between members, the optimizer, losses, sums and evaluations are f32 in any case",
+    ),
     key("model.kind", Kind::Text, "\"mlp\"", T, "The task: mlp, cnn, resnet, gpt, or one of your own"),
     key(
         "init.from",

@@ -67,7 +67,7 @@ pub use load::Resolved;
 pub use page::page;
 pub use types::{
     Augment, Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Local, Model, Normalise,
-    OnBad, OnNan, Optimizer, OptimizerKind, Reduce, Run, Sampling, Schedule, ScheduleKind, Shuffle, Tracker,
-    Train,
+    OnBad, OnNan, Optimizer, OptimizerKind, Precision, Reduce, Run, Sampling, Schedule, ScheduleKind,
+    Shuffle, Tracker, Train,
 };
 pub use values::{Every, Span};

@@ -58,6 +58,28 @@ pub enum OnNan {
     Skip,
 }
 
+/// The type of the numbers that forward and backward are computed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Precision {
+    #[default]
+    F32,
+    Bf16,
+    F16,
+}
+
+impl std::fmt::Display for Precision {
+    /// As `train.precision` has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
 /// `[train]`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,7 +100,7 @@ pub struct Train {
     pub patience: Option<u64>,
     pub monitor: String,
     pub min_delta: f64,
-    pub precision: String,
+    pub precision: Precision,
 }
 
 impl Default for Train {
@@ -94,7 +116,7 @@ impl Default for Train {
             patience: None,
             monitor: "validation/loss".to_owned(),
             min_delta: 0.0,
-            precision: "f32".to_owned(),
+            precision: Precision::F32,
         }
     }
 }

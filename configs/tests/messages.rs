@@ -401,6 +401,8 @@ fn what_a_run_begins_with_and_when_it_ends_early() {
         "[init]\nfreeze = \"head.*\"",
         "[init]\nfreeze = [\"head.*\"]",
         "precision = \"bf16\"",
+        "precision = \"fp16\"",
+        "precision = 16",
     ]), @r#"
     run.toml:6: train.monitor = "validation/acuracy": expected one of validation/loss, validation/accuracy, validation/mean_absolute_error, validation/mean_squared_error; did you mean "validation/accuracy"?
     run.toml:6: train.min_delta = -0.1: expected 0 or a number above it
@@ -412,7 +414,9 @@ fn what_a_run_begins_with_and_when_it_ends_early() {
     run.toml:6: init.allow_missing is set, but init.from is not: add it, or remove init.allow_missing
     run.toml:6: init.freeze = "head.*": expected a list of strings
     fine
-    run.toml:5: train.precision = "bf16": expected "f32" (nothing else yet)
+    fine
+    run.toml:5: train.precision = "fp16": expected one of "f32", "bf16", "f16"; did you mean "f16"?
+    run.toml:5: train.precision = 16: expected one of "f32", "bf16", "f16"
     "#);
 }
 

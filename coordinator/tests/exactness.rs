@@ -72,6 +72,64 @@ fn every_order_and_every_sampling_has_one_digest_for_any_number_of_workers() {
 }
 
 #[test]
+fn half_precision_has_one_digest_for_any_number_of_workers() {
+    let place = Place::new();
+    let digests = ["f32", "bf16", "f16"]
+        .map(|precision| digest_of_any(&place, precision, &[&format!("train.precision={precision}")]));
+    assert!(
+        digests[0] != digests[1] && digests[0] != digests[2] && digests[1] != digests[2],
+        "each is computed in its own: {digests:?}"
+    );
+}
+
+#[test]
+fn half_precision_learns_the_digits_as_well_as_f32() {
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (preset, digits) =
+        (repository.join("configs/digits.toml"), repository.join("datasets/digits/digits.csv"));
+    let place = Place::new();
+    let accuracy = |precision: &str| {
+        let mut command = place.command(&["--config"]);
+        command.arg(&preset).args(["--set", &format!("dataset.uri={}", digits.display())]);
+        let keys = [format!("run.name={precision}"), format!("train.precision={precision}")];
+        command.args(keys.iter().flat_map(|key| ["--set", key.as_str()]));
+        command.args(["--set", "train.evaluate_every=20", "--local-workers", "2"]);
+        let output = support::wait(command.spawn().expect("started"));
+        assert!(output.status.success(), "{precision}: {}", String::from_utf8_lossy(&output.stdout));
+        place.record(precision)["final"]["metrics"]["validation/accuracy"].as_f64().expect("an accuracy")
+    };
+    let expected = accuracy("f32");
+    let found = accuracy("bf16");
+    assert!(expected > 0.97 && found > expected - 0.01, "bf16 {found}, f32 {expected}");
+}
+
+#[test]
+fn a_model_that_half_precision_is_too_narrow_for_is_refused_before_step_0() {
+    let place = Place::new();
+    // Inputs of a million: their squares, and what the first layer makes of them, are beyond 65,504.
+    let rows = std::fs::read_to_string(place.path().join("rows.csv")).expect("rows");
+    let huge: Vec<String> = rows
+        .lines()
+        .enumerate()
+        .map(|(row, line)| if row == 0 { format!("{line},size") } else { format!("{line},{row}000000") })
+        .collect();
+    std::fs::write(place.path().join("huge.csv"), huge.join("\n") + "\n").expect("written");
+    let set =
+        ["--set", "dataset.uri=huge.csv", "--set", "dataset.normalise=none", "--set", "train.precision=f16"];
+    let (code, out, said) = place.finish(&set);
+    assert_eq!(code, Some(2), "{out}{said}");
+    let said = format!("{out}{said}");
+    assert!(said.contains("train.precision = \"f16\" doesn't do for this model"), "{said}");
+    assert!(said.contains("set train.precision = \"f32\", or \"bf16\""), "{said}");
+
+    let ndarray = ["--set", "local.devices=ndarray", "--set", "train.precision=bf16", "--set", "run.name=nd"];
+    let (code, out, said) = place.finish(&ndarray);
+    let said = format!("{out}{said}");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("train.precision = \"bf16\", but the device ndarray"), "{said}");
+}
+
+#[test]
 fn another_seed_gives_other_weights() {
     let place = Place::new();
     place.complete(&["--set", "run.name=a"]);

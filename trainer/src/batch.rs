@@ -1,12 +1,21 @@
 //! A host batch as tensors on a device.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::error::TrainerError;
 use crate::host::{HostBatch, HostData, Target};
+use crate::precision;
 
 impl HostBatch {
-    /// The inputs on the device, in a shape of the task's choice, such as `[batch.count, 28, 28]`.
+    /// The type of the parameters that a forward pass on this device is given, and of the inputs: the batch's precision
+    /// in training (a device with autodiff), f32 in evaluation and prediction. Tensors that a task makes itself and
+    /// that meet them need it: `Tensor::from_data(mask, (device, batch.dtype(device)))`.
+    #[must_use]
+    pub fn dtype(&self, device: &Device) -> DType {
+        if device.is_autodiff() { precision::dtype(self.precision) } else { DType::F32 }
+    }
+
+    /// The inputs on the device, in a shape of the task's choice, such as `[batch.count, 28, 28]`, and of [`dtype`](Self::dtype).
     ///
     /// # Errors
     /// The inputs are tokens, or not so many.
@@ -26,7 +35,7 @@ impl HostBatch {
                 self.x.shape
             )));
         }
-        Ok(Tensor::from_data(TensorData::new(data.clone(), shape), device))
+        Ok(Tensor::from_data(TensorData::new(data.clone(), shape), (device, self.dtype(device))))
     }
 
     /// The tokens on the device, `[samples, window]`.
@@ -49,7 +58,7 @@ impl HostBatch {
         Ok(integers(labels, self.count, "labels", device)?.reshape([self.count]))
     }
 
-    /// The values to be predicted, on the device, `[samples, width]`.
+    /// The values to be predicted, on the device, `[samples, width]`, f32: losses are computed in it.
     ///
     /// # Errors
     /// The targets are no values.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use configs::Precision;
 
 use crate::error::TrainerError;
+use crate::precision;
 
 /// What `--device` says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -109,6 +111,12 @@ impl OpenDevice {
     #[must_use]
     pub fn driver(&self) -> &str {
         &self.driver
+    }
+
+    /// Whether it stores, converts and calculates in this type.
+    #[must_use]
+    pub fn computes_in(&self, precision: Precision) -> bool {
+        self.device.supports_dtype(precision::dtype(precision))
     }
 
     /// burn's device, without autodiff.

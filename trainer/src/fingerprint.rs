@@ -5,12 +5,14 @@
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+use configs::Precision;
 
 use crate::device::OpenDevice;
 use crate::error::TrainerError;
 use crate::guard;
 use crate::ordered_sum::ordered_sum;
+use crate::precision;
 
 /// Hash of the probe's result bits, backend and driver.
 ///
@@ -23,15 +25,53 @@ pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
             .try_execute()
             .map_err(|error| guard::failure("the numerics probe", &name, 0, error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"bonfire numerics probe 2");
+        hasher.update(b"bonfire numerics probe 3");
         // The kind of device, not its number: two equal cards are equal.
         hasher.update(device.driver().as_bytes());
         hasher.update(device.info().name.as_bytes());
         for data in &results {
             hasher.update(data.as_bytes());
         }
+        for half in [Precision::Bf16, Precision::F16] {
+            hasher.update(half.to_string().as_bytes());
+            if device.computes_in(half) {
+                probe_half(device, half, &mut hasher);
+            }
+        }
         Ok(*hasher.finalize().as_bytes())
     })
+}
+
+/// The device says that it computes in this type. One whose driver can't all the same must do for runs in f32: that it
+/// can't is hashed.
+fn probe_half(device: &OpenDevice, half: Precision, hasher: &mut blake3::Hasher) {
+    let name = device.info().spec.to_string();
+    let results = guard::catch("the numerics probe in half precision", &name, 0, || {
+        let dtype = precision::dtype(half);
+        let a: Tensor<2> = noise([16, 500], 6, device.device()).cast(dtype);
+        let b: Tensor<2> = noise([500, 24], 7, device.device()).cast(dtype);
+        let x: Tensor<4> = noise([2, 3, 9, 9], 8, device.device()).cast(dtype);
+        let weight: Tensor<4> = noise([4, 3, 3, 3], 9, device.device()).cast(dtype);
+        let y = conv2d(x, weight, None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1));
+        Transaction::default()
+            .register(a.clone().sum_dim(0).cast(DType::F32))
+            .register(a.clone().exp().cast(DType::F32))
+            .register(a.matmul(b).cast(DType::F32))
+            .register(y.cast(DType::F32))
+            .try_execute()
+            .map_err(|error| guard::failure("the numerics probe", &name, 0, error.to_string()))
+    });
+    match results {
+        Ok(results) => {
+            for data in &results {
+                hasher.update(data.as_bytes());
+            }
+        }
+        Err(why) => {
+            tracing::warn!(%why, "only runs in f32 are for this device");
+            hasher.update(b"failed");
+        }
+    }
 }
 
 fn probe(device: &Device) -> Transaction {

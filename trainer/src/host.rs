@@ -2,6 +2,8 @@
 //!
 //! Reusable: the vectors keep their capacity from one microbatch to the next.
 
+use configs::Precision;
+
 /// Elements of a host tensor.
 #[derive(Clone, PartialEq, Debug)]
 pub enum HostData {
@@ -76,6 +78,8 @@ pub struct HostBatch {
     pub x: HostTensor,
     /// Targets.
     pub y: Target,
+    /// What a training microbatch's forward and backward are computed in; the inputs here are f32 in any case.
+    pub precision: Precision,
 }
 
 /// What a task's outputs mean.
@@ -121,13 +125,15 @@ pub struct DataSpec {
     pub output: OutputSpec,
     /// Those of a table's features that are codes, by their places; all others are numbers.
     pub categories: Vec<Categories>,
+    /// `train.precision`: what training computes in.
+    pub precision: Precision,
 }
 
 impl DataSpec {
     /// Of inputs that are numbers (or tokens) alone.
     #[must_use]
     pub fn new(input: Vec<usize>, output: OutputSpec) -> Self {
-        Self { input, output, categories: Vec::new() }
+        Self { input, output, categories: Vec::new(), precision: Precision::F32 }
     }
 
     /// With features that are codes.
@@ -136,12 +142,20 @@ impl DataSpec {
         self.categories = categories;
         self
     }
+
+    /// With training computed in this type.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
 }
 
 impl HostBatch {
     /// An empty batch for this data, to be filled and reused: of i64 inputs for tokens, of f32 for anything else.
     #[must_use]
     pub fn empty(data: &DataSpec) -> Self {
+        let precision = data.precision;
         let mut shape = vec![0];
         shape.extend_from_slice(&data.input);
         let floats = HostData::F32(Vec::new());
@@ -150,7 +164,7 @@ impl HostBatch {
             OutputSpec::Values(names) => (floats, Target::Values { width: names.len(), data: Vec::new() }),
             OutputSpec::Tokens { .. } => (HostData::I64(Vec::new()), Target::Tokens(Vec::new())),
         };
-        Self { count: 0, x: HostTensor { shape, data }, y }
+        Self { count: 0, x: HostTensor { shape, data }, y, precision }
     }
 
     /// Sets the count of samples, here and in the input's shape.

@@ -94,6 +94,7 @@
 #![recursion_limit = "256"]
 
 pub mod adapters;
+mod agreement;
 mod batch;
 pub mod device;
 mod engine;
@@ -110,6 +111,7 @@ mod module_walk;
 pub mod names;
 mod optimizer;
 mod ordered_sum;
+mod precision;
 mod registry;
 mod scored;
 mod state_check;
@@ -119,6 +121,8 @@ mod task_engine;
 pub mod tensors;
 mod update_rules;
 
+pub use agreement::Agreement;
+pub use configs::Precision;
 pub use device::{DeviceInfo, DeviceSpec, OpenDevice};
 pub use engine::{Engine, GradientSink};
 pub use error::TrainerError;

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::TrainerError;
 use crate::host::DataSpec;
 use crate::models::{Cnn, Gpt, Mlp, Resnet};
+use crate::precision;
 use crate::task::{ModelConfig, Task};
 use crate::task_engine::TaskEngine;
 
@@ -54,7 +55,8 @@ impl Registry {
     /// [`Engine::write_parameters`].
     ///
     /// # Errors
-    /// The kind is unknown, the configuration is wrong, the data don't fit, or the module holds state that a retried
+    /// The kind is unknown, the configuration is wrong, the data don't fit, the device doesn't compute in the data's
+    /// precision, or the module holds state that a retried
     /// step would count twice.
     pub fn build(
         &self,
@@ -72,6 +74,7 @@ impl Registry {
                 known.join(", ")
             )));
         };
+        precision::check(data.precision, device)?;
         (entry.build)(config, data, device)
     }
 }

@@ -20,7 +20,7 @@ pub struct Scored {
 impl Scored {
     /// The usual loss of outputs, by the batch's targets: cross entropy of logits `[samples, labels]`; for tokens, of
     /// logits `[samples * window, vocabulary]`; for values `[samples, width]`, the mean over a sample's values of the
-    /// squared errors. Summed over samples or tokens in a fixed order.
+    /// squared errors. Computed in f32, and summed over samples or tokens in a fixed order.
     ///
     /// # Errors
     /// The outputs don't have the targets' shape, a label is outside of them, or the targets are unknown.

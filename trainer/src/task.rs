@@ -68,6 +68,9 @@ impl ModelConfig {
 /// - *Stateless.* Whatever changes in the forward pass (BatchNorm's running statistics) would be counted twice by a
 ///   step that is tried again: such modules are refused by the layer's name. Dropout is right: it draws from the seeded
 ///   generator, and is off where the device has no autodiff (evaluation, prediction).
+/// - *Typed as its input.* In training with `train.precision` other than f32, parameters and
+///   [`features`](HostBatch::features) have the type of [`HostBatch::dtype`], and so must what a task makes itself. Outputs and
+///   losses may have any float type; losses are better in f32, as [`Scored::by_target`]'s are.
 /// - *All trained state is in parameters.* Float parameters, each once; versions carry them and nothing else.
 pub trait Task: Sized + Send + 'static {
     /// The module.

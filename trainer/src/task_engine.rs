@@ -1,9 +1,12 @@
 //! A task on a device, behind the [`Engine`] trait.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+
+use configs::Precision;
 
 use crate::device::OpenDevice;
 use crate::engine::{Engine, GradientSink};
@@ -12,6 +15,7 @@ use crate::guard;
 use crate::host::{DataSpec, HostBatch};
 use crate::layout::Layout;
 use crate::module_walk::{self, Gradients, Reader, Writer};
+use crate::precision;
 use crate::scored::Scored;
 use crate::task::{HostScored, ModelConfig, Task};
 
@@ -76,8 +80,8 @@ impl<T: Task> TaskEngine<T> {
     ) -> Result<(Vec<TensorData>, f64, usize), TrainerError> {
         let [_, width] = scored.outputs.dims();
         let data = transaction
-            .register(scored.outputs.without_autodiff())
-            .register(scored.loss.without_autodiff())
+            .register(scored.outputs.cast(DType::F32).without_autodiff())
+            .register(scored.loss.cast(DType::F32).without_autodiff())
             .try_execute()
             .map_err(|error| guard::failure("reading results", &self.name, 0, error.to_string()))?;
         Ok((data, scored.weight, width))
@@ -172,11 +176,17 @@ impl<T: Task> Engine for TaskEngine<T> {
     ) -> Result<Vec<f64>, TrainerError> {
         let model = self.model()?;
         guard::catch("the gradient of a microbatch", &self.name, batch.count, || {
-            let scored = {
+            let mut scored = {
                 let _sole = sole_draw();
+                let computing = match batch.precision {
+                    Precision::F32 => Cow::Borrowed(model),
+                    // Gradients go back through the casts, so they reach the f32 parameters as f32.
+                    half => Cow::Owned(precision::cast(model, precision::dtype(half))),
+                };
                 self.training.seed(key);
-                self.task.forward(model, batch, &self.training)?
+                self.task.forward(&computing, batch, &self.training)?
             };
+            scored.loss = scored.loss.cast(DType::F32);
             let mut gradients = scored.loss.backward();
             let (transaction, present) = Gradients::register(model, &mut gradients);
             let (data, weight, width) = self.read_back(transaction, scored)?;
@@ -201,7 +211,7 @@ impl<T: Task> Engine for TaskEngine<T> {
         let model = self.model()?;
         guard::catch("a prediction", &self.name, batch.count, || {
             let outputs: Tensor<2> = self.task.predict(&model.valid(), batch, &self.plain)?;
-            let data = outputs.try_into_data().map_err(|error| {
+            let data = outputs.cast(DType::F32).try_into_data().map_err(|error| {
                 guard::failure("a prediction", &self.name, batch.count, error.to_string())
             })?;
             Ok(self.slice(&data)?.to_vec())

@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::json;
 use support::{batch, bits, build, classes, config, cpu, gradient, parameters, text};
-use trainer::{DataSpec, DeviceSpec, OpenDevice, OutputSpec};
+use trainer::{Agreement, DataSpec, DeviceSpec, OpenDevice, OutputSpec, Precision};
 
 fn wgpu() -> Option<OpenDevice> {
     let opened = trainer::device::open(&DeviceSpec::Wgpu(None));
@@ -71,6 +71,40 @@ fn a_microbatch_has_the_same_bits_each_time() {
         let (again, again_sums) = gradient(engine.as_mut(), &batch, 1);
         assert!(bits(&again.values) == bits(&first.values));
         assert_eq!(again_sums[0].to_bits(), sums[0].to_bits());
+    }
+}
+
+/// In f16 where the adapter has it; the bounds are those of tests/precision.rs for models of this depth.
+#[test]
+fn half_precision_is_near_f32_and_has_the_same_bits_each_time() {
+    let Some(device) = wgpu() else { return };
+    if !device.computes_in(Precision::F16) {
+        eprintln!("passed over: {} doesn't compute in f16", device.info());
+        return;
+    }
+    let images = DataSpec::new(vec![1, 8, 8], classes(4));
+    let models = [
+        (config("mlp", &json!({ "hidden": [16], "activation": "gelu" })), images.clone(), 0.01),
+        (config("cnn", &json!({ "channels": [4], "hidden": 8 })), images.clone(), 0.05),
+        (config("resnet", &json!({ "width": 4, "groups": 2 })), images, 0.08),
+        (
+            config("gpt", &json!({ "layers": 1, "heads": 2, "width": 16, "positions": "rotary" })),
+            text(6, 9),
+            0.02,
+        ),
+    ];
+    for (config, data, bound) in models {
+        let data = data.with_precision(Precision::F16);
+        let mut engine = build(&config, &data, &device);
+        engine.initialise(3).unwrap();
+        let batch = batch(&data, 16, 1);
+        let found = Agreement::measure(engine.as_mut(), &batch, 1).unwrap();
+        println!("{config:?}: {found:?}");
+        assert!(found.gradient < bound && found.loss < bound, "{config:?}: {found:?}");
+        assert!(found.gradient > 1e-5, "{config:?} was computed in f32: {found:?}");
+        let (first, _) = gradient(engine.as_mut(), &batch, 1);
+        let (again, _) = gradient(engine.as_mut(), &batch, 1);
+        assert!(bits(&first.values) == bits(&again.values), "{config:?}");
     }
 }
 

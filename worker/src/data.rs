@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
-use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
+use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Precision, Target};
 
 use crate::fail;
 use crate::transfer::{Remote, Transfer};
@@ -21,7 +21,8 @@ pub(crate) struct Scratch(Batch);
 
 impl Samples {
     /// Opens the dataset where the plan says that it is, if those are its bytes; else fetches it by digest.
-    pub(crate) fn open(plan: &Plan, transfer: &Transfer) -> Result<Self, Failure> {
+    /// Batches say that training is computed in `precision`.
+    pub(crate) fn open(plan: &Plan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
         let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
             Ok(dataset) => dataset,
             Err(why) => {
@@ -29,7 +30,7 @@ impl Samples {
                 open_copy(plan, transfer)?
             }
         };
-        Ok(Self { dataset, spec: spec(plan) })
+        Ok(Self { dataset, spec: spec(plan, precision) })
     }
 
     /// What the model is built for.
@@ -180,7 +181,7 @@ fn cache_folder() -> PathBuf {
 }
 
 /// Shapes and names, as the trainer has them.
-fn spec(plan: &Plan) -> DataSpec {
+fn spec(plan: &Plan, precision: Precision) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
         (_, Some(shape)) => shape.to_vec(),
@@ -193,7 +194,7 @@ fn spec(plan: &Plan) -> DataSpec {
     };
     let categories = plan.categories().into_iter();
     let categories = categories.map(|(place, codes)| Categories { place, codes }).collect();
-    DataSpec { input, output, categories }
+    DataSpec { input, output, categories, precision }
 }
 
 #[cfg(test)]
@@ -245,7 +246,7 @@ pub(crate) mod tests {
         };
         let plan = Plan::prepare(&config, None).expect("a plan");
         let dataset = Dataset::open(&plan, &path).expect("the file of the plan");
-        Samples { dataset, spec: spec(&plan) }
+        Samples { dataset, spec: spec(&plan, Precision::F32) }
     }
 
     #[test]

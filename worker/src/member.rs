@@ -13,7 +13,9 @@ use protocol::messages::{Failure, Timings, Welcome};
 use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
-use trainer::{Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Registry};
+use trainer::{
+    Agreement, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision, Registry,
+};
 use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
@@ -99,7 +101,7 @@ impl Member {
             .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
         let Link { client, token, host, runtime } = link;
         let transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
-        let samples = Arc::new(Samples::open(&plan, &transfer)?);
+        let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
         let model =
             ModelConfig::new(&config.model.kind, &config.model.keys).map_err(|error| failure(&error))?;
@@ -205,11 +207,21 @@ impl Member {
     fn warm_up(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
-        for (phase, count) in shapes(&self.geometry) {
+        let shapes = shapes(&self.geometry);
+        let (samples, key) = (self.samples.clone(), AugmentKey { seed: self.geometry.seed, epoch: 0 });
+        let mut gather = |phase, count: u32, batch: &mut HostBatch| {
             let ordinals: Vec<u64> = (0..u64::from(count)).collect();
-            let key = AugmentKey { seed: self.geometry.seed, epoch: 0 };
-            let gathered = self.samples.gather(phase, key, &ordinals, &mut scratch, &mut batch);
-            gathered.map_err(|error| fail(3, error.to_string()))?;
+            let gathered = samples.gather(phase, key, &ordinals, &mut scratch, batch);
+            gathered.map_err(|error| fail(3, error.to_string()))
+        };
+        // Of a phase, the small shapes come before the large.
+        let largest = shapes.iter().rfind(|(phase, _)| *phase == Phase::Train);
+        if let Some((phase, count)) = largest.filter(|_| self.config.train.precision != Precision::F32) {
+            gather(*phase, *count, &mut batch)?;
+            compare_with_f32(self.engine.as_mut(), &batch)?;
+        }
+        for (phase, count) in shapes {
+            gather(phase, count, &mut batch)?;
             let first = self.try_out(phase, &batch)?;
             let again = self.try_out(phase, &batch)?;
             if first != again {
@@ -233,6 +245,21 @@ impl Member {
         let sums = sums.map_err(|error| failure(&error))?;
         Ok(sums.iter().fold(bits.0, |hash, sum| mix(hash, sum.to_bits())))
     }
+}
+
+/// Refuses a model whose first gradient in half precision says that it needs f32.
+fn compare_with_f32(engine: &mut dyn Engine, batch: &HostBatch) -> Result<(), Failure> {
+    let agreement = Agreement::measure(engine, batch, 0).and_then(|agreement| {
+        agreement.check(batch.precision)?;
+        Ok(agreement)
+    });
+    let Agreement { loss, gradient, cosine } = agreement.map_err(|error| failure(&error))?;
+    tracing::info!(
+        precision = %batch.precision,
+        samples = batch.count,
+        "beside f32 the loss is {loss:.1e} off and the gradient {gradient:.1e} of its length, cosine {cosine:.6}"
+    );
+    Ok(())
 }
 
 /// A hash over all regions, in the order in which they come.

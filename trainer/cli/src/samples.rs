@@ -17,7 +17,7 @@ pub(crate) fn spec(plan: &Plan) -> DataSpec {
     };
     let categories = plan.categories().into_iter();
     let categories = categories.map(|(place, codes)| Categories { place, codes }).collect();
-    DataSpec { input, output, categories }
+    DataSpec::new(input, output).with_categories(categories)
 }
 
 /// Puts rows into a reused batch for the engine.

@@ -1,7 +1,7 @@
 //! What the models share: inputs and targets on the device, activations, losses as sums.
 
 use burn::tensor::activation;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
 use crate::error::TrainerError;
@@ -90,7 +90,7 @@ pub(super) fn values(batch: &HostBatch, features: usize) -> Result<&[f32], Train
 /// The batch's inputs on the device, `[count, features]`.
 pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Result<Tensor<2>, TrainerError> {
     let data = values(batch, features)?.to_vec();
-    Ok(Tensor::from_data(TensorData::new(data, [batch.count, features]), device))
+    Ok(Tensor::from_data(TensorData::new(data, [batch.count, features]), (device, batch.dtype(device))))
 }
 
 /// The sum of the losses: cross entropy of labels, mean squared error of a sample's values.
@@ -139,9 +139,10 @@ impl Loss {
         }
     }
 
-    /// Of the outputs of a batch, `[count, width]`. The weight is the count of samples whatever the classes' weights
+    /// Of the outputs of a batch, `[count, width]`; f32 whatever type they have. The weight is the count of samples whatever the classes' weights
     /// are, so that accuracies stay what they are.
     pub(crate) fn score(&self, outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
+        let outputs = outputs.cast(DType::F32);
         let [count, width] = outputs.dims();
         let loss = match &batch.y {
             Target::Labels(labels) => {
@@ -224,8 +225,9 @@ fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), Trai
     }
 }
 
-/// The sum of the tokens' cross entropies. `targets` is `[tokens, 1]`, each within the vocabulary.
+/// The sum of the tokens' cross entropies, f32 whatever type the logits have. `targets` is `[tokens, 1]`, each within the vocabulary.
 pub(crate) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
+    let logits = logits.cast(DType::F32);
     let [rows, _] = logits.dims();
     let plain = logits.clone().detach();
     let of_target = plain.clone().gather(1, targets.clone());

@@ -3,9 +3,10 @@
 use burn::module::Module;
 use burn::nn::{Dropout, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{gelu, softmax};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::positions::{Rotation, Surroundings};
+use crate::precision::normalise;
 
 /// x + attention(norm(x)), then x + dense(norm(x)).
 #[derive(Module, Debug)]
@@ -61,11 +62,16 @@ impl Block {
 
     /// `[count * window, width]` in and out.
     pub(super) fn forward(&self, x: Tensor<2>, around: &Surroundings) -> Tensor<2> {
-        let branch = self.attention.forward(&self.norm1.forward(x.clone()), around);
+        let branch = self.attention.forward(&norm(&self.norm1, x.clone()), around);
         let x = x + self.dropout.forward(branch);
-        let branch = self.contract.forward(gelu(self.expand.forward(self.norm2.forward(x.clone()))));
+        let branch = self.contract.forward(gelu(self.expand.forward(norm(&self.norm2, x.clone()))));
         x + self.dropout.forward(branch)
     }
+}
+
+/// In f32.
+fn norm(layer: &LayerNorm, x: Tensor<2>) -> Tensor<2> {
+    normalise(layer, x, LayerNorm::forward)
 }
 
 /// A weight from the normal distribution, and a bias of zeros.
@@ -88,8 +94,11 @@ impl Attention {
             (query, key) = (turn(query, rotation), turn(key, rotation));
         }
         let query = query.mul_scalar(1.0 / (size as f32).sqrt());
-        let scores = query.matmul(key.swap_dims(2, 3)) + around.mask.clone();
-        let weights = self.dropout.forward(softmax(scores, 3));
+        let scores = query.matmul(key.swap_dims(2, 3));
+        // The exponentials and their sums are f32, as the mask is; the weights are of the values' type again.
+        let dtype = scores.dtype();
+        let weights = softmax(scores.cast(DType::F32) + around.mask.clone(), 3).cast(dtype);
+        let weights = self.dropout.forward(weights);
         let mixed = weights.matmul(split(&self.value)).swap_dims(1, 2).reshape([rows, width]);
         self.projection.forward(mixed)
     }

@@ -17,6 +17,7 @@ use self::positions::{Surroundings, causal_mask, rotation};
 use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use crate::precision::{embed, normalise};
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 
@@ -128,7 +129,7 @@ impl Task for Gpt {
         let tokens = self.tokens(batch, device)?;
         let [count, window] = tokens.dims();
         let width = self.size.width;
-        let mut x = model.tokens.forward(tokens);
+        let mut x = embed(&model.tokens, tokens);
         if let Some(positions) = &model.positions {
             x = x + positions.weight.val().narrow(0, 0, window).unsqueeze::<3>();
         }
@@ -138,12 +139,12 @@ impl Task for Gpt {
             window,
             mask: causal_mask(window, device),
             rotation: (self.positions == Positions::Rotary)
-                .then(|| rotation(window, width / self.size.heads, device)),
+                .then(|| rotation(window, width / self.size.heads, (device, x.dtype()))),
         };
         for block in &model.blocks {
             x = block.forward(x, &surroundings);
         }
-        let x = model.norm.forward(x);
+        let x = normalise(&model.norm, x, LayerNorm::forward);
         Ok(match &model.head {
             Some(head) => head.forward(x),
             None => x.matmul(model.tokens.weight.val().transpose()),

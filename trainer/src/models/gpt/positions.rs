@@ -1,6 +1,6 @@
 //! What attention knows of positions: the causal mask and the rotation of queries and keys.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// What all blocks of a forward pass share.
 pub(super) struct Surroundings {
@@ -8,7 +8,7 @@ pub(super) struct Surroundings {
     pub(super) count: usize,
     /// Positions of a sample.
     pub(super) window: usize,
-    /// Added to the attention's scores, `[1, 1, window, window]`.
+    /// Added to the attention's scores, `[1, 1, window, window]`, f32.
     pub(super) mask: Tensor<4>,
     /// With rotary positions.
     pub(super) rotation: Option<Rotation>,
@@ -37,7 +37,8 @@ pub(super) struct Rotation {
 }
 
 /// The angle of position p and pair i is p * 10000^(-2i/size).
-pub(super) fn rotation(window: usize, size: usize, device: &Device) -> Rotation {
+/// Of the type of what it turns.
+pub(super) fn rotation(window: usize, size: usize, options: (&Device, DType)) -> Rotation {
     let half = size / 2;
     // In f64, so that differences between implementations of sine and power hardly ever reach the f32 value.
     let angle = |position: usize, feature: usize| {
@@ -47,14 +48,14 @@ pub(super) fn rotation(window: usize, size: usize, device: &Device) -> Rotation 
         let values: Vec<f32> = (0..window)
             .flat_map(|position| (0..size).map(move |feature| function(angle(position, feature)) as f32))
             .collect();
-        Tensor::from_data(TensorData::new(values, [1, 1, window, size]), device)
+        Tensor::from_data(TensorData::new(values, [1, 1, window, size]), options)
     };
     let mut quarter = vec![0.0f32; size * size];
     for i in 0..half {
         quarter[(i + half) * size + i] = -1.0;
         quarter[i * size + i + half] = 1.0;
     }
-    let quarter = Tensor::from_data(TensorData::new(quarter, [1, 1, size, size]), device);
+    let quarter = Tensor::from_data(TensorData::new(quarter, [1, 1, size, size]), options);
     Rotation { cos: table(f64::cos), sin: table(f64::sin), quarter }
 }
 

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::super::head;
 use crate::error::TrainerError;
 use crate::host::{Categories, DataSpec, HostBatch};
+use crate::precision::embed;
 
 /// Standard deviation of an embedding's first values (fastai/fastai, `fastai/layers.py`, `Embedding`, which cuts the
 /// normal distribution off at two deviations; here it isn't).
@@ -82,12 +83,13 @@ impl Columns {
                 .chunks_exact(self.features)
                 .flat_map(|row| places.iter().map(|place| row[*place]))
                 .collect();
-            parts.push(Tensor::from_data(TensorData::new(numbers, [count, places.len()]), device));
+            let numbers = TensorData::new(numbers, [count, places.len()]);
+            parts.push(Tensor::from_data(numbers, (device, batch.dtype(device))));
         }
         for ((category, width), embedding) in self.coded.iter().zip(embeddings) {
             let codes = codes(values.iter().skip(category.place).step_by(self.features), category)?;
             let codes: Tensor<2, Int> = Tensor::from_data(TensorData::new(codes, [count, 1]), device);
-            parts.push(embedding.forward(codes).reshape([count, *width]));
+            parts.push(embed(embedding, codes).reshape([count, *width]));
         }
         Ok(Tensor::cat(parts, 1))
     }

@@ -8,6 +8,8 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
 
+use crate::precision;
+
 /// relu(shortcut(x) + norm(convolution(relu(norm(convolution(x)))))), both convolutions 3x3 (He et al. 2015, figure 2).
 #[derive(Module, Debug)]
 pub(super) struct ResidualBlock {
@@ -47,24 +49,26 @@ impl ResidualBlock {
     ) -> Self {
         let [inputs, outputs] = channels;
         let changes = stride != 1 || inputs != outputs;
-        let norm = || normalisation(groups, outputs, device);
+        let new_norm = || normalisation(groups, outputs, device);
         Self {
             convolution1: convolution(channels, 3, stride, device),
-            norm1: norm(),
+            norm1: new_norm(),
             convolution2: convolution([outputs, outputs], 3, 1, device),
-            norm2: norm(),
-            projection: (changes && shortcut == Shortcut::Projection)
-                .then(|| Projection { convolution: convolution(channels, 1, stride, device), norm: norm() }),
+            norm2: new_norm(),
+            projection: (changes && shortcut == Shortcut::Projection).then(|| Projection {
+                convolution: convolution(channels, 1, stride, device),
+                norm: new_norm(),
+            }),
             stride,
         }
     }
 
     /// `[count, channels, height, width]` in and out.
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let branch = relu(self.norm1.forward(self.convolution1.forward(x.clone())));
-        let branch = self.norm2.forward(self.convolution2.forward(branch));
+        let branch = relu(norm(&self.norm1, self.convolution1.forward(x.clone())));
+        let branch = norm(&self.norm2, self.convolution2.forward(branch));
         let shortcut = match &self.projection {
-            Some(projection) => projection.norm.forward(projection.convolution.forward(x)),
+            Some(projection) => norm(&projection.norm, projection.convolution.forward(x)),
             None => pad(x, self.stride, branch.dims()[1]),
         };
         relu(shortcut + branch)
@@ -80,7 +84,7 @@ fn pad(x: Tensor<4>, stride: usize, channels: usize) -> Tensor<4> {
     if present == channels {
         return x;
     }
-    let zeros = Tensor::zeros([count, channels - present, height, width], &x.device());
+    let zeros = Tensor::zeros([count, channels - present, height, width], (&x.device(), x.dtype()));
     Tensor::cat(vec![x, zeros], 1)
 }
 
@@ -93,6 +97,11 @@ pub(super) fn convolution(channels: [usize; 2], side: usize, stride: usize, devi
         .with_bias(false)
         .with_initializer(Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: false })
         .init(device)
+}
+
+/// In f32.
+pub(super) fn norm(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    precision::normalise(layer, x, GroupNorm::forward)
 }
 
 pub(super) fn normalisation(groups: usize, channels: usize, device: &Device) -> GroupNorm {

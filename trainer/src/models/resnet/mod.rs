@@ -9,7 +9,7 @@ use burn::nn::{GroupNorm, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use self::block::{ResidualBlock, Shortcut, convolution, normalisation};
+use self::block::{ResidualBlock, Shortcut, convolution, norm, normalisation};
 use self::keys::{Depth, Keys};
 use super::head::{self, Loss};
 use crate::error::TrainerError;
@@ -110,7 +110,7 @@ impl Task for Resnet {
         let [channels, height, width] = self.image;
         let pixels = head::rows(batch, channels * height * width, device)?;
         let x = pixels.reshape([batch.count, channels, height, width]);
-        let mut x = relu(model.stem_norm.forward(model.stem.forward(x)));
+        let mut x = relu(norm(&model.stem_norm, model.stem.forward(x)));
         for block in &model.blocks {
             x = block.forward(x);
         }
