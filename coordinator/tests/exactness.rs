@@ -100,7 +100,7 @@ fn half_precision_learns_the_digits_as_well_as_f32() {
     };
     let expected = accuracy("f32");
     let found = accuracy("bf16");
-    assert!(expected > 0.97 && found > expected - 0.01, "bf16 {found}, f32 {expected}");
+    assert!(expected > 0.95 && found > expected - 0.02, "bf16 {found}, f32 {expected}");
 }
 
 #[test]
