@@ -74,6 +74,9 @@ export class Chart {
     this.listen();
     this.watcher = new ResizeObserver(() => this.draw());
     this.watcher.observe(this.canvas);
+    this.scheme = window.matchMedia("(prefers-color-scheme: dark)");
+    this.repaint = () => this.draw();
+    this.scheme.addEventListener("change", this.repaint);
   }
 
   axis() {
@@ -88,6 +91,7 @@ export class Chart {
 
   close() {
     this.watcher.disconnect();
+    this.scheme.removeEventListener("change", this.repaint);
   }
 
   toggleLog() {
