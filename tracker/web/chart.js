@@ -208,7 +208,7 @@ export class Chart {
     this.drawGrid(ink, extent, { toX, toY, width, height });
     ink.save();
     ink.beginPath();
-    ink.rect(MARGIN.left, 0, plot.width, height - MARGIN.bottom + 1);
+    ink.rect(MARGIN.left - 3, 0, plot.width + 6, height - MARGIN.bottom + 3);
     ink.clip();
     for (const series of this.series) this.drawLine(ink, series, toX, toY);
     if (this.drag) {
@@ -243,7 +243,7 @@ export class Chart {
     }
     ink.textAlign = "center";
     ink.textBaseline = "alphabetic";
-    for (const x of ticks(extent.left, extent.right, Math.max(2, Math.floor(width / 110)))) {
+    for (const x of ticks(extent.left, extent.right, Math.max(3, Math.floor(width / 100)))) {
       if (x < extent.left) continue;
       const text = across === "time" ? duration(x) : number(x);
       const half = ink.measureText(text).width / 2;

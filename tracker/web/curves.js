@@ -21,7 +21,7 @@ export const isReading = (key) => READING.test(key);
 function placeOf(key) {
   let found = key.match(/^workers\/(.+)\/([^/]+)$/);
   if (found) {
-    const titles = { samples_per_second: "Samples per second", share: "Share of each batch", data_ms: "Waiting for data (ms a step)" };
+    const titles = { samples_per_second: "Each worker while it computes (samples per second)", share: "Share of each batch", data_ms: "Waiting for data (ms a step)" };
     return ["workers", titles[found[2]] || found[2].replaceAll("_", " "), found[1], 1];
   }
   if (key === "train/samples_per_second") return ["workers", "Samples per second", "all together", 0];
@@ -45,8 +45,7 @@ export function groups(keys) {
     if (!found.has(name)) found.set(name, { part, title, order, lines: [] });
     const group = found.get(name);
     group.order = Math.min(group.order, order);
-    if (key === "train/samples_per_second") group.lines.unshift({ key, label });
-    else group.lines.push({ key, label });
+    group.lines.push({ key, label });
   }
   return [...found.values()].sort((a, b) => a.order - b.order || a.title.localeCompare(b.title));
 }

@@ -26,11 +26,20 @@ export function facts(run) {
     ["validation accuracy", latest.has("validation/accuracy") && number(of("validation/accuracy"))],
     ["samples per second", latest.has("train/samples_per_second") && number(of("train/samples_per_second"))],
     ["took", duration(end - run.start_ms)],
-    record?.dataset && ["data", record.dataset.version || record.dataset.name, "small"],
-    record?.final?.digest && ["weights", short(record.final.digest), "small", record.final.digest],
-    record?.git_commit && ["commit", short(record.git_commit), "small", record.git_commit],
   ].filter((fact) => fact && fact[1]);
-  return h("dl.facts", list.map(([title, text, kind, whole]) => h("div.fact", h("dt", title), h(kind ? `dd.${kind}` : "dd", { title: whole || text }, text))));
+  return h("dl.facts", list.map(([title, text]) => h("div.fact", h("dt", title), h("dd", { title: text }, text))));
+}
+
+/** What the run stands on, in a line. */
+export function about({ record, start_ms: start, experiment }) {
+  const parts = [
+    start && ["started", moment(start)],
+    experiment && ["experiment", experiment],
+    record?.dataset && ["data", code(record.dataset.version || record.dataset.name)],
+    record?.final?.digest && ["weights", hash(record.final.digest)],
+    record?.git_commit && ["commit", hash(record.git_commit)],
+  ];
+  return h("p.note.about", parts.filter(Boolean).map(([title, what]) => h("span", `${title} `, what)));
 }
 
 /** A name's newest entry says whether it is there: who comes back after a resume has an older one, too. */
@@ -47,7 +56,7 @@ export function members(run) {
   const isThere = present(all, isRunning);
   const of = (member, what) => value(run.latest.find((metric) => metric.key === `workers/${member.name}/${what}`)?.value);
   const rows = all.map((member, index) => ({ ...member, is_there: isThere(member, index), index }));
-  rows.sort((a, b) => b.is_there - a.is_there || b.index - a.index);
+  rows.sort((a, b) => b.is_there - a.is_there || a.name.localeCompare(b.name) || b.index - a.index);
   // What is said of a name is of its newest entry.
   const has = (row) => row.left_step === null && (row.is_there || (!isRunning && all.findLastIndex((m) => m.name === row.name) === row.index));
   const fastest = Math.max(0, ...rows.filter(has).map((row) => of(row, "samples_per_second") || 0));
@@ -60,17 +69,23 @@ export function members(run) {
     const part = has(row) ? of(row, "share") : undefined;
     return part === undefined ? "–" : `${Math.round(100 * part)} %`;
   };
+  const together = value(run.latest.find((metric) => metric.key === "train/samples_per_second")?.value);
+  const throughput = (row) => {
+    const part = has(row) ? of(row, "share") : undefined;
+    return part === undefined || together === undefined ? "–" : number(part * together);
+  };
   const there = rows.filter((row) => row.is_there).length;
   const { views, retries } = run.record;
   const said = [isRunning ? `${there} in the view` : `${new Set(all.map((m) => m.name)).size} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null];
   return panel("Who takes part", h("p.note", said.filter(Boolean).join(" · ")), h("div.tall", table([
-    { title: "worker", cell: (row) => [h("span", { class: row.is_there ? "dot on" : "dot" }), row.name] },
-    { title: "samples per second", cell: speed },
+    { title: "worker", cell: (row) => h("span", { title: row.device }, h("span", { class: row.is_there ? "dot on" : "dot" }), row.name) },
+    { title: "samples per second", kind: "n", cell: throughput },
     { title: "share", kind: "n", cell: share },
+    { title: "while computing", cell: speed },
     { title: "joined", kind: "n", cell: (row) => `step ${row.joined_step}` },
-    { title: "left", kind: "wrap", cell: (row) => (row.left_step === null ? "–" : `step ${row.left_step}: ${row.reason || ""}`) },
+    rows.some((row) => row.left_step !== null) && { title: "left", kind: "wrap", cell: (row) => (row.left_step === null ? "–" : `step ${row.left_step}: ${row.reason || ""}`) },
     { title: "device", cell: (row) => row.device },
-  ], rows)));
+  ].filter(Boolean), rows)));
 }
 
 /** What happened to the view, newest first. */
@@ -93,7 +108,7 @@ export function checkpoints(run) {
   return panel("Checkpoints", h("div.tall", table([
     { title: "step", kind: "n", cell: (version) => version.step },
     { title: "written", cell: (version) => moment(1000 * version.created) },
-    { title: "size", kind: "n", cell: (version) => bytes(version.bytes) },
+    { title: "size", kind: "n", hide: true, cell: (version) => bytes(version.bytes) },
     { title: "weights", cell: (version) => [hash(version.digest), version.step === best ? h("b", " best") : null] },
   ], [...run.checkpoints].sort((a, b) => b.step - a.step))));
 }
@@ -151,7 +166,7 @@ export function origin(run) {
   const { git, build = {}, machine = {} } = start;
   return panel("Where it comes from", pairs([
     starts.length > 1 && ["started", `${starts.length} times; the last at step ${start.step}`],
-    ["command", code(start.command.join(" "))],
+    ["command", h("code", start.command.map((word) => [h("span.word", word), " "]))],
     ["in", code(start.directory)],
     ["commit", git && [hash(git.commit), git.branch ? ` on ${git.branch}` : "", git.dirty ? h("b", " with changes") : ""]],
     ["changes", git?.diff && h("a", { href: api.artifact(run.experiment_id, run.id, git.diff) }, git.diff)],

@@ -3,7 +3,6 @@
 import * as api from "./api.js";
 import { Curves, groups, toolbar } from "./curves.js";
 import { Slot, h, show, status } from "./dom.js";
-import { moment } from "./format.js";
 import * as panels from "./panels.js";
 
 /** The whole run is asked for no more often than this: its numbers come by the stream. */
@@ -21,7 +20,7 @@ function notes(run) {
 
 function head(run) {
   return [
-    h("div.head", h("h1", run.name), status(run.status), run.start_ms ? h("span.note", `started ${moment(run.start_ms)}`) : null, h("span.note", `experiment ${run.experiment}`)),
+    h("div.head", h("h1", run.name), status(run.status), panels.about(run)),
     run.record?.message && run.status !== "completed" ? h("p.note", run.record.message) : null,
     run.damaged_lines ? h("p.error", `${run.damaged_lines} lines of the run's files can't be read and are left out.`) : null,
     panels.facts(run),
@@ -64,8 +63,8 @@ export async function runView({ main, trail, tellLive }, id) {
   function draw() {
     // Only what has changed is made anew: a table keeps its place, a selection stays.
     const { status: stands, record, latest, checkpoints, config } = run;
-    slots.top.show([run.name, stands, run.step, run.end_ms, record?.message, record?.final, latest, stands === "running" && Math.floor(Date.now() / 1000)], () => head(run));
-    slots.members.show([stands, record?.members, record?.views, record?.retries, latest.filter(({ key }) => key.startsWith("workers/"))], () => panels.members(run));
+    slots.top.show([run.name, stands, run.step, run.start_ms, run.end_ms, record?.message, record?.final, record?.git_commit, latest, stands === "running" && Math.floor(Date.now() / 1000)], () => head(run));
+    slots.members.show([stands, record?.members, record?.views, record?.retries, latest.filter(({ key }) => key.startsWith("workers/") || key === "train/samples_per_second")], () => panels.members(run));
     slots.events.show(record?.events, () => panels.events(run));
     slots.confusion.show(record?.final?.confusion, () => panels.confusion(run));
     slots.checkpoints.show([checkpoints, record?.final?.best_step], () => panels.checkpoints(run));
