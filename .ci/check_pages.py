@@ -177,13 +177,13 @@ def check_run(page, url, runs, name):
     known = record(runs, name)
     page.open(f"{url}/#/run/{known['id']}", "check.inks('Loss').every((count) => count > 20)")
     page.wait("check.inks('Samples per second')[0] > 20")
-    page.wait("check.inks('Each worker while it computes (samples per second)').every((count) => count > 20)")
+    page.wait("check.inks('Worker speed (samples/s at work)').every((count) => count > 20)")
     assert page.js("check.fact('step')") == str(known["final"]["step"])
     about = page.js("document.querySelector('.about').textContent")
     assert known["final"]["digest"][:12] in about and known["dataset"]["version"] in about, about
     workers = page.js("check.rows('Who takes part')")
     assert {"worker-0", "worker-1"} <= set(workers), workers
-    columns = ["samples per second", "share", "while computing"]
+    columns = ["samples/s", "share", "speed at work"]
     speeds = [page.js(f"check.cell('worker-{n}', '{column}')") for n in (0, 1) for column in columns]
     assert all(speed != "–" for speed in speeds), speeds
     assert "worker-0 joined" in page.js("check.panel('What happened')")
@@ -242,10 +242,10 @@ def check_live(page, runs):
         assert page.js("document.getElementById('live').textContent") == "1 running"
         page.js("[...document.querySelectorAll('tbody a')].find((link) => link.textContent === 'live').click()")
         page.wait("check.inks('Loss').every((count) => count > 20)")
-        page.wait("check.cell('worker-0', 'samples per second') !== '–'")
+        page.wait("check.cell('worker-0', 'samples/s') !== '–'")
         assert "2 in the view" in page.js("check.panel('Who takes part')")
-        before = page.js("[check.fact('step'), check.fact('train loss'), check.print('Loss'), check.panel('Checkpoints'), check.panel('Confusion matrix'), check.cell('worker-0', 'while computing')]")
-        now = "[check.fact('step'), check.fact('train loss'), check.print('Loss'), check.panel('Checkpoints'), check.panel('Confusion matrix'), check.cell('worker-0', 'while computing')]"
+        before = page.js("[check.fact('step'), check.fact('train loss'), check.print('Loss'), check.panel('Checkpoints'), check.panel('Confusion matrix'), check.cell('worker-0', 'speed at work')]")
+        now = "[check.fact('step'), check.fact('train loss'), check.print('Loss'), check.panel('Checkpoints'), check.panel('Confusion matrix'), check.cell('worker-0', 'speed at work')]"
         for index, what in enumerate(["step", "loss", "curve", "checkpoints", "confusion matrix", "speed"]):
             changed = f"{now}[{index}] !== {json.dumps(before[index])}"
             page.wait(changed)

@@ -12,7 +12,9 @@ use store::versions::Manifest;
 use tracing::{error, info, warn};
 use tracker::meaning::{Prediction, metrics};
 use tracker::system::Moment;
-use tracker::{Confusion, EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
+use tracker::{
+    Confusion, EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus,
+};
 
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;

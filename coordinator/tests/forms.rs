@@ -99,7 +99,8 @@ fn confusion_is_of(accuracy: &Value, last: &Value) {
     let labels = matrix["labels"].as_array().map_or(0, Vec::len);
     let rows: Vec<Vec<u64>> = serde_json::from_value(matrix["rows"].clone()).expect("counts");
     assert!(labels > 1 && rows.len() == labels && rows.iter().all(|row| row.len() == labels), "{matrix}");
-    let (hits, all): (u64, u64) = ((0..labels).map(|label| rows[label][label]).sum(), rows.iter().flatten().sum());
+    let (hits, all): (u64, u64) =
+        ((0..labels).map(|label| rows[label][label]).sum(), rows.iter().flatten().sum());
     assert_eq!(accuracy.as_f64(), Some(hits as f64 / all as f64), "{matrix}");
     assert_eq!(matrix["step"], last["step"], "{matrix}");
 }

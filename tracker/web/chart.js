@@ -26,6 +26,16 @@ function ticks(low, high, count) {
   return found;
 }
 
+/** The same in time: parts of seconds, minutes, hours and days. */
+function timeTicks(low, high, count) {
+  const sizes = [1, 2, 5, 10, 15, 30].flatMap((n) => [n * 1000, n * 60_000]).concat([1, 2, 3, 6, 12, 24, 48, 168].map((hours) => hours * 3_600_000));
+  const size = sizes.sort((a, b) => a - b).find((ms) => ms >= (high - low) / count);
+  if (high - low < 1000 * count || !size) return ticks(low, high, count);
+  const found = [];
+  for (let at = Math.ceil(low / size) * size; at <= high; at += size) found.push(at);
+  return found;
+}
+
 /** Ticks as text: as many digits as tell them apart. */
 function tickTexts(places) {
   const gap = places.length > 1 ? Math.abs(places[1] - places[0]) : 0;
@@ -243,7 +253,8 @@ export class Chart {
     }
     ink.textAlign = "center";
     ink.textBaseline = "alphabetic";
-    for (const x of ticks(extent.left, extent.right, Math.max(3, Math.floor(width / 100)))) {
+    const places = across === "time" ? timeTicks : ticks;
+    for (const x of places(extent.left, extent.right, Math.max(3, Math.floor(width / 75)))) {
       if (x < extent.left) continue;
       const text = across === "time" ? duration(x) : number(x);
       const half = ink.measureText(text).width / 2;

@@ -6,7 +6,7 @@ import { error, h, show } from "./dom.js";
 import { value } from "./format.js";
 
 /** Metrics of one request, and requests at once: browsers have six connections to a host, and streams hold some. */
-const KEYS_AT_ONCE = 4;
+const KEYS_AT_ONCE = 2;
 const REQUESTS_AT_ONCE = 3;
 /** A series that grew beyond this is asked for again, thinned. */
 const POINTS_MAX = 5000;
@@ -21,7 +21,7 @@ export const isReading = (key) => READING.test(key);
 function placeOf(key) {
   let found = key.match(/^workers\/(.+)\/([^/]+)$/);
   if (found) {
-    const titles = { samples_per_second: "Each worker while it computes (samples per second)", share: "Share of each batch", data_ms: "Waiting for data (ms a step)" };
+    const titles = { samples_per_second: "Worker speed (samples/s at work)", share: "Share of each batch", data_ms: "Waiting for data (ms a step)" };
     return ["workers", titles[found[2]] || found[2].replaceAll("_", " "), found[1], 1];
   }
   if (key === "train/samples_per_second") return ["workers", "Samples per second", "all together", 0];

@@ -79,9 +79,9 @@ export function members(run) {
   const said = [isRunning ? `${there} in the view` : `${new Set(all.map((m) => m.name)).size} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null];
   return panel("Who takes part", h("p.note", said.filter(Boolean).join(" · ")), h("div.tall", table([
     { title: "worker", cell: (row) => h("span", { title: row.device }, h("span", { class: row.is_there ? "dot on" : "dot" }), row.name) },
-    { title: "samples per second", kind: "n", cell: throughput },
+    { title: "samples/s", kind: "n", cell: throughput },
     { title: "share", kind: "n", cell: share },
-    { title: "while computing", cell: speed },
+    { title: "speed at work", cell: speed },
     { title: "joined", kind: "n", cell: (row) => `step ${row.joined_step}` },
     rows.some((row) => row.left_step !== null) && { title: "left", kind: "wrap", cell: (row) => (row.left_step === null ? "–" : `step ${row.left_step}: ${row.reason || ""}`) },
     { title: "device", cell: (row) => row.device },

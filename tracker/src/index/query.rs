@@ -218,7 +218,8 @@ impl Reader {
         experiments: &BTreeMap<String, Experiment>,
     ) -> Result<RunSummary, IndexError> {
         // A reading of the machines counts readings, not steps.
-        let times = "SELECT max(l.time), max(CASE WHEN k.name GLOB 'system/*' OR k.name GLOB 'workers/*' THEN NULL
+        let times =
+            "SELECT max(l.time), max(CASE WHEN k.name GLOB 'system/*' OR k.name GLOB 'workers/*' THEN NULL
                      ELSE l.step END) FROM latest l JOIN keys k ON k.id = l.key WHERE l.run = ?";
         let times = self.connection.prepare_cached(times);
         let times = times.and_then(|mut t| t.query_row([row.row], |r| Ok((r.get(0)?, r.get(1)?))));
