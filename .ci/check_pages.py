@@ -219,7 +219,7 @@ def check_charts(page):
         page.wait(f"check.print('Loss') === {json.dumps(before)}")
     page.js("check.chart('Loss').querySelector('canvas').focus()")
     page.key("ArrowLeft")
-    page.wait("check.chart('Loss').querySelector('.legend').textContent.startsWith('step')")
+    page.wait("check.chart('Loss').querySelector('header').textContent.includes('step ')")
     page.js("document.activeElement.blur()")
     page.js("check.set('.look input[type=search]', 'learning')")
     page.wait("[...document.querySelectorAll('.chart')].filter((chart) => chart.offsetParent).length === 1")

@@ -11,7 +11,7 @@ const AXES = {
   step: { label: "step", of: (series, i) => (series.per_epoch ? Math.round(series.epoch[i] * series.per_epoch) : series.step[i]) },
   epoch: { label: "epoch", of: (series, i) => series.epoch?.[i] ?? series.step[i] },
   samples: { label: "samples", of: (series, i) => series.samples?.[i] ?? series.step[i] },
-  time: { label: "time since the start", of: (series, i) => series.time_ms[i] - series.began },
+  time: { label: "after", of: (series, i) => series.time_ms[i] - series.began },
 };
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -78,9 +78,10 @@ export class Chart {
     this.isLog = false;
     this.canvas = h("canvas", { role: "img", tabindex: 0, title: "Arrow keys or the pointer read values; drag to zoom" });
     this.legend = h("ul.legend");
+    this.place = h("span.note");
     this.log = h("button", { type: "button", "aria-pressed": "false", title: "Logarithmic scale", onclick: () => this.toggleLog() }, "log");
     this.reset = h("button", { type: "button", hidden: true, onclick: () => this.setZoom(null) }, "reset zoom");
-    this.element = h("section.chart", { "aria-label": title }, h("header", h("h3", title), this.reset, this.log), this.canvas, this.legend);
+    this.element = h("section.chart", { "aria-label": title }, h("header", h("h3", title), this.place, this.reset, this.log), this.canvas, this.legend);
     this.listen();
     this.watcher = new ResizeObserver(() => this.draw());
     this.watcher.observe(this.canvas);
@@ -356,12 +357,13 @@ export class Chart {
     const first = items.find(({ i }) => i >= 0);
     const place = at !== null && first ? axis.of(first.one, first.i) : null;
     show(this.legend,
-      place === null ? null : h("li", axis.label, " ", h("b", this.axis() === "time" ? duration(place) : number(place))),
       items.slice(0, LEGEND_MAX).map(line),
       items.length > LEGEND_MAX ? h("li", `and ${items.length - LEGEND_MAX} more`) : null,
       series.some((one) => one.is_thinned) ? h("li", { title: "Of each stretch of steps the least and the greatest value are shown" }, "thinned, extremes kept") : null);
+    // Not in the legend, which would become longer and push the page about under the pointer.
+    this.place.textContent = place === null ? "" : `${axis.label} ${this.axis() === "time" ? duration(place) : number(place)}`;
     const said = items.map(({ one, value }) => `${one.label} ${number(value)}`).join(", ");
-    this.canvas.setAttribute("aria-label", `${this.title}: ${said || "no points"}`);
+    this.canvas.setAttribute("aria-label", `${this.title}${place === null ? "" : `, ${this.place.textContent}`}: ${said || "no points"}`);
   }
 }
 

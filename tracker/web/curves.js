@@ -21,8 +21,9 @@ export const isReading = (key) => READING.test(key);
 function placeOf(key) {
   let found = key.match(/^workers\/(.+)\/([^/]+)$/);
   if (found) {
-    const titles = { samples_per_second: "Worker speed (samples/s at work)", share: "Share of each batch", data_ms: "Waiting for data (ms a step)" };
-    return ["workers", titles[found[2]] || found[2].replaceAll("_", " "), found[1], 1];
+    const known = { samples_per_second: ["Worker speed (samples/s at work)", 1], share: ["Share of each batch", 2], data_ms: ["Waiting for data (ms a step)", 3] };
+    const [title, order] = known[found[2]] || [found[2].replaceAll("_", " "), 4];
+    return ["workers", title, found[1], order];
   }
   if (key === "train/samples_per_second") return ["workers", "Samples per second", "all together", 0];
   found = key.match(/^system\/(?:(.+)\/)?([^/]+)$/);
