@@ -38,7 +38,7 @@ impl Confusion {
 
 /// A sum of ones; whole numbers of f64 are exact below 2^53.
 fn count(sum: f64) -> Option<u64> {
-    (sum >= 0.0 && sum < 9_007_199_254_740_992.0 && sum.fract() == 0.0).then_some(sum as u64)
+    ((0.0..9_007_199_254_740_992.0).contains(&sum) && sum.fract() == 0.0).then_some(sum as u64)
 }
 
 #[cfg(test)]

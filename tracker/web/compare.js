@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { Chart } from "./chart.js";
-import { fits, groups, isReading, load, toSeries, toolbar } from "./curves.js";
+import { fits, groups, isReading, load, perEpoch, toLine, toSeries, toolbar } from "./curves.js";
 import { Slot, h, show, status } from "./dom.js";
 import { number, value } from "./format.js";
 
@@ -51,13 +51,14 @@ class Overlay {
 
   draw() {
     const all = this.shown();
+    const steps = this.runs.map((run) => perEpoch(this.keys.flatMap((key) => this.points.get(`${run.id} ${key}`)?.series ?? [])));
     for (const group of all) {
       const [{ key }] = group.lines;
       if (!this.charts.has(key)) this.charts.set(key, new Chart(key, () => this.look));
       const chart = this.charts.get(key);
       const known = this.runs.flatMap((run, index) => {
         const found = this.points.get(`${run.id} ${key}`);
-        return found ? [{ ...found.series, label: run.name, colour: index }] : [];
+        return found ? [toLine(found.series, steps[index], run.name, index)] : [];
       });
       if (known.length) chart.set(known);
       chart.element.hidden = !fits(this.look, group);

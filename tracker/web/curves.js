@@ -51,10 +51,20 @@ export function groups(keys) {
   return [...found.values()].sort((a, b) => a.order - b.order || a.title.localeCompare(b.title));
 }
 
-/** Points as they come, with numbers where JSON has words. `per_epoch` says where a reading's epoch is in steps. */
-export const toSeries = (series, began, per_epoch = null) => ({
-  ...series, value: series.value.map(value), began, per_epoch: isReading(series.key) && series.epoch.length ? per_epoch : null,
-});
+/** Points as they come, with numbers where JSON has words. */
+export const toSeries = (series, began) => ({ ...series, value: series.value.map(value), began });
+
+/** Steps of an epoch, as some of a run's own metrics have them; null where none says it. */
+export function perEpoch(series) {
+  for (const { key, step, epoch } of series) {
+    if (!isReading(key) && epoch?.at(-1) > 0) return step.at(-1) / epoch.at(-1);
+  }
+  return null;
+}
+
+/** A line of a chart; a reading's step is where the run was. */
+export const toLine = (series, per_epoch, label, colour) =>
+  ({ ...series, per_epoch: isReading(series.key) && series.epoch.length ? per_epoch : null, label, colour });
 
 /** Series of all keys, some at a time, in their order; `take` gets them as they come. */
 export async function load(id, keys, take) {
@@ -120,23 +130,15 @@ export class Curves {
     waiting.forEach((more) => this.extend(more));
   }
 
-  /** Steps of an epoch, as the run's own metrics have them. */
-  perEpoch() {
-    for (const { key, step, epoch } of this.series.values()) {
-      if (!isReading(key) && epoch?.at(-1) > 0) return step.at(-1) / epoch.at(-1);
-    }
-    return null;
-  }
-
   draw() {
     const all = groups(this.keys);
-    const per_epoch = this.perEpoch();
+    const per_epoch = perEpoch(this.series.values());
     for (const group of all) {
       const name = `${group.part} ${group.title}`;
       if (!this.charts.has(name)) this.charts.set(name, new Chart(group.title, () => this.look));
       const chart = this.charts.get(name);
       const known = group.lines.map(({ key, label }, colour) => ({ series: this.series.get(key), label, colour })).filter(({ series }) => series);
-      const shown = known.map(({ series, label, colour }) => ({ ...series, per_epoch: isReading(series.key) && series.epoch.length ? per_epoch : null, label, colour }));
+      const shown = known.map(({ series, label, colour }) => toLine(series, per_epoch, label, colour));
       chart.element.hidden = !fits(this.look, group);
       if (known.length) chart.set(shown.filter((series) => series.value.length));
     }
