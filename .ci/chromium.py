@@ -107,14 +107,14 @@ class Page:
         elif method == "Network.loadingFailed" and not params.get("canceled"):
             self.troubles.append(f"{params['errorText']}: {self.requests.get(params['requestId'], '?')}")
 
-    def open(self, url, ready):
-        """Loads an address anew and waits until the expression `ready` holds: seconds that it took."""
+    def open(self, url, ready, seconds=DEADLINE):
+        """Loads an address anew and waits until the expression `ready` holds: how many seconds that took."""
         # The address of a page of the same document alone would not load anything.
         self.send("Page.navigate", url="about:blank")
         self.host = urllib.parse.urlsplit(url).netloc
         begun = time.monotonic()
         self.send("Page.navigate", url=url)
-        self.wait(ready)
+        self.wait(ready, seconds)
         return time.monotonic() - begun
 
     def js(self, expression):

@@ -33,7 +33,7 @@ export async function runsView({ main, asked, trail, tellLive }) {
   const choose = h("select", { "aria-label": "Experiment" }, h("option", { value: "" }, "All experiments"));
   const compare = h("button.main", { type: "button", disabled: true, onclick: () => goCompare() }, "Compare");
   const trouble = h("div");
-  const list = h("div");
+  const list = h("div", h("p.empty", "Loading…"));
   const rows = new Map();
   show(main, h("div.tools", search, choose, compare), trouble, list);
 
