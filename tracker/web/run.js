@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Curves, groups, toolbar } from "./curves.js";
 import { Slot, h, show, status } from "./dom.js";
+import { moment } from "./format.js";
 import * as panels from "./panels.js";
 
 /** The whole run is asked for no more often than this: its numbers come by the stream. */
@@ -33,7 +34,7 @@ function frame(run, curves, look) {
     if (isOther) curves.unzoom();
     curves.draw();
   };
-  const slots = Object.fromEntries(["top", "members", "events", "confusion", "checkpoints", "data", "origin", "settings", "exports"].map((name) => [name, new Slot()]));
+  const slots = Object.fromEntries(["away", "top", "members", "events", "confusion", "checkpoints", "data", "origin", "settings", "exports"].map((name) => [name, new Slot()]));
   const more = (title, part) => {
     const box = h("details.more", { hidden: true }, h("summary", title), curves.parts[part]);
     box.addEventListener("toggle", () => { if (box.open) curves.load(run.latest.map(({ key }) => key).filter((key) => groups([key])[0].part === part)); });
@@ -43,7 +44,7 @@ function frame(run, curves, look) {
   const machines = more("Machines", "machines");
   const workers = h("h2", { hidden: true }, "Throughput");
   const elements = [
-    slots.top.element, toolbar(look, redraw), curves.trouble, curves.parts.curves, labels,
+    slots.away.element, slots.top.element, toolbar(look, redraw), curves.trouble, curves.parts.curves, labels,
     workers, curves.parts.workers,
     h("div.columns", slots.members.element, slots.events.element),
     machines,
@@ -59,8 +60,10 @@ export async function runView({ main, trail, tellLive }, id) {
   const curves = new Curves(run, look);
   const { slots, elements, parts } = frame(run, curves, look);
   let files = [];
+  let away = null;
 
   function draw() {
+    slots.away.show(away, () => away && h("p.error", { role: "alert" }, `The tracker can't be reached: this is what it said by ${moment(away).slice(11)}. A run's own tracker ends with the run; `, h("code", "coordinator tracker serve"), " shows all runs at any time."));
     // Only what has changed is made anew: a table keeps its place, a selection stays.
     const { status: stands, record, latest, checkpoints, config } = run;
     slots.top.show([run.name, stands, run.step, run.start_ms, run.end_ms, record?.message, record?.final, record?.git_commit, latest, stands === "running" && Math.floor(Date.now() / 1000)], () => head(run));
@@ -109,8 +112,19 @@ export async function runView({ main, trail, tellLive }, id) {
   }
 
   const follow = () => api.stream(id, {
-    up: () => tellLive(run.status === "running" ? "on" : "", run.status === "running" ? "live" : ""),
-    down: () => tellLive("off", "the tracker is away; trying again"),
+    up() {
+      tellLive(run.status === "running" ? "on" : "", run.status === "running" ? "live" : "");
+      if (!away) return;
+      // What came meanwhile is in no event.
+      away = null;
+      draw();
+      curves.again();
+    },
+    down() {
+      away ??= Date.now();
+      tellLive("off", "trying again");
+      draw();
+    },
     run(change) {
       run = { ...run, ...change.summary, latest: change.latest };
       draw();
