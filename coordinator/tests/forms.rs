@@ -206,7 +206,9 @@ fn write_images(dir: &Path) {
         // A grey PNG of 8 x 8 pixels, not compressed: a zlib stream of one stored block.
         let rows: Vec<u8> = (0..8)
             .flat_map(|y| {
-                std::iter::once(0).chain((0..8).map(move |x| number.wrapping_mul(31) ^ (x * 37 + y * 11)))
+                std::iter::once(0).chain(
+                    (0..8).map(move |x| number.wrapping_mul(31) ^ x.wrapping_mul(37).wrapping_add(y * 11)),
+                )
             })
             .collect();
         png(&rows)

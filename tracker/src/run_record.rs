@@ -277,7 +277,7 @@ mod tests {
         ] {
             assert!(top.iter().any(|known| known == name), "{name} is missing");
         }
-        assert_eq!(names(&json["dataset"]), ["name", "version", "digest"]);
+        assert_eq!(names(&json["dataset"]), ["name", "version", "digest", "skipped"]);
         assert_eq!(names(&json["final"]), ["step", "epoch", "samples", "digest", "metrics"]);
         let mut watched = record();
         watched.final_state.best_step = Some(3);
