@@ -32,9 +32,9 @@ window.check = {
     return found.slice(0, 10);
   },
 
-  /** Elements that go beyond the window, for the message of a failure. */
+  /** Elements that go beyond a phone of 390 pixels, for the message of a failure. */
   widest() {
-    return [...document.body.querySelectorAll("*")].filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.parentElement.closest(".scroll, .tall"))
+    return [...document.body.querySelectorAll("*")].filter((element) => element.getBoundingClientRect().right > 391 && !element.parentElement.closest(".scroll, .tall"))
       .map((element) => `${element.tagName}.${element.className} ${Math.round(element.getBoundingClientRect().right)}`).slice(0, 8);
   },
 

@@ -77,7 +77,7 @@ function configuration(runs, params, isAll, onAll) {
   const rows = shown.map((param) => h("tr", { class: isAll && param.differs ? "differs" : null }, h("th", { scope: "row" }, h("code", param.key)),
     param.values.map((text) => h("td.n", text === null ? "–" : h("code", text)))));
   return h("section.panel", h("h2", "Configuration"), h("p.note", h("label", box, " show what is the same, too")),
-    rows.length ? h("div.scroll", { tabindex: 0, "aria-label": "Configuration" }, h("table", h("thead", h("tr", h("th", "key"), heads(runs))), h("tbody", rows)))
+    rows.length ? h("div.scroll", { tabindex: 0, "aria-label": "Configuration" }, h("table.side", h("thead", h("tr", h("th", "key"), heads(runs))), h("tbody", rows)))
       : h("p.empty", "Their configurations are the same."));
 }
 
@@ -97,7 +97,7 @@ function values(runs, metrics) {
     }));
   });
   return h("section.panel", h("h2", "Last values"), h("p.note", "The best of each row is marked."),
-    h("div.scroll", { tabindex: 0, "aria-label": "Last values" }, h("table", h("thead", h("tr", h("th", "metric"), heads(runs))), h("tbody", rows))));
+    h("div.scroll", { tabindex: 0, "aria-label": "Last values" }, h("table.side", h("thead", h("tr", h("th", "metric"), heads(runs))), h("tbody", rows))));
 }
 
 export async function compareView({ main, trail, tellLive }, ids) {
