@@ -204,10 +204,10 @@ fn a_gpt_on_the_words_of_a_tokenizer() {
 fn write_images(dir: &Path) {
     let image = |number: u8| {
         // A grey PNG of 8 x 8 pixels, not compressed: a zlib stream of one stored block.
-        let rows: Vec<u8> = (0..8)
+        let rows: Vec<u8> = (0..8u8)
             .flat_map(|y| {
                 std::iter::once(0).chain(
-                    (0..8).map(move |x| number.wrapping_mul(31) ^ x.wrapping_mul(37).wrapping_add(y * 11)),
+                    (0..8u8).map(move |x| number.wrapping_mul(31) ^ x.wrapping_mul(37).wrapping_add(y * 11)),
                 )
             })
             .collect();
