@@ -12,6 +12,7 @@ mod data_plane;
 mod data_wait;
 mod display;
 mod driver;
+mod due;
 mod figures;
 mod journal_file;
 mod launch;

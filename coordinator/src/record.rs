@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use protocol::coordinator::{Committed, Note, Outcome};
 use protocol::ids::{MemberId, Phase};
@@ -12,12 +12,15 @@ use store::versions::Manifest;
 use tracing::{error, info, warn};
 use tracker::meaning::{Prediction, metrics};
 use tracker::system::Moment;
-use tracker::{EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
+use tracker::{
+    Confusion, EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus,
+};
 
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
 use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
+use crate::due::Due;
 use crate::rates::Rates;
 use crate::status::StatusReport;
 
@@ -56,6 +59,8 @@ pub(crate) struct Recorder {
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
     beside: Beside,
+    /// Whether run.json, which pages and scripts look at meanwhile, is behind.
+    due: Due,
 }
 
 /// A run that held still for less is nothing that people must know at once.
@@ -92,6 +97,7 @@ impl Recorder {
             waiting_for: String::new(),
             says_what_it_waits_for: false,
             beside,
+            due: Due::default(),
         }
     }
 
@@ -130,9 +136,11 @@ impl Recorder {
             spans.committed(committed);
         }
         match committed.key.phase {
-            Phase::Train => self.trained(committed, now_ms),
-            Phase::Evaluate => self.evaluated(committed),
+            Phase::Train => self.trained(committed, now_ms)?,
+            Phase::Evaluate => self.evaluated(committed)?,
         }
+        self.write_if_due();
+        Ok(())
     }
 
     fn trained(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
@@ -222,6 +230,9 @@ impl Recorder {
         self.display.evaluated(committed.epoch, committed.key.step, &headline);
         let values: BTreeMap<String, f64> = named.iter().cloned().collect();
         self.record.final_state.metrics = values.clone();
+        self.record.final_state.confusion =
+            Confusion::of(&self.prediction, &committed.sums, committed.key.step);
+        self.due.mark();
         self.evaluations.insert(committed.key.step, values);
         self.append(committed, named).map(drop)
     }
@@ -300,6 +311,7 @@ impl Recorder {
             }
             Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
         }
+        self.write_if_due();
     }
 
     fn left(&mut self, member: MemberId, step: u64, reason: &str) {
@@ -341,6 +353,7 @@ impl Recorder {
         });
         let surplus = self.record.events.len().saturating_sub(EVENTS_MAX);
         self.record.events.drain(..surplus);
+        self.due.mark();
     }
 
     /// What was said beside the protocol: it is kept, and changes nothing.
@@ -350,6 +363,7 @@ impl Recorder {
         if let Err(trouble) = self.beside.told(told, at, &self.progress.members) {
             error!(%trouble, "system.jsonl can't be written");
         }
+        self.write_if_due();
     }
 
     /// A version is in place: run.json is written with it.
@@ -381,6 +395,14 @@ impl Recorder {
         let path = self.run_dir.join("run.json");
         if let Err(trouble) = store::write_file(&path, &self.record.to_bytes()) {
             error!(%trouble, "run.json can't be written");
+        }
+        self.due.written(Instant::now());
+    }
+
+    /// run.json, if something has happened and it wasn't written a moment ago.
+    fn write_if_due(&mut self) {
+        if self.due.is_due(Instant::now()) {
+            self.write();
         }
     }
 

@@ -5,6 +5,7 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::{DEADLINE, Place, wait};
 
 /// A folder with a configuration for these data and this model.
@@ -92,6 +93,18 @@ fn a_gpt_on_text() {
     check(&place);
 }
 
+/// The matrix of the last evaluation says the same as its accuracy.
+fn confusion_is_of(accuracy: &Value, last: &Value) {
+    let matrix = &last["confusion"];
+    let labels = matrix["labels"].as_array().map_or(0, Vec::len);
+    let rows: Vec<Vec<u64>> = serde_json::from_value(matrix["rows"].clone()).expect("counts");
+    assert!(labels > 1 && rows.len() == labels && rows.iter().all(|row| row.len() == labels), "{matrix}");
+    let (hits, all): (u64, u64) =
+        ((0..labels).map(|label| rows[label][label]).sum(), rows.iter().flatten().sum());
+    assert_eq!(accuracy.as_f64(), Some(hits as f64 / all as f64), "{matrix}");
+    assert_eq!(matrix["step"], last["step"], "{matrix}");
+}
+
 /// The preset itself: texts are embedded, fields are missing, and the answer is right.
 #[test]
 fn the_penguins_of_the_preset() {
@@ -109,6 +122,7 @@ fn the_penguins_of_the_preset() {
     assert_eq!(place.digest("of-1"), place.digest("of-2"));
     let accuracy = &place.record("of-1")["final"]["metrics"]["validation/accuracy"];
     assert!(accuracy.as_f64().is_some_and(|accuracy| accuracy >= 0.97), "{accuracy}");
+    confusion_is_of(accuracy, &place.record("of-1")["final"]);
 
     // Without its species, with an island and a sex that nobody has seen: a new table is read as the run's was.
     let rows = std::fs::read_to_string(&table).expect("the penguins");
@@ -190,9 +204,11 @@ fn a_gpt_on_the_words_of_a_tokenizer() {
 fn write_images(dir: &Path) {
     let image = |number: u8| {
         // A grey PNG of 8 x 8 pixels, not compressed: a zlib stream of one stored block.
-        let rows: Vec<u8> = (0..8)
+        let rows: Vec<u8> = (0..8u8)
             .flat_map(|y| {
-                std::iter::once(0).chain((0..8).map(move |x| number.wrapping_mul(31) ^ (x * 37 + y * 11)))
+                std::iter::once(0).chain(
+                    (0..8u8).map(move |x| number.wrapping_mul(31) ^ x.wrapping_mul(37).wrapping_add(y * 11)),
+                )
             })
             .collect();
         png(&rows)

@@ -218,3 +218,20 @@ fn prometheus_finds_what_the_coordinator_and_a_worker_do() {
     stop(&place, child);
     wait(guest);
 }
+
+/// Pages and scripts look at run.json while a run goes on: members, events and the last evaluation are there before the
+/// first version after them.
+#[test]
+fn the_record_follows_a_run_between_its_versions() {
+    let place = Place::new();
+    let child = place.coordinator(&LONG).spawn().expect("started");
+    let path = place.run_dir("small").join("run.json");
+    let record = until("what happened and the last evaluation", || {
+        let record: Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        let is_known = record["events"].as_array().is_some_and(|events| !events.is_empty());
+        (is_known && record["final"]["metrics"]["validation/loss"].is_number()).then_some(record)
+    });
+    assert_eq!(record["status"], "running");
+    assert!(record["members"].as_array().is_some_and(|members| !members.is_empty()), "{record}");
+    stop(&place, child);
+}

@@ -5,6 +5,7 @@
 //! `wire`: sums come in as plain numbers.
 
 mod clients;
+mod confusion;
 pub mod filter;
 pub mod index;
 pub mod keys;
@@ -18,6 +19,7 @@ pub mod server;
 pub mod system;
 pub mod traces;
 
+pub use confusion::{Confusion, LABELS_MAX};
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
 pub use run_record::{

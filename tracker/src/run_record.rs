@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use store::StoreError;
 
+use crate::confusion::Confusion;
 use crate::number;
 use crate::provenance::{Machine, Provenance};
 
@@ -55,6 +56,9 @@ pub struct FinalRecord {
     /// Step of the best evaluation, whose version is kept, in a run that may end early (`train.patience`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_step: Option<u64>,
+    /// Of the last evaluation, in a classification with few enough labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Confusion>,
 }
 
 /// A worker that took part.
@@ -230,6 +234,7 @@ mod tests {
                 digest: "f".into(),
                 metrics,
                 best_step: None,
+                confusion: None,
             },
             members: vec![MemberRecord {
                 name: "w".into(),

@@ -28,6 +28,27 @@ export function show(parent, ...children) {
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== false));
 }
 
+/** A place whose content is made anew only when what it is made of has changed; where it was scrolled to stays. */
+export class Slot {
+  constructor() {
+    this.element = h("div.slot");
+    this.made = undefined;
+  }
+
+  /** `make` gives the content for `of`. */
+  show(of, make) {
+    const now = JSON.stringify(of) ?? "";
+    if (now === this.made) return;
+    this.made = now;
+    const at = [...this.element.querySelectorAll(".tall, .scroll")].map((box) => [box.scrollTop, box.scrollLeft]);
+    show(this.element, [make()]);
+    this.element.querySelectorAll(".tall, .scroll").forEach((box, index) => {
+      [box.scrollTop, box.scrollLeft] = at[index] || [0, 0];
+    });
+    this.element.hidden = !this.element.children.length;
+  }
+}
+
 /** A table: columns are {title, cell(row), kind: "n" | "wrap", hide}. */
 export function table(columns, rows, rowAttributes = () => ({})) {
   const of = (column) => [column.kind, column.hide && "hide-small"].filter(Boolean).join(" ");

@@ -19,10 +19,11 @@ export function duration(ms) {
   if (ms === null || ms === undefined || ms < 0) return "–";
   if (ms < 1000) return `${Math.round(ms)} ms`;
   const s = ms / 1000;
-  if (s < 60) return `${s.toFixed(1)} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  const two = (large, small, parts, names) => `${large} ${names[0]}${Math.floor(small / parts) ? ` ${Math.floor(small / parts)} ${names[1]}` : ""}`;
+  if (s < 60) return `${Number.isInteger(s) ? s : s.toFixed(1)} s`;
+  if (s < 3600) return two(Math.floor(s / 60), s % 60, 1, ["min", "s"]);
+  if (s < 86400) return two(Math.floor(s / 3600), s % 3600, 60, ["h", "min"]);
+  return two(Math.floor(s / 86400), s % 86400, 3600, ["d", "h"]);
 }
 
 /** How long ago. */

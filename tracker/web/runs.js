@@ -7,21 +7,21 @@ import { ago, duration, moment, number, value } from "./format.js";
 const LOOK_AGAIN_MS = 3000;
 const metric = (key) => `metrics.\`${key}\``;
 const COLUMNS = [
-  { title: "run", order: "attributes.run_name", cell: (run) => h("a", { href: `#/run/${encodeURIComponent(run.id)}`, tabindex: -1 }, run.name) },
+  { title: "run", order: "attributes.run_name", cell: (run) => h("a", { href: `#/run/${encodeURIComponent(run.id)}` }, run.name) },
   { title: "status", order: "attributes.status", cell: (run) => status(run.status) },
-  { title: "step", kind: "n", cell: (run) => number(run.step) },
-  { title: "train loss", kind: "n", order: metric("train/loss"), cell: (run) => number(value(run.metrics["train/loss"])) },
+  { title: "step", kind: "n", hide: true, cell: (run) => number(run.step) },
+  { title: "train loss", kind: "n", hide: true, order: metric("train/loss"), cell: (run) => number(value(run.metrics["train/loss"])) },
   { title: "validation loss", kind: "n", order: metric("validation/loss"), cell: (run) => number(value(run.metrics["validation/loss"])) },
   { title: "validation accuracy", kind: "n", order: metric("validation/accuracy"), cell: (run) => number(value(run.metrics["validation/accuracy"])) },
   { title: "experiment", hide: true, cell: (run) => run.experiment },
   { title: "took", kind: "n", hide: true, cell: (run) => duration((run.end_ms ?? (run.status === "running" ? Date.now() : run.updated_ms)) - run.start_ms) },
-  { title: "started", order: "attributes.start_time", cell: (run) => h("span", { title: moment(run.start_ms) }, ago(run.start_ms)) },
+  { title: "started", hide: true, order: "attributes.start_time", cell: (run) => h("span", { title: moment(run.start_ms) }, ago(run.start_ms)) },
 ];
 
 /** What is typed is a filter if it looks like one, else a part of a name. */
 function filterOf(text) {
   if (!text.trim()) return "";
-  if (/[=<>]|\b(I?LIKE|IN)\b/i.test(text)) return text;
+  if (/[=<>]|\bI?LIKE\b|\bIN\s*\(/i.test(text)) return text;
   return `attributes.run_name ILIKE '%${text.trim().replaceAll("'", "''")}%'`;
 }
 
@@ -33,7 +33,8 @@ export async function runsView({ main, asked, trail, tellLive }) {
   const choose = h("select", { "aria-label": "Experiment" }, h("option", { value: "" }, "All experiments"));
   const compare = h("button.main", { type: "button", disabled: true, onclick: () => goCompare() }, "Compare");
   const trouble = h("div");
-  const list = h("div");
+  const list = h("div", h("p.empty", "Loading…"));
+  const rows = new Map();
   show(main, h("div.tools", search, choose, compare), trouble, list);
 
   for (const { id, name, runs } of (await api.experiments()).experiments) {
@@ -75,10 +76,20 @@ export async function runsView({ main, asked, trail, tellLive }) {
   function row(run, index) {
     const box = h("input", { type: "checkbox", "aria-label": `Compare ${run.name}`, onclick: (event) => { event.stopPropagation(); toggle(run.id); } });
     box.checked = chosen.has(run.id);
-    const open = () => { location.hash = `#/run/${encodeURIComponent(run.id)}`; };
+    const open = (event) => { if (!event.target.closest("a, input, label")) location.hash = `#/run/${encodeURIComponent(run.id)}`; };
     const classes = ["pick", chosen.has(run.id) && "chosen", index === state.at && "at"].filter(Boolean).join(" ");
-    return h("tr", { class: classes, tabindex: 0, "data-id": run.id, onclick: open, onkeydown: (event) => { if (event.key === "Enter" && event.target.tagName === "TR") open(); } },
-      h("td", box), COLUMNS.map((column) => h("td", { class: [column.kind, column.hide && "hide-small"].filter(Boolean).join(" ") || null }, column.cell(run))));
+    return h("tr", { class: classes, "data-id": run.id, onclick: open },
+      h("td.check", h("label", box)), COLUMNS.map((column) => h("td", { class: [column.kind, column.hide && "hide-small"].filter(Boolean).join(" ") || null }, column.cell(run))));
+  }
+
+  /** A row that says the same as before is the same element: the focus and a selection in it stay. */
+  function rowOf(run, index) {
+    const now = JSON.stringify([run, chosen.has(run.id), index === state.at, ago(run.start_ms), run.status === "running" && Math.floor(Date.now() / 1000)]);
+    const known = rows.get(run.id);
+    if (known?.now === now) return known.element;
+    const element = row(run, index);
+    rows.set(run.id, { now, element });
+    return element;
   }
 
   function draw() {
@@ -88,11 +99,19 @@ export async function runsView({ main, asked, trail, tellLive }) {
       const nothing = state.text || state.experiment ? "No run fits." : "There are no runs yet. Start one: coordinator --config configs/digits.toml";
       return show(list, h("p.empty", nothing));
     }
-    const focused = document.activeElement?.dataset?.id;
-    const rows = state.runs.map(row);
-    const more = state.next && h("p.empty", h("button", { type: "button", onclick: () => { state.more += 1; load(); } }, "More"));
-    show(list, h("div.scroll", h("table", h("thead", h("tr", h("th", { scope: "col" }, h("span", { class: "note" }, "")), COLUMNS.map(head))), h("tbody", rows))), more || null);
-    if (focused) rows.find((element) => element.dataset.id === focused)?.focus();
+    const focus = document.activeElement;
+    const [focused, isBox] = [focus?.closest("tr")?.dataset.id, focus?.matches("input")];
+    const elements = state.runs.map(rowOf);
+    const body = list.querySelector("tbody");
+    const order = `${state.order}|${Boolean(state.next)}`;
+    if (body && list.dataset.order === order) {
+      if (elements.length !== body.children.length || elements.some((element, index) => element !== body.children[index])) body.replaceChildren(...elements);
+    } else {
+      const more = state.next && h("p.empty", h("button", { type: "button", onclick: () => { state.more += 1; load(); } }, "Show more"));
+      show(list, h("div.scroll", h("table.runs", h("thead", h("tr", h("th", { scope: "col" }, h("span.unseen", "compare")), COLUMNS.map(head))), h("tbody", elements))), more || null);
+      list.dataset.order = order;
+    }
+    if (focused && document.activeElement === document.body) elements.find((element) => element.dataset.id === focused)?.querySelector(isBox ? "input" : "a").focus();
   }
 
   let load_number = 0;
@@ -137,7 +156,7 @@ export async function runsView({ main, asked, trail, tellLive }) {
       else if ((event.key === "j" || event.key === "k") && state.runs.length) {
         state.at = Math.min(Math.max(state.at + (event.key === "j" ? 1 : -1), 0), state.runs.length - 1);
         draw();
-        list.querySelectorAll("tbody tr")[state.at]?.focus();
+        list.querySelectorAll("tbody tr")[state.at]?.querySelector("a").focus();
       } else if (event.key === "x" && state.runs[state.at]) toggle(state.runs[state.at].id);
       else return false;
       return true;

@@ -87,7 +87,7 @@ pub struct RunSummary {
     pub end_ms: Option<i64>,
     /// When its newest metric came.
     pub updated_ms: Option<i64>,
-    /// The greatest step of its metrics.
+    /// The greatest step of its metrics, readings of machines and workers left out.
     pub step: Option<i64>,
     /// Goes up with every change of the run.
     pub revision: i64,
@@ -217,7 +217,10 @@ impl Reader {
         columns: &[&str],
         experiments: &BTreeMap<String, Experiment>,
     ) -> Result<RunSummary, IndexError> {
-        let times = "SELECT max(time), max(step) FROM latest WHERE run = ?";
+        // A reading of the machines counts readings, not steps.
+        let times =
+            "SELECT max(l.time), max(CASE WHEN k.name GLOB 'system/*' OR k.name GLOB 'workers/*' THEN NULL
+                     ELSE l.step END) FROM latest l JOIN keys k ON k.id = l.key WHERE l.run = ?";
         let times = self.connection.prepare_cached(times);
         let times = times.and_then(|mut t| t.query_row([row.row], |r| Ok((r.get(0)?, r.get(1)?))));
         let (updated_ms, step) = self.sql(times)?;

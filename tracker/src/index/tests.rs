@@ -87,7 +87,7 @@ fn a_growing_run_is_followed_and_nothing_is_doubled_over_restarts() {
     index.refresh().expect("refreshed");
     assert_eq!(steps(&reader, "id-digits-1", "train/loss"), [1, 2], "a torn line waits");
     place.log("digits-1", "metrics.jsonl", &whole_line[10..]);
-    place.log("digits-1", "system.jsonl", &line(3, "system/cpu_utilization_percentage", 7.0));
+    place.log("digits-1", "system.jsonl", &line(300, "system/cpu_utilization_percentage", 7.0));
     let mut again = Index::open(place.root()).expect("opened again");
     again.refresh().expect("refreshed");
     index.refresh().expect("refreshed");
@@ -100,6 +100,7 @@ fn a_growing_run_is_followed_and_nothing_is_doubled_over_restarts() {
     let loss = &run.latest[1];
     assert_eq!((loss.value, loss.count, loss.minimum, loss.maximum), (0.5, 3, Some(0.5), Some(2.0)));
     assert_eq!(run.latest[0].key, "system/cpu_utilization_percentage");
+    assert_eq!(run.summary.step, Some(3), "readings are no steps");
     assert_eq!(run.damaged_lines, 0);
 }
 

@@ -25,7 +25,7 @@ macro_rules! file {
 }
 
 /// Where each file is, what it is, and its text.
-const FILES: [(&str, &str, &str); 11] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", HTML, include_str!("../../web/index.html")),
     file!("style.css", "text/css; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
@@ -33,8 +33,10 @@ const FILES: [(&str, &str, &str); 11] = [
     file!("api.js", SCRIPT),
     file!("chart.js", SCRIPT),
     file!("compare.js", SCRIPT),
+    file!("curves.js", SCRIPT),
     file!("dom.js", SCRIPT),
     file!("format.js", SCRIPT),
+    file!("panels.js", SCRIPT),
     file!("run.js", SCRIPT),
     file!("runs.js", SCRIPT),
 ];

@@ -1,0 +1,204 @@
+// What a run's page says beside its curves. Each panel is a function of the run that gives elements, or null where there
+// is nothing to say.
+
+import * as api from "./api.js";
+import { h, table } from "./dom.js";
+import { bytes, duration, moment, number, short, value } from "./format.js";
+
+const EVENTS_SHOWN = 200;
+const code = (text, whole) => h("code", { title: whole }, text);
+const hash = (digest) => (digest ? code(short(digest), digest) : "–");
+
+const panel = (title, ...rest) => h("section.panel", h("h2", title), rest);
+
+/** The numbers that are looked for first. */
+export function facts(run) {
+  const { record } = run;
+  const latest = new Map(run.latest.map((metric) => [metric.key, metric]));
+  const of = (key) => value(latest.get(key)?.value);
+  const epoch = record?.final?.epoch;
+  const end = run.end_ms ?? (run.status === "running" ? Date.now() : run.updated_ms);
+  const list = [
+    ["step", number(run.step)],
+    epoch !== undefined && ["epochs", number(epoch)],
+    ["train loss", latest.has("train/loss") && number(of("train/loss"))],
+    ["validation loss", latest.has("validation/loss") && number(of("validation/loss"))],
+    ["validation accuracy", latest.has("validation/accuracy") && number(of("validation/accuracy"))],
+    ["samples per second", latest.has("train/samples_per_second") && number(of("train/samples_per_second"))],
+    ["took", duration(end - run.start_ms)],
+  ].filter((fact) => fact && fact[1]);
+  return h("dl.facts", list.map(([title, text]) => h("div.fact", h("dt", title), h("dd", { title: text }, text))));
+}
+
+/** What the run stands on, in a line. */
+export function about({ record, start_ms: start, experiment }) {
+  const parts = [
+    start && ["started", moment(start)],
+    experiment && ["experiment", experiment],
+    record?.dataset && ["data", code(record.dataset.version || record.dataset.name)],
+    record?.final?.digest && ["weights", hash(record.final.digest)],
+    record?.git_commit && ["commit", hash(record.git_commit)],
+  ];
+  return h("p.note.about", parts.filter(Boolean).map(([title, what]) => h("span", `${title} `, what)));
+}
+
+/** A name's newest entry says whether it is there: who comes back after a resume has an older one, too. */
+function present(all, isRunning) {
+  const newest = new Map(all.map((member, index) => [member.name, index]));
+  return (member, index) => isRunning && member.left_step === null && newest.get(member.name) === index;
+}
+
+/** Who is in the view, and how fast. */
+export function members(run) {
+  const all = run.record?.members || [];
+  if (!all.length) return null;
+  const isRunning = run.status === "running";
+  const isThere = present(all, isRunning);
+  const of = (member, what) => value(run.latest.find((metric) => metric.key === `workers/${member.name}/${what}`)?.value);
+  const rows = all.map((member, index) => ({ ...member, is_there: isThere(member, index), index }));
+  rows.sort((a, b) => b.is_there - a.is_there || a.name.localeCompare(b.name) || b.index - a.index);
+  // What is said of a name is of its newest entry.
+  const has = (row) => row.left_step === null && (row.is_there || (!isRunning && all.findLastIndex((m) => m.name === row.name) === row.index));
+  const fastest = Math.max(0, ...rows.filter(has).map((row) => of(row, "samples_per_second") || 0));
+  const speed = (row) => {
+    const rate = has(row) ? of(row, "samples_per_second") : undefined;
+    if (rate === undefined) return "–";
+    return [h("span.meter", { "aria-hidden": "true" }, h("i", { style: { width: `${fastest ? (100 * rate) / fastest : 0}%` } })), number(rate)];
+  };
+  const share = (row) => {
+    const part = has(row) ? of(row, "share") : undefined;
+    return part === undefined ? "–" : `${Math.round(100 * part)} %`;
+  };
+  const together = value(run.latest.find((metric) => metric.key === "train/samples_per_second")?.value);
+  const throughput = (row) => {
+    const part = has(row) ? of(row, "share") : undefined;
+    return part === undefined || together === undefined ? "–" : number(part * together);
+  };
+  const there = rows.filter((row) => row.is_there).length;
+  const { views, retries } = run.record;
+  const said = [isRunning ? `${there} in the view` : `${new Set(all.map((m) => m.name)).size} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null];
+  return panel("Who takes part", h("p.note", said.filter(Boolean).join(" · ")), h("div.tall", table([
+    { title: "worker", cell: (row) => h("span", { title: row.device }, h("span", { class: row.is_there ? "dot on" : "dot" }), row.name) },
+    { title: "samples/s", kind: "n", cell: throughput },
+    { title: "share", kind: "n", cell: share },
+    { title: "speed at work", cell: speed },
+    { title: "joined", kind: "n", cell: (row) => `step ${row.joined_step}` },
+    rows.some((row) => row.left_step !== null) && { title: "left", kind: "wrap", cell: (row) => (row.left_step === null ? "–" : `step ${row.left_step}: ${row.reason || ""}`) },
+    { title: "device", cell: (row) => row.device },
+  ].filter(Boolean), rows)));
+}
+
+/** What happened to the view, newest first. */
+export function events(run) {
+  const all = run.record?.events || [];
+  if (!all.length) return null;
+  const days = new Set(all.map((event) => moment(event.time * 1000).slice(0, 10)));
+  const time = (event) => moment(event.time * 1000).slice(days.size > 1 ? 0 : 11);
+  return panel("What happened", h("p.note", all.length > EVENTS_SHOWN ? `The newest ${EVENTS_SHOWN} of ${all.length}, newest first.` : "Newest first."), h("div.tall", table([
+    { title: "time", cell: (event) => h("time", { datetime: new Date(event.time * 1000).toISOString() }, time(event)) },
+    { title: "step", kind: "n", cell: (event) => event.step },
+    { title: "what", kind: "wrap", cell: (event) => event.text },
+    { title: "cost", kind: "n", cell: (event) => (event.cost_seconds ? duration(1000 * event.cost_seconds) : "") },
+  ], all.slice(-EVENTS_SHOWN).reverse())));
+}
+
+export function checkpoints(run) {
+  if (!run.checkpoints?.length) return null;
+  const best = run.record?.final?.best_step;
+  return panel("Checkpoints", h("div.tall", table([
+    { title: "step", kind: "n", cell: (version) => version.step },
+    { title: "written", cell: (version) => moment(1000 * version.created) },
+    { title: "size", kind: "n", hide: true, cell: (version) => bytes(version.bytes) },
+    { title: "weights", cell: (version) => [hash(version.digest), version.step === best ? h("b", " best") : null] },
+  ], [...run.checkpoints].sort((a, b) => b.step - a.step))));
+}
+
+export function confusion(run) {
+  const matrix = run.record?.final?.confusion;
+  if (!matrix?.rows?.length) return null;
+  const cell = (count, total, isHit) => {
+    const part = total ? count / total : 0;
+    const colour = isHit ? "var(--good)" : "var(--bad)";
+    return h(count ? "td" : "td.none", { title: `${(100 * part).toFixed(1)} % of ${total}`, style: { background: count ? `color-mix(in srgb, ${colour} ${Math.round(12 + 58 * part)}%, transparent)` : "" } }, count || "·");
+  };
+  const rows = matrix.rows.map((row, truth) => {
+    const total = row.reduce((sum, count) => sum + count, 0);
+    return h("tr", h("th", { scope: "row" }, matrix.labels[truth]), row.map((count, guess) => cell(count, total, truth === guess)),
+      h("td.n", total ? `${((100 * row[truth]) / total).toFixed(1)} %` : "–"));
+  });
+  return panel("Confusion matrix", h("p.note", `Rows are the truth, columns what was predicted: validation after step ${matrix.step}.`),
+    h("div.scroll", { tabindex: 0, "aria-label": "Confusion matrix" }, h("table.matrix", h("thead", h("tr", h("th", ""), matrix.labels.map((name) => h("th", { scope: "col" }, name)), h("th.n", { scope: "col" }, "recall"))), h("tbody", rows))));
+}
+
+/** Names and values. */
+const pairs = (rows) => h("div.tall", h("table.pairs", h("tbody", rows.filter(([, text]) => text !== null && text !== undefined && text !== "").map(([key, text]) => h("tr", h("th", { scope: "row" }, key), h("td.wrap", text))))));
+
+const parsed = (text) => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
+};
+
+/** Of which version the data is. */
+export function data(run) {
+  const known = run.record?.dataset;
+  const found = run.record?.provenance?.inputs?.at(-1)?.dataset ?? run.inputs?.[0]?.dataset;
+  if (!known && !found) return null;
+  const [source, profile] = [parsed(found?.source), parsed(found?.profile)];
+  return panel("Data version", pairs([
+    ["name", known?.name ?? found?.name],
+    ["version", known?.version && code(known.version)],
+    ["digest", code(known?.digest ?? found?.digest)],
+    ["from", source.uri && code(source.uri)],
+    ["rows", profile.num_rows && number(profile.num_rows)],
+    ["columns", profile.num_columns && number(profile.num_columns)],
+    ["rows left out", known?.skipped || null],
+  ]));
+}
+
+/** Where the run comes from: its last start. */
+export function origin(run) {
+  const starts = run.record?.provenance?.starts || [];
+  const start = starts.at(-1);
+  if (!start) return null;
+  const { git, build = {}, machine = {} } = start;
+  return panel("Where it comes from", pairs([
+    starts.length > 1 && ["started", `${starts.length} times; the last at step ${start.step}`],
+    ["command", h("code", start.command.map((word) => [h("span.word", word), " "]))],
+    ["in", code(start.directory)],
+    ["commit", git && [hash(git.commit), git.branch ? ` on ${git.branch}` : "", git.dirty ? h("b", " with changes") : ""]],
+    ["changes", git?.diff && h("a", { href: api.artifact(run.experiment_id, run.id, git.diff) }, git.diff)],
+    ["built with", build.rustc],
+    ["coordinator's machine", [machine.cpu, machine.cores && `${machine.cores} cores`, machine.memory_megabytes && bytes(machine.memory_megabytes * 1e6), machine.os].filter(Boolean).join(", ")],
+    ["bit for bit", run.record.exact ? "the same on any number of workers" : "not claimed: the workers' numerics may differ"],
+  ].filter(Boolean)));
+}
+
+export function settings(run) {
+  const rows = Object.entries(run.config || {});
+  return rows.length ? panel(run.kind === "bonfire" ? "Configuration" : "Parameters", pairs(rows.map(([key, text]) => [code(key), code(text)]))) : null;
+}
+
+/** The files that the run exported. */
+export async function exported(run) {
+  const found = [];
+  const look = async (path, depth) => {
+    const { files = [] } = await api.artifacts(run.id, path);
+    for (const file of files) {
+      if (file.is_dir && depth < 3) await look(file.path, depth + 1);
+      else if (!file.is_dir) found.push(file);
+    }
+  };
+  await look(run.kind === "bonfire" ? "exports" : "", 0);
+  return found;
+}
+
+export function exports_(run, files) {
+  if (!files.length) return null;
+  return panel(run.kind === "bonfire" ? "Exports" : "Files", h("div.tall", table([
+    { title: "file", kind: "wrap", cell: (file) => h("a", { href: api.artifact(run.experiment_id, run.id, file.path), download: file.path.split("/").at(-1) }, file.path.replace(/^exports\//, "")) },
+    { title: "size", kind: "n", cell: (file) => bytes(Number(file.file_size || 0)) },
+  ], files)));
+}
