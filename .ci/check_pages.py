@@ -329,5 +329,7 @@ def main():
     print(f"the tracker's pages do what they must, in {time.monotonic() - begun:.0f} s")
 
 
+# Who stops this stops what it has started, too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
 os.chdir(pathlib.Path(__file__).resolve().parent.parent)
 main()
