@@ -349,11 +349,22 @@ impl Default for Checkpoint {
 #[allow(missing_docs)]
 pub struct Tracker {
     pub sinks: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlflow_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlflow_experiment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wandb_project: Option<String>,
 }
 
 impl Default for Tracker {
     fn default() -> Self {
-        Self { sinks: vec!["embedded".to_owned()] }
+        Self {
+            sinks: vec!["embedded".to_owned()],
+            mlflow_uri: None,
+            mlflow_experiment: None,
+            wandb_project: None,
+        }
     }
 }
 

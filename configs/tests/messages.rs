@@ -349,3 +349,17 @@ fn a_file_that_cannot_be_read_is_named() {
     DIR/binary.toml: the configuration can't be read: stream did not contain valid UTF-8
     "#);
 }
+
+#[test]
+fn an_address_with_a_password_is_refused_and_not_repeated() {
+    let flags = |uri: &str| said(GOOD, &[&format!("tracker.mlflow_uri={uri}")]);
+    for uri in ["http://me:geheim@host:1/p", "https://geheim@host", "http://me:ge@heim@host"] {
+        let message = flags(uri);
+        assert!(message.contains("MLFLOW_TRACKING_PASSWORD") && !message.contains("heim"), "{message}");
+    }
+    for uri in ["sqlite:///mlflow.db", "http://", "http:///path", "mlruns"] {
+        assert!(flags(uri).contains("expected the address of an MLflow server"), "{uri}");
+    }
+    let file = said("[tracker]\nmlflow_uri = \"http://me:geheim@host\"", &[]);
+    assert!(file.contains("run.toml:2") && !file.contains("geheim"), "{file}");
+}

@@ -1,0 +1,181 @@
+//! From `[tracker]` and the environment to sinks that can start.
+
+use super::mlflow::{Address, Mlflow};
+use super::tensorboard::TensorBoard;
+use super::wandb::Wandb;
+use super::{RunFolder, Sink};
+
+/// A sink that can be started. Its credentials, if it has any, are never shown.
+#[derive(Clone, Debug)]
+pub struct SinkConfig(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Mlflow { address: Address, experiment: String },
+    Wandb { project: String, entity: String },
+    TensorBoard,
+}
+
+/// Variables of the environment, as the trackers' own clients name them.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Why sinks can't be started.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SinkConfigError(pub(crate) String);
+
+impl SinkConfig {
+    /// The sinks of a configuration beside `embedded`, each once. `stem` names the experiment or project where nothing
+    /// else does.
+    ///
+    /// # Errors
+    /// When a sink is asked for and it isn't said where it is.
+    pub fn of(
+        tracker: &configs::Tracker,
+        stem: &str,
+        environment: Environment<'_>,
+    ) -> Result<Vec<Self>, SinkConfigError> {
+        let mut names: Vec<&str> = tracker.sinks.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let sink = |name: &str| match name {
+            "mlflow" => {
+                let uri = tracker.mlflow_uri.clone().or_else(|| environment("MLFLOW_TRACKING_URI"));
+                let uri = uri.ok_or_else(|| {
+                    SinkConfigError(
+                        "tracker.sinks has \"mlflow\", and nothing says where that is: set tracker.mlflow_uri, or \
+                         MLFLOW_TRACKING_URI in the environment"
+                            .to_owned(),
+                    )
+                })?;
+                Self::mlflow(&uri, tracker.mlflow_experiment.as_deref(), stem, environment).map(Some)
+            }
+            "wandb" => Ok(Some(Self::wandb(tracker.wandb_project.as_deref(), stem, environment))),
+            "tensorboard" => Ok(Some(Self::tensorboard())),
+            _ => Ok(None),
+        };
+        names.into_iter().filter_map(|name| sink(name).transpose()).collect()
+    }
+
+    /// An MLflow server.
+    ///
+    /// # Errors
+    /// When the address is none that this sink speaks to, or a variable of the environment makes no sense.
+    pub fn mlflow(
+        uri: &str,
+        experiment: Option<&str>,
+        stem: &str,
+        environment: Environment<'_>,
+    ) -> Result<Self, SinkConfigError> {
+        let address = Address::new(uri, environment)?;
+        let named = experiment.map(str::to_owned).or_else(|| environment("MLFLOW_EXPERIMENT_NAME"));
+        Ok(Self(Kind::Mlflow { address, experiment: named.unwrap_or_else(|| stem.to_owned()) }))
+    }
+
+    /// Offline files of W&B in the run's folder.
+    #[must_use]
+    pub fn wandb(project: Option<&str>, stem: &str, environment: Environment<'_>) -> Self {
+        let project = project.map(str::to_owned).or_else(|| environment("WANDB_PROJECT"));
+        let entity = environment("WANDB_ENTITY").unwrap_or_default();
+        Self(Kind::Wandb { project: project.unwrap_or_else(|| stem.to_owned()), entity })
+    }
+
+    /// Event files of TensorBoard in the run's folder.
+    #[must_use]
+    pub fn tensorboard() -> Self {
+        Self(Kind::TensorBoard)
+    }
+
+    /// As `tracker.sinks` has it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.0 {
+            Kind::Mlflow { .. } => Mlflow::NAME,
+            Kind::Wandb { .. } => Wandb::NAME,
+            Kind::TensorBoard => TensorBoard::NAME,
+        }
+    }
+
+    /// Where it sends to, without credentials.
+    #[must_use]
+    pub fn destination(&self) -> String {
+        match &self.0 {
+            Kind::Mlflow { address, experiment } => Mlflow::destination_of(address, experiment),
+            Kind::Wandb { .. } => Wandb::DESTINATION.to_owned(),
+            Kind::TensorBoard => TensorBoard::DESTINATION.to_owned(),
+        }
+    }
+
+    /// What `coordinator tracker push` takes to send there.
+    #[must_use]
+    pub fn push_arguments(&self) -> String {
+        match &self.0 {
+            Kind::Mlflow { address, experiment } => {
+                format!("--to {} --experiment '{experiment}'", address.shown())
+            }
+            Kind::Wandb { .. } | Kind::TensorBoard => format!("--to {}", self.name()),
+        }
+    }
+
+    /// The sink, which has done nothing yet.
+    pub(crate) fn sink(&self, run: &RunFolder) -> Box<dyn Sink> {
+        match &self.0 {
+            Kind::Mlflow { address, experiment } => {
+                Box::new(Mlflow::new(address.clone(), experiment.clone()))
+            }
+            Kind::Wandb { project, entity } => Box::new(Wandb::new(run, project.clone(), entity.clone())),
+            Kind::TensorBoard => Box::new(TensorBoard::new(run)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configs(toml: &str, variables: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        let tracker: configs::Tracker = toml::from_str(toml).expect("a section");
+        let variable = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let sinks = SinkConfig::of(&tracker, "digits", &variable).map_err(|why| why.to_string())?;
+        let shown = |sink: &SinkConfig| {
+            assert!(!format!("{sink:?}").contains("geheim"), "{sink:?}");
+            format!("{} {} | {}", sink.name(), sink.destination(), sink.push_arguments())
+        };
+        Ok(sinks.iter().map(shown).collect())
+    }
+
+    #[test]
+    fn keys_go_before_the_environment_and_the_stem_stands_in() {
+        assert_eq!(configs("", &[]), Ok(vec![]));
+        assert_eq!(configs("sinks = []", &[]), Ok(vec![]));
+        let all = "sinks = [\"wandb\", \"embedded\", \"mlflow\", \"tensorboard\", \"mlflow\"]";
+        let sinks = configs(all, &[("MLFLOW_TRACKING_URI", "http://me:geheim@h:5000/")]).expect("good");
+        assert_eq!(
+            sinks,
+            [
+                "mlflow http://h:5000, experiment digits | --to http://h:5000 --experiment 'digits'",
+                "tensorboard tensorboard | --to tensorboard",
+                "wandb wandb | --to wandb",
+            ]
+        );
+        let keys = "sinks = [\"mlflow\"]\nmlflow_uri = \"https://k\"\nmlflow_experiment = \"e\"";
+        let variables = [("MLFLOW_TRACKING_URI", "http://v"), ("MLFLOW_EXPERIMENT_NAME", "f")];
+        assert_eq!(
+            configs(keys, &variables).expect("good"),
+            ["mlflow https://k, experiment e | --to https://k --experiment 'e'"]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        let said = |variables: &[(&str, &str)]| configs("sinks = [\"mlflow\"]", variables).expect_err("refused");
+        assert!(said(&[]).contains("tracker.mlflow_uri"));
+        let uri = said(&[("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")]);
+        assert!(uri.contains("sqlite:///mlflow.db") && uri.contains("http"), "{uri}");
+        let tls =
+            said(&[("MLFLOW_TRACKING_URI", "https://h"), ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps")]);
+        assert!(tls.contains("MLFLOW_TRACKING_INSECURE_TLS"), "{tls}");
+    }
+}
