@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a loss, a restart and a join cost a run, on one machine: python3 benches/elastic.py [--rounds N]
+"""What a loss, a restart, a join and a version cost a run, on one machine: python3 benches/elastic.py [--rounds N]
 
 Real processes of target/release on the digits. Times are the coordinator's own, from run.json, against the moment of
 the signal here; medians and the worst of all rounds.
@@ -17,7 +17,7 @@ def main():
     arguments.add_argument("--rounds", type=int, default=5)
     rounds = arguments.parse_args().rounds
     for name, model in [("mlp 64-128-64-10", []), ("mlp 64-2000-1900-10", ["model.hidden=[2000,1900]"])]:
-        losses, restarts, joins = [], [], []
+        losses, restarts, joins, versions = [], [], [], []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
                 losses.append(loss(pathlib.Path(folder), model))
@@ -25,10 +25,13 @@ def main():
                 restart, join = restart_and_join(pathlib.Path(folder), model)
                 restarts.append(restart)
                 joins.append(join)
+            with tempfile.TemporaryDirectory() as folder:
+                versions.append(version(pathlib.Path(folder), model))
         print(name)
         show("SIGKILL of one of three workers to the next view", losses)
         show("start of a coordinator that takes over to its first view", restarts)
         show("a join: the run holds still", joins)
+        show("a version: what it adds to the time of the steps", versions)
 
 
 def show(what, seconds):
@@ -105,6 +108,21 @@ def restart_and_join(folder, model):
     seen = events(folder)
     view = next(event["time"] for event in seen if event["event"] == "view" and event["time"] > before) - before
     return view, next(event["cost_seconds"] for event in seen if event["event"] == "hold")
+
+
+def version(folder, model):
+    """Seconds that one version adds: the same steps with versions and without, one after the other."""
+    def seconds(name, every):
+        keys = [f"run.name={name}", "train.epochs=4", f"checkpoint.every={every}"]
+        settings = [part for key in keys for part in ("--set", key)]
+        process = start(folder, model, 2, *settings)
+        if process.wait(10 * DEADLINE) != 0:
+            raise SystemExit(f"a run of 4 epochs ended with {process.returncode}")
+        lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        times = {line["step"]: line["time"] for line in lines if line["key"] == "train/loss"}
+        return times[90] - times[10]
+    without = seconds("without", "1h")
+    return (seconds("with", "10 steps") - without) / 8
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 //! Combinations that can't be, and numbers out of their bounds.
 
+mod data;
+
 use toml::Value;
 
+use crate::ends;
 use crate::keys::of_model;
 use crate::places::Report;
-use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Optimizer, Schedule, ScheduleKind};
+use crate::types::{Config, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
 use crate::values::{Devices, Every};
 
 /// Reports what can't be, each with the keys that make it so.
 pub(crate) fn check(config: &Config, report: &mut Report) {
     run(config, report);
     length(config, report);
-    dataset(&config.dataset, report);
-    format(config, report);
+    data::check(config, report);
     optimizer(&config.optimizer, report);
     if let Some(clip) = config.train.clip_norm {
         within(report, "train.clip_norm", clip, is_positive(clip), "a number above 0");
@@ -23,6 +25,10 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     versions(config, report);
     sinks(config, report);
     model(config, report);
+    tracker(config, report);
+    ends::init(&config.init, report);
+    ends::patience(&config.train, report);
+    telemetry(&config.telemetry, report);
 }
 
 fn sinks(config: &Config, report: &mut Report) {
@@ -57,6 +63,19 @@ fn run(config: &Config, report: &mut Report) {
     }
 }
 
+/// Off this machine the tracker needs a token of its own, which `coordinator tracker serve` takes.
+fn tracker(config: &Config, report: &mut Report) {
+    let listen = &config.tracker.listen;
+    let is_good = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    if !listen.is_empty() && !is_good {
+        let message = format!(
+            "tracker.listen = {listen:?}: expected an address of this machine such as \"127.0.0.1:5000\", or \"\" \
+             for none; others are served by coordinator tracker serve --listen with --token-file"
+        );
+        report.add(&["tracker", "listen"], message);
+    }
+}
+
 fn length(config: &Config, report: &mut Report) {
     match (config.train.epochs, config.train.steps) {
         (None, None) => {
@@ -72,62 +91,33 @@ fn length(config: &Config, report: &mut Report) {
     }
 }
 
-fn dataset(dataset: &Dataset, report: &mut Report) {
-    if dataset.uri.is_empty() {
-        let message = "dataset.uri is missing: the path of the data, such as \"datasets/digits/digits.csv\"";
-        report.add(&["dataset", "uri"], message.to_owned());
+fn telemetry(telemetry: &Telemetry, report: &mut Report) {
+    let listen = &telemetry.metrics_listen;
+    if !listen.is_empty() && listen.parse::<std::net::SocketAddr>().is_err() {
+        let message = format!(
+            "telemetry.metrics_listen = {listen:?}: expected an IP address and a port, such as \"127.0.0.1:9464\", or \"\" \
+             for none"
+        );
+        report.add(&["telemetry", "metrics_listen"], message);
     }
-    let held_out = dataset.validation;
-    let is_part = (0.0..1.0).contains(&held_out);
-    within(report, "dataset.validation", held_out, is_part, "a fraction, at least 0 and below 1");
-    if matches!(dataset.delimiter, '"' | '\n' | '\r') {
-        let message =
-            format!("dataset.delimiter = {:?}: it ends a line or quotes a field", dataset.delimiter);
-        report.add(&["dataset", "delimiter"], message);
+    let otlp = &telemetry.otlp;
+    if !otlp.is_empty() && !is_plain_url(otlp) {
+        let message = "telemetry.otlp: expected a collector's address without a name or password in it, such as \
+                       \"http://127.0.0.1:4317\", or \"\" for none";
+        report.add(&["telemetry", "otlp"], message.to_owned());
     }
-    let Some(target) = &dataset.target else { return };
-    let message = match (dataset.columns.get(target), dataset.kind) {
-        (Some(ColumnKind::Ignore), _) => {
-            format!("column {target:?} is dataset.target, and ignored by dataset.columns: remove one of them")
-        }
-        (Some(ColumnKind::Categorical), Some(DatasetKind::Regression)) => format!(
-            "the target {target:?} is categorical by dataset.columns, but dataset.kind = \"regression\": remove one of \
-             them"
-        ),
-        _ => return,
-    };
-    report.add(&["dataset", "columns", target], message);
 }
 
-/// Keys that the data's form has no use for: set, they would promise what doesn't happen.
-fn format(config: &Config, report: &mut Report) {
-    let dataset = &config.dataset;
-    let format = dataset.format.as_str();
-    let is_table = matches!(format, "csv" | "parquet");
-    let is_image = matches!(format, "idx" | "images");
-    let augment = &config.augment;
-    for (path, is_set, is_used, of) in [
-        ("dataset.target", dataset.target.is_some(), is_table, "tables"),
-        ("dataset.kind", dataset.kind.is_some(), is_table, "tables"),
-        ("dataset.columns", !dataset.columns.is_empty(), is_table, "tables"),
-        ("dataset.image_shape", dataset.image_shape.is_some(), format != "text", "tables and images"),
-        ("dataset.labels", dataset.labels.is_some(), format == "idx", "\"idx\""),
-        ("dataset.resize", dataset.resize, format == "images", "\"images\""),
-        ("augment.shift", augment.shift > 0, is_image, "\"idx\" and \"images\""),
-        ("augment.flip", augment.flip, is_image, "\"idx\" and \"images\""),
-        ("augment.crop", augment.crop > 0, is_image, "\"idx\" and \"images\""),
-    ] {
-        if is_set && !is_used {
-            report.add_all(
-                &[path, "dataset.format"],
-                format!("{path} is set, but dataset.format = \"{format}\": it is for {of}, remove it"),
-            );
-        }
-    }
+/// `http://HOST:PORT`. Another text may hold a password, so it isn't repeated.
+fn is_plain_url(url: &str) -> bool {
+    let authority = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    authority.and_then(|text| text.rsplit_once(':')).is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['@', '/', ' ', '?']) && port.parse::<u16>().is_ok()
+    })
 }
 
 /// Reports a number that is out of its bounds.
-fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
+pub(crate) fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
     if !is_within {
         report.add_all(&[path], format!("{path} = {value:?}: expected {allowed}"));
     }

@@ -47,8 +47,14 @@ pub(crate) fn likeness(word: &str, candidate: &str) -> f64 {
     if is_slip { by_letters.max(SLIP) } else { by_letters }
 }
 
-/// The nearest of the candidates, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The nearest of the candidates, if it is near enough to be meant: for messages about a typo.
+///
+/// ```
+/// assert_eq!(configs::nearest("hiden", ["hidden", "dropout"].into_iter()), Some("hidden"));
+/// assert_eq!(configs::nearest("zzz", ["hidden", "dropout"].into_iter()), None);
+/// ```
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const NEAR: f64 = 0.7;
     // Longer words are no typos, and comparing takes the product of the lengths.
     const CHARS_MAX: usize = 100;

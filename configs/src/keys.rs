@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
         Kind::Word(&["csv", "parquet", "idx", "images", "text"]),
         "\"csv\"",
         T,
-        "Form of the data: a table (csv, parquet), a file of images and one of labels as MNIST has them (idx, gzipped or not), a folder with a folder of PNG and JPEG files for each class (images), or a file or folder of .txt files whose bytes are predicted one after another (text)",
+        "Form of the data: a table (csv, parquet), a file of images and one of labels as MNIST has them (idx, gzipped or not), a folder with a folder of PNG and JPEG files for each class (images), or a file or folder of .txt files whose bytes, or the tokens of dataset.tokenizer, are predicted one after another (text)",
     ),
     key("dataset.name", Kind::Text, "", O, "Name for people; without it the file's stem"),
     key(
@@ -210,11 +210,46 @@ pub const KEYS: &[Key] = &[
         "Tokens of a sample of text; the windows don't overlap",
     ),
     key(
+        "dataset.tokenizer",
+        Kind::Path,
+        "",
+        O,
+        "Tokenizer's JSON file for text, relative to the working directory, then to the configuration; without it tokens are bytes. It may move: what counts on resume is its digest. Text must be UTF-8 then; a file that isn't is refused, or left out by dataset.on_bad = \"skip\"",
+    ),
+    key(
+        "dataset.shuffle",
+        Kind::Word(&["full", "window", "none"]),
+        "\"full\"",
+        T,
+        "Order of an epoch's samples: any order of all, anew in each epoch (full); pieces of dataset.shuffle_window consecutive samples in any order, each in any order within itself, so that data larger than memory are read piece by piece, but data that are sorted give batches of one kind (window); or as they are stored (none). Each sample comes once an epoch with all three",
+    ),
+    key(
+        "dataset.shuffle_window",
+        Kind::Count(1, ANY),
+        "65536",
+        T,
+        "Consecutive samples of a piece, for dataset.shuffle = \"window\"",
+    ),
+    key(
+        "dataset.sampling",
+        Kind::Word(&["each", "balanced", "weighted"]),
+        "\"each\"",
+        T,
+        "What an epoch has: each sample once (each), or as many draws with replacement, each label as likely as another (balanced) or each row by its weight (weighted). Then some samples come twice and some not at all in an epoch; each draw comes once, the same for any number of workers. Evaluation has each sample once in any case",
+    ),
+    key(
+        "dataset.weight_column",
+        Kind::Text,
+        "",
+        T,
+        "Column of a table that says how often a row is drawn, for dataset.sampling = \"weighted\": numbers from 0, twice as often for twice the number. It is no feature",
+    ),
+    key(
         "dataset.on_bad",
         Kind::Word(&["stop", "skip"]),
         "\"stop\"",
         T,
-        "What happens to images that can't be decoded and rows of a csv file with too many or too few fields: refuse the data, or leave them out of every run on these data",
+        "What happens to images that can't be decoded or (without dataset.resize) have another size, and to rows of a csv file with too many or too few fields: refuse the data, or leave them out. Which are left out is decided when the run starts, and a resume that finds others is refused",
     ),
     key(
         "augment.shift",
@@ -256,7 +291,57 @@ pub const KEYS: &[Key] = &[
         "What happens at a step whose loss or gradient is not finite",
     ),
     key("train.evaluate_every", Kind::Count(0, ANY), "1", O, "Epochs between evaluations; 0 for none"),
+    key(
+        "train.patience",
+        Kind::Count(1, ANY),
+        "",
+        O,
+        "The run ends early when so many evaluations in a row have not improved train.monitor; without it never. The best version is kept, and run.json names it (final.best_step)",
+    ),
+    key(
+        "train.monitor",
+        Kind::Text,
+        "\"validation/loss\"",
+        O,
+        "Metric of train.patience: validation/loss, validation/accuracy, validation/mean_absolute_error or validation/mean_squared_error; lower is better but for the accuracy",
+    ),
+    key(
+        "train.min_delta",
+        Kind::Number,
+        "0.0",
+        O,
+        "What counts as an improvement for train.patience: to be better than the best by more than this, at least 0",
+    ),
+    key("train.precision", Kind::Word(&["f32"]), "\"f32\"", T, "Precision of forward and backward passes"),
     key("model.kind", Kind::Text, "\"mlp\"", T, "The task: mlp, cnn, resnet, gpt, or one of your own"),
+    key(
+        "init.from",
+        Kind::Text,
+        "",
+        O,
+        "Whose parameters the model begins with, by their names: a .safetensors file, or a run's folder, RUN_DIR@STEP for a version other than its newest. Relative to the working directory, then to the configuration. It may move: what counts on resume is its digest",
+    ),
+    key(
+        "init.digest",
+        Kind::Text,
+        "",
+        T,
+        "BLAKE3 of the file that init.from names, in hexadecimal; filled in when the run starts, and refused where the file's is another",
+    ),
+    key(
+        "init.allow_missing",
+        Kind::Texts,
+        "[]",
+        T,
+        "Names of tensors, with * for any characters, that the file may lack, have in another shape, or have beyond the model's: such parameters keep their first values. All others must fit",
+    ),
+    key(
+        "init.freeze",
+        Kind::Texts,
+        "[]",
+        T,
+        "Names of parameters, with * for any characters, that stay as they are: no gradient, which the norm for train.clip_norm doesn't count then, no update, no decay",
+    ),
     key("optimizer.kind", Kind::Word(&["sgd", "adam", "adamw"]), "\"adamw\"", T, "The optimizer"),
     key("optimizer.learning_rate", Kind::Number, "0.001", T, "Learning rate, before the schedule"),
     key("optimizer.momentum", Kind::Number, "0.9", T, "Momentum of sgd, at least 0 and below 1"),
@@ -356,6 +441,42 @@ pub const KEYS: &[Key] = &[
         "Project that the offline files name; without it WANDB_PROJECT, else the file's stem",
     ),
     key(
+        "tracker.listen",
+        Kind::Text,
+        "\"127.0.0.1:0\"",
+        O,
+        "Address of the tracker while the run goes on, if embedded is among the sinks: on this machine, port 0 for a \
+         free one; empty for none",
+    ),
+    key(
+        "tracker.git_diff",
+        Kind::Flag,
+        "true",
+        O,
+        "Whether changes to tracked files of the git checkout that the run is started in are kept as git.diff",
+    ),
+    key(
+        "tracker.system_every",
+        Kind::Span,
+        "\"10s\"",
+        O,
+        "How often CPU, memory, network and GPU of the run's machines go to system.jsonl; \"0s\" for never",
+    ),
+    key(
+        "telemetry.metrics_listen",
+        Kind::Text,
+        "\"\"",
+        O,
+        "Address at which the coordinator serves /metrics for Prometheus, such as \"127.0.0.1:9464\"; without it none",
+    ),
+    key(
+        "telemetry.otlp",
+        Kind::Text,
+        "\"\"",
+        O,
+        "OpenTelemetry collector that gets a trace of each step, such as \"http://127.0.0.1:4317\"; without it none",
+    ),
+    key(
         "export.formats",
         Kind::Words(&["safetensors"]),
         "[\"safetensors\"]",
@@ -388,6 +509,13 @@ pub const KEYS: &[Key] = &[
 /// Keys of `[model]` for the kinds that are built in.
 pub const MODEL_KEYS: &[ModelKey] = &[
     model("mlp", "hidden", Kind::CountList(WIDTH_MAX), "[128]", "Widths of the hidden layers; [] for none"),
+    model(
+        "mlp",
+        "embedding",
+        Kind::Count(1, WIDTH_MAX),
+        "",
+        "Width of each categorical column's embedding; without it min(600, round(1.6 n^0.56)) for n different texts and the unknown one (fastai's rule)",
+    ),
     model("mlp", "activation", Kind::Word(&["relu", "gelu", "tanh"]), "\"relu\"", "Between the layers"),
     model(
         "mlp",
@@ -471,8 +599,8 @@ const fn label_smoothing(kind: &'static str) -> ModelKey {
 }
 
 const fn class_weights(kind: &'static str) -> ModelKey {
-    let meaning = "What a sample of each label counts in the loss, in the labels' order; [] for 1 each. The loss is still divided by the count of samples";
-    model(kind, "class_weights", Kind::Numbers, "[]", meaning)
+    let meaning = "What a sample of each label counts in the loss, in the labels' order; [] for 1 each; \"balanced\" for n / (k * n of the label) over the n samples of the training split and its k labels, which is put in its place when the run starts. The loss is still divided by the count of samples";
+    model(kind, "class_weights", Kind::NumbersOr(&["balanced"]), "[]", meaning)
 }
 
 /// The keys of a kind of model, none for a kind that isn't built in.

@@ -37,6 +37,8 @@ pub enum Kind {
     Choice(&'static [u64]),
     /// A list of finite numbers, of any length.
     Numbers,
+    /// A list of finite numbers, of any length, or one of these words instead.
+    NumbersOr(&'static [&'static str]),
     /// A table from names to these words.
     Table(&'static [&'static str]),
     /// One ASCII character.
@@ -73,6 +75,7 @@ impl Kind {
                 format!("one of {}", counts.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
             }
             Self::Numbers => "a list of finite numbers".to_owned(),
+            Self::NumbersOr(words) => format!("a list of finite numbers, or {}", listed(words)),
             Self::Table(words) => format!("a table from names to one of {}", listed(words)),
             Self::Character => "a single ASCII character".to_owned(),
             Self::Span => Span::FORM.to_owned(),
@@ -100,6 +103,7 @@ impl Kind {
             Self::CountList(most) => every(&|count| is_whole(count, 1, most)),
             Self::Choice(counts) => counts.iter().any(|count| is_whole(value, *count, *count)),
             Self::Numbers => every(&is_number),
+            Self::NumbersOr(words) => every(&is_number) || is_word(value, words),
             Self::Table(words) => {
                 value.as_table().is_some_and(|table| table.values().all(|word| is_word(word, words)))
             }
@@ -114,7 +118,7 @@ impl Kind {
     #[must_use]
     pub fn nearest_word(self, value: &Value) -> Option<&'static str> {
         match self {
-            Self::Word(words) => nearest(value.as_str()?, words.iter().copied()),
+            Self::Word(words) | Self::NumbersOr(words) => nearest(value.as_str()?, words.iter().copied()),
             _ => None,
         }
     }
@@ -171,6 +175,7 @@ mod tests {
         check(Kind::CountList(9), &["[]", "[9]"], &["[0]", "[10]", "[1.5]", "1"]);
         check(Kind::Choice(&[8, 14]), &["8", "14"], &["9", "8.0", "\"8\"", "[8]"]);
         check(Kind::Numbers, &["[]", "[1, 0.5, -2]"], &["[nan]", "[\"1\"]", "1"]);
+        check(Kind::NumbersOr(&["x"]), &["[]", "[1, 0.5]", "\"x\""], &["[nan]", "\"y\"", "[\"x\"]", "1"]);
         check(
             Kind::Table(&["x"]),
             &["{}", "{ a = \"x\" }"],

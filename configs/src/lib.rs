@@ -49,6 +49,7 @@
 
 mod check;
 mod difference;
+mod ends;
 mod error;
 pub mod keys;
 mod kind;
@@ -61,11 +62,12 @@ mod types;
 mod values;
 
 pub use difference::difference;
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, Problem, nearest};
 pub use load::Resolved;
 pub use page::page;
 pub use types::{
     Augment, Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Local, Model, Normalise,
-    OnBad, OnNan, Optimizer, OptimizerKind, Reduce, Run, Schedule, ScheduleKind, Tracker, Train,
+    OnBad, OnNan, Optimizer, OptimizerKind, Reduce, Run, Sampling, Schedule, ScheduleKind, Shuffle, Tracker,
+    Train,
 };
 pub use values::{Every, Span};

@@ -145,7 +145,7 @@ fn fill_in(model: &mut Model) {
                 let number = *whole as f64;
                 model.keys.insert(key.name.to_owned(), Value::Float(number));
             }
-            (Some(Value::Array(list)), Kind::Numbers) => {
+            (Some(Value::Array(list)), Kind::Numbers | Kind::NumbersOr(_)) => {
                 let number = |value: &Value| {
                     value.as_integer().map_or(value.clone(), |whole| Value::Float(whole as f64))
                 };

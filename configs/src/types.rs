@@ -1,9 +1,12 @@
 //! The configuration's types: one section, one struct. What each key means stands in [`crate::keys`] alone.
 
-use std::collections::BTreeMap;
+mod data;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use data::{Augment, ColumnKind, Dataset, DatasetKind, Normalise, OnBad, Sampling, Shuffle};
 
 use crate::values::{Every, Span};
 
@@ -17,12 +20,14 @@ pub struct Config {
     pub augment: Augment,
     pub train: Train,
     pub model: Model,
+    pub init: Init,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     pub elastic: Elastic,
     pub reduce: Reduce,
     pub checkpoint: Checkpoint,
     pub tracker: Tracker,
+    pub telemetry: Telemetry,
     pub export: Export,
     pub local: Local,
 }
@@ -42,109 +47,6 @@ impl Default for Run {
     fn default() -> Self {
         Self { name: None, dir: PathBuf::from("runs"), seed: 42 }
     }
-}
-
-/// What the target is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum DatasetKind {
-    Classification,
-    Regression,
-}
-
-/// What a column is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum ColumnKind {
-    Numeric,
-    Categorical,
-    Ignore,
-}
-
-/// How numeric columns are scaled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum Normalise {
-    Standard,
-    Minmax,
-    None,
-}
-
-/// What happens to an image that can't be decoded, or a row that doesn't fit its table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum OnBad {
-    Stop,
-    Skip,
-}
-
-/// `[dataset]`
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct Dataset {
-    pub uri: String,
-    pub format: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<DatasetKind>,
-    pub columns: BTreeMap<String, ColumnKind>,
-    pub delimiter: char,
-    pub header: bool,
-    pub missing: Vec<String>,
-    pub validation: f64,
-    pub split_seed: u64,
-    pub normalise: Normalise,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image_shape: Option<[usize; 3]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<String>,
-    pub resize: bool,
-    pub cache_mb: u64,
-    pub window: u32,
-    pub on_bad: OnBad,
-}
-
-impl Default for Dataset {
-    fn default() -> Self {
-        Self {
-            uri: String::new(),
-            format: "csv".to_owned(),
-            name: None,
-            target: None,
-            kind: None,
-            columns: BTreeMap::new(),
-            delimiter: ',',
-            header: true,
-            missing: ["", "NA", "NaN", "nan", "null", "?"].map(str::to_owned).to_vec(),
-            validation: 0.2,
-            split_seed: 0,
-            normalise: Normalise::Standard,
-            image_shape: None,
-            labels: None,
-            resize: false,
-            cache_mb: 512,
-            window: 128,
-            on_bad: OnBad::Stop,
-        }
-    }
-}
-
-/// `[augment]`
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct Augment {
-    pub shift: u32,
-    pub flip: bool,
-    pub crop: u32,
 }
 
 /// What happens at a step that is not finite.
@@ -172,6 +74,11 @@ pub struct Train {
     pub clip_norm: Option<f64>,
     pub on_nan: OnNan,
     pub evaluate_every: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    pub monitor: String,
+    pub min_delta: f64,
+    pub precision: String,
 }
 
 impl Default for Train {
@@ -184,6 +91,10 @@ impl Default for Train {
             clip_norm: None,
             on_nan: OnNan::Stop,
             evaluate_every: 1,
+            patience: None,
+            monitor: "validation/loss".to_owned(),
+            min_delta: 0.0,
+            precision: "f32".to_owned(),
         }
     }
 }
@@ -213,10 +124,38 @@ pub struct Model {
     pub keys: toml::Table,
 }
 
+impl Model {
+    /// Whether `class_weights` is to be worked out from the data.
+    #[must_use]
+    pub fn wants_balanced_weights(&self) -> bool {
+        self.keys.get("class_weights").and_then(toml::Value::as_str) == Some("balanced")
+            && crate::keys::of_model(&self.kind).any(|key| key.name == "class_weights")
+    }
+
+    /// Puts these in the place of `class_weights`, in the labels' order.
+    pub fn set_class_weights(&mut self, weights: &[f64]) {
+        let weights = weights.iter().copied().map(toml::Value::Float).collect();
+        self.keys.insert("class_weights".to_owned(), toml::Value::Array(weights));
+    }
+}
+
 impl Default for Model {
     fn default() -> Self {
         Self { kind: "mlp".to_owned(), keys: toml::Table::new() }
     }
+}
+
+/// `[init]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Init {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub allow_missing: Vec<String>,
+    pub freeze: Vec<String>,
 }
 
 /// Which optimizer.
@@ -355,17 +294,33 @@ pub struct Tracker {
     pub mlflow_experiment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wandb_project: Option<String>,
+    pub listen: String,
+    pub git_diff: bool,
+    pub system_every: Span,
 }
 
 impl Default for Tracker {
     fn default() -> Self {
+        let system_every = Span(std::time::Duration::from_secs(10));
         Self {
             sinks: vec!["embedded".to_owned()],
             mlflow_uri: None,
             mlflow_experiment: None,
             wandb_project: None,
+            listen: "127.0.0.1:0".to_owned(),
+            git_diff: true,
+            system_every,
         }
     }
+}
+
+/// `[telemetry]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Telemetry {
+    pub metrics_listen: String,
+    pub otlp: String,
 }
 
 /// `[export]`

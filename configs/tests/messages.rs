@@ -76,7 +76,7 @@ fn sizes_of_models_must_fit_each_other() {
     run.toml:6: model.kind = "resnet" needs dataset.image_shape = [channels, height, width]
     run.toml:7: model.depth = 10: expected one of 8, 14, 18, 20
     run.toml:7: model.label_smoothing = 1.0: expected at least 0 and below 1
-    run.toml:7: model.class_weights = [1, "2"]: expected a list of finite numbers
+    run.toml:7: model.class_weights = [1, "2"]: expected a list of finite numbers, or "balanced"
     fine
     "#);
     assert_snapshot!(each(&[
@@ -101,7 +101,7 @@ fn unknown_sections_and_keys_outside_of_them() {
         "[[train]]\nepochs = 3",
     ]), @r#"
     run.toml:1: unknown section [trian]: did you mean [train]?
-    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, optimizer, schedule, elastic, reduce, checkpoint, tracker, export, local
+    run.toml:1: unknown section [qqq]: sections are run, dataset, augment, train, model, init, optimizer, schedule, elastic, reduce, checkpoint, tracker, telemetry, export, local
     run.toml:1: unknown key epochs outside of a section; did you mean train.epochs?
     run.toml:1: unknown key epoch outside of a section; did you mean train.epochs?
     run.toml:1: unknown key qqq outside of a section
@@ -209,6 +209,39 @@ fn keys_that_the_form_of_the_data_has_no_use_for_are_refused() {
     "#);
     let cnn = "[dataset]\nuri = \"d\"\nformat = \"idx\"\n[train]\nsteps = 1\n[model]\nkind = \"cnn\"";
     assert!(configs::Config::parse(cnn, "x", &[]).is_ok(), "images say their own shape");
+}
+
+#[test]
+fn what_an_epoch_has_is_said_once() {
+    assert_snapshot!(each_flag(&[
+        "dataset.sampling=weighted",
+        "dataset.weight_column=w",
+        "dataset.shuffle=all",
+        "dataset.shuffle_window=0",
+    ]), @r#"
+    --set dataset.sampling=weighted: dataset.sampling = "weighted" needs dataset.weight_column: the column of the weights
+    --set dataset.weight_column=w: dataset.weight_column = "w" with dataset.sampling = "each": set it to "weighted", or remove the column
+    --set dataset.shuffle=all: dataset.shuffle = "all": expected one of "full", "window", "none"; did you mean "full"?
+    --set dataset.shuffle_window=0: dataset.shuffle_window = 0: expected a whole number, at least 1
+    "#);
+    let text = |keys: &str| format!("[dataset]\nuri = \"d\"\n{keys}\n[train]\nsteps = 1");
+    let said = |keys: &str| said(&text(keys), &[]);
+    let all = [
+        "format = \"text\"\nsampling = \"balanced\"",
+        "format = \"idx\"\nsampling = \"weighted\"\nweight_column = \"w\"",
+        "sampling = \"balanced\"\nkind = \"regression\"",
+        "sampling = \"balanced\"\nweight_column = \"w\"",
+        "sampling = \"weighted\"\nweight_column = \"y\"\ntarget = \"y\"",
+        "sampling = \"balanced\"\nshuffle = \"window\"",
+    ];
+    assert_snapshot!(all.map(said).join("\n"), @r#"
+    run.toml:4: dataset.sampling = "balanced", but dataset.format = "text": a text has no labels
+    run.toml:4: dataset.sampling = "weighted", but dataset.format = "idx": only tables have weights
+    run.toml:4: dataset.sampling = "balanced" with dataset.kind = "regression", which has no labels
+    run.toml:4: dataset.weight_column = "w" with dataset.sampling = "balanced": set it to "weighted", or remove the column
+    run.toml:5: dataset.weight_column = "y" is dataset.target too: name another one
+    run.toml:4: dataset.shuffle is set with dataset.sampling = "balanced": draws come from everywhere and have no order of their own, remove one of them
+    "#);
 }
 
 #[test]
@@ -362,4 +395,50 @@ fn an_address_with_a_password_is_refused_and_not_repeated() {
     }
     let file = said("[tracker]\nmlflow_uri = \"http://me:geheim@host\"", &[]);
     assert!(file.contains("run.toml:2") && !file.contains("geheim"), "{file}");
+}
+
+#[test]
+fn what_a_run_begins_with_and_when_it_ends_early() {
+    let said_of = |keys: &[&str]| {
+        let texts: Vec<String> = keys.iter().map(|keys| format!("{GOOD}{keys}")).collect();
+        each(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_snapshot!(said_of(&[
+        "patience = 3\nmonitor = \"validation/acuracy\"",
+        "patience = 3\nmin_delta = -0.1",
+        "patience = 0",
+        "patience = 3\nevaluate_every = 0",
+        "patience = 3\nmonitor = \"validation/accuracy\"\nmin_delta = 0.001",
+        "[init]\nfrom = \"\"",
+        "[init]\nfrom = \"a.safetensors\"\ndigest = \"abc\"",
+        "[init]\nallow_missing = [\"head.*\"]",
+        "[init]\nfreeze = \"head.*\"",
+        "[init]\nfreeze = [\"head.*\"]",
+        "precision = \"bf16\"",
+    ]), @r#"
+    run.toml:6: train.monitor = "validation/acuracy": expected one of validation/loss, validation/accuracy, validation/mean_absolute_error, validation/mean_squared_error; did you mean "validation/accuracy"?
+    run.toml:6: train.min_delta = -0.1: expected 0 or a number above it
+    run.toml:5: train.patience = 0: expected a whole number, at least 1
+    run.toml:6: train.patience is set, but train.evaluate_every = 0: nothing is evaluated; set it to 1 or more
+    fine
+    run.toml:6: init.from is empty: name a run's folder or a .safetensors file
+    run.toml:7: init.digest = "abc": expected 64 hexadecimal digits, or leave it out
+    run.toml:6: init.allow_missing is set, but init.from is not: add it, or remove init.allow_missing
+    run.toml:6: init.freeze = "head.*": expected a list of strings
+    fine
+    run.toml:5: train.precision = "bf16": expected "f32" (nothing else yet)
+    "#);
+}
+
+#[test]
+fn addresses_of_telemetry_are_checked_and_a_password_is_not_repeated() {
+    let base = "[dataset]\nuri = \"a\"\n[train]\nepochs = 1\n[telemetry]\n";
+    assert_snapshot!(said(&format!("{base}metrics_listen = \"localhost\""), &[]), @r#"run.toml:6: telemetry.metrics_listen = "localhost": expected an IP address and a port, such as "127.0.0.1:9464", or "" for none"#);
+    for wrong in ["localhost:4317", "http://me:hunter2@host:1", "http://host", "http://host:1/path"] {
+        let message = said(&format!("{base}otlp = \"{wrong}\""), &[]);
+        assert!(message.contains("http://127.0.0.1:4317") && !message.contains("hunter2"), "{message}");
+    }
+    for right in ["http://127.0.0.1:4317", "http://[::1]:4317/", "http://collector:4317"] {
+        Config::parse(&format!("{base}otlp = \"{right}\""), "run.toml", &[]).expect(right);
+    }
 }

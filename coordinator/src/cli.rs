@@ -75,12 +75,52 @@ pub(crate) enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
+    /// Print the commands that repeat a run, and what differs on this machine
+    Reproduce(ReproduceArgs),
     /// Say how a run is doing
     Status(Target),
     /// Ask a run to finish its step, write a version and end; it can be resumed
     Stop(Target),
     /// Ask a run for a version after the step in flight
     Checkpoint(Target),
+    /// What runs have logged
+    Tracker {
+        /// What to do with it
+        #[command(subcommand)]
+        command: TrackerCommand,
+    },
+}
+
+/// `coordinator tracker ...`
+#[derive(Subcommand, Debug)]
+pub(crate) enum TrackerCommand {
+    /// Serve a folder of runs to browsers and to MLflow's clients, until Ctrl-C
+    Serve(ServeArgs),
+}
+
+/// What `coordinator tracker serve` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// The folder of runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub(crate) dir: PathBuf,
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
+    pub(crate) listen: SocketAddr,
+    /// The token that requests must carry is in this file: needed for an address off this machine
+    #[arg(long, value_name = "F")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// What `coordinator reproduce` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ReproduceArgs {
+    /// The run's directory
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// Run it again under another name, and compare the final digests: 0 if they are the same, 4 if not
+    #[arg(long)]
+    pub(crate) start: bool,
 }
 
 /// Which run a command means: the newest run below ./runs if nothing is said.

@@ -1,6 +1,6 @@
 //! The driver: one loop that waits for the next trigger, hands it to the machine and carries out its outputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
@@ -10,10 +10,12 @@ use store::versions::Manifest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use crate::beside::Told;
 use crate::data_plane::Reduction;
 use crate::journal_file::JournalFile;
 use crate::launch::Locals;
 use crate::record::Recorder;
+use crate::slots::Slots;
 use crate::status::StatusReport;
 use crate::uploads::Uploads;
 
@@ -25,6 +27,9 @@ pub(crate) const OUTBOX_MAX: usize = 64;
 
 /// After this long without the end of a stop, a second signal isn't waited for: sessions get their End first.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// So long a worker that an earlier coordinator started may take to come back before its slot is started.
+const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything that can wake the driver.
 pub(crate) enum Trigger {
@@ -70,6 +75,13 @@ pub(crate) enum Trigger {
         /// Its manifest, or the error.
         result: Result<Manifest, String>,
     },
+    /// A state is there to be taken, or couldn't be had.
+    State {
+        /// Its step.
+        step: u64,
+        /// Its digest, or the error.
+        result: Result<[u8; 32], String>,
+    },
     /// The exports are in place, or couldn't be had.
     Exports {
         /// Nothing, or the error.
@@ -98,6 +110,8 @@ pub(crate) enum Trigger {
     },
     /// `coordinator checkpoint`.
     Checkpoint,
+    /// What a worker, or this machine, says beside the protocol.
+    Told(Told),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),
 }
@@ -125,8 +139,7 @@ pub(crate) struct Driver {
     locals: Option<Locals>,
     retention: Retention,
     sessions: BTreeMap<u64, mpsc::Sender<ToWorker>>,
-    /// Slots in which a worker is.
-    workers_joined: BTreeSet<u32>,
+    slots: Slots,
     began: Instant,
     stopping: bool,
     finished: Option<Outcome>,
@@ -152,7 +165,7 @@ impl Driver {
             locals: None,
             retention,
             sessions: BTreeMap::new(),
-            workers_joined: BTreeSet::new(),
+            slots: Slots::default(),
             began,
             stopping: false,
             finished: None,
@@ -210,20 +223,21 @@ impl Driver {
                 if let FromWorker::Prepared { elements } = &message {
                     self.reduction.elements(*elements);
                 }
-                if let FromWorker::Join(join) = &message
-                    && let Some(slot) = join.slot
-                {
-                    self.workers_joined.insert(slot);
-                }
+                self.slots.hear(connection, &message);
                 self.handle(Event::Message { connection, message });
             }
             Trigger::Disconnected { connection, reason } => {
                 self.sessions.remove(&connection);
+                self.stream_ended(connection);
                 self.handle(Event::Disconnected { connection, reason });
             }
             Trigger::Computed { member, key } => self.handle(Event::Computed { member, key }),
             Trigger::DataPlaneLost { member, reason } => self.handle(Event::DataPlaneLost { member, reason }),
             Trigger::Version { step, result } => self.version(step, result),
+            Trigger::State { step, result } => self.handle(match result {
+                Ok(digest) => Event::StateShown { step, digest },
+                Err(reason) => Event::StateNotShown { step, reason },
+            }),
             Trigger::Exports { result } => match result {
                 Ok(()) => self.handle(Event::Exported),
                 Err(reason) => self.handle(Event::ExportFailed { reason }),
@@ -232,6 +246,7 @@ impl Driver {
             Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
             Trigger::Stop { reason, signal } => self.stop(reason, signal),
             Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
+            Trigger::Told(told) => self.recorder.told(told),
             Trigger::Status(reply) => {
                 // A client that went away needs no answer.
                 let _ = reply.send(self.recorder.status());
@@ -250,14 +265,27 @@ impl Driver {
     }
 
     fn start_local(&mut self, slots: &[u32]) {
-        let joined = &self.workers_joined;
         let Some(locals) = &mut self.locals else { return };
-        for slot in slots.iter().filter(|slot| !joined.contains(slot)) {
+        for slot in slots.iter().filter(|slot| !self.slots.is_taken(**slot)) {
+            if locals.runs(*slot) {
+                continue;
+            }
             if let Err(why) = locals.start(*slot) {
                 let reason = format!("worker-{slot}: {why:#}");
                 self.machine
                     .handle(self.began.elapsed().as_millis() as u64, Event::LaunchFailed { code: 4, reason });
             }
+        }
+    }
+
+    /// A stream's end says nothing of a process that this coordinator started: it hears of that process's end. One that
+    /// an earlier coordinator started has nobody else to notice its end: unless it comes back, its slot is started.
+    fn stream_ended(&mut self, connection: u64) {
+        let Some(locals) = &self.locals else { return };
+        if let Some(slot) = self.slots.close(connection, |slot| locals.runs(slot))
+            && locals.slots().contains(&slot)
+        {
+            locals.start_later(vec![slot], ORPHAN_PAUSE);
         }
     }
 
@@ -267,7 +295,10 @@ impl Driver {
         let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
         debug!(slot, how, "local worker ended");
         let code = status.and_then(|status| status.code());
-        if !self.workers_joined.remove(&slot) {
+        if let Some(locals) = &mut self.locals {
+            locals.ended(slot);
+        }
+        if !self.slots.vacate(slot) {
             let said = last_lines(log);
             let reason = format!("worker-{slot} ended before it joined ({how}){said}");
             let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
@@ -312,10 +343,12 @@ impl Driver {
                 Output::Append { record, durable } => self.append(&record, durable),
                 Output::OpenView(view) => {
                     self.recorder.view(&view);
+                    self.uploads.forget_shown();
                     self.reduction.open_view(view);
                 }
                 Output::Committed(committed) => self.committed(&committed),
                 Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
+                Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
                 Output::Note(note) => self.note(&note),
                 Output::Finished(outcome) => {
@@ -351,6 +384,7 @@ impl Driver {
         if let Some(locals) = &mut self.locals {
             locals.forgive();
         }
+        self.recorder.best_is(self.machine.best_step());
         let now_ms = self.now();
         if let Err(trouble) = self.recorder.committed(committed, now_ms) {
             // Metrics are not worth a run; the trouble is loud.
@@ -360,8 +394,8 @@ impl Driver {
 
     fn note(&mut self, note: &Note) {
         if let Note::Version { .. } = note {
-            let best = self.recorder.best(&self.retention.best);
-            self.uploads.retain(self.retention.keep, &best.into_iter().collect::<Vec<_>>());
+            let best = self.recorder.best(&self.retention.best).into_iter().chain(self.machine.best_step());
+            self.uploads.retain(self.retention.keep, &best.collect::<Vec<_>>());
         }
         self.recorder.note(note);
     }

@@ -1,6 +1,6 @@
 //! Local workers: one process per slot, in its own process group, so that Ctrl-C reaches the coordinator alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -100,13 +100,15 @@ pub(crate) struct Locals {
     launch: Launch,
     triggers: mpsc::Sender<Trigger>,
     workers: Vec<LocalWorker>,
+    /// Slots whose process was started here and of whose end nobody has heard.
+    running: BTreeSet<u32>,
     /// How often each slot was started again since the last step.
     restarts: BTreeMap<u32, u32>,
 }
 
 impl Locals {
     pub(crate) fn new(launch: Launch, triggers: mpsc::Sender<Trigger>) -> Self {
-        Self { launch, triggers, workers: Vec::new(), restarts: BTreeMap::new() }
+        Self { launch, triggers, workers: Vec::new(), running: BTreeSet::new(), restarts: BTreeMap::new() }
     }
 
     /// All slots.
@@ -119,7 +121,18 @@ impl Locals {
         let worker = self.launch.start(slot as usize, self.triggers.clone())?;
         self.workers.retain(|worker| !worker.watcher.is_finished());
         self.workers.push(worker);
+        self.running.insert(slot);
         Ok(())
+    }
+
+    /// Whether a process that was started here is in the slot.
+    pub(crate) fn runs(&self, slot: u32) -> bool {
+        self.running.contains(&slot)
+    }
+
+    /// The end of a slot's process was heard of.
+    pub(crate) fn ended(&mut self, slot: u32) {
+        self.running.remove(&slot);
     }
 
     /// Has the slots started after a while, as far as nobody has joined in them by then.

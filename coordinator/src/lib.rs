@@ -4,27 +4,37 @@
 //! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
 //! burn or `trainer`, so it runs on a small machine.
 
+mod beside;
 mod cli;
 mod client;
+mod counted;
 mod data_plane;
+mod data_wait;
 mod display;
 mod driver;
+mod figures;
 mod journal_file;
 mod launch;
+mod origin;
 mod prepare;
 mod rates;
 mod record;
+mod reproduce;
 mod rpc;
 mod run;
+mod slots;
+mod source;
+mod spans;
 mod status;
 mod supervise;
+mod tracking;
 mod uploads;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, TrackerCommand};
 use crate::prepare::Refusal;
 
 /// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
@@ -43,9 +53,13 @@ pub fn main() -> ExitCode {
         }
         None => runtime.block_on(run::run(&cli.run)),
         Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
+        Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
+        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
+            runtime.block_on(tracking::serve(&args)).map(|()| 0)
+        }
     };
     // Threads that still wait for the network have nothing left to do.
     runtime.shutdown_background();

@@ -6,8 +6,10 @@ use anyhow::anyhow;
 use configs::{Config, Every, OptimizerKind, Resolved, ScheduleKind};
 use datasets::{DataError, Output, Plan};
 use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
+use protocol::early_stopping::EarlyStopping;
 use protocol::history::History;
 use protocol::ids::RunId;
+use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
 use store::{RunDir, RunDirError, versions};
@@ -68,6 +70,16 @@ pub(crate) enum Place {
     Completed(PathBuf),
 }
 
+/// The configuration with what the data alone can say put in: `model.class_weights = "balanced"` becomes the numbers, so
+/// that every worker has the same, and the run's own copy of the configuration says which.
+pub(crate) fn with_data(mut resolved: Resolved, plan: &Plan) -> Result<Resolved, Refusal> {
+    let model = &mut resolved.config.model;
+    if model.wants_balanced_weights() {
+        model.set_class_weights(&plan.class_weights()?);
+    }
+    Ok(resolved)
+}
+
 /// Finds or makes the run's folder.
 pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal> {
     let run = &resolved.config.run;
@@ -121,12 +133,23 @@ pub(crate) fn past(dir: &Path, config: &Config, plan: &Plan) -> Result<Past, Ref
 }
 
 fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -> Result<(), Refusal> {
-    if history.data_digest() != Some(&plan.digest) {
+    let identity = plan.identity();
+    let before = history.data_digest().unwrap_or("none");
+    let of_bytes = |identity: &str| identity.split('+').next().map(str::to_owned);
+    if before != identity && of_bytes(before) == of_bytes(&identity) {
+        let skipped = plan.form.skipped().map_or(0, |skipped| skipped.count);
+        return Err(Refusal::data(format!(
+            "{} has the bytes that the run was started on, but something else is made of them: other rows are left out \
+             ({skipped} now), or dataset.tokenizer is another one (identity {identity}, the run's is {before})",
+            plan.path
+        )));
+    }
+    if before != identity {
         return Err(Refusal::data(format!(
             "{} has changed since the run was started: its MD5 is {}, the run's data have {}",
             plan.path,
             plan.digest,
-            history.data_digest().unwrap_or("none")
+            of_bytes(before).unwrap_or_default()
         )));
     }
     if history.config_digest() == Some(config.digest().as_str()) {
@@ -179,8 +202,18 @@ pub(crate) fn geometry(config: &Config, plan: &Plan) -> Geometry {
         batch: config.train.batch_size,
         microbatch: config.train.microbatch(),
         seed: config.run.seed,
+        order: order(&config.dataset),
         evaluation_samples,
         evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// In which order an epoch has its samples: as a worker reads it too.
+fn order(dataset: &configs::Dataset) -> Order {
+    match dataset.shuffle {
+        configs::Shuffle::Full => Order::Full,
+        configs::Shuffle::Window => Order::Window(dataset.shuffle_window),
+        configs::Shuffle::None => Order::AsStored,
     }
 }
 
@@ -209,7 +242,7 @@ pub(crate) fn run_plan(
         config: config.to_toml(),
         config_digest: config.digest(),
         data_plan: serde_json::to_string(plan).map_err(|why| anyhow!("the data plan: {why}"))?,
-        data_digest: plan.digest.clone(),
+        data_digest: plan.identity(),
         data_port,
         task: config.model.kind.clone(),
         geometry,
@@ -232,6 +265,7 @@ pub(crate) fn run_plan(
             Every::Epochs(epochs) => CheckpointEvery::Epochs(epochs),
         },
         evaluate_every_epochs: config.train.evaluate_every,
+        early_stopping: early_stopping(config, plan)?,
         export: !config.export.formats.is_empty(),
         lease_ms: config.elastic.lease.as_millis(),
         join_timeout_ms: JOIN_TIMEOUT_MS,
@@ -240,6 +274,32 @@ pub(crate) fn run_plan(
         step_timeout_ms: RunPlan::STEP_TIMEOUT_MS,
         transfer_timeout_ms: RunPlan::TRANSFER_TIMEOUT_MS,
     })
+}
+
+/// Which of an evaluation's sums `train.monitor` is (see `tracker::meaning`).
+fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlyStopping>> {
+    let train = &config.train;
+    let Some(patience) = train.patience else { return Ok(None) };
+    let (sum, scale) = match (train.monitor.as_str(), &plan.output) {
+        ("validation/loss", _) => (0, 1.0),
+        ("validation/accuracy", Output::Classes { .. } | Output::Tokens { .. }) => (2, 1.0),
+        ("validation/mean_absolute_error", Output::Values { scale, .. }) => (2, *scale),
+        ("validation/mean_squared_error", Output::Values { scale, .. }) => (3, scale * scale),
+        (other, _) => {
+            return Err(anyhow!("train.monitor = {other:?}: a run on these data has no such metric"));
+        }
+    };
+    if plan.split_lengths().1 == 0 {
+        return Err(anyhow!("train.patience = {patience}, but no row is held out: raise dataset.validation"));
+    }
+    Ok(Some(EarlyStopping {
+        metric: train.monitor.clone(),
+        sum,
+        scale,
+        lower_is_better: tracker::keys::lower_is_better(&train.monitor),
+        min_delta: train.min_delta,
+        patience,
+    }))
 }
 
 /// How long a run waits for its workers: long enough to walk to another machine and start one.
@@ -265,7 +325,6 @@ pub(crate) fn prediction(plan: &Plan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },
-        // Tokens are bytes.
-        Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: 1.0 },
+        Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: plan.bytes_per_token() },
     }
 }

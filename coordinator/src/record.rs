@@ -11,8 +11,11 @@ use serde_json::json;
 use store::versions::Manifest;
 use tracing::{error, info, warn};
 use tracker::meaning::{Prediction, metrics};
+use tracker::system::Moment;
 use tracker::{EventRecord, MemberRecord, Metric, MetricsError, MetricsFile, RunRecord, RunStatus};
 
+use crate::beside::{Beside, Told};
+use crate::data_wait::DataWait;
 use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
 use crate::rates::Rates;
@@ -43,6 +46,7 @@ pub(crate) struct Recorder {
     record: RunRecord,
     display: Display,
     rates: Rates,
+    data_wait: DataWait,
     members: BTreeMap<MemberId, usize>,
     view: Option<View>,
     progress: Progress,
@@ -51,6 +55,7 @@ pub(crate) struct Recorder {
     waiting_for: String,
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
+    beside: Beside,
 }
 
 /// A run that held still for less is nothing that people must know at once.
@@ -67,6 +72,7 @@ impl Recorder {
         file: MetricsFile,
         record: RunRecord,
         display: Display,
+        beside: Beside,
     ) -> Self {
         let progress = Progress { step: info.first_step, ..Progress::default() };
         Self {
@@ -77,6 +83,7 @@ impl Recorder {
             record,
             display,
             rates: Rates::default(),
+            data_wait: DataWait::default(),
             members: BTreeMap::new(),
             view: None,
             progress,
@@ -84,6 +91,7 @@ impl Recorder {
             newest_version: None,
             waiting_for: String::new(),
             says_what_it_waits_for: false,
+            beside,
         }
     }
 
@@ -108,12 +116,19 @@ impl Recorder {
             self.display.begin(&self.info);
         }
         self.record.views += 1;
+        self.beside.figures.view(view);
+        if let Some(spans) = &mut self.beside.spans {
+            spans.view();
+        }
         self.waiting_for.clear();
         self.view = Some(view.clone());
     }
 
     /// A step was committed.
     pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+        if let Some(spans) = &mut self.beside.spans {
+            spans.committed(committed);
+        }
         match committed.key.phase {
             Phase::Train => self.trained(committed, now_ms),
             Phase::Evaluate => self.evaluated(committed),
@@ -133,6 +148,7 @@ impl Recorder {
             samples_per_second: self.rates.samples_per_second(),
             loss: value("loss").unwrap_or(f64::NAN),
             accuracy: value("accuracy"),
+            data_wait: self.waited(committed),
             eta_s: if steps_per_second > 0.0 { left / steps_per_second } else { f64::NAN },
             members: self.member_lines(committed),
         };
@@ -140,6 +156,7 @@ impl Recorder {
         self.record.final_state.samples = committed.samples;
         self.record.final_state.epoch = step / self.info.steps_per_epoch.max(1);
         self.display.progress(&self.progress);
+        self.beside.figures.trained(committed, &self.progress);
         let due = step == 1 || step.is_multiple_of(METRICS_EVERY) || step == self.info.total_steps;
         if !due && !committed.skipped {
             return Ok(());
@@ -149,12 +166,23 @@ impl Recorder {
         values.push(("train/learning_rate".to_owned(), f64::from(committed.learning_rate)));
         values.push(("train/gradient_norm".to_owned(), committed.gradient_norm));
         values.push(("train/samples_per_second".to_owned(), self.progress.samples_per_second));
-        for (member, line) in committed.timings.iter().zip(&self.progress.members) {
-            let key = format!("workers/{}/samples_per_second", line.name);
-            values.push((key, line.samples_per_second));
-            values.push((format!("workers/{}/data_ms", line.name), f64::from(member.1.data_us) / 1_000.0));
-        }
         self.append(committed, values).map(drop)
+    }
+
+    /// Takes in how long the members waited for data, for run.json; their share of the last steps, for people.
+    fn waited(&mut self, committed: &Committed) -> Option<f64> {
+        let [waited, all] = self.data_wait.committed(committed.timings.iter().map(|(_, timings)| timings));
+        let mut sum = |key: &str, seconds: f64| {
+            let sum = self.record.timings.entry(key.to_owned()).or_default();
+            *sum += seconds;
+            *sum
+        };
+        // Of all members together, over all starts of the run.
+        let (waited, all) = (sum("data_wait_seconds", waited), sum("member_step_seconds", all));
+        if all > 0.0 {
+            self.record.timings.insert("data_wait_share".to_owned(), waited / all);
+        }
+        self.data_wait.share()
     }
 
     fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {
@@ -178,6 +206,7 @@ impl Recorder {
                     device: known.map_or_else(String::new, |m| m.device.clone()),
                     samples_per_second: if seconds > 0.0 { samples / seconds } else { 0.0 },
                     share: samples / batch,
+                    data_ms: f64::from(timings.data_us) / 1_000.0,
                 }
             })
             .collect()
@@ -218,6 +247,7 @@ impl Recorder {
 
     /// Something happened.
     pub(crate) fn note(&mut self, note: &Note) {
+        self.beside.figures.note(note);
         match note {
             Note::Joined { member, join } => {
                 info!(name = join.name, device = join.device, "joined");
@@ -229,6 +259,7 @@ impl Recorder {
                     joined_step: self.progress.step,
                     left_step: None,
                     reason: None,
+                    machine: self.beside.joined(join),
                 });
                 let text = format!("{} joined on {}", join.name, join.device);
                 self.display.event("joined", &text, &json!({ "name": join.name, "device": join.device }));
@@ -312,9 +343,19 @@ impl Recorder {
         self.record.events.drain(..surplus);
     }
 
+    /// What was said beside the protocol: it is kept, and changes nothing.
+    pub(crate) fn told(&mut self, told: Told) {
+        let epoch = self.progress.step as f64 / self.info.steps_per_epoch.max(1) as f64;
+        let at = Moment { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
+        if let Err(trouble) = self.beside.told(told, at, &self.progress.members) {
+            error!(%trouble, "system.jsonl can't be written");
+        }
+    }
+
     /// A version is in place: run.json is written with it.
     pub(crate) fn version(&mut self, manifest: &Manifest) {
         self.newest_version = Some(manifest.step);
+        self.beside.figures.checkpoint_age.reset();
         self.record.final_state.digest.clone_from(&manifest.digest);
         self.write();
     }
@@ -329,8 +370,14 @@ impl Recorder {
         store::versions::best(&values, tracker::keys::lower_is_better(metric))
     }
 
+    /// The evaluation of this step is the best so far, in a run that may end early.
+    pub(crate) fn best_is(&mut self, step: Option<u64>) {
+        self.record.final_state.best_step = step;
+    }
+
     /// run.json as it stands.
-    pub(crate) fn write(&self) {
+    pub(crate) fn write(&mut self) {
+        self.beside.origin.record(&mut self.record, &self.run_dir, false);
         let path = self.run_dir.join("run.json");
         if let Err(trouble) = store::write_file(&path, &self.record.to_bytes()) {
             error!(%trouble, "run.json can't be written");
@@ -348,6 +395,7 @@ impl Recorder {
         self.record.exact = exact;
         self.record.final_state.step = outcome.step;
         self.record.timings.insert("run_seconds".to_owned(), seconds);
+        self.beside.origin.record(&mut self.record, &self.run_dir, true);
         self.write();
         let details = json!({
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
@@ -364,7 +412,12 @@ impl Recorder {
                 let exported = std::fs::read_dir(&exports).is_ok_and(|mut entries| entries.next().is_some());
                 let exported =
                     if exported { format!(", the model in {}", exports.display()) } else { String::new() };
-                format!("completed {} steps in {took}: everything is in {dir}{exported}", outcome.step)
+                let early = if outcome.step < self.info.total_steps {
+                    format!(" ({})", outcome.message)
+                } else {
+                    String::new()
+                };
+                format!("completed {} steps in {took}{early}: everything is in {dir}{exported}", outcome.step)
             }
             EndReason::Interrupted => {
                 format!("interrupted at step {}: go on with --resume; everything is in {dir}", outcome.step)

@@ -22,6 +22,7 @@ use wire::proto::{
 };
 use wire::token::Token;
 
+use crate::beside::Told;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::uploads::{Kind, Receiving, Uploads};
 
@@ -91,9 +92,11 @@ impl Bonfire for Service {
         self.tell(match kind {
             Kind::Version => Trigger::Version {
                 step,
-                result: received.and_then(|m| m.ok_or_else(|| "a version without a manifest".to_owned())),
+                result: received
+                    .and_then(|(m, _)| m.ok_or_else(|| "a version without a manifest".to_owned())),
             },
             Kind::Export => Trigger::Exports { result: received.map(drop) },
+            Kind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
         })
         .await?;
         reply
@@ -163,6 +166,7 @@ impl Service {
         match UploadKind::try_from(begin.kind) {
             Ok(UploadKind::Version) => Ok(Kind::Version),
             Ok(UploadKind::Export) => Ok(Kind::Export),
+            Ok(UploadKind::State) => Ok(Kind::State),
             _ => Err(Status::invalid_argument(format!("an upload of kind {}", begin.kind))),
         }
     }
@@ -180,9 +184,13 @@ impl Service {
             }
             Some(download_request::What::Dataset(dataset)) => {
                 self.data.get(&dataset.digest).cloned().ok_or_else(|| {
-                    Status::not_found(format!("no dataset file has the digest {}", dataset.digest))
+                    Status::not_found(format!(
+                        "no file of the dataset or of init.from has the digest {}",
+                        dataset.digest
+                    ))
                 })
             }
+            Some(download_request::What::State(_)) => Ok(self.uploads.shown()),
             None => Err(Status::invalid_argument("nothing was asked for")),
         }
     }
@@ -190,16 +198,23 @@ impl Service {
 
 /// Hands a worker's messages on until its stream ends, and says how it ended.
 async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mpsc::Sender<Trigger>) {
+    let mut instance = None;
     let reason = loop {
         match stream.message().await {
-            Ok(Some(message)) => match from_worker_in(message) {
-                Ok(message) => {
-                    if triggers.send(Trigger::Message { connection, message }).await.is_err() {
-                        return;
-                    }
+            Ok(Some(mut message)) => {
+                if let Some(told) = Told::of(&mut message, &mut instance) {
+                    // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
+                    let _ = triggers.try_send(Trigger::Told(told));
                 }
-                Err(bad) => break bad.to_string(),
-            },
+                match from_worker_in(message) {
+                    Ok(message) => {
+                        if triggers.send(Trigger::Message { connection, message }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(bad) => break bad.to_string(),
+                }
+            }
             Ok(None) => break "its control stream ended".to_owned(),
             Err(status) => break format!("its control stream broke ({})", status.message()),
         }
@@ -207,11 +222,12 @@ async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mp
     let _ = triggers.send(Trigger::Disconnected { connection, reason }).await;
 }
 
-/// Writes an upload on a thread that may wait for the disk.
+/// Writes an upload on a thread that may wait for the disk; its manifest, if it is a version, and the digest that its
+/// sender told.
 async fn receive(
     mut receiving: Receiving,
     mut chunks: Streaming<UploadChunk>,
-) -> Result<Option<store::versions::Manifest>, String> {
+) -> Result<(Option<store::versions::Manifest>, [u8; 32]), String> {
     let (sender, mut parts) = mpsc::channel::<upload_chunk::Part>(CHUNKS_MAX);
     let writer = tokio::task::spawn_blocking(move || {
         while let Some(part) = parts.blocking_recv() {
@@ -220,7 +236,10 @@ async fn receive(
                 upload_chunk::Part::File(file) => receiving.file(&file.name, file.size)?,
                 upload_chunk::Part::Bytes(bytes) => receiving.bytes(&bytes)?,
                 upload_chunk::Part::Finish(finish) => {
-                    return receiving.finish(&finish.model_digest, &finish.state_digest);
+                    let digest = <[u8; 32]>::try_from(finish.state_digest.as_slice());
+                    let digest = digest.map_err(|_| "a state digest that has not 32 bytes".to_owned())?;
+                    let manifest = receiving.finish(&finish.model_digest, &digest)?;
+                    return Ok((manifest, digest));
                 }
             }
         }

@@ -13,29 +13,42 @@ use protocol::history::History;
 use protocol::ids::RunId;
 use store::RunDir;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tracing::warn;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::proto::bonfire_server::BonfireServer;
 use wire::token::{self, Token};
 
+use crate::beside::{self, Beside};
 use crate::cli::RunArgs;
+use crate::counted::Counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
+use crate::figures::{self, Figures, Scrapes};
 use crate::launch::{self, Launch, Locals};
+use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::source::{self, Source};
+use crate::spans::StepSpans;
+use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
 
+/// How long the last spans may take to a collector.
+const SPANS_END: Duration = Duration::from_secs(4);
+
 /// `coordinator check`: everything that can be known before a run starts.
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
+    source::find(&resolved)?;
+    let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
     check_geometry(&geometry)?;
@@ -63,7 +76,6 @@ fn check_geometry(geometry: &protocol::plan::Geometry) -> Result<(), Refusal> {
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
     let resolved = resolve(args)?;
-    let config = &resolved.config;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     if !token::is_loopback(listen.ip()) && !args.insecure {
         return Err(Refusal::config(format!(
@@ -71,10 +83,24 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
              network is trusted"
         )));
     }
-    let worker = local_worker(config)?;
-    let plan = Plan::prepare(&config.dataset, resolved.path.parent())?.augmented(&config.augment)?;
+    let worker = local_worker(&resolved.config)?;
+    let dataset = &resolved.config.dataset;
+    let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
+    let mut resolved = prepare::with_data(resolved, &plan)?;
+    let config = &resolved.config;
     check_geometry(&prepare::geometry(config, &plan))?;
-    let dir = match prepare::place(&resolved, args.resume)? {
+    let source = source::find(&resolved);
+    if source.is_err() && !source::is_begun(&resolved, args.resume)? {
+        // Before a folder is made for it.
+        return source.map(|_| 0);
+    }
+    let place = prepare::place(&resolved, args.resume)?;
+    let source = match &place {
+        Place::Completed(_) => None,
+        _ => source::settle(source, &place, &mut resolved.config)?,
+    };
+    let config = &resolved.config;
+    let dir = match place {
         Place::Fresh(dir) | Place::Begun(dir) => dir,
         Place::Completed(path) => {
             println!("{} is completed: nothing is left to do", path.display());
@@ -88,18 +114,23 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         None => Vec::new(),
     };
     let past = prepare::past(dir.path(), config, &plan)?;
+    let files = files_by_digest(&plan, source)?;
     let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, began };
-    parts.start(past, listen, worker, devices).await
+    parts.start(past, listen, worker, devices, files).await
 }
 
 /// What workers without the data ask for.
-fn files_by_digest(plan: &Plan) -> Result<HashMap<String, PathBuf>, Refusal> {
+fn files_by_digest(plan: &Plan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, Refusal> {
     let root = Path::new(&plan.path);
-    if !plan.is_folder() {
-        return Ok(HashMap::from([(plan.digest.clone(), root.to_owned())]));
-    }
     let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
-    plan.files().iter().map(file).collect()
+    let mut files: HashMap<String, PathBuf> = if plan.is_folder() {
+        plan.files().iter().map(file).collect::<Result<_, Refusal>>()?
+    } else {
+        HashMap::from([(plan.digest.clone(), root.to_owned())])
+    };
+    files.extend(plan.tokenizer().map(|tokenizer| (tokenizer.md5.clone(), PathBuf::from(&tokenizer.path))));
+    files.extend(source.map(Source::file));
+    Ok(files)
 }
 
 /// Samples of a step that is not an epoch's short last one.
@@ -140,6 +171,7 @@ impl Parts<'_> {
         listen: SocketAddr,
         worker: Option<PathBuf>,
         devices: Vec<String>,
+        files: HashMap<String, PathBuf>,
     ) -> Result<u8, Refusal> {
         let control = self.bind_control(listen)?;
         let data = TcpListener::bind(SocketAddr::new(listen.ip(), 0))
@@ -150,6 +182,12 @@ impl Parts<'_> {
         self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
         self.write(&self.dir.path().join("data.json"), &plan)?;
+        if let Some(tokenizer) = self.plan.tokenizer()
+            && let Some((_, json)) = self.plan.read_tokenizer(Path::new(&tokenizer.path))?
+        {
+            // `trainer sample` writes text with it, wherever the file is by then.
+            self.write(&self.dir.path().join("tokenizer.json"), json.as_bytes())?;
+        }
         self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
 
         let config = &self.resolved.config;
@@ -159,11 +197,19 @@ impl Parts<'_> {
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
-            .map_err(Refusal::failed)?;
+            .map_err(Refusal::config)?;
         let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
-        let mut recorder = self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch())?;
+        let (beside, scrapes) = self.beside(&past, run, worker.clone())?;
+        let queue = beside.spans.as_ref().map(StepSpans::queue);
+        let mut recorder =
+            self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
         for remark in &past.remarks {
             recorder.line(remark);
+        }
+        if let Some(skipped) = self.plan.form.skipped().filter(|skipped| skipped.count > 0) {
+            let first = skipped.listed.first().map_or("", String::as_str);
+            recorder
+                .line(&format!("{} of the data are left out, first {first}: see data.json", skipped.count));
         }
         let exact = !config.elastic.mixed && past.history.is_exact();
         let (orphans, rejoin_ms) = (past.history.orphans(), run_plan.rejoin_ms);
@@ -173,10 +219,12 @@ impl Parts<'_> {
             triggers: triggers.clone(),
             run,
             uploads: uploads.clone(),
-            data: Arc::new(files_by_digest(self.plan)?),
+            data: Arc::new(files),
             connections: Arc::default(),
         };
         let server = serve(control, service, token)?;
+        beside::sample(config.tracker.system_every.0, &triggers);
+        let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
@@ -206,6 +254,7 @@ impl Parts<'_> {
                 }
             }
         }
+        let hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
         let signals = tokio::spawn(signals(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
@@ -213,9 +262,29 @@ impl Parts<'_> {
         signals.abort();
         end_local(locals, outcome.code).await;
         server.abort();
+        hosted.end().await;
+        figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
+        if let Some(queue) = queue {
+            queue.flush(SPANS_END).await;
+        }
         Ok(outcome.code)
+    }
+
+    /// What is kept and served beside the run, and what serves /metrics.
+    fn beside(&self, past: &Past, run: RunId, worker: Option<PathBuf>) -> Result<(Beside, Scrapes), Refusal> {
+        let (config, dir) = (&self.resolved.config, self.dir.path());
+        let listener = figures::listen(&config.telemetry.metrics_listen)?;
+        if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            self.write(&dir.join("metrics-address"), format!("http://{address}/metrics\n").as_bytes())?;
+        }
+        let (figures, registry) = Figures::new(self.dir.name());
+        let first = past.history.resume().map_or(0, |resume| resume.step);
+        let origin = Origin::begin(worker, config.tracker.git_diff, self.plan, first);
+        let spans = StepSpans::start(&config.telemetry.otlp, run, self.dir.name())?;
+        let beside = Beside::new(origin, figures, spans, dir, config.tracker.system_every.0)?;
+        Ok((beside, Scrapes { listener, registry }))
     }
 
     fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) {
@@ -291,6 +360,7 @@ impl Parts<'_> {
         run: RunId,
         total_steps: u64,
         steps_per_epoch: u64,
+        beside: Beside,
     ) -> Result<Recorder, Refusal> {
         let path = self.dir.path().to_owned();
         let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(Refusal::data)?;
@@ -304,9 +374,15 @@ impl Parts<'_> {
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
         let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
         let display = Display::new(self.args.output);
-        let recorder = Recorder::new(path, info, prepare::prediction(self.plan), file, record, display);
+        let mut recorder =
+            Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, beside);
         recorder.write();
         Ok(recorder)
+    }
+
+    /// Rows that are left out of the data.
+    fn skipped(&self) -> u64 {
+        self.plan.form.skipped().map_or(0, |skipped| skipped.count)
     }
 
     fn new_record(&self, run: RunId) -> RunRecord {
@@ -318,11 +394,12 @@ impl Parts<'_> {
             message: String::new(),
             seed: self.resolved.config.run.seed,
             config_digest: self.resolved.config.digest(),
-            git_commit: git_commit(),
+            git_commit: None,
             dataset: DatasetRecord {
                 name: self.plan.name.clone(),
                 version: self.plan.version(),
                 digest: self.plan.digest.clone(),
+                skipped: self.skipped(),
             },
             final_state: FinalRecord::default(),
             members: Vec::new(),
@@ -331,6 +408,7 @@ impl Parts<'_> {
             retries: 0,
             exact: !self.resolved.config.elastic.mixed,
             timings: std::collections::BTreeMap::new(),
+            provenance: tracker::provenance::Provenance::default(),
         }
     }
 }
@@ -342,13 +420,18 @@ fn serve(
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
     control.set_nonblocking(true).map_err(Refusal::failed)?;
     let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
+    let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(Counted));
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_service(guarded);
+    let server = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(wire::STREAM_WINDOW_BYTES)
+        .add_service(guarded);
     Ok(tokio::spawn(async move {
-        if let Err(why) = server.serve_with_incoming(TcpListenerStream::new(listener)).await {
+        if let Err(why) = server.serve_with_incoming(incoming).await {
             warn!(%why, "the rpc server ended");
         }
     }))
@@ -380,27 +463,5 @@ async fn end_local(locals: Option<Locals>, code: u8) {
     let deadline = tokio::time::Instant::now() + patience;
     if let Some(locals) = locals {
         locals.finish(deadline).await;
-    }
-}
-
-/// The commit of the working directory, read from its .git folder; no git program is needed.
-fn git_commit() -> Option<String> {
-    let mut dir = std::env::current_dir().ok()?;
-    loop {
-        let git = dir.join(".git");
-        if git.is_dir() {
-            let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
-            let Some(name) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
-            let loose = std::fs::read_to_string(git.join(name)).ok().map(|commit| commit.trim().to_owned());
-            return loose.or_else(|| {
-                let packed = std::fs::read_to_string(git.join("packed-refs")).ok()?;
-                packed
-                    .lines()
-                    .find_map(|line| line.strip_suffix(name)?.split_whitespace().next().map(str::to_owned))
-            });
-        }
-        if !dir.pop() {
-            return None;
-        }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Version,
     /// The exports.
     Export,
+    /// A state that is shown to those that lack it.
+    State,
 }
 
 /// What a manifest says beside the files.
@@ -58,6 +60,22 @@ impl Uploads {
         self.expect(Kind::Export, step, from);
     }
 
+    /// This member will show its state.
+    pub(crate) fn expect_state(&self, step: u64, from: MemberId) {
+        self.expect(Kind::State, step, from);
+    }
+
+    /// Where a state is kept while it is shown. It needs to outlast nothing, so nothing of it is synced.
+    pub(crate) fn shown(&self) -> PathBuf {
+        self.run_dir.join("shown.state")
+    }
+
+    /// What was shown is of no use any more.
+    pub(crate) fn forget_shown(&self) {
+        // Whoever still reads it reads on.
+        let _ = std::fs::remove_file(self.shown());
+    }
+
     fn expect(&self, kind: Kind, step: u64, from: MemberId) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         // Whatever else was expected of this kind has been given up by the machine.
@@ -75,6 +93,11 @@ impl Uploads {
                 Place::Version(VersionWriter::begin(&self.checkpoints(), step).map_err(|e| e.to_string())?)
             }
             Kind::Export => Place::Export(Vec::new()),
+            Kind::State => {
+                let path = self.shown();
+                self.forget_shown();
+                Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
+            }
         };
         Ok(Receiving { own: self.clone(), step, place, file: None })
     }
@@ -91,6 +114,8 @@ impl Uploads {
 
 enum Place {
     Version(VersionWriter),
+    /// Bytes as they come.
+    State(std::fs::File),
     /// Whole files: (format/file, bytes so far).
     Export(Vec<(String, Vec<u8>)>),
 }
@@ -116,6 +141,7 @@ impl Receiving {
                 self.file = Some((writer.file(name).map_err(|e| e.to_string())?, size));
             }
             Place::Export(files) => files.push((name.to_owned(), Vec::new())),
+            Place::State(_) => {}
         }
         Ok(())
     }
@@ -133,6 +159,7 @@ impl Receiving {
                 content.extend_from_slice(bytes);
                 Ok(())
             }
+            (Place::State(file), _) => std::io::Write::write_all(file, bytes).map_err(|e| e.to_string()),
             _ => Err("bytes before a file's name".to_owned()),
         }
     }
@@ -178,6 +205,7 @@ impl Receiving {
                 }
                 Ok(None)
             }
+            Place::State(_) => Ok(None),
         }
     }
 }

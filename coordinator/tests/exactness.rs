@@ -21,6 +21,56 @@ fn the_digest_is_the_same_for_1_2_3_and_5_workers_and_run_after_run() {
     assert_eq!(digests[0].len(), 64);
 }
 
+/// The digest of a run with 1 worker, which is that of 2 and 3 of them.
+fn digest_of_any(place: &Place, name: &str, keys: &[&str]) -> String {
+    for workers in ["1", "2", "3"] {
+        let run = format!("run.name={name}-{workers}");
+        let set = keys.iter().flat_map(|key| ["--set", *key]);
+        let all: Vec<&str> = ["--local-workers", workers, "--set", &run].into_iter().chain(set).collect();
+        place.complete(&all);
+        assert_eq!(
+            place.digest(&format!("{name}-{workers}")),
+            place.digest(&format!("{name}-1")),
+            "{keys:?}"
+        );
+    }
+    place.digest(&format!("{name}-1"))
+}
+
+#[test]
+fn every_order_and_every_sampling_has_one_digest_for_any_number_of_workers() {
+    let place = Place::new();
+    // A column of weights for the digits: the row's number, so that later rows come more often.
+    let rows = std::fs::read_to_string(place.path().join("rows.csv")).expect("rows");
+    let weighted: Vec<String> = rows
+        .lines()
+        .enumerate()
+        .map(|(row, line)| match row {
+            0 => format!("weight,{line}"),
+            row => format!("{row},{line}"),
+        })
+        .collect();
+    std::fs::write(place.path().join("weighted.csv"), weighted.join("\n") + "\n").expect("written");
+    let digests = [
+        digest_of_any(&place, "full", &[]),
+        digest_of_any(&place, "window", &["dataset.shuffle=window", "dataset.shuffle_window=10"]),
+        digest_of_any(&place, "stored", &["dataset.shuffle=none"]),
+        digest_of_any(&place, "balanced", &["dataset.sampling=balanced"]),
+        digest_of_any(&place, "weights", &["model.class_weights=balanced"]),
+        digest_of_any(
+            &place,
+            "weighted",
+            &["dataset.uri=weighted.csv", "dataset.sampling=weighted", "dataset.weight_column=weight"],
+        ),
+    ];
+    let different: std::collections::BTreeSet<&String> = digests.iter().collect();
+    assert_eq!(different.len(), digests.len(), "each key changes what is trained: {digests:?}");
+    // The numbers that were worked out stand in the run's own configuration.
+    let config = std::fs::read_to_string(place.run_dir("weights-1").join("config.toml")).expect("read");
+    let weights = config.lines().find_map(|line| line.strip_prefix("class_weights = [")).expect("weights");
+    assert_eq!(weights.split(',').count(), 10, "{weights}");
+}
+
 #[test]
 fn another_seed_gives_other_weights() {
     let place = Place::new();

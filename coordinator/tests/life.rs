@@ -4,17 +4,11 @@
 mod support;
 
 use std::process::Command;
-use std::time::Instant;
 
-use support::{DEADLINE, Place, wait};
+use support::{Place, alive, signal, steps_committed, until, wait};
 
 /// Enough epochs that a run is still at work when it is interfered with.
 const LONG: [&str; 2] = ["--set", "train.epochs=2000"];
-
-fn steps_committed(place: &Place) -> usize {
-    std::fs::read_to_string(place.run_dir("small").join("metrics.jsonl"))
-        .map_or(0, |text| text.lines().count())
-}
 
 #[test]
 fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
@@ -135,6 +129,26 @@ fn a_coordinator_killed_with_9_is_started_again_and_its_workers_go_on() {
 }
 
 #[test]
+fn a_worker_of_an_earlier_coordinator_that_is_lost_gets_a_successor() {
+    let place = Place::new();
+    let run = [&LONG[..], &["--set", "checkpoint.every=50 steps"]].concat();
+    let mut child = place.coordinator(&run).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let orphan = worker_of(child.id());
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    let before = steps_committed(&place);
+    let child = place.coordinator(&[&run[..], &["--resume"]].concat()).spawn().expect("started");
+    until("the worker is back", || steps_committed(&place) > before + 20);
+    // Nobody waits for this process: only its stream tells that it is gone.
+    signal(orphan, "KILL");
+    let at = steps_committed(&place);
+    until("another worker goes on", || steps_committed(&place) > at + 40);
+    signal(child.id(), "INT");
+    assert_eq!(wait(child).status.code(), Some(130));
+}
+
+#[test]
 fn a_supervised_coordinator_starts_itself_again() {
     let place = Place::new();
     quiet(&place);
@@ -251,25 +265,4 @@ fn worker_of(coordinator: u32) -> u32 {
         }
     }
     *found.last().expect("a local worker")
-}
-
-fn alive(pid: u32) -> bool {
-    // A zombie is dead: its state in /proc says Z.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// Waits until a condition holds.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-}
-
-/// Sends a signal by number.
-fn signal(pid: u32, name: &str) {
-    let status =
-        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill runs");
-    assert!(status.success(), "kill -{name} {pid}");
 }

@@ -12,7 +12,7 @@ use crate::plan::Plan;
 /// Tells this stream of numbers from all others of a seed.
 const PURPOSE: u64 = 0x6175_676d_656e_7400;
 
-/// What the draws of an epoch depend on.
+/// What everything random about an epoch's samples depends on: augmentation, and draws with replacement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AugmentKey {
     /// The run's seed.
@@ -74,6 +74,7 @@ struct Moves {
 }
 
 impl Draw {
+    /// What happens to the image of this number: its row, or the draw that it is where rows are drawn with replacement.
     pub(crate) fn new(augment: &Augment, key: AugmentKey, row: u64) -> Self {
         let mut stream = Stream(mix(mix(mix(key.seed ^ PURPOSE) ^ mix(key.epoch)) ^ mix(row)));
         let (shift, crop) = (i64::from(augment.shift), i64::from(augment.crop));
@@ -119,7 +120,7 @@ impl Stream {
 }
 
 /// The finaliser of SplitMix64.
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

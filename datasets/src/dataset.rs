@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use configs::Sampling;
+
 use crate::augment::AugmentKey;
 use crate::digest::md5_of_file;
 use crate::error::DataError;
@@ -12,10 +14,11 @@ use crate::idx::Labelled;
 use crate::images;
 use crate::pixels::{Pixels, Store, tables};
 use crate::plan::Plan;
-use crate::rows::read_rows;
+use crate::rows::{Read, read_rows};
+use crate::sampler::{Sampler, balanced};
 use crate::split::split;
 use crate::spread::spread;
-use crate::text;
+use crate::text::{self, Tokens};
 
 /// Samples, row by row.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -38,6 +41,10 @@ pub struct Dataset {
     samples: Samples,
     training: Rows,
     validation: Rows,
+    /// Where rows of training are drawn with replacement.
+    sampler: Option<Sampler>,
+    /// The text of the tokenizer's file.
+    tokenizer: Option<String>,
 }
 
 /// All rows of both splits.
@@ -45,7 +52,7 @@ pub struct Dataset {
 enum Samples {
     Table { width: usize, rows: Batch },
     Pixels(Pixels),
-    Text { window: usize, tokens: Vec<u8> },
+    Text { window: usize, tokens: Tokens },
 }
 
 /// The rows of a split, by ordinal.
@@ -78,12 +85,18 @@ impl Dataset {
         {
             return Err(refuse("the plan names another file than its digest is of".to_owned()));
         }
+        let (mut weights, mut tokenizer) = (Vec::new(), None);
         let (samples, rows) = match &plan.form {
-            Form::Csv(_) | Form::Parquet(_) => open_table(plan, path)?,
+            Form::Csv(_) | Form::Parquet(_) => {
+                let (samples, rows, found) = open_table(plan, path)?;
+                weights = found;
+                (samples, rows)
+            }
             Form::Idx(idx) => open_idx(plan, idx, path)?,
             Form::Images(images) => open_images(plan, images, path)?,
             Form::Text(text) => {
-                let tokens = text::open(plan, text, path)?;
+                let (tokens, json) = text::open(plan, text, path)?;
+                tokenizer = json;
                 (Samples::Text { window: text.window as usize, tokens }, plan.rows)
             }
         };
@@ -91,7 +104,14 @@ impl Dataset {
             return Err(refuse(format!("{rows} rows, where the plan has {}", plan.rows)));
         }
         let (training, validation) = split_rows(plan);
-        Ok(Self { samples, training, validation })
+        let sampler = sampler(plan, &samples, &training, &weights).map_err(refuse)?;
+        Ok(Self { samples, training, validation, sampler, tokenizer })
+    }
+
+    /// The text of the tokenizer's JSON file, where one made the tokens.
+    #[must_use]
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        self.tokenizer.as_deref()
     }
 
     /// Samples of the training split.
@@ -107,7 +127,8 @@ impl Dataset {
     }
 
     /// Puts the training samples of these ordinals into a reused batch, without allocation once it was as large (but for
-    /// images that are decoded anew). Images are augmented as the plan says, by the key.
+    /// images that are decoded anew). Images are augmented as the plan says, by the key. Where the plan draws rows with
+    /// replacement ([`Plan::sampling`]), an ordinal is the number of a draw, and the key says which row that is.
     ///
     /// # Errors
     /// When an image that is not held in memory can't be read any more, or has changed.
@@ -144,7 +165,19 @@ impl Dataset {
     ) -> Result<(), DataError> {
         out.clear();
         out.count = ordinals.len();
-        let rows = ordinals.iter().map(|ordinal| split.at(*ordinal));
+        let drawn = key.zip(self.sampler.as_ref());
+        // With each row the number by which it is augmented: a row that is drawn twice is not augmented the same.
+        let numbered = ordinals.iter().map(|ordinal| match drawn {
+            None => {
+                let row = split.at(*ordinal);
+                (row, row as u64)
+            }
+            Some((key, sampler)) => {
+                assert!(*ordinal < split.len(), "draw {ordinal} of {}", split.len());
+                (split.at(sampler.draw(key, *ordinal)), *ordinal)
+            }
+        });
+        let rows = numbered.clone().map(|(row, _)| row);
         match &self.samples {
             Samples::Table { width, rows: table } => {
                 for row in rows {
@@ -153,12 +186,12 @@ impl Dataset {
                     out.values.extend(table.values.get(row));
                 }
             }
-            Samples::Pixels(pixels) => pixels.gather(key, rows, out)?,
+            Samples::Pixels(pixels) => pixels.gather(key, numbered, out)?,
             Samples::Text { window, tokens } => {
                 for row in rows {
                     let start = row * window;
-                    out.tokens.extend(tokens[start..start + window].iter().copied().map(u32::from));
-                    out.labels.extend(tokens[start + 1..=start + window].iter().copied().map(u32::from));
+                    tokens.extend(start..start + window, &mut out.tokens);
+                    tokens.extend(start + 1..start + window + 1, &mut out.labels);
                 }
             }
         }
@@ -207,24 +240,49 @@ fn split_rows(plan: &Plan) -> (Rows, Rows) {
     (Rows::Listed(training), Rows::Listed(validation))
 }
 
-fn open_table(plan: &Plan, path: &Path) -> Result<(Samples, u64), DataError> {
+/// What draws rows of the training split, if the plan has them drawn.
+fn sampler(
+    plan: &Plan,
+    samples: &Samples,
+    training: &Rows,
+    weights: &[f64],
+) -> Result<Option<Sampler>, String> {
+    let labels: &[u32] = match samples {
+        Samples::Table { rows, .. } => &rows.labels,
+        Samples::Pixels(pixels) => &pixels.labels,
+        Samples::Text { .. } => &[],
+    };
+    let of_rows = match plan.sampling {
+        Sampling::Each => return Ok(None),
+        Sampling::Balanced if labels.is_empty() => return Err("there are no labels to balance".to_owned()),
+        Sampling::Balanced => balanced(labels, &plan.label_counts),
+        Sampling::Weighted => weights.to_vec(),
+    };
+    if of_rows.len() as u64 != plan.rows {
+        return Err(format!("{} rows have a weight, where there are {}", of_rows.len(), plan.rows));
+    }
+    let of_training: Vec<f64> = (0..training.len()).map(|place| of_rows[training.at(place)]).collect();
+    Sampler::new(&of_training).map(Some)
+}
+
+fn open_table(plan: &Plan, path: &Path) -> Result<(Samples, u64, Vec<f64>), DataError> {
     let file = || path.display().to_string();
     let changed = |found| DataError::Changed { file: file(), found, expected: plan.digest.clone() };
     let bytes = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
     if bytes != plan.bytes {
         return Err(changed(md5_of_file(path)?));
     }
-    let rows = match read_rows(plan, path, true) {
+    let (rows, weights) = match read_rows(plan, path, true) {
         // The digest is that of the bytes that became these rows, so nothing can change in between.
-        Ok((rows, digest)) if digest == plan.digest => rows,
-        Ok((_, digest)) => return Err(changed(digest)),
+        Ok(Read { rows, weights, digest }) if digest == plan.digest => (rows, weights),
+        Ok(Read { digest, .. }) => return Err(changed(digest)),
         Err(why) => {
             let digest = md5_of_file(path)?;
             return Err(if digest == plan.digest { why } else { changed(digest) });
         }
     };
     let count = rows.count as u64;
-    Ok((Samples::Table { width: plan.features(), rows }, count))
+    Ok((Samples::Table { width: plan.features(), rows }, count, weights))
 }
 
 fn open_idx(plan: &Plan, idx: &Idx, path: &Path) -> Result<(Samples, u64), DataError> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::dataset::Batch;
 use crate::form::Tabular;
-use crate::infer::{hint, is_missing, missing_category, no_number, number, shown};
+use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number, shown};
 use crate::plan::{Feature, Output, Plan, Role};
 use crate::table::Table;
 
@@ -13,6 +13,8 @@ pub(crate) struct Encoder<'a> {
     missing: &'a [String],
     features: Vec<Field<'a>>,
     target: Option<Target<'a>>,
+    /// Column of the file with the weights of rows.
+    weight: Option<usize>,
 }
 
 struct Field<'a> {
@@ -27,12 +29,10 @@ enum Code<'a> {
         offset: f64,
         scale: f64,
         fill: f64,
+        indicator: bool,
     },
-    /// The width is one more than the categories.
-    Categorical {
-        places: HashMap<&'a str, usize>,
-        width: usize,
-    },
+    /// From 1: 0 is what the training split never had.
+    Categorical(HashMap<&'a str, u16>),
 }
 
 struct Target<'a> {
@@ -52,21 +52,29 @@ impl<'a> Encoder<'a> {
         let tabular = plan.form.tabular().ok_or("the plan is not that of a table")?;
         let columns = Places::new(tabular, names, with_target)?;
         let mut features = Vec::new();
-        let mut target = None;
+        let (mut target, mut weight) = (None, None);
         for column in tabular.columns {
             let name = column.name.as_str();
             if let Some(feature) = &column.feature {
                 let code = match feature {
-                    Feature::Numeric { offset, scale, fill } => {
-                        Code::Numeric { offset: *offset, scale: *scale, fill: *fill }
+                    &Feature::Numeric { offset, scale, fill, indicator } => {
+                        Code::Numeric { offset, scale, fill, indicator }
+                    }
+                    Feature::Categorical { categories } if categories.len() > CATEGORIES_MAX => {
+                        return Err(format!(
+                            "column {name:?} of the plan has more than {CATEGORIES_MAX} texts"
+                        ));
                     }
                     Feature::Categorical { categories } => {
-                        let places = categories.iter().map(String::as_str).zip(0..).collect();
-                        Code::Categorical { places, width: feature.width() }
+                        Code::Categorical(categories.iter().map(String::as_str).zip(1..).collect())
                     }
                 };
                 let column = columns.of(name, "the model predicts from")?;
                 features.push(Field { column, name, code });
+            }
+            // A file of other rows to measure on need not have weights, nor one to predict from.
+            if column.role == Role::Weight {
+                weight = columns.indices.get(name).copied();
             }
             if column.role == Role::Target && with_target {
                 let code = match &plan.output {
@@ -80,7 +88,12 @@ impl<'a> Encoder<'a> {
                 target = Some(Target { column: columns.of(name, "is the target")?, name, code });
             }
         }
-        Ok(Self { missing: tabular.missing, features, target })
+        Ok(Self { missing: tabular.missing, features, target, weight })
+    }
+
+    /// How often the table's current row is drawn; NaN where that is no number.
+    pub(crate) fn weight(&self, table: &Table) -> Option<f64> {
+        self.weight.map(|column| number(table.field(column)).unwrap_or(f64::NAN))
     }
 
     /// Appends the table's current row to a batch.
@@ -89,20 +102,20 @@ impl<'a> Encoder<'a> {
             let text = table.field(field.column);
             let is_missing = is_missing(self.missing, text);
             match &field.code {
-                Code::Numeric { offset, scale, fill } => {
+                Code::Numeric { offset, scale, fill, indicator } => {
                     let value = match number(text) {
                         _ if is_missing => *fill,
                         Some(value) => value,
                         None => return Err(no_number(field.name, text)),
                     };
                     batch.features.push(scaled(field.name, value, *offset, *scale)?);
+                    if *indicator {
+                        batch.features.push(f32::from(u8::from(is_missing)));
+                    }
                 }
-                Code::Categorical { places, width } => {
+                Code::Categorical(codes) => {
                     let category = if is_missing { missing_category(self.missing) } else { text };
-                    let start = batch.features.len();
-                    batch.features.resize(start + width, 0.0);
-                    // What the training split never had stands in the last place.
-                    batch.features[start + places.get(category).copied().unwrap_or(width - 1)] = 1.0;
+                    batch.features.push(f32::from(codes.get(category).copied().unwrap_or(0)));
                 }
             }
         }

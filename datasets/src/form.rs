@@ -17,7 +17,7 @@ pub enum Form {
     Idx(Idx),
     /// A folder with a folder of PNG and JPEG files for each class.
     Images(Images),
-    /// Text, whose bytes are the tokens.
+    /// Text, whose tokens are bytes or a tokenizer's.
     Text(Text),
 }
 
@@ -79,6 +79,31 @@ pub struct Text {
     pub tokens: u64,
     /// Tokens at the end that fill no window (and its last target), so are in no sample.
     pub tail: u64,
+    /// Bytes of the files that are text.
+    #[serde(default)]
+    pub bytes: u64,
+    /// What made the tokens; none where they are bytes.
+    #[serde(default)]
+    pub tokenizer: Option<TokenizerFile>,
+    /// Files that are left out; `listed` has all of them.
+    #[serde(default)]
+    pub skipped: Skipped,
+}
+
+/// A tokenizer's JSON file, and what it made of the text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenizerFile {
+    /// Where the coordinator found it.
+    pub path: String,
+    /// MD5 of its bytes.
+    pub md5: String,
+    /// How many they are.
+    pub bytes: u64,
+    /// One more than the highest number of a token.
+    pub vocabulary: u32,
+    /// XXH3-64 of all tokens of the text, as little-endian u32, in hexadecimal: a worker whose tokenizer makes others of the
+    /// same text sees it.
+    pub tokens_hash: String,
 }
 
 /// `(v / 255 - offset) / scale` for a pixel's value v of 0 to 255.
@@ -129,7 +154,8 @@ impl Form {
         match self {
             Self::Csv(csv) => csv.skipped.as_ref(),
             Self::Images(images) => Some(&images.skipped),
-            Self::Parquet(_) | Self::Idx(_) | Self::Text(_) => None,
+            Self::Text(text) => Some(&text.skipped),
+            Self::Parquet(_) | Self::Idx(_) => None,
         }
     }
 

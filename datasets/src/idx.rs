@@ -172,6 +172,11 @@ pub(crate) fn find_images(folder: &Path, paths: &[String]) -> Result<String, Dat
     }
 }
 
+/// Whether a file is called as images in idx form usually are.
+pub(crate) fn is_images_by_name(path: &str) -> bool {
+    labels_name(path).is_some()
+}
+
 /// The labels' file by the usual names, among these: `images-idx3` becomes `labels-idx1`, gzipped or not.
 pub(crate) fn find_labels(folder: &Path, images: &str, paths: &[String]) -> Result<String, DataError> {
     let name = labels_name(images);

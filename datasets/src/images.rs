@@ -79,7 +79,7 @@ pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Ve
     if !resize && [found.height, found.width] != [height, width] {
         return Err(Refused::Size(format!(
             "the image is {} x {} (height x width) where {height} x {width} is expected: resize it, or set \
-             dataset.resize = true",
+             dataset.resize = true (or dataset.on_bad = \"skip\" to leave such images out)",
             found.height, found.width
         )));
     }

@@ -39,31 +39,31 @@ pub(crate) enum Store {
 }
 
 impl Pixels {
-    /// Appends these rows to the features and labels of a batch, augmented if there is a key.
+    /// Appends these rows to the features and labels of a batch, augmented if there is a key. With each row comes the
+    /// number that its augmentation is drawn by.
     pub(crate) fn gather(
         &self,
         key: Option<AugmentKey>,
-        rows: impl Iterator<Item = usize>,
+        rows: impl Iterator<Item = (usize, u64)>,
         out: &mut Batch,
     ) -> Result<(), DataError> {
         let size: usize = self.shape.iter().product();
-        let draw =
-            |row: usize| key.map_or_else(Draw::default, |key| Draw::new(&self.augment, key, row as u64));
+        let draw = |number| key.map_or_else(Draw::default, |key| Draw::new(&self.augment, key, number));
         match &self.store {
             Store::Memory(pixels) => {
-                for row in rows {
-                    self.put(&pixels[row * size..(row + 1) * size], draw(row), &mut out.features);
+                for (row, number) in rows {
+                    self.put(&pixels[row * size..(row + 1) * size], draw(number), &mut out.features);
                     out.labels.push(self.labels[row]);
                 }
             }
             Store::Files { files, resize } => {
-                let rows: Vec<usize> = rows.collect();
-                let decoded = spread(&rows, |row| {
+                let rows: Vec<(usize, u64)> = rows.collect();
+                let decoded = spread(&rows, |(row, _)| {
                     let (path, entry) = &files[*row];
                     images::decode_known(path, entry, self.shape, *resize)
                 });
-                for (row, decoded) in rows.iter().zip(decoded) {
-                    self.put(&decoded?, draw(*row), &mut out.features);
+                for ((row, number), decoded) in rows.iter().zip(decoded) {
+                    self.put(&decoded?, draw(*number), &mut out.features);
                     out.labels.push(self.labels[*row]);
                 }
             }

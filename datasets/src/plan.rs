@@ -1,9 +1,11 @@
 //! The plan of a dataset: what its files hold, which rows are held out, and how rows become numbers. Made once
 //! (`prepare.rs`), shipped to every worker, saved with the model.
 
-use configs::Augment;
+use configs::{Augment, Sampling};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::md5_of_bytes;
+use crate::error::DataError;
 use crate::files::FileEntry;
 use crate::form::{Form, Tabular};
 use crate::split::held_out;
@@ -16,6 +18,8 @@ use crate::statistics::read_settled;
 pub enum Role {
     Feature,
     Target,
+    /// How often a row is drawn (`dataset.weight_column`).
+    Weight,
     Ignored,
 }
 
@@ -23,7 +27,8 @@ pub enum Role {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Feature {
-    /// `(x - offset) / scale`; a missing field is `fill` before that.
+    /// `(x - offset) / scale`; a missing field is `fill` before that. With an `indicator` a second number follows: 1
+    /// where the field is missing, else 0.
     Numeric {
         /// Mean or minimum over the training split, or 0.
         #[serde(deserialize_with = "read_settled")]
@@ -34,8 +39,11 @@ pub enum Feature {
         /// Mean over the training split.
         #[serde(deserialize_with = "read_settled")]
         fill: f64,
+        /// Whether the training split has missing fields.
+        #[serde(default)]
+        indicator: bool,
     },
-    /// One of these (1 in its place), or none of them (1 in the last place).
+    /// A code: 1 for the first of these, 2 for the second, ..., and 0 for anything else.
     Categorical {
         /// The distinct fields of the training split; all missing fields are one category, named by the first of
         /// the table's `missing`, which no field that is there can be.
@@ -78,7 +86,7 @@ pub enum Output {
     },
     /// The next token, at each of a window's places.
     Tokens {
-        /// Different tokens; each is below it. 256 where tokens are bytes.
+        /// Different tokens; each is below it. 256 where tokens are bytes, else the tokenizer's.
         vocabulary: u32,
         /// Tokens of a sample.
         window: u32,
@@ -119,6 +127,12 @@ pub struct Plan {
     pub image_shape: Option<[usize; 3]>,
     /// What is done to the images of training.
     pub augment: Augment,
+    /// Whether an epoch of training has each sample once, or draws.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// How often each label of a classification occurs in the training split, in their order; else empty.
+    #[serde(default)]
+    pub label_counts: Vec<u64>,
 }
 
 impl Plan {
@@ -162,6 +176,21 @@ impl Plan {
         }
     }
 
+    /// The categorical features of a table, in a row's order: each one's place among the row's numbers and how many
+    /// codes it has, the unknown one's included.
+    #[must_use]
+    pub fn categories(&self) -> Vec<(usize, usize)> {
+        let mut place = 0;
+        let mut all = Vec::new();
+        for feature in self.columns().iter().filter_map(|column| column.feature.as_ref()) {
+            if let Feature::Categorical { categories } = feature {
+                all.push((place, categories.len() + 1));
+            }
+            place += feature.width();
+        }
+        all
+    }
+
     /// Names of what is predicted: the target column's, or a word for it where there are no columns.
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
@@ -178,9 +207,10 @@ impl Plan {
     /// How a row becomes the model's input, and its output the target, for other programs: the plan without its files.
     ///
     /// Of tables `columns` and `missing`; of images `pixels`, a pair of `offset` and `scale` for each channel, which
-    /// `(v / 255 - offset) / scale` takes; of texts `tokens`. With all of them `output` and `image_shape`.
+    /// `(v / 255 - offset) / scale` takes; of texts `tokens`: "bytes", or an object with the text of the JSON file as
+    /// `tokenizer`, which the caller has read ([`Plan::read_tokenizer`]). With all of them `output` and `image_shape`.
     #[must_use]
-    pub fn normalisation(&self) -> serde_json::Value {
+    pub fn normalisation(&self, tokenizer: Option<&str>) -> serde_json::Value {
         let mut map = serde_json::Map::new();
         match &self.form {
             Form::Csv(_) | Form::Parquet(_) => {
@@ -195,7 +225,11 @@ impl Plan {
                 map.insert("pixels".to_owned(), serde_json::json!(images.scaling));
             }
             Form::Text(_) => {
-                map.insert("tokens".to_owned(), serde_json::json!("bytes"));
+                let tokens = match tokenizer {
+                    None => serde_json::json!("bytes"),
+                    Some(json) => serde_json::json!({ "tokenizer": json }),
+                };
+                map.insert("tokens".to_owned(), tokens);
             }
         }
         map.insert("output".to_owned(), serde_json::json!(self.output));
@@ -210,6 +244,45 @@ impl Plan {
         (self.rows - validation, validation)
     }
 
+    /// A weight for each label that makes up for how often it occurs in the training split: n / (k * n of the label) for
+    /// n samples and k labels, which is what scikit-learn's `compute_class_weight("balanced")` gives.
+    ///
+    /// # Errors
+    /// When there are no labels, or one of them is not in the training split at all.
+    pub fn class_weights(&self) -> Result<Vec<f64>, DataError> {
+        let refuse = |problem| Err(DataError::File { file: self.path.clone(), problem });
+        let (labels, counts) = (self.labels(), &self.label_counts);
+        if labels.is_empty() || labels.len() != counts.len() {
+            return refuse("model.class_weights = \"balanced\", but these data have no labels".to_owned());
+        }
+        if let Some((label, _)) = labels.iter().zip(counts).find(|(_, count)| **count == 0) {
+            return refuse(format!(
+                "model.class_weights = \"balanced\", but no row of the training split has the label {label:?}: lower \
+                 dataset.validation, or set the weights yourself"
+            ));
+        }
+        let all: u64 = counts.iter().sum();
+        Ok(counts.iter().map(|count| all as f64 / (labels.len() as f64 * *count as f64)).collect())
+    }
+
+    /// The digest of all that makes the samples what they are: [`Plan::digest`]; where rows are left out, which; and the
+    /// tokenizer, if there is one.
+    /// The data of a run that is resumed must have the same.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut more = String::new();
+        if let Some(skipped) = self.form.skipped().filter(|skipped| skipped.count > 0) {
+            more.push_str(&format!("without {}: {:?}\n", skipped.count, skipped.listed));
+        }
+        if let Some(tokenizer) = self.tokenizer() {
+            more.push_str(&format!("tokenizer {}, tokens {}\n", tokenizer.md5, tokenizer.tokens_hash));
+        }
+        if more.is_empty() {
+            return self.digest.clone();
+        }
+        format!("{}+{}", self.digest, &md5_of_bytes(more.as_bytes())[..8])
+    }
+
     /// `name@` and the digest's first 8 characters.
     #[must_use]
     pub fn version(&self) -> String {
@@ -222,8 +295,8 @@ impl Feature {
     #[must_use]
     pub fn width(&self) -> usize {
         match self {
-            Self::Numeric { .. } => 1,
-            Self::Categorical { categories } => categories.len() + 1,
+            Self::Numeric { indicator, .. } => 1 + usize::from(*indicator),
+            Self::Categorical { .. } => 1,
         }
     }
 }

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use configs::{Dataset as Config, OnBad};
+use configs::{Dataset as Config, OnBad, Sampling};
 
 use crate::error::DataError;
 use crate::files::{FileEntry, directory_digest, entry_of, list, read_new, resolve};
-use crate::form::{Form, Idx, Images, Skipped, Text};
+use crate::form::{Form, Idx, Images, Skipped};
 use crate::idx::{Labelled, find_images, find_labels};
 use crate::images::{self, Refused};
 use crate::infer::ordered;
 use crate::pixels::{Sums, scaling, sums};
 use crate::plan::{Output, Plan};
-use crate::split::{held_out, split};
+use crate::split::split;
 use crate::spread::spread;
 use crate::statistics::settled;
 use crate::survey::{Profile, Survey};
-use crate::text;
 
 /// Labels at most: a model has an output for each.
 pub(crate) const LABELS_MAX: usize = 1_000;
@@ -41,7 +40,21 @@ impl Plan {
         config_dir: Option<&Path>,
     ) -> Result<(Self, Vec<Profile>), DataError> {
         let path = resolve(&config.uri, config_dir)?;
-        let found = Found { config, path };
+        let file = path.display().to_string();
+        let (plan, profiles) = Self::of_form(config, config_dir, path)?;
+        if config.sampling == Sampling::Balanced && plan.labels().is_empty() {
+            let problem = "dataset.sampling = \"balanced\", but these data have no labels".to_owned();
+            return Err(DataError::File { file, problem });
+        }
+        Ok((plan, profiles))
+    }
+
+    fn of_form(
+        config: &Config,
+        config_dir: Option<&Path>,
+        path: PathBuf,
+    ) -> Result<(Self, Vec<Profile>), DataError> {
+        let found = Found { config, config_dir, path };
         match config.format.as_str() {
             "csv" | "parquet" => {
                 found.check_is_file()?;
@@ -57,24 +70,28 @@ impl Plan {
 }
 
 /// Data that were found.
-struct Found<'a> {
-    config: &'a Config,
-    path: PathBuf,
+pub(crate) struct Found<'a> {
+    pub(crate) config: &'a Config,
+    /// Beside which relative paths are looked for.
+    pub(crate) config_dir: Option<&'a Path>,
+    pub(crate) path: PathBuf,
 }
 
 /// What belongs to the form in a plan.
-struct Parts {
-    root: PathBuf,
-    is_folder: bool,
-    files: Vec<FileEntry>,
-    rows: u64,
-    form: Form,
-    output: Output,
-    image_shape: Option<[usize; 3]>,
+pub(crate) struct Parts {
+    pub(crate) root: PathBuf,
+    pub(crate) is_folder: bool,
+    pub(crate) files: Vec<FileEntry>,
+    pub(crate) rows: u64,
+    pub(crate) form: Form,
+    pub(crate) output: Output,
+    pub(crate) image_shape: Option<[usize; 3]>,
+    /// Of each label in the training split.
+    pub(crate) label_counts: Vec<u64>,
 }
 
 impl Found<'_> {
-    fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
+    pub(crate) fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
         Err(DataError::File { file: self.path.display().to_string(), problem })
     }
 
@@ -88,7 +105,7 @@ impl Found<'_> {
         ))
     }
 
-    fn plan(&self, parts: Parts) -> Plan {
+    pub(crate) fn plan(&self, parts: Parts) -> Plan {
         let bytes = parts.files.iter().map(|file| file.bytes).sum();
         let digest = match parts.files.as_slice() {
             [file] if !parts.is_folder => file.md5.clone(),
@@ -108,6 +125,8 @@ impl Found<'_> {
             split_seed: self.config.split_seed,
             image_shape: parts.image_shape,
             augment: configs::Augment::default(),
+            sampling: self.config.sampling,
+            label_counts: parts.label_counts,
         })
     }
 
@@ -162,6 +181,7 @@ impl Found<'_> {
             files,
             rows,
             form: Form::Idx(Idx { images, labels, scaling }),
+            label_counts: counts(found.names.len(), training.iter().map(|row| found.labels[*row as usize])),
             output: Output::Classes { labels: found.names },
             image_shape: Some(shape),
         }))
@@ -193,16 +213,21 @@ impl Found<'_> {
             Ok((entry, Some(decoded.map(|pixels| sums(&pixels, shape)))))
         });
         let (mut files, mut of_rows, mut skipped) = (Vec::new(), Vec::new(), Skipped::default());
-        let mut present = BTreeSet::new();
+        let mut label_of_rows: Vec<u32> = Vec::new();
+        let (mut present, mut of_other_size) = (BTreeSet::new(), 0);
         for looked in looked {
             let (entry, decoded) = looked?;
             match decoded {
                 None => {}
                 Some(Ok(sums)) => {
                     of_rows.push(sums);
-                    present.extend(images::class(&entry.path).map(str::to_owned));
+                    let class = images::class(&entry.path);
+                    let label = labels.iter().position(|label| Some(label.as_str()) == class).unwrap_or(0);
+                    label_of_rows.push(label as u32);
+                    present.extend(class.map(str::to_owned));
                 }
-                Some(Err(Refused::Bad(_))) if self.config.on_bad == OnBad::Skip => {
+                Some(Err(why)) if self.config.on_bad == OnBad::Skip => {
+                    of_other_size += u64::from(matches!(why, Refused::Size(_)));
                     skipped.listed.push(entry.path.clone());
                 }
                 Some(Err(why)) => return Err(images::refusal(&self.path.join(&entry.path), why)),
@@ -210,8 +235,17 @@ impl Found<'_> {
             files.push(entry);
         }
         skipped.count = skipped.listed.len() as u64;
+        if of_other_size > of_rows.len() as u64 {
+            return self.refuse(format!(
+                "{of_other_size} images are not {} x {} (height x width), only {} are: set dataset.image_shape, or \
+                 dataset.resize = true",
+                shape[1],
+                shape[2],
+                of_rows.len()
+            ));
+        }
         if let Some(empty) = labels.iter().find(|label| !present.contains(*label)) {
-            return self.refuse(format!("none of the images of class {empty:?} can be decoded"));
+            return self.refuse(format!("none of the images of class {empty:?} can be used"));
         }
         let training = self.training(of_rows.len() as u64);
         let of_training = training.iter().map(|row| of_rows[*row as usize].as_slice());
@@ -227,6 +261,7 @@ impl Found<'_> {
                 cache_mb: self.config.cache_mb,
                 skipped,
             }),
+            label_counts: counts(labels.len(), training.iter().map(|row| label_of_rows[*row as usize])),
             output: Output::Classes { labels },
             image_shape: Some(shape),
         }))
@@ -283,50 +318,13 @@ impl Found<'_> {
         let channels = if readable.any(|header| header.has_colour) { 3 } else { 1 };
         Ok([channels, first.height, first.width])
     }
+}
 
-    fn text(&self) -> Result<Plan, DataError> {
-        let is_folder = self.path.is_dir();
-        let (root, paths) = if is_folder {
-            (self.path.clone(), list(&self.path)?)
-        } else {
-            let (root, name) = parted(&self.path);
-            (root, vec![name])
-        };
-        if !paths.iter().any(|path| !is_folder || text::is_text(path)) {
-            return self.refuse("there is no .txt file in this folder".to_owned());
-        }
-        let (mut files, mut tokens) = (Vec::new(), 0);
-        for path in &paths {
-            let entry = entry_of(&root, path)?;
-            tokens += if !is_folder || text::is_text(path) { entry.bytes } else { 0 };
-            files.push(entry);
-        }
-        let window = self.config.window;
-        let (rows, tail) = text::windows(tokens, window);
-        let least = u64::from(window) + 1;
-        if rows == 0 {
-            return self.refuse(format!(
-                "{tokens} bytes of text, where a window of {window} tokens and the token after it take {least}: set a \
-                 smaller dataset.window"
-            ));
-        }
-        if held_out(rows, settled(self.config.validation)) == 0 && self.config.validation > 0.0 {
-            return self.refuse(format!(
-                "{tokens} bytes of text are {rows} windows of {window} tokens, too few to hold out dataset.validation = \
-                 {} of them: set a smaller dataset.window",
-                self.config.validation
-            ));
-        }
-        Ok(self.plan(Parts {
-            root: if is_folder { root } else { self.path.clone() },
-            is_folder,
-            files,
-            rows,
-            form: Form::Text(Text { window, tokens, tail }),
-            output: Output::Tokens { vocabulary: text::VOCABULARY, window },
-            image_shape: None,
-        }))
-    }
+/// How often each label occurs.
+fn counts(labels: usize, of_rows: impl Iterator<Item = u32>) -> Vec<u64> {
+    let mut counts = vec![0; labels];
+    of_rows.for_each(|label| counts[label as usize] += 1);
+    counts
 }
 
 /// A plan with the name that it was given, or that of its file.
@@ -338,7 +336,7 @@ pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Pat
 }
 
 /// A file's folder and its name.
-fn parted(path: &Path) -> (PathBuf, String) {
+pub(crate) fn parted(path: &Path) -> (PathBuf, String) {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     (parent.unwrap_or(Path::new(".")).to_owned(), name)

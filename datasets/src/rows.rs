@@ -24,7 +24,7 @@ impl Plan {
     /// continued rather than predicted row by row.
     pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, false).map(|(rows, _)| rows),
+            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, false).map(|read| read.rows),
             Form::Idx(form) => read_idx(self, path, &tables(&form.scaling)),
             Form::Images(form) => read_images(self, path, form.resize, &tables(&form.scaling)),
             Form::Text(_) => Err(no_rows(path, "a text is continued, not predicted row by row")),
@@ -38,7 +38,7 @@ impl Plan {
     /// for data that are no table.
     pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, true).map(|(rows, _)| rows),
+            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, true).map(|read| read.rows),
             _ => Err(no_rows(path, "only tables are read with their targets from elsewhere")),
         }
     }
@@ -48,17 +48,28 @@ fn no_rows(path: &Path, problem: &str) -> DataError {
     DataError::File { file: path.display().to_string(), problem: problem.to_owned() }
 }
 
-/// All rows of a table as samples, and the digest of the bytes that were read.
-pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<(Batch, String), DataError> {
+/// A table that was read.
+pub(crate) struct Read {
+    /// All rows as samples.
+    pub(crate) rows: Batch,
+    /// How often each is drawn, if the plan has weights.
+    pub(crate) weights: Vec<f64>,
+    /// The digest of the bytes that were read.
+    pub(crate) digest: String,
+}
+
+/// All rows of a table as samples.
+pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<Read, DataError> {
     let mut table = Table::open(&plan.form, path, with_target)?;
     let encoder = Encoder::new(plan, table.names(), with_target)
         .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
-    let mut batch = Batch::default();
+    let (mut rows, mut weights) = (Batch::default(), Vec::new());
     while table.advance()? {
-        encoder.encode(&table, &mut batch).map_err(|problem| table.error(problem))?;
+        encoder.encode(&table, &mut rows).map_err(|problem| table.error(problem))?;
+        weights.extend(encoder.weight(&table));
     }
     let (_, digest, _) = table.finish()?;
-    Ok((batch, digest))
+    Ok(Read { rows, weights, digest })
 }
 
 fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {

@@ -1,6 +1,6 @@
 //! Statistics of the columns over the training split alone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use configs::Normalise;
 use serde::{Deserialize, Deserializer};
@@ -16,7 +16,9 @@ pub(crate) struct Statistics {
     squares: f64,
     least: f64,
     greatest: f64,
-    categories: BTreeSet<String>,
+    missing: u64,
+    /// Each category, and how often it occurs.
+    categories: BTreeMap<String, u64>,
 }
 
 impl Statistics {
@@ -37,12 +39,28 @@ impl Statistics {
         self.greatest = self.greatest.max(value);
     }
 
+    /// Takes in a missing field of a numeric column.
+    pub(crate) fn missing_number(&mut self) {
+        self.missing += 1;
+    }
+
     /// Takes in a category.
     pub(crate) fn category(&mut self, text: &str, is_missing: bool, missing: &[String]) {
         let category = if is_missing { missing_category(missing) } else { text };
-        if !self.categories.contains(category) {
-            self.categories.insert(category.to_owned());
+        match self.categories.get_mut(category) {
+            Some(count) => *count += 1,
+            None => drop(self.categories.insert(category.to_owned(), 1)),
         }
+    }
+
+    /// How often this category occurs.
+    pub(crate) fn count_of(&self, category: &str) -> u64 {
+        self.categories.get(category).copied().unwrap_or(0)
+    }
+
+    /// The greatest number.
+    pub(crate) fn greatest(&self) -> f64 {
+        self.greatest
     }
 
     /// Numbers of the training split.
@@ -50,19 +68,24 @@ impl Statistics {
         self.count == 0.0
     }
 
-    /// How a numeric column is scaled.
-    pub(crate) fn numeric(&self, normalise: Normalise) -> Feature {
+    /// How a numeric column is scaled. Where fields are missing, an indicator says so, if it may (`indicated`).
+    pub(crate) fn numeric(&self, normalise: Normalise, indicated: bool) -> Feature {
         let (offset, scale) = match normalise {
             Normalise::Standard => (self.mean, self.deviation()),
             Normalise::Minmax => (self.least, self.greatest - self.least),
             Normalise::None => (0.0, 1.0),
         };
-        Feature::Numeric { offset: settled(offset), scale: positive(scale), fill: settled(self.mean) }
+        Feature::Numeric {
+            offset: settled(offset),
+            scale: positive(scale),
+            fill: settled(self.mean),
+            indicator: indicated && self.missing > 0,
+        }
     }
 
     /// The categories of a column of text.
     pub(crate) fn categorical(self) -> Feature {
-        Feature::Categorical { categories: ordered(self.categories) }
+        Feature::Categorical { categories: ordered(self.categories.into_keys().collect()) }
     }
 
     /// How a numeric target is scaled.
@@ -134,17 +157,17 @@ mod tests {
         for text in ["2", "4", "4", "4", "5", "5", "7", "9"] {
             column.number(text);
         }
-        let standard = Feature::Numeric { offset: 5.0, scale: 2.0, fill: 5.0 };
-        assert_eq!(column.numeric(Normalise::Standard), standard);
+        let standard = Feature::Numeric { offset: 5.0, scale: 2.0, fill: 5.0, indicator: false };
+        assert_eq!(column.numeric(Normalise::Standard, true), standard);
         assert_eq!(
-            column.numeric(Normalise::Minmax),
-            Feature::Numeric { offset: 2.0, scale: 7.0, fill: 5.0 }
+            column.numeric(Normalise::Minmax, true),
+            Feature::Numeric { offset: 2.0, scale: 7.0, fill: 5.0, indicator: false }
         );
         let mut constant = Statistics::default();
         constant.number("3");
         assert_eq!(
-            constant.numeric(Normalise::Standard),
-            Feature::Numeric { offset: 3.0, scale: 1.0, fill: 3.0 }
+            constant.numeric(Normalise::Standard, true),
+            Feature::Numeric { offset: 3.0, scale: 1.0, fill: 3.0, indicator: false }
         );
     }
 }

@@ -8,7 +8,7 @@ use configs::{ColumnKind, DatasetKind};
 use crate::error::DataError;
 use crate::files::FileEntry;
 use crate::form::{Csv, Form, Parquet, Skipped};
-use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number};
+use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number, number, shown};
 use crate::plan::{Column, Output, Plan, Role};
 use crate::prepare::{LABELS_MAX, named};
 use crate::split::split;
@@ -83,7 +83,7 @@ impl<'a> Survey<'a> {
     pub(crate) fn plan(&self) -> Result<Plan, DataError> {
         let config = self.config;
         let validation = settled(config.validation);
-        let (columns, output) = self.columns(validation)?;
+        let (columns, output, label_counts) = self.columns(validation)?;
         let missing = self.missing.clone();
         let form = if config.format == "parquet" {
             Form::Parquet(Parquet { missing, columns })
@@ -111,14 +111,16 @@ impl<'a> Survey<'a> {
                 split_seed: config.split_seed,
                 image_shape: config.image_shape,
                 augment: configs::Augment::default(),
+                sampling: config.sampling,
+                label_counts,
             }
         });
         self.check_features(&plan)?;
         Ok(plan)
     }
 
-    /// What each column is, and how its fields become numbers.
-    fn columns(&self, validation: f64) -> Result<(Vec<Column>, Output), DataError> {
+    /// What each column is, how its fields become numbers, and how often each label occurs in the training split.
+    fn columns(&self, validation: f64) -> Result<(Vec<Column>, Output, Vec<u64>), DataError> {
         self.check_names()?;
         let target = self.target()?;
         let is_classes = self.target_is_classes(target)?;
@@ -134,6 +136,7 @@ impl<'a> Survey<'a> {
             numeric.push(match role {
                 Role::Ignored => false,
                 Role::Target => self.check_kind(column, !is_classes)?,
+                Role::Weight => self.check_kind(column, true)?,
                 Role::Feature => self.check_kind(column, self.feature_is_numeric(column))?,
             });
         }
@@ -142,7 +145,12 @@ impl<'a> Survey<'a> {
         }
         let (training, _) = split(self.rows, validation, self.config.split_seed);
         let statistics = self.statistics(&roles, &numeric, &training)?;
+        self.check_weights(&roles, &statistics)?;
         let output = self.output(target, is_classes, &statistics[target])?;
+        let label_counts = match &output {
+            Output::Classes { labels } => labels.iter().map(|l| statistics[target].count_of(l)).collect(),
+            Output::Values { .. } | Output::Tokens { .. } => Vec::new(),
+        };
         let mut columns = Vec::with_capacity(roles.len());
         for (column, (role, statistics)) in roles.into_iter().zip(statistics).enumerate() {
             let name = self.names[column].clone();
@@ -152,13 +160,36 @@ impl<'a> Survey<'a> {
                         "column {name:?} has no number in the training split: ignore it with dataset.columns"
                     ));
                 }
-                (Role::Feature, true) => Some(statistics.numeric(self.config.normalise)),
+                (Role::Feature, true) => {
+                    // Pixels that are missing stay the mean alone: an image has no place for more numbers.
+                    let indicated = self.config.image_shape.is_none();
+                    Some(statistics.numeric(self.config.normalise, indicated))
+                }
                 (Role::Feature, false) => Some(statistics.categorical()),
-                (Role::Target | Role::Ignored, _) => None,
+                (Role::Target | Role::Weight | Role::Ignored, _) => None,
             };
             columns.push(Column { name, role, feature });
         }
-        Ok((columns, output))
+        Ok((columns, output, label_counts))
+    }
+
+    /// Whether an epoch can be drawn as it is asked for.
+    fn check_weights(&self, roles: &[Role], statistics: &[Statistics]) -> Result<(), DataError> {
+        let weight = roles.iter().position(|role| *role == Role::Weight);
+        match (&self.config.weight_column, weight) {
+            (Some(_), Some(column)) if statistics[column].greatest() > 0.0 => Ok(()),
+            (Some(name), Some(_)) => self.refuse(format!(
+                "dataset.weight_column = {name:?}: all weights of the training split are 0, there is nothing to draw"
+            )),
+            (Some(name), None) if self.names.contains(name) => {
+                self.refuse(format!("dataset.weight_column = {name:?} is what is predicted: set dataset.target"))
+            }
+            (Some(name), None) => {
+                let hint = hint(name, self.names(), "columns");
+                self.refuse(format!("dataset.weight_column = {name:?}: no such column{hint}"))
+            }
+            (None, _) => Ok(()),
+        }
     }
 
     fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
@@ -191,7 +222,8 @@ impl<'a> Survey<'a> {
 
     /// The column that is predicted: as configured, else the last one that is not ignored.
     fn target(&self) -> Result<usize, DataError> {
-        let is_ignored = |column: usize| self.declared(column) == Some(ColumnKind::Ignore);
+        let is_ignored =
+            |column: usize| self.declared(column) == Some(ColumnKind::Ignore) || self.is_weight(column);
         let Some(target) = &self.config.target else {
             return match (0..self.names.len()).rfind(|column| !is_ignored(*column)) {
                 Some(column) => Ok(column),
@@ -210,9 +242,14 @@ impl<'a> Survey<'a> {
         }
     }
 
+    fn is_weight(&self, column: usize) -> bool {
+        self.config.weight_column.as_ref() == Some(&self.names[column])
+    }
+
     fn role(&self, column: usize, target: usize) -> Role {
         match self.declared(column) {
             _ if column == target => Role::Target,
+            _ if self.is_weight(column) => Role::Weight,
             Some(ColumnKind::Ignore) => Role::Ignored,
             _ => Role::Feature,
         }
@@ -273,9 +310,19 @@ impl<'a> Survey<'a> {
         while table.advance()? {
             if training.next_if_eq(&row).is_some() {
                 for (column, text) in table.fields().enumerate().take(columns.len()) {
-                    match (is_missing(missing, text), numeric[column]) {
+                    let is_missing = is_missing(missing, text);
+                    let is_weight = roles[column] == Role::Weight;
+                    if is_weight && (is_missing || number(text).is_none_or(|weight| weight < 0.0)) {
+                        let problem = format!(
+                            "column {:?} has the weights of rows, but this one is {}: expected a number from 0",
+                            self.names[column],
+                            shown(text)
+                        );
+                        return Err(table.error(problem));
+                    }
+                    match (is_missing, numeric[column]) {
                         _ if roles[column] == Role::Ignored => {}
-                        (true, true) => {}
+                        (true, true) => columns[column].missing_number(),
                         (false, true) => columns[column].number(text),
                         (is_missing, false) => columns[column].category(text, is_missing, missing),
                     }

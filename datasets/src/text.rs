@@ -1,13 +1,14 @@
-//! Text as samples: windows of bytes, file after file, that don't overlap.
+//! Text as samples: windows of tokens, file after file, that don't overlap. Tokens are bytes, or a tokenizer's.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::DataError;
 use crate::files::{FileEntry, place, read_known};
-use crate::form::Text;
+use crate::form::{Text, TokenizerFile};
 use crate::plan::Plan;
 
-/// Tokens are bytes.
+/// Different tokens where they are bytes.
 pub(crate) const VOCABULARY: u32 = 256;
 
 /// Whether a file of a folder is text by its name.
@@ -22,8 +23,63 @@ pub(crate) fn windows(tokens: u64, window: u32) -> (u64, u64) {
     (rows, tokens - used)
 }
 
-/// The tokens of a plan's files.
-pub(crate) fn open(plan: &Plan, text: &Text, path: &Path) -> Result<Vec<u8>, DataError> {
+/// The tokens of a text.
+#[derive(Debug)]
+pub(crate) enum Tokens {
+    /// Each is a byte.
+    Bytes(Vec<u8>),
+    /// Each is a number of a tokenizer's.
+    Numbers(Vec<u32>),
+}
+
+impl Tokens {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Numbers(numbers) => numbers.len(),
+        }
+    }
+
+    /// Appends those of a range.
+    pub(crate) fn extend(&self, range: Range<usize>, out: &mut Vec<u32>) {
+        match self {
+            Self::Bytes(bytes) => out.extend(bytes[range].iter().copied().map(u32::from)),
+            Self::Numbers(numbers) => out.extend_from_slice(&numbers[range]),
+        }
+    }
+}
+
+/// XXH3-64 of tokens, in hexadecimal.
+pub(crate) fn hash(tokens: &[u32]) -> String {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    tokens.iter().for_each(|token| hasher.update(&token.to_le_bytes()));
+    format!("{:016x}", hasher.digest())
+}
+
+/// The tokens of a plan's files, and the text of the tokenizer's file if one made them.
+pub(crate) fn open(plan: &Plan, text: &Text, path: &Path) -> Result<(Tokens, Option<String>), DataError> {
+    let (tokens, json) = match &text.tokenizer {
+        None => (Tokens::Bytes(read(plan, path)?), None),
+        Some(tokenizer) => {
+            let (numbers, json) = encode(plan, tokenizer, path)?;
+            (Tokens::Numbers(numbers), Some(json))
+        }
+    };
+    let (rows, tail) = windows(tokens.len() as u64, text.window);
+    if (tokens.len() as u64, rows, tail) != (text.tokens, plan.rows, text.tail) || text.window == 0 {
+        let problem = format!(
+            "{} tokens in windows of {}, where the plan has {} in {} windows",
+            tokens.len(),
+            text.window,
+            text.tokens,
+            plan.rows
+        );
+        return Err(DataError::File { file: path.display().to_string(), problem });
+    }
+    Ok((tokens, json))
+}
+
+fn read(plan: &Plan, path: &Path) -> Result<Vec<u8>, DataError> {
     let mut tokens = Vec::new();
     for entry in parts(plan) {
         let path = if plan.is_folder() { place(path, entry)? } else { path.to_owned() };
@@ -34,23 +90,46 @@ pub(crate) fn open(plan: &Plan, text: &Text, path: &Path) -> Result<Vec<u8>, Dat
             tokens.extend_from_slice(&bytes);
         }
     }
-    let (rows, tail) = windows(tokens.len() as u64, text.window);
-    if (tokens.len() as u64, rows, tail) != (text.tokens, plan.rows, text.tail) || text.window == 0 {
-        let problem = format!(
-            "{} bytes in windows of {}, where the plan has {} in {} windows",
-            tokens.len(),
-            text.window,
-            text.tokens,
-            plan.rows
-        );
-        return Err(DataError::File { file: path.display().to_string(), problem });
-    }
     Ok(tokens)
 }
 
-/// The files whose bytes are tokens.
-fn parts(plan: &Plan) -> impl Iterator<Item = &FileEntry> {
-    plan.files.iter().filter(|entry| !plan.is_folder() || is_text(&entry.path))
+/// The tokens that the plan's tokenizer makes of its files.
+fn encode(plan: &Plan, file: &TokenizerFile, path: &Path) -> Result<(Vec<u32>, String), DataError> {
+    // Where the coordinator has it, if this is its machine; else beside the data, under its digest, as a worker keeps
+    // what it fetched.
+    let beside = path.with_file_name(&file.md5);
+    let read = match plan.read_tokenizer(Path::new(&file.path)) {
+        Err(_) if beside.is_file() => plan.read_tokenizer(&beside),
+        read => read,
+    };
+    let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
+    let (tokenizer, json) = read?.ok_or_else(|| refuse("the plan has no tokenizer".to_owned()))?;
+    let mut tokens = Vec::new();
+    for entry in parts(plan) {
+        let path = if plan.is_folder() { place(path, entry)? } else { path.to_owned() };
+        let (_, found) = tokenizer.encode_file(&path, &mut tokens)?;
+        if found != entry.md5 {
+            let (file, expected) = (path.display().to_string(), entry.md5.clone());
+            return Err(DataError::Changed { file, found, expected });
+        }
+    }
+    // Whoever uses them as places in a table relies on it.
+    let is_within = tokens.iter().all(|token| *token < file.vocabulary);
+    if !is_within || hash(&tokens) != file.tokens_hash {
+        return Err(refuse(
+            "the tokenizer makes other tokens of this text here than where the run was started: are the programs of \
+             another version?"
+                .to_owned(),
+        ));
+    }
+    Ok((tokens, json))
+}
+
+/// The files that are text.
+pub(crate) fn parts(plan: &Plan) -> impl Iterator<Item = &FileEntry> {
+    let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
+    let is_text = |entry: &FileEntry| !plan.is_folder() || is_text(&entry.path);
+    plan.files.iter().filter(move |entry| is_text(entry) && !skipped.contains(&entry.path))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ fn pixels_are_scaled_by_the_training_split_alone() {
     assert!(mean.abs() < 1e-6 && (deviation - 1.0).abs() < 1e-6, "{mean}, {deviation}");
     assert!(moments(&validation).0.abs() > 1e-6, "the held out images had no part in it");
     let Form::Idx(idx) = &plan.form else { panic!("idx") };
-    assert_eq!(plan.normalisation()["pixels"][0]["offset"], idx.scaling[0].offset);
+    assert_eq!(plan.normalisation(None)["pixels"][0]["offset"], idx.scaling[0].offset);
 }
 
 #[test]
@@ -136,7 +136,20 @@ fn other_sizes_are_refused_by_name_or_scaled() {
     assert_eq!(
         refused(&config),
         "dog/big.png: the image is 6 x 8 (height x width) where 3 x 4 is expected: resize it, or set dataset.resize = \
-         true"
+         true (or dataset.on_bad = \"skip\" to leave such images out)"
+    );
+    let skip = configs::Dataset { on_bad: OnBad::Skip, ..config.clone() };
+    let (plan, _) = open(&skip);
+    assert_eq!(
+        plan.form.skipped().map(|skipped| skipped.listed.clone()),
+        Some(vec!["dog/big.png".to_owned()])
+    );
+    assert_ne!(plan.identity(), plan.digest, "what is left out is part of what the data are");
+    // Left out, most of the data would be gone without a word.
+    let most = configs::Dataset { image_shape: Some([1, 6, 8]), ..skip };
+    assert_eq!(
+        refused(&most),
+        "data: 6 images are not 6 x 8 (height x width), only 1 are: set dataset.image_shape, or dataset.resize = true"
     );
     (config.resize, config.normalise, config.validation) = (true, Normalise::None, 0.0);
     let (plan, dataset) = open(&config);
@@ -184,7 +197,7 @@ fn classes_that_are_none_are_refused() {
     );
     let bad = write(path, "dog/1.png", b"x");
     let skip = configs::Dataset { on_bad: OnBad::Skip, ..config.clone() };
-    assert_eq!(refused(&skip), "data: none of the images of class \"dog\" can be decoded");
+    assert_eq!(refused(&skip), "data: none of the images of class \"dog\" can be used");
     std::fs::copy(path.join("cat/1.png"), bad).expect("copied");
     assert_eq!(refused(&config), "fine");
     write(path, "3.png", &png);

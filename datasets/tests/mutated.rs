@@ -101,6 +101,34 @@ proptest! {
     }
 
     #[test]
+    fn text_of_words(changes in changes(), window in 1u32..4, skip: bool, of_tokenizer: bool) {
+        let dir = folder();
+        let json = r#"{"version":"1.0","pre_tokenizer":{"type":"Whitespace"},"model":{"type":"WordLevel","vocab":
+            {"?":0,"a":1,"text":2,"that":3,"is":4},"unk_token":"?"}}"#;
+        let (mut text, mut tokenizer) = ("a text that is long enough \u{e9}\n".repeat(3).into_bytes(), json.as_bytes().to_vec());
+        let either = if of_tokenizer { &mut tokenizer } else { &mut text };
+        *either = mutated(std::mem::take(either), &changes);
+        write(dir.path(), "texts/a.txt", &text);
+        write(dir.path(), "texts/b.txt", b"a text that is long enough");
+        let tokenizer = write(dir.path(), "words.json", &tokenizer);
+        let on_bad = if skip { configs::OnBad::Skip } else { configs::OnBad::Stop };
+        let config = config("text", &dir.path().join("texts"));
+        survives(&configs::Dataset { window, on_bad, tokenizer: Some(tokenizer), ..config })?;
+    }
+
+    #[test]
+    fn weights_of_a_table(changes in changes(), is_weighted: bool) {
+        let dir = folder();
+        let text: String = (0..12).map(|row| format!("{row},{},{}\n", row % 4, ["x", "y"][row % 2])).collect();
+        let path = write(dir.path(), "t.csv", &mutated(format!("n,w,l\n{text}").into_bytes(), &changes));
+        let (sampling, weight_column) = match is_weighted {
+            true => (configs::Sampling::Weighted, Some("w".to_owned())),
+            false => (configs::Sampling::Balanced, None),
+        };
+        survives(&configs::Dataset { sampling, weight_column, ..config("csv", &path) })?;
+    }
+
+    #[test]
     fn parquet(changes in changes(), is_plain: bool) {
         let dir = folder();
         let compression =

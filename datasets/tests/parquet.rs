@@ -17,7 +17,7 @@ fn columns_are_what_the_file_says_and_each_row_comes_once() {
         let mut config = config("parquet", &path);
         config.normalise = Normalise::None;
         let (plan, dataset) = open(&config);
-        assert_eq!((plan.rows, plan.features(), plan.targets()), (20, 4, vec!["y".to_owned()]));
+        assert_eq!((plan.rows, plan.features(), plan.targets()), (20, 3, vec!["y".to_owned()]));
         assert_eq!(plan.output, Output::Classes { labels: vec!["0".to_owned(), "1".to_owned()] });
         assert!(matches!(plan.form, Form::Parquet(_)));
         let [n, code, _] = plan.columns() else { panic!("three columns") };
@@ -28,8 +28,11 @@ fn columns_are_what_the_file_says_and_each_row_comes_once() {
             "text of digits is text"
         );
         let (training, validation) = epoch(&dataset, KEY);
-        let mut numbers: Vec<f32> =
-            [training.features, validation.features].concat().chunks(4).map(|row| row[0]).collect();
+        // The number, whether it is missing, and the text's code.
+        let rows = [training.features, validation.features].concat();
+        let missing = rows.chunks(3).filter(|row| row[1] == 1.0);
+        assert!(missing.clone().count() == 4 && missing.clone().all(|row| row[0] == fill as f32), "{rows:?}");
+        let mut numbers: Vec<f32> = rows.chunks(3).map(|row| row[0]).collect();
         let expected = |row: u8| if row % 5 == 4 { fill as f32 } else { f32::from(row) / 2.0 };
         let mut expected: Vec<f32> = (0..20).map(expected).collect();
         numbers.sort_by(f32::total_cmp);

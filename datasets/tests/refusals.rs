@@ -189,8 +189,10 @@ fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
     };
     let said = refused(&|plan| plan.rows = 4).expect_err("too many rows").to_string();
     assert!(said.ends_with("3 rows, where the plan has 4"), "{said}");
-    refused(&|plan| first(plan).feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0 }))
-        .expect_err("text as numbers");
+    refused(&|plan| {
+        first(plan).feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0, indicator: false });
+    })
+    .expect_err("text as numbers");
     // The same category twice: samples have the width that the plan says, whichever place is taken.
     let twice = Feature::Categorical { categories: ["p", "p", "q"].map(str::to_owned).to_vec() };
     let (dataset, features) = refused(&|plan| first(plan).feature = Some(twice.clone())).expect("opened");

@@ -16,7 +16,7 @@ fn it_prints_what_was_inferred() {
     let expected = "\
 t@1e9fc7a9  md5 1e9fc7a957468c2ebe750eb582268756, 58 bytes
 5 rows: 4 for training, 1 held out
-3 columns, 5 numbers a sample
+3 columns, 2 numbers a sample
 
 column  kind         missing  values
 age     numeric      1        -2.5 to 30
@@ -24,8 +24,8 @@ city    categorical  1        2: a, b, c
 y       target       0        2 labels
 
 labels of y
-  no   2  40.0 %
-  yes  3  60.0 %
+  no   2  40.0 %  \u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}
+  yes  3  60.0 %  \u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}
 
 numbers  mean    std     min   5%      25%    median  75%   95%   max  histogram
 age      14.375  12.038  -2.5  -0.625  6.875  15      22.5  28.5  30   \u{2588}     \u{2588}    \u{2588}   \u{2588}

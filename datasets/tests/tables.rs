@@ -39,14 +39,16 @@ fn the_digits_are_what_their_source_says() {
 }
 
 #[test]
-fn kinds_are_inferred_missing_values_filled_and_categories_one_hot() {
+fn kinds_are_inferred_missing_values_filled_and_categories_are_codes() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = file(&dir, "age,city,y\n10,\"a, b\",no\n,c,yes\n30,,no\n20,\"say \"\"c\"\"\",yes\n");
     let mut config = config(&path);
     (config.validation, config.normalise) = (0.0, Normalise::None);
     let plan = Plan::prepare(&config, None).expect("planned");
-    let Some(Feature::Numeric { fill, .. }) = plan.columns()[0].feature else { panic!("age is numeric") };
-    assert_eq!(fill, 20.0);
+    let Some(Feature::Numeric { fill, indicator, .. }) = plan.columns()[0].feature else {
+        panic!("age is numeric")
+    };
+    assert_eq!((fill, indicator), (20.0, true));
     let Some(Feature::Categorical { categories }) = &plan.columns()[1].feature else {
         panic!("city is categorical")
     };
@@ -54,13 +56,14 @@ fn kinds_are_inferred_missing_values_filled_and_categories_one_hot() {
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
     dataset.gather_training(KEY, &[1], &mut batch).expect("gathered");
-    assert_eq!(batch.features, [20.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(batch.features, [20.0, 1.0, 3.0]);
+    assert_eq!(plan.categories(), [(2, 5)], "its place in the row, and a code for what is unknown");
     assert_eq!(batch.labels, [1]);
 
     let unseen = dir.path().join("new.csv");
     std::fs::write(&unseen, "city,age\nelsewhere,1\n").expect("written");
     let batch = plan.read_for_prediction(&unseen).expect("read without a target, in another order");
-    assert_eq!(batch.features, [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(batch.features, [1.0, 0.0, 0.0]);
     std::fs::write(&unseen, "city\nx\n").expect("written");
     let said = plan.read_for_prediction(&unseen).expect_err("a feature is absent").to_string();
     assert!(said.contains("\"age\""), "{said}");
@@ -162,7 +165,29 @@ fn missing_fields_are_a_category_that_no_text_can_be() {
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
     dataset.gather_training(KEY, &[0, 1, 3], &mut batch).expect("gathered");
-    assert_eq!(batch.features, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(batch.features, [2.0, 1.0, 2.0]);
+}
+
+#[test]
+fn only_what_the_training_split_has_makes_codes_and_indicators() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows: String = (0..40).map(|row| format!("{row},t{row},{}\n", ["a", "b"][row % 2])).collect();
+    let path = file(&dir, format!("x,text,y\n{rows}"));
+    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let dataset = Dataset::open(&plan, &path).expect("opened");
+    let mut batch = Batch::default();
+    let all = |count: u64| (0..count).collect::<Vec<_>>();
+    dataset.gather_evaluation(&all(dataset.evaluation_len()), &mut batch).expect("gathered");
+    assert!(batch.features.chunks(2).all(|row| row[1] == 0.0), "texts of the held-out rows are unknown");
+    dataset.gather_training(KEY, &all(dataset.training_len()), &mut batch).expect("gathered");
+    let mut codes: Vec<u32> = batch.features.chunks(2).map(|row| row[1] as u32).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, (1..=32).collect::<Vec<_>>());
+    let Some(Feature::Numeric { indicator: false, .. }) = plan.columns()[0].feature else {
+        panic!("no number is missing")
+    };
+    let lacking = plan.read_for_prediction(&file(&dir, "x,text\n,\n")).expect("read");
+    assert_eq!(lacking.features[1..], [0.0], "a missing text that the training split never had is unknown");
 }
 
 #[test]

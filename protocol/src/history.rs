@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::early_stopping::SUMS_KEPT;
 use crate::ids::{Phase, RunId, ViewId};
 use crate::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord};
 use crate::messages::EndReason;
@@ -32,6 +33,8 @@ pub struct History {
     run: Option<(RunId, String, String)>,
     commits: BTreeMap<(u64, Phase), Mark>,
     expected: BTreeMap<(u64, Phase), Mark>,
+    /// The first sums of each evaluation: what early stopping looks at.
+    evaluations: BTreeMap<u64, Vec<f64>>,
     versions: BTreeMap<u64, [u8; 32]>,
     fingerprint: Option<[u8; 32]>,
     mixed: bool,
@@ -251,6 +254,11 @@ impl History {
         self.commits.contains_key(&(step, Phase::Evaluate))
     }
 
+    /// The evaluations that count, in order: the step, and its first sums.
+    pub(crate) fn evaluations(&self) -> impl Iterator<Item = (u64, &[f64])> {
+        self.evaluations.iter().map(|(step, sums)| (*step, sums.as_slice()))
+    }
+
     /// The commit of this training step, if it is the last one that the journal has.
     pub(crate) fn last_commit(&self, step: u64) -> Option<&CommitRecord> {
         self.last_commit.as_ref().filter(|commit| commit.key.step == step)
@@ -280,8 +288,12 @@ impl History {
             fingerprint: self.fingerprint,
         };
         self.commits.insert((step, phase), mark);
-        if phase == Phase::Train {
-            self.last_commit = Some(record.clone());
+        match phase {
+            Phase::Train => self.last_commit = Some(record.clone()),
+            Phase::Evaluate => {
+                let sums = record.sums.iter().take(SUMS_KEPT).copied().collect();
+                self.evaluations.insert(step, sums);
+            }
         }
     }
 
@@ -325,6 +337,7 @@ impl History {
                 self.expected.insert(key, mark);
             }
         }
+        self.evaluations.retain(|step, _| *step <= to_step);
         if self.last_commit.as_ref().is_some_and(|commit| commit.key.step > to_step) {
             self.last_commit = None;
         }

@@ -8,10 +8,12 @@
 pub mod accumulate;
 pub mod assignment;
 pub mod coordinator;
+pub mod early_stopping;
 pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod messages;
+pub mod order;
 pub mod permutation;
 pub mod plan;
 pub mod reduce;
@@ -25,4 +27,4 @@ pub mod worker;
 pub type Millis = u64;
 
 /// Version of the control and data planes; peers of another version are refused at Join.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;

@@ -265,6 +265,16 @@ pub enum ToWorker {
     View(View),
     /// The step is done.
     Commit(Commit),
+    /// The run holds still for others: show them the current state, which is that of this step.
+    ShowState {
+        /// Step of the state.
+        step: u64,
+    },
+    /// Take the state of this step that another member has shown, and say Loaded.
+    TakeState {
+        /// Step of the state.
+        step: u64,
+    },
     /// Upload the current state, which is that of this step, as a version: asked for outside a commit when an
     /// earlier upload was still under way at the last step, or when one failed.
     WriteVersion {

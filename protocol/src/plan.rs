@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::permutation::{Permutation, key};
+use crate::order::{Order, Places};
+use crate::permutation::key;
 
 /// Purposes of keys: one random stream each.
 const ORDER: u64 = 1;
@@ -19,6 +20,8 @@ pub struct Geometry {
     pub microbatch: u32,
     /// The run's seed.
     pub seed: u64,
+    /// In which order an epoch has its samples.
+    pub order: Order,
     /// Validation samples.
     pub evaluation_samples: u64,
     /// Samples of an evaluation microbatch.
@@ -30,7 +33,7 @@ pub struct Geometry {
 pub struct StepPlan {
     /// From 0.
     pub epoch: u64,
-    /// Position in the epoch's permutation.
+    /// Position in the epoch's order.
     pub start: u64,
     /// Samples of the step.
     pub samples: u32,
@@ -69,10 +72,10 @@ impl Geometry {
 
     /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.
     pub fn ordinals_into(&self, plan: &StepPlan, microbatch: u32, ordinals: &mut Vec<u64>) {
-        let permutation = Permutation::new(self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
+        let order = Places::new(self.order, self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
         ordinals.clear();
         let places = cut(plan.samples, self.microbatch, microbatch);
-        ordinals.extend(places.map(|i| permutation.at(plan.start + u64::from(i))));
+        ordinals.extend(places.map(|i| order.at(plan.start + u64::from(i))));
     }
 
     /// Puts the ordinals of an evaluation microbatch (places in the validation split) into a reused vector.
@@ -108,6 +111,7 @@ mod tests {
             batch: 32,
             microbatch: 5,
             seed: 0,
+            order: Order::Full,
             evaluation_samples: 11,
             evaluation_microbatch: 4,
         };
@@ -126,9 +130,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_sample_counts_once_an_epoch(samples in 1u64..400, batch in 1u32..70, microbatch in 1u32..70, seed: u64) {
+        fn each_sample_counts_once_an_epoch(
+            samples in 1u64..400,
+            batch in 1u32..70,
+            microbatch in 1u32..70,
+            seed: u64,
+            order in prop_oneof![Just(Order::Full), Just(Order::AsStored), (1u64..80).prop_map(Order::Window)],
+        ) {
             let geometry = Geometry {
-                samples, batch, microbatch, seed, evaluation_samples: samples / 4, evaluation_microbatch: 7,
+                samples, batch, microbatch, seed, order, evaluation_samples: samples / 4, evaluation_microbatch: 7,
             };
             let per_epoch = geometry.steps_per_epoch();
             let mut ordinals = Vec::new();
@@ -148,7 +158,9 @@ mod tests {
                 seen.sort_unstable();
                 prop_assert_eq!(seen, (0..samples).collect::<Vec<_>>());
             }
-            if samples > 20 {
+            if order == Order::AsStored {
+                prop_assert_eq!(&orders[0], &(0..samples).collect::<Vec<_>>());
+            } else if samples > 20 {
                 prop_assert_ne!(&orders[0], &orders[1]);
             }
             let mut validated = Vec::new();

@@ -29,6 +29,7 @@ fn run_plan(workers: u32) -> RunPlan {
             batch: 4,
             microbatch: 2,
             seed: 1,
+            order: protocol::order::Order::Full,
             evaluation_samples: 4,
             evaluation_microbatch: 2,
         },
@@ -43,6 +44,7 @@ fn run_plan(workers: u32) -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(2),
         evaluate_every_epochs: 0,
+        early_stopping: None,
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
@@ -194,6 +196,14 @@ impl Table {
         view.expect("a view")
     }
 
+    fn warnings(&self) -> Vec<&str> {
+        let warnings = self.outputs.iter().filter_map(|output| match output {
+            Output::Note(Note::Warning { message }) => Some(message.as_str()),
+            _ => None,
+        });
+        warnings.collect()
+    }
+
     fn refusal(&self, of: u64) -> Option<&Failure> {
         self.sent(of).into_iter().rev().find_map(|message| match message {
             ToWorker::Refused(failure) => Some(failure),
@@ -236,6 +246,27 @@ fn those_who_dont_fit_are_refused_with_both_values() {
         Join { fingerprint: [2; 32], ..join("w", None) },
         &["02020202", "01010101", "elastic.mixed"],
     );
+}
+
+/// Its own workers are all alike, so a run that none of them fits would wait for ever; one from elsewhere may be followed by
+/// others.
+#[test]
+fn a_local_worker_that_does_not_fit_ends_a_run_that_has_nobody() {
+    let check = |first: Option<Join>, slot: Option<u32>, ends: bool| {
+        let mut table = Table::new(run_plan(2));
+        if let Some(first) = first {
+            table.say(0, FromWorker::Join(first));
+        }
+        let tasks = vec![("mlp".to_owned(), 1)];
+        table.say(1, FromWorker::Join(Join { tasks, ..join("w", slot) }));
+        assert!(table.refusal(1).is_some());
+        let Some(outcome) = table.outcome() else { return assert!(!ends, "it goes on waiting") };
+        assert!(ends && outcome.code == 2, "{outcome:?}");
+        assert!(outcome.message.contains("local worker w") && outcome.message.contains("it knows mlp"));
+    };
+    check(None, Some(0), true);
+    check(None, None, false);
+    check(Some(join("first", None)), Some(0), false);
 }
 
 #[test]
@@ -508,13 +539,56 @@ fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
     assert!(table.machine.waits_for().contains("1 more workers to join (1 of 2 are here)"));
     table.say(7, FromWorker::Join(join("new", None)));
     // It lacks state 1: the one that holds it shows it.
-    assert_eq!(table.sent(0).last(), Some(&&ToWorker::WriteVersion { step: 1 }));
-    table.handle(Event::VersionWritten { step: 1, digest: [1; 32] });
-    assert_eq!(table.sent(7).last(), Some(&&ToWorker::Load { step: 1 }));
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::ShowState { step: 1 }));
+    table.handle(Event::StateShown { step: 1, digest: [1; 32] });
+    assert_eq!(table.sent(7).last(), Some(&&ToWorker::TakeState { step: 1 }));
     table.say(7, FromWorker::Loaded { step: 1, digest: [1; 32] });
     let view = table.last_view(7);
     assert_eq!((view.members.len(), view.step), (2, 2));
     assert_eq!(view.dealt, [vec![0..1], vec![1..2]], "of the step that was given up each has a part");
+}
+
+/// Two members work, a third is ready and lacks the state: after step 1 the run holds still.
+fn holding() -> Table {
+    let (mut table, view) = Table::working(run_plan(2));
+    table.say(5, FromWorker::Join(join("new", None)));
+    table.step(&view, 1);
+    table
+}
+
+#[test]
+fn a_state_is_shown_by_another_member_where_the_first_is_lost() {
+    let mut table = holding();
+    let asked =
+        |table: &Table, connection| table.sent(connection).contains(&&ToWorker::ShowState { step: 1 });
+    let first = if asked(&table, 0) { 0 } else { 1 };
+    table.handle(Event::Disconnected { connection: first, reason: "reset".to_owned() });
+    assert!(asked(&table, 1 - first), "the other one shows it");
+    table.handle(Event::StateShown { step: 1, digest: [1; 32] });
+    table.say(5, FromWorker::Loaded { step: 1, digest: [1; 32] });
+    assert_eq!(table.last_view(5).step, 2);
+}
+
+#[test]
+fn a_state_that_cant_be_shown_holds_nobody_up_and_another_digest_is_not_taken() {
+    let mut table = holding();
+    table.handle(Event::StateNotShown { step: 1, reason: "no space left".to_owned() });
+    let view = table.last_view(0);
+    assert_eq!((view.step, view.members.len()), (2, 2), "the others go on without the joiner");
+    assert!(table.warnings().iter().any(|text| text.contains("no space left")), "{:?}", table.warnings());
+    // Too late.
+    table.handle(Event::StateShown { step: 1, digest: [1; 32] });
+    assert!(!table.sent(5).contains(&&ToWorker::TakeState { step: 1 }));
+
+    let mut table = holding();
+    table.handle(Event::StateShown { step: 1, digest: [1; 32] });
+    table.say(5, FromWorker::Loaded { step: 1, digest: [2; 32] });
+    assert!(
+        matches!(table.sent(5).last(), Some(ToWorker::Evicted { forget: true, .. })),
+        "{:?}",
+        table.sent(5)
+    );
+    assert_eq!(table.last_view(0).members.len(), 2);
 }
 
 #[test]
@@ -522,8 +596,8 @@ fn a_joiner_enters_between_two_steps_and_a_leaver_goes_there() {
     let (mut table, view) = Table::working(run_plan(1));
     table.say(5, FromWorker::Join(join("new", None)));
     let commit = table.step(&view, 1);
-    assert!(commit.next.hold && commit.next.version.is_some(), "{commit:?}");
-    table.handle(Event::VersionWritten { step: 1, digest: [1; 32] });
+    assert!(commit.next.hold && commit.next.version.is_none(), "{commit:?}");
+    table.handle(Event::StateShown { step: 1, digest: [1; 32] });
     table.say(5, FromWorker::Loaded { step: 1, digest: [1; 32] });
     let view = table.last_view(5);
     assert_eq!((view.members.len(), view.step, view.reduce), (2, 2, ReduceAt::Coordinator));

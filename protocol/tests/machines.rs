@@ -29,6 +29,7 @@ fn run_plan(workers: u32, export: bool) -> RunPlan {
             batch: 4,
             microbatch: 2,
             seed: 1,
+            order: protocol::order::Order::Full,
             evaluation_samples: 4,
             evaluation_microbatch: 2,
         },
@@ -43,6 +44,7 @@ fn run_plan(workers: u32, export: bool) -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(2),
         evaluate_every_epochs: 1,
+        early_stopping: None,
         export,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
@@ -121,6 +123,8 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         1 => (0u64..4).prop_map(move |connection| Event::Disconnected { connection, reason: reason() }),
         4 => Just(Event::Journalled),
         1 => Just(Event::JournalFailed { reason: reason() }),
+        2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::StateShown { step, digest: [digest; 32] }),
+        1 => steps.clone().prop_map(|step| Event::StateNotShown { step, reason: String::new() }),
         2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::VersionWritten { step, digest: [digest; 32] }),
         1 => steps.prop_map(move |step| Event::VersionFailed { step, reason: reason() }),
         1 => Just(Event::Exported),
@@ -165,6 +169,7 @@ impl Owed {
             let answer = match output {
                 Output::Append { .. } => Some(Event::Journalled),
                 Output::ExpectVersion { step, .. } => Some(Event::VersionWritten { step, digest: [1; 32] }),
+                Output::ExpectState { step, .. } => Some(Event::StateShown { step, digest: [1; 32] }),
                 Output::ExpectExport { .. } => Some(Event::Exported),
                 Output::Send { connection, message } => {
                     reply(&message, hash, finite).map(|message| Event::Message { connection, message })
@@ -294,6 +299,8 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
             other => other,
         }),
         1 => any::<bool>().prop_map(|forget| ToWorker::Evicted { reason: String::new(), forget }),
+        1 => steps.clone().prop_map(|step| ToWorker::ShowState { step }),
+        1 => steps.clone().prop_map(|step| ToWorker::TakeState { step }),
         1 => steps.clone().prop_map(|step| ToWorker::WriteVersion { step }),
         1 => steps.prop_map(|step| ToWorker::Export { step }),
         1 => Just(ToWorker::End { reason: EndReason::Completed, message: String::new() }),

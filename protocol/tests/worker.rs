@@ -316,6 +316,23 @@ fn whoever_may_be_wrong_forgets_and_another_run_knows_nothing_of_it() {
 }
 
 #[test]
+fn another_run_on_the_same_port_counts_its_views_and_steps_from_the_same_numbers() {
+    let mut table = Table::ready();
+    table.hear(commit(key(1, Phase::Train), 11, Next::default()));
+    table.handle(Event::Applied { step: 1, state_check: 71 });
+    lose(&mut table);
+    table.handle(Event::Connected);
+    table.hear(ToWorker::Welcome(Welcome { run: RunId([1; 16]), ..welcome(ME) }));
+    table.handle(Event::Prepared { elements: 3 });
+    table.hear(ToWorker::Load { step: 0 });
+    table.handle(Event::Loaded { step: 0, digest: [1; 32], state_check: 70 });
+    table.hear(ToWorker::View(view(VIEW, 1)));
+    table.reduce(key(1, Phase::Train), 13);
+    let outputs = table.hear(commit(key(1, Phase::Train), 13, Next::default()));
+    assert!(matches!(outputs[..], [Output::Apply(_)]), "{outputs:?}");
+}
+
+#[test]
 fn it_goes_back_to_an_earlier_state_when_it_is_told_to() {
     let mut table = Table::ready();
     assert_eq!(table.hear(ToWorker::Load { step: 0 }), [Output::Load { step: 0 }]);

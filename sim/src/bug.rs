@@ -30,6 +30,8 @@ pub enum Bug {
     ForgetsPrepared,
     /// Reduced slices of a step that a member hasn't begun are dropped instead of kept.
     DropsEarlyFrames,
+    /// What was reduced of a step in a view that gave it up is kept for the next view.
+    KeepsSlicesOverAbort,
     /// A coordinator that was paused goes through its deadlines as if it had been awake.
     TrustsTimeAfterPause,
     /// Members' state checks and hashes are not compared (all are made equal).

@@ -1,7 +1,8 @@
 //! What goes wrong, done to the world.
 
 use protocol::coordinator::Event;
-use protocol::messages::{FromWorker, ToWorker};
+use protocol::ids::ViewId;
+use protocol::messages::{FromWorker, ToWorker, View};
 use protocol::worker;
 
 use crate::network::{Down, Plane, Up, What};
@@ -145,12 +146,23 @@ impl World<'_> {
             }
             if !self.archive.commits.is_empty() {
                 let commit = self.archive.commits[self.random.below(self.archive.commits.len())].clone();
-                self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::Commit(commit)));
+                if self.was_told_of(worker, commit.key.view) {
+                    self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::Commit(commit)));
+                }
             }
             if !self.archive.views.is_empty() {
                 let view = self.archive.views[self.random.below(self.archive.views.len())].clone();
-                self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::View(view)));
+                if self.was_told_of(worker, view.id) {
+                    self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::View(view)));
+                }
             }
         }
+    }
+
+    /// Whether messages of a view may be under way to a worker: it was a member, or the view is older than its admission.
+    fn was_told_of(&self, worker: usize, view: ViewId) -> bool {
+        let Some(member) = self.workers[worker].member else { return false };
+        let is_in = |told: &View| told.id == view && told.members.iter().any(|info| info.member == member);
+        view.0 < member.0 || self.archive.views.iter().any(is_in)
     }
 }

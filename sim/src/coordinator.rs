@@ -25,6 +25,10 @@ pub(crate) struct CoordinatorNode {
     /// The step that the machine works on.
     pub(crate) current: Option<StepKey>,
     members: Vec<MemberId>,
+    /// Who is to show which state, until it has.
+    shows: Option<(u64, MemberId)>,
+    /// The state that was shown.
+    shown: Option<State>,
     tick_at: Option<u64>,
     /// For planted bugs: the first Ready of a step.
     first_ready: Option<Ready>,
@@ -59,6 +63,8 @@ impl World<'_> {
             paused: None,
             current: None,
             members: Vec::new(),
+            shows: None,
+            shown: None,
             tick_at: None,
             first_ready: None,
         });
@@ -134,6 +140,8 @@ impl World<'_> {
             }
             What::Written(step, state) => self.on_written(step, state),
             What::Download(worker, step) => self.on_download(worker, step),
+            What::Shown(worker, step, state) => self.on_shown(worker, step, state),
+            What::Take(worker, step) => self.on_take(worker, step),
             What::Exported => self.handle_coordinator(Event::Exported),
             _ => Ok(()),
         }
@@ -246,6 +254,11 @@ impl World<'_> {
                 }
             }
             Output::Note(note) => self.take_note(note),
+            Output::ExpectState { step, from } => {
+                if let Some(node) = &mut self.coordinator {
+                    node.shows = Some((step, from));
+                }
+            }
             Output::ExpectVersion { .. } | Output::ExpectExport { .. } => {}
         }
         Ok(())
@@ -279,6 +292,7 @@ impl World<'_> {
         node.members = view.members.iter().map(|info| info.member).collect();
         World::archive(&mut self.archive.views, view.clone());
         node.gather = Some(Gather::new(self.scenario, view, self.bug));
+        node.shown = None;
     }
 
     fn watch_sent(&mut self, message: &ToWorker) -> Finding {
@@ -346,6 +360,45 @@ impl World<'_> {
         let digest = if skips { manifest } else { state.digest() };
         let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
         self.finish_load(worker, state, digest, took_ms);
+        Ok(())
+    }
+
+    fn on_shown(&mut self, worker: usize, step: u64, state: State) -> Finding {
+        let member = self.workers[worker].member;
+        let is_expected = |shows: (u64, MemberId)| shows.0 == step && Some(shows.1) == member;
+        let now = self.queue.now();
+        let Some(node) = &mut self.coordinator else { return Ok(()) };
+        if node.shows.take_if(|shows| is_expected(*shows)).is_none() {
+            return Ok(()); // Nobody waits for it any more.
+        }
+        let reason = match () {
+            () if !self.workers[worker].is_alive => "connection reset",
+            () if now < self.disk.full_until => "no space left",
+            () => {
+                let digest = state.digest();
+                node.shown = Some(state);
+                return self.handle_coordinator(Event::StateShown { step, digest });
+            }
+        };
+        self.handle_coordinator(Event::StateNotShown { step, reason: reason.to_owned() })
+    }
+
+    fn on_take(&mut self, worker: usize, step: u64) -> Finding {
+        let shown = self.coordinator.as_ref().and_then(|node| node.shown.clone());
+        match shown.filter(|shown| shown.step == step) {
+            Some(state) => {
+                self.watch.on_version(step, &state)?;
+                let digest = state.digest();
+                let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
+                self.finish_load(worker, state, digest, took_ms);
+            }
+            // Its view has opened without this worker, which joins again.
+            None => {
+                let reason = "there is no such state any more".to_owned();
+                let event = protocol::worker::Event::Disconnected { reason };
+                self.queue.put(0, What::Worker(worker, event));
+            }
+        }
         Ok(())
     }
 

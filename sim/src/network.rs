@@ -96,6 +96,10 @@ pub(crate) enum What {
     Written(u64, State),
     /// A worker waits for this version's bytes.
     Download(usize, u64),
+    /// A state that a worker shows has arrived whole at the coordinator.
+    Shown(usize, u64, State),
+    /// A worker waits for the bytes of the state that is shown.
+    Take(usize, u64),
     /// The exports have arrived.
     Exported,
     /// A paused process goes on; `None` is the coordinator.
@@ -125,6 +129,8 @@ impl What {
             | Self::UploadBroken(..)
             | Self::Written(..)
             | Self::Download(..)
+            | Self::Shown(..)
+            | Self::Take(..)
             | Self::Exported => None,
         }
     }
@@ -174,6 +180,8 @@ impl Queue {
                     | What::UploadBroken(..)
                     | What::Written(..)
                     | What::Download(..)
+                    | What::Shown(..)
+                    | What::Take(..)
                     | What::Exported
             )
         });

@@ -1,6 +1,7 @@
 //! What a seed means: the run, its toy task, the speeds of everything, and what goes wrong when.
 
 use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
+use protocol::early_stopping::EarlyStopping;
 use protocol::ids::RunId;
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
@@ -187,6 +188,7 @@ impl Scenario {
             batch,
             microbatch: random.between(1, 4) as u32,
             seed: random.bits(),
+            order: protocol::order::Order::Full,
             evaluation_samples: if random.one_in(4) { 0 } else { random.between(1, 9) },
             evaluation_microbatch: random.between(1, 4) as u32,
         };
@@ -225,7 +227,8 @@ impl Scenario {
             export: random.one_in(2),
             ..run_plan()
         };
-        Self { seed, plan, toy, speeds }
+        let early_stopping = early_stopping(&mut Random::stream(seed, "early stopping"));
+        Self { seed, plan: RunPlan { early_stopping, ..plan }, toy, speeds }
     }
 
     /// The lives of a seed: some with faults, and a last quiet one that must complete the run.
@@ -266,6 +269,7 @@ fn run_plan() -> RunPlan {
             batch: 1,
             microbatch: 1,
             seed: 0,
+            order: protocol::order::Order::Full,
             evaluation_samples: 0,
             evaluation_microbatch: 1,
         },
@@ -280,6 +284,7 @@ fn run_plan() -> RunPlan {
         mixed: false,
         checkpoint_every: CheckpointEvery::Steps(1),
         evaluate_every_epochs: 1,
+        early_stopping: None,
         export: false,
         lease_ms: 10_000,
         join_timeout_ms: 60_000,
@@ -288,6 +293,19 @@ fn run_plan() -> RunPlan {
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
     }
+}
+
+/// Some runs end when an evaluation is no better than the one before, or none of the two before.
+fn early_stopping(random: &mut Random) -> Option<EarlyStopping> {
+    let patience = random.between(1, 2);
+    random.one_in(4).then(|| EarlyStopping {
+        metric: "loss".to_owned(),
+        sum: 0,
+        scale: 1.0,
+        lower_is_better: random.one_in(2),
+        min_delta: 0.0,
+        patience,
+    })
 }
 
 fn schedule(random: &mut Random, total_steps: u64) -> Schedule {

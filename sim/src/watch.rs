@@ -43,6 +43,8 @@ pub(crate) struct Watch {
     lost_samples: BTreeMap<StepKey, Vec<u64>>,
     computed: BTreeMap<StepKey, Computed>,
     ready: BTreeMap<StepKey, BTreeSet<MemberId>>,
+    /// Slices of a step that reached a member.
+    heard: BTreeMap<(MemberId, StepKey), BTreeSet<u32>>,
     members: BTreeMap<u64, BTreeSet<MemberId>>,
     checks: BTreeMap<u64, u64>,
     journalled_versions: BTreeSet<u64>,
@@ -251,9 +253,26 @@ impl Watch {
         }
     }
 
+    /// A slice reached a member.
+    pub(crate) fn on_slice(&mut self, member: MemberId, key: StepKey, slice: u32) {
+        self.heard.entry((member, key)).or_default().insert(slice);
+    }
+
     /// A member itself said Ready.
-    pub(crate) fn on_ready(&mut self, member: MemberId, ready: &Ready) {
+    ///
+    /// # Errors
+    /// When not every slice of this very view has reached it: what was reduced in another view is void.
+    pub(crate) fn on_ready(&mut self, member: MemberId, ready: &Ready, slices: usize) -> Finding {
         self.ready.entry(ready.key).or_default().insert(member);
+        let heard = self.heard.get(&(member, ready.key)).map_or(0, BTreeSet::len);
+        if ready.key.phase == Phase::Train && heard < slices {
+            let (step, member) = (ready.key.step, member.0);
+            return Err(format!(
+                "one view: member {member:#x} is ready for step {step} with {heard} of {slices} slices of its view"
+            ));
+        }
+        self.heard.retain(|(other, key), _| *other != member || *key >= ready.key);
+        Ok(())
     }
 
     /// The coordinator sent a Commit.
@@ -328,7 +347,14 @@ impl Watch {
         let Some((step, digest)) = newest else {
             return Err("versions: the run is complete and has no version".to_owned());
         };
-        if step != steps {
+        let last = self.reference.as_ref().and_then(|reference| reference.checks.keys().max().copied());
+        // The quiet run says where one that may end early does.
+        let is_end = match (&scenario.plan.early_stopping, last) {
+            (Some(_), Some(last)) => step == last,
+            (Some(_), None) => step <= steps,
+            (None, _) => step == steps,
+        };
+        if !is_end {
             return Err(format!(
                 "versions: the run is complete at step {steps}, its newest version is {step}"
             ));

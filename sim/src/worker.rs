@@ -3,6 +3,7 @@
 use protocol::PROTOCOL_VERSION;
 use protocol::ids::{MemberId, StepKey};
 use protocol::messages::{Commit, FromWorker, Join, Timings, ToWorker, View};
+use protocol::reduce::slices;
 use protocol::worker::{Event, Options, Output, Worker};
 
 use crate::bug::Bug;
@@ -225,7 +226,7 @@ impl World<'_> {
     fn obey(&mut self, worker: usize, output: Output) -> Finding {
         let speeds = self.scenario.speeds;
         match output {
-            Output::Send(message) => self.say(worker, message),
+            Output::Send(message) => return self.say(worker, message),
             Output::Reconnect { after_ms, .. } => {
                 self.send_up(worker, Plane::Control, Up::Closed);
                 let now = self.queue.now();
@@ -256,6 +257,16 @@ impl World<'_> {
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Download(worker, step));
             }
+            Output::TakeState { step } => {
+                let after_ms = self.random.between(0, speeds.network_ms);
+                self.queue.put(after_ms, What::Take(worker, step));
+            }
+            Output::ShowState { step } => {
+                if let Some(state) = self.workers[worker].state.clone() {
+                    let took_ms = self.random.between(1, speeds.upload_ms);
+                    self.queue.put(took_ms, What::Shown(worker, step, state));
+                }
+            }
             Output::EnterView(view) => {
                 let node = &mut self.workers[worker];
                 node.view = Some(view);
@@ -285,7 +296,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn say(&mut self, worker: usize, mut message: FromWorker) {
+    fn say(&mut self, worker: usize, mut message: FromWorker) -> Finding {
         if let (Some(Bug::ForgetsPrepared), FromWorker::Join(Join { holds: Some(held), .. })) =
             (self.bug, &mut message)
         {
@@ -293,12 +304,13 @@ impl World<'_> {
         }
         if let FromWorker::Ready(ready) = &message {
             if let Some(member) = self.workers[worker].member {
-                self.watch.on_ready(member, ready);
+                self.watch.on_ready(member, ready, slices(self.toy.elements) as usize)?;
             }
             self.workers[worker].prepared = Some((ready.key, ready.hash));
             World::archive(&mut self.archive.readies, ready.clone());
         }
         self.send_up(worker, Plane::Control, Up::Control(message));
+        Ok(())
     }
 
     fn exit_worker(&mut self, worker: usize, code: u8, message: &str) {
@@ -330,7 +342,12 @@ impl World<'_> {
         let samples: usize = contribution.computed().iter().map(|(_, samples)| samples.len()).sum();
         let node = &mut self.workers[worker];
         node.collected = Some(Collected::new(self.scenario, key));
-        node.reduced = None;
+        let given_up = node.reduced.take();
+        if let (Some(Bug::KeepsSlicesOverAbort), Some(reduced)) = (self.bug, given_up)
+            && (reduced.key.step, reduced.key.phase) == (key.step, key.phase)
+        {
+            node.reduced = Some(Reduced { key, ..reduced });
+        }
         let parked = std::mem::take(&mut node.parked);
         let slowness = node.slowness;
         node.contribution = Some(contribution);
@@ -343,6 +360,9 @@ impl World<'_> {
             ..Timings::default()
         };
         self.queue.put(took_ms, What::Computed(worker, key));
+        if self.workers[worker].reduced.is_some() {
+            self.tell_reduced(worker)?; // The planted bug.
+        }
         parked.into_iter().try_for_each(|frame| self.on_member_frame(worker, frame))
     }
 
@@ -384,9 +404,20 @@ impl World<'_> {
             }
             return Ok(());
         }
+        if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
+            self.watch.on_slice(member, slice.key, slice.slice);
+        }
         let Some(reduced) = node.collected.as_mut().and_then(|collected| collected.insert(frame)) else {
             return Ok(());
         };
+        node.collected = None;
+        node.reduced = Some(reduced);
+        self.tell_reduced(worker)
+    }
+
+    fn tell_reduced(&mut self, worker: usize) -> Finding {
+        let node = &self.workers[worker];
+        let Some(reduced) = &node.reduced else { return Ok(()) };
         let event = Event::Reduced {
             key: reduced.key,
             sums: reduced.sums.clone(),
@@ -395,8 +426,6 @@ impl World<'_> {
             hash: reduced.hash,
             timings: node.timings,
         };
-        node.collected = None;
-        node.reduced = Some(reduced);
         self.handle_worker(worker, event)
     }
 

@@ -166,6 +166,21 @@ fn early_frames_are_dropped() {
 }
 
 #[test]
+fn reduced_slices_are_kept_over_an_abort() {
+    // What was reduced in the view that gave the step up has the same bits, so only where it came from tells.
+    let mut scenario = scenario(4);
+    scenario.speeds.network_ms = 60; // One member is ready long before another.
+    let reference = Arc::new(reference(&scenario).expect("a quiet run holds"));
+    let found = (40..200).filter_map(|at| {
+        let lives = [Life::with(3, &[(at, Chaos::KillWorker(2))])];
+        run(&scenario, &lives, reference.clone(), None, false).expect("without the bug");
+        run(&scenario, &lives, reference.clone(), Some(Bug::KeepsSlicesOverAbort), false).err()
+    });
+    let found: Vec<String> = found.map(|violation| violation.message).collect();
+    assert!(found.iter().any(|message| message.contains("slices of its view")), "{found:?}");
+}
+
+#[test]
 fn a_paused_coordinator_trusts_its_clock() {
     let lives = [Life::with(3, &[(150, Chaos::PauseCoordinator(45_000))])];
     let blamed = |told: &Told| told.left.iter().filter(|reason| reason.contains("lease")).count();

@@ -17,6 +17,7 @@ fn scenario(seed: u64) -> Scenario {
     plan.checkpoint_every = CheckpointEvery::Steps(2);
     plan.evaluate_every_epochs = 1;
     plan.export = true;
+    plan.early_stopping = None;
     scenario.toy.elements = 24;
     scenario.toy.nan_sample = None;
     scenario.toy.weightless = 0;
@@ -361,6 +362,50 @@ fn a_kill_at_any_event_is_survived() {
                 false,
             )
             .unwrap_or_else(|violation| panic!("{chaos:?} at {event}: {violation}"));
+        }
+    }
+}
+
+/// No improvement is great enough, so the run ends at its third evaluation: whoever takes part, and whoever takes over.
+#[test]
+fn a_run_that_ends_early_ends_at_the_same_step_whatever_happens() {
+    for seed in 0..12 {
+        let mut scenario = scenario(seed);
+        scenario.plan.total_steps = 30;
+        scenario.plan.schedule = protocol::schedule::Schedule::Constant { learning_rate: 0.05 };
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+        scenario.plan.early_stopping = Some(protocol::early_stopping::EarlyStopping {
+            metric: "loss".to_owned(),
+            sum: 0,
+            scale: 1.0,
+            lower_is_better: true,
+            min_delta: 1e9,
+            patience: 2,
+        });
+        let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
+        assert_eq!(reference.checks.keys().max(), Some(&9), "seed {seed}: three epochs of three steps");
+        let restart = Chaos::RestartCoordinator { host: seed % 2 == 0, after_ms: 100 };
+        let at = 150 + 40 * seed;
+        for life in [
+            Life::quiet(3),
+            Life::with(2, &[(at, restart), (at + 20, Chaos::KillWorker(1))]),
+            Life::with(3, &[(at, Chaos::Stop)]),
+        ] {
+            let mut world = World::new(&scenario, Some(reference.clone()), None);
+            let mut found = outcome(&mut world, &life);
+            if found.reason == EndReason::Interrupted {
+                found = outcome(&mut world, &Life::quiet(2));
+            }
+            assert_eq!(
+                (found.reason, found.step),
+                (EndReason::Completed, 9),
+                "seed {seed}: {}",
+                found.message
+            );
+            let said = "ended early after step 9: loss has not improved for 2 evaluations; the best was";
+            assert!(found.message.starts_with(said), "seed {seed}: {}", found.message);
+            assert!(found.message.ends_with("after step 3"), "seed {seed}: {}", found.message);
+            assert_eq!(world.live(&Life::quiet(1)), Ok(LifeEnd::WasComplete));
         }
     }
 }

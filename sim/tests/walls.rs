@@ -16,7 +16,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("trainer-cli", &["store", "configs", "datasets", "trainer", "tracker"]),
     ("tracker", &["store", "configs"]),
     ("coordinator", &["protocol", "wire", "store", "configs", "datasets", "tracker"]),
-    ("worker", &["protocol", "wire", "store", "configs", "datasets", "trainer"]),
+    ("worker", &["protocol", "wire", "store", "configs", "datasets", "trainer", "tracker"]),
     ("sim", ALL),
     ("benches", ALL),
 ];

@@ -204,7 +204,8 @@ mod tests {
                     for line in &chunk.lines {
                         let bytes = &text.as_bytes()[line.start as usize..line.end as usize];
                         prop_assert_eq!(bytes.last(), Some(&b'\n'));
-                        prop_assert_eq!(line.metric.to_json_line().as_bytes(), &bytes[..bytes.len() - 1]);
+                        let written = line.metric.to_json_line();
+                        prop_assert_eq!(written.as_bytes(), &bytes[..bytes.len() - 1]);
                     }
                     seen.extend(steps(&chunk));
                     bad += chunk.bad.len();

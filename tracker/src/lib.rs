@@ -1,19 +1,28 @@
 //! Runs and metrics, kept for people and scripts.
 //!
 //! This crate owns what a run's numbers mean ([`meaning`]), `metrics.jsonl`, the truth of metrics ([`MetricsFile`]),
-//! and `run.json` ([`RunRecord`]); and it sends them to other trackers ([`sink`]). It never trains, never talks to a worker and never imports burn, `protocol` or
-//! `wire`: sums come in as plain numbers.
+//! `run.json` ([`RunRecord`]) and where a run comes from ([`provenance`]); it shows them ([`server`]) and sends them to
+//! other trackers ([`sink`]). It never trains, never talks to a worker and never imports burn, `protocol` or `wire`: sums
+//! come in as plain numbers.
 
+mod clients;
+pub mod filter;
 pub mod follow;
+pub mod index;
 pub mod keys;
 pub mod meaning;
 mod metrics_file;
 mod number;
+pub mod prometheus;
+pub mod provenance;
 mod run_record;
+pub mod server;
 pub mod sink;
+pub mod system;
+pub mod traces;
 
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
 pub use run_record::{
-    DatasetRecord, EventRecord, FinalRecord, MemberRecord, RecordError, RunRecord, RunStatus,
+    DatasetRecord, EventRecord, FinalRecord, MemberMachine, MemberRecord, RecordError, RunRecord, RunStatus,
 };

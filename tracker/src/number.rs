@@ -26,6 +26,27 @@ pub(crate) fn from_word(word: &str) -> Option<f64> {
     }
 }
 
+/// For serde: a number, or its word.
+pub(crate) fn serialize<S: serde::Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+    match to_word(*value) {
+        Some(word) => to.serialize_str(word),
+        None => to.serialize_f64(*value),
+    }
+}
+
+/// For serde: a number or its word, or null.
+pub(crate) fn serialize_some<S: serde::Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serialize(value, to),
+        None => to.serialize_none(),
+    }
+}
+
+/// For serde: a list of numbers, words among them.
+pub(crate) fn serialize_list<S: serde::Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.iter().map(|value| to_json(*value)))
+}
+
 /// For serde: named numbers, words among them.
 pub(crate) mod by_name {
     use std::collections::BTreeMap;

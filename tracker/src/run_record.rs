@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use store::StoreError;
 
 use crate::number;
+use crate::provenance::{Machine, Provenance};
 
 /// Where a run stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct DatasetRecord {
     pub version: String,
     /// Its digest, in DVC's form.
     pub digest: String,
+    /// Rows or images that are left out (`dataset.on_bad = "skip"`).
+    pub skipped: u64,
 }
 
 /// The newest state.
@@ -49,6 +52,9 @@ pub struct FinalRecord {
     /// The newest value of each metric of the last evaluation. JSON has no NaN and no infinity: they are strings.
     #[serde(default, with = "number::by_name")]
     pub metrics: BTreeMap<String, f64>,
+    /// Step of the best evaluation, whose version is kept, in a run that may end early (`train.patience`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
 }
 
 /// A worker that took part.
@@ -66,6 +72,22 @@ pub struct MemberRecord {
     pub left_step: Option<u64>,
     /// Why it left.
     pub reason: Option<String>,
+    /// What it runs on, as it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MemberMachine>,
+}
+
+/// What a member runs on.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberMachine {
+    /// The device's backend and driver.
+    pub driver: String,
+    /// BLAKE3 of the worker program, in hexadecimal.
+    pub program: String,
+    /// Its machine.
+    #[serde(flatten)]
+    pub machine: Machine,
 }
 
 /// Something that happened to the membership or the history.
@@ -121,6 +143,9 @@ pub struct RunRecord {
     /// Seconds spent, by what on.
     #[serde(default, with = "number::by_name")]
     pub timings: BTreeMap<String, f64>,
+    /// Where it comes from.
+    #[serde(default)]
+    pub provenance: Provenance,
 }
 
 /// Why a run's record can't be read.
@@ -192,8 +217,20 @@ mod tests {
             seed: 42,
             config_digest: "c".into(),
             git_commit: None,
-            dataset: DatasetRecord { name: "d".into(), version: "d@0".into(), digest: "0".into() },
-            final_state: FinalRecord { step: 4, epoch: 1, samples: 256, digest: "f".into(), metrics },
+            dataset: DatasetRecord {
+                name: "d".into(),
+                version: "d@0".into(),
+                digest: "0".into(),
+                skipped: 0,
+            },
+            final_state: FinalRecord {
+                step: 4,
+                epoch: 1,
+                samples: 256,
+                digest: "f".into(),
+                metrics,
+                best_step: None,
+            },
             members: vec![MemberRecord {
                 name: "w".into(),
                 device: "cpu".into(),
@@ -201,12 +238,14 @@ mod tests {
                 joined_step: 0,
                 left_step: None,
                 reason: None,
+                machine: None,
             }],
             events: Vec::new(),
             views: 1,
             retries: 0,
             exact: true,
             timings: BTreeMap::from([("compute".to_owned(), 1.5)]),
+            provenance: Provenance::default(),
         }
     }
 
@@ -235,6 +274,10 @@ mod tests {
         }
         assert_eq!(names(&json["dataset"]), ["name", "version", "digest"]);
         assert_eq!(names(&json["final"]), ["step", "epoch", "samples", "digest", "metrics"]);
+        let mut watched = record();
+        watched.final_state.best_step = Some(3);
+        let watched: serde_json::Value = serde_json::from_slice(&watched.to_bytes()).expect("JSON");
+        assert_eq!(watched["final"]["best_step"], 3);
         assert_eq!(
             names(&json["members"][0]),
             ["name", "device", "fingerprint", "joined_step", "left_step", "reason"]

@@ -27,6 +27,13 @@ pub trait Engine: Send {
     /// A panic inside burn.
     fn initialise(&mut self, seed: u64) -> Result<(), TrainerError>;
 
+    /// Keeps these parameters, one flag for each of the layout's, as they are from now on: they get no gradient. Which
+    /// ones no gradient reached anyway doesn't matter.
+    ///
+    /// # Errors
+    /// All of them are to be kept, the flags aren't as many as the parameters, or a panic inside burn.
+    fn freeze(&mut self, frozen: &[bool]) -> Result<(), TrainerError>;
+
     /// Copies the parameters from the device.
     ///
     /// # Errors

@@ -11,6 +11,23 @@ pub enum HostData {
     I64(Vec<i64>),
 }
 
+impl HostData {
+    /// Elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::I64(data) => data.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A dense tensor in row-major order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostTensor {
@@ -37,6 +54,17 @@ pub enum Target {
     },
     /// Nothing is known: for [`crate::Engine::predict`] only.
     Unknown,
+}
+
+impl Target {
+    /// Elements, if they are known.
+    pub(crate) fn len(&self) -> Option<usize> {
+        match self {
+            Self::Labels(indices) | Self::Tokens(indices) => Some(indices.len()),
+            Self::Values { data, .. } => Some(data.len()),
+            Self::Unknown => None,
+        }
+    }
 }
 
 /// One microbatch on the host.
@@ -75,6 +103,15 @@ impl OutputSpec {
     }
 }
 
+/// A feature whose number is a code for a text, a whole one from 0, and says nothing by its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Categories {
+    /// Its place among a sample's features.
+    pub place: usize,
+    /// How many codes there are. 0 is for texts that the training split doesn't have.
+    pub codes: usize,
+}
+
 /// The shape of the data that a task is built for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DataSpec {
@@ -82,6 +119,23 @@ pub struct DataSpec {
     pub input: Vec<usize>,
     /// The outputs.
     pub output: OutputSpec,
+    /// Those of a table's features that are codes, by their places; all others are numbers.
+    pub categories: Vec<Categories>,
+}
+
+impl DataSpec {
+    /// Of inputs that are numbers (or tokens) alone.
+    #[must_use]
+    pub fn new(input: Vec<usize>, output: OutputSpec) -> Self {
+        Self { input, output, categories: Vec::new() }
+    }
+
+    /// With features that are codes.
+    #[must_use]
+    pub fn with_categories(mut self, categories: Vec<Categories>) -> Self {
+        self.categories = categories;
+        self
+    }
 }
 
 impl HostBatch {

@@ -8,21 +8,110 @@
 //! - [`Engine::gradient`] gives a microbatch's gradient to a [`GradientSink`], region by region of a flat buffer,
 //! - [`HostOptimizer::step`] applies the reduced gradient, [`Engine::write_parameters`] brings the result back,
 //! - [`tensors`] and [`export`] make files and digests of the flat buffers.
+//!
+//! # A model of one's own
+//!
+//! A burn module, and a [`Task`] that says how it is built and fed. The defaults take loss and metrics from the data's
+//! targets.
+//!
+//! ```
+//! use burn::module::Module;
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::tensor::{Device, Tensor, activation::tanh};
+//! use trainer::{DataSpec, HostBatch, ModelConfig, Registry, Task, TrainerError};
+//!
+//! #[derive(Module, Debug)]
+//! struct Net {
+//!     first: Linear,
+//!     last: Linear,
+//! }
+//!
+//! /// `[model]`: a key that isn't here is refused, with the nearest that is.
+//! #[derive(serde::Deserialize)]
+//! struct Keys {
+//!     hidden: usize,
+//! }
+//!
+//! struct MyTask {
+//!     keys: Keys,
+//!     inputs: usize,
+//!     outputs: usize,
+//! }
+//!
+//! impl Task for MyTask {
+//!     type Model = Net;
+//!
+//!     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
+//!         let inputs = data.input.iter().product();
+//!         Ok(Self { keys: config.keys()?, inputs, outputs: data.output.width() })
+//!     }
+//!
+//!     fn model(&self, device: &Device) -> Net {
+//!         Net {
+//!             first: LinearConfig::new(self.inputs, self.keys.hidden).init(device),
+//!             last: LinearConfig::new(self.keys.hidden, self.outputs).init(device),
+//!         }
+//!     }
+//!
+//!     fn predict(&self, net: &Net, batch: &HostBatch, device: &Device) -> Result<Tensor<2>, TrainerError> {
+//!         let x = batch.features([batch.count, self.inputs], device)?;
+//!         Ok(net.last.forward(tanh(net.first.forward(x))))
+//!     }
+//! }
+//!
+//! let registry = Registry::builtin().with::<MyTask>("my-model");
+//! ```
+//!
+//! A worker that knows it is `worker::main(registry)`, a `trainer` command that knows it `trainer_cli::main(registry)`. What
+//! such an engine does in a worker can be tried here:
+//!
+//! ```
+//! use trainer::{DataSpec, DeviceSpec, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target};
+//!
+//! # fn main() -> Result<(), trainer::TrainerError> {
+//! let data = DataSpec { input: vec![2], output: OutputSpec::Classes(vec!["ant".into(), "bee".into()]) };
+//! let config = ModelConfig::new("mlp", &serde_json::json!({ "hidden": [8] }))?;
+//! let device = trainer::device::open(&DeviceSpec::Cpu)?;
+//! let mut engine = Registry::builtin().build("mlp", &config, &data, &device)?;
+//! engine.initialise(42)?;
+//!
+//! let mut batch = HostBatch::empty(&data);
+//! batch.set_count(3);
+//! batch.x.data = HostData::F32(vec![0.0, 1.0, 1.0, 0.0, 0.5, 0.5]);
+//! batch.y = Target::Labels(vec![0, 1, 1]);
+//! let sums = engine.evaluate(&batch)?;
+//! assert_eq!(sums[1], 3.0, "the loss sum is over three samples");
+//!
+//! let typo = ModelConfig::new("mlp", &serde_json::json!({ "hiden": [8] }))?;
+//! let refused = Registry::builtin().build("mlp", &typo, &data, &device).err().map(|error| error.to_string());
+//! assert_eq!(refused.as_deref(), Some("unknown key model.hiden (= [8]): did you mean model.hidden?"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Weights are the same bits for any number of workers if a task keeps the promises that [`Task`] lists. A model that
+//! was written for burn's `Learner` fits [`adapters`].
 #![recursion_limit = "256"]
 
+pub mod adapters;
+mod batch;
 pub mod device;
 mod engine;
 mod error;
 pub mod export;
 mod fingerprint;
+pub mod flat_state;
 mod guard;
 mod host;
+mod keys;
 mod layout;
 pub mod models;
 mod module_walk;
+pub mod names;
 mod optimizer;
 mod ordered_sum;
 mod registry;
+mod scored;
 mod state_check;
 mod sums;
 mod task;
@@ -34,11 +123,12 @@ pub use device::{DeviceInfo, DeviceSpec, OpenDevice};
 pub use engine::{Engine, GradientSink};
 pub use error::TrainerError;
 pub use fingerprint::fingerprint;
-pub use host::{DataSpec, HostBatch, HostData, HostTensor, OutputSpec, Target};
+pub use host::{Categories, DataSpec, HostBatch, HostData, HostTensor, OutputSpec, Target};
 pub use layout::{Layout, Parameter};
 pub use models::{Cnn, Gpt, Mlp, Resnet};
 pub use optimizer::{BLOCK, HostOptimizer, Moment, OptimizerConfig, UpdateScalars};
 pub use ordered_sum::ordered_sum;
 pub use registry::Registry;
+pub use scored::Scored;
 pub use sums::probabilities;
-pub use task::{HostScored, ModelConfig, Scored, Task};
+pub use task::{HostScored, ModelConfig, Task};

@@ -172,24 +172,26 @@ impl ModuleVisitor for Reader {
 /// Replaces parameters by those of the flat buffer.
 pub(crate) struct Writer<'a> {
     rest: &'a [f32],
+    frozen: std::slice::Iter<'a, bool>,
     device: &'a Device,
 }
 
 impl<'a> Writer<'a> {
-    /// `flat` is as long as the layout.
-    pub(crate) fn new(flat: &'a [f32], device: &'a Device) -> Self {
-        Self { rest: flat, device }
+    /// `flat` is as long as the layout; `frozen` says of each parameter whether it gets no gradient.
+    pub(crate) fn new(flat: &'a [f32], frozen: &'a [bool], device: &'a Device) -> Self {
+        Self { rest: flat, frozen: frozen.iter(), device }
     }
 }
 
 impl ModuleMapper for Writer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let is_frozen = self.frozen.next().copied().unwrap_or(false);
         param.map(|old| {
             let shape = old.shape();
             let (values, rest) = self.rest.split_at(shape.num_elements());
             self.rest = rest;
             let tensor = Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), self.device);
-            tensor.set_require_grad(old.is_require_grad())
+            tensor.set_require_grad(old.is_require_grad() && !is_frozen)
         })
     }
 }

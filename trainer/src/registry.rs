@@ -65,8 +65,10 @@ impl Registry {
     ) -> Result<Box<dyn Engine>, TrainerError> {
         let Some(entry) = self.entries.get(kind) else {
             let known: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+            let near = configs::nearest(kind, known.iter().copied());
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             return Err(TrainerError::Config(format!(
-                "model.kind = {kind:?} is not known to this binary; it has {}",
+                "model.kind = {kind:?} is not known to this binary; it has {}{hint}",
                 known.join(", ")
             )));
         };

@@ -12,7 +12,8 @@ use crate::guard;
 use crate::host::{DataSpec, HostBatch};
 use crate::layout::Layout;
 use crate::module_walk::{self, Gradients, Reader, Writer};
-use crate::task::{HostScored, ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{HostScored, ModelConfig, Task};
 
 /// burn's random generator is one per process and backend: who draws from it holds this, from the seed to the last
 /// draw. Fresh parameters draw their first values when they are first touched, so building, reading and writing count.
@@ -27,6 +28,8 @@ pub(crate) struct TaskEngine<T: Task> {
     /// On the training device. `None` after a panic has taken it along.
     model: Option<T::Model>,
     layout: Layout,
+    /// For each parameter whether it is kept as it is.
+    frozen: Vec<bool>,
     name: String,
     /// Without autodiff: dropout is off and nothing is kept for a backward pass.
     plain: Device,
@@ -49,7 +52,8 @@ impl<T: Task> TaskEngine<T> {
             let layout = module_walk::layout(&model, task.model(&training))?;
             Ok((model, layout))
         })?;
-        Ok(Self { task, model: Some(model), layout, name, plain, training })
+        let frozen = vec![false; layout.parameters.len()];
+        Ok(Self { task, model: Some(model), layout, frozen, name, plain, training })
     }
 
     fn model(&self) -> Result<&T::Model, TrainerError> {
@@ -124,6 +128,22 @@ impl<T: Task> Engine for TaskEngine<T> {
         self.write_parameters(&values)
     }
 
+    fn freeze(&mut self, frozen: &[bool]) -> Result<(), TrainerError> {
+        if frozen.len() != self.frozen.len() {
+            let count = self.frozen.len();
+            return Err(TrainerError::Shape(format!("{} flags for {count} parameters", frozen.len())));
+        }
+        if frozen.iter().all(|frozen| *frozen) {
+            return Err(TrainerError::Config(
+                "init.freeze means every parameter of the model: nothing would be left to train".to_owned(),
+            ));
+        }
+        self.frozen.copy_from_slice(frozen);
+        let mut parameters = vec![0.0; self.layout.elements];
+        self.read_parameters(&mut parameters)?;
+        self.write_parameters(&parameters)
+    }
+
     fn read_parameters(&mut self, out: &mut [f32]) -> Result<(), TrainerError> {
         self.check_length(out.len())?;
         let model = self.model()?;
@@ -138,7 +158,7 @@ impl<T: Task> Engine for TaskEngine<T> {
         let model = self.model.take().ok_or_else(|| lost(&self.name))?;
         let model = guard::catch("writing parameters", &self.name, 0, || {
             let _sole = sole_draw();
-            Ok(model.map(&mut Writer::new(parameters, &self.training)))
+            Ok(model.map(&mut Writer::new(parameters, &self.frozen, &self.training)))
         })?;
         self.model = Some(model);
         Ok(())

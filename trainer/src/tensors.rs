@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::TrainerError;
 use crate::layout::{Layout, Parameter};
+use crate::names::listed;
 use crate::optimizer::HostOptimizer;
 
 /// Metadata of a file: text by key.
@@ -133,6 +134,64 @@ pub fn decode_model(bytes: &[u8], layout: &Layout, parameters: &mut [f32]) -> Re
         file.read(&parameter.name, parameter, region)?;
     }
     Ok(file.metadata)
+}
+
+/// Fills the parameters from a file of another run or program, by their names.
+///
+/// A parameter whose name `may_differ` means keeps its value where the file lacks it or has it in another shape, and
+/// such tensors of the file beyond the layout's are passed over. Gives how many parameters were taken.
+///
+/// # Errors
+/// It isn't safetensors, or a tensor is missing, one too many or of another shape or type: the message lists them.
+/// `parameters` are as they were then.
+pub fn adopt_model(
+    bytes: &[u8],
+    layout: &Layout,
+    parameters: &mut [f32],
+    may_differ: impl Fn(&str) -> bool,
+) -> Result<usize, TrainerError> {
+    let file = File::open(bytes, "model")?;
+    let (mut taken, mut missing, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    for parameter in &layout.parameters {
+        let name = &parameter.name;
+        match file.tensors.tensor(name) {
+            Ok(view) if view.dtype() == Dtype::F32 && view.shape() == parameter.file_shape() => {
+                taken.push(parameter)
+            }
+            _ if may_differ(name) => {}
+            Ok(view) => other.push(format!(
+                "{name} (F32 {:?} here, {:?} {:?} there)",
+                parameter.file_shape(),
+                view.dtype(),
+                view.shape()
+            )),
+            Err(_) => missing.push(name.clone()),
+        }
+    }
+    let is_known = |name: &str| layout.parameters.iter().any(|parameter| parameter.name == name);
+    let names = file.tensors.names().into_iter();
+    let mut beyond: Vec<&str> = names.filter(|name| !is_known(name) && !may_differ(name)).collect();
+    beyond.sort_unstable();
+    let problems: Vec<String> = [
+        ("the file lacks", listed(&missing)),
+        ("of another shape or type are", listed(&other)),
+        ("the model has no", listed(&beyond)),
+    ]
+    .into_iter()
+    .filter(|(_, names)| !names.is_empty())
+    .map(|(what, names)| format!("{what} {names}"))
+    .collect();
+    if !problems.is_empty() {
+        return Err(TrainerError::Tensors(format!(
+            "the tensors don't fit the model: {}",
+            problems.join("; ")
+        )));
+    }
+    for parameter in &taken {
+        let region = &mut parameters[parameter.offset..parameter.offset + parameter.len];
+        file.read(&parameter.name, parameter, region)?;
+    }
+    Ok(taken.len())
 }
 
 /// Fills the optimizer's state from a file; gives its metadata.

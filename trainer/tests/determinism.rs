@@ -9,7 +9,7 @@ use trainer::{DataSpec, DeviceSpec};
 
 #[test]
 fn initialisation_depends_on_the_seed_alone_and_not_on_the_device() {
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     let config = config("cnn", &json!({}));
     let first = |device, seed| {
         let mut engine = build(&config, &data, &device);
@@ -52,7 +52,7 @@ fn dropout_depends_on_the_key_alone() {
 
 #[test]
 fn without_dropout_the_key_does_not_matter_and_the_bits_repeat() {
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     let config = config("cnn", &json!({}));
     let run = |key| {
         let mut engine = build(&config, &data, &cpu());
@@ -89,7 +89,7 @@ fn print_bits() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let data = DataSpec { input: vec![1, 16, 16], output: classes(10) };
+    let data = DataSpec::new(vec![1, 16, 16], classes(10));
     let mut engine = build(&config("cnn", &json!({ "dropout": 0.2 })), &data, &cpu());
     engine.initialise(1).unwrap();
     let (flat, _) = gradient(engine.as_mut(), &batch(&data, 64, 3), 5);

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 use support::{batch, build, classes, config, cpu, gradient, noise, parameters, table, text};
-use trainer::{DataSpec, Engine, HostBatch, ModelConfig, OutputSpec, Target};
+use trainer::{Categories, DataSpec, Engine, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target};
 
 /// The loss sum in f64 from the outputs: f32's rounding of a sum would drown the differences.
 fn loss(engine: &mut dyn Engine, batch: &HostBatch) -> f64 {
@@ -86,24 +86,45 @@ fn mlp_classifies() {
 }
 
 #[test]
+fn mlp_embeds_categories() {
+    let categories = [(0, 2), (3, 4)].map(|(place, codes)| Categories { place, codes }).to_vec();
+    check(&config("mlp", &json!({ "hidden": [7] })), &table(5, 3).with_categories(categories.clone()));
+    let all = vec![Categories { place: 0, codes: 5 }];
+    check(&config("mlp", &json!({ "hidden": [], "embedding": 3 })), &table(1, 3).with_categories(all));
+    let data = table(5, 3).with_categories(categories);
+    let mut engine = build(&config("mlp", &json!({ "hidden": [7] })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let shapes: Vec<(&str, &[usize])> =
+        engine.layout().parameters.iter().map(|p| (p.name.as_str(), p.shape.as_slice())).collect();
+    let expected: [(&str, &[usize]); 3] =
+        [("embeddings.0.weight", &[2, 2]), ("embeddings.1.weight", &[4, 3]), ("hidden.0.weight", &[8, 7])];
+    assert_eq!(shapes[..3], expected);
+    let mut batch = batch(&data, 2, 3);
+    let HostData::F32(values) = &mut batch.x.data else { panic!("numbers") };
+    values[3] = 4.0;
+    let said = engine.predict(&batch).unwrap_err().to_string();
+    assert!(said.contains("feature 3 is 4, where a code from 0 to 3"), "{said}");
+    let images = DataSpec::new(vec![1, 4, 4], classes(3)).with_categories(data.categories);
+    let said = Registry::builtin().build("cnn", &config("cnn", &json!({})), &images, &cpu());
+    assert!(said.err().unwrap().to_string().contains("takes numbers alone"));
+}
+
+#[test]
 fn mlp_regresses() {
     let output = OutputSpec::Values(vec!["a".to_owned(), "b".to_owned()]);
-    check(
-        &config("mlp", &json!({ "hidden": [6], "activation": "tanh" })),
-        &DataSpec { input: vec![5], output },
-    );
+    check(&config("mlp", &json!({ "hidden": [6], "activation": "tanh" })), &DataSpec::new(vec![5], output));
 }
 
 #[test]
 fn cnn_classifies() {
-    let data = DataSpec { input: vec![2, 6, 7], output: classes(3) };
+    let data = DataSpec::new(vec![2, 6, 7], classes(3));
     check(&config("cnn", &json!({ "channels": [3, 4], "hidden": 5 })), &data);
 }
 
 /// Depth 8 alone: the difference of every parameter of a deeper one takes long, and torch's gradients are there.
 #[test]
 fn resnet_classifies() {
-    let data = DataSpec { input: vec![2, 5, 4], output: classes(3) };
+    let data = DataSpec::new(vec![2, 5, 4], classes(3));
     let config = config("resnet", &json!({ "depth": 8, "width": 2, "groups": 1 }));
     let mut engine = build(&config, &data, &cpu());
     engine.initialise(11).unwrap();
@@ -138,7 +159,7 @@ fn evaluation_adds_the_confusion_matrix_and_leaves_dropout_out() {
 
 #[test]
 fn regression_sums() {
-    let data = DataSpec { input: vec![3], output: OutputSpec::Values(vec!["y".to_owned()]) };
+    let data = DataSpec::new(vec![3], OutputSpec::Values(vec!["y".to_owned()]));
     let mut engine = build(&config("mlp", &json!({ "hidden": [4] })), &data, &cpu());
     engine.initialise(1).unwrap();
     let batch = batch(&data, 5, 3);

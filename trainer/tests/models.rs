@@ -3,8 +3,8 @@
 mod support;
 
 use serde_json::Value;
-use support::{build, classes, config, cpu, gradient, noise, text};
-use trainer::{DataSpec, Engine, HostBatch, HostData, Parameter, Target};
+use support::{build, classes, config, cpu, gradient, inputs, noise, text};
+use trainer::{Categories, DataSpec, Engine, HostBatch, HostData, Parameter, Target};
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -41,14 +41,19 @@ fn fill(engine: &mut dyn Engine, names: &[&str]) {
     engine.write_parameters(&values).unwrap();
 }
 
+/// Pairs of a place and a number of codes.
+fn categories(pairs: &Value) -> Vec<Categories> {
+    let pairs = pairs.as_array().unwrap().iter().map(integers);
+    pairs.map(|pair| Categories { place: pair[0] as usize, codes: pair[1] as usize }).collect()
+}
+
 fn batch(case: &Value, data: &DataSpec) -> HostBatch {
     let mut batch = HostBatch::empty(data);
     let count = case["count"].as_u64().unwrap() as usize;
     batch.set_count(count);
-    let length = count * data.input.iter().product::<usize>();
     match &mut batch.x.data {
         HostData::I64(tokens) => *tokens = integers(&case["x"]),
-        HostData::F32(values) => *values = noise(length, 1000),
+        HostData::F32(values) => *values = inputs(data, count, 1000),
     }
     match &mut batch.y {
         Target::Tokens(labels) | Target::Labels(labels) => *labels = integers(&case["y"]),
@@ -68,7 +73,7 @@ fn check(case: &Value) {
     let input: Vec<usize> = integers(&case["input"]).iter().map(|x| *x as usize).collect();
     let data = match kind {
         "gpt" => text(input[0], outputs),
-        _ => DataSpec { input, output: classes(outputs) },
+        _ => DataSpec::new(input, classes(outputs)).with_categories(categories(&case["categories"])),
     };
     let mut engine = build(&config(kind, &case["keys"]), &data, &cpu());
     let names: Vec<&str> =
@@ -111,7 +116,7 @@ fn check(case: &Value) {
 fn logits_losses_and_gradients_are_those_of_torch() {
     let vectors: Value = serde_json::from_str(include_str!("vectors/models.json")).unwrap();
     let cases = vectors["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 8);
+    assert_eq!(cases.len(), 9);
     for case in cases {
         check(case);
     }

@@ -78,7 +78,7 @@ impl Special for Plain {
 #[test]
 fn the_registry_knows_names_and_schemas() {
     let registry = Registry::builtin().with::<Own<Plain>>("own");
-    let names = [("cnn", 1), ("gpt", 1), ("mlp", 1), ("own", 3), ("resnet", 1)]
+    let names = [("cnn", 1), ("gpt", 1), ("mlp", 2), ("own", 3), ("resnet", 1)]
         .map(|(name, schema)| (name.to_owned(), schema));
     assert_eq!(registry.names(), names);
     let built = registry.build("cmn", &config("cmn", &json!({})), &table(4, 3), &cpu());
@@ -244,7 +244,7 @@ fn batches_that_do_not_fit_are_refused() {
 
 #[test]
 fn configurations_that_do_not_fit_are_refused() {
-    let image = DataSpec { input: vec![1, 8, 8], output: support::classes(10) };
+    let image = DataSpec::new(vec![1, 8, 8], support::classes(10));
     let all = [
         ("mlp", json!({ "hiden": [3] }), table(4, 3), "hiden"),
         ("mlp", json!({ "hidden": [3, 0] }), table(4, 3), "[3, 0]"),

@@ -7,7 +7,7 @@ use support::{batch, bits, build, classes, config, cpu, gradient, parameters, ta
 use trainer::{DataSpec, OutputSpec, Registry};
 
 fn images(shape: [usize; 3], labels: usize) -> DataSpec {
-    DataSpec { input: shape.to_vec(), output: classes(labels) }
+    DataSpec::new(shape.to_vec(), classes(labels))
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_gradient_is_the_same_bits_twice() {
 #[test]
 fn configurations_and_data_that_do_not_fit_are_refused() {
     let good = images([3, 8, 8], 4);
-    let values = DataSpec { input: vec![3, 8, 8], output: OutputSpec::Values(vec!["y".to_owned()]) };
+    let values = DataSpec::new(vec![3, 8, 8], OutputSpec::Values(vec!["y".to_owned()]));
     let all = [
         (json!({ "depth": 10 }), good.clone(), "allowed are 8, 14, 18, 20"),
         (json!({ "width": 12 }), good.clone(), "multiple of the groups"),

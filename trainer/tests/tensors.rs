@@ -11,7 +11,7 @@ use trainer::tensors::{self, Metadata};
 use trainer::{DataSpec, HostOptimizer, Layout, OptimizerConfig};
 
 fn cnn_layout() -> Layout {
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     build(&config("cnn", &json!({})), &data, &cpu()).layout().clone()
 }
 
@@ -111,7 +111,7 @@ fn files_bring_back_the_same_bits_and_are_the_same_bytes() {
 fn another_models_file_is_refused_by_the_tensor_that_differs() {
     let layout = cnn_layout();
     let file = tensors::encode_model(&layout, &noise(layout.elements, 1), &Metadata::new());
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(10) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(10));
     let wider = build(&config("cnn", &json!({ "hidden": 32 })), &data, &cpu());
     let mut out = vec![0.0; wider.layout().elements];
     let message = tensors::decode_model(&file, wider.layout(), &mut out).unwrap_err().to_string();
@@ -211,4 +211,69 @@ proptest! {
         tensors::decode_model(&file, &layout, &mut back).unwrap();
         prop_assert!(bits(&back) == bits(&values));
     }
+}
+
+/// The parts of what a run begins with: taken by name, listed where they don't fit, and as they were where they may not.
+#[test]
+fn a_model_is_adopted_by_names_or_left_alone() {
+    let device = cpu();
+    let source = build(&config("mlp", &json!({ "hidden": [3] })), &table(2, 4), &device);
+    let target = build(&config("mlp", &json!({ "hidden": [3, 5] })), &table(2, 4), &device);
+    let values: Vec<f32> = noise(source.layout().elements, 1);
+    let file = tensors::encode_model(source.layout(), &values, &Metadata::new());
+    let layout = target.layout();
+    let mut parameters = vec![7.0; layout.elements];
+    let said = tensors::adopt_model(&file, layout, &mut parameters, |_| false).unwrap_err().to_string();
+    assert!(said.contains("the file lacks hidden.1.weight, hidden.1.bias; of another shape"), "{said}");
+    assert!(said.contains("output.weight (F32 [4, 5] here, F32 [4, 3] there)"), "{said}");
+    assert!(parameters.iter().all(|value| *value == 7.0), "nothing is taken in part");
+
+    let may_differ = |name: &str| name.starts_with("output.w") || name.starts_with("hidden.1");
+    assert_eq!(tensors::adopt_model(&file, layout, &mut parameters, may_differ).unwrap(), 3);
+    for (name, is_taken) in [
+        ("hidden.0.weight", true),
+        ("output.bias", true),
+        ("output.weight", false),
+        ("hidden.1.weight", false),
+    ] {
+        let own = layout.parameters.iter().find(|parameter| parameter.name == name).unwrap();
+        let region = &parameters[own.offset..own.offset + own.len];
+        let theirs = source.layout().parameters.iter().find(|parameter| parameter.name == name);
+        let expected = theirs.map(|theirs| &values[theirs.offset..theirs.offset + theirs.len]);
+        assert_eq!(expected == Some(region), is_taken, "{name}");
+    }
+
+    // The other way round there are tensors that the model has no place for.
+    let file = tensors::encode_model(layout, &parameters, &Metadata::new());
+    let mut parameters = values.clone();
+    let said = tensors::adopt_model(&file, source.layout(), &mut parameters, |name| name == "output.weight");
+    assert!(said.unwrap_err().to_string().ends_with("the model has no hidden.1.bias, hidden.1.weight"));
+}
+
+/// A frozen parameter gets no gradient, and the others get the one that they had.
+#[test]
+fn frozen_parameters_get_no_gradient() {
+    let data = table(2, 4);
+    let mut engine = build(&config("mlp", &json!({ "hidden": [3] })), &data, &cpu());
+    engine.initialise(1).unwrap();
+    let batch = support::batch(&data, 5, 2);
+    let (before, _) = support::gradient(engine.as_mut(), &batch, 0);
+    let names: Vec<String> = engine.layout().parameters.iter().map(|own| own.name.clone()).collect();
+    let frozen: Vec<bool> = names.iter().map(|name| name.ends_with("weight")).collect();
+    engine.freeze(&frozen).unwrap();
+    // It stays so when the parameters are written, as after each step.
+    let parameters = support::parameters(engine.as_mut());
+    engine.write_parameters(&parameters).unwrap();
+    let (after, _) = support::gradient(engine.as_mut(), &batch, 0);
+    let free: Vec<usize> = (0..names.len()).filter(|number| !frozen[*number]).collect();
+    assert_eq!(after.present, free);
+    for number in free {
+        let own = &engine.layout().parameters[number];
+        let region = own.offset..own.offset + own.len;
+        assert_eq!(support::bits(&after.values[region.clone()]), support::bits(&before.values[region]));
+    }
+    assert!(
+        engine.freeze(&vec![true; names.len()]).unwrap_err().to_string().contains("nothing would be left")
+    );
+    assert!(engine.freeze(&[true]).is_err());
 }

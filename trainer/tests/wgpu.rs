@@ -32,7 +32,7 @@ fn close(ours: &[f32], theirs: &[f32], what: &str) {
 #[test]
 fn outputs_and_gradients_agree_with_the_cpu() {
     let Some(device) = wgpu() else { return };
-    let data = DataSpec { input: vec![1, 8, 8], output: classes(4) };
+    let data = DataSpec::new(vec![1, 8, 8], classes(4));
     let models = [
         (config("mlp", &json!({ "hidden": [16], "activation": "gelu" })), &data),
         (config("cnn", &json!({ "channels": [4], "hidden": 8 })), &data),
@@ -62,7 +62,7 @@ fn outputs_and_gradients_agree_with_the_cpu() {
 fn a_microbatch_has_the_same_bits_each_time() {
     let Some(device) = wgpu() else { return };
     // More outputs than a work group has threads: burn's own sum() over them would use atomics.
-    let data = DataSpec { input: vec![1, 8, 8], output: OutputSpec::Values(vec!["y".to_owned(); 64]) };
+    let data = DataSpec::new(vec![1, 8, 8], OutputSpec::Values(vec!["y".to_owned(); 64]));
     let mut engine = build(&config("mlp", &json!({ "hidden": [16] })), &data, &device);
     engine.initialise(3).unwrap();
     let batch = batch(&data, 256, 1);

@@ -77,7 +77,7 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
             }),
         }),
         FromWorker::Applied { step, state_check } => M::Applied(proto::Applied { step, state_check }),
-        FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat {}),
+        FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat::default()),
         FromWorker::Leaving { reason } => M::Leaving(proto::Leaving { reason }),
         FromWorker::Failed(failure) => M::Failed(failure_out(failure)),
     };
@@ -116,6 +116,7 @@ fn join_out(join: Join) -> proto::Join {
         pid: join.pid,
         instance: join.instance,
         holds: join.holds.map(held_out),
+        machine: None,
     }
 }
 
@@ -252,6 +253,8 @@ pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
         ToWorker::Load { step } => M::Load(proto::Load { step }),
         ToWorker::View(view) => M::View(view_out(view)),
         ToWorker::Commit(commit) => M::Commit(commit_out(&commit)),
+        ToWorker::ShowState { step } => M::ShowState(proto::ShowState { step }),
+        ToWorker::TakeState { step } => M::TakeState(proto::TakeState { step }),
         ToWorker::WriteVersion { step } => M::WriteVersion(proto::WriteVersion { step }),
         ToWorker::Export { step } => M::Export(proto::Export { step }),
         ToWorker::End { reason, message } => {
@@ -284,6 +287,8 @@ pub fn to_worker_in(message: proto::ToWorker) -> Result<ToWorker, BadMessage> {
         M::Load(load) => ToWorker::Load { step: load.step },
         M::View(view) => ToWorker::View(view_in(view)?),
         M::Commit(commit) => ToWorker::Commit(commit_in(commit)?),
+        M::ShowState(show) => ToWorker::ShowState { step: show.step },
+        M::TakeState(take) => ToWorker::TakeState { step: take.step },
         M::WriteVersion(write) => ToWorker::WriteVersion { step: write.step },
         M::Export(export) => ToWorker::Export { step: export.step },
         M::End(end) => {

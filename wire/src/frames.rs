@@ -11,6 +11,8 @@ use std::time::Duration;
 use protocol::ids::{Phase, StepKey, ViewId};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::traffic;
+
 #[cfg(target_endian = "big")]
 compile_error!("frames carry little-endian f32 as they lie in memory");
 
@@ -242,6 +244,7 @@ impl<S: Read> FrameStream<S> {
         let (header, expected) = Header::decode(&bytes).map_err(|problem| self.bad(problem))?;
         tail.resize(header.tail_bytes as usize, 0);
         self.read_all(tail)?;
+        traffic::RECEIVED.add(HEADER_BYTES + tail.len());
         if checksum(&bytes[..40], tail) != expected {
             return Err(self.bad("its checksum is wrong: damaged on the way"));
         }
@@ -253,7 +256,9 @@ impl<S: Read> FrameStream<S> {
     /// # Errors
     /// When the connection ends or breaks.
     pub fn read_body(&mut self, body: &mut [f32]) -> Result<(), FrameError> {
-        self.read_all(bytemuck::cast_slice_mut(body))
+        self.read_all(bytemuck::cast_slice_mut(body))?;
+        traffic::RECEIVED.add(size_of_val(body));
+        Ok(())
     }
 
     fn read_first(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
@@ -289,6 +294,7 @@ impl<S: Write> FrameStream<S> {
         assert!(tail.len() <= TAIL_BYTES_MAX && body.len() <= BODY_FLOATS_MAX);
         let head = header.encode(tail);
         let body: &[u8] = bytemuck::cast_slice(body);
+        let length = head.len() + tail.len() + body.len();
         let mut parts = [IoSlice::new(&head), IoSlice::new(tail), IoSlice::new(body)];
         let mut parts = &mut parts[..];
         // Empty parts are dropped before the first call: a write of nothing would look like a closed peer.
@@ -301,6 +307,7 @@ impl<S: Write> FrameStream<S> {
                 Err(e) => return Err(self.error(e)),
             }
         }
+        traffic::SENT.add(length);
         Ok(())
     }
 }

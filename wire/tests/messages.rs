@@ -186,6 +186,8 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
         any::<u64>().prop_map(|step| ToWorker::Load { step }),
         view().prop_map(ToWorker::View),
         commit().prop_map(ToWorker::Commit),
+        any::<u64>().prop_map(|step| ToWorker::ShowState { step }),
+        any::<u64>().prop_map(|step| ToWorker::TakeState { step }),
         any::<u64>().prop_map(|step| ToWorker::WriteVersion { step }),
         any::<u64>().prop_map(|step| ToWorker::Export { step }),
         (end, text()).prop_map(|(reason, message)| ToWorker::End { reason, message }),

@@ -35,6 +35,9 @@ pub struct Cli {
     /// Allow a coordinator off loopback: nothing is encrypted yet
     #[arg(long)]
     pub insecure: bool,
+    /// Serve /metrics for Prometheus at this address, such as 127.0.0.1:9465
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
     /// Slot in which the coordinator started this process
     #[arg(long, value_name = "N", hide = true)]
     pub slot: Option<u32>,

@@ -16,6 +16,7 @@ use wire::token::Token;
 use crate::driver::Trigger;
 use crate::exchange::Reduced;
 use crate::fail;
+use crate::figures::Figures;
 use crate::member::Member;
 use crate::session::Client;
 use crate::transfer::CONNECTION;
@@ -33,6 +34,16 @@ pub(crate) enum Command {
     Initialise,
     /// Fetch and load this version.
     Load {
+        /// Its step.
+        step: u64,
+    },
+    /// Take the state that another member shows.
+    TakeState {
+        /// Its step.
+        step: u64,
+    },
+    /// Show the state to those that lack it.
+    ShowState {
         /// Its step.
         step: u64,
     },
@@ -85,16 +96,18 @@ pub(crate) struct Opened {
     pub(crate) fingerprint: [u8; 32],
     /// The device for people.
     pub(crate) device: String,
+    /// Its backend and driver.
+    pub(crate) driver: String,
 }
 
 /// Starts the thread. It opens the device, tells `ready`, and answers commands with triggers.
 pub(crate) fn spawn(
     registry: Registry,
     device: DeviceSpec,
+    figures: Figures,
     ready: oneshot::Sender<Result<Opened, Failure>>,
     commands: Receiver<Command>,
-    own: SyncSender<Command>,
-    answers: mpsc::Sender<Trigger>,
+    (own, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
 ) -> Result<JoinHandle<()>, Failure> {
     let run = move || {
         trainer::device::use_one_thread();
@@ -109,7 +122,8 @@ pub(crate) fn spawn(
                 return;
             }
         };
-        let mut bench = Bench { registry, device, own, link: None, member: None, connection_failures: 0 };
+        let mut bench =
+            Bench { registry, device, figures, own, link: None, member: None, connection_failures: 0 };
         let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
@@ -126,7 +140,12 @@ pub(crate) fn spawn(
 fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, Opened), Failure> {
     let device = trainer::device::open(spec).map_err(|error| failure(&error))?;
     let fingerprint = trainer::fingerprint(&device).map_err(|error| failure(&error))?;
-    let opened = Opened { tasks: registry.names(), fingerprint, device: device.info().to_string() };
+    let opened = Opened {
+        tasks: registry.names(),
+        fingerprint,
+        device: device.info().to_string(),
+        driver: device.driver().to_owned(),
+    };
     Ok((device, opened))
 }
 
@@ -153,6 +172,7 @@ const CONNECTION_FAILURES_MAX: u32 = 5;
 struct Bench {
     registry: Registry,
     device: OpenDevice,
+    figures: Figures,
     own: SyncSender<Command>,
     link: Option<Box<Link>>,
     member: Option<Box<Member>>,
@@ -206,7 +226,8 @@ impl Bench {
                     }
                     None => {
                         let own = self.own.clone();
-                        let member = Member::prepare(&self.registry, &self.device, *link, &welcome, own)?;
+                        let opened = (&self.device, self.figures.clone());
+                        let member = Member::prepare(&self.registry, opened, *link, &welcome, own)?;
                         self.member = Some(Box::new(member));
                     }
                 }
@@ -219,6 +240,11 @@ impl Bench {
         match command {
             Command::Initialise => member.initialise().map(Some),
             Command::Load { step } => member.load(step).map(Some),
+            Command::TakeState { step } => member.take_state(step).map(Some),
+            Command::ShowState { step } => {
+                member.show_state(step);
+                Ok(None)
+            }
             Command::EnterView(view) => member.enter_view(&view).map(|()| None),
             Command::Compute(key) => member.compute(key),
             Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
-use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
 
 use crate::fail;
 use crate::transfer::{Remote, Transfer};
@@ -35,6 +35,11 @@ impl Samples {
     /// What the model is built for.
     pub(crate) fn spec(&self) -> &DataSpec {
         &self.spec
+    }
+
+    /// The text of the tokenizer's file, where one made the tokens.
+    pub(crate) fn tokenizer_json(&self) -> Option<&str> {
+        self.dataset.tokenizer_json()
     }
 
     /// Samples of the training split.
@@ -97,6 +102,9 @@ fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
     let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
     let place = folder.join(file_name(&plan.digest)?);
+    if let Some(tokenizer) = plan.tokenizer() {
+        fetch_tokenizer(transfer, &folder.join(file_name(&tokenizer.md5)?), plan)?;
+    }
     if let Ok(dataset) = Dataset::open(plan, &place) {
         return Ok(dataset);
     }
@@ -115,6 +123,21 @@ fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
     });
     // What is not whole is of no use to anybody.
     let _ = if plan.is_folder() { std::fs::remove_dir_all(&partial) } else { std::fs::remove_file(&partial) };
+    fetched
+}
+
+/// Puts the plan's tokenizer beside the data, under its digest, unless it is there.
+fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &Plan) -> Result<(), Failure> {
+    if plan.read_tokenizer(place).is_ok() {
+        return Ok(());
+    }
+    let digest = file_name(plan.tokenizer().map_or("", |tokenizer| &tokenizer.md5))?;
+    let partial = place.with_file_name(format!(".{digest}.{}", std::process::id()));
+    let fetched = fetch_file(transfer, digest, &partial).and_then(|()| {
+        plan.read_tokenizer(&partial).map_err(|error| fail(3, error.to_string()))?;
+        std::fs::rename(&partial, place).map_err(|error| fail(3, format!("{}: {error}", place.display())))
+    });
+    let _ = std::fs::remove_file(&partial);
     fetched
 }
 
@@ -168,7 +191,9 @@ fn spec(plan: &Plan) -> DataSpec {
         Output::Values { .. } => OutputSpec::Values(plan.targets()),
         Output::Tokens { vocabulary, .. } => OutputSpec::Tokens { vocabulary: *vocabulary as usize },
     };
-    DataSpec { input, output }
+    let categories = plan.categories().into_iter();
+    let categories = categories.map(|(place, codes)| Categories { place, codes }).collect();
+    DataSpec { input, output, categories }
 }
 
 #[cfg(test)]
@@ -177,14 +202,45 @@ pub(crate) mod tests {
 
     /// A table of so many rows with one feature, the row's number, and two labels in turn.
     pub(crate) fn samples(rows: usize) -> Samples {
+        of_form("csv", rows, configs::Sampling::Each)
+    }
+
+    /// So many rows in a form, the first number of each its row's (of images a 255th of it).
+    pub(crate) fn of_form(format: &str, rows: usize, sampling: configs::Sampling) -> Samples {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("table.csv");
-        let lines: String = (0..rows).map(|row| format!("{row},{}\n", ["a", "b"][row % 2])).collect();
-        std::fs::write(&path, format!("x,label\n{lines}")).expect("written");
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).expect("written");
+            path
+        };
+        let numbers = || (0..rows).map(|row| row as u8);
+        let path = match format {
+            "idx" => {
+                let sizes =
+                    |sizes: &[u32]| sizes.iter().flat_map(|size| size.to_be_bytes()).collect::<Vec<u8>>();
+                let pixels: Vec<u8> = numbers().flat_map(|row| [row, 9, 9, 9]).collect();
+                write(
+                    "x-images-idx3-ubyte",
+                    &[vec![0, 0, 8, 3], sizes(&[rows as u32, 2, 2]), pixels].concat(),
+                );
+                let labels: Vec<u8> = numbers().map(|row| row % 2).collect();
+                write("x-labels-idx1-ubyte", &[vec![0, 0, 8, 1], sizes(&[rows as u32]), labels].concat());
+                dir.path().to_owned()
+            }
+            // Windows of two tokens, and the token after the last one.
+            "text" => write("t.txt", &numbers().flat_map(|row| [row, 200]).chain([0]).collect::<Vec<u8>>()),
+            _ => {
+                let lines: String = (0..rows).map(|row| format!("{row},{}\n", ["a", "b"][row % 2])).collect();
+                write("table.csv", format!("x,label\n{lines}").as_bytes())
+            }
+        };
         let config = configs::Dataset {
             uri: path.display().to_string(),
+            format: format.to_owned(),
             validation: 0.3,
             normalise: configs::Normalise::None,
+            window: 2,
+            sampling,
             ..Default::default()
         };
         let plan = Plan::prepare(&config, None).expect("a plan");

@@ -57,6 +57,8 @@ pub(crate) struct Driver {
     pub(crate) triggers: mpsc::Sender<Trigger>,
     pub(crate) compute: SyncSender<Command>,
     pub(crate) started: Instant,
+    /// Why it was tried to join again, as the log has it last.
+    pub(crate) said: String,
 }
 
 impl Driver {
@@ -125,10 +127,13 @@ impl Driver {
             Output::Exit { reason, code, message } => return Ok(Some(End { reason, code, message })),
             Output::Prepare(welcome) => {
                 tracing::info!(run = %welcome.run_name, name = %welcome.name, "admitted");
+                self.address.about.admitted(&welcome);
                 Command::Prepare(welcome)
             }
             Output::Initialise => Command::Initialise,
             Output::Load { step } => Command::Load { step },
+            Output::TakeState { step } => Command::TakeState { step },
+            Output::ShowState { step } => Command::ShowState { step },
             Output::EnterView(view) => {
                 tracing::info!(view = view.id.0, members = view.members.len(), step = view.step, "view");
                 Command::EnterView(view)
@@ -150,14 +155,19 @@ impl Driver {
             runtime: tokio::runtime::Handle::current(),
         });
         self.session = Some(session);
+        self.said.clear();
         self.order(Command::Connected(link))
     }
 
     /// Gives the control stream up and tries to open another one.
     fn reconnect(&mut self, pause: Duration, reason: &str) {
         if let Some(session) = self.session.take() {
-            tracing::warn!("{reason}; trying to join again");
             session.abandon();
+        }
+        // Each attempt may fail for the same reason: once is enough.
+        if self.said != reason {
+            tracing::warn!("{reason}; trying to join again");
+            reason.clone_into(&mut self.said);
         }
         let (address, triggers) = (self.address.clone(), self.triggers.clone());
         tokio::spawn(async move {

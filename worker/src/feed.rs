@@ -244,6 +244,7 @@ impl Filler {
 
 #[cfg(test)]
 mod tests {
+    use protocol::order::Order;
     use trainer::HostData;
 
     use super::*;
@@ -256,6 +257,7 @@ mod tests {
             batch: 4,
             microbatch: 1,
             seed: 5,
+            order: Order::Full,
             evaluation_samples: samples.evaluation_len(),
             evaluation_microbatch: 2,
         };
@@ -293,6 +295,87 @@ mod tests {
         seen.sort_by(f32::total_cmp);
         seen.dedup();
         assert_eq!(seen.len(), 14, "every row of the file once");
+    }
+
+    /// The rows of an epoch through the feeds of so many members, in order of microbatches.
+    fn rows_of_epoch(samples: &Arc<Samples>, order: Order, members: u32, epoch: u64) -> Vec<u64> {
+        let geometry = Geometry {
+            samples: samples.training_len(),
+            batch: 7,
+            microbatch: 2,
+            seed: 5,
+            order,
+            evaluation_samples: samples.evaluation_len(),
+            evaluation_microbatch: 2,
+        };
+        let mut found = std::collections::BTreeMap::new();
+        for rank in 0..members as usize {
+            let place = Place { shares: vec![1; members as usize], rank, first: None };
+            let mut feed = Feed::start(samples.clone(), geometry, place).expect("a thread");
+            let per_epoch = geometry.steps_per_epoch();
+            for step in epoch * per_epoch + 1..=(epoch + 1) * per_epoch {
+                let ranges = feed.course.place.ranges(Phase::Train, step, geometry.step(step).microbatches);
+                for microbatch in ranges.into_iter().flatten() {
+                    let filled =
+                        feed.take(Position { phase: Phase::Train, step, microbatch }).expect("filled");
+                    found.insert((step, microbatch), rows(&filled.batch));
+                    feed.recycle(filled).expect("taken back");
+                }
+            }
+        }
+        found.into_values().flatten().collect()
+    }
+
+    /// The rows that a batch is of: the first number of each sample.
+    fn rows(batch: &trainer::HostBatch) -> Vec<u64> {
+        match &batch.x.data {
+            HostData::F32(all) => {
+                let scale = if batch.x.shape.len() > 2 { 255.0 } else { 1.0 };
+                let first = all.chunks(all.len() / batch.count).map(|sample| sample[0]);
+                first.map(|number| (number * scale).round() as u64).collect()
+            }
+            HostData::I64(all) => {
+                all.chunks(all.len() / batch.count).map(|sample| sample[0] as u64).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn each_sample_comes_once_an_epoch_in_every_form_and_order_for_any_number_of_members() {
+        for format in ["csv", "idx", "text"] {
+            let samples = Arc::new(crate::data::tests::of_form(format, 90, configs::Sampling::Each));
+            for order in [Order::Full, Order::Window(10), Order::AsStored] {
+                let of_one: Vec<Vec<u64>> =
+                    (0..3).map(|epoch| rows_of_epoch(&samples, order, 1, epoch)).collect();
+                for (epoch, of_one) in of_one.iter().enumerate() {
+                    for members in [2, 3] {
+                        assert_eq!(
+                            &rows_of_epoch(&samples, order, members, epoch as u64),
+                            of_one,
+                            "{members}"
+                        );
+                    }
+                    let mut each = of_one.clone();
+                    each.sort_unstable();
+                    each.dedup();
+                    assert_eq!((each.len(), of_one.len()), (63, 63), "{format}, {order:?}: {of_one:?}");
+                }
+                assert_eq!(of_one[0] == of_one[1], order == Order::AsStored, "{format}, {order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn draws_are_the_same_for_any_number_of_members() {
+        for format in ["csv", "idx"] {
+            let samples = Arc::new(crate::data::tests::of_form(format, 90, configs::Sampling::Balanced));
+            for epoch in 0..2 {
+                let of_one = rows_of_epoch(&samples, Order::Full, 1, epoch);
+                assert_eq!(of_one, rows_of_epoch(&samples, Order::Full, 3, epoch), "{format}");
+                let distinct: std::collections::BTreeSet<&u64> = of_one.iter().collect();
+                assert!(of_one.len() == 63 && distinct.len() < 60, "with replacement: {of_one:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,14 +5,17 @@
 //! run (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
 //! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
+mod about;
 mod cli;
 mod compute;
 mod data;
 mod driver;
 mod exchange;
 mod feed;
+mod figures;
 mod member;
 mod session;
+mod spans;
 mod state;
 mod step;
 mod transfer;
@@ -30,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use trainer::Registry;
 
+use crate::about::About;
 pub use crate::cli::Cli;
 use crate::compute::{COMMANDS_MAX, Command, Opened};
 use crate::driver::{Driver, End, TRIGGERS_MAX, Trigger};
@@ -98,13 +102,16 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
+    let figures = figures::serve(cli.metrics)?;
+    let (program, spans) = (about::hash_program(), figures.spans.clone());
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
-    let thread = compute::spawn(registry, device, ready, commands, own, answers)?;
+    let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;
     let opened = match opened.await {
         Ok(opened) => opened?,
         Err(_) => return Err(fail(4, "the compute thread ended before it had a device (see the log above)")),
     };
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
+    let address = &address.clone().with(About::new(&opened.driver, program, spans));
 
     let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
     let options = Options {
@@ -118,9 +125,11 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
         triggers,
         compute: orders.clone(),
         started: Instant::now(),
+        said: String::new(),
     };
     driver.connected(session)?;
     let end = driver.run(inbox).await;
+    address.about.flush().await;
     // A device likes to be closed by its own thread; one that is deep in a step is not waited for.
     if orders.try_send(Command::Quit).is_ok() {
         let deadline = Instant::now() + QUIT_DEADLINE;

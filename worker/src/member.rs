@@ -10,6 +10,7 @@ use datasets::{AugmentKey, Plan};
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Timings, Welcome};
+use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
 use trainer::{Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Registry};
@@ -20,6 +21,7 @@ use crate::data::Samples;
 use crate::exchange::{Exchange, Reduced};
 use crate::fail;
 use crate::feed::{Feed, Place};
+use crate::figures::Figures;
 use crate::transfer::Transfer;
 use crate::versions::Versions;
 
@@ -69,6 +71,7 @@ pub(crate) struct Member {
     /// When the last partial was out.
     pub(crate) pushed: Instant,
     pub(crate) apply_us: u32,
+    pub(crate) figures: Figures,
 }
 
 /// The part of a view that this member works with.
@@ -85,7 +88,7 @@ impl Member {
     /// Builds the task from the config and opens the data. The parameters are undefined until a state is loaded.
     pub(crate) fn prepare(
         registry: &Registry,
-        device: &OpenDevice,
+        (device, figures): (&OpenDevice, Figures),
         link: Link,
         welcome: &Welcome,
         commands: SyncSender<Command>,
@@ -141,11 +144,25 @@ impl Member {
             timings: Timings::default(),
             pushed: Instant::now(),
             apply_us: 0,
+            figures,
         };
+        member.freeze()?;
         // burn draws a module's first values when it first needs them: not in the middle of a try.
         member.engine.initialise(member.config.run.seed).map_err(|error| failure(&error))?;
         member.warm_up()?;
         Ok(member)
+    }
+
+    /// Keeps the parameters that `init.freeze` names as they are.
+    fn freeze(&mut self) -> Result<(), Failure> {
+        let layout = self.engine.layout();
+        let names: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        let frozen = trainer::names::matching("init.freeze", &self.config.init.freeze, &names);
+        let frozen = frozen.map_err(|error| failure(&error))?;
+        if frozen.contains(&true) {
+            self.engine.freeze(&frozen).map_err(|error| failure(&error))?;
+        }
+        Ok(())
     }
 
     /// Whether it is a member of the same run, of the same model on the same data: then it keeps what it holds.
@@ -238,8 +255,18 @@ fn geometry(config: &Config, samples: &Samples) -> Geometry {
         batch: config.train.batch_size,
         microbatch: config.train.microbatch(),
         seed: config.run.seed,
+        order: order(&config.dataset),
         evaluation_samples: samples.evaluation_len(),
         evaluation_microbatch: config.train.evaluation_microbatch(),
+    }
+}
+
+/// In which order an epoch has its samples.
+fn order(dataset: &configs::Dataset) -> Order {
+    match dataset.shuffle {
+        configs::Shuffle::Full => Order::Full,
+        configs::Shuffle::Window => Order::Window(dataset.shuffle_window),
+        configs::Shuffle::None => Order::AsStored,
     }
 }
 
@@ -271,6 +298,7 @@ mod tests {
             batch: 20,
             microbatch: 8,
             seed: 1,
+            order: Order::Full,
             evaluation_samples: 17,
             evaluation_microbatch: 8,
         };

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::token::{self, Token};
 
+use crate::about::About;
 use crate::driver::Trigger;
 use crate::fail;
 
@@ -31,8 +32,6 @@ const BACKOFF: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
-/// Flow-control window of a stream: a version is fetched at the speed of the link, not of its round trips.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// How long the last words may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -60,6 +59,8 @@ pub(crate) struct Address {
     port: u16,
     token_file: Option<PathBuf>,
     insecure: bool,
+    /// What this worker says of itself beside the protocol.
+    pub(crate) about: About,
 }
 
 /// Why an attempt to join came to nothing.
@@ -91,7 +92,12 @@ impl Address {
         if !url.starts_with("http://") {
             return Err(fail(2, format!("--coordinator {url}: only http:// is spoken so far")));
         }
-        Ok(Self { url, host, port, token_file, insecure })
+        Ok(Self { url, host, port, token_file, insecure, about: About::default() })
+    }
+
+    /// Saying this of itself.
+    pub(crate) fn with(self, about: About) -> Self {
+        Self { about, ..self }
     }
 
     /// Whether every address of the host is this machine's alone.
@@ -187,8 +193,8 @@ impl Address {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?
             .connect_timeout(CONNECT_DEADLINE)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(STREAM_WINDOW_BYTES);
+            .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(wire::STREAM_WINDOW_BYTES);
         let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
         let bearer = MetadataValue::try_from(token.bearer())
             .map_err(|error| lasting(format!("the token can't be sent: {error}")))?;
@@ -196,7 +202,8 @@ impl Address {
             .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
-        let outgoing = ReceiverStream::new(outgoing).map(wire::convert::from_worker_out);
+        let about = self.about.clone();
+        let outgoing = ReceiverStream::new(outgoing).map(move |message| about.out(message));
         let answer = tokio::time::timeout(CONNECT_DEADLINE, client.session(outgoing))
             .await
             .map_err(|_| passing(4, "connected, but the control stream got no answer"))?;

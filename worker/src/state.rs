@@ -3,23 +3,57 @@
 use protocol::messages::Failure;
 use protocol::worker::Event;
 use trainer::export::ExportInfo;
-use trainer::tensors;
+use trainer::{flat_state, tensors};
+use wire::proto::UploadKind;
 
 use crate::compute::failure;
+use crate::fail;
 use crate::member::Member;
 use crate::transfer::Remote;
 use crate::versions::{Job, MODEL_FILE, OPTIMIZER_FILE};
 
 impl Member {
-    /// Makes state 0 from the seed and uploads it as version 0.
+    /// Makes state 0 from the seed, and from the file that the run begins with if there is one, and uploads it as
+    /// version 0.
     pub(crate) fn initialise(&mut self) -> Result<Event, Failure> {
         self.engine.initialise(self.config.run.seed).map_err(|error| failure(&error))?;
         self.engine.read_parameters(&mut self.parameters).map_err(|error| failure(&error))?;
+        if let Some(digest) = self.config.init.digest.clone() {
+            self.adopt(&digest)?;
+            self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
+        }
         let job = Job::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // Nobody can load it before it is there.
         self.versions.wait()?;
-        Ok(self.loaded(0))
+        Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
+    }
+
+    /// Takes the parameters of the file with this digest, which the coordinator has.
+    fn adopt(&mut self, digest: &str) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        self.transfer.download(&Remote::Dataset { digest }, &mut bytes)?;
+        let found = blake3::hash(&bytes).to_hex();
+        if found.as_str() != digest {
+            return Err(fail(3, format!("the file of init.from arrived with BLAKE3 {found}, not {digest}")));
+        }
+        let init = &self.config.init;
+        let may_differ =
+            |name: &str| init.allow_missing.iter().any(|pattern| trainer::names::matches(pattern, name));
+        let layout = self.engine.layout();
+        let taken =
+            tensors::adopt_model(&bytes, layout, &mut self.parameters, may_differ).map_err(|error| {
+                let from = init.from.as_deref().unwrap_or_default();
+                let Failure { code, message } = failure(&error);
+                fail(
+                    code,
+                    format!(
+                        "init.from = {from:?}: {message} (init.allow_missing = [\"NAME\"] keeps first values)"
+                    ),
+                )
+            })?;
+        tracing::info!(digest, taken, of = layout.parameters.len(), "parameters are taken from init.from");
+        Ok(())
     }
 
     /// Fetches a version and takes its state.
@@ -36,17 +70,42 @@ impl Member {
         tensors::decode_optimizer(&bytes, &mut self.optimizer).map_err(|error| failure(&error))?;
         drop(bytes);
         self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
-        Ok(self.loaded(step))
+        Ok(self.loaded(step, tensors::state_digest(&self.parameters, &self.optimizer)))
+    }
+
+    /// Sends the state as it lies in memory. Training waits for it, so nothing is converted, copied or synced.
+    pub(crate) fn show_state(&self, step: u64) {
+        let shown = self.transfer.upload(UploadKind::State, step).and_then(|mut upload| {
+            let digest = flat_state::write(&self.parameters, &self.optimizer, &mut upload)
+                .map_err(|error| fail(4, error.to_string()))?;
+            upload.finish(&[], &digest)
+        });
+        match shown {
+            Ok(()) => tracing::info!(step, "state is shown to others"),
+            // The coordinator knows by the broken upload and decides what it means.
+            Err(failure) => tracing::warn!("state {step} is not shown: {}", failure.message),
+        }
+    }
+
+    /// Takes the state that another member shows.
+    pub(crate) fn take_state(&mut self, step: u64) -> Result<Event, Failure> {
+        let mut reader = flat_state::Reader::new(&mut self.parameters, &mut self.optimizer);
+        self.transfer.download(&Remote::State { step }, &mut reader)?;
+        let digest = reader.finish().map_err(|error| fail(4, format!("state {step}: {error}")))?;
+        self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
+        Ok(self.loaded(step, digest))
     }
 
     /// The state is in memory; whether it is the right one, the coordinator sees by the digest.
-    fn loaded(&mut self, step: u64) -> Event {
+    fn loaded(&mut self, step: u64, digest: [u8; 32]) -> Event {
         self.step = step;
         // What was computed of a step was of another state.
         self.held = None;
-        self.prepared = None;
+        if let Some(void) = self.prepared.take() {
+            // The data connection may have outlived the view: its reader waits for this buffer.
+            self.give_back(void);
+        }
         self.state_check = self.optimizer.state_check(&self.parameters);
-        let digest = tensors::state_digest(&self.parameters, &self.optimizer);
         tracing::info!(step, "state is loaded");
         Event::Loaded { step, digest, state_check: self.state_check }
     }
@@ -62,7 +121,7 @@ impl Member {
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let info = ExportInfo {
             labels: self.plan.labels().to_vec(),
-            normalisation: self.plan.normalisation(),
+            normalisation: self.plan.normalisation(self.samples.tokenizer_json()),
             config: self.welcome.config.clone(),
             lineage: serde_json::json!({
                 "run": self.welcome.run_name,
@@ -71,6 +130,7 @@ impl Member {
                 "dataset": self.plan.name,
                 "dataset_digest": self.plan.digest,
                 "config_digest": self.config.digest(),
+                "init_digest": self.config.init.digest,
             }),
         };
         let formats = self.config.export.formats.clone();

@@ -13,6 +13,7 @@ use crate::compute::failure;
 use crate::exchange::{Exchange, Reduced, Way};
 use crate::fail;
 use crate::feed::{Feed, Place, Position};
+use crate::figures::Doing;
 use crate::member::{Member, Work};
 
 /// Hands the engine's gradients to the accumulator, without a copy in between.
@@ -59,7 +60,10 @@ impl Member {
         if let Some(abandoned) = self.prepared.take() {
             self.give_back(abandoned);
         }
+        self.figures.enter(Doing::Compute);
         let mut timings = self.add_up(key)?;
+        self.figures.computed(&timings);
+        self.figures.enter(Doing::Exchange);
         timings.apply_us = std::mem::take(&mut self.apply_us);
         self.timings = timings;
         self.pushed = Instant::now();
@@ -106,6 +110,7 @@ impl Member {
             let filled = work.feed.take(position)?;
             timings.data_us = timings.data_us.saturating_add(micros(waited));
             timings.samples = timings.samples.saturating_add(filled.batch.count as u32);
+            self.figures.microbatch(filled.batch.count);
             accumulator.begin(microbatch);
             let sums = match key.phase {
                 Phase::Train => {
@@ -158,6 +163,9 @@ impl Member {
     fn prepare_step(&mut self, reduced: Box<Reduced>) -> Event {
         self.expected = None;
         self.timings.exchange_us = micros(self.pushed);
+        self.figures.exchanged(&self.timings);
+        self.trace_reduced(reduced.key);
+        self.figures.enter(Doing::Wait);
         let Reduced { key, facts, sums, presence, .. } = &*reduced;
         let squared_norm = facts.squared_norm();
         let event = Event::Reduced {
@@ -175,6 +183,7 @@ impl Member {
     /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
+        self.figures.enter(Doing::Commit);
         self.held = None;
         let prepared = self.prepared.take().filter(|reduced| reduced.key == commit.key);
         let reduced =
@@ -187,6 +196,9 @@ impl Member {
         }
         self.give_back(reduced);
         self.apply_us = micros(began);
+        self.figures.applied(self.apply_us, self.step);
+        self.trace_applied(commit.key);
+        self.figures.enter(Doing::Wait);
         Ok(Event::Applied { step: self.step, state_check: self.state_check })
     }
 
@@ -215,7 +227,7 @@ impl Member {
     }
 
     /// Puts a step's buffer back where the next step finds it.
-    fn give_back(&mut self, reduced: Box<Reduced>) {
+    pub(crate) fn give_back(&mut self, reduced: Box<Reduced>) {
         match self.work.as_ref().and_then(|work| work.exchange.as_ref()) {
             Some(exchange) => exchange.recycle(reduced),
             None => self.spare = Some(reduced),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::CHUNK_BYTES;
 use wire::proto::{
-    DatasetFile, DownloadRequest, UploadBegin, UploadChunk, UploadFile, UploadFinish, UploadKind,
+    DatasetFile, DownloadRequest, ShownState, UploadBegin, UploadChunk, UploadFile, UploadFinish, UploadKind,
     VersionFile, download_request, upload_chunk,
 };
 
@@ -51,6 +51,11 @@ pub(crate) enum Remote<'a> {
         /// Its name in the version's folder.
         name: &'a str,
     },
+    /// The state that another member shows.
+    State {
+        /// Its step.
+        step: u64,
+    },
     /// Of the dataset.
     Dataset {
         /// The digest that names it.
@@ -77,13 +82,18 @@ impl Transfer {
                 format!("version {step}, {name}"),
                 download_request::What::Version(VersionFile { step, name: name.to_owned() }),
             ),
+            Remote::State { step } => {
+                (format!("state {step}"), download_request::What::State(ShownState { step }))
+            }
             Remote::Dataset { digest } => (
                 format!("dataset {digest}"),
                 download_request::What::Dataset(DatasetFile { digest: digest.to_owned() }),
             ),
         };
         let refused = |status: &tonic::Status| {
-            fail(code_of(status, 3), format!("{label} can't be had: {}", status.message()))
+            // Another member may show it again.
+            let refused = if matches!(what, Remote::State { .. }) { CONNECTION } else { 3 };
+            fail(code_of(status, refused), format!("{label} can't be had: {}", status.message()))
         };
         let mut client = self.client.clone();
         self.runtime.block_on(async {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Progress, RunInfo, duration};
+use crate::data_wait::shown;
 
 /// Ten redraws a second are smooth and cost nothing.
 const REDRAWS_PER_SECOND: u8 = 10;
@@ -46,8 +47,9 @@ impl Bars {
         let Some(info) = &self.info else { return };
         self.run.set_position(progress.step);
         self.run.set_message(format!(
-            "{:.0} samples/s  {} left",
+            "{:.0} samples/s{}  {} left",
             progress.samples_per_second,
+            shown(progress.data_wait),
             duration(progress.eta_s)
         ));
         self.epoch.set_prefix(format!("epoch {}", progress.epoch + 1));

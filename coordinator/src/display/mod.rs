@@ -36,6 +36,8 @@ pub(crate) struct Progress {
     pub(crate) loss: f64,
     /// Training accuracy of the step, for classification.
     pub(crate) accuracy: Option<f64>,
+    /// Share of the members' time in the last steps that they waited for data, 0 to 1.
+    pub(crate) data_wait: Option<f64>,
     /// Seconds until the end at this speed.
     pub(crate) eta_s: f64,
     /// A line per member.
@@ -53,6 +55,8 @@ pub(crate) struct MemberLine {
     pub(crate) samples_per_second: f64,
     /// Its part of the samples, 0 to 1.
     pub(crate) share: f64,
+    /// How long it waited for its samples, in milliseconds.
+    pub(crate) data_ms: f64,
 }
 
 /// A metric as it goes to metrics.jsonl.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::{Progress, RunInfo, duration};
+use crate::data_wait::shown;
 
 /// A pipe is read by people later: often enough to see that it lives, rare enough to read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -30,10 +31,11 @@ impl Plain {
             self.printed = Some(Instant::now());
             let total = self.info.as_ref().map_or(0, |info| info.total_steps);
             print(&format!(
-                "step {}/{total}  loss {:.4}  {:.0} samples/s  {} left",
+                "step {}/{total}  loss {:.4}  {:.0} samples/s{}  {} left",
                 progress.step,
                 progress.loss,
                 progress.samples_per_second,
+                shown(progress.data_wait),
                 duration(progress.eta_s)
             ));
         }
@@ -42,7 +44,8 @@ impl Plain {
     pub(crate) fn evaluated(&mut self, epoch: u64, step: u64, headline: &str) {
         self.printed = Some(Instant::now());
         let training = self.last.as_ref().map_or(String::new(), |last| {
-            format!("train/loss {:.4}  {:.0} samples/s  ", last.loss, last.samples_per_second)
+            let data_wait = shown(last.data_wait);
+            format!("train/loss {:.4}  {:.0} samples/s{data_wait}  ", last.loss, last.samples_per_second)
         });
         print(&format!("epoch {:>3}  step {step:>6}  {training}{headline}", epoch + 1));
     }

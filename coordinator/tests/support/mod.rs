@@ -1,5 +1,7 @@
 //! Real coordinators with real local workers, in a folder of their own, each with a deadline.
 
+#![allow(dead_code, reason = "not every test program uses all of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -98,7 +100,6 @@ impl Place {
     }
 
     /// `worker` with these arguments, in this folder.
-    #[allow(dead_code, reason = "not every test program starts workers of its own")]
     pub(crate) fn worker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker"));
         command
@@ -134,6 +135,7 @@ impl Place {
     }
 
     /// The final digest of a run.
+    #[allow(dead_code, reason = "not every test program compares runs")]
     pub(crate) fn digest(&self, name: &str) -> String {
         self.record(name)["final"]["digest"].as_str().expect("a digest").to_owned()
     }
@@ -170,4 +172,32 @@ fn wait_status(child: &mut Child) -> ExitStatus {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// How many metrics the run `small` has written.
+pub(crate) fn steps_committed(place: &Place) -> usize {
+    std::fs::read_to_string(place.run_dir("small").join("metrics.jsonl"))
+        .map_or(0, |text| text.lines().count())
+}
+
+/// Whether a process is there.
+pub(crate) fn alive(pid: u32) -> bool {
+    // A zombie is dead: its state in /proc says Z.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits until a condition holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a signal by name.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status =
+        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill runs");
+    assert!(status.success(), "kill -{name} {pid}");
 }

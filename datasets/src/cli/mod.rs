@@ -7,6 +7,7 @@ mod diff;
 mod fetch;
 mod log;
 mod show;
+mod show_overview;
 mod show_version;
 mod text;
 mod verify;
@@ -54,14 +55,21 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Form::Text)]
         output: Form,
     },
-    /// Say what a table or a version is: rows, columns, types, missing, quantiles, labels, histograms
+    /// Say what data are
+    ///
+    /// Of a table: rows, columns, types, missing, quantiles, labels, histograms. Of images: sizes, labels, mean and standard
+    /// deviation of the pixels. Of a text: lines, tokens and the most frequent ones. Of a version: who added it, its files,
+    /// and all that of what is in it.
     Show {
-        /// A csv file, a folder, or NAME[@VERSION]; a path that exists comes first
+        /// A csv, tsv, parquet, idx or txt file, a folder, or NAME[@VERSION]; a path that exists comes first
         #[arg(value_name = "PATH|NAME[@VERSION]")]
         what: String,
         /// The column that is predicted; the last one if none is named
         #[arg(long)]
         target: Option<String>,
+        /// The form
+        #[arg(long, value_enum, default_value_t = Form::Text)]
+        output: Form,
     },
     /// Read every byte again and name what is damaged or missing; exit code 3 if anything is
     Verify {
@@ -128,7 +136,7 @@ impl Cli {
         let result = match self.command {
             Command::Add { path, name, message } => add::run(&registry, path, name, message),
             Command::Log { name, output } => log::run(&registry, name.as_deref(), output),
-            Command::Show { what, target } => show_version::run(&registry, &what, target),
+            Command::Show { what, target, output } => show_version::run(&registry, &what, target, output),
             Command::Verify { version } => return verify::run(&registry, version.as_deref()),
             Command::Diff { a, b, output } => diff::run(&registry, &a, &b, output),
             Command::Checkout { version, dest, force } => checkout::run(&registry, &version, &dest, force),

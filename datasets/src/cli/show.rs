@@ -4,6 +4,9 @@ use std::path::Path;
 
 use datasets::{Column, DataError, Distribution, Distributions, Feature, Output, Plan, Profile, Role};
 
+use serde_json::json;
+
+use super::show_overview::histogram;
 use super::text::{aligned, blocks, counted, one_line, short};
 
 /// Texts of a column that are shown.
@@ -12,12 +15,60 @@ const TEXTS_SHOWN_MAX: usize = 8;
 const LABELS_SHOWN_MAX: usize = 50;
 /// Bins of a histogram of numbers.
 const BINS: usize = 16;
+/// Quantiles that are shown.
+const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+
+/// A table that was looked at.
+pub(super) struct TableSeen {
+    plan: Plan,
+    profiles: Vec<Profile>,
+    distributions: Distributions,
+}
+
+impl TableSeen {
+    /// Looks at a table, in the form that its name says.
+    pub(super) fn of(path: &Path, name: Option<String>, target: Option<String>) -> Result<Self, DataError> {
+        let ends = |end: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(end));
+        let mut config =
+            configs::Dataset { uri: path.display().to_string(), name, target, ..Default::default() };
+        config.format = if ends("parquet") { "parquet" } else { "csv" }.to_owned();
+        config.delimiter = if ends("tsv") { '\t' } else { config.delimiter };
+        let (plan, profiles) = Plan::prepare_with_profiles(&config, None)?;
+        let distributions = Distributions::of_plan(&plan)?;
+        Ok(Self { plan, profiles, distributions })
+    }
+
+    pub(super) fn json(&self) -> serde_json::Value {
+        let (plan, all) = (&self.plan, &self.distributions);
+        let columns = plan.columns().iter().zip(&self.profiles).enumerate().map(|(at, (column, profile))| {
+            let (kind, _) = describe(plan, column, profile);
+            let found = all.columns.get(at);
+            let numbers = found.and_then(|found| found.numbers.as_ref()).map(|numbers| {
+                json!({
+                    "count": numbers.count, "mean": numbers.mean, "std": numbers.deviation, "min": numbers.least,
+                    "max": numbers.greatest, "histogram": numbers.histogram(BINS), "sampled": numbers.is_sampled(),
+                    "quantiles": QUANTILES.map(|at| (at.to_string(), numbers.quantile(at))).into_iter()
+                        .collect::<std::collections::BTreeMap<_, _>>(),
+                })
+            });
+            let counts = found.and_then(|found| found.counts.as_ref());
+            json!({ "name": column.name, "kind": kind, "missing": profile.missing, "numbers": numbers, "counts": counts })
+        });
+        let (training, validation) = plan.split_lengths();
+        json!({
+            "version": plan.version(), "format": plan.form.name(), "digest": plan.digest, "bytes": plan.bytes,
+            "rows": plan.rows, "training": training, "held_out": validation, "features": plan.features(),
+            "columns": columns.collect::<Vec<_>>(),
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        table(&self.plan, &self.profiles, &self.distributions)
+    }
+}
 
 /// What a table is, and how its columns are distributed.
-pub(super) fn table(path: &Path, name: Option<String>, target: Option<String>) -> Result<String, DataError> {
-    let uri = path.display().to_string();
-    let config = configs::Dataset { uri, name, target, ..configs::Dataset::default() };
-    let (plan, profiles) = Plan::prepare_with_profiles(&config, None)?;
+fn table(plan: &Plan, profiles: &[Profile], all: &Distributions) -> String {
     let (training, validation) = plan.split_lengths();
     let mut text = format!(
         "{}  md5 {}, {} bytes\n{} rows: {training} for training, {validation} held out\n{} columns, {} numbers a sample\n\n",
@@ -29,24 +80,25 @@ pub(super) fn table(path: &Path, name: Option<String>, target: Option<String>) -
         plan.features()
     );
     let mut rows = vec![["column", "kind", "missing", "values"].map(str::to_owned)];
-    for (column, profile) in plan.columns().iter().zip(&profiles) {
-        let (kind, values) = describe(&plan, column, profile);
+    for (column, profile) in plan.columns().iter().zip(profiles) {
+        let (kind, values) = describe(plan, column, profile);
         rows.push([column.name.clone(), kind.to_owned(), profile.missing.to_string(), values]);
     }
     text.push_str(&aligned(&rows));
-    let target = plan.columns().iter().zip(&profiles).find(|(column, _)| column.role == Role::Target);
+    let target = plan.columns().iter().zip(profiles).find(|(column, _)| column.role == Role::Target);
     if let (Some((column, profile)), Output::Classes { .. }) = (target, &plan.output) {
         text.push_str(&format!("\nlabels of {}\n", column.name));
-        text.push_str(&label_counts(profile, plan.rows));
+        text.push_str(&histogram(&profile.distinct, LABELS_SHOWN_MAX));
     }
-    text.push_str(&distributions(&Distributions::of_plan(&plan)?));
-    Ok(text)
+    text.push_str(&distributions(all));
+    text
 }
 
 /// Kind of a column, and the values that it has.
 fn describe(plan: &Plan, column: &Column, profile: &Profile) -> (&'static str, String) {
     match (column.role, &column.feature, &plan.output) {
         (Role::Ignored, _, _) => ("ignored", String::new()),
+        (Role::Weight, _, _) => ("weight", range(profile)),
         (Role::Target, _, Output::Classes { labels }) => ("target", format!("{} labels", labels.len())),
         (Role::Target, _, Output::Values { .. } | Output::Tokens { .. }) => ("target", range(profile)),
         (Role::Feature, Some(Feature::Categorical { .. }), _) => ("categorical", texts(profile)),
@@ -64,17 +116,6 @@ fn texts(profile: &Profile) -> String {
         profile.distinct.iter().take(TEXTS_SHOWN_MAX).map(|(text, _)| one_line(text)).collect();
     let rest = if profile.distinct.len() > TEXTS_SHOWN_MAX { ", ..." } else { "" };
     format!("{more}{}: {}{rest}", profile.distinct.len(), shown.join(", "))
-}
-
-fn label_counts(profile: &Profile, rows: u64) -> String {
-    let row = |(label, count): &(String, u64)| {
-        let percent = 100.0 * *count as f64 / rows as f64;
-        [format!("  {}", one_line(label)), count.to_string(), format!("{percent:.1} %")]
-    };
-    let shown: Vec<_> = profile.distinct.iter().take(LABELS_SHOWN_MAX).map(row).collect();
-    let rest = profile.distinct.len() - shown.len();
-    let rest = if rest > 0 { format!("  and {rest} more\n") } else { String::new() };
-    format!("{}{rest}", aligned(&shown))
 }
 
 /// How the numbers of each column are distributed, and the categories: a line each.

@@ -5,15 +5,23 @@ use std::path::Path;
 
 use datasets::compare::is_table;
 use datasets::registry::{Manifest, Registry, RegistryError, files_of};
+use datasets::{Overview, format_of};
+use serde_json::json;
 
+use super::show::TableSeen;
 use super::text::{aligned, counted, path_line};
-use super::{Meant, show};
+use super::{Form, Meant, show_overview};
 
 /// Files that are listed.
 const FILES_SHOWN_MAX: usize = 20;
 
-pub(super) fn run(registry: &Registry, what: &str, target: Option<String>) -> Result<String, RegistryError> {
-    match Meant::by(what)? {
+pub(super) fn run(
+    registry: &Registry,
+    what: &str,
+    target: Option<String>,
+    output: Form,
+) -> Result<String, RegistryError> {
+    let mut shown = match Meant::by(what)? {
         Meant::Path(path) if path.is_dir() => {
             let found = files_of(&path)?;
             let sized = found.into_iter().map(|(relative, own)| {
@@ -21,40 +29,128 @@ pub(super) fn run(registry: &Registry, what: &str, target: Option<String>) -> Re
                 Ok((relative, bytes))
             });
             let files: Vec<(String, u64)> = sized.collect::<Result<_, RegistryError>>()?;
-            let text = format!("{}\n{}", path.display(), list(&files));
-            with_only_table(text, &path, &files, target)
+            let mut shown = Shown::default();
+            shown.add("path", json!(path.display().to_string()), &format!("{}\n", path.display()));
+            shown.files(&files);
+            shown.content(&path, &files, None, target)?;
+            shown
         }
-        Meant::Path(path) => Ok(show::table(&path, None, target)?),
+        Meant::Path(path) => {
+            let mut shown = Shown::default();
+            shown.file(&path, None, target)?;
+            shown
+        }
         Meant::Version(reference) => {
             let manifest = registry.find(&reference)?;
             let path = registry.view(&manifest)?;
-            let text = head(&manifest);
+            let mut shown = Shown::default();
+            shown.add("manifest", json!(manifest), &head(&manifest));
             let files: Vec<(String, u64)> =
                 manifest.files.iter().map(|file| (file.path.clone(), file.bytes)).collect();
-            if manifest.is_folder() {
-                return with_only_table(text + &list(&files), &path, &files, target);
-            }
             match files.as_slice() {
-                [(name, _)] if is_table(name) => {
-                    Ok(format!("{text}\n{}", show::table(&path, Some(manifest.name), target)?))
+                _ if manifest.is_folder() => {
+                    shown.files(&files);
+                    shown.content(&path, &files, Some(manifest.name), target)?;
                 }
-                _ => Ok(text + &list(&files)),
+                // A single file is laid out under its own name, which says its form.
+                [_] if format_of(&path)?.is_some() => shown.file(&path, Some(manifest.name), target)?,
+                _ => shown.files(&files),
             }
+            shown
         }
+    };
+    if output == Form::Json {
+        return Ok(format!("{:#}\n", serde_json::Value::Object(std::mem::take(&mut shown.json))));
     }
+    Ok(shown.text)
 }
 
-/// The table too, if the folder has just one.
-fn with_only_table(
+/// What is printed: for people, and for programs.
+#[derive(Default)]
+struct Shown {
     text: String,
-    folder: &Path,
-    files: &[(String, u64)],
-    target: Option<String>,
-) -> Result<String, RegistryError> {
-    let mut tables = files.iter().filter(|(path, _)| is_table(path));
-    match (tables.next(), tables.next()) {
-        (Some((path, _)), None) => Ok(format!("{text}\n{}", show::table(&folder.join(path), None, target)?)),
-        _ => Ok(text),
+    json: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Shown {
+    fn add(&mut self, key: &str, json: serde_json::Value, text: &str) {
+        self.json.insert(key.to_owned(), json);
+        self.text.push_str(text);
+    }
+
+    fn files(&mut self, files: &[(String, u64)]) {
+        let json =
+            json!({ "count": files.len(), "bytes": files.iter().map(|(_, bytes)| bytes).sum::<u64>() });
+        self.add("files", json, &list(files));
+    }
+
+    /// What a file holds; of a file whose name says nothing, a table.
+    fn file(
+        &mut self,
+        path: &Path,
+        name: Option<String>,
+        target: Option<String>,
+    ) -> Result<(), RegistryError> {
+        match format_of(path)? {
+            Some(format @ ("idx" | "text")) => self.overview(path, format, name),
+            _ => self.table(path, name, target),
+        }
+    }
+
+    /// What a folder holds: images, text, or the only table in it.
+    fn content(
+        &mut self,
+        folder: &Path,
+        files: &[(String, u64)],
+        name: Option<String>,
+        target: Option<String>,
+    ) -> Result<(), RegistryError> {
+        let mut tables = files.iter().filter(|(path, _)| is_table(path));
+        match (tables.next(), tables.next()) {
+            (Some((path, _)), None) => self.table(&folder.join(path), None, target),
+            (Some(_), Some(_)) => Ok(()),
+            (None, _) => match format_of(folder)? {
+                Some(format) => self.overview(folder, format, name),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn table(
+        &mut self,
+        path: &Path,
+        name: Option<String>,
+        target: Option<String>,
+    ) -> Result<(), RegistryError> {
+        let seen = TableSeen::of(path, name, target)?;
+        let text = self.parted(seen.text());
+        self.add("table", seen.json(), &text);
+        Ok(())
+    }
+
+    fn overview(&mut self, path: &Path, format: &str, name: Option<String>) -> Result<(), RegistryError> {
+        let config = configs::Dataset {
+            uri: path.display().to_string(),
+            format: format.to_owned(),
+            name,
+            ..configs::Dataset::default()
+        };
+        let shown = match Overview::of(&config) {
+            Ok(seen) => (json!(seen), show_overview::text(&seen)),
+            // The files are there all the same: that they are no data to train on is no failure of a look at them.
+            Err(why) if !self.text.is_empty() => {
+                (json!({ "problem": why.to_string() }), format!("as {format}: {why}\n"))
+            }
+            Err(why) => return Err(why.into()),
+        };
+        let text = self.parted(shown.1);
+        self.add(format, shown.0, &text);
+        Ok(())
+    }
+
+    /// The text, with an empty line before it where something stands above.
+    fn parted(&self, text: String) -> String {
+        if self.text.is_empty() { text } else { format!("\n{text}") }
     }
 }
 

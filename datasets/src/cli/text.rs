@@ -62,6 +62,17 @@ pub(crate) fn blocks(counts: &[u64]) -> String {
     counts.iter().map(block).collect()
 }
 
+/// A count as a bar, the longest for the greatest: eighths of a block, one at least for what there is.
+pub(crate) fn bar(count: u64, most: u64) -> String {
+    const EIGHTHS: [char; 7] =
+        ['\u{258f}', '\u{258e}', '\u{258d}', '\u{258c}', '\u{258b}', '\u{258a}', '\u{2589}'];
+    const WIDTH: u128 = 24;
+    let eighths = (u128::from(count) * WIDTH * 8).div_ceil(u128::from(most.max(1))).min(WIDTH * 8) as usize;
+    let mut bar = "\u{2588}".repeat(eighths / 8);
+    bar.extend((eighths % 8).checked_sub(1).map(|part| EIGHTHS[part]));
+    bar
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +89,14 @@ mod tests {
         check(1e9, "1.000e9");
         check(0.00001, "1.000e-5");
         check(99.999_99, "100");
+    }
+
+    #[test]
+    fn bars_are_as_long_as_their_counts() {
+        assert_eq!((bar(0, 9).as_str(), bar(1, 24).as_str()), ("", "\u{2588}"));
+        assert_eq!(bar(24, 24).chars().count(), 24);
+        assert_eq!(bar(1, u64::MAX), "\u{258f}", "what there is shows");
+        assert_eq!(bar(3, 48), "\u{2588}\u{258c}");
     }
 
     #[test]

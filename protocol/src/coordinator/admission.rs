@@ -85,8 +85,13 @@ impl Coordinator {
             Err(message) => {
                 let failure = Failure { code: 2, message };
                 self.note(Note::Refused { name: join.name.clone(), failure: failure.clone() });
-                self.send(connection, ToWorker::Refused(failure));
+                self.send(connection, ToWorker::Refused(failure.clone()));
                 self.put(Output::Close { connection });
+                // The run's own workers are all alike: nobody would come who fares better.
+                if join.slot.is_some() && !self.has_begun && self.roster.iter().next().is_none() {
+                    let message = format!("local worker {} was refused: {}", join.name, failure.message);
+                    self.fail(failure.code, &message);
+                }
             }
         }
     }
@@ -105,7 +110,8 @@ impl Coordinator {
             let known: Vec<&str> =
                 join.tasks.iter().take(TASKS_SHOWN_MAX).map(|(name, _)| name.as_str()).collect();
             return Err(format!(
-                "the worker doesn't know the task \"{task}\"; it knows {}",
+                "the worker doesn't know the task \"{task}\"; it knows {} (a worker with tasks of one's own is named by \
+                 local.worker_binary)",
                 known.join(", ")
             ));
         };

@@ -163,7 +163,9 @@ impl Coordinator {
                 self.send(connection, ToWorker::Export { step });
             }
             Export::NotAsked | Export::Done => {
-                self.end(EndReason::Completed, 0, format!("all {step} steps are done"));
+                let message =
+                    self.describe_early_end().unwrap_or_else(|| format!("all {step} steps are done"));
+                self.end(EndReason::Completed, 0, message);
             }
         }
     }

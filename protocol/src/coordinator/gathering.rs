@@ -97,8 +97,10 @@ impl Coordinator {
     /// Whoever can is to hold this state.
     pub(super) fn load_from(&mut self, now: Millis, step: u64) {
         self.state = State::Loading { until: now.saturating_add(self.plan.load_timeout_ms), step };
-        if self.uploads.durable_step() == Some(step) {
-            self.order_loads(now, step);
+        if self.shown_digest(step).is_some() {
+            self.order_loads(now, step, &ToWorker::TakeState { step });
+        } else if self.uploads.durable_step() == Some(step) {
+            self.order_loads(now, step, &ToWorker::Load { step });
         }
         self.advance_loading(now);
     }
@@ -119,8 +121,8 @@ impl Coordinator {
         self.send(connection, ToWorker::Initialise);
     }
 
-    /// Sends the version to all that could work and don't hold it.
-    pub(super) fn order_loads(&mut self, now: Millis, step: u64) {
+    /// Has all that could work and don't hold the state load it.
+    fn order_loads(&mut self, now: Millis, step: u64, order: &ToWorker) {
         let is_wanted = |member: &super::roster::Member| {
             member.is_available()
                 && member.holds != Some(step)
@@ -134,7 +136,7 @@ impl Coordinator {
             connections.push(member.connection);
         }
         for connection in connections {
-            self.send(connection, ToWorker::Load { step });
+            self.send(connection, order.clone());
         }
     }
 
@@ -147,12 +149,18 @@ impl Coordinator {
             state.loaded = Some(digest);
             return self.on_initialised(now);
         }
-        let expected = self.uploads.digest(step);
-        match expected {
+        let (version, shown) = (self.uploads.digest(step), self.shown_digest(step));
+        match version.or(shown) {
             // Put off meanwhile, or told to load another by now.
             _ if ordered.is_some_and(|ordered| ordered != step) => {}
-            None => self.reject(now, id, &format!("it said Loaded of state {step} unasked")),
-            Some(expected) if expected != digest => self.on_other_digest(now, id, step),
+            // Too late: what it was to load is of no use any more.
+            None => {
+                if let Some(member) = self.roster.get_mut(id) {
+                    member.ordered = None;
+                }
+                self.advance(now);
+            }
+            Some(_) if ![version, shown].contains(&Some(digest)) => self.on_other_digest(now, id, step),
             Some(_) => {
                 if let Some(member) = self.roster.get_mut(id) {
                     member.ordered = None;
@@ -165,7 +173,7 @@ impl Coordinator {
 
     fn on_other_digest(&mut self, now: Millis, id: MemberId, step: u64) {
         let message = format!(
-            "worker {} holds a state {step} with another digest than version {step}: the version's files are not what \
+            "worker {} holds a state {step} with another digest than the one that it was to load: what came is not what \
              was uploaded",
             self.roster.name(id)
         );
@@ -215,12 +223,12 @@ impl Coordinator {
         self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
     }
 
-    /// What follows the committed state; `None` if all steps are done.
+    /// What follows the committed state; `None` if all steps are done, or the run ends early.
     pub(super) fn first_work(&self) -> Option<(u64, Phase)> {
         let position = self.position;
         if self.plan.evaluation_due(position.step) && !position.evaluated {
             Some((position.step, Phase::Evaluate))
-        } else if position.step < self.plan.total_steps {
+        } else if position.step < self.plan.total_steps && !self.has_ended_early() {
             Some((position.step + 1, Phase::Train))
         } else {
             None

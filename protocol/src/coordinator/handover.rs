@@ -1,12 +1,22 @@
-//! Joiners enter between two steps: the run holds still, a member uploads the committed state, they load it.
+//! Joiners enter between two steps: the run holds still, a member shows the committed state, they take it.
 
 use super::gathering::PUT_OFF_MS;
 use super::machine::{Coordinator, State};
 use crate::Millis;
+use crate::ids::MemberId;
 use crate::messages::{EndReason, ToWorker};
 
 use super::Output;
 use super::roster::Member;
+
+/// A state that a member shows to those that lack it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shown {
+    pub(super) step: u64,
+    pub(super) from: MemberId,
+    /// Of what was uploaded, once it is there.
+    digest: Option<[u8; 32]>,
+}
 
 impl Coordinator {
     /// Workers that are ready and lack the committed state.
@@ -27,30 +37,37 @@ impl Coordinator {
         let leavers = self.roster.iter().filter(|member| member.leaving.is_some()).count();
         let rest = self.roster.available().filter(|member| member.holds == Some(self.position.step)).count();
         // Whoever leaves too few behind leaves a version behind too.
-        let needs_version = leavers > 0 && rest < self.needed();
+        let keeps_best = self.is_best(self.position.step) && !self.uploads.has_asked(self.position.step);
+        let needs_version = leavers > 0 && rest < self.needed() || keeps_best;
         if needs_version || self.joiners(now).next().is_some() {
-            return self.hand_over(now);
+            return self.begin_handover(now, needs_version);
         }
         self.finish_hold(now);
     }
 
-    /// The committed state becomes a version for those that lack it.
+    /// The committed state goes to those that lack it.
     pub(super) fn hand_over(&mut self, now: Millis) {
+        self.begin_handover(now, false);
+    }
+
+    fn begin_handover(&mut self, now: Millis, as_version: bool) {
         self.held_since.get_or_insert(now);
         let until = now.saturating_add(self.plan.transfer_timeout_ms);
-        self.state = State::Handover { until, step: self.position.step, attempts: 0 };
+        self.state = State::Handover { until, step: self.position.step, attempts: 0, as_version };
         self.advance_handover(now);
     }
 
     pub(super) fn advance_handover(&mut self, now: Millis) {
-        let State::Handover { step, attempts, .. } = &mut self.state else { return };
-        let step = *step;
-        if self.uploads.durable_step() == Some(step) {
+        let State::Handover { step, as_version, .. } = self.state else { return };
+        let is_shown = !as_version && self.shown_digest(step).is_some();
+        if is_shown || self.uploads.durable_step() == Some(step) {
             return self.finish_hold(now);
         }
-        if self.uploads.is_busy() {
+        let is_under_way = if as_version { self.uploads.is_busy() } else { self.shown.is_some() };
+        if is_under_way {
             return;
         }
+        let State::Handover { attempts, .. } = &mut self.state else { return };
         if *attempts > 0 {
             return self.give_up_handover(now, "the state could not be uploaded");
         }
@@ -60,19 +77,55 @@ impl Coordinator {
         let Some((from, connection)) = donors.next().map(|donor| (donor.id, donor.connection)) else {
             return self.gather(now);
         };
-        self.expect_version(now, step, from);
-        self.send(connection, ToWorker::WriteVersion { step });
+        if as_version {
+            self.expect_version(now, step, from);
+            return self.send(connection, ToWorker::WriteVersion { step });
+        }
+        self.shown = Some(Shown { step, from, digest: None });
+        self.put(Output::ExpectState { step, from });
+        self.send(connection, ToWorker::ShowState { step });
+    }
+
+    pub(super) fn on_state_shown(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
+        if let Some(shown) = self.shown.as_mut().filter(|shown| shown.step == step) {
+            shown.digest = Some(digest);
+            self.advance(now);
+        }
+    }
+
+    pub(super) fn on_state_not_shown(&mut self, now: Millis, step: u64, reason: &str) {
+        if self.shown.take_if(|shown| shown.step == step && shown.digest.is_none()).is_some() {
+            self.warn(format!("state {step} could not be shown: {reason}"));
+            self.advance(now);
+        }
+    }
+
+    /// The digest of the state of this step, if it is there to be taken.
+    pub(super) fn shown_digest(&self, step: u64) -> Option<[u8; 32]> {
+        self.shown.as_ref().filter(|shown| shown.step == step)?.digest
+    }
+
+    pub(super) fn describe_handover(&self, step: u64) -> String {
+        match (&self.shown, self.uploads.in_flight()) {
+            (Some(Shown { from, digest: None, .. }), _) => {
+                format!("{} to show state {step} to others", self.roster.name(*from))
+            }
+            (_, Some(upload)) => format!("{} to upload state {}", self.roster.name(upload.from), upload.step),
+            _ => format!("state {step} to become a version"),
+        }
     }
 
     /// A donor was lost: another one tries.
     pub(super) fn forget_handover_attempt(&mut self) {
+        self.shown.take_if(|shown| shown.digest.is_none());
         if let State::Handover { attempts, .. } = &mut self.state {
             *attempts = 0;
         }
     }
 
     pub(super) fn give_up_handover(&mut self, now: Millis, reason: &str) {
-        let ids: Vec<_> = self.joiners(now).map(|member| member.id).collect();
+        self.shown.take_if(|shown| shown.digest.is_none());
+        let ids: Vec<MemberId> = self.joiners(now).map(|member| member.id).collect();
         let names: Vec<String> = ids.iter().map(|id| self.roster.name(*id)).collect();
         if !names.is_empty() {
             self.warn(format!("{} can't enter yet: {reason}", names.join(", ")));
@@ -101,7 +154,7 @@ impl Coordinator {
     }
 
     pub(super) fn dismiss_leavers(&mut self) {
-        let leaving: Vec<(crate::ids::MemberId, u64, String)> = self
+        let leaving: Vec<(MemberId, u64, String)> = self
             .roster
             .iter()
             .filter_map(|member| {

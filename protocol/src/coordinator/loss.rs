@@ -29,6 +29,9 @@ impl Coordinator {
             self.uploads.owe();
             self.forget_handover_attempt();
         }
+        if self.shown.is_some_and(|shown| shown.from == id) {
+            self.forget_handover_attempt();
+        }
         Some(member.name)
     }
 
@@ -174,6 +177,7 @@ impl Coordinator {
         };
         self.proven_step = self.proven_step.min(to_step);
         self.uploads.rewind(to_step);
+        self.shown = None;
         self.kept = Kept::default();
         self.view = None;
         // Nothing steps until the states are there again.

@@ -6,6 +6,7 @@ use super::appends::{After, Appends};
 use super::balance::Balance;
 use super::closing::Closing;
 use super::gathering::Initialising;
+use super::handover::Shown;
 use super::roster::Roster;
 use super::step::{Decided, Pace, Step};
 use super::versions::Uploads;
@@ -31,8 +32,9 @@ pub(super) enum State {
     Initialising(Initialising),
     /// Members load or recover the state that the run goes on from.
     Loading { until: Millis, step: u64 },
-    /// The run holds still while the committed state becomes a version for those that lack it.
-    Handover { until: Millis, step: u64, attempts: u32 },
+    /// The run holds still while a member shows the committed state to those that lack it, or makes it a version
+    /// where that has to outlast the members.
+    Handover { until: Millis, step: u64, attempts: u32, as_version: bool },
     /// A view's record is on its way to the journal.
     Opening,
     /// The members work on a step.
@@ -65,6 +67,8 @@ pub struct Coordinator {
     pub(super) state: State,
     pub(super) roster: Roster,
     pub(super) uploads: Uploads,
+    /// The state that is shown to those that lack it.
+    pub(super) shown: Option<Shown>,
     pub(super) view: Option<View>,
     /// Whether a view was opened in this term.
     pub(super) has_begun: bool,
@@ -124,6 +128,7 @@ impl Coordinator {
             state: State::Gathering { until },
             roster: Roster::default(),
             uploads: Uploads::new(resume, now),
+            shown: None,
             view: None,
             has_begun,
             orphans,
@@ -168,6 +173,8 @@ impl Coordinator {
             Event::JournalFailed { reason } => self.on_journal_failed(now, &reason),
             Event::VersionWritten { step, digest } => self.on_version_written(now, step, digest),
             Event::VersionFailed { step, reason } => self.on_version_failed(now, step, &reason),
+            Event::StateShown { step, digest } => self.on_state_shown(now, step, digest),
+            Event::StateNotShown { step, reason } => self.on_state_not_shown(now, step, &reason),
             Event::Exported => self.on_exported(now),
             Event::ExportFailed { reason } => self.on_export_failed(&reason),
             Event::StopRequested { reason } => self.on_stop(now, reason),
@@ -223,10 +230,7 @@ impl Coordinator {
             State::Loading { step, .. } => {
                 format!("{} to load state {step}", self.names_not_loaded(*step))
             }
-            State::Handover { step, .. } => match self.uploads.in_flight() {
-                Some(upload) => format!("{} to upload state {}", self.roster.name(upload.from), upload.step),
-                None => format!("state {step} to become a version"),
-            },
+            State::Handover { step, .. } => self.describe_handover(*step),
             State::Opening => "the journal to take a view".to_owned(),
             State::Stepping(step) => self.describe_step(step),
             State::Committing(decided) => {

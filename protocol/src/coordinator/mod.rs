@@ -11,6 +11,7 @@ mod admission;
 mod appends;
 mod balance;
 mod closing;
+mod early;
 mod ending;
 mod gathering;
 mod handover;
@@ -64,6 +65,20 @@ pub enum Event {
     },
     /// The version could not be had: writing or the upload failed.
     VersionFailed {
+        /// Its step.
+        step: u64,
+        /// The error, for people.
+        reason: String,
+    },
+    /// A member has shown the state that others lack: they can take it.
+    StateShown {
+        /// Its step.
+        step: u64,
+        /// The digest of what was uploaded.
+        digest: [u8; 32],
+    },
+    /// It could not be had.
+    StateNotShown {
         /// Its step.
         step: u64,
         /// The error, for people.
@@ -139,6 +154,14 @@ pub enum Output {
         /// The step.
         step: u64,
         /// Who uploads it.
+        from: MemberId,
+    },
+    /// This member is expected to show its state; answered by StateShown or StateNotShown. What was shown is of no
+    /// use any more when a view opens.
+    ExpectState {
+        /// The step.
+        step: u64,
+        /// Who shows it.
         from: MemberId,
     },
     /// This member is expected to upload the exports; answered by Exported or ExportFailed.

@@ -1,5 +1,6 @@
 //! What the coordinator's machine must know of the configuration, and nothing more.
 
+use crate::early_stopping::EarlyStopping;
 use crate::ids::RunId;
 use crate::plan::Geometry;
 use crate::schedule::Schedule;
@@ -68,6 +69,8 @@ pub struct RunPlan {
     pub checkpoint_every: CheckpointEvery,
     /// Evaluation after every so many epochs, and after the last step; 0 is never.
     pub evaluate_every_epochs: u64,
+    /// Whether the run may end before its last step.
+    pub early_stopping: Option<EarlyStopping>,
     /// Whether exports are made at the end.
     pub export: bool,
     /// A member of which nothing is heard for so long is lost.

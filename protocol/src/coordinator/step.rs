@@ -183,7 +183,7 @@ impl Coordinator {
             verdict,
             applied,
             scalars,
-            next: self.next_after(now, key),
+            next: self.next_after(now, key, &ready.sums),
             sums: ready.sums.clone(),
             squared_norm: ready.squared_norm,
         }
@@ -195,18 +195,22 @@ impl Coordinator {
     }
 
     /// What follows a commit: a pure function of configuration, step, requests and who waits to enter or to leave.
-    fn next_after(&self, now: Millis, key: StepKey) -> Next {
+    fn next_after(&self, now: Millis, key: StepKey, sums: &[f64]) -> Next {
         let step = key.step;
-        let last = step >= self.plan.total_steps || self.stop.is_some();
+        let (is_over, is_best) = self.standing_after(key, sums);
+        let last = step >= self.plan.total_steps || self.stop.is_some() || is_over;
         let evaluate = key.phase == Phase::Train && self.stop.is_none() && self.plan.evaluation_due(step);
         let leaves = |member: &super::roster::Member| member.leaving.is_some() && self.is_in_view(member.id);
         let has_leavers = self.roster.iter().any(leaves);
-        // They need this state: it becomes a version, as soon as no other is on its way.
-        let has_joiners = self.joiners(now).next().is_some() && !self.uploads.is_busy();
-        let hold = !last && !evaluate && (has_leavers || has_joiners || self.wants_balance());
+        let has_joiners = self.joiners(now).next().is_some();
+        // The best state so far is kept: as a version at once, or as soon as the one that is on its way is there.
+        let wants_best = is_best && !self.uploads.has_asked(step);
+        let waits_for_best = wants_best && self.uploads.in_flight().is_some();
+        let hold =
+            !last && !evaluate && (has_leavers || has_joiners || self.wants_balance() || waits_for_best);
         let is_due = last
             || self.uploads.is_owed()
-            || hold && has_joiners
+            || wants_best
             || key.phase == Phase::Train && self.plan.version_due(step, self.uploads.since_ms(now));
         let first = self.roster.ranks().into_iter().find(|member| self.is_in_view(member.id));
         let version = first.map(|member| member.id).filter(|_| is_due && self.uploads.can_ask(step));

@@ -68,6 +68,11 @@ impl Uploads {
         self.in_flight.is_none() && self.asked_step != Some(step)
     }
 
+    /// Whether the last version that was asked for is of this step.
+    pub(super) fn has_asked(&self, step: u64) -> bool {
+        self.asked_step == Some(step)
+    }
+
     pub(super) fn durable_step(&self) -> Option<u64> {
         self.durable.map(|(step, _)| step)
     }

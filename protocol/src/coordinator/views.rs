@@ -111,6 +111,7 @@ impl Coordinator {
             return self.gather(now);
         }
         self.put(Output::OpenView(view.clone()));
+        self.shown = None;
         let reason = format!("{} members work from step {}", view.members.len(), view.step);
         self.note(Note::ViewOpened { view: view.id, reason });
         for info in &view.members {

@@ -93,6 +93,8 @@ impl Worker {
         }
         if self.run.is_some_and(|run| run != welcome.run) {
             self.forget_state();
+            // Every run counts its views from the same number.
+            self.committed = None;
         }
         self.run = Some(welcome.run);
         self.member = Some(welcome.member);
@@ -124,6 +126,7 @@ impl Worker {
         self.put(match order {
             Order::Initialise => Output::Initialise,
             Order::Load(step) => Output::Load { step },
+            Order::Take(step) => Output::TakeState { step },
         });
     }
 

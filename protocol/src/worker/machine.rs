@@ -50,6 +50,8 @@ pub(super) enum Order {
     Initialise,
     /// Fetch this version.
     Load(u64),
+    /// Take what another member has shown.
+    Take(u64),
 }
 
 /// The machine.
@@ -176,6 +178,7 @@ impl Worker {
             State::Idle => "the coordinator to say which state to load, or a view".to_owned(),
             State::Loading { order: Order::Initialise, .. } => "its own state 0".to_owned(),
             State::Loading { order: Order::Load(step), .. } => format!("version {step}"),
+            State::Loading { order: Order::Take(step), .. } => format!("another member's state {step}"),
             State::Computing { key } => format!("the reduced gradient of step {}", key.step),
             State::Ready { key, .. } => format!("the commit of step {}", key.step),
             State::Applying { commit, .. } => format!("its own update of step {}", commit.key.step),
@@ -196,8 +199,10 @@ impl Worker {
             ToWorker::Initialise => self.on_order(Order::Initialise),
             ToWorker::Recover(commit) => self.on_recover(commit),
             ToWorker::Load { step } => self.on_order(Order::Load(step)),
+            ToWorker::TakeState { step } => self.on_order(Order::Take(step)),
             ToWorker::View(view) => self.on_view(view),
             ToWorker::Commit(commit) => self.on_commit(commit),
+            ToWorker::ShowState { step } => self.on_held_request(step, Output::ShowState { step }),
             ToWorker::WriteVersion { step } => self.on_held_request(step, Output::WriteVersion { step }),
             ToWorker::Export { step } => self.on_held_request(step, Output::Export { step }),
             ToWorker::End { reason, message } => {

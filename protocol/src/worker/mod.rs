@@ -30,7 +30,7 @@ pub enum Event {
         /// Number of f32 elements.
         elements: u64,
     },
-    /// Answer to [`Output::Initialise`] and [`Output::Load`]: the state is in memory and (for Initialise) uploaded.
+    /// Answer to [`Output::Initialise`], [`Output::Load`] and [`Output::TakeState`]: the state is in memory and (for Initialise) uploaded.
     Loaded {
         /// Step of the state.
         step: u64,
@@ -91,6 +91,17 @@ pub enum Output {
     Initialise,
     /// Download this version, load it, answer Loaded.
     Load {
+        /// Its step.
+        step: u64,
+    },
+    /// Download the state that another member shows, answer Loaded with the digest of what came.
+    TakeState {
+        /// Its step.
+        step: u64,
+    },
+    /// Upload the current state for those that lack it, while the run holds still. A failure is no reason for
+    /// [`Event::Failed`]; the coordinator's driver sees it.
+    ShowState {
         /// Its step.
         step: u64,
     },

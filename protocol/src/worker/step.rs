@@ -166,7 +166,7 @@ impl Worker {
         }
     }
 
-    /// WriteVersion and Export: only of the state that this member holds still.
+    /// ShowState, WriteVersion and Export: only of the state that this member holds still.
     pub(super) fn on_held_request(&mut self, step: u64, output: Output) {
         let holds = self.held.is_some_and(|(held, _)| held == step);
         match &self.state {

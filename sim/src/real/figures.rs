@@ -59,7 +59,8 @@ impl Drop for Bench<'_> {
 fn start(place: &Place, resume: bool) -> anyhow::Result<Child> {
     let workers = WORKERS.to_string();
     // Longer than all measurements take; the benches kill it.
-    let mut arguments = vec!["--local-workers", &workers, "--set", "train.epochs=1000000"];
+    let mut arguments =
+        vec!["--local-workers", &workers, "--set", "train.epochs=1000000", "--set", "checkpoint.every=1m"];
     if resume {
         arguments.push("--resume");
     }

@@ -1,10 +1,10 @@
-//! The processes of one folder, found by their command lines, and signals to them.
+//! The processes of one folder, found by where they work, and signals to them.
 
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process whose command line names the folder.
+/// A process at work in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) pid: u32,
@@ -14,29 +14,32 @@ pub(super) struct Found {
     pub(super) name: String,
 }
 
-/// All processes of the folder, by process id. Everything started here has a path of the folder on its command line,
-/// and so do the workers that a coordinator starts: their token file lies there.
+/// All processes of the folder, by process id: everything started here works in it, and so do the workers that a
+/// coordinator starts.
 pub(super) fn of_folder(folder: &Path) -> Vec<Found> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let folder = format!("{}/", folder.display());
+    let (Ok(entries), Ok(folder)) = (std::fs::read_dir("/proc"), folder.canonicalize()) else {
+        return Vec::new();
+    };
     let mut found: Vec<Found> = entries
         .flatten()
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            // Processes end while they are looked at; a zombie's command line is empty.
-            parse(pid, &std::fs::read(entry.path().join("cmdline")).ok()?, &folder)
+            // Processes end while they are looked at.
+            let is_ours = std::fs::read_link(entry.path().join("cwd")).ok()? == folder;
+            let cmdline = std::fs::read(entry.path().join("cmdline")).ok()?;
+            if is_ours { parse(pid, &cmdline) } else { None }
         })
         .collect();
     found.sort_by_key(|found| found.pid);
     found
 }
 
-fn parse(pid: u32, cmdline: &[u8], folder: &str) -> Option<Found> {
+/// None if it is neither a coordinator nor a worker, or a zombie, whose command line is empty.
+fn parse(pid: u32, cmdline: &[u8]) -> Option<Found> {
     let text = String::from_utf8_lossy(cmdline);
     let arguments: Vec<&str> = text.split('\0').collect();
     let program = Path::new(arguments.first()?).file_name()?.to_str()?;
-    let is_ours = arguments.iter().skip(1).any(|argument| argument.starts_with(folder));
-    if !is_ours || !matches!(program, "worker" | "coordinator") {
+    if !matches!(program, "worker" | "coordinator") {
         return None;
     }
     let name = arguments.iter().skip_while(|argument| **argument != "--name").nth(1).copied();
@@ -73,15 +76,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_programs_of_the_folder_are_found() {
+    fn coordinators_and_workers_are_told_by_their_command_lines() {
         let check = |cmdline: &str, expected: Option<(bool, &str)>| {
-            let found = parse(7, cmdline.replace(' ', "\0").as_bytes(), "/tmp/x/");
+            let found = parse(7, cmdline.replace(' ', "\0").as_bytes());
             assert_eq!(found.as_ref().map(|f| (f.is_worker, f.name.as_str())), expected, "{cmdline}");
         };
-        check("/b/worker --token-file /tmp/x/bonfire/1 --name worker-0", Some((true, "worker-0")));
-        check("/b/coordinator --config /tmp/x/run.toml --resume", Some((false, "")));
-        check("/b/worker --token-file /tmp/xy/bonfire/1 --name worker-0", None);
-        check("tail -f /tmp/x/out", None);
+        check("/b/worker --slot 0 --name worker-0", Some((true, "worker-0")));
+        check("/b/coordinator --config run.toml --resume", Some((false, "")));
+        check("tail -f worker", None);
         check("", None);
+    }
+
+    #[test]
+    fn processes_of_other_folders_are_not_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // A program by the name of one under test that waits until it is killed.
+        let program = folder.path().join("worker");
+        std::fs::copy("/bin/sleep", &program).expect("copied");
+        let start = |dir: &Path| {
+            std::process::Command::new(&program).arg("60").current_dir(dir).spawn().expect("started")
+        };
+        let (mut inside, mut outside) = (start(folder.path()), start(Path::new("/")));
+        let found: Vec<u32> = of_folder(folder.path()).iter().map(|found| found.pid).collect();
+        kill_all(folder.path());
+        let is_outside_alive = outside.try_wait().expect("asked").is_none();
+        outside.kill().expect("killed");
+        for child in [&mut inside, &mut outside] {
+            child.wait().expect("waited for");
+        }
+        assert_eq!(found, [inside.id()]);
+        assert!(is_outside_alive);
     }
 }

@@ -20,6 +20,8 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const GUESTS_MAX: usize = 6;
 /// After a run's end its workers have so long to end too.
 const GRACE: Duration = Duration::from_secs(3);
+/// After the storm, how often it is seen to that the run has a worker.
+const RESCUE_EVERY: Duration = Duration::from_secs(2);
 /// How often this program looks around.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -78,13 +80,13 @@ impl fmt::Display for Failure {
         writeln!(f, "seed {} FAILED: {}", self.seed, self.why)?;
         self.events.iter().try_for_each(|event| writeln!(f, "  {event}"))?;
         write!(f, "{}", self.said)?;
-        write!(f, "folder: {}", self.folder)
+        if self.folder.is_empty() { Ok(()) } else { write!(f, "folder: {}", self.folder) }
     }
 }
 
 impl Failure {
     pub(super) fn before_strikes(seed: u64, why: &anyhow::Error) -> Box<Self> {
-        let (events, said, folder) = (Vec::new(), String::new(), "none".to_owned());
+        let (events, said, folder) = (Vec::new(), String::new(), String::new());
         Box::new(Self { seed, why: format!("before any fault: {why:#}"), events, said, folder })
     }
 }
@@ -191,7 +193,7 @@ impl Storm<'_> {
     fn strike_until_the_end(&mut self, random: &mut Random, strikes: Duration) -> anyhow::Result<ExitStatus> {
         let (mut pause_ms, mut fault) = Fault::draw(random);
         let mut next = None;
-        let mut healed = false;
+        let (mut healed, mut rescue) = (false, Instant::now());
         loop {
             ensure!(self.began.elapsed() < DEADLINE, "it did not complete within {DEADLINE:?}");
             for (pid, status) in self.place.bury() {
@@ -215,7 +217,12 @@ impl Storm<'_> {
                 if !healed && self.later.is_empty() {
                     healed = true;
                     self.tell("the storm is over");
+                    rescue = Instant::now();
+                }
+                // A worker that was told to leave may be the last one, and gone only now.
+                if healed && Instant::now() >= rescue {
                     self.rescue()?;
+                    rescue = Instant::now() + RESCUE_EVERY;
                 }
             } else if next.is_some_and(|next| Instant::now() >= next) {
                 self.strike(fault)?;

@@ -21,7 +21,7 @@ pub struct Cli {
 pub enum Command {
     /// Measure a version on the validation split: the metrics that the run logged for it
     Eval(Eval),
-    /// Predict the target of each row of a table
+    /// Predict the target of each row of a table, or of each image
     Predict(Predict),
     /// Write a version's model for other programs
     Export(Export),
@@ -63,8 +63,9 @@ pub struct Predict {
     /// Whose model
     #[command(flatten)]
     pub source: Source,
-    /// The table: its columns are found by name, and the target need not be there
-    #[arg(long, value_name = "FILE.csv")]
+    /// A table, whose columns are found by name and whose target need not be there; or, where the model takes images, a
+    /// PNG or JPEG file, a folder of them, or a file in idx form
+    #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
     /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]

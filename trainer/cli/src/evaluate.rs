@@ -85,8 +85,7 @@ fn prediction(plan: &Plan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },
-        // Tokens are bytes.
-        Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: 1.0 },
+        Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: plan.bytes_per_token() },
     }
 }
 

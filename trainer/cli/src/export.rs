@@ -16,9 +16,10 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
     let version = run.version(ask.source.version)?;
     let plan = run.plan()?;
     let model = Model::load(&run, &plan, &version, &DeviceSpec::Cpu, registry)?;
+    let tokenizer = run.tokenizer(&plan)?;
     let info = ExportInfo {
         labels: plan.labels().to_vec(),
-        normalisation: plan.normalisation(),
+        normalisation: plan.normalisation(tokenizer.as_ref().map(|(_, json)| json.as_str())),
         config: run.config_text.clone(),
         lineage: serde_json::json!({
             "run": run.name,
@@ -27,6 +28,7 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
             "dataset": plan.name,
             "dataset_digest": plan.digest,
             "config_digest": run.config.digest(),
+            "init_digest": run.config.init.digest,
         }),
     };
     let (file, bytes) = match ask.format {

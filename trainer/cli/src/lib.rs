@@ -4,6 +4,7 @@
 //! anything but exports, and never imports protocol, wire, coordinator or worker: it reads what a run left behind. A
 //! binary with models of one's own is `trainer_cli::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
+mod alphabet;
 mod cli;
 mod evaluate;
 mod export;

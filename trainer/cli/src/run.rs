@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use configs::Config;
-use datasets::Plan;
+use datasets::{Form, Plan, TextTokenizer};
 use store::versions::{self, Manifest};
 use tracker::{MetricsFile, keys};
 
@@ -14,6 +14,8 @@ use crate::failure::Failure;
 
 /// The plan of the run's dataset, as the coordinator made it at the run's start.
 const PLAN_FILE: &str = "data.json";
+/// The tokenizer of a run on text, if it has one.
+const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Which version is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,13 +77,41 @@ impl Run {
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         let path = self.dir.join(PLAN_FILE);
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|why| Failure::data(format!("{} is no dataset's plan: {why}", path.display()))),
+            Ok(text) => {
+                let plan = serde_json::from_slice(&text);
+                let plan = plan.map_err(|why| {
+                    Failure::data(format!("{} is no dataset's plan: {why}", path.display()))
+                })?;
+                Ok(self.with_own_tokenizer(plan))
+            }
             Err(why) if why.kind() == ErrorKind::NotFound => {
                 Ok(Plan::prepare(&self.config.dataset, Some(&self.dir))?)
             }
             Err(why) => Err(Failure::data(format!("{}: {why}", path.display()))),
         }
+    }
+
+    /// Whether the run says what its data were.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.dir.join(PLAN_FILE).is_file()
+    }
+
+    /// The run's own copy of the tokenizer is there where the one that it was started with may be gone.
+    fn with_own_tokenizer(&self, mut plan: Plan) -> Plan {
+        let own = self.dir.join(TOKENIZER_FILE);
+        if let Form::Text(text) = &mut plan.form
+            && let Some(tokenizer) = &mut text.tokenizer
+            && own.is_file()
+        {
+            tokenizer.path = own.display().to_string();
+        }
+        plan
+    }
+
+    /// The tokenizer that the run's text was encoded with, which the coordinator has put beside its record, and the text
+    /// of its file; none where tokens are bytes.
+    pub(crate) fn tokenizer(&self, plan: &Plan) -> Result<Option<(TextTokenizer, String)>, Failure> {
+        Ok(plan.read_tokenizer(&self.dir.join(TOKENIZER_FILE))?)
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {

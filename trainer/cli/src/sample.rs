@@ -4,9 +4,11 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use configs::Config;
+use datasets::TextTokenizer;
 use store::versions;
 use trainer::{DataSpec, Engine, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target, tensors};
 
+use crate::alphabet::Alphabet;
 use crate::cli::Sample;
 use crate::failure::Failure;
 use crate::run::{Run, Which};
@@ -14,13 +16,11 @@ use crate::run::{Run, Which};
 /// A file of a version and of an export.
 const MODEL_FILE: &str = "model.safetensors";
 
-/// Tokens are bytes.
-const BYTES: usize = 256;
-
 /// Writes the prompt and what the model makes of it, each byte when it is there, and a last line break.
 pub(crate) fn sample(ask: &Sample, registry: &Registry, out: &mut dyn Write) -> Result<(), Failure> {
-    let mut writer = Writer::load(ask, registry)?;
-    let mut text = writer.prompt(&ask.prompt)?;
+    let (mut writer, alphabet) = Writer::load(ask, registry)?;
+    let mut text = alphabet.prompt(&ask.prompt, writer.vocabulary)?;
+    let mut spelling = alphabet.spelling(&text)?;
     let mut draws = Draws(ask.seed);
     let mut written = out.write_all(ask.prompt.as_bytes()).and_then(|()| out.flush());
     for _ in 0..ask.tokens {
@@ -29,7 +29,7 @@ pub(crate) fn sample(ask: &Sample, registry: &Registry, out: &mut dyn Write) -> 
         }
         let token = choose(&writer.logits(&text)?, ask.temperature, ask.top_k, draws.next());
         text.push(token as i64);
-        written = out.write_all(&[token as u8]).and_then(|()| out.flush());
+        written = out.write_all(&spelling.next(token)?).and_then(|()| out.flush());
     }
     match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         // Whoever reads has seen enough.
@@ -50,8 +50,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn load(ask: &Sample, registry: &Registry) -> Result<Self, Failure> {
-        let (path, config) = find(&ask.source, ask.version)?;
+    fn load(ask: &Sample, registry: &Registry) -> Result<(Self, Alphabet), Failure> {
+        let Found { path, config, tokenizer } = find(&ask.source, ask.version)?;
         let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
         let bytes = std::fs::read(&path).map_err(|why| named(&why))?;
         let header = tensors::header(&bytes).map_err(|why| named(&why))?;
@@ -74,10 +74,16 @@ impl Writer {
                 path.display()
             )));
         };
-        if vocabulary > BYTES {
+        let alphabet = match tokenizer {
+            Some(tokenizer) => Alphabet::Tokenizer(tokenizer),
+            None => Alphabet::of_metadata(&header.metadata).map_err(|why| named(&why))?,
+        };
+        if vocabulary > alphabet.size() {
             return Err(Failure::usage(format!(
-                "{}: its vocabulary of {vocabulary} tokens is more than the {BYTES} bytes that can be written",
-                path.display()
+                "{}: its vocabulary of {vocabulary} tokens is more than the {} that can be written: its tokenizer isn't \
+                 known here; name the run's directory, or the export",
+                path.display(),
+                alphabet.size()
             )));
         }
         let asked = ask.window.map(|window| window as usize);
@@ -97,7 +103,7 @@ impl Writer {
         };
         let device = trainer::device::open(&ask.device)?;
         let model = ModelConfig::new(kind, &config.model.keys)?;
-        let data = DataSpec { input: vec![window], output: OutputSpec::Tokens { vocabulary } };
+        let data = DataSpec::new(vec![window], OutputSpec::Tokens { vocabulary });
         let mut engine = registry.build(kind, &model, &data, &device)?;
         let mut parameters = vec![0.0; engine.layout().elements];
         tensors::decode_model(&bytes, engine.layout(), &mut parameters).map_err(|why| named(&why))?;
@@ -105,21 +111,7 @@ impl Writer {
         let mut batch = HostBatch::empty(&data);
         batch.y = Target::Unknown;
         batch.set_count(1);
-        Ok(Self { engine, batch, vocabulary, window: seen })
-    }
-
-    /// The prompt's tokens.
-    fn prompt(&self, text: &str) -> Result<Vec<i64>, Failure> {
-        if text.is_empty() {
-            return Err(Failure::usage("--prompt is empty: the model needs a first token to go on from"));
-        }
-        if let Some(byte) = text.bytes().find(|byte| usize::from(*byte) >= self.vocabulary) {
-            return Err(Failure::usage(format!(
-                "--prompt holds the byte {byte}, the model's vocabulary ends at {}",
-                self.vocabulary - 1
-            )));
-        }
-        Ok(text.bytes().map(i64::from).collect())
+        Ok((Self { engine, batch, vocabulary, window: seen }, alphabet))
     }
 
     /// Of the token after this text, as far as the window sees it.
@@ -135,15 +127,33 @@ impl Writer {
     }
 }
 
-/// The model's file, and its configuration if a run has it.
-fn find(source: &Path, version: Option<Which>) -> Result<(PathBuf, Option<Config>), Failure> {
+/// Where a model is, and what its run has of it.
+struct Found {
+    path: PathBuf,
+    config: Option<Config>,
+    tokenizer: Option<TextTokenizer>,
+}
+
+impl Found {
+    fn of(path: PathBuf, run: Run) -> Result<Self, Failure> {
+        let tokenizer = match run.has_plan() {
+            true => run.tokenizer(&run.plan()?)?.map(|(tokenizer, _)| tokenizer),
+            // A run of before there were plans has bytes.
+            false => None,
+        };
+        Ok(Self { path, config: Some(run.config), tokenizer })
+    }
+}
+
+/// The model's file, its configuration and its tokenizer if a run has them.
+fn find(source: &Path, version: Option<Which>) -> Result<Found, Failure> {
     let inside = source.join(MODEL_FILE);
     let file = if source.is_file() { source.to_owned() } else { inside };
     if source.join("config.toml").is_file() || !file.is_file() {
         let run = Run::open(source)?;
         let manifest = run.version(version.unwrap_or(Which::Newest))?;
         let path = versions::folder(&run.checkpoints(), manifest.step).join(MODEL_FILE);
-        return Ok((path, Some(run.config)));
+        return Found::of(path, run);
     }
     if version.is_some() {
         return Err(Failure::usage(format!(
@@ -155,11 +165,10 @@ fn find(source: &Path, version: Option<Which>) -> Result<(PathBuf, Option<Config
     let whole = file.canonicalize().unwrap_or_else(|_| file.clone());
     let run = whole.ancestors().nth(3).filter(|dir| dir.join("config.toml").is_file());
     let is_version = whole.parent().is_some_and(|folder| folder.join("manifest.json").is_file());
-    let config = match run.filter(|_| is_version) {
-        Some(dir) => Some(Run::open(dir)?.config),
-        None => None,
-    };
-    Ok((file, config))
+    match run.filter(|_| is_version) {
+        Some(dir) => Found::of(file, Run::open(dir)?),
+        None => Ok(Found { path: file, config: None, tokenizer: None }),
+    }
 }
 
 /// The token whose part of the probabilities holds `draw`, from 0 to below 1.

@@ -1,7 +1,7 @@
 //! Rows as the engine takes them.
 
 use datasets::{Batch, Output, Plan};
-use trainer::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
 
 /// Shapes and names, as the trainer has them.
 pub(crate) fn spec(plan: &Plan) -> DataSpec {
@@ -15,7 +15,9 @@ pub(crate) fn spec(plan: &Plan) -> DataSpec {
         Output::Values { .. } => OutputSpec::Values(plan.targets()),
         Output::Tokens { vocabulary, .. } => OutputSpec::Tokens { vocabulary: *vocabulary as usize },
     };
-    DataSpec { input, output }
+    let categories = plan.categories().into_iter();
+    let categories = categories.map(|(place, codes)| Categories { place, codes }).collect();
+    DataSpec { input, output, categories }
 }
 
 /// Puts rows into a reused batch for the engine.

@@ -64,7 +64,7 @@ impl Left {
             datasets::Output::Values { .. } => OutputSpec::Values(vec!["answer".to_owned()]),
             datasets::Output::Tokens { .. } => panic!("the tests have no text"),
         };
-        DataSpec { input: vec![2], output }
+        DataSpec::new(vec![2], output)
     }
 
     /// The model whose weights come from the step as a seed.

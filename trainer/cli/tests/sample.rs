@@ -34,7 +34,7 @@ fn config(positions: &str) -> Config {
 }
 
 fn build(config: &Config) -> Box<dyn Engine> {
-    let data = DataSpec { input: vec![WINDOW], output: OutputSpec::Tokens { vocabulary: 256 } };
+    let data = DataSpec::new(vec![WINDOW], OutputSpec::Tokens { vocabulary: 256 });
     let model = ModelConfig::new("gpt", &config.model.keys).expect("keys");
     let device = trainer::device::open(&DeviceSpec::Cpu).expect("a CPU");
     Registry::builtin().build("gpt", &model, &data, &device).expect("a model")
@@ -44,8 +44,7 @@ fn build(config: &Config) -> Box<dyn Engine> {
 fn learn(config: &Config) -> Vec<f32> {
     let mut engine = build(config);
     engine.initialise(1).expect("initialised");
-    let mut batch =
-        HostBatch::empty(&DataSpec { input: vec![WINDOW], output: OutputSpec::Tokens { vocabulary: 256 } });
+    let mut batch = HostBatch::empty(&DataSpec::new(vec![WINDOW], OutputSpec::Tokens { vocabulary: 256 }));
     let at = |start: usize| (0..WINDOW).map(move |i| i64::from(TEXT[(start + i) % TEXT.len()]));
     batch.x.data = HostData::I64((0..TEXT.len()).flat_map(at).collect());
     batch.y = Target::Tokens((1..=TEXT.len()).flat_map(at).collect());
@@ -206,7 +205,7 @@ fn what_is_no_language_model_is_named() {
     assert!(failure.code == 3 && failure.message.contains("model.safetensors"), "{failure}");
 
     let config = Config::parse("[dataset]\nuri = \"a\"\n[train]\nsteps = 1", "x", &[]).expect("right");
-    let data = DataSpec { input: vec![2], output: OutputSpec::Classes(vec!["a".into(), "b".into()]) };
+    let data = DataSpec::new(vec![2], OutputSpec::Classes(vec!["a".into(), "b".into()]));
     let model = ModelConfig::new("mlp", &config.model.keys).expect("keys");
     let device = trainer::device::open(&DeviceSpec::Cpu).expect("a CPU");
     let engine = Registry::builtin().build("mlp", &model, &data, &device).expect("a model");

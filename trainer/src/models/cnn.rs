@@ -11,7 +11,8 @@ use serde::Deserialize;
 use super::head::{self, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]
@@ -65,6 +66,7 @@ impl Task for Cnn {
         let mut keys: Keys = config.keys()?;
         head::check_dropout(keys.dropout)?;
         head::check_data(data)?;
+        head::check_numbers(data)?;
         let loss = Loss::new(keys.label_smoothing, std::mem::take(&mut keys.class_weights), data)?;
         let &[channels, height, width] = data.input.as_slice() else {
             return Err(TrainerError::Config(format!(

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
 use crate::ordered_sum::ordered_sum;
-use crate::task::Scored;
+use crate::scored::Scored;
 
 /// `model.activation`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -61,8 +61,19 @@ pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
     }
 }
 
-/// The batch's inputs on the device, one row of `features` for each sample.
-pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Result<Tensor<2>, TrainerError> {
+/// Refuses categories, whose codes are no numbers to calculate with.
+pub(super) fn check_numbers(data: &DataSpec) -> Result<(), TrainerError> {
+    match data.categories.len() {
+        0 => Ok(()),
+        count => Err(TrainerError::Config(format!(
+            "{count} of the dataset's features are categories, and this model takes numbers alone: use model.kind = \
+             \"mlp\", or ignore the columns with dataset.columns"
+        ))),
+    }
+}
+
+/// The batch's inputs, one row of `features` for each sample.
+pub(super) fn values(batch: &HostBatch, features: usize) -> Result<&[f32], TrainerError> {
     let HostData::F32(data) = &batch.x.data else {
         return Err(TrainerError::Shape("the model takes f32 inputs; the batch has integers".to_owned()));
     };
@@ -73,12 +84,18 @@ pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Resul
             batch.count
         )));
     }
-    Ok(Tensor::from_data(TensorData::new(data.clone(), [batch.count, features]), device))
+    Ok(data)
+}
+
+/// The batch's inputs on the device, `[count, features]`.
+pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Result<Tensor<2>, TrainerError> {
+    let data = values(batch, features)?.to_vec();
+    Ok(Tensor::from_data(TensorData::new(data, [batch.count, features]), device))
 }
 
 /// The sum of the losses: cross entropy of labels, mean squared error of a sample's values.
-#[derive(Debug)]
-pub(super) struct Loss {
+#[derive(Debug, Default)]
+pub(crate) struct Loss {
     smoothing: f64,
     /// One for each class; none is 1 for each.
     weights: Vec<f64>,
@@ -124,7 +141,7 @@ impl Loss {
 
     /// Of the outputs of a batch, `[count, width]`. The weight is the count of samples whatever the classes' weights
     /// are, so that accuracies stay what they are.
-    pub(super) fn score(&self, outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
+    pub(crate) fn score(&self, outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
         let [count, width] = outputs.dims();
         let loss = match &batch.y {
             Target::Labels(labels) => {
@@ -208,7 +225,7 @@ fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), Trai
 }
 
 /// The sum of the tokens' cross entropies. `targets` is `[tokens, 1]`, each within the vocabulary.
-pub(super) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
+pub(crate) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
     let [rows, _] = logits.dims();
     let plain = logits.clone().detach();
     let of_target = plain.clone().gather(1, targets.clone());

@@ -2,7 +2,7 @@
 
 mod cnn;
 mod gpt;
-mod head;
+pub(crate) mod head;
 mod mlp;
 mod resnet;
 

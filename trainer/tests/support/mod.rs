@@ -64,16 +64,28 @@ pub fn classes(count: usize) -> OutputSpec {
 }
 
 pub fn table(features: usize, labels: usize) -> DataSpec {
-    DataSpec { input: vec![features], output: classes(labels) }
+    DataSpec::new(vec![features], classes(labels))
 }
 
 pub fn text(window: usize, vocabulary: usize) -> DataSpec {
-    DataSpec { input: vec![window], output: OutputSpec::Tokens { vocabulary } }
+    DataSpec::new(vec![window], OutputSpec::Tokens { vocabulary })
 }
 
 /// Token indices that look random.
 pub fn tokens(length: usize, vocabulary: usize, stream: u32) -> Vec<i64> {
     noise(length, stream).iter().map(|x| ((x + 1.0) / 2.0 * vocabulary as f32) as i64).collect()
+}
+
+/// Noise, and codes that look random where the data have categories.
+pub fn inputs(data: &DataSpec, count: usize, stream: u32) -> Vec<f32> {
+    let features: usize = data.input.iter().product();
+    let mut values = noise(count * features, stream);
+    for category in &data.categories {
+        for value in values.iter_mut().skip(category.place).step_by(features) {
+            *value = ((*value + 1.0) / 2.0 * category.codes as f32).floor();
+        }
+    }
+    values
 }
 
 /// A batch of noise that fits the data.
@@ -84,7 +96,7 @@ pub fn batch(data: &DataSpec, count: usize, stream: u32) -> HostBatch {
     let width = data.output.width();
     batch.x.data = match &data.output {
         OutputSpec::Tokens { vocabulary } => HostData::I64(tokens(count * features, *vocabulary, stream)),
-        _ => HostData::F32(noise(count * features, stream)),
+        _ => HostData::F32(inputs(data, count, stream)),
     };
     batch.y = match &data.output {
         OutputSpec::Classes(_) => Target::Labels((0..count).map(|i| ((i * 7 + 3) % width) as i64).collect()),

@@ -143,13 +143,19 @@ class Resnet(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, keys, inputs, classes):
+    def __init__(self, keys, inputs, classes, categories=()):
         super().__init__()
-        widths = [inputs[0], *keys["hidden"]]
+        self.categories = categories
+        self.numbers = [i for i in range(inputs[0]) if i not in dict(categories)]
+        self.embeddings = nn.ModuleList(nn.Embedding(codes, keys["embedding"]) for _, codes in categories)
+        widths = [len(self.numbers) + len(categories) * keys.get("embedding", 0), *keys["hidden"]]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
         self.output = nn.Linear(widths[-1], classes)
 
     def forward(self, x):
+        codes = [((x[:, place] + 1) / 2 * codes).long() for place, codes in self.categories]
+        embedded = [embedding(code) for embedding, code in zip(self.embeddings, codes)]
+        x = torch.cat([x[:, self.numbers], *embedded], 1)
         for layer in self.hidden:
             x = F.relu(layer(x))
         return self.output(x)
@@ -163,9 +169,9 @@ def our_name(module, name):
     return name
 
 
-def case(name, make, keys, shape, outputs, count):
+def case(name, make, keys, shape, outputs, count, categories=()):
     torch.manual_seed(0)
-    model = make(keys, shape, outputs)
+    model = make(keys, shape, outputs, *([categories] if categories else []))
     names = []
     for index, (their_name, parameter) in enumerate(model.named_parameters()):
         names.append(our_name(model, their_name))
@@ -187,7 +193,7 @@ def case(name, make, keys, shape, outputs, count):
     ]
     return {
         "name": name, "kind": make.__name__.lower(), "keys": keys, "input": shape, "outputs": outputs,
-        "count": count, "x": x, "y": y, "parameters": names, "logits": logits.flatten().tolist(),
+        "categories": categories, "count": count, "x": x, "y": y, "parameters": names, "logits": logits.flatten().tolist(),
         "loss": loss.item(), "gradients": gradients,
     }
 
@@ -204,6 +210,7 @@ CASES = [
     ("ImageNet, small stem", Resnet, {"depth": 18, "width": 2, "groups": 2}, [2, 11, 8], 3, 2),
     ("smoothed", Mlp, {"hidden": [6], "label_smoothing": 0.1}, [4], 3, 5),
     ("weighted", Mlp, {"hidden": [6], "class_weights": [0.5, 2.0, 1.25]}, [4], 3, 5),
+    ("categories", Mlp, {"hidden": [6], "embedding": 3}, [5], 3, 6, [(1, 4), (3, 2)]),
     ("both", Mlp, {"hidden": [6], "class_weights": [0.5, 2.0, 1.25], "label_smoothing": 0.2}, [4], 3, 5),
 ]
 

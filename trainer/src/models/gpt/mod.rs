@@ -17,7 +17,8 @@ use self::positions::{Surroundings, causal_mask, rotation};
 use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 /// Standard deviation of GPT-2's first weights (Radford et al. 2018, section 4.1; openai/gpt-2, `src/model.py`).
 const DEVIATION: f64 = 0.02;

@@ -14,7 +14,8 @@ use self::keys::{Depth, Keys};
 use super::head::{self, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 /// `model.kind = "resnet"`: a 3x3 convolution, stages of residual blocks, the mean over the image, and the outputs
 /// (He et al. 2015, "Deep Residual Learning for Image Recognition").
@@ -57,6 +58,7 @@ impl Task for Resnet {
         let keys: Keys = config.keys()?;
         let (depth, width) = keys.size()?;
         head::check_data(data)?;
+        head::check_numbers(data)?;
         let loss = Loss::new(keys.label_smoothing, keys.class_weights, data)?;
         let &[channels, height, columns] = data.input.as_slice() else {
             return Err(TrainerError::Config(format!(

@@ -1,19 +1,24 @@
 //! A multilayer perceptron for tables.
 
+mod categories;
+
 use burn::module::Module;
-use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
+use burn::nn::{Dropout, DropoutConfig, Embedding, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
+use self::categories::Columns;
 use super::head::{self, Activation, Loss};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
-use crate::task::{ModelConfig, Scored, Task};
+use crate::scored::Scored;
+use crate::task::{ModelConfig, Task};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]
 struct Keys {
     hidden: Vec<usize>,
+    embedding: Option<usize>,
     activation: Activation,
     dropout: f64,
     label_smoothing: f64,
@@ -24,6 +29,7 @@ impl Default for Keys {
     fn default() -> Self {
         Self {
             hidden: vec![128],
+            embedding: None,
             activation: Activation::Relu,
             dropout: 0.0,
             label_smoothing: 0.0,
@@ -34,17 +40,21 @@ impl Default for Keys {
 
 /// `model.kind = "mlp"`: linear layers of `hidden` units, each followed by `activation` and `dropout`, then the
 /// outputs. Inputs of any shape are flattened.
+///
+/// A table's categories have an embedding each, whose values stand behind the numbers of a row: `embedding` wide, or
+/// min(600, round(1.6 n^0.56)) for n codes (fastai's rule).
 #[derive(Debug)]
 pub struct Mlp {
     keys: Keys,
-    inputs: usize,
+    columns: Columns,
     outputs: usize,
     loss: Loss,
 }
 
-/// The module: `hidden.0.weight`, `hidden.0.bias`, ..., `output.weight`, `output.bias`.
+/// The module: `embeddings.0.weight`, ... (one for each categorical column), `hidden.0.weight`, `hidden.0.bias`, ..., `output.weight`, `output.bias`.
 #[derive(Module, Debug)]
 pub struct MlpModel {
+    embeddings: Vec<Embedding>,
     hidden: Vec<Linear>,
     output: Linear,
     dropout: Dropout,
@@ -54,6 +64,9 @@ pub struct MlpModel {
 
 impl Task for Mlp {
     type Model = MlpModel;
+
+    /// 2: categories are embedded.
+    const SCHEMA: u32 = 2;
 
     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {
         let mut keys: Keys = config.keys()?;
@@ -66,17 +79,19 @@ impl Task for Mlp {
         head::check_dropout(keys.dropout)?;
         head::check_data(data)?;
         let loss = Loss::new(keys.label_smoothing, std::mem::take(&mut keys.class_weights), data)?;
-        Ok(Self { keys, inputs: data.input.iter().product(), outputs: data.output.width(), loss })
+        let columns = Columns::new(data, keys.embedding)?;
+        Ok(Self { keys, columns, outputs: data.output.width(), loss })
     }
 
     fn model(&self, device: &Device) -> MlpModel {
-        let mut width = self.inputs;
+        let mut width = self.columns.width();
         let mut layer = |next: usize| {
             let linear = LinearConfig::new(width, next).init(device);
             width = next;
             linear
         };
         MlpModel {
+            embeddings: self.columns.embeddings(device),
             hidden: self.keys.hidden.iter().map(|next| layer(*next)).collect(),
             output: layer(self.outputs),
             dropout: DropoutConfig::new(self.keys.dropout).init(),
@@ -94,7 +109,7 @@ impl Task for Mlp {
         batch: &HostBatch,
         device: &Device,
     ) -> Result<Tensor<2>, TrainerError> {
-        let mut x = head::rows(batch, self.inputs, device)?;
+        let mut x = self.columns.rows(&model.embeddings, batch, device)?;
         for layer in &model.hidden {
             x = model.dropout.forward(model.activation.forward(layer.forward(x)));
         }

@@ -1,0 +1,61 @@
+//! How much of the members' time in steps goes into waiting for samples.
+
+use protocol::messages::Timings;
+
+/// What a step adds to the share that people see falls to a third after so many steps.
+const STEPS: f64 = 100.0;
+
+/// Sums of waiting and of all time in steps, over the members that took part.
+#[derive(Default)]
+pub(crate) struct DataWait {
+    /// Seconds of waiting and of all, the last steps counting most.
+    lately: [f64; 2],
+}
+
+impl DataWait {
+    /// A step was committed: the seconds that its members waited for data, and all seconds that they spent on it.
+    pub(crate) fn committed<'a>(&mut self, timings: impl Iterator<Item = &'a Timings>) -> [f64; 2] {
+        let mut step = [0.0; 2];
+        for Timings { data_us, compute_us, exchange_us, apply_us, samples } in timings {
+            // A member without samples only waits for the others.
+            if *samples > 0 {
+                let all = [*data_us, *compute_us, *exchange_us, *apply_us].map(|part| f64::from(part) / 1e6);
+                step = [step[0] + all[0], step[1] + all.iter().sum::<f64>()];
+            }
+        }
+        for (sum, new) in self.lately.iter_mut().zip(step) {
+            *sum = *sum * (1.0 - 1.0 / STEPS) + new;
+        }
+        step
+    }
+
+    /// The share of the last steps' time that was spent waiting for data, 0 to 1; none before the first.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let [waited, all] = self.lately;
+        (all > 0.0).then(|| waited / all)
+    }
+}
+
+/// As people read it: `data wait 0.3 %`; nothing where it isn't known.
+pub(crate) fn shown(share: Option<f64>) -> String {
+    share.map_or_else(String::new, |share| format!("  data wait {:.1} %", share * 100.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_of_all_members_that_computed() {
+        let timings =
+            |data_us, samples| Timings { data_us, compute_us: 600, exchange_us: 200, apply_us: 100, samples };
+        let mut wait = DataWait::default();
+        assert_eq!((wait.share(), shown(wait.share())), (None, String::new()));
+        let idle = timings(0, 0);
+        let [waited, all] = wait.committed([timings(100, 4), timings(300, 4), idle].iter());
+        assert!((waited - 0.0004).abs() < 1e-12 && (all - 0.0022).abs() < 1e-12);
+        assert_eq!(shown(wait.share()), "  data wait 18.2 %");
+        (0..2_000).for_each(|_| drop(wait.committed([timings(0, 4)].iter())));
+        assert_eq!(shown(wait.share()), "  data wait 0.0 %", "what is long past is forgotten");
+    }
+}

@@ -1,0 +1,129 @@
+//! Whose parameters a run begins with: `init.from`, found, hashed and served to the worker that makes version 0.
+
+use std::path::{Path, PathBuf};
+
+use configs::{Config, Resolved};
+use store::{RunDir, versions};
+
+use crate::prepare::{Place, Refusal};
+
+/// A version's file of parameters, as workers name it.
+const MODEL_FILE: &str = "model.safetensors";
+
+/// The file and its digest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    path: PathBuf,
+    /// BLAKE3, in hexadecimal.
+    digest: String,
+}
+
+impl Source {
+    /// What the workers ask for, and where it is.
+    pub(crate) fn file(self) -> (String, PathBuf) {
+        (self.digest, self.path)
+    }
+}
+
+/// What `init.from` names, if it is set.
+pub(crate) fn find(resolved: &Resolved) -> Result<Option<Source>, Refusal> {
+    let init = &resolved.config.init;
+    let Some(from) = &init.from else { return Ok(None) };
+    let path = file(from, resolved.path.parent())
+        .map_err(|why| Refusal::data(format!("init.from = {from:?}: {why}")))?;
+    let failed = |why: std::io::Error| Refusal::data(format!("{}: {why}", path.display()));
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(&path).map_err(failed)?).map_err(failed)?;
+    let digest = hasher.finalize().to_hex().to_string();
+    match &init.digest {
+        Some(expected) if !expected.eq_ignore_ascii_case(&digest) => Err(Refusal::data(format!(
+            "init.from = {from:?}: the BLAKE3 of {} is {digest}, init.digest says {expected}",
+            path.display()
+        ))),
+        _ => Ok(Some(Source { path, digest })),
+    }
+}
+
+/// Whether there is a run to be resumed: it may have version 0 already, and the file be gone.
+pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, Refusal> {
+    let run = &resolved.config.run;
+    Ok(resume
+        && match &run.name {
+            Some(name) => RunDir::exists(&run.dir, name),
+            None => RunDir::to_resume(&run.dir, &resolved.stem)?.is_some(),
+        })
+}
+
+/// The digest that the run's configuration holds from now on: the file's, or the one that the run was begun with where
+/// the file can't be had any more.
+pub(crate) fn settle(
+    found: Result<Option<Source>, Refusal>,
+    place: &Place,
+    config: &mut Config,
+) -> Result<Option<Source>, Refusal> {
+    let why = match found {
+        Ok(source) => {
+            config.init.digest = source.as_ref().map(|source| source.digest.clone());
+            return Ok(source);
+        }
+        Err(why) => why,
+    };
+    let Place::Begun(dir) = place else { return Err(why) };
+    let Ok(before) = Config::load(&dir.path().join("config.toml"), &[]) else { return Err(why) };
+    let before = before.config.init;
+    if before.digest.is_none() || before.from != config.init.from {
+        return Err(why);
+    }
+    tracing::warn!("{}; the run goes on from its own versions", why.message);
+    config.init.digest = before.digest;
+    Ok(None)
+}
+
+/// The file of `RUN_DIR`, `RUN_DIR@STEP` or a path, relative to the working directory, then to the configuration.
+fn file(from: &str, config_dir: Option<&Path>) -> Result<PathBuf, String> {
+    let places = |text: &str| {
+        let beside = config_dir.map(|dir| dir.join(text)).filter(|path| path != Path::new(text));
+        [Some(PathBuf::from(text)), beside].into_iter().flatten()
+    };
+    if let Some(path) = places(from).find(|path| path.is_file()) {
+        return Ok(path);
+    }
+    if let Some(dir) = places(from).find(|path| path.is_dir()) {
+        return of_run(&dir, None);
+    }
+    if let Some((dir, step)) = from.rsplit_once('@')
+        && let Some(dir) = places(dir).find(|path| path.is_dir())
+    {
+        let step =
+            step.parse().map_err(|_| format!("{step:?} after the @ is no step, which is a whole number"))?;
+        return of_run(&dir, Some(step));
+    }
+    let tried: Vec<String> = places(from).map(|path| path.display().to_string()).collect();
+    Err(format!("there is no such file or run (tried {})", tried.join(", ")))
+}
+
+fn of_run(dir: &Path, step: Option<u64>) -> Result<PathBuf, String> {
+    let checkpoints = dir.join("checkpoints");
+    let steps = versions::list(&checkpoints).unwrap_or_default();
+    let found = match step {
+        Some(step) if !steps.contains(&step) => {
+            let known: Vec<String> = steps.iter().rev().map(u64::to_string).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(format!("{} has no version of step {step}; it has {known}", dir.display()));
+        }
+        Some(step) => versions::verify(&checkpoints, step).map_err(|damaged| damaged.to_string())?.step,
+        None => {
+            let (newest, damaged) =
+                versions::newest_valid(&checkpoints, |_| true).map_err(|why| why.to_string())?;
+            damaged.iter().for_each(|damaged| tracing::warn!("{damaged}; the one before is taken"));
+            newest.map(|newest| newest.step).ok_or_else(|| {
+                format!(
+                    "{} is no run with versions: it has no checkpoints folder with a whole one",
+                    dir.display()
+                )
+            })?
+        }
+    };
+    let path = versions::folder(&checkpoints, found).join(MODEL_FILE);
+    if path.is_file() { Ok(path) } else { Err(format!("{} is missing", path.display())) }
+}

@@ -1,0 +1,321 @@
+//! What data hold that are no table, for people: `datasets show`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use configs::{Dataset as Config, OnBad};
+use serde::Serialize;
+
+use crate::error::DataError;
+use crate::files::{list, place};
+use crate::form::Form;
+use crate::images::{is_image, probe};
+use crate::plan::Plan;
+use crate::spread::spread;
+use crate::text::is_text;
+
+/// Most frequent bytes that an [`Overview`] names.
+const FREQUENT_MAX: usize = 10;
+/// Different sizes of images that an [`Overview`] names.
+const SIZES_MAX: usize = 10;
+
+/// What images or a text hold.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Overview {
+    /// `name@` and the digest's first 8 characters.
+    pub version: String,
+    /// `idx`, `images` or `text`.
+    pub format: String,
+    /// MD5 of the file, or of the folder as DVC has it.
+    pub digest: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// How many files.
+    pub files: u64,
+    /// Images, or windows of [`Words::window`] tokens.
+    pub samples: u64,
+    /// Each label with the images that have it.
+    pub labels: Vec<(String, u64)>,
+    /// Images that can't be decoded.
+    pub bad: Vec<String>,
+    /// Of images.
+    pub pixels: Option<PixelsSeen>,
+    /// Of text.
+    pub words: Option<Words>,
+}
+
+/// What the pixels of images are.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct PixelsSeen {
+    /// [channels, height, width] that the images are read with: those of the first one.
+    pub shape: [usize; 3],
+    /// [height, width] and how many images have it, the most frequent first; 10 of them at most.
+    pub sizes: Vec<([usize; 2], u64)>,
+    /// Different sizes.
+    pub sizes_count: u64,
+    /// Mean of each channel over all images, of pixels from 0 to 1, scaled to the shape where they differ in size.
+    pub mean: Vec<f64>,
+    /// Standard deviation (of the population) likewise; 1 for a channel that never changes.
+    pub deviation: Vec<f64>,
+}
+
+/// What a text is.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Words {
+    /// Ends of lines, and a last line without one.
+    pub lines: u64,
+    /// Bytes of the longest line.
+    pub longest_line: u64,
+    /// Whether all of it is UTF-8.
+    pub is_utf8: bool,
+    /// Tokens: bytes.
+    pub tokens: u64,
+    /// Different tokens that there could be.
+    pub vocabulary: u32,
+    /// Different tokens that there are.
+    pub distinct: u64,
+    /// The most frequent tokens as text, and how often each occurs; 10 at most.
+    pub frequent: Vec<(String, u64)>,
+    /// Tokens of a window.
+    pub window: u32,
+    /// Tokens at the end that fill no window.
+    pub tail: u64,
+}
+
+impl Overview {
+    /// Looks at all of the data: `config` says where they are and in which form. Every row counts, none is held out.
+    ///
+    /// # Errors
+    /// When the data can't be read or planned on, and for a table, which has [`crate::Distributions`].
+    pub fn of(config: &Config) -> Result<Self, DataError> {
+        // Looked at, not trained on: what can't be decoded is told, and sizes may differ.
+        let is_folder_of_images = config.format == "images";
+        let config = Config {
+            validation: 0.0,
+            normalise: configs::Normalise::Standard,
+            on_bad: if is_folder_of_images { OnBad::Skip } else { config.on_bad },
+            resize: is_folder_of_images,
+            sampling: configs::Sampling::Each,
+            ..config.clone()
+        };
+        let plan =
+            if config.format == "text" { plan_of_text(config)? } else { Plan::prepare(&config, None)? };
+        let (pixels, words) = match &plan.form {
+            Form::Idx(idx) => {
+                let shape = plan.image_shape.unwrap_or_default();
+                let sizes = vec![([shape[1], shape[2]], plan.rows)];
+                (Some(PixelsSeen::of(shape, sizes, &idx.scaling)), None)
+            }
+            Form::Images(images) => {
+                let shape = plan.image_shape.unwrap_or_default();
+                (Some(PixelsSeen::of(shape, sizes(&plan)?, &images.scaling)), None)
+            }
+            Form::Text(text) => (None, Some(Words::of(&plan, text)?)),
+            Form::Csv(_) | Form::Parquet(_) => {
+                let problem = "this is a table: its columns have distributions".to_owned();
+                return Err(DataError::File { file: plan.path, problem });
+            }
+        };
+        Ok(Self {
+            version: plan.version(),
+            format: plan.form.name().to_owned(),
+            digest: plan.digest.clone(),
+            bytes: plan.bytes,
+            files: plan.files.len() as u64,
+            samples: plan.rows,
+            labels: plan.labels().iter().cloned().zip(plan.label_counts.iter().copied()).collect(),
+            bad: plan.form.skipped().map(|skipped| skipped.listed.clone()).unwrap_or_default(),
+            pixels,
+            words,
+        })
+    }
+}
+
+/// A text is cut into windows; one that is shorter than a window into those that it has.
+fn plan_of_text(mut config: Config) -> Result<Plan, DataError> {
+    loop {
+        match Plan::prepare(&config, None) {
+            Err(DataError::File { .. }) if config.window > 1 => config.window /= 2,
+            other => return other,
+        }
+    }
+}
+
+impl PixelsSeen {
+    fn of(shape: [usize; 3], mut sizes: Vec<([usize; 2], u64)>, scaling: &[crate::form::Scaling]) -> Self {
+        let sizes_count = sizes.len() as u64;
+        sizes.truncate(SIZES_MAX);
+        let (mean, deviation) = scaling.iter().map(|channel| (channel.offset, channel.scale)).unzip();
+        Self { shape, sizes, sizes_count, mean, deviation }
+    }
+}
+
+/// The sizes of a folder's images, the most frequent first.
+fn sizes(plan: &Plan) -> Result<Vec<([usize; 2], u64)>, DataError> {
+    let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
+    let images: Vec<_> =
+        plan.files().iter().filter(|file| is_image(&file.path) && !skipped.contains(&file.path)).collect();
+    let root = Path::new(&plan.path);
+    let found = spread(&images, |file| {
+        let path = place(root, file)?;
+        probe(&path).map_err(|problem| DataError::File { file: path.display().to_string(), problem })
+    });
+    let mut counts = BTreeMap::new();
+    for header in found {
+        let header = header?;
+        *counts.entry([header.height, header.width]).or_insert(0) += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok(counts)
+}
+
+impl Words {
+    fn of(plan: &Plan, text: &crate::form::Text) -> Result<Self, DataError> {
+        let mut seen = Seen { counts: [0; 256], lines: 0, line: 0, longest_line: 0, utf8: Utf8::default() };
+        let root = Path::new(&plan.path);
+        for file in plan.files().iter().filter(|file| !plan.is_folder() || is_text(&file.path)) {
+            let path = if plan.is_folder() { place(root, file)? } else { root.to_owned() };
+            seen.read(&path).map_err(|source| DataError::Io { file: path.display().to_string(), source })?;
+        }
+        let mut frequent: Vec<(u8, u64)> =
+            (0..=u8::MAX).zip(seen.counts).filter(|(_, count)| *count > 0).collect();
+        let distinct = frequent.len() as u64;
+        frequent.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let shown = |(byte, count): &(u8, u64)| (byte.escape_ascii().to_string(), *count);
+        Ok(Self {
+            lines: seen.lines,
+            longest_line: seen.longest_line,
+            is_utf8: seen.utf8.is_right(),
+            tokens: text.tokens,
+            vocabulary: crate::text::VOCABULARY,
+            distinct,
+            frequent: frequent.iter().take(FREQUENT_MAX).map(shown).collect(),
+            window: text.window,
+            tail: text.tail,
+        })
+    }
+}
+
+/// What was seen of a text's bytes, read piece by piece.
+struct Seen {
+    counts: [u64; 256],
+    lines: u64,
+    line: u64,
+    longest_line: u64,
+    utf8: Utf8,
+}
+
+impl Seen {
+    fn read(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut reader = BufReader::new(File::open(path)?);
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            let read = reader.read(&mut piece)?;
+            if read == 0 {
+                break;
+            }
+            piece[..read].iter().for_each(|byte| self.byte(*byte));
+            self.utf8.piece(&piece[..read]);
+        }
+        // A file's last line is a line, with an end or without.
+        self.lines += u64::from(self.line > 0);
+        self.line = 0;
+        self.utf8.end();
+        Ok(())
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.counts[usize::from(byte)] += 1;
+        if byte == b'\n' {
+            self.lines += 1;
+            self.line = 0;
+        } else {
+            self.line += 1;
+            self.longest_line = self.longest_line.max(self.line);
+        }
+    }
+}
+
+/// Whether bytes are UTF-8 that come in pieces, which may end within a character.
+#[derive(Default)]
+struct Utf8 {
+    is_wrong: bool,
+    /// The beginning of a character, 3 bytes at most.
+    begun: Vec<u8>,
+}
+
+impl Utf8 {
+    fn piece(&mut self, piece: &[u8]) {
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(piece);
+        if let Err(why) = std::str::from_utf8(&bytes) {
+            self.is_wrong |= why.error_len().is_some();
+            self.begun = bytes.split_off(why.valid_up_to());
+            self.begun.truncate(3);
+        }
+    }
+
+    fn end(&mut self) {
+        self.is_wrong |= !self.begun.is_empty();
+        self.begun.clear();
+    }
+
+    fn is_right(&self) -> bool {
+        !self.is_wrong
+    }
+}
+
+/// The form that data seem to be in, by the names of their files: the value of `dataset.format`; none if they seem to be
+/// in none.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn format_of(path: &Path) -> Result<Option<&'static str>, DataError> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if path.is_file() {
+        return Ok(of_file(&name));
+    }
+    let files = list(path)?;
+    if files.iter().any(|file| crate::idx::is_images_by_name(file)) {
+        return Ok(Some("idx"));
+    }
+    if files.iter().any(|file| is_image(file) && file.contains('/')) {
+        return Ok(Some("images"));
+    }
+    Ok(files.iter().any(|file| is_text(file)).then_some("text"))
+}
+
+fn of_file(name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    let ends = |end: &str| lower.ends_with(end);
+    match () {
+        () if ends(".csv") || ends(".tsv") => Some("csv"),
+        () if ends(".parquet") => Some("parquet"),
+        () if crate::idx::is_images_by_name(name) => Some("idx"),
+        () if ends(".txt") => Some("text"),
+        () => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_pieces_cut_are_characters() {
+        let check = |pieces: &[&[u8]], expected: bool| {
+            let mut utf8 = Utf8::default();
+            pieces.iter().for_each(|piece| utf8.piece(piece));
+            utf8.end();
+            assert_eq!(utf8.is_right(), expected, "{pieces:?}");
+        };
+        check(&[b"abc"], true);
+        check(&[b"a\xf0\x9f", b"\x98", b"\x80b"], true);
+        check(&[b"a\xc3"], false);
+        check(&[b"a\xc3", b"b"], false);
+        check(&[b"\xff", b"abc"], false);
+    }
+}

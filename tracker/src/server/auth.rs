@@ -1,0 +1,182 @@
+//! Who may: a token, a cookie, or somebody on this machine.
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::{Failure, Tracker};
+
+/// The cookie's name.
+const COOKIE_NAME: &str = "bonfire_tracker";
+
+/// A token that requests must carry. It is never shown, not by `Debug` either.
+#[derive(Clone)]
+pub struct AccessToken(String);
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("AccessToken(..)")
+    }
+}
+
+/// A text that is no token.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "a token has {TOKEN_MIN} to {TOKEN_MAX} letters, digits and \"-._~+/=\", this text has not: write one with \"head -c 32 /dev/urandom | base64\""
+)]
+pub struct TokenError;
+
+/// Shorter ones can be guessed.
+const TOKEN_MIN: usize = 16;
+
+/// Longer ones don't fit into a header.
+const TOKEN_MAX: usize = 1024;
+
+impl AccessToken {
+    /// Reads a token, such as a file's content; blanks around it don't count.
+    ///
+    /// # Errors
+    /// When it is too short, too long, or has characters that don't fit into a header.
+    pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let text = text.trim();
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if !(TOKEN_MIN..=TOKEN_MAX).contains(&text.len()) || !text.bytes().all(is_fit) {
+            return Err(TokenError);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether it is the same, in a time that says nothing of where it differs.
+    fn is(&self, other: &str) -> bool {
+        let (own, other) = (self.0.as_bytes(), other.as_bytes());
+        let mut difference = usize::from(own.len() != other.len());
+        for (index, byte) in own.iter().enumerate() {
+            let with = other.get(index).copied().unwrap_or_default();
+            difference |= usize::from(std::hint::black_box(byte ^ with));
+        }
+        std::hint::black_box(difference) == 0
+    }
+}
+
+/// Lets a request pass that may, before anything is done for it.
+pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next: Next) -> Response {
+    if let Err(failure) = is_own_page(request.headers()) {
+        return failure.into_response();
+    }
+    let Some(token) = tracker.token() else {
+        return match is_this_machine(request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(failure) => failure.into_response(),
+        };
+    };
+    if is_admitted(token, request.headers()) {
+        return next.run(request).await;
+    }
+    if request.method() == Method::GET
+        && let Some(given) = query_token(request.uri())
+        && token.is(&given)
+    {
+        return with_cookie(token, request.uri());
+    }
+    let how = "the tracker's token is missing or wrong: send \"Authorization: Bearer TOKEN\" (MLflow's clients do with \
+               MLFLOW_TRACKING_TOKEN), or open /?token=TOKEN once";
+    Failure::unauthenticated(how).into_response()
+}
+
+fn is_admitted(token: &AccessToken, headers: &HeaderMap) -> bool {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some((scheme, given)) = bearer.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return token.is(given.trim());
+    }
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.any(|(name, value)| name == COOKIE_NAME && token.is(value))
+}
+
+/// The token in the address, with `%2B` and the like read.
+fn query_token(uri: &Uri) -> Option<String> {
+    let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    query.0.into_iter().find(|(name, _)| name == "token").map(|(_, value)| value)
+}
+
+/// To the same page without the token in its address, which browsers keep and show.
+fn with_cookie(token: &AccessToken, uri: &Uri) -> Response {
+    let rest: Vec<&str> =
+        uri.query().unwrap_or_default().split('&').filter(|p| !p.starts_with("token=")).collect();
+    let mut location = uri.path().to_owned();
+    if !rest.is_empty() {
+        location = format!("{location}?{}", rest.join("&"));
+    }
+    // "//host" would be another place.
+    let location = format!("/{}", location.trim_start_matches('/'));
+    let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/", token.0);
+    (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
+}
+
+/// A page of another origin makes a browser send its origin.
+fn is_own_page(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let text = |value: &axum::http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    let origin = text(origin);
+    let host = headers.get(HOST).map(text).unwrap_or_default();
+    let of_origin = origin.split_once("://").map(|(_, host)| host);
+    if of_origin.is_some_and(|of_origin| !host.is_empty() && of_origin.eq_ignore_ascii_case(&host)) {
+        return Ok(());
+    }
+    Err(Failure::denied(format!("a page of {origin:?} asks, and this is {host:?}")))
+}
+
+/// Without a token: only names and addresses of this machine, so that no page reaches it by another name.
+fn is_this_machine(headers: &HeaderMap) -> Result<(), Failure> {
+    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_loopback = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if name.eq_ignore_ascii_case("localhost") || is_loopback {
+        return Ok(());
+    }
+    Err(Failure::denied(format!(
+        "the tracker was asked for as {host:?}, and without a token it serves this machine only: use --token-file"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_long_enough_and_fit_into_a_header() {
+        let token = AccessToken::parse(" 0123456789abcdef\n").expect("a token");
+        assert!(token.is("0123456789abcdef"));
+        for other in ["", "0123456789abcde", "0123456789abcdeg", "0123456789abcdef0"] {
+            assert!(!token.is(other), "{other}");
+        }
+        assert!(!format!("{token:?}").contains("0123"), "a token is never shown");
+        for bad in ["short", "0123456789abcdef;x=1", "0123456789 abcdef", ""] {
+            assert!(AccessToken::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_served_without_a_token() {
+        let host = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().expect("a header"));
+            is_this_machine(&headers).is_ok()
+        };
+        for good in ["localhost:5000", "127.0.0.1:1", "[::1]:5000", "127.0.0.2", "LOCALHOST"] {
+            assert!(host(good), "{good}");
+        }
+        for bad in
+            ["example.org", "127.0.0.1.example.org:80", "10.0.0.1:5000", "", "[::2]:1", "localhost.example"]
+        {
+            assert!(!host(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The tracker over HTTP: MLflow's REST interface, and JSON for our own page.
+//!
+//! # MLflow
+//!
+//! Below `/api/2.0/mlflow/` and `/api/2.0/mlflow-artifacts/`, as MLflow 3's Python client uses them: point it at this
+//! address with `MLFLOW_TRACKING_URI`, and `MLFLOW_TRACKING_TOKEN` if there is a token. Runs of Bonfire appear in the
+//! experiment named as their names without the number at the end (`digits-7` in `digits`; `Default` for a name without
+//! one). They are read-only but for tags and notes.
+//!
+//! # JSON for the page
+//!
+//! Times are milliseconds since 1970, and NaN and the infinities the words `"NaN"`, `"Infinity"`, `"-Infinity"`. What
+//! fails answers a 4xx or 5xx with `{"error_code": "...", "message": "..."}`.
+//!
+//! `GET /api/experiments` gives `{"experiments": [{"id", "name", "runs"}]}`, `GET /api/keys` gives
+//! `{"metrics": [{"key", "runs"}], "params": [{"key", "runs"}]}`: what columns there are.
+//!
+//! `GET /api/runs?filter=..&order_by=..&experiment=..&stage=active|deleted|all&limit=200&page=..&column=..` lists runs,
+//! newest first; `order_by`, `experiment` (an id) and `column` may be repeated. `column` is `metrics.KEY`, `params.KEY`
+//! or `tags.KEY`; without any the losses and the accuracy come. `limit` is at most 5,000, `page` the `next_page` of the
+//! page before.
+//!
+//! ```json
+//! {"runs": [{"id": "..", "name": "digits-1", "kind": "bonfire|client", "experiment_id": "..", "experiment": "digits",
+//!            "status": "running|completed|interrupted|failed", "stage": "active|deleted", "start_ms": 1, "end_ms": null,
+//!            "updated_ms": 1, "step": 460, "revision": 3, "metrics": {"train/loss": 0.1}, "params": {}, "tags": {}}],
+//!  "next_page": null}
+//! ```
+//!
+//! `GET /api/runs/{id}` gives the same fields and
+//!
+//! ```json
+//! {"config": {"model.kind": "cnn"}, "all_tags": {"mlflow.note.content": "a note"},
+//!  "latest": [{"key": "train/loss", "value": 0.1, "step": 460, "time_ms": 1, "count": 460, "minimum": 0.1, "maximum": 2.3}],
+//!  "inputs": [{"tags": [{"key": "mlflow.data.context", "value": "training"}], "dataset": {"name": "..", "digest": ".."}}],
+//!  "record": {"final": {}, "members": [], "events": [], "dataset": {}, "timings": {}, "message": ""},
+//!  "checkpoints": [{"step": 460, "created": 1795438016, "digest": "..", "bytes": 1}], "damaged_lines": 0}
+//! ```
+//!
+//! where `record` is `run.json` as it is, or null for a client's run, and `created` is in seconds.
+//!
+//! `GET /api/runs/{id}/points?key=..&max=1000` (`key` up to 64 times) gives points for charts, column by column. Where
+//! there are more than `max`, the least, the greatest and the first NaN of each stretch of steps are kept, and the first
+//! and last point (`is_thinned` says so). `epoch` and `samples` are empty for a client's run.
+//!
+//! ```json
+//! {"id": "..", "revision": 3, "series": [{"key": "train/loss", "count": 1000000, "is_thinned": true,
+//!   "step": [1], "time_ms": [1], "value": [2.3], "epoch": [0.1], "samples": [64]}]}
+//! ```
+//!
+//! `GET /api/compare?ids=a,b` (up to 64) puts runs side by side; `values` are in the order of `runs`, null where a run has
+//! none.
+//!
+//! ```json
+//! {"runs": [{"id": ".."}], "params": [{"key": "model.kind", "differs": true, "values": ["cnn", null]}],
+//!  "metrics": [{"key": "train/loss", "lower_is_better": true, "values": [{"value": 0.1, "step": 460}, null]}]}
+//! ```
+//!
+//! with runs as in the list and metric values as in `latest`.
+//!
+//! `GET /api/runs/{id}/stream` sends server-sent events as the run changes, at most two a second:
+//!
+//! - `run`: `{"summary": <as in the list>, "latest": [<as in latest>]}`, first of all and with every change;
+//! - `points`: `{"series": [<as in points, never thinned>]}`: what came since the stream began or the last such event;
+//! - `reset`: `{}`: the run's files were replaced: load it again;
+//! - `gone`: `{}`: the run is no longer there; the stream ends.
+//!
+//! A comment comes at least every 15 seconds. To miss nothing, open the stream first, then ask for the points, and drop
+//! what both bring (a key's points are in the order of steps).
+//!
+//! Artifacts are listed by `GET /api/2.0/mlflow/artifacts/list?run_id=..&path=..` and read below
+//! `/api/2.0/mlflow-artifacts/artifacts/{experiment_id}/{id}/artifacts/`; notes are written with
+//! `POST /api/2.0/mlflow/runs/set-tag {"run_id", "key": "mlflow.note.content", "value"}`.
+//!
+//! # Who may
+//!
+//! With a token every request carries `Authorization: Bearer TOKEN`, or the cookie that a first `GET /?token=TOKEN` sets.
+//! Without one the server is for this machine: it answers only requests whose `Host` is this machine, so that a page
+//! from elsewhere can't reach it through a name of its own. Either way a request that a page of another origin sends is
+//! refused.
+
+mod api;
+mod artifacts;
+mod asked;
+mod auth;
+mod experiments;
+mod failure;
+mod logged_models;
+mod logging;
+mod pages;
+mod registry;
+mod runs;
+mod shared;
+mod stream;
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::serve::ListenerExt;
+
+pub use auth::{AccessToken, TokenError};
+pub(crate) use failure::Failure;
+pub use shared::Tracker;
+
+/// A request's JSON is no longer than this: MLflow's own limit of a batch is a megabyte.
+const JSON_MAX: usize = 8 << 20;
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// SQLite's no as an answer.
+fn sql<T>(result: rusqlite::Result<T>) -> Result<T, Failure> {
+    result.map_err(|why| Failure::internal(format!("the index: {why}")))
+}
+
+/// All routes.
+pub fn router(tracker: Tracker) -> Router {
+    let mlflow = Router::new()
+        .merge(experiments::routes())
+        .merge(runs::routes())
+        .merge(logging::routes())
+        .merge(artifacts::lists())
+        .merge(logged_models::routes())
+        .merge(registry::routes());
+    Router::new()
+        .merge(api::routes())
+        .merge(stream::routes())
+        .merge(pages::routes())
+        .nest("/api/2.0/mlflow", mlflow)
+        .merge(artifacts::files())
+        .fallback(failure::unknown)
+        .layer(DefaultBodyLimit::max(JSON_MAX))
+        .layer(middleware::from_fn_with_state(tracker.clone(), auth::check))
+        .with_state(tracker)
+}
+
+/// How long requests that are under way may take when the server ends.
+const END: Duration = Duration::from_secs(3);
+
+/// Serves the tracker until `end` comes, and then what is under way for three seconds more.
+///
+/// # Errors
+/// When connections can't be taken any more.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    tracker: Tracker,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    // A header and its body are two writes: without this the second waits for the reader's acknowledgement.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let mut closed = tracker.closed();
+    let router = router(tracker.clone());
+    let ended = async move {
+        end.await;
+        tracker.close();
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(ended);
+    tokio::select! {
+        done = server => done,
+        () = async {
+            let _ = closed.wait_for(|closed| *closed).await;
+            tokio::time::sleep(END).await;
+        } => Ok(()),
+    }
+}

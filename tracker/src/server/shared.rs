@@ -1,0 +1,205 @@
+//! What all requests share: the index behind a lock, readers, and a bounded queue before both.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, watch};
+
+use super::{AccessToken, Failure};
+use crate::index::{Index, IndexError, Reader};
+
+/// Requests that work on the index at once; SQLite's readers don't wait for its writer.
+const WORKERS: usize = 4;
+
+/// Requests that wait for their turn: more are told to come again.
+const WAITING_MAX: usize = 256;
+
+/// Streams that are open at once.
+const STREAMS_MAX: usize = 64;
+
+/// The folders are looked at no more often than this, and no more than a fifth of the time.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The embedded tracker over a folder of runs; clones share it.
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    root: PathBuf,
+    token: Option<AccessToken>,
+    index: Mutex<Index>,
+    looked: Mutex<Option<(Instant, Duration)>>,
+    readers: Mutex<Vec<Reader>>,
+    turns: Semaphore,
+    waiting: AtomicUsize,
+    streams: Arc<Semaphore>,
+    closed: watch::Sender<bool>,
+    remark: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Debug for Shared {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("Shared").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+/// The content of a lock, also after a panic: a transaction that was under way is rolled back.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tracker {
+    /// Opens the index of a folder of runs. `remark` is told what people should know, such as of a damaged index; it
+    /// must not block. Without a token only this machine is served.
+    ///
+    /// # Errors
+    /// When the file system or SQLite says no.
+    pub fn open(
+        runs: &Path,
+        token: Option<AccessToken>,
+        remark: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Self, IndexError> {
+        let index = Index::open(runs)?;
+        let shared = Shared {
+            root: runs.to_owned(),
+            token,
+            index: Mutex::new(index),
+            looked: Mutex::new(None),
+            readers: Mutex::default(),
+            turns: Semaphore::new(WORKERS),
+            waiting: AtomicUsize::new(0),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            closed: watch::Sender::new(false),
+            remark: Box::new(remark),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Ends the streams, so that a server can end.
+    pub fn close(&self) {
+        self.shared.closed.send_replace(true);
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
+    pub(super) fn token(&self) -> Option<&AccessToken> {
+        self.shared.token.as_ref()
+    }
+
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.shared.closed.subscribe()
+    }
+
+    pub(super) fn streams(&self) -> &Arc<Semaphore> {
+        &self.shared.streams
+    }
+
+    /// Reads from the index, which has looked at the folders a moment ago.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Reader) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.in_turn(move |shared| {
+            shared.look()?;
+            shared.with_reader(what)
+        })
+        .await
+    }
+
+    /// Changes what the folders hold, and the index with them.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Index) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.in_turn(move |shared| {
+            shared.look()?;
+            let mut index = lock(&shared.index);
+            let done = what(&mut index);
+            shared.tell(&mut index);
+            done
+        })
+        .await
+    }
+
+    /// Does what blocks on a thread for that, a few at once, the others waiting.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let shared = Arc::clone(&self.shared);
+        if shared.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::busy(format!("{WAITING_MAX} requests are waiting: try again in a moment")));
+        }
+        let waiting = Waiting(&shared.waiting);
+        let turn = shared.turns.acquire().await;
+        drop(waiting);
+        let Ok(_turn) = turn else { return Err(Failure::busy("the tracker is closing")) };
+        let worker = Arc::clone(&shared);
+        let done = tokio::task::spawn_blocking(move || what(&worker)).await;
+        done.unwrap_or_else(|why| Err(Failure::internal(format!("the request broke off: {why}"))))
+    }
+}
+
+/// One that waits; also one whose client goes away meanwhile.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// Looks at the folders if the last look is long ago. Whoever finds another at it goes on with what is known, but
+    /// for the first look, which all wait for.
+    fn look(&self) -> Result<(), Failure> {
+        let is_due = |looked: &Option<(Instant, Duration)>| {
+            looked.is_none_or(|(when, took)| when.elapsed() > LOOK_EVERY.max(took * 4))
+        };
+        let looked = *lock(&self.looked);
+        if !is_due(&looked) {
+            return Ok(());
+        }
+        let mut index = match (looked, self.index.try_lock()) {
+            (_, Ok(index)) => index,
+            (Some(_), Err(_)) => return Ok(()),
+            (None, Err(_)) => lock(&self.index),
+        };
+        if !is_due(&lock(&self.looked)) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let done = index.refresh();
+        *lock(&self.looked) = Some((Instant::now(), begun.elapsed()));
+        self.tell(&mut index);
+        Ok(done?)
+    }
+
+    fn tell(&self, index: &mut Index) {
+        for remark in index.remarks() {
+            (self.remark)(&remark);
+        }
+    }
+
+    fn with_reader<T>(&self, what: impl FnOnce(&Reader) -> Result<T, Failure>) -> Result<T, Failure> {
+        let kept = lock(&self.readers).pop().filter(Reader::is_current);
+        let reader = match kept {
+            Some(reader) => reader,
+            None => Reader::open(&self.root)?,
+        };
+        let done = what(&reader);
+        let mut readers = lock(&self.readers);
+        if readers.len() < WORKERS {
+            readers.push(reader);
+        }
+        done
+    }
+}

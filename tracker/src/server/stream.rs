@@ -1,0 +1,134 @@
+//! A run's changes as server-sent events.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::api::no_run;
+use super::{Failure, Tracker};
+use crate::index::{Place, Reader};
+
+/// How often a stream looks for changes.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A stream says at least this often that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The same while more points wait than fit into an event.
+const CATCH_UP_EVERY: Duration = Duration::from_millis(20);
+
+/// Events that wait for a slow reader, who gets the rest when it has taken them.
+const WAITING: usize = 8;
+
+/// Points of a key in one event; the rest comes with the next.
+const POINTS_MAX: usize = 500;
+
+type Events = KeepAliveStream<ReceiverStream<Result<Event, Infallible>>>;
+
+/// Events by name, and what has been sent once they are.
+type News = (Vec<(&'static str, Value)>, Sent);
+
+/// What a stream has sent so far.
+#[derive(Clone, Default)]
+struct Sent {
+    revision: Option<i64>,
+    places: BTreeMap<String, Option<Place>>,
+    /// More points wait than fitted into the last event.
+    is_behind: bool,
+}
+
+pub(super) fn routes() -> Router<Tracker> {
+    Router::new().route("/api/runs/{id}/stream", get(stream))
+}
+
+async fn stream(State(tracker): State<Tracker>, Path(id): Path<String>) -> Result<Sse<Events>, Failure> {
+    let permit = Arc::clone(tracker.streams()).try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::busy("too many streams are open: close one"))?;
+    let asked = id.clone();
+    tracker.read(move |reader| reader.row(&asked)?.map(|_| ()).ok_or_else(|| no_run(&asked))).await?;
+    let (to, events) = mpsc::channel(WAITING);
+    tokio::spawn(follow(tracker, id, to, permit));
+    let heartbeat = KeepAlive::new().interval(HEARTBEAT);
+    Ok(Sse::new(ReceiverStream::new(events)).keep_alive(heartbeat))
+}
+
+/// Until the run is gone, the reader is, or the server ends.
+async fn follow(
+    tracker: Tracker,
+    id: String,
+    to: mpsc::Sender<Result<Event, Infallible>>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let mut closed = tracker.closed();
+    let mut sent = Sent::default();
+    loop {
+        let (asked, before) = (id.clone(), sent.clone());
+        // A failure to read is not the stream's end: the next look may succeed.
+        if let Ok((events, now)) = tracker.read(move |reader| news(reader, &asked, before)).await {
+            for (name, data) in events {
+                if to.send(Ok(Event::default().event(name).data(data.to_string()))).await.is_err()
+                    || name == "gone"
+                {
+                    return;
+                }
+            }
+            sent = now;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(if sent.is_behind { CATCH_UP_EVERY } else { LOOK_EVERY }) => {}
+            () = to.closed() => return,
+            _ = closed.wait_for(|closed| *closed) => return,
+        }
+    }
+}
+
+/// What has happened since the last look.
+fn news(reader: &Reader, id: &str, mut sent: Sent) -> Result<News, Failure> {
+    let Some(row) = reader.row(id)? else { return Ok((vec![("gone", json!({}))], sent)) };
+    let is_first = sent.revision.is_none();
+    if sent.revision == Some(row.changed) && !sent.is_behind {
+        return Ok((Vec::new(), sent));
+    }
+    let mut events = Vec::new();
+    let newest: BTreeMap<String, Place> = reader.places(row.row)?.into_iter().collect();
+    let is_replaced = sent.places.iter().any(|(key, sent)| newest.get(key).copied() < *sent);
+    if sent.revision != Some(row.changed)
+        && let Some(run) = reader.run(id)?
+    {
+        events.push(("run", json!({ "summary": run.summary, "latest": run.latest })));
+    }
+    sent.revision = Some(row.changed);
+    sent.is_behind = false;
+    if is_first || is_replaced {
+        if is_replaced {
+            events.push(("reset", json!({})));
+        }
+        // What was there before is asked for as points.
+        sent.places = newest.into_iter().map(|(key, place)| (key, Some(place))).collect();
+        return Ok((events, sent));
+    }
+    let mut series = Vec::new();
+    for (key, place) in newest {
+        let known = sent.places.get(&key).copied().flatten();
+        if known == Some(place) {
+            continue;
+        }
+        let (new, last) = reader.news(id, &key, known, POINTS_MAX)?;
+        sent.is_behind |= last != Some(place);
+        series.push(new);
+        sent.places.insert(key, last);
+    }
+    if !series.is_empty() {
+        events.push(("points", json!({ "series": series })));
+    }
+    Ok((events, sent))
+}

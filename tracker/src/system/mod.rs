@@ -1,0 +1,95 @@
+//! What a run's machines are doing: CPU, memory, network and NVIDIA cards, under MLflow's names.
+//!
+//! These numbers differ from run to run, so they go to `system.jsonl` ([`SystemFile`]) and not to `metrics.jsonl`. What is
+//! said of a process that shares its machine is said of the machine.
+
+mod file;
+mod gpu;
+
+use std::path::PathBuf;
+
+use sysinfo::{MemoryRefreshKind, Networks, System};
+
+pub use file::{Moment, SystemFile};
+
+/// MLflow's megabyte.
+const MEGABYTE: f64 = 1e6;
+
+/// Reads this machine's figures. A reading costs about a millisecond, and a child process where there is an NVIDIA card.
+#[derive(Debug)]
+pub struct Sampler {
+    system: System,
+    networks: Networks,
+    /// Bytes received and sent when it was made.
+    before: (u64, u64),
+    nvidia_smi: Option<PathBuf>,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sampler {
+    /// From now on: CPU and network are those since the reading before.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut system = System::new();
+        system.refresh_cpu_usage();
+        let networks = Networks::new_with_refreshed_list();
+        let before = transferred(&networks);
+        Self { system, networks, before, nvidia_smi: gpu::nvidia_smi() }
+    }
+
+    /// The figures by MLflow's names, without its `system/` before them: megabytes are 10^6 bytes, those of the network
+    /// are since [`Sampler::new`], over all interfaces.
+    pub fn sample(&mut self) -> Vec<(String, f64)> {
+        self.system.refresh_cpu_usage();
+        self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        self.networks.refresh(true);
+        let (received, sent) = transferred(&self.networks);
+        let (used, total) = (self.system.used_memory() as f64, self.system.total_memory() as f64);
+        let mut values = vec![
+            ("cpu_utilization_percentage".to_owned(), f64::from(self.system.global_cpu_usage())),
+            ("system_memory_usage_megabytes".to_owned(), used / MEGABYTE),
+            ("system_memory_usage_percentage".to_owned(), 100.0 * used / total.max(1.0)),
+            (
+                "network_receive_megabytes".to_owned(),
+                received.saturating_sub(self.before.0) as f64 / MEGABYTE,
+            ),
+            ("network_transmit_megabytes".to_owned(), sent.saturating_sub(self.before.1) as f64 / MEGABYTE),
+        ];
+        if let Some(program) = &self.nvidia_smi {
+            match gpu::ask(program) {
+                Some(readings) => values.extend(readings),
+                // A driver that hangs once is not asked again: each time would cost a child process.
+                None => self.nvidia_smi = None,
+            }
+        }
+        values
+    }
+}
+
+/// Bytes received and sent over all interfaces.
+fn transferred(networks: &Networks) -> (u64, u64) {
+    networks.list().values().fold((0, 0), |(received, sent), network| {
+        (received + network.total_received(), sent + network.total_transmitted())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_is_of_this_machine() {
+        let mut sampler = Sampler::new();
+        let values: std::collections::BTreeMap<String, f64> = sampler.sample().into_iter().collect();
+        assert!((0.0..=100.5).contains(&values["cpu_utilization_percentage"]), "{values:?}");
+        assert!(values["system_memory_usage_megabytes"] > 1.0, "{values:?}");
+        assert!((0.0..=100.0).contains(&values["system_memory_usage_percentage"]), "{values:?}");
+        assert!(values["network_receive_megabytes"] >= 0.0, "{values:?}");
+        assert!(values.keys().all(|key| key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')));
+    }
+}

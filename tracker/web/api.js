@@ -1,0 +1,75 @@
+// Questions to the tracker that serves this page.
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  } catch {
+    throw new Error("The tracker can't be reached. Is the coordinator, or `coordinator tracker serve`, still running?");
+  }
+  const text = await answer.text();
+  let body = {};
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // Said below, by the status.
+  }
+  if (answer.status === 401) throw new Error("The tracker asks for its token: open this page as /?token=TOKEN once.");
+  if (!answer.ok) throw new Error(body.message || `${path}: ${answer.status} ${answer.statusText}`);
+  return body;
+}
+
+const many = (name, values) => values.map((value) => `${name}=${encodeURIComponent(value)}`).join("&");
+
+export const experiments = () => ask("api/experiments");
+
+/** A page of runs; `search` has filter, order, experiment, page. */
+export function runs({ filter = "", order = "", experiment = "", page = "", limit = 100 }) {
+  const parts = [`limit=${limit}`];
+  if (filter) parts.push(many("filter", [filter]));
+  if (order) parts.push(many("order_by", [order]));
+  if (experiment) parts.push(many("experiment", [experiment]));
+  if (page) parts.push(many("page", [page]));
+  return ask(`api/runs?${parts.join("&")}`);
+}
+
+export const run = (id) => ask(`api/runs/${encodeURIComponent(id)}`);
+
+export const compare = (ids) => ask(`api/compare?ids=${ids.map(encodeURIComponent).join(",")}`);
+
+/** Series of all keys, in requests of at most 64. */
+export async function points(id, keys, max = 800) {
+  const series = [];
+  for (let at = 0; at < keys.length; at += 64) {
+    const some = many("key", keys.slice(at, at + 64));
+    series.push(...(await ask(`api/runs/${encodeURIComponent(id)}/points?${some}&max=${max}`)).series);
+  }
+  return series;
+}
+
+export function note(id, text) {
+  const body = JSON.stringify({ run_id: id, key: "mlflow.note.content", value: text });
+  const headers = { "Content-Type": "application/json" };
+  return ask("api/2.0/mlflow/runs/set-tag", { method: "POST", body, headers });
+}
+
+export const artifacts = (id, path = "") =>
+  ask(`api/2.0/mlflow/artifacts/list?run_id=${encodeURIComponent(id)}${path ? `&${many("path", [path])}` : ""}`);
+
+export const artifact = (experiment, id, path) =>
+  `api/2.0/mlflow-artifacts/artifacts/${encodeURIComponent(experiment)}/${encodeURIComponent(id)}/artifacts/` +
+  path.split("/").map(encodeURIComponent).join("/");
+
+/** A run's changes as they come. `on` has run, points, reset, gone, up, down. Returns what ends it. */
+export function stream(id, on) {
+  const source = new EventSource(`api/runs/${encodeURIComponent(id)}/stream`);
+  for (const kind of ["run", "points", "reset", "gone"]) {
+    source.addEventListener(kind, (event) => {
+      if (kind === "gone") source.close();
+      on[kind]?.(JSON.parse(event.data || "{}"));
+    });
+  }
+  source.onopen = () => on.up();
+  source.onerror = () => on.down();
+  return () => source.close();
+}

@@ -1,0 +1,64 @@
+// The way from an address to a view, and the keys that work everywhere.
+
+import { error, h, show } from "./dom.js";
+import { compareView } from "./compare.js";
+import { runView } from "./run.js";
+import { runsView } from "./runs.js";
+
+const main = document.getElementById("main");
+const crumbs = document.getElementById("crumbs");
+const live = document.getElementById("live");
+let view = {};
+
+/** What the top bar says of the connection. */
+export function tellLive(state, text) {
+  live.className = `live ${state}`;
+  live.textContent = text;
+}
+
+function trail(...parts) {
+  show(crumbs, parts.flatMap((part, index) => [index ? " / " : "", part]).map((part) => (part instanceof Node ? part : document.createTextNode(part))));
+  document.title = ["Bonfire", ...parts.map((part) => (part instanceof Node ? part.textContent : part))].join(" · ");
+}
+
+async function route() {
+  view.close?.();
+  view = {};
+  tellLive("", "");
+  const [path, query] = location.hash.replace(/^#/, "").split("?");
+  const asked = new URLSearchParams(query);
+  const [, kind, id] = path.split("/");
+  const place = { main, asked, trail, tellLive };
+  show(main, h("p.empty", "Loading…"));
+  const begun = (view = {});
+  try {
+    const opened = kind === "run" ? await runView(place, decodeURIComponent(id))
+      : kind === "compare" ? await compareView(place, (asked.get("ids") || "").split(",").filter(Boolean))
+      : await runsView(place);
+    // Somebody has gone elsewhere meanwhile.
+    if (view !== begun) opened.close?.();
+    else view = opened;
+  } catch (problem) {
+    if (view === begun) show(main, error(problem), h("p.empty", h("a", { href: "#/" }, "All runs")));
+  }
+  main.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+}
+
+const keys = document.getElementById("keys");
+document.getElementById("help").addEventListener("click", () => keys.showModal());
+
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target.matches("input, textarea, select");
+  if (event.key === "Escape" && isTyping) event.target.blur();
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey || keys.open) return;
+  if (event.key === "?") keys.showModal();
+  else if (event.key === "g") location.hash = "#/";
+  else if (!view.key?.(event)) return;
+  event.preventDefault();
+});
+
+// A token that was given once is a cookie by now: it needn't stay in the address.
+if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname + location.hash);
+window.addEventListener("hashchange", route);
+route();
