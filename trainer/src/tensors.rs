@@ -156,7 +156,7 @@ pub fn adopt_model(
         let name = &parameter.name;
         match file.tensors.tensor(name) {
             Ok(view) if view.dtype() == Dtype::F32 && view.shape() == parameter.file_shape() => {
-                taken.push(parameter)
+                taken.push(parameter);
             }
             _ if may_differ(name) => {}
             Ok(view) => other.push(format!(

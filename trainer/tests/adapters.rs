@@ -150,7 +150,7 @@ fn check_like_the_task(data: &DataSpec) {
 fn a_mean_over_samples_becomes_a_sum() {
     check_like_the_task(&table(4, 3));
     let output = OutputSpec::Values(vec!["a".to_owned(), "b".to_owned()]);
-    check_like_the_task(&DataSpec { input: vec![2, 3], output });
+    check_like_the_task(&DataSpec { input: vec![2, 3], output, categories: vec![] });
 }
 
 /// Finite differences of the loss sum that the task itself gives.
@@ -216,7 +216,7 @@ fn a_batch_is_had_as_tensors() {
     assert!(message(written.labels(&device).unwrap_err()).contains("the batch has tokens"));
 
     let output = OutputSpec::Values(vec!["a".to_owned(), "b".to_owned()]);
-    let measured = batch(&DataSpec { input: vec![3], output }, 4, 1);
+    let measured = batch(&DataSpec { input: vec![3], output, categories: vec![] }, 4, 1);
     assert_eq!(measured.values(&device).unwrap().dims(), [4, 2]);
     let unknown = HostBatch { y: Target::Unknown, ..measured };
     assert!(message(unknown.values(&device).unwrap_err()).contains("the batch has none"));

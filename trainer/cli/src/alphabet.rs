@@ -11,7 +11,8 @@ const BYTES: usize = 256;
 /// What tokens are.
 pub(crate) enum Alphabet {
     Bytes,
-    Tokenizer(TextTokenizer),
+    /// Boxed: a tokenizer's tables are large where bytes need nothing.
+    Tokenizer(Box<TextTokenizer>),
 }
 
 impl Alphabet {
@@ -23,7 +24,9 @@ impl Alphabet {
             .map_err(|why| format!("its normalisation is no JSON: {why}"))?
             .unwrap_or_default();
         match normalisation["tokens"]["tokenizer"].as_str() {
-            Some(json) => TextTokenizer::parse(json.as_bytes()).map(Self::Tokenizer),
+            Some(json) => {
+                TextTokenizer::parse(json.as_bytes()).map(|tokenizer| Self::Tokenizer(Box::new(tokenizer)))
+            }
             None => Ok(Self::Bytes),
         }
     }

@@ -75,7 +75,7 @@ impl Writer {
             )));
         };
         let alphabet = match tokenizer {
-            Some(tokenizer) => Alphabet::Tokenizer(tokenizer),
+            Some(tokenizer) => Alphabet::Tokenizer(Box::new(tokenizer)),
             None => Alphabet::of_metadata(&header.metadata).map_err(|why| named(&why))?,
         };
         if vocabulary > alphabet.size() {

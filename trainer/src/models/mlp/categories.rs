@@ -31,9 +31,9 @@ impl Columns {
     /// Of the data, with embeddings of `width`, or of the rule's.
     pub(super) fn new(data: &DataSpec, width: Option<usize>) -> Result<Self, TrainerError> {
         let features: usize = data.input.iter().product();
-        let places = data.categories.iter().map(|category| category.place);
+        let mut places = data.categories.iter().map(|category| category.place);
         let is_in_order =
-            places.clone().is_sorted_by(|a, b| a < b) && places.last().is_none_or(|p| p < features);
+            places.clone().is_sorted_by(|a, b| a < b) && places.next_back().is_none_or(|p| p < features);
         if !is_in_order || data.categories.iter().any(|category| category.codes == 0) {
             return Err(TrainerError::Config(format!(
                 "the dataset's categories {:?} are not places in order among {features} features",
