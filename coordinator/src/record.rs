@@ -19,6 +19,7 @@ use crate::data_wait::DataWait;
 use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
 use crate::rates::Rates;
+use crate::sinks::Running;
 use crate::status::StatusReport;
 
 /// `train/loss` is there at least every so many steps.
@@ -56,6 +57,7 @@ pub(crate) struct Recorder {
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
     beside: Beside,
+    sinks: Running,
 }
 
 /// A run that held still for less is nothing that people must know at once.
@@ -92,7 +94,18 @@ impl Recorder {
             waiting_for: String::new(),
             says_what_it_waits_for: false,
             beside,
+            sinks: Running::default(),
         }
+    }
+
+    /// From now on the sinks are told of metrics, and people of what the sinks say.
+    pub(crate) fn follow_with(&mut self, sinks: Running) {
+        self.sinks = sinks;
+    }
+
+    /// The sinks, which are told nothing more.
+    pub(crate) fn take_sinks(&mut self) -> Running {
+        std::mem::take(&mut self.sinks)
     }
 
     /// From now on people are told what the run waits for.
@@ -242,6 +255,8 @@ impl Recorder {
             .collect();
         let fresh = self.file.append(metrics)?;
         self.display.metrics(&fresh);
+        self.sinks.notify();
+        self.repeat_sinks();
         Ok(())
     }
 
@@ -349,6 +364,13 @@ impl Recorder {
         let at = Moment { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
         if let Err(trouble) = self.beside.told(told, at, &self.progress.members) {
             error!(%trouble, "system.jsonl can't be written");
+        }
+        self.repeat_sinks();
+    }
+
+    fn repeat_sinks(&mut self) {
+        for remark in self.sinks.remarks() {
+            self.line(&remark);
         }
     }
 

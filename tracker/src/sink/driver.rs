@@ -165,9 +165,8 @@ impl Sinks {
         let rest = bytes.get(offset as usize..).unwrap_or_default();
         let metrics = rest.iter().filter(|byte| **byte == b'\n').count();
         let what = if metrics == 0 { "the end of the run".to_owned() } else { format!("{metrics} metrics") };
-        let (sink, run) = (config.0.clone(), self.run.path().display());
-        let to = config.1.push_arguments();
-        let text = format!("{what} not sent to {sink}: {why}. Send later: coordinator tracker push {run} {to}");
+        let (sink, command) = (config.0.clone(), config.1.push_command(self.run.path()));
+        let text = format!("{what} not sent to {sink}: {why}. Send later: {command}");
         Left { sink, text }
     }
 }
@@ -182,12 +181,15 @@ struct Following {
     say: Sender<Said>,
     failed_since: Option<Instant>,
     failures: u32,
+    /// Whether people were told where to look.
+    is_place_told: bool,
 }
 
 impl Following {
     fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: Sender<Said>) -> Self {
         let name = sink.name();
-        Self { sink: Some(sink), worker: None, run, name, shared, say, failed_since: None, failures: 0 }
+        let (failed_since, failures, is_place_told) = (None, 0, false);
+        Self { sink: Some(sink), worker: None, run, name, shared, say, failed_since, failures, is_place_told }
     }
 
     fn run(mut self) {
@@ -215,6 +217,7 @@ impl Following {
             match result {
                 Ok(turn) => {
                     self.works_again();
+                    self.tell_place();
                     let seen = signal.generation;
                     signal = match turn {
                         Turn::Done => return None,
@@ -256,6 +259,14 @@ impl Following {
             let seconds = since.elapsed().as_secs_f64();
             self.remark(&format!("works again after {tries}, {seconds:.0} s"));
             self.failures = 0;
+        }
+    }
+
+    fn tell_place(&mut self) {
+        if !std::mem::replace(&mut self.is_place_told, true)
+            && let Some(worker) = &self.worker
+        {
+            self.remark(&worker.place());
         }
     }
 

@@ -16,6 +16,8 @@ mod push;
 mod state;
 mod tensorboard;
 mod wandb;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use config::{Environment, SinkConfig, SinkConfigError};

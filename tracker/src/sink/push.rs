@@ -28,9 +28,21 @@ pub enum PushError {
     /// The folder is no run.
     #[error("{0}")]
     Run(String),
-    /// The tracker didn't take it. What was taken is known, and pushing again goes on from there.
+    /// The tracker won't take it, now or later.
     #[error("{0}")]
-    Sink(String),
+    Refused(String),
+    /// The tracker can't be reached, or failed. What was taken is known, and pushing again goes on from there.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl PushError {
+    fn of(why: SinkError) -> Self {
+        match why {
+            SinkError::Retry(why) => Self::Failed(why),
+            SinkError::Refused(why) => Self::Refused(why),
+        }
+    }
 }
 
 /// Sends all of a run's folder that was not sent there before. A run that goes on is sent as far as it is. Failures that
@@ -39,10 +51,10 @@ pub enum PushError {
 /// # Errors
 /// When the folder is no run, or the tracker doesn't take it.
 pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<Pushed, PushError> {
-    RunRecord::read(&run_dir.join(RunRecord::FILE)).map_err(|why| PushError::Run(why.to_string()))?;
+    RunRecord::read(&run_dir.join(RunRecord::FILE))
+        .map_err(|why| PushError::Run(format!("{} is no run: {why}", run_dir.display())))?;
     let run = RunFolder::new(run_dir);
-    let mut worker =
-        Worker::open(config.sink(&run), run).map_err(|(_, why)| PushError::Sink(why.to_string()))?;
+    let mut worker = Worker::open(config.sink(&run), run).map_err(|(_, why)| PushError::of(why))?;
     let before = worker.state().metrics;
     let (mut since, mut failures) = (Instant::now(), 0);
     loop {
@@ -54,7 +66,7 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
                 let pause = pause_after(failures, RandomState::new().build_hasher().finish());
                 std::thread::sleep(pause.min(patience.saturating_sub(since.elapsed())));
             }
-            Err(SinkError::Retry(why) | SinkError::Refused(why)) => return Err(PushError::Sink(why)),
+            Err(why) => return Err(PushError::of(why)),
         }
     }
     Ok(Pushed {

@@ -20,10 +20,11 @@ impl Address {
         let (scheme, rest) = scheme.map_or(("", ""), |scheme| (scheme, &uri[scheme.len()..]));
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
-        if host.is_empty() {
+        if host.is_empty() || rest.contains(['?', '#']) {
             return Err(SinkConfigError(format!(
-                "the MLflow address {uri:?} is none of a server: expected http://HOST:PORT or https://HOST. Files and \
-                 databases of MLflow are not written directly; start `mlflow server` over them"
+                "the MLflow address {:?} is none of a server: expected http://HOST:PORT or https://HOST. Files and \
+                 databases of MLflow are not written directly; start `mlflow server` over them",
+                without_credentials(uri)
             )));
         }
         let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
@@ -46,6 +47,13 @@ impl Address {
     pub(crate) fn insecure_tls(&self) -> bool {
         self.insecure_tls
     }
+}
+
+/// What may be shown of an address that isn't understood: nothing before its last `@`, nothing after a `?`.
+fn without_credentials(uri: &str) -> String {
+    let scheme = uri.find("://").map_or("", |at| &uri[..at + 3]);
+    let shown = uri.split(['?', '#']).next().unwrap_or_default();
+    shown.rsplit_once('@').map_or_else(|| shown.to_owned(), |(_, host)| format!("{scheme}...@{host}"))
 }
 
 impl fmt::Debug for Address {

@@ -137,7 +137,9 @@ impl Client {
                 None => Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?")),
             },
             300..=399 => {
+                // What follows a `?` may be somebody's secret.
                 let to = location.unwrap_or_default();
+                let to = to.split(['?', '#']).next().unwrap_or_default();
                 Err(self.refused(what, &format!("the server sends on to {to:?}: set that address")))
             }
             401 | 403 => Err(self.refused(

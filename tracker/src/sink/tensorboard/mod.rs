@@ -4,6 +4,8 @@
 
 mod messages;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -119,17 +121,4 @@ impl Sink for TensorBoard {
     fn place(&self, _: &RunFolder, _: &SinkState) -> String {
         format!("{} (tensorboard --logdir {})", self.file.display(), self.folder.display())
     }
-}
-
-#[cfg(test)]
-pub(super) fn scalars(bytes: &[u8]) -> Vec<(i64, String, f32)> {
-    let events = record::read(bytes).into_iter().map(|data| Event::decode(&data[..]).expect("an event"));
-    events
-        .flat_map(|event| {
-            let values = event.summary.unwrap_or_default().value;
-            let scalar =
-                move |value: Value| value.simple_value.map(|number| (event.step, value.tag, number));
-            values.into_iter().filter_map(scalar)
-        })
-        .collect()
 }
