@@ -17,7 +17,7 @@ use crate::record::Recorder;
 /// How long the last metrics and files of a run may take to go out, if it came to its end by itself.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// If it was told to end: whoever did that waits.
-const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(4);
+const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(8);
 /// How long `tracker push` tries again while nothing is taken.
 const PATIENCE_PUSH: Duration = Duration::from_secs(20);
 

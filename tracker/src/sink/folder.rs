@@ -125,6 +125,8 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut Vec<(String, String)>) 
             }
         }
         toml::Value::String(text) => flat.push((prefix.to_owned(), text.clone())),
+        // In the shortest form that is read back to the same number: 1e-8.
+        toml::Value::Float(number) => flat.push((prefix.to_owned(), format!("{number:?}"))),
         other => flat.push((prefix.to_owned(), other.to_string())),
     }
 }

@@ -143,7 +143,6 @@ fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
     let mut worker = run.worker(sink(&server.url));
     let mut failures = 0;
     while let Err(why) = drain(&mut worker, true) {
-        eprintln!("{why}");
         assert!(matches!(why, SinkError::Retry(_)), "{why}");
         assert_eq!(run.state("mlflow").last_error, Some(why.to_string()));
         failures += 1;
@@ -152,7 +151,8 @@ fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
     assert_eq!(failures, failing.len());
     assert_eq!(run.state("mlflow").last_error, None);
     check_metrics(&run, &server);
-    assert_eq!((server.kept().runs.len(), server.kept().status.clone()), (1, "FINISHED".to_owned()));
+    let kept = server.kept();
+    assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
 }
 
 /// The server did it, nobody heard of it, and the process died as well: all of it is done again, to the same end.
