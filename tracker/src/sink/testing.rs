@@ -52,6 +52,14 @@ impl Run {
         self.write("run.json", &record.to_string());
     }
 
+    /// The record as it is before anything happened.
+    pub(super) fn without_events(&self) {
+        let text = std::fs::read_to_string(self.path("run.json")).expect("a record");
+        let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        record["events"] = serde_json::json!([]);
+        self.write("run.json", &record.to_string());
+    }
+
     /// Appends a metric for each value, a step after the last one.
     pub(super) fn measure(&self, key: &str, values: &[f64]) {
         self.measure_in("metrics.jsonl", key, values);

@@ -60,16 +60,20 @@ impl Sink for TensorBoard {
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         std::fs::create_dir_all(&self.folder).map_err(|why| super::folder::local(&self.folder, &why))?;
         let began = run.began()?;
-        // The number is the time of the start, as readers expect it; the same for each start of the run.
-        let name = run.record()?.run;
-        self.file = self.folder.join(format!("events.out.tfevents.{:010}.{name}", began as u64));
+        // The number is the time of the start, as readers expect it. The state knows the name, since the record of a
+        // run that has just begun doesn't know its start yet.
+        let name = match state.run.as_str() {
+            "" => format!("events.out.tfevents.{:010}.{}", began as u64, run.record()?.run),
+            known => known.to_owned(),
+        };
+        self.file = self.folder.join(&name);
         if let Some(bytes) = state.number(BYTES)
             && local_file::holds(&self.file, bytes)
         {
             return Ok(());
         }
         state.start_over();
-        state.run = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        state.run = name;
         let version = Some("brain.Event:2".to_owned());
         self.append(&[Event { wall_time: began, file_version: version, ..Event::default() }], state)
     }

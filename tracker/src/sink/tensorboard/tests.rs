@@ -101,3 +101,15 @@ fn metrics_that_a_machine_lost_and_computed_again_are_there_once() {
     let steps: Vec<i64> = scalars(&run).into_iter().map(|(step, _, _)| step).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn a_run_keeps_its_file_when_its_start_becomes_known_later() {
+    let run = Run::new();
+    run.without_events();
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let files = std::fs::read_dir(run.path("tensorboard")).expect("a folder");
+    assert_eq!(files.count(), 1);
+}

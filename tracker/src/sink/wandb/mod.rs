@@ -27,6 +27,8 @@ use messages::{Exit, Git, Header, History, Item, Items, Record, Run, Stats, Step
 
 /// The oldest reader of W&B that knows all that is written, as W&B's own files of release 0.31 have it.
 const MIN_CONSUMER: &str = "0.70.0";
+/// In the state's memo: seconds since 1970, of which the folder's name and all runtimes are made.
+const BEGAN: &str = "began";
 /// Characters of a run's id.
 const ID_CHARS: usize = 16;
 
@@ -135,7 +137,11 @@ impl Sink for Wandb {
     }
 
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
-        self.began = run.began()?;
+        // The record of a run that has just begun doesn't know its start yet: what was taken for it once stays it.
+        self.began = match state.memo.get(BEGAN).and_then(Value::as_f64) {
+            Some(known) => known,
+            None => run.began()?,
+        };
         let id: String =
             run.record()?.id.chars().filter(char::is_ascii_alphanumeric).take(ID_CHARS).collect();
         let id = if id.is_empty() { format!("{:08x}", crc32fast::hash(run.record()?.run.as_bytes())) } else { id };
@@ -147,6 +153,7 @@ impl Sink for Wandb {
         if bytes.is_none_or(|bytes| !local_file::holds(&self.file, bytes)) {
             state.start_over();
             state.run = id;
+            state.remember(BEGAN, self.began);
         } else if !run.is_over()? {
             // It goes on: off with its end, and with the mark by which `wandb sync` would pass it over.
             local_file::append(&self.file, bytes.unwrap_or(0), &[])?;

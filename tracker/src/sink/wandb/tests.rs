@@ -160,3 +160,15 @@ fn a_step_of_more_metrics_than_a_batch_has_lines() {
     let written: Vec<String> = rows.into_iter().flat_map(|(_, values)| values).map(|(key, _)| key).collect();
     assert_eq!(written, keys);
 }
+
+#[test]
+fn a_run_keeps_its_file_when_its_start_becomes_known_later() {
+    let run = Run::new();
+    run.without_events();
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let files = std::fs::read_dir(run.path("wandb")).expect("a folder");
+    assert_eq!(files.count(), 1);
+}
