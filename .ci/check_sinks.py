@@ -140,7 +140,9 @@ def check_mlflow(url, run, status, experiment="digits"):
     for key, points in expected.items():
         history = client.get_metric_history(info.run_id, key)
         got = sorted((metric.step, metric.timestamp, number(metric.value)) for metric in history)
-        assert got == sorted(points), f"{key}: {len(got)} points in MLflow, {len(points)} in the file"
+        missing, extra = set(points) - set(got), set(got) - set(points)
+        shown = f"{len(got)} points in MLflow, {len(points)} in the file; missing {missing}, too many {extra}"
+        assert got == sorted(points), f"{key}: {shown}"
     assert found.data.params["model.kind"] == "cnn" and found.data.params["optimizer.learning_rate"] == "0.003"
     tags = found.data.tags
     assert tags["bonfire.final_digest"] == record["final"]["digest"], tags
@@ -181,7 +183,6 @@ def check_tensorboard(run):
 class WandbServer(http.server.BaseHTTPRequestHandler):
     """As much of W&B's server as `wandb sync` asks for; it keeps what the run's file stream says."""
 
-    protocol_version = "HTTP/1.1"
     about, streamed, ended = [], [], []
 
     def answer(self):
