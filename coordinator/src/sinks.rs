@@ -14,10 +14,10 @@ use crate::cli::PushArgs;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
 
-/// How long the last metrics and files of a run may take to go out, if it came to its end by itself.
+/// How long the end of a run waits for trackers that take nothing, if it came by itself: four times that if they do.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// If it was told to end: whoever did that waits.
-const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(8);
+const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(5);
 /// How long `tracker push` tries again while nothing is taken.
 const PATIENCE_PUSH: Duration = Duration::from_secs(20);
 

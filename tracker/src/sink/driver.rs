@@ -20,6 +20,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// While the end of a run is waited for, patience is short.
 const PAUSE_AT_END: Duration = Duration::from_millis(250);
 
+/// While something is taken, the end of a run is waited for this many times as long as its patience.
+const PATIENCE_TIMES_MAX: u32 = 4;
+
 /// The sinks of a run, each in a thread of its own.
 #[derive(Debug)]
 pub struct Sinks {
@@ -43,6 +46,8 @@ pub struct Left {
 enum Said {
     /// For people.
     Remark(String),
+    /// After the run's end something was taken, and more is there.
+    Taken,
     /// A thread ended; `Some` says why, where not all was sent.
     Ended(String, Option<String>),
 }
@@ -116,11 +121,13 @@ impl Sinks {
         self.said.try_iter().filter_map(remark).collect()
     }
 
-    /// The run is over, its record written: what is left is sent, for at most so long. Returns what people should know,
-    /// and what was not sent; it stays in the folder.
+    /// The run is over, its record written: what is left is sent, until nothing was taken for so long, and no longer than
+    /// four times that. Returns what people should know, and what was not sent; it stays in the folder.
     #[must_use]
     pub fn finish(self, patience: Duration) -> (Vec<String>, Vec<Left>) {
-        let deadline = Instant::now() + patience;
+        let began = Instant::now();
+        let end = began + patience.saturating_mul(PATIENCE_TIMES_MAX);
+        let mut deadline = began + patience;
         self.shared.lock().ending = true;
         self.shared.fresh.notify_all();
         self.shared.over.notify_all();
@@ -129,6 +136,7 @@ impl Sinks {
         while !open.is_empty() {
             match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Said::Remark(text)) => remarks.push(text),
+                Ok(Said::Taken) => deadline = end.min(Instant::now() + patience),
                 Ok(Said::Ended(name, why)) => {
                     let ended = open.iter().position(|(open, _)| *open == name);
                     if let (Some(index), Some(why)) = (ended, &why) {
@@ -140,7 +148,7 @@ impl Sinks {
             }
         }
         for config in open {
-            let waited = format!("no end after {:.0} s", patience.as_secs_f64());
+            let waited = format!("no end after {:.0} s", began.elapsed().as_secs_f64());
             let why = self.state(config).and_then(|state| state.last_error).unwrap_or(waited);
             left.push(self.left(config, &why));
         }
@@ -221,7 +229,12 @@ impl Following {
                     let seen = signal.generation;
                     signal = match turn {
                         Turn::Done => return None,
-                        Turn::More => *self.shared.lock(),
+                        Turn::More => {
+                            if signal.ending {
+                                self.say(Said::Taken);
+                            }
+                            *self.shared.lock()
+                        }
                         Turn::Idle => {
                             let paused = self.shared.pause(LOOKS_APART);
                             let is_fresh = paused.ending || paused.generation != seen;

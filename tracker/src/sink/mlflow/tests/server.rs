@@ -25,8 +25,6 @@ pub(super) struct Kept {
     pub(super) tags: BTreeMap<String, String>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     pub(super) inputs: Vec<Value>,
-    /// Most metrics, params or tags of one request.
-    pub(super) batch_max: usize,
     /// The `Authorization` of the last request.
     pub(super) authorization: String,
     failures: VecDeque<Failure>,
@@ -215,8 +213,10 @@ impl Kept {
         if self.lifecycle != "active" {
             return invalid("The run r1 must be in the 'active' state.");
         }
-        for name in ["metrics", "params", "tags"] {
-            self.batch_max = self.batch_max.max(list(name).len());
+        for (name, max) in [("metrics", 1_000), ("params", 100), ("tags", 100)] {
+            if list(name).len() > max {
+                return invalid("too many at once");
+            }
         }
         for metric in list("metrics") {
             let (step, time) = (metric["step"].as_u64(), metric["timestamp"].as_i64());
