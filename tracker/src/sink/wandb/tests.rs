@@ -123,7 +123,7 @@ fn a_crash_loses_and_doubles_nothing() {
     drain(&mut run.worker(sink(&run)), false).expect("written");
     std::fs::write(run.path("tracker/wandb.json"), state).expect("written");
     let mut torn = std::fs::File::options().append(true).open(file(&run)).expect("opened");
-    torn.write_all(b"half a rec").expect("written");
+    torn.write_all(&[7; 100_000]).expect("written");
 
     run.status(RunStatus::Completed);
     drain(&mut run.worker(sink(&run)), true).expect("written");
