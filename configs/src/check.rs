@@ -41,7 +41,9 @@ fn sinks(config: &Config, report: &mut Report) {
             "a user name or password is set by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment",
         ),
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => return,
-        _ if uri.contains('@') => ("...", "expected the address of an MLflow server, such as \"http://127.0.0.1:5000\""),
+        _ if uri.contains('@') => {
+            ("...", "expected the address of an MLflow server, such as \"http://127.0.0.1:5000\"")
+        }
         _ => (uri.as_str(), "expected the address of an MLflow server, such as \"http://127.0.0.1:5000\""),
     };
     let message = format!("tracker.mlflow_uri = \"{shown}\": {message}");

@@ -115,7 +115,8 @@ pub(crate) fn push(args: &PushArgs) -> Result<(), Refusal> {
     for remark in &pushed.remarks {
         println!("{remark}");
     }
-    let before = if pushed.before > 0 { format!(" ({} were there before)", pushed.before) } else { String::new() };
+    let before =
+        if pushed.before > 0 { format!(" ({} were there before)", pushed.before) } else { String::new() };
     println!("{} metrics sent{before}: {}", pushed.metrics, pushed.place);
     Ok(())
 }

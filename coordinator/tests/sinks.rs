@@ -66,7 +66,8 @@ fn a_tracker_that_hangs_is_waited_for_a_while_and_no_longer() {
         let began = Instant::now();
         support::signal(run.id(), "INT");
         if is_signalled_again {
-            let is_over = || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"interrupted\""));
+            let is_over =
+                || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"interrupted\""));
             until("the run is over", is_over);
             // The wait listens to signals a moment after the record is written.
             until("the run is gone", || {
@@ -79,7 +80,8 @@ fn a_tracker_that_hangs_is_waited_for_a_while_and_no_longer() {
         }
         let output = wait(run);
         let took = began.elapsed();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{said}");
         let command = format!("coordinator tracker push runs/small --to http://{address} --experiment run");
         assert!(said.contains(&command) && !said.contains(SECRET), "{said}");

@@ -224,20 +224,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_said() {
-        let said = |variables: &[(&str, &str)]| configs("sinks = [\"mlflow\"]", variables).expect_err("refused");
+        let said =
+            |variables: &[(&str, &str)]| configs("sinks = [\"mlflow\"]", variables).expect_err("refused");
         assert!(said(&[]).contains("tracker.mlflow_uri"));
         let uri = said(&[("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")]);
         assert!(uri.contains("sqlite:///mlflow.db") && uri.contains("http"), "{uri}");
-        let tls =
-            said(&[("MLFLOW_TRACKING_URI", "https://h"), ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps")]);
+        let tls = said(&[("MLFLOW_TRACKING_URI", "https://h"), ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps")]);
         assert!(tls.contains("MLFLOW_TRACKING_INSECURE_TLS"), "{tls}");
     }
 
     #[test]
     fn credentials_of_an_address_that_is_refused_are_not_repeated() {
-        for uri in
-            ["postgresql://me:geheim@db/mlflow", "http://me:geheim@/x", "me:geheim@h", "https://me:geheim@h/?q"]
-        {
+        for uri in [
+            "postgresql://me:geheim@db/mlflow",
+            "http://me:geheim@/x",
+            "me:geheim@h",
+            "https://me:geheim@h/?q",
+        ] {
             let said = configs("sinks = [\"mlflow\"]", &[("MLFLOW_TRACKING_URI", uri)]).expect_err("refused");
             assert!(!said.contains("geheim") && said.contains("http"), "{said}");
         }

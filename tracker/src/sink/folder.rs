@@ -142,8 +142,7 @@ mod tests {
         std::fs::write(dir.path().join("config.toml"), text).expect("written");
         let mut params = RunFolder::new(dir.path()).params().expect("read");
         params.sort();
-        let expected =
-            [("a.inner.x.y", "true"), ("a.list", "[1, 2]"), ("a.small", "1e-8"), ("a.word", "w")];
+        let expected = [("a.inner.x.y", "true"), ("a.list", "[1, 2]"), ("a.small", "1e-8"), ("a.word", "w")];
         assert_eq!(params, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     }
 

@@ -15,9 +15,9 @@ mod mlflow;
 mod push;
 mod state;
 mod tensorboard;
-mod wandb;
 #[cfg(test)]
 mod testing;
+mod wandb;
 mod worker;
 
 pub use config::{Environment, SinkConfig, SinkConfigError};

@@ -30,7 +30,11 @@ impl Address {
         let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
         let user = user.map(|(name, password)| (decoded(name), decoded(password)));
         let base = format!("{scheme}{host}{}", &rest[authority.len()..]);
-        Ok(Self { base, authorization: authorization(user, environment), insecure_tls: insecure(environment)? })
+        Ok(Self {
+            base,
+            authorization: authorization(user, environment),
+            insecure_tls: insecure(environment)?,
+        })
     }
 
     /// The address without credentials.
@@ -67,9 +71,7 @@ fn authorization(user: Option<(String, String)>, environment: Environment<'_>) -
     let set = |name: &str| environment(name).filter(|value| !value.is_empty());
     let named = || Some((set("MLFLOW_TRACKING_USERNAME")?, set("MLFLOW_TRACKING_PASSWORD")?));
     match named().or(user) {
-        Some((name, password)) => {
-            Some(format!("Basic {}", base64(format!("{name}:{password}").as_bytes())))
-        }
+        Some((name, password)) => Some(format!("Basic {}", base64(format!("{name}:{password}").as_bytes()))),
         None => set("MLFLOW_TRACKING_TOKEN").map(|token| format!("Bearer {token}")),
     }
 }
@@ -79,7 +81,9 @@ fn insecure(environment: Environment<'_>) -> Result<bool, SinkConfigError> {
     match value.as_str() {
         "" | "0" | "false" => Ok(false),
         "1" | "true" => Ok(true),
-        _ => Err(SinkConfigError(format!("MLFLOW_TRACKING_INSECURE_TLS is {value:?}: expected true or false"))),
+        _ => {
+            Err(SinkConfigError(format!("MLFLOW_TRACKING_INSECURE_TLS is {value:?}: expected true or false")))
+        }
     }
 }
 

@@ -93,8 +93,7 @@ impl Client {
     pub(super) fn put(&self, path: &str, file: &Path) -> Result<(), SinkError> {
         let open = File::open(file).map_err(|why| local(file, &why))?;
         let parts: Vec<String> = path.split('/').map(escaped).collect();
-        let url =
-            format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.address.shown(), parts.join("/"));
+        let url = format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.address.shown(), parts.join("/"));
         let mut request = self.agent.put(url).config().timeout_global(Some(FILE)).build();
         if let Some(authorization) = self.address.authorization() {
             request = request.header("Authorization", authorization);
@@ -134,7 +133,9 @@ impl Client {
         match status {
             200..=299 => match json {
                 Some(json) => Ok(Answer::Good(json)),
-                None => Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?")),
+                None => {
+                    Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?"))
+                }
             },
             300..=399 => {
                 // What follows a `?` may be somebody's secret.

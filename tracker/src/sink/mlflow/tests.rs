@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::sink::testing::{Run, drain};
-use crate::sink::{PushError, SinkConfig, Sinks, push};
 use crate::sink::worker::Worker;
+use crate::sink::{PushError, SinkConfig, Sinks, push};
 use server::{How, Server};
 
 fn sink(url: &str) -> Box<Mlflow> {
@@ -27,10 +27,20 @@ fn check_metrics(run: &Run, server: &Server) {
     let mut expected: Vec<(String, u64, String)> = text
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
-        .map(|line: Value| (line["key"].as_str().expect("a key").into(), line["step"].as_u64().expect("a step"), line["value"].to_string()))
+        .map(|line: Value| {
+            (
+                line["key"].as_str().expect("a key").into(),
+                line["step"].as_u64().expect("a step"),
+                line["value"].to_string(),
+            )
+        })
         .collect();
-    let mut found: Vec<(String, u64, String)> =
-        server.kept().metrics.keys().map(|(key, step, _, value)| (key.clone(), *step, value.clone())).collect();
+    let mut found: Vec<(String, u64, String)> = server
+        .kept()
+        .metrics
+        .keys()
+        .map(|(key, step, _, value)| (key.clone(), *step, value.clone()))
+        .collect();
     expected.sort();
     found.sort();
     assert_eq!(found, expected);
@@ -60,7 +70,11 @@ fn a_run_arrives_whole_in_batches() {
     assert_eq!(kept.runs.len(), 1);
     assert_eq!(kept.metrics.len(), 2_302);
     assert!(kept.metrics.values().all(|times| *times == 1));
-    assert!(kept.metrics.contains_key(&("train/loss".into(), 3, 2_000_375, "0.25".into())), "{:?}", kept.metrics);
+    assert!(
+        kept.metrics.contains_key(&("train/loss".into(), 3, 2_000_375, "0.25".into())),
+        "{:?}",
+        kept.metrics
+    );
     assert_eq!((kept.params.len(), kept.params["train.learning_rate"].as_str()), (231, "0.1"));
     assert_eq!(kept.status, "FINISHED");
     assert_eq!(kept.tags["bonfire.final_digest"], "d0");
@@ -93,7 +107,11 @@ fn long_names_and_values_are_cut_to_what_the_server_takes() {
     drain(&mut run.worker(sink(&server.url)), false).expect("sent");
     let kept = server.kept();
     let keys = kept.metrics.keys().map(|(key, ..)| key).chain(kept.params.keys());
-    assert!(keys.clone().all(|key| key.chars().count() <= 250 && !key.contains('?')), "{:?}", kept.params.keys());
+    assert!(
+        keys.clone().all(|key| key.chars().count() <= 250 && !key.contains('?')),
+        "{:?}",
+        kept.params.keys()
+    );
     assert_eq!(keys.count(), 4);
     assert_eq!(kept.params["a.long"].chars().count(), 6_000);
     assert!(kept.params["a.long"].ends_with("(cut)"));
@@ -117,7 +135,11 @@ fn refusals_are_said_and_stop_the_sink() {
     check("experiments/get-by-name", answer(401, html), &["401", "MLFLOW_TRACKING_TOKEN"]);
     check("runs/create", answer(403, "{}"), &["403", "MLFLOW_TRACKING_USERNAME"]);
     check("experiments/get-by-name", answer(404, html), &["404", "is this the address of an MLflow server?"]);
-    check("experiments/get-by-name", answer(200, html), &["no JSON", "is this the address of an MLflow server?"]);
+    check(
+        "experiments/get-by-name",
+        answer(200, html),
+        &["no JSON", "is this the address of an MLflow server?"],
+    );
     check("experiments/get-by-name", answer(200, "{}"), &["lacks what MLflow's has"]);
     check("runs/log-batch", answer(400, code), &["BAD_THING", "mend it"]);
     let location = "Location: https://login.example/oauth?state=secret\r\n".to_owned();
@@ -161,7 +183,15 @@ fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
 fn lost_answers_and_crashes_double_nothing() {
     let (run, server) = (Run::new(), Server::start());
     run.measure("train/loss", &numbers(2_500));
-    let lost = ["experiments/create", "runs/create", "log-batch", "log-inputs", "config.toml", "log-batch", "log-batch"];
+    let lost = [
+        "experiments/create",
+        "runs/create",
+        "log-batch",
+        "log-inputs",
+        "config.toml",
+        "log-batch",
+        "log-batch",
+    ];
     for path in lost {
         server.fail(path, How::LostAnswer);
     }
@@ -213,7 +243,10 @@ fn a_resumed_run_goes_on_in_the_same_one_and_a_changed_key_becomes_a_tag() {
     check_metrics(&run, &server);
     let kept = server.kept();
     assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
-    assert_eq!((kept.params["train.epochs"].as_str(), kept.tags["bonfire.changed.train.epochs"].as_str()), ("2", "4"));
+    assert_eq!(
+        (kept.params["train.epochs"].as_str(), kept.tags["bonfire.changed.train.epochs"].as_str()),
+        ("2", "4")
+    );
     assert!(kept.metrics.values().all(|times| *times == 1));
 }
 
@@ -225,7 +258,10 @@ fn a_run_that_somebody_deleted_is_named_with_the_ways_out() {
     drain(&mut worker, false).expect("sent");
     let check = |worker: &mut Worker, expected: &str| {
         let why = drain(worker, false).expect_err("refused");
-        assert!(matches!(&why, SinkError::Refused(why) if why.contains("r1") && why.contains(expected)), "{why}");
+        assert!(
+            matches!(&why, SinkError::Refused(why) if why.contains("r1") && why.contains(expected)),
+            "{why}"
+        );
     };
     server.kept().lifecycle = "deleted".into();
     run.measure("train/loss", &[2.0]);
@@ -240,8 +276,12 @@ fn a_run_that_somebody_deleted_is_named_with_the_ways_out() {
 fn a_state_that_is_damaged_is_named() {
     let (run, server) = (Run::new(), Server::start());
     run.write("tracker/mlflow.json", "{\"sink\": \"mlfl");
-    let why = Worker::open(sink(&server.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("refused");
-    assert!(matches!(&why, SinkError::Refused(why) if why.contains("tracker/mlflow.json") && why.contains("move it away")), "{why}");
+    let why =
+        Worker::open(sink(&server.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("refused");
+    assert!(
+        matches!(&why, SinkError::Refused(why) if why.contains("tracker/mlflow.json") && why.contains("move it away")),
+        "{why}"
+    );
 }
 
 /// Another server is another destination: all is sent there, and the first one's state stays.
@@ -251,7 +291,8 @@ fn two_servers_have_a_state_each_and_one_has_one_sender_at_a_time() {
     run.measure("train/loss", &[1.0]);
     let mut worker = run.worker(sink(&first.url));
     drain(&mut worker, false).expect("sent");
-    let busy = Worker::open(sink(&first.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("locked");
+    let busy =
+        Worker::open(sink(&first.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("locked");
     assert!(matches!(&busy, SinkError::Retry(why) if why.contains("another process")), "{busy}");
     drain(&mut run.worker(sink(&second.url)), false).expect("sent");
     check_metrics(&run, &first);

@@ -98,7 +98,8 @@ impl Sink for TensorBoard {
     }
 
     fn metrics(&mut self, _: Source, lines: &[Line], state: &mut SinkState) -> Result<usize, SinkError> {
-        let of_one_row = |a: &Line, b: &Line| a.metric.step == b.metric.step && a.metric.time == b.metric.time;
+        let of_one_row =
+            |a: &Line, b: &Line| a.metric.step == b.metric.step && a.metric.time == b.metric.time;
         let event = |row: &[Line]| {
             let value = |line: &Line| Value {
                 tag: line.metric.key.clone(),

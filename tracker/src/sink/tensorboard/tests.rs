@@ -44,7 +44,8 @@ fn a_run_is_a_version_its_configuration_and_scalars() {
     assert_eq!(tensor.string_val, [b"    model.kind = mlp\n    train.epochs = 2\n".to_vec()]);
     assert_eq!(events[2].wall_time, 2_000.125);
     let scalars = scalars(&run);
-    let shown: Vec<String> = scalars.iter().map(|(step, tag, value)| format!("{step} {tag} {value}")).collect();
+    let shown: Vec<String> =
+        scalars.iter().map(|(step, tag, value)| format!("{step} {tag} {value}")).collect();
     assert_eq!(shown, ["1 train/loss 0.5", "1 train/rate 0.25", "2 train/loss NaN", "2 big inf"]);
 }
 

@@ -144,7 +144,8 @@ impl Sink for Wandb {
         };
         let id: String =
             run.record()?.id.chars().filter(char::is_ascii_alphanumeric).take(ID_CHARS).collect();
-        let id = if id.is_empty() { format!("{:08x}", crc32fast::hash(run.record()?.run.as_bytes())) } else { id };
+        let id =
+            if id.is_empty() { format!("{:08x}", crc32fast::hash(run.record()?.run.as_bytes())) } else { id };
         let folder = self.folder.join(format!("offline-run-{}-{id}", date(self.began)));
         let files = folder.join("files");
         std::fs::create_dir_all(&files).map_err(|why| local(&files, &why))?;
@@ -192,12 +193,7 @@ impl Sink for Wandb {
         self.append(vec![header, about], true, state)
     }
 
-    fn metrics(
-        &mut self,
-        source: Source,
-        lines: &[Line],
-        state: &mut SinkState,
-    ) -> Result<usize, SinkError> {
+    fn metrics(&mut self, source: Source, lines: &[Line], state: &mut SinkState) -> Result<usize, SinkError> {
         let of_one_step = |a: &Line, b: &Line| a.metric.step == b.metric.step;
         if source == Source::System {
             let stats = |row: &[Line]| Record { stats: Some(stats(row)), ..Record::default() };

@@ -64,7 +64,10 @@ fn a_run_is_written_as_rows_with_a_summary_and_an_end() {
     assert_eq!((about.run_id.as_str(), about.project.as_str()), ("0123abcd00000000", "digits"));
     assert_eq!(about.display_name, "digits-1");
     let config = items(&about.config.as_ref().expect("a configuration").update);
-    assert_eq!((config["model"].as_str(), config["config_digest"].as_str()), ("{\"kind\":\"mlp\"}", "\"c0\""));
+    assert_eq!(
+        (config["model"].as_str(), config["config_digest"].as_str()),
+        ("{\"kind\":\"mlp\"}", "\"c0\"")
+    );
     let stats = records.iter().find_map(|record| record.stats.as_ref()).expect("readings");
     assert_eq!(items(&stats.item), BTreeMap::from([("cpu".to_owned(), "0.25".to_owned())]));
     let summary = records[records.len() - 2].summary.as_ref().expect("a summary before the end");

@@ -206,7 +206,8 @@ impl Kept {
     fn batch(&mut self, body: &Value) -> (u16, Value) {
         let list = |name: &str| body[name].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().expect("text").to_owned();
-        let invalid = |message: &str| (400, json!({ "error_code": "INVALID_PARAMETER_VALUE", "message": message }));
+        let invalid =
+            |message: &str| (400, json!({ "error_code": "INVALID_PARAMETER_VALUE", "message": message }));
         if self.runs.is_empty() {
             return absent();
         }
