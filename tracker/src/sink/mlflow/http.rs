@@ -100,9 +100,8 @@ impl Client {
         }
         let what = format!("artifact {path}");
         match self.answer(&what, request.send(&open))? {
-            Answer::Good(_) => Ok(()),
+            Answer::Good(_) | Answer::Exists => Ok(()),
             Answer::Absent(message) => Err(self.refused(&what, &message)),
-            Answer::Exists => Ok(()),
         }
     }
 
