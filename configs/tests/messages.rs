@@ -393,6 +393,11 @@ fn an_address_with_a_password_is_refused_and_not_repeated() {
     for uri in ["sqlite:///mlflow.db", "http://", "http:///path", "mlruns"] {
         assert!(flags(uri).contains("expected the address of an MLflow server"), "{uri}");
     }
+    let database = flags("postgresql://me:geheim@host/mlflow");
+    assert!(
+        database.contains("expected the address of an MLflow server") && !database.contains("geheim"),
+        "{database}"
+    );
     let file = said("[tracker]\nmlflow_uri = \"http://me:geheim@host\"", &[]);
     assert!(file.contains("run.toml:2") && !file.contains("geheim"), "{file}");
 }

@@ -336,3 +336,22 @@ pub(crate) fn prediction(plan: &Plan) -> Prediction {
         Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: plan.bytes_per_token() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_not_told_where_metrics_go_and_get_all_else() {
+        let preset = include_str!("../../configs/csv.toml");
+        let parsed = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|key| format!("tracker.{key}")).collect();
+            Config::parse(preset, "csv.toml", &set).expect("a configuration")
+        };
+        let every = "system_every=2s";
+        let config = parsed(&["sinks=[\"mlflow\"]", "mlflow_uri=http://h", "wandb_project=p", every]);
+        let plain = parsed(&[every]);
+        assert_eq!(for_workers(&config).to_toml(), plain.to_toml());
+        assert_eq!(for_workers(&config).digest(), config.digest());
+    }
+}
