@@ -273,10 +273,7 @@ impl Parts<'_> {
         figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
-        let sinks = recorder.take_sinks();
-        for line in sinks.finish(self.dir.path(), &outcome).await {
-            recorder.line(&line);
-        }
+        recorder.take_sinks().finish(self.dir.path(), &outcome, &mut recorder).await;
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;
         }

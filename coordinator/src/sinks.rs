@@ -18,6 +18,8 @@ use crate::record::Recorder;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// If it was told to end: whoever did that waits.
 const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(5);
+/// After that long people want to know what is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long `tracker push` tries again while nothing is taken.
 const PATIENCE_PUSH: Duration = Duration::from_secs(20);
 
@@ -67,22 +69,32 @@ impl Running {
     }
 
     /// The run is over and its record written: what is left is sent, for a while, or until a signal comes.
-    pub(crate) async fn finish(self, run_dir: &Path, outcome: &Outcome) -> Vec<String> {
-        let Some(sinks) = self.sinks else { return Vec::new() };
+    pub(crate) async fn finish(self, run_dir: &Path, outcome: &Outcome, recorder: &mut Recorder) {
+        let Some(sinks) = self.sinks else { return };
         let patience = if outcome.reason == EndReason::Interrupted { PATIENCE_INTERRUPTED } else { PATIENCE };
-        let ending = tokio::task::spawn_blocking(move || sinks.finish(patience));
-        tokio::select! {
-            ended = ending => match ended {
-                Ok((mut lines, left)) => {
+        let mut ending = tokio::task::spawn_blocking(move || sinks.finish(patience));
+        let stopped = told_to_end();
+        tokio::pin!(stopped);
+        let mut hint = Box::pin(tokio::time::sleep(SILENCE));
+        let mut is_hinted = false;
+        loop {
+            tokio::select! {
+                ended = &mut ending => {
+                    let (mut lines, left) = ended
+                        .unwrap_or_else(|why| (vec![format!("the end of the sinks isn't known: {why}")], Vec::new()));
                     lines.extend(left.into_iter().map(|left| left.text));
-                    lines
+                    return lines.iter().for_each(|line| recorder.line(line));
                 }
-                Err(why) => vec![format!("the end of the sinks is not known: {why}")],
-            },
-            () = told_to_end() => {
-                let command = |sink: &SinkConfig| format!("{}: {}", sink.name(), sink.push_command(run_dir));
-                let commands: Vec<String> = self.wanted.iter().map(command).collect();
-                vec![format!("what is left isn't waited for; send it later by {}", commands.join("; "))]
+                () = &mut stopped => {
+                    let command = |sink: &SinkConfig| format!("{}: {}", sink.name(), sink.push_command(run_dir));
+                    let commands: Vec<String> = self.wanted.iter().map(command).collect();
+                    let what = "what is left isn't waited for; send it later by";
+                    return recorder.line(&format!("{what} {}", commands.join("; ")));
+                }
+                () = &mut hint, if !is_hinted => {
+                    is_hinted = true;
+                    recorder.line("sending what is left to other trackers (Ctrl-C: send it later)");
+                }
             }
         }
     }
