@@ -258,7 +258,9 @@ def check_wandb(run, folder):
     assert len(rows) == len(expected), f"{len(rows)} rows, {len(expected)} steps"
     assert got == expected
     readings = [json.loads(line) for name, content in kept.streamed if name == "wandb-events.jsonl" for line in content]
-    assert any("system.cpu_utilization_percentage" in reading for reading in readings), readings[:1]
+    system = {round(line["time"], 3): "system." + line["key"].removeprefix("system/") for line in lines(run, "system.jsonl")}
+    assert len(readings) == len(system), (len(readings), len(system))
+    assert all(any(key in reading for reading in readings) for key in system.values()), readings[:1]
     summary = [json.loads(content[-1]) for name, content in kept.streamed if name == "wandb-summary.json"][-1]
     newest = {line["key"]: number(line["value"]) for line in lines(run)}
     assert {key: number(summary[key]) for key in newest} == newest, summary

@@ -197,7 +197,9 @@ impl Sink for Wandb {
         let of_one_step = |a: &Line, b: &Line| a.metric.step == b.metric.step;
         if source == Source::System {
             let stats = |row: &[Line]| Record { stats: Some(stats(row)), ..Record::default() };
-            self.append(lines.chunk_by(of_one_step).map(stats).collect(), true, state)?;
+            // While a run waits, there are several readings of one step.
+            let of_one_reading = |a: &Line, b: &Line| a.metric.time == b.metric.time;
+            self.append(lines.chunk_by(of_one_reading).map(stats).collect(), true, state)?;
             return Ok(lines.len());
         }
         let rows: Vec<&[Line]> = lines.chunk_by(of_one_step).collect();

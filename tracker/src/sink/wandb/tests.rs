@@ -175,3 +175,21 @@ fn a_run_keeps_its_file_when_its_start_becomes_known_later() {
     let files = std::fs::read_dir(run.path("wandb")).expect("a folder");
     assert_eq!(files.count(), 1);
 }
+
+#[test]
+fn readings_of_a_run_that_waits_stay_apart() {
+    let run = Run::new();
+    let reading = |time: f64, key: &str| {
+        let metric = Metric { step: 5, epoch: 0.0, samples: 5, time, key: key.into(), value: time };
+        metric.to_json_line() + "\n"
+    };
+    let text = reading(10.0, "system/cpu") + &reading(10.0, "system/gpu") + &reading(20.5, "system/cpu");
+    run.write("system.jsonl", &text);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let stats: Vec<(i64, usize)> = records(&run)
+        .into_iter()
+        .filter_map(|record| record.stats)
+        .map(|stats| (stats.timestamp.expect("a time").seconds, stats.item.len()))
+        .collect();
+    assert_eq!(stats, [(10, 2), (20, 1)]);
+}
