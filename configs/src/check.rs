@@ -23,11 +23,31 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     workers(config, report);
     batches(config, report);
     versions(config, report);
+    sinks(config, report);
     model(config, report);
     tracker(config, report);
     ends::init(&config.init, report);
     ends::patience(&config.train, report);
     telemetry(&config.telemetry, report);
+}
+
+fn sinks(config: &Config, report: &mut Report) {
+    let Some(uri) = &config.tracker.mlflow_uri else { return };
+    let address = ["http://", "https://"].iter().find_map(|scheme| uri.strip_prefix(scheme));
+    let (shown, message) = match address {
+        // The configuration is copied into the run's folder and to the trackers: no password belongs there.
+        Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => (
+            "...",
+            "a user name or password is set by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment",
+        ),
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => return,
+        _ if uri.contains('@') => {
+            ("...", "expected the address of an MLflow server, such as \"http://127.0.0.1:5000\"")
+        }
+        _ => (uri.as_str(), "expected the address of an MLflow server, such as \"http://127.0.0.1:5000\""),
+    };
+    let message = format!("tracker.mlflow_uri = \"{shown}\": {message}");
+    report.add(&["tracker", "mlflow_uri"], message);
 }
 
 fn run(config: &Config, report: &mut Report) {

@@ -65,7 +65,10 @@ impl Kind {
             Self::Count(least, most) => format!("a whole number from {least} to {most}"),
             Self::Number => "a finite number".to_owned(),
             Self::Texts => "a list of strings".to_owned(),
-            Self::Words(words) => format!("a list of {} (nothing else yet)", listed(words)),
+            Self::Words(words) if words.len() == 1 => {
+                format!("a list of {} (nothing else yet)", listed(words))
+            }
+            Self::Words(words) => format!("a list of any of {}", listed(words)),
             Self::Counts(length, most) => format!("a list of {length} whole numbers, each from 1 to {most}"),
             Self::CountList(most) => format!("a list of whole numbers, each from 1 to {most}"),
             Self::Choice(counts) => {

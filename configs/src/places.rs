@@ -59,9 +59,16 @@ impl Places {
         match place {
             Place::File => self.file.clone(),
             Place::Line(line) => format!("{}:{line}", self.file),
-            Place::Flag(_, flag) => format!("--set {}", shown(flag)),
+            Place::Flag(_, flag) => format!("--set {}", shown(&without_password(flag))),
         }
     }
+}
+
+/// An address without the name and password that may stand before its host: messages end up in logs.
+fn without_password(flag: &str) -> String {
+    let host = flag.find("://").map(|scheme| scheme + 3);
+    let end = host.and_then(|from| Some((from, from + flag[from..].split(['/', '?']).next()?.rfind('@')?)));
+    end.map_or_else(|| flag.to_owned(), |(from, at)| format!("{}...{}", &flag[..from], &flag[at..]))
 }
 
 /// What was found wrong so far.

@@ -310,6 +310,12 @@ impl Default for Checkpoint {
 #[allow(missing_docs)]
 pub struct Tracker {
     pub sinks: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlflow_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlflow_experiment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wandb_project: Option<String>,
     pub listen: String,
     pub git_diff: bool,
     pub system_every: Span,
@@ -320,6 +326,9 @@ impl Default for Tracker {
         let system_every = Span(std::time::Duration::from_secs(10));
         Self {
             sinks: vec!["embedded".to_owned()],
+            mlflow_uri: None,
+            mlflow_experiment: None,
+            wandb_project: None,
             listen: "127.0.0.1:0".to_owned(),
             git_diff: true,
             system_every,

@@ -384,6 +384,25 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn an_address_with_a_password_is_refused_and_not_repeated() {
+    let flags = |uri: &str| said(GOOD, &[&format!("tracker.mlflow_uri={uri}")]);
+    for uri in ["http://me:geheim@host:1/p", "https://geheim@host", "http://me:ge@heim@host"] {
+        let message = flags(uri);
+        assert!(message.contains("MLFLOW_TRACKING_PASSWORD") && !message.contains("heim"), "{message}");
+    }
+    for uri in ["sqlite:///mlflow.db", "http://", "http:///path", "mlruns"] {
+        assert!(flags(uri).contains("expected the address of an MLflow server"), "{uri}");
+    }
+    let database = flags("postgresql://me:geheim@host/mlflow");
+    assert!(
+        database.contains("expected the address of an MLflow server") && !database.contains("geheim"),
+        "{database}"
+    );
+    let file = said("[tracker]\nmlflow_uri = \"http://me:geheim@host\"", &[]);
+    assert!(file.contains("run.toml:2") && !file.contains("geheim"), "{file}");
+}
+
+#[test]
 fn what_a_run_begins_with_and_when_it_ends_early() {
     let said_of = |keys: &[&str]| {
         let texts: Vec<String> = keys.iter().map(|keys| format!("{GOOD}{keys}")).collect();

@@ -96,6 +96,23 @@ pub(crate) enum Command {
 pub(crate) enum TrackerCommand {
     /// Serve a folder of runs to browsers and to MLflow's clients, until Ctrl-C
     Serve(ServeArgs),
+    /// Send a run to another tracker: all of it that isn't there yet
+    Push(PushArgs),
+}
+
+/// What `coordinator tracker push` takes.
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// The run's directory
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// The address of an MLflow server (who may write there is said by MLFLOW_TRACKING_USERNAME and
+    /// MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN), or wandb, or tensorboard: files in the run's directory
+    #[arg(long, value_name = "URL|wandb|tensorboard")]
+    pub(crate) to: String,
+    /// MLflow's experiment, instead of the run's own or its name without the number
+    #[arg(long, value_name = "NAME")]
+    pub(crate) experiment: Option<String>,
 }
 
 /// What `coordinator tracker serve` takes.

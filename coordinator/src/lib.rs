@@ -23,6 +23,7 @@ mod record;
 mod reproduce;
 mod rpc;
 mod run;
+mod sinks;
 mod slots;
 mod source;
 mod spans;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
             runtime.block_on(tracking::serve(&args)).map(|()| 0)
         }
+        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => sinks::push(&args).map(|()| 0),
     };
     // Threads that still wait for the network have nothing left to do.
     runtime.shutdown_background();

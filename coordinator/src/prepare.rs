@@ -225,6 +225,14 @@ pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
     }
 }
 
+/// The configuration without the trackers that metrics go to, which is no business of the workers': they end up
+/// neither in the files that workers write nor in front of a worker that doesn't know them.
+fn for_workers(config: &Config) -> Config {
+    let configs::Tracker { git_diff, system_every, listen, .. } = config.tracker.clone();
+    let tracker = configs::Tracker { git_diff, system_every, listen, ..configs::Tracker::default() };
+    Config { tracker, ..config.clone() }
+}
+
 /// What the machine needs to know.
 pub(crate) fn run_plan(
     config: &Config,
@@ -239,7 +247,7 @@ pub(crate) fn run_plan(
     Ok(RunPlan {
         run,
         run_name: name.to_owned(),
-        config: config.to_toml(),
+        config: for_workers(config).to_toml(),
         config_digest: config.digest(),
         data_plan: serde_json::to_string(plan).map_err(|why| anyhow!("the data plan: {why}"))?,
         data_digest: plan.identity(),
@@ -326,5 +334,24 @@ pub(crate) fn prediction(plan: &Plan) -> Prediction {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },
         Output::Tokens { .. } => Prediction::Tokens { bytes_per_token: plan.bytes_per_token() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_not_told_where_metrics_go_and_get_all_else() {
+        let preset = include_str!("../../configs/csv.toml");
+        let parsed = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|key| format!("tracker.{key}")).collect();
+            Config::parse(preset, "csv.toml", &set).expect("a configuration")
+        };
+        let every = "system_every=2s";
+        let config = parsed(&["sinks=[\"mlflow\"]", "mlflow_uri=http://h", "wandb_project=p", every]);
+        let plain = parsed(&[every]);
+        assert_eq!(for_workers(&config).to_toml(), plain.to_toml());
+        assert_eq!(for_workers(&config).digest(), config.digest());
     }
 }

@@ -22,6 +22,7 @@ use crate::display::{Display, MemberLine, Progress, RunInfo};
 use crate::driver::hex;
 use crate::due::Due;
 use crate::rates::Rates;
+use crate::sinks::Running;
 use crate::status::StatusReport;
 
 /// `train/loss` is there at least every so many steps.
@@ -61,6 +62,7 @@ pub(crate) struct Recorder {
     beside: Beside,
     /// Whether run.json, which pages and scripts look at meanwhile, is behind.
     due: Due,
+    sinks: Running,
 }
 
 /// A run that held still for less is nothing that people must know at once.
@@ -98,7 +100,18 @@ impl Recorder {
             says_what_it_waits_for: false,
             beside,
             due: Due::default(),
+            sinks: Running::default(),
         }
+    }
+
+    /// From now on the sinks are told of metrics, and people of what the sinks say.
+    pub(crate) fn follow_with(&mut self, sinks: Running) {
+        self.sinks = sinks;
+    }
+
+    /// The sinks, which are told nothing more.
+    pub(crate) fn take_sinks(&mut self) -> Running {
+        std::mem::take(&mut self.sinks)
     }
 
     /// From now on people are told what the run waits for.
@@ -253,6 +266,8 @@ impl Recorder {
             .collect();
         let fresh = self.file.append(metrics)?;
         self.display.metrics(&fresh);
+        self.sinks.notify();
+        self.repeat_sinks();
         Ok(())
     }
 
@@ -364,6 +379,13 @@ impl Recorder {
             error!(%trouble, "system.jsonl can't be written");
         }
         self.write_if_due();
+        self.repeat_sinks();
+    }
+
+    fn repeat_sinks(&mut self) {
+        for remark in self.sinks.remarks() {
+            self.line(&remark);
+        }
     }
 
     /// A version is in place: run.json is written with it.

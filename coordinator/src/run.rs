@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tracing::warn;
+use tracker::sink::SinkConfig;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::proto::bonfire_server::BonfireServer;
 use wire::token::{self, Token};
@@ -32,6 +33,7 @@ use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
 use crate::tracking;
@@ -48,6 +50,7 @@ pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     source::find(&resolved)?;
+    sinks::wanted(&resolved)?;
     let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     let total = prepare::total_steps(&resolved.config, &geometry);
@@ -84,6 +87,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         )));
     }
     let worker = local_worker(&resolved.config)?;
+    let sinks = sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
     let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
     let mut resolved = prepare::with_data(resolved, &plan)?;
@@ -115,7 +119,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     };
     let past = prepare::past(dir.path(), config, &plan)?;
     let files = files_by_digest(&plan, source)?;
-    let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, began };
+    let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, sinks, began };
     parts.start(past, listen, worker, devices, files).await
 }
 
@@ -161,6 +165,7 @@ struct Parts<'a> {
     resolved: &'a Resolved,
     dir: &'a RunDir,
     plan: &'a Plan,
+    sinks: Vec<SinkConfig>,
     began: Instant,
 }
 
@@ -255,6 +260,8 @@ impl Parts<'_> {
             }
         }
         let hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
+        let following = Running::start(self.sinks.clone(), self.dir.path(), &mut recorder);
+        recorder.follow_with(following);
         let signals = tokio::spawn(signals(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
@@ -266,6 +273,7 @@ impl Parts<'_> {
         figures.abort();
         let _ = std::fs::remove_file(discovery);
         self.close(&outcome, &mut recorder, exact);
+        recorder.take_sinks().finish(self.dir.path(), &outcome, &mut recorder).await;
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;
         }

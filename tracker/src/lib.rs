@@ -1,12 +1,14 @@
 //! Runs and metrics, kept for people and scripts.
 //!
 //! This crate owns what a run's numbers mean ([`meaning`]), `metrics.jsonl`, the truth of metrics ([`MetricsFile`]),
-//! `run.json` ([`RunRecord`]) and where a run comes from ([`provenance`]). It never trains, never talks to a worker and never imports burn, `protocol` or
-//! `wire`: sums come in as plain numbers.
+//! `run.json` ([`RunRecord`]) and where a run comes from ([`provenance`]); it shows them ([`server`]) and sends them to
+//! other trackers ([`sink`]). It never trains, never talks to a worker and never imports burn, `protocol` or `wire`: sums
+//! come in as plain numbers.
 
 mod clients;
 mod confusion;
 pub mod filter;
+pub mod follow;
 pub mod index;
 pub mod keys;
 pub mod meaning;
@@ -16,6 +18,7 @@ pub mod prometheus;
 pub mod provenance;
 mod run_record;
 pub mod server;
+pub mod sink;
 pub mod system;
 pub mod traces;
 

@@ -1,0 +1,322 @@
+//! The threads of the sinks. What training pays is [`Sinks::notify`]: a lock that nobody holds for long.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::worker::{Turn, Worker};
+use super::{RunFolder, Sink, SinkConfig, SinkError, SinkState, Source};
+
+/// Between two looks at the folder: what was added meanwhile goes in one batch.
+const LOOKS_APART: Duration = Duration::from_secs(1);
+/// Without a word of new metrics: `system.jsonl` and `run.json` change as well.
+const LOOKS_UNASKED: Duration = Duration::from_secs(5);
+/// The pause after the first failure; it doubles with each further one.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+/// And no longer than this.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// While the end of a run is waited for, patience is short.
+const PAUSE_AT_END: Duration = Duration::from_millis(250);
+
+/// While something is taken, the end of a run is waited for this many times as long as its patience.
+const PATIENCE_TIMES_MAX: u32 = 4;
+
+/// The sinks of a run, each in a thread of its own.
+#[derive(Debug)]
+pub struct Sinks {
+    shared: Arc<Shared>,
+    said: Receiver<Said>,
+    threads: Vec<(String, SinkConfig)>,
+    run: RunFolder,
+}
+
+/// What a sink had not sent when the run's end was no longer waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// The sink.
+    pub sink: String,
+    /// What is left and why, and how it is sent later: a sentence for people.
+    pub text: String,
+}
+
+/// From a thread.
+#[derive(Debug)]
+enum Said {
+    /// For people.
+    Remark(String),
+    /// After the run's end something was taken, and more is there.
+    Taken,
+    /// A thread ended; `Some` says why, where not all was sent.
+    Ended(String, Option<String>),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    signal: Mutex<Signal>,
+    /// There are new metrics.
+    fresh: Condvar,
+    /// The run is over.
+    over: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Signal {
+    generation: u64,
+    ending: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Signal> {
+        // Nothing can go wrong under this lock that would leave a signal half made.
+        self.signal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until the run is over, or the time is.
+    fn pause(&self, span: Duration) -> Signal {
+        let until_over = self.over.wait_timeout_while(self.lock(), span, |signal| !signal.ending);
+        *until_over.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Until there is something that this generation has not seen, or the run is over, or the time is.
+    fn wait(&self, seen: u64, span: Duration) -> Signal {
+        let idle = |signal: &mut Signal| !signal.ending && signal.generation == seen;
+        *self.fresh.wait_timeout_while(self.lock(), span, idle).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Sinks {
+    /// Starts a thread for each sink. The run's folder has its `run.json` and `config.toml`.
+    ///
+    /// # Errors
+    /// When the system has no thread.
+    pub fn start(run_dir: &Path, configs: Vec<SinkConfig>) -> std::io::Result<Self> {
+        let (shared, run) = (Arc::new(Shared::default()), RunFolder::new(run_dir));
+        let (say, said) = mpsc::channel();
+        let mut threads = Vec::new();
+        for config in configs {
+            let (sink, shared, run, say) = (config.sink(&run), shared.clone(), run.clone(), say.clone());
+            let name = config.name().to_owned();
+            let thread = std::thread::Builder::new().name(format!("sink-{name}"));
+            thread.spawn(move || Following::new(sink, run, shared, say).run())?;
+            threads.push((name, config));
+        }
+        Ok(Self { shared, said, threads, run })
+    }
+
+    /// Metrics were appended. Never waits for a sink.
+    pub fn notify(&self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        self.shared.lock().generation += 1;
+        self.shared.fresh.notify_all();
+    }
+
+    /// What people should know since the last call: an outage, its end, what a tracker refused.
+    #[must_use]
+    pub fn remarks(&mut self) -> Vec<String> {
+        let remark = |said| if let Said::Remark(text) = said { Some(text) } else { None };
+        self.said.try_iter().filter_map(remark).collect()
+    }
+
+    /// The run is over, its record written: what is left is sent, until nothing was taken for so long, and no longer than
+    /// four times that. Returns what people should know, and what was not sent; it stays in the folder.
+    #[must_use]
+    pub fn finish(self, patience: Duration) -> (Vec<String>, Vec<Left>) {
+        let began = Instant::now();
+        let end = began + patience.saturating_mul(PATIENCE_TIMES_MAX);
+        let mut deadline = began + patience;
+        self.shared.lock().ending = true;
+        self.shared.fresh.notify_all();
+        self.shared.over.notify_all();
+        let (mut remarks, mut left) = (Vec::new(), Vec::new());
+        let mut open: Vec<&(String, SinkConfig)> = self.threads.iter().collect();
+        while !open.is_empty() {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Said::Remark(text)) => remarks.push(text),
+                Ok(Said::Taken) => deadline = end.min(Instant::now() + patience),
+                Ok(Said::Ended(name, why)) => {
+                    let ended = open.iter().position(|(open, _)| *open == name);
+                    if let (Some(index), Some(why)) = (ended, &why) {
+                        left.push(self.left(open[index], why));
+                    }
+                    ended.map(|index| open.remove(index));
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for config in open {
+            let waited = format!("no end after {:.0} s", began.elapsed().as_secs_f64());
+            let why = self.state(config).and_then(|state| state.last_error).unwrap_or(waited);
+            left.push(self.left(config, &why));
+        }
+        (remarks, left)
+    }
+
+    fn state(&self, (name, config): &(String, SinkConfig)) -> Option<SinkState> {
+        let folder = std::fs::read_dir(self.run.path().join("tracker")).ok()?;
+        let states = folder.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let is_one = path.extension().is_some_and(|ending| ending == "json");
+            serde_json::from_slice::<SinkState>(&std::fs::read(path).ok().filter(|_| is_one)?).ok()
+        });
+        let destination = config.destination();
+        states.into_iter().find(|state| state.sink == *name && state.destination == destination)
+    }
+
+    fn left(&self, config: &(String, SinkConfig), why: &str) -> Left {
+        let path = self.run.file(Source::Metrics.file());
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let offset = self.state(config).map_or(0, |state| state.offset(Source::Metrics));
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let metrics = rest.iter().filter(|byte| **byte == b'\n').count();
+        let what = if metrics == 0 { "the end of the run".to_owned() } else { format!("{metrics} metrics") };
+        let (sink, command) = (config.0.clone(), config.1.push_command(self.run.path()));
+        let text = format!("{what} not sent to {sink}: {why}. Send later: {command}");
+        Left { sink, text }
+    }
+}
+
+/// A thread's work.
+struct Following {
+    sink: Option<Box<dyn Sink>>,
+    worker: Option<Worker>,
+    run: RunFolder,
+    name: &'static str,
+    shared: Arc<Shared>,
+    say: Sender<Said>,
+    failed_since: Option<Instant>,
+    failures: u32,
+    /// Whether people were told where to look.
+    is_place_told: bool,
+}
+
+impl Following {
+    fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: Sender<Said>) -> Self {
+        let name = sink.name();
+        let (failed_since, failures, is_place_told) = (None, 0, false);
+        Self { sink: Some(sink), worker: None, run, name, shared, say, failed_since, failures, is_place_told }
+    }
+
+    fn run(mut self) {
+        let why = self.follow();
+        self.say(Said::Ended(self.name.to_owned(), why));
+    }
+
+    fn say(&self, said: Said) {
+        // Whoever listened is gone only when the process is about to be.
+        let _ = self.say.send(said);
+    }
+
+    fn remark(&self, text: &str) {
+        self.say(Said::Remark(format!("{}: {text}", self.name)));
+    }
+
+    /// Until all of a run that is over was sent; else why not.
+    fn follow(&mut self) -> Option<String> {
+        let mut signal = *self.shared.lock();
+        loop {
+            let result = self.turn(signal.ending);
+            for remark in self.worker.as_mut().map(Worker::remarks).unwrap_or_default() {
+                self.remark(&remark);
+            }
+            match result {
+                Ok(turn) => {
+                    self.works_again();
+                    self.tell_place();
+                    let seen = signal.generation;
+                    signal = match turn {
+                        Turn::Done => return None,
+                        Turn::More => {
+                            if signal.ending {
+                                self.say(Said::Taken);
+                            }
+                            *self.shared.lock()
+                        }
+                        Turn::Idle => {
+                            let paused = self.shared.pause(LOOKS_APART);
+                            let is_fresh = paused.ending || paused.generation != seen;
+                            if is_fresh { paused } else { self.shared.wait(seen, LOOKS_UNASKED) }
+                        }
+                    };
+                }
+                Err(SinkError::Retry(why)) => signal = self.failed(&why, signal.ending),
+                Err(SinkError::Refused(why)) => {
+                    self.remark(&format!("{why}; nothing more is sent there, the run goes on"));
+                    return Some(why);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, ending: bool) -> Result<Turn, SinkError> {
+        if let Some(sink) = self.sink.take() {
+            match Worker::open(sink, self.run.clone()) {
+                Ok(worker) => {
+                    self.worker = Some(worker);
+                }
+                Err((sink, why)) => {
+                    self.sink = Some(sink);
+                    return Err(why);
+                }
+            }
+        }
+        self.worker.as_mut().map_or(Ok(Turn::Done), |worker| worker.turn(ending))
+    }
+
+    fn works_again(&mut self) {
+        if let Some(since) = self.failed_since.take() {
+            let tries = if self.failures == 1 { "one try" } else { "several tries" };
+            let seconds = since.elapsed().as_secs_f64();
+            self.remark(&format!("works again after {tries}, {seconds:.0} s"));
+            self.failures = 0;
+        }
+    }
+
+    fn tell_place(&mut self) {
+        if !std::mem::replace(&mut self.is_place_told, true)
+            && let Some(worker) = &self.worker
+        {
+            self.remark(&worker.place());
+        }
+    }
+
+    fn failed(&mut self, why: &str, ending: bool) -> Signal {
+        if self.failed_since.is_none() {
+            self.failed_since = Some(Instant::now());
+            self.remark(&format!("{why}; what is measured waits in the run's folder"));
+        }
+        self.failures = self.failures.saturating_add(1);
+        if ending {
+            // `ending` is what the other pause would end at once for.
+            std::thread::sleep(PAUSE_AT_END);
+            return *self.shared.lock();
+        }
+        self.shared.pause(pause_after(self.failures, RandomState::new().build_hasher().finish()))
+    }
+}
+
+/// How long to wait after so many failures in a row; `dice` spreads those who failed together.
+pub(crate) fn pause_after(failures: u32, dice: u64) -> Duration {
+    let doubled = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    let part = 0.5 + (dice % 1024) as f64 / 2048.0;
+    doubled.min(PAUSE_MAX).mul_f64(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_are_spread() {
+        assert_eq!(pause_after(1, 0), Duration::from_millis(250));
+        assert_eq!(pause_after(3, 0), Duration::from_millis(1000));
+        for failures in [7, 40, u32::MAX] {
+            assert_eq!(pause_after(failures, 0), PAUSE_MAX / 2);
+            assert!(pause_after(failures, 1023) < PAUSE_MAX);
+        }
+        assert!(pause_after(1, 1023) < PAUSE_FIRST);
+    }
+}

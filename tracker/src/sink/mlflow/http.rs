@@ -1,0 +1,202 @@
+//! Requests to an MLflow server, and what their failures mean.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::Response;
+use ureq::tls::TlsConfig;
+use ureq::{Agent, Body};
+
+use super::address::Address;
+use crate::sink::SinkError;
+use crate::sink::folder::local;
+
+/// A server that doesn't take a connection in this time is down.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A whole request with its answer: a batch of a thousand metrics takes MLflow's SQLite a second.
+const REQUEST: Duration = Duration::from_secs(30);
+/// A whole file.
+const FILE: Duration = Duration::from_secs(600);
+/// An answer is some JSON.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Characters of a server's message that are repeated.
+const SHOWN_CHARS: usize = 300;
+
+/// Requests to one server.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    address: Address,
+}
+
+/// An error that the server gave with a code.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// What was asked for.
+    Good(Value),
+    /// RESOURCE_DOES_NOT_EXIST and what was said.
+    Absent(String),
+    /// RESOURCE_ALREADY_EXISTS.
+    Exists,
+}
+
+impl Client {
+    pub(super) fn new(address: Address) -> Self {
+        let tls = TlsConfig::builder().disable_verification(address.insecure_tls()).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_global(Some(REQUEST))
+            .user_agent(concat!("bonfire/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls)
+            .build();
+        Self { agent: config.new_agent(), address }
+    }
+
+    /// The server's address, without credentials.
+    pub(super) fn address(&self) -> &str {
+        self.address.shown()
+    }
+
+    /// GET of `/api/2.0/mlflow/PATH`.
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, SinkError> {
+        let mut request = self.agent.get(self.url(path)).query_pairs(query.iter().copied());
+        if let Some(authorization) = self.address.authorization() {
+            request = request.header("Authorization", authorization);
+        }
+        self.answer(path, request.call())
+    }
+
+    /// POST to `/api/2.0/mlflow/PATH`.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Answer, SinkError> {
+        let mut request = self.agent.post(self.url(path)).header("Content-Type", "application/json");
+        if let Some(authorization) = self.address.authorization() {
+            request = request.header("Authorization", authorization);
+        }
+        self.answer(path, request.send(body.to_string()))
+    }
+
+    /// POST whose absence of something is an error like others.
+    pub(super) fn send(&self, path: &str, body: &Value) -> Result<Value, SinkError> {
+        match self.post(path, body)? {
+            Answer::Good(value) => Ok(value),
+            Answer::Absent(message) => Err(self.refused(path, &message)),
+            Answer::Exists => Err(self.refused(path, "it exists already")),
+        }
+    }
+
+    /// PUT of a file to `/api/2.0/mlflow-artifacts/artifacts/PATH`, whose parts are names. The file is streamed.
+    pub(super) fn put(&self, path: &str, file: &Path) -> Result<(), SinkError> {
+        let open = File::open(file).map_err(|why| local(file, &why))?;
+        let parts: Vec<String> = path.split('/').map(escaped).collect();
+        let url = format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.address.shown(), parts.join("/"));
+        let mut request = self.agent.put(url).config().timeout_global(Some(FILE)).build();
+        if let Some(authorization) = self.address.authorization() {
+            request = request.header("Authorization", authorization);
+        }
+        let what = format!("artifact {path}");
+        match self.answer(&what, request.send(&open))? {
+            Answer::Good(_) | Answer::Exists => Ok(()),
+            Answer::Absent(message) => Err(self.refused(&what, &message)),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/api/2.0/mlflow/{path}", self.address.shown())
+    }
+
+    /// A sentence about a failure that won't get better.
+    pub(super) fn refused(&self, what: &str, why: &str) -> SinkError {
+        SinkError::Refused(format!("{} ({what}): {why}", self.address.shown()))
+    }
+
+    fn answer(&self, what: &str, result: Result<Response<Body>, ureq::Error>) -> Result<Answer, SinkError> {
+        let retry = |why: &str| SinkError::Retry(format!("{} ({what}): {why}", self.address.shown()));
+        let mut response = result.map_err(|why| self.transport(what, &why))?;
+        let status = response.status().as_u16();
+        let location = response.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
+        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let text = match text {
+            Ok(text) => text,
+            // A refusal is one even if its reason isn't to be had.
+            Err(_) if matches!(status, 400..=499) => String::new(),
+            Err(why) => return Err(self.transport(what, &why)),
+        };
+        let json: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
+        let said = |field: &str| json.as_ref().and_then(|json| json[field].as_str()).unwrap_or_default();
+        let message: String = said("message").chars().take(SHOWN_CHARS).collect();
+        match status {
+            200..=299 => match json {
+                Some(json) => Ok(Answer::Good(json)),
+                None => {
+                    Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?"))
+                }
+            },
+            300..=399 => {
+                // What follows a `?` may be somebody's secret.
+                let to = location.unwrap_or_default();
+                let to = to.split(['?', '#']).next().unwrap_or_default();
+                Err(self.refused(what, &format!("the server sends on to {to:?}: set that address")))
+            }
+            401 | 403 => Err(self.refused(
+                what,
+                &format!(
+                    "status {status}, {}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or \
+                     MLFLOW_TRACKING_TOKEN, to somebody's who may write there",
+                    if status == 401 { "the server doesn't know who asks" } else { "that isn't permitted" }
+                ),
+            )),
+            404 if said("error_code") == "RESOURCE_DOES_NOT_EXIST" => Ok(Answer::Absent(message)),
+            400 if said("error_code") == "RESOURCE_ALREADY_EXISTS" => Ok(Answer::Exists),
+            408 | 429 => Err(retry(&format!("status {status} {message}"))),
+            400..=499 if json.is_none() => Err(self.refused(
+                what,
+                &format!("status {status}, and no JSON: is this the address of an MLflow server?"),
+            )),
+            400..=499 => Err(self.refused(what, &format!("{} {message}", said("error_code")))),
+            _ => Err(retry(&format!("status {status} {message}"))),
+        }
+    }
+
+    /// No answer: the connection failed, hung or broke off.
+    fn transport(&self, what: &str, why: &ureq::Error) -> SinkError {
+        let text = match why {
+            ureq::Error::Timeout(which) => format!("no answer in time ({which})"),
+            ureq::Error::HostNotFound => "there is no such host".to_owned(),
+            ureq::Error::Io(why) => why.to_string(),
+            other => other.to_string(),
+        };
+        match why {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => self.refused(what, &text),
+            _ => SinkError::Retry(format!("{} ({what}): {text}", self.address.shown())),
+        }
+    }
+}
+
+/// A name in a path: everything but letters, digits and `-._~` in percent form.
+fn escaped(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_paths_are_escaped() {
+        assert_eq!(escaped("model v1%.safetensors"), "model%20v1%25.safetensors");
+        assert_eq!(escaped("é?#"), "%C3%A9%3F%23");
+    }
+}

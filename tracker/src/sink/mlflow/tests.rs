@@ -1,0 +1,374 @@
+//! The sink against a server in this process: what it is sent, and what it makes of the server's failures.
+
+mod server;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::*;
+use crate::sink::testing::{Run, drain};
+use crate::sink::worker::Worker;
+use crate::sink::{PushError, SinkConfig, Sinks, push};
+use server::{How, Server};
+
+fn sink(url: &str) -> Box<Mlflow> {
+    sink_with(url, &[])
+}
+
+fn sink_with(url: &str, variables: &[(&str, &str)]) -> Box<Mlflow> {
+    let variable =
+        |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    Box::new(Mlflow::new(Address::new(url, &variable).expect("an address"), "digits".into()))
+}
+
+/// All metrics of the file are in the server, each once, with the step and value that the file has.
+fn check_metrics(run: &Run, server: &Server) {
+    let text = std::fs::read_to_string(run.path("metrics.jsonl")).expect("read");
+    let mut expected: Vec<(String, u64, String)> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .map(|line: Value| {
+            (
+                line["key"].as_str().expect("a key").into(),
+                line["step"].as_u64().expect("a step"),
+                line["value"].to_string(),
+            )
+        })
+        .collect();
+    let mut found: Vec<(String, u64, String)> = server
+        .kept()
+        .metrics
+        .keys()
+        .map(|(key, step, _, value)| (key.clone(), *step, value.clone()))
+        .collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+fn numbers(count: u32) -> Vec<f64> {
+    (0..count).map(|n| f64::from(n) / 8.0).collect()
+}
+
+#[test]
+fn a_run_arrives_whole_in_batches() {
+    let (run, server) = (Run::new(), Server::start());
+    let wide: String = (0..230).map(|n| format!("key_{n} = {n}\n")).collect();
+    run.write("config.toml", &format!("[model]\n{wide}[train]\nlearning_rate = 0.1\n"));
+    run.measure("train/loss", &numbers(2_300));
+    run.measure_in("system.jsonl", "system/cpu", &[0.5]);
+    let mut worker = run.worker(sink(&server.url));
+    drain(&mut worker, false).expect("sent");
+    assert_eq!(server.kept().status, "RUNNING");
+    assert_eq!(server.kept().experiments, ["digits"]);
+    run.measure("validation/accuracy", &[0.9]);
+    run.write("exports/safetensors/model.safetensors", "weights");
+    run.status(RunStatus::Completed);
+    drain(&mut worker, true).expect("sent");
+
+    let kept = server.kept();
+    assert_eq!(kept.runs.len(), 1);
+    assert_eq!(kept.metrics.len(), 2_302);
+    assert!(kept.metrics.values().all(|times| *times == 1));
+    assert!(
+        kept.metrics.contains_key(&("train/loss".into(), 3, 2_000_375, "0.25".into())),
+        "{:?}",
+        kept.metrics
+    );
+    assert_eq!((kept.params.len(), kept.params["train.learning_rate"].as_str()), (231, "0.1"));
+    assert_eq!(kept.status, "FINISHED");
+    assert_eq!(kept.tags["bonfire.final_digest"], "d0");
+    assert_eq!(kept.inputs[0]["dataset"]["digest"], "12345678");
+    let files: Vec<&str> = kept.files.keys().map(String::as_str).collect();
+    let expected = ["config.toml", "events.json", "exports/safetensors/model.safetensors", "run.json"];
+    assert_eq!(files, expected.map(|name| format!("0/r1/artifacts/{name}")));
+    assert_eq!(kept.files["0/r1/artifacts/exports/safetensors/model.safetensors"], b"weights");
+    drop(kept);
+    assert_eq!(worker.place(), format!("{}/#/experiments/0/runs/r1", server.url));
+}
+
+/// A bare NaN is no JSON, and MLflow 3.17 takes it for a metric of value, step and time zero.
+#[test]
+fn numbers_that_json_lacks_are_words() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("odd", &[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 1e-320]);
+    drain(&mut run.worker(sink(&server.url)), false).expect("sent");
+    let kept = server.kept();
+    let values: Vec<&str> = kept.metrics.keys().map(|(_, _, _, value)| value.as_str()).collect();
+    assert_eq!(values, ["\"NaN\"", "\"Infinity\"", "\"-Infinity\"", "-0.0", "1e-320"]);
+}
+
+#[test]
+fn long_names_and_values_are_cut_to_what_the_server_takes() {
+    let (run, server) = (Run::new(), Server::start());
+    run.write("config.toml", &format!("[a]\n{} = 1\nlong = \"{}\"\n", "k".repeat(300), "é".repeat(7_000)));
+    run.measure(&"m".repeat(400), &[1.0]);
+    run.measure("a?b", &[1.0]);
+    drain(&mut run.worker(sink(&server.url)), false).expect("sent");
+    let kept = server.kept();
+    let keys = kept.metrics.keys().map(|(key, ..)| key).chain(kept.params.keys());
+    assert!(
+        keys.clone().all(|key| key.chars().count() <= 250 && !key.contains('?')),
+        "{:?}",
+        kept.params.keys()
+    );
+    assert_eq!(keys.count(), 4);
+    assert_eq!(kept.params["a.long"].chars().count(), 6_000);
+    assert!(kept.params["a.long"].ends_with("(cut)"));
+}
+
+/// What is refused for good names the server, what was asked, and the way out.
+#[test]
+fn refusals_are_said_and_stop_the_sink() {
+    let check = |path: &'static str, how: How, expected: &[&str]| {
+        let (run, server) = (Run::new(), Server::start());
+        run.measure("k", &[1.0]);
+        server.fail(path, how.clone());
+        let why = drain(&mut run.worker(sink(&server.url)), false).expect_err("refused");
+        let SinkError::Refused(why) = why else { panic!("{how:?} is for good, and this was said: {why}") };
+        for part in expected.iter().chain([&server.url.as_str(), &path]) {
+            assert!(why.contains(part), "{part} is not in: {why}");
+        }
+    };
+    let answer = |status, body: &str| How::Answer(status, String::new(), body.to_owned());
+    let (html, code) = ("<html>Welcome</html>", "{\"error_code\":\"BAD_THING\",\"message\":\"mend it\"}");
+    check("experiments/get-by-name", answer(401, html), &["401", "MLFLOW_TRACKING_TOKEN"]);
+    check("runs/create", answer(403, "{}"), &["403", "MLFLOW_TRACKING_USERNAME"]);
+    check("experiments/get-by-name", answer(404, html), &["404", "is this the address of an MLflow server?"]);
+    check(
+        "experiments/get-by-name",
+        answer(200, html),
+        &["no JSON", "is this the address of an MLflow server?"],
+    );
+    check("experiments/get-by-name", answer(200, "{}"), &["lacks what MLflow's has"]);
+    check("runs/log-batch", answer(400, code), &["BAD_THING", "mend it"]);
+    let location = "Location: https://login.example/oauth?state=secret\r\n".to_owned();
+    check("runs/log-batch", How::Answer(302, location, String::new()), &["https://login.example/oauth\""]);
+}
+
+#[test]
+fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(1_500));
+    let failing = [
+        ("experiments/get-by-name", 500),
+        ("runs/create", 503),
+        ("log-batch", 429),
+        ("log-batch", 502),
+        ("log-inputs", 504),
+        ("artifacts", 500),
+        ("log-batch", 408),
+    ];
+    for (path, status) in failing {
+        server.answer(path, status, "<html>later</html>");
+    }
+    run.status(RunStatus::Completed);
+    let mut worker = run.worker(sink(&server.url));
+    let mut failures = 0;
+    while let Err(why) = drain(&mut worker, true) {
+        assert!(matches!(why, SinkError::Retry(_)), "{why}");
+        assert_eq!(run.state("mlflow").last_error, Some(why.to_string()));
+        failures += 1;
+        assert!(failures <= failing.len(), "{why}");
+    }
+    assert_eq!(failures, failing.len());
+    assert_eq!(run.state("mlflow").last_error, None);
+    check_metrics(&run, &server);
+    let kept = server.kept();
+    assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
+}
+
+/// The server did it, nobody heard of it, and the process died as well: all of it is done again, to the same end.
+#[test]
+fn lost_answers_and_crashes_double_nothing() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(2_500));
+    let lost = [
+        "experiments/create",
+        "runs/create",
+        "log-batch",
+        "log-inputs",
+        "config.toml",
+        "log-batch",
+        "log-batch",
+    ];
+    for path in lost {
+        server.fail(path, How::LostAnswer);
+    }
+    run.status(RunStatus::Completed);
+    let mut crashes = 0;
+    loop {
+        match drain(&mut run.worker(sink(&server.url)), true) {
+            Ok(()) => break,
+            Err(SinkError::Retry(_)) => crashes += 1,
+            Err(SinkError::Refused(why)) => panic!("{why}"),
+        }
+        assert!(crashes <= lost.len());
+    }
+    assert_eq!(crashes, lost.len());
+    check_metrics(&run, &server);
+    let kept = server.kept();
+    assert!(kept.metrics.values().any(|times| *times > 1), "something was sent twice, and kept once");
+    assert_eq!((kept.runs.len(), kept.experiments.len()), (1, 1));
+}
+
+#[test]
+fn a_server_that_is_away_is_waited_for() {
+    let run = Run::new();
+    run.measure("train/loss", &[1.0]);
+    // A port that nobody listens at any more.
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let mut worker = run.worker(sink(&format!("http://{closed}")));
+    let why = drain(&mut worker, false).expect_err("nobody is there");
+    assert!(matches!(&why, SinkError::Retry(why) if why.contains(&closed.to_string())), "{why}");
+    assert_eq!(run.state("mlflow").attempts, 1);
+}
+
+#[test]
+fn a_resumed_run_goes_on_in_the_same_one_and_a_changed_key_becomes_a_tag() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &[1.0, 2.0]);
+    run.status(RunStatus::Interrupted);
+    drain(&mut run.worker(sink(&server.url)), true).expect("sent");
+    assert_eq!(server.kept().status, "KILLED");
+
+    run.status(RunStatus::Running);
+    run.write("config.toml", "[train]\nepochs = 4\n[model]\nkind = \"mlp\"\n");
+    let mut worker = run.worker(sink(&server.url));
+    drain(&mut worker, false).expect("sent");
+    assert_eq!(server.kept().status, "RUNNING");
+    run.measure("train/loss", &[3.0]);
+    run.status(RunStatus::Completed);
+    drain(&mut worker, true).expect("sent");
+    check_metrics(&run, &server);
+    let kept = server.kept();
+    assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
+    assert_eq!(
+        (kept.params["train.epochs"].as_str(), kept.tags["bonfire.changed.train.epochs"].as_str()),
+        ("2", "4")
+    );
+    assert!(kept.metrics.values().all(|times| *times == 1));
+}
+
+#[test]
+fn a_run_that_somebody_deleted_is_named_with_the_ways_out() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &[1.0]);
+    let mut worker = run.worker(sink(&server.url));
+    drain(&mut worker, false).expect("sent");
+    let check = |worker: &mut Worker, expected: &str| {
+        let why = drain(worker, false).expect_err("refused");
+        assert!(
+            matches!(&why, SinkError::Refused(why) if why.contains("r1") && why.contains(expected)),
+            "{why}"
+        );
+    };
+    server.kept().lifecycle = "deleted".into();
+    run.measure("train/loss", &[2.0]);
+    check(&mut worker, "restore");
+    drop(worker);
+    check(&mut run.worker(sink(&server.url)), "restore");
+    server.kept().runs.clear();
+    check(&mut run.worker(sink(&server.url)), "no longer there");
+}
+
+#[test]
+fn a_state_that_is_damaged_is_named() {
+    let (run, server) = (Run::new(), Server::start());
+    run.write("tracker/mlflow.json", "{\"sink\": \"mlfl");
+    let why =
+        Worker::open(sink(&server.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("refused");
+    assert!(
+        matches!(&why, SinkError::Refused(why) if why.contains("tracker/mlflow.json") && why.contains("move it away")),
+        "{why}"
+    );
+}
+
+/// Another server is another destination: all is sent there, and the first one's state stays.
+#[test]
+fn two_servers_have_a_state_each_and_one_has_one_sender_at_a_time() {
+    let (run, first, second) = (Run::new(), Server::start(), Server::start());
+    run.measure("train/loss", &[1.0]);
+    let mut worker = run.worker(sink(&first.url));
+    drain(&mut worker, false).expect("sent");
+    let busy =
+        Worker::open(sink(&first.url), run.folder()).map(drop).map_err(|(_, why)| why).expect_err("locked");
+    assert!(matches!(&busy, SinkError::Retry(why) if why.contains("another process")), "{busy}");
+    drain(&mut run.worker(sink(&second.url)), false).expect("sent");
+    check_metrics(&run, &first);
+    check_metrics(&run, &second);
+}
+
+/// Whatever happens, nothing that proves who we are is written or said; the server gets it.
+#[test]
+fn credentials_go_to_the_server_and_nowhere_else() {
+    let check = |user: &str, variables: &[(&str, &str)], authorization: &str| {
+        let (run, server) = (Run::new(), Server::start());
+        run.measure("train/loss", &[1.0]);
+        let url = server.url.replace("http://", &format!("http://{user}"));
+        server.answer("log-inputs", 500, "later");
+        server.answer("log-batch", 401, "who?");
+        let mut worker = run.worker(sink_with(&url, variables));
+        let mut said: Vec<String> = Vec::new();
+        for _ in 0..2 {
+            said.push(drain(&mut worker, false).expect_err("it fails").to_string());
+        }
+        said.extend([worker.place(), format!("{:?}", sink_with(&url, variables))]);
+        assert_eq!(server.kept().authorization, authorization);
+        for file in std::fs::read_dir(run.path("tracker")).expect("states") {
+            said.push(std::fs::read_to_string(file.expect("a file").path()).expect("read"));
+        }
+        let secret = authorization.split(' ').nth(1).expect("a scheme and a secret");
+        for text in &said {
+            assert!(!text.contains("geheim") && !text.contains(secret), "{text}");
+        }
+    };
+    let password = [("MLFLOW_TRACKING_USERNAME", "me"), ("MLFLOW_TRACKING_PASSWORD", "geheim")];
+    check("", &password, "Basic bWU6Z2VoZWlt");
+    check("me:geheim@", &[], "Basic bWU6Z2VoZWlt");
+    check("", &[("MLFLOW_TRACKING_TOKEN", "geheim")], "Bearer geheim");
+}
+
+fn config(server: &Server) -> SinkConfig {
+    SinkConfig::mlflow(&server.url, None, "digits", &|_| None).expect("an address")
+}
+
+#[test]
+fn threads_follow_a_run_to_its_end_and_say_what_happens() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(2_300));
+    server.answer("log-inputs", 503, "later");
+    let configs = vec![config(&server), SinkConfig::tensorboard()];
+    let sinks = Sinks::start(run.folder().path(), configs).expect("threads");
+    sinks.notify();
+    run.status(RunStatus::Completed);
+    let (remarks, left) = sinks.finish(Duration::from_secs(20));
+    assert_eq!(left, []);
+    for part in ["503", "works again", "/#/experiments/0/runs/r1", "tensorboard --logdir"] {
+        assert!(remarks.iter().any(|remark| remark.contains(part)), "{part} is not in {remarks:?}");
+    }
+    check_metrics(&run, &server);
+    assert_eq!(server.kept().status, "FINISHED");
+}
+
+#[test]
+fn a_push_sends_what_is_not_there_and_says_why_it_does_not() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(1_200));
+    run.status(RunStatus::Completed);
+    let none = Duration::ZERO;
+    server.answer("log-inputs", 503, "later");
+    let why = push(run.folder().path(), &config(&server), none).expect_err("it failed");
+    assert!(matches!(&why, PushError::Failed(why) if why.contains("503")), "{why}");
+    let first = push(run.folder().path(), &config(&server), none).expect("sent");
+    assert_eq!((first.metrics, first.before), (1_200, 0));
+    run.measure("train/loss", &[1.0]);
+    let second = push(run.folder().path(), &config(&server), none).expect("sent");
+    assert_eq!((second.metrics, second.before), (1, 1_200));
+    check_metrics(&run, &server);
+    server.answer("runs/get", 401, "who?");
+    let why = push(run.folder().path(), &config(&server), none).expect_err("refused");
+    assert!(matches!(&why, PushError::Refused(why) if why.contains("401")), "{why}");
+    let why = push(&run.path("absent"), &config(&server), none).expect_err("no run");
+    assert!(matches!(&why, PushError::Run(why) if why.contains("absent")), "{why}");
+}

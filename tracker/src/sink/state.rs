@@ -1,0 +1,148 @@
+//! How far a sink is: a small file beside the run, written whole after each thing that was sent.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::folder::local;
+use super::{RunFolder, Sink, SinkError, Source};
+
+/// Folder of the states in a run's folder.
+const FOLDER: &str = "tracker";
+
+/// How far a sink is.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SinkState {
+    /// The sink's name.
+    pub sink: String,
+    /// Where it sends to, without credentials.
+    pub destination: String,
+    /// The run's id over there; empty before there is one.
+    pub run: String,
+    /// Bytes that were read of each followed file.
+    pub offsets: BTreeMap<String, u64>,
+    /// Metrics that were taken.
+    pub metrics: u64,
+    /// Mark of the configuration that was sent.
+    pub params: String,
+    /// Mark of the record that was sent.
+    pub record: String,
+    /// How the run had ended when that was sent; empty while it goes on.
+    pub finished: String,
+    /// Failures since the last success.
+    pub attempts: u32,
+    /// The last failure, if nothing succeeded since.
+    pub last_error: Option<String>,
+    /// What the sink itself remembers.
+    pub memo: BTreeMap<String, Value>,
+    /// Of each file and key the greatest step that was taken: what counts as sent should the file be cut.
+    pub newest: BTreeMap<String, BTreeMap<String, u64>>,
+    /// `newest` at the moment when a file was found cut: what is computed again up to there was sent before.
+    pub already: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl SinkState {
+    /// Everything is sent anew: what was sent before is gone.
+    pub(crate) fn start_over(&mut self) {
+        let (sink, destination) = (std::mem::take(&mut self.sink), std::mem::take(&mut self.destination));
+        *self = Self { sink, destination, ..Self::default() };
+    }
+
+    /// A number that the sink remembers.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.memo.get(name)?.as_u64()
+    }
+
+    /// A text that the sink remembers.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.memo.get(name)?.as_str()
+    }
+
+    /// Remembers.
+    pub(crate) fn remember(&mut self, name: &str, value: impl Into<Value>) {
+        self.memo.insert(name.to_owned(), value.into());
+    }
+
+    /// The followed file is shorter than what was read of it: on from its end, without what was sent before.
+    pub(crate) fn cut(&mut self, source: Source, length: u64) {
+        self.offsets.insert(source.file().to_owned(), length);
+        if let Some(newest) = self.newest.get(source.file()).cloned() {
+            self.already.insert(source.file().to_owned(), newest);
+        }
+    }
+
+    pub(crate) fn offset(&self, source: Source) -> u64 {
+        self.offsets.get(source.file()).copied().unwrap_or(0)
+    }
+}
+
+/// A state file that nobody else uses meanwhile.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    /// Held by the file's lock, which ends with the process.
+    _lock: File,
+    saved: SinkState,
+}
+
+impl StateFile {
+    /// Opens the state of a sink and its destination: `SINK.json`, or `SINK-HASH.json` if that one is another's.
+    pub(crate) fn open(run: &RunFolder, sink: &dyn Sink) -> Result<(Self, SinkState), SinkError> {
+        let folder = run.path().join(FOLDER);
+        std::fs::create_dir_all(&folder).map_err(|why| local(&folder, &why))?;
+        let (name, destination) = (sink.name(), sink.destination());
+        let mut path = folder.join(format!("{name}.json"));
+        if read(&path)?.is_some_and(|other| other.destination != destination) {
+            path = folder.join(format!("{name}-{:08x}.json", crc32fast::hash(destination.as_bytes())));
+        }
+        let lock = lock(&path, &destination)?;
+        let state = read(&path)?.unwrap_or_default();
+        let state = SinkState { sink: name.to_owned(), destination, ..state };
+        Ok((Self { path, _lock: lock, saved: state.clone() }, state))
+    }
+
+    /// Writes the state if it changed, whole or not at all.
+    pub(crate) fn save(&mut self, state: &SinkState) -> Result<(), SinkError> {
+        if *state == self.saved {
+            return Ok(());
+        }
+        let mut bytes = serde_json::to_vec_pretty(state)
+            .map_err(|why| SinkError::Retry(format!("{}: {why}", self.path.display())))?;
+        bytes.push(b'\n');
+        store::write_file(&self.path, &bytes).map_err(|why| SinkError::Retry(why.to_string()))?;
+        self.saved = state.clone();
+        Ok(())
+    }
+}
+
+fn lock(path: &Path, destination: &str) -> Result<File, SinkError> {
+    let path = path.with_extension("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|why| local(&path, &why))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SinkError::Retry(format!(
+            "another process sends this run to {destination} just now ({} is locked)",
+            path.display()
+        ))),
+        Err(TryLockError::Error(why)) => Err(local(&path, &why)),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<SinkState>, SinkError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(local(path, &why)),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|why| {
+        SinkError::Refused(format!(
+            "{} is no sink's state ({why}): move it away, and the run is sent again from its beginning",
+            path.display()
+        ))
+    })
+}

@@ -1,0 +1,116 @@
+//! What the event file has, read back record by record, checksums and all.
+
+use std::io::Write;
+
+use super::*;
+use crate::RunStatus;
+use crate::sink::testing::{Run, drain};
+
+fn sink(run: &Run) -> Box<TensorBoard> {
+    Box::new(TensorBoard::new(&run.folder()))
+}
+
+fn file(run: &Run) -> PathBuf {
+    run.path("tensorboard/events.out.tfevents.0000001000.digits-1")
+}
+
+fn events(run: &Run) -> Vec<Event> {
+    let bytes = std::fs::read(file(run)).expect("a file");
+    record::read(&bytes).iter().map(|data| Event::decode(&data[..]).expect("an event")).collect()
+}
+
+/// Step, tag and value of each scalar.
+fn scalars(run: &Run) -> Vec<(i64, String, f32)> {
+    let of_event = |event: Event| {
+        let values = event.summary.unwrap_or_default().value;
+        let scalar = move |value: Value| value.simple_value.map(|number| (event.step, value.tag, number));
+        values.into_iter().filter_map(scalar)
+    };
+    events(run).into_iter().flat_map(of_event).collect()
+}
+
+#[test]
+fn a_run_is_a_version_its_configuration_and_scalars() {
+    let run = Run::new();
+    run.row(1, &[("train/loss", 0.5), ("train/rate", 0.25)]);
+    run.row(2, &[("train/loss", f64::NAN), ("big", f64::INFINITY)]);
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let events = events(&run);
+    assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
+    assert_eq!(events[0].wall_time, 1_000.5);
+    let text = &events[1].summary.as_ref().expect("the configuration").value[0];
+    let tensor = text.tensor.as_ref().expect("a text");
+    assert_eq!(tensor.string_val, [b"    model.kind = mlp\n    train.epochs = 2\n".to_vec()]);
+    assert_eq!(events[2].wall_time, 2_000.125);
+    let scalars = scalars(&run);
+    let shown: Vec<String> =
+        scalars.iter().map(|(step, tag, value)| format!("{step} {tag} {value}")).collect();
+    assert_eq!(shown, ["1 train/loss 0.5", "1 train/rate 0.25", "2 train/loss NaN", "2 big inf"]);
+}
+
+/// A crash between the file and the state, one within a write, and a resume: each value is there once.
+#[test]
+fn a_crash_loses_and_doubles_nothing() {
+    let run = Run::new();
+    run.measure("k", &[1.0, 2.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let state = std::fs::read(run.path("tracker/tensorboard.json")).expect("a state");
+    run.measure("k", &[3.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    std::fs::write(run.path("tracker/tensorboard.json"), state).expect("written");
+    let mut torn = std::fs::File::options().append(true).open(file(&run)).expect("opened");
+    torn.write_all(&[7; 100_000]).expect("written");
+    run.status(RunStatus::Interrupted);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    run.status(RunStatus::Running);
+    run.measure("k", &[4.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let values: Vec<f32> = scalars(&run).into_iter().map(|(_, _, value)| value).collect();
+    assert_eq!(values, [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_made_anew() {
+    let run = Run::new();
+    run.measure("k", &[1.0, 2.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let before = std::fs::read(file(&run)).expect("a file");
+    std::fs::remove_file(file(&run)).expect("removed");
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    assert_eq!(std::fs::read(file(&run)).expect("a file"), before);
+}
+
+/// What is computed again after metrics.jsonl lost its end was sent before; what is new is sent.
+#[test]
+fn metrics_that_a_machine_lost_and_computed_again_are_there_once() {
+    let run = Run::new();
+    for step in 1..=4 {
+        run.row(step, &[("k", step as f64)]);
+    }
+    let mut worker = run.worker(sink(&run));
+    drain(&mut worker, false).expect("written");
+    let text = std::fs::read_to_string(run.path("metrics.jsonl")).expect("read");
+    let kept: String = text.split_inclusive('\n').take(2).collect();
+    run.write("metrics.jsonl", &kept);
+    drain(&mut worker, false).expect("written");
+    assert!(worker.remarks().iter().any(|remark| remark.contains("was cut")), "people are told");
+    for step in 3..=5 {
+        run.row(step, &[("k", step as f64)]);
+    }
+    drain(&mut worker, false).expect("written");
+    let steps: Vec<i64> = scalars(&run).into_iter().map(|(step, _, _)| step).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_run_keeps_its_file_when_its_start_becomes_known_later() {
+    let run = Run::new();
+    run.without_events();
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let files = std::fs::read_dir(run.path("tensorboard")).expect("a folder");
+    assert_eq!(files.count(), 1);
+}
