@@ -38,7 +38,10 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
         place.worker(&arguments).spawn().expect("started")
     };
     let workers = ["sound", "also-sound", "damaged"].map(start);
-    until("the run has committed steps", || steps_committed(&place) > 20);
+    // Of two that differ nobody would know which one is right.
+    until("all three are in the view", || views(&place).iter().any(|text| text.starts_with("3 members")));
+    let so_far = steps_committed(&place);
+    until("they have committed steps", || steps_committed(&place) > so_far + 20);
 
     let damaged = workers[2].id();
     signal(damaged, "STOP");
@@ -64,6 +67,14 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
     for worker in workers {
         assert_eq!(wait(worker).status.code(), Some(0));
     }
+}
+
+/// What run.json, which is written whole each time, says of views so far.
+fn views(place: &Place) -> Vec<String> {
+    let text = std::fs::read(place.run_dir("small").join("run.json")).unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let events = record["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    events.iter().filter_map(|event| event["text"].as_str().map(str::to_owned)).collect()
 }
 
 /// The first parameters of the first layer as memory has them: `[in, out]`, where the file has `[out, in]`.
