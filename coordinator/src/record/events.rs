@@ -1,0 +1,117 @@
+//! What happens to the run and its members.
+
+use protocol::coordinator::Note;
+use protocol::ids::MemberId;
+use serde_json::json;
+use tracing::{info, warn};
+use tracker::{EventRecord, MemberRecord};
+
+use super::{Recorder, unix_seconds};
+use crate::driver::hex;
+
+/// A run that held still for less is nothing that people must know at once.
+const SHORT_HOLD_MS: u64 = 100;
+/// Events that run.json keeps: the newest.
+const EVENTS_MAX: usize = 1_000;
+
+impl Recorder {
+    /// Something happened.
+    pub(crate) fn note(&mut self, note: &Note) {
+        self.beside.figures.note(note);
+        match note {
+            Note::Joined { member, join } => {
+                info!(name = join.name, device = join.device, "joined");
+                self.members.insert(*member, self.record.members.len());
+                self.record.members.push(MemberRecord {
+                    name: join.name.clone(),
+                    device: join.device.clone(),
+                    fingerprint: hex(&join.fingerprint),
+                    joined_step: self.progress.step,
+                    left_step: None,
+                    reason: None,
+                    machine: self.beside.joined(join),
+                });
+                let text = format!("{} joined on {}", join.name, join.device);
+                self.display.event("joined", &text, &json!({ "name": join.name, "device": join.device }));
+                self.keep_event("joined", &text, None);
+            }
+            Note::Refused { name, failure } => {
+                warn!(name, failure.message, "refused");
+                let text = format!("{name} was refused: {}", failure.message);
+                self.display.event("refused", &text, &json!({ "name": name }));
+            }
+            Note::Left { member, step, reason } => self.left(*member, *step, reason),
+            Note::ViewOpened { view, reason } => {
+                info!(view = format!("{:#x}", view.0), reason, "view opened");
+                self.happened("view", reason, None);
+            }
+            Note::Retry { step, reason, lost_ms } => {
+                self.record.retries += 1;
+                self.happened("retry", &format!("step {step} is tried again: {reason}"), Some(*lost_ms));
+            }
+            Note::Rewound { from_step, to_step, reason } => {
+                let text = format!("back from step {from_step} to state {to_step}: {reason}");
+                self.happened("rewind", &text, None);
+            }
+            Note::Held { step, held_ms } => {
+                let text = format!("held still for {held_ms} ms after step {step}");
+                self.happened("hold", &text, Some(*held_ms));
+            }
+            Note::Waiting { reason } => {
+                info!(reason, "waiting");
+                self.waiting_for.clone_from(reason);
+                if self.says_what_it_waits_for {
+                    self.display.event("waiting", &format!("waiting for {reason}"), &json!({}));
+                }
+            }
+            Note::Warning { message } => {
+                warn!(message);
+                self.display.event("warning", &format!("warning: {message}"), &json!({}));
+            }
+            Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
+        }
+        self.write_if_due();
+    }
+
+    fn left(&mut self, member: MemberId, step: u64, reason: &str) {
+        let known = self.members.get(&member).and_then(|index| self.record.members.get_mut(*index));
+        let name = known.map_or_else(
+            || format!("{:#x}", member.0),
+            |m| {
+                m.left_step = Some(step);
+                m.reason = Some(reason.to_owned());
+                m.name.clone()
+            },
+        );
+        info!(name, step, reason, "left");
+        self.happened("left", &format!("{name} left after step {step}: {reason}"), None);
+    }
+
+    /// Something that changed who works on what: for people, and kept in run.json with the time that it cost.
+    fn happened(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
+        info!(event, text, cost_ms);
+        // The first view is what everybody expects.
+        let is_short = event == "hold" && cost_ms.is_some_and(|ms| ms < SHORT_HOLD_MS);
+        if !is_short && (event != "view" || self.record.views > 1) {
+            self.display.event(event, text, &json!({ "cost_ms": cost_ms }));
+        }
+        self.keep_event(event, text, cost_ms);
+    }
+
+    fn keep_event(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
+        let cost_seconds = cost_ms.map(|ms| ms as f64 / 1_000.0);
+        if let Some(seconds) = cost_seconds {
+            *self.record.timings.entry(format!("{event}_seconds")).or_default() += seconds;
+        }
+        self.record.events.push(EventRecord {
+            time: unix_seconds(),
+            step: self.progress.step,
+            event: event.to_owned(),
+            text: text.to_owned(),
+            cost_seconds,
+        });
+        let surplus = self.record.events.len().saturating_sub(EVENTS_MAX);
+        self.record.events.drain(..surplus);
+        self.due.mark();
+    }
+}

@@ -1,0 +1,200 @@
+//! What is kept and shown of a run: metrics.jsonl, run.json, the display, the status.
+
+mod ending;
+mod events;
+mod status;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use protocol::coordinator::Committed;
+use protocol::ids::{MemberId, Phase};
+use protocol::messages::View;
+use serde_json::json;
+use store::versions::Manifest;
+use tracing::error;
+use tracker::meaning::Prediction;
+use tracker::system::Moment;
+use tracker::{MetricsError, MetricsFile, RunRecord};
+
+use crate::beside::{Beside, Told};
+use crate::data_wait::DataWait;
+use crate::display::{Display, Progress, RunInfo};
+use crate::due::Due;
+use crate::rates::Rates;
+use crate::sinks::Running;
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Keeps and shows.
+pub(crate) struct Recorder {
+    run_dir: PathBuf,
+    info: RunInfo,
+    prediction: Prediction,
+    file: MetricsFile,
+    record: RunRecord,
+    display: Display,
+    rates: Rates,
+    data_wait: DataWait,
+    members: BTreeMap<MemberId, usize>,
+    view: Option<View>,
+    progress: Progress,
+    evaluations: BTreeMap<u64, BTreeMap<String, f64>>,
+    newest_version: Option<u64>,
+    waiting_for: String,
+    /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
+    says_what_it_waits_for: bool,
+    beside: Beside,
+    /// Whether run.json, which pages and scripts look at meanwhile, is behind.
+    due: Due,
+    sinks: Running,
+}
+
+impl Recorder {
+    /// For a run whose record says what is known before it starts.
+    pub(crate) fn new(
+        run_dir: PathBuf,
+        info: RunInfo,
+        prediction: Prediction,
+        file: MetricsFile,
+        record: RunRecord,
+        display: Display,
+        beside: Beside,
+    ) -> Self {
+        let progress = Progress { step: info.first_step, ..Progress::default() };
+        Self {
+            run_dir,
+            info,
+            prediction,
+            file,
+            record,
+            display,
+            rates: Rates::default(),
+            data_wait: DataWait::default(),
+            members: BTreeMap::new(),
+            view: None,
+            progress,
+            evaluations: BTreeMap::new(),
+            newest_version: None,
+            waiting_for: String::new(),
+            says_what_it_waits_for: false,
+            beside,
+            due: Due::default(),
+            sinks: Running::default(),
+        }
+    }
+
+    /// From now on the sinks are told of metrics, and people of what the sinks say.
+    pub(crate) fn follow_with(&mut self, sinks: Running) {
+        self.sinks = sinks;
+    }
+
+    /// The sinks, which are told nothing more.
+    pub(crate) fn take_sinks(&mut self) -> Running {
+        std::mem::take(&mut self.sinks)
+    }
+
+    /// From now on people are told what the run waits for.
+    pub(crate) fn say_what_it_waits_for(&mut self) {
+        self.says_what_it_waits_for = true;
+    }
+
+    /// The last committed step.
+    pub(crate) fn step(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// A line for people.
+    pub(crate) fn line(&mut self, text: &str) {
+        self.display.event("message", text, &json!({}));
+    }
+
+    /// A view opened.
+    pub(crate) fn view(&mut self, view: &View) {
+        if self.view.is_none() {
+            self.display.begin(&self.info);
+        }
+        self.record.views += 1;
+        self.beside.figures.view(view);
+        if let Some(spans) = &mut self.beside.spans {
+            spans.view();
+        }
+        self.waiting_for.clear();
+        self.view = Some(view.clone());
+    }
+
+    /// A step was committed.
+    pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+        if let Some(spans) = &mut self.beside.spans {
+            spans.committed(committed);
+        }
+        match committed.key.phase {
+            Phase::Train => self.trained(committed, now_ms)?,
+            Phase::Evaluate => self.evaluated(committed)?,
+        }
+        self.write_if_due();
+        Ok(())
+    }
+
+    /// What was said beside the protocol: it is kept, and changes nothing.
+    pub(crate) fn told(&mut self, told: Told) {
+        let epoch = self.progress.step as f64 / self.info.steps_per_epoch.max(1) as f64;
+        let at = Moment { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
+        if let Err(trouble) = self.beside.told(told, at, &self.progress.members) {
+            error!(%trouble, "system.jsonl can't be written");
+        }
+        self.write_if_due();
+        self.repeat_sinks();
+    }
+
+    fn repeat_sinks(&mut self) {
+        for remark in self.sinks.remarks() {
+            self.line(&remark);
+        }
+    }
+
+    /// A version is in place: run.json is written with it.
+    pub(crate) fn version(&mut self, manifest: &Manifest) {
+        self.newest_version = Some(manifest.step);
+        self.beside.figures.checkpoint_age.reset();
+        self.record.final_state.digest.clone_from(&manifest.digest);
+        self.write();
+    }
+
+    /// The version with the best value of `metric` among the evaluated ones.
+    pub(crate) fn best(&self, metric: &str) -> Option<u64> {
+        let values = self
+            .evaluations
+            .iter()
+            .filter_map(|(step, values)| Some((*step, *values.get(metric)?)))
+            .collect();
+        store::versions::best(&values, tracker::keys::lower_is_better(metric))
+    }
+
+    /// The evaluation of this step is the best so far, in a run that may end early.
+    pub(crate) fn best_is(&mut self, step: Option<u64>) {
+        self.record.final_state.best_step = step;
+    }
+
+    /// run.json as it stands.
+    pub(crate) fn write(&mut self) {
+        self.beside.origin.record(&mut self.record, &self.run_dir, false);
+        let path = self.run_dir.join("run.json");
+        if let Err(trouble) = store::write_file(&path, &self.record.to_bytes()) {
+            error!(%trouble, "run.json can't be written");
+        }
+        self.due.written(Instant::now());
+    }
+
+    /// run.json, if something has happened and it wasn't written a moment ago.
+    fn write_if_due(&mut self) {
+        if self.due.is_due(Instant::now()) {
+            self.write();
+        }
+    }
+}

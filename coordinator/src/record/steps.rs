@@ -1,0 +1,138 @@
+//! What a committed step gives: metrics, and what people see of progress.
+
+use std::collections::BTreeMap;
+
+use protocol::coordinator::Committed;
+use tracker::meaning::metrics;
+use tracker::{Confusion, Metric, MetricsError};
+
+use super::{Recorder, unix_seconds};
+use crate::display::{MemberLine, Progress};
+
+/// `train/loss` is there at least every so many steps.
+const METRICS_EVERY: u64 = 10;
+
+/// What people see of an evaluation; the rest is in metrics.jsonl and run.json.
+const HEADLINE: [&str; 4] = [
+    "validation/loss",
+    "validation/accuracy",
+    "validation/mean_absolute_error",
+    "validation/mean_squared_error",
+];
+
+impl Recorder {
+    pub(super) fn trained(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+        self.rates.committed(now_ms, committed.batch);
+        let named = metrics(&self.prediction, &committed.sums);
+        let value = |key: &str| named.iter().find(|(k, _)| k == key).map(|(_, v)| *v);
+        let step = committed.key.step;
+        let steps_per_second = self.rates.steps_per_second();
+        let left = self.info.total_steps.saturating_sub(step) as f64;
+        self.progress = Progress {
+            step,
+            epoch: committed.epoch,
+            samples_per_second: self.rates.samples_per_second(),
+            loss: value("loss").unwrap_or(f64::NAN),
+            accuracy: value("accuracy"),
+            data_wait: self.waited(committed),
+            eta_s: if steps_per_second > 0.0 { left / steps_per_second } else { f64::NAN },
+            members: self.member_lines(committed),
+        };
+        self.record.final_state.step = step;
+        self.record.final_state.samples = committed.samples;
+        self.record.final_state.epoch = step / self.info.steps_per_epoch.max(1);
+        self.display.progress(&self.progress);
+        self.beside.figures.trained(committed, &self.progress);
+        let due = step == 1 || step.is_multiple_of(METRICS_EVERY) || step == self.info.total_steps;
+        if !due && !committed.skipped {
+            return Ok(());
+        }
+        let mut values: Vec<(String, f64)> =
+            named.into_iter().map(|(key, value)| (format!("train/{key}"), value)).collect();
+        values.push(("train/learning_rate".to_owned(), f64::from(committed.learning_rate)));
+        values.push(("train/gradient_norm".to_owned(), committed.gradient_norm));
+        values.push(("train/samples_per_second".to_owned(), self.progress.samples_per_second));
+        self.append(committed, values).map(drop)
+    }
+
+    /// Takes in how long the members waited for data, for run.json; their share of the last steps, for people.
+    fn waited(&mut self, committed: &Committed) -> Option<f64> {
+        let [waited, all] = self.data_wait.committed(committed.timings.iter().map(|(_, timings)| timings));
+        let mut sum = |key: &str, seconds: f64| {
+            let sum = self.record.timings.entry(key.to_owned()).or_default();
+            *sum += seconds;
+            *sum
+        };
+        // Of all members together, over all starts of the run.
+        let (waited, all) = (sum("data_wait_seconds", waited), sum("member_step_seconds", all));
+        if all > 0.0 {
+            self.record.timings.insert("data_wait_share".to_owned(), waited / all);
+        }
+        self.data_wait.share()
+    }
+
+    fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {
+        let batch = f64::from(committed.batch.max(1));
+        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed.
+        let is_short = committed.batch < self.info.batch;
+        committed
+            .timings
+            .iter()
+            .map(|(member, timings)| {
+                let known = self.members.get(member).and_then(|index| self.record.members.get(*index));
+                let seconds = f64::from(timings.compute_us + timings.data_us) / 1e6;
+                let samples = f64::from(timings.samples);
+                let name = known.map_or_else(|| format!("{:#x}", member.0), |m| m.name.clone());
+                let before = self.progress.members.iter().find(|line| line.name == name);
+                if let Some(before) = before.filter(|_| is_short) {
+                    return before.clone();
+                }
+                MemberLine {
+                    name,
+                    device: known.map_or_else(String::new, |m| m.device.clone()),
+                    samples_per_second: if seconds > 0.0 { samples / seconds } else { 0.0 },
+                    share: samples / batch,
+                    data_ms: f64::from(timings.data_us) / 1_000.0,
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn evaluated(&mut self, committed: &Committed) -> Result<(), MetricsError> {
+        let named: Vec<(String, f64)> = metrics(&self.prediction, &committed.sums)
+            .into_iter()
+            .map(|(key, value)| (format!("validation/{key}"), value))
+            .collect();
+        let headline: Vec<(String, f64)> =
+            named.iter().filter(|(key, _)| HEADLINE.contains(&key.as_str())).cloned().collect();
+        self.display.evaluated(committed.epoch, committed.key.step, &headline);
+        let values: BTreeMap<String, f64> = named.iter().cloned().collect();
+        self.record.final_state.metrics = values.clone();
+        self.record.final_state.confusion =
+            Confusion::of(&self.prediction, &committed.sums, committed.key.step);
+        self.due.mark();
+        self.evaluations.insert(committed.key.step, values);
+        self.append(committed, named).map(drop)
+    }
+
+    fn append(&mut self, committed: &Committed, values: Vec<(String, f64)>) -> Result<(), MetricsError> {
+        let epoch = committed.key.step as f64 / self.info.steps_per_epoch.max(1) as f64;
+        let time = unix_seconds();
+        let metrics = values
+            .into_iter()
+            .map(|(key, value)| Metric {
+                step: committed.key.step,
+                epoch,
+                samples: committed.samples,
+                time,
+                key,
+                value,
+            })
+            .collect();
+        let fresh = self.file.append(metrics)?;
+        self.display.metrics(&fresh);
+        self.sinks.notify();
+        self.repeat_sinks();
+        Ok(())
+    }
+}
