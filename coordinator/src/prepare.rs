@@ -64,7 +64,7 @@ impl From<RunDirError> for Refusal {
 pub(crate) enum Place {
     /// A new folder.
     Fresh(RunDir),
-    /// A run that was begun.
+    /// A run that was begun, or one that is done and now is to be longer.
     Begun(RunDir),
     /// A run that is done.
     Completed(PathBuf),
@@ -81,7 +81,7 @@ pub(crate) fn with_data(mut resolved: Resolved, plan: &Plan) -> Result<Resolved,
 }
 
 /// Finds or makes the run's folder.
-pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal> {
+pub(crate) fn place(resolved: &Resolved, plan: &Plan, resume: bool) -> Result<Place, Refusal> {
     let run = &resolved.config.run;
     let name = match (&run.name, resume) {
         (Some(name), _) => Some(name.clone()),
@@ -95,12 +95,21 @@ pub(crate) fn place(resolved: &Resolved, resume: bool) -> Result<Place, Refusal>
         }
         Some(name) => {
             let dir = RunDir::open(&run.dir, &name)?;
-            if RunDir::status(dir.path()).as_deref() == Some("completed") {
+            let is_completed = RunDir::status(dir.path()).as_deref() == Some("completed");
+            if is_completed && !is_longer(dir.path(), &resolved.config, plan) {
                 return Ok(Place::Completed(dir.path().to_owned()));
             }
             Ok(Place::Begun(dir))
         }
     }
+}
+
+/// Whether more steps are asked for than when this run was last started. Of a run that ended early this is another
+/// question than whether all of its steps were taken.
+fn is_longer(dir: &Path, config: &Config, plan: &Plan) -> bool {
+    let Ok(before) = Config::load(&dir.join("config.toml"), &[]) else { return false };
+    let geometry = geometry(config, plan);
+    total_steps(config, &geometry) > total_steps(&before.config, &geometry)
 }
 
 /// What is known of a run before its first step of this term.

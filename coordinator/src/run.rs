@@ -98,7 +98,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
         // Before a folder is made for it.
         return source.map(|_| 0);
     }
-    let place = prepare::place(&resolved, args.resume)?;
+    let place = prepare::place(&resolved, &plan, args.resume)?;
     let source = match &place {
         Place::Completed(_) => None,
         _ => source::settle(source, &place, &mut resolved.config)?,
@@ -107,7 +107,10 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let dir = match place {
         Place::Fresh(dir) | Place::Begun(dir) => dir,
         Place::Completed(path) => {
-            println!("{} is completed: nothing is left to do", path.display());
+            println!(
+                "{} is completed: nothing is left to do (a greater train.epochs or train.steps makes it go on)",
+                path.display()
+            );
             return Ok(0);
         }
     };

@@ -161,6 +161,25 @@ fn a_run_stopped_at_any_step_resumes_to_the_digest_of_an_uninterrupted_one() {
     }
 }
 
+#[test]
+fn a_completed_run_goes_on_to_more_epochs_unless_its_schedule_depends_on_them() {
+    let place = Place::new();
+    let constant = ["--set", "schedule.kind=constant", "--set", "schedule.warmup_steps=0"];
+    let run = |name: &'static str, rest: &[&'static str]| [&constant[..], &["--set", name], rest].concat();
+    place.complete(&run("run.name=long", &["--set", "train.epochs=4"]));
+    place.complete(&run("run.name=grown", &[]));
+    let said = place.complete(&run("run.name=grown", &["--resume"]));
+    assert!(said.contains("is completed"), "{said}");
+    place.complete(&run("run.name=grown", &["--set", "train.epochs=4", "--local-workers", "2", "--resume"]));
+    assert_eq!(place.record("grown")["final"]["step"], 20);
+    assert_eq!(place.digest("grown"), place.digest("long"));
+
+    place.complete(&["--set", "run.name=cosine"]);
+    let (code, _, said) = place.finish(&["--set", "run.name=cosine", "--set", "train.epochs=4", "--resume"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("train.epochs"), "{said}");
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("made");
     for entry in std::fs::read_dir(from).expect("listed") {
