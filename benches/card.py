@@ -97,7 +97,7 @@ def scrape(folder):
 
 def phases(scraped):
     """Mean milliseconds of each phase of a step, the first steps' warming up included."""
-    found = dict(re.findall(r'bonfire_step_phase_seconds_(\w+\{[^}]*phase="\w+"[^}]*\}) (\S+)', scraped))
+    found = dict(re.findall(r'bonfire_step_seconds_(\w+\{[^}]*phase="\w+"[^}]*\}) (\S+)', scraped))
     sums = {re.search(r'phase="(\w+)"', key)[1]: float(value) for key, value in found.items() if key.startswith("sum")}
     counts = {re.search(r'phase="(\w+)"', key)[1]: float(value) for key, value in found.items() if key.startswith("count")}
     return ", ".join(f"{phase} {1e3 * total / max(counts[phase], 1):.1f} ms" for phase, total in sums.items())

@@ -120,6 +120,12 @@ impl BlockFacts {
         self.squares.push(squares);
     }
 
+    /// Appends the facts of the blocks that follow.
+    pub fn append(&mut self, mut later: Self) {
+        self.hashes.append(&mut later.hashes);
+        self.squares.append(&mut later.squares);
+    }
+
     /// The squared norm: the sum over blocks, in block order.
     #[must_use]
     pub fn squared_norm(&self) -> f64 {

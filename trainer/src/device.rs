@@ -44,7 +44,12 @@ pub struct OpenDevice {
     info: DeviceInfo,
     driver: String,
     device: Device,
+    /// Cards of this kind on the machine; 0 for a CPU.
+    cards: usize,
 }
+
+/// Threads that share a step's work on the host: memory is the limit beyond a few.
+const HOST_THREADS_MAX: usize = 8;
 
 const FORMS: &str = "auto, cpu, ndarray, wgpu[:N], vulkan[:N], cuda[:N]";
 
@@ -119,6 +124,15 @@ impl OpenDevice {
         self.device.supports_dtype(precision::dtype(precision))
     }
 
+    /// How many threads may share what a step leaves to the host, the update above all. Beside a card, this machine's
+    /// processors are idle while it waits, less those of its other cards' workers; on a CPU there is one worker for each
+    /// processor, and one thread of each.
+    #[must_use]
+    pub fn host_threads(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        processors.checked_div(self.cards).unwrap_or(1).clamp(1, HOST_THREADS_MAX)
+    }
+
     /// burn's device, without autodiff.
     #[must_use]
     pub fn device(&self) -> &Device {
@@ -153,13 +167,13 @@ pub fn open(spec: &DeviceSpec) -> Result<OpenDevice, TrainerError> {
 
 fn cpu() -> OpenDevice {
     let info = DeviceInfo { spec: DeviceSpec::Cpu, name: "CPU (flex)".to_owned(), software: false };
-    OpenDevice { info, driver: "flex".to_owned(), device: Device::flex() }
+    OpenDevice { info, driver: "flex".to_owned(), device: Device::flex(), cards: 0 }
 }
 
 #[allow(deprecated)] // Deprecated by burn 0.22, still wanted for comparisons.
 fn ndarray() -> OpenDevice {
     let info = DeviceInfo { spec: DeviceSpec::NdArray, name: "CPU (ndarray)".to_owned(), software: false };
-    OpenDevice { info, driver: "ndarray".to_owned(), device: Device::ndarray() }
+    OpenDevice { info, driver: "ndarray".to_owned(), device: Device::ndarray(), cards: 0 }
 }
 
 /// The first card that is real, else the CPU.
@@ -229,7 +243,11 @@ fn open_all(kind: burn::tensor::DeviceType, spec: fn(usize) -> DeviceSpec) -> Ve
         };
         let info =
             DeviceInfo { spec: spec(index), name: identity.name, software: identity.physical.is_none() };
-        opened.push(OpenDevice { info, driver: identity.fingerprint, device });
+        opened.push(OpenDevice { info, driver: identity.fingerprint, device, cards: 1 });
+    }
+    let cards = opened.iter().filter(|card| !card.info.software).count();
+    for card in &mut opened {
+        card.cards = if card.info.software { 0 } else { cards };
     }
     opened
 }
@@ -272,7 +290,7 @@ mod tests {
     fn auto_passes_over_software() {
         let card = |index, software| {
             let info = DeviceInfo { spec: DeviceSpec::Wgpu(Some(index)), name: "card".to_owned(), software };
-            OpenDevice { info, driver: String::new(), device: Device::flex() }
+            OpenDevice { info, driver: String::new(), device: Device::flex(), cards: 1 }
         };
         assert_eq!(choose_auto(vec![]).info.spec, DeviceSpec::Cpu);
         assert_eq!(choose_auto(vec![card(0, true)]).info.spec, DeviceSpec::Cpu);

@@ -110,6 +110,7 @@ pub mod models;
 mod module_walk;
 pub mod names;
 mod optimizer;
+mod optimizer_pass;
 mod ordered_sum;
 mod precision;
 mod registry;

@@ -1,14 +1,16 @@
 //! Optimizers on the host, fused over the flat f32 buffer.
 //!
 //! Elementwise IEEE add, multiply, divide and square root alone; no fused multiply-add, no libm: the same bits on
-//! every CPU. What needs a power or a norm arrives as scalars, computed once by the coordinator.
+//! every CPU. What needs a power or a norm arrives as scalars, computed once by the coordinator. Since no element
+//! depends on another, and each block has a hash of its own, any number of threads may share a step.
 
 use std::ops::Range;
 
 use crate::error::TrainerError;
 use crate::layout::Layout;
-use crate::state_check::StateCheck;
-use crate::update_rules::{Rule, apply};
+use crate::optimizer_pass::{self, Part};
+use crate::state_check;
+use crate::update_rules::Rule;
 
 /// Elements of a block: the unit of the state check (and of summation, in the protocol).
 pub const BLOCK: usize = 65_536;
@@ -74,6 +76,10 @@ pub struct HostOptimizer {
     /// Elements whose parameters have a gradient in this step, as ranges in order, and whether they decay; kept for
     /// its capacity.
     runs: Vec<(Range<usize>, bool)>,
+    /// Hashes of the blocks after a step; kept for its capacity.
+    block_hashes: Vec<u64>,
+    /// How many threads share a step.
+    threads: usize,
 }
 
 /// One buffer of the optimizer's state, as long as the parameters.
@@ -104,7 +110,22 @@ impl HostOptimizer {
             .iter()
             .map(|(name, start)| Moment { name, values: vec![*start; layout.elements] })
             .collect();
-        Ok(Self { config, layout: layout.clone(), moments, decay_1d: true, runs: Vec::new() })
+        Ok(Self {
+            config,
+            layout: layout.clone(),
+            moments,
+            decay_1d: true,
+            runs: Vec::new(),
+            block_hashes: Vec::new(),
+            threads: 1,
+        })
+    }
+
+    /// With so many threads for each step of a large model; at first one. The bits are the same for any number.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
     }
 
     /// Whether weight decay falls on parameters of one dimension too: biases and normalisations, which GPT-2's
@@ -156,48 +177,22 @@ impl HostOptimizer {
         assert!(parameters.len() == elements && gradient.len() == elements, "buffers as long as the layout");
         self.find_runs(present);
         let rules = [self.config.without_decay(), self.config].map(|config| Rule::new(&config, scalars));
-        let mut check = StateCheck::new();
-        let mut run = 0;
-        let mut start = 0;
-        while start < elements {
-            let end = elements.min(start + StateCheck::PIECE);
-            // The piece stays in the cache from its update to its hash.
-            while let Some((range, decays)) = self.runs.get(run) {
-                let rule = &rules[usize::from(*decays)];
-                let (from, to) = (range.start.max(start), range.end.min(end));
-                if from < to {
-                    apply(rule, &mut parameters[from..to], &gradient[from..to], &mut self.moments, from..to);
-                }
-                if range.end > end {
-                    break;
-                }
-                run += 1;
-            }
-            check.add(&parameters[start..end]);
-            for moment in &self.moments {
-                check.add(&moment.values[start..end]);
-            }
-            check.end_piece(end, elements);
-            start = end;
-        }
-        check.finish()
+        self.block_hashes.clear();
+        self.block_hashes.resize(elements.div_ceil(BLOCK), 0);
+        let whole = Part::new(parameters, gradient, &mut self.moments, &mut self.block_hashes);
+        optimizer_pass::run(whole, &rules, &self.runs, self.threads);
+        state_check::chain(&self.block_hashes)
     }
 
     /// The state check of parameters and moments as they are.
+    ///
+    /// # Panics
+    /// `parameters` isn't as long as the layout: a programmer's error.
     #[must_use]
     pub fn state_check(&self, parameters: &[f32]) -> u64 {
-        let elements = self.layout.elements;
-        assert!(parameters.len() == elements, "parameters as long as the layout");
-        let mut check = StateCheck::new();
-        for start in (0..elements).step_by(StateCheck::PIECE) {
-            let end = elements.min(start + StateCheck::PIECE);
-            check.add(&parameters[start..end]);
-            for moment in &self.moments {
-                check.add(&moment.values[start..end]);
-            }
-            check.end_piece(end, elements);
-        }
-        check.finish()
+        assert!(parameters.len() == self.layout.elements, "parameters as long as the layout");
+        let moments: Vec<&[f32]> = self.moments.iter().map(|moment| moment.values.as_slice()).collect();
+        state_check::chain(&optimizer_pass::hashes(parameters, &moments))
     }
 
     /// Neighbours that are present and decay alike become one range.

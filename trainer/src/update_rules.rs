@@ -3,15 +3,15 @@
 //! Plain loops over slices of one length, which the compiler turns into vector code; a vector's lanes round as
 //! single values do, so its width never shows in the results.
 
-use std::ops::Range;
-
-use crate::optimizer::{Moment, OptimizerConfig, UpdateScalars};
+use crate::optimizer::{OptimizerConfig, UpdateScalars};
 
 /// A rule with this step's constants. Differences such as 1 - beta are taken in f64 before they are rounded to f32.
 #[derive(Clone, Copy)]
 pub(crate) enum Rule {
     /// p -= rate * g.
     Sgd(Sgd),
+    /// p -= rate * momentum buffer.
+    Momentum(Sgd),
     /// Both kinds of Adam.
     Adam(Adam),
 }
@@ -45,12 +45,15 @@ impl Rule {
     pub(crate) fn new(config: &OptimizerConfig, scalars: &UpdateScalars) -> Self {
         let rate = f64::from(scalars.learning_rate);
         match *config {
-            OptimizerConfig::Sgd { momentum, weight_decay } => Self::Sgd(Sgd {
-                clip: scalars.clip_factor,
-                rate: scalars.learning_rate,
-                momentum: momentum as f32,
-                decay: weight_decay as f32,
-            }),
+            OptimizerConfig::Sgd { momentum, weight_decay } => {
+                let rule = Sgd {
+                    clip: scalars.clip_factor,
+                    rate: scalars.learning_rate,
+                    momentum: momentum as f32,
+                    decay: weight_decay as f32,
+                };
+                if momentum > 0.0 { Self::Momentum(rule) } else { Self::Sgd(rule) }
+            }
             OptimizerConfig::Adam { beta1, beta2, epsilon, weight_decay } => {
                 Self::Adam(adam(scalars, beta1, beta2, epsilon, weight_decay as f32, 1.0))
             }
@@ -75,29 +78,19 @@ fn adam(s: &UpdateScalars, beta1: f64, beta2: f64, epsilon: f64, penalty: f32, s
     }
 }
 
-/// Applies the rule to a piece; `range` is where it lies in the moments.
-pub(crate) fn apply(
-    rule: &Rule,
-    parameters: &mut [f32],
-    gradient: &[f32],
-    moments: &mut [Moment],
-    range: Range<usize>,
-) {
-    match (rule, moments) {
-        (Rule::Sgd(rule), []) => sgd(*rule, parameters, gradient),
-        (Rule::Sgd(rule), [buffer]) => {
-            sgd_momentum(*rule, parameters, gradient, &mut buffer.values[range]);
+/// Applies the rule to a piece of parameters and gradient and the same piece of the moments; those that the rule has no
+/// use for are empty.
+pub(crate) fn apply(rule: &Rule, parameters: &mut [f32], gradient: &[f32], [first, second]: [&mut [f32]; 2]) {
+    match rule {
+        Rule::Sgd(rule) => sgd(*rule, parameters, gradient),
+        Rule::Momentum(rule) => sgd_momentum(*rule, parameters, gradient, first),
+        // Without decay, multiplying by 1 and adding 0 would cost time, and turn a -0.0 gradient into +0.0.
+        Rule::Adam(rule) if rule.penalty == 0.0 => {
+            adam_step(*rule, |g, _| g, parameters, gradient, first, second);
         }
-        (Rule::Adam(rule), [first, second]) => {
-            let (first, second) = (&mut first.values[range.clone()], &mut second.values[range]);
-            // Without decay, multiplying by 1 and adding 0 would cost time, and turn a -0.0 gradient into +0.0.
-            if rule.penalty == 0.0 {
-                adam_step(*rule, |g, _| g, parameters, gradient, first, second);
-            } else {
-                adam_step(*rule, |g, p| g + rule.penalty * p, parameters, gradient, first, second);
-            }
+        Rule::Adam(rule) => {
+            adam_step(*rule, |g, p| g + rule.penalty * p, parameters, gradient, first, second);
         }
-        _ => unreachable!("HostOptimizer makes the moments that its rule needs"),
     }
 }
 

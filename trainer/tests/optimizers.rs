@@ -160,6 +160,36 @@ fn a_parameter_without_a_gradient_is_left_alone_and_the_others_are_not() {
 }
 
 #[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    // Enough for three threads and a short last block; runs of present parameters that cross the threads' parts.
+    let lengths = [1_000_000, 700_000, 5, 1_500_000, 123];
+    let layout = layout(&lengths);
+    let gradient = noise(layout.elements, 8);
+    for name in ["sgd", "sgd momentum", "adamw weight_decay"] {
+        let (config, betas) = config(name);
+        let run = |threads| {
+            let mut optimizer = HostOptimizer::new(config, &layout).unwrap().with_threads(threads);
+            let mut parameters = noise(layout.elements, 7);
+            let checks = [1, 2].map(|step| {
+                optimizer.step(
+                    &mut parameters,
+                    &gradient,
+                    |number| number != step,
+                    &scalars(step as u64, betas),
+                )
+            });
+            assert_eq!(checks[1], optimizer.state_check(&parameters), "{name}, {threads} threads");
+            let moments: Vec<_> = optimizer.moments().iter().map(|moment| bits(&moment.values)).collect();
+            (bits(&parameters), moments, checks)
+        };
+        let of_one = run(1);
+        for threads in [2, 3, 64] {
+            assert!(run(threads) == of_one, "{name}, {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn parameters_of_one_dimension_can_be_spared_the_decay() {
     let mut layout = Layout::default();
     for (name, shape) in [("a", vec![2, 3]), ("b", vec![3]), ("c", vec![1]), ("d", vec![1, 2, 2, 1])] {

@@ -44,6 +44,8 @@ pub(crate) struct Member {
 
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) optimizer: HostOptimizer,
+    /// Threads for a step's work on the host.
+    pub(crate) host_threads: usize,
     /// The committed parameters, flat; the device has a copy.
     pub(crate) parameters: Vec<f32>,
     /// Step of the committed state.
@@ -110,7 +112,8 @@ impl Member {
         let layout = engine.layout();
         let optimizer =
             HostOptimizer::new((&config.optimizer).into(), layout).map_err(|error| failure(&error))?;
-        let optimizer = optimizer.with_decay_1d(config.optimizer.decay_1d);
+        let optimizer =
+            optimizer.with_decay_1d(config.optimizer.decay_1d).with_threads(device.host_threads());
         let regions =
             layout.parameters.iter().map(|parameter| parameter.offset..parameter.offset + parameter.len);
         let gradients = Accumulator::new(regions.collect());
@@ -130,6 +133,7 @@ impl Member {
             samples,
             engine,
             optimizer,
+            host_threads: device.host_threads(),
             parameters,
             step: 0,
             state_check: 0,

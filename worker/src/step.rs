@@ -5,7 +5,7 @@ use std::time::Instant;
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Commit, Failure, ReduceAt, Timings, Verdict, View};
-use protocol::reduce::{divide, is_finite, slice_range, slices, step_hash};
+use protocol::reduce::{BLOCK, BlockFacts, divide, is_finite, slice_range, slices, step_hash};
 use protocol::worker::Event;
 use trainer::GradientSink;
 
@@ -15,6 +15,9 @@ use crate::fail;
 use crate::feed::{Feed, Place, Position};
 use crate::figures::Doing;
 use crate::member::{Member, Work};
+
+/// A thread that helps to divide has at least so many blocks: a millisecond's work.
+const BLOCKS_OF_A_THREAD_MIN: usize = 16;
 
 /// Hands the engine's gradients to the accumulator, without a copy in between.
 struct Sink<'a>(&'a mut Accumulator);
@@ -140,7 +143,7 @@ impl Member {
             reduced.sums.extend_from_slice(&whole.sums);
             reduced.presence.extend_from_slice(&whole.presence);
             let weight = whole.sums.get(1).copied().unwrap_or(0.0);
-            divide(&mut whole.values, weight, &mut reduced.facts);
+            divide_on(self.host_threads, &mut whole.values, weight, &mut reduced.facts);
         }
         self.prepare_step(reduced)
     }
@@ -250,6 +253,52 @@ fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Res
     Ok(())
 }
 
+/// [`divide`], shared by threads where there is enough to share: blocks don't depend on each other.
+fn divide_on(threads: usize, values: &mut [f32], weight: f64, facts: &mut BlockFacts) {
+    let blocks = values.len().div_ceil(BLOCK);
+    let threads = threads.min(blocks / BLOCKS_OF_A_THREAD_MIN).max(1);
+    if threads == 1 {
+        return divide(values, weight, facts);
+    }
+    std::thread::scope(|scope| {
+        let parts = values.chunks_mut(blocks.div_ceil(threads) * BLOCK).map(|part| {
+            scope.spawn(move || {
+                let mut facts = BlockFacts::default();
+                divide(part, weight, &mut facts);
+                facts
+            })
+        });
+        // All are started before the first is waited for.
+        for part in parts.collect::<Vec<_>>() {
+            match part.join() {
+                Ok(of_part) => facts.append(of_part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+}
+
 fn micros(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_the_same_on_any_number_of_threads() {
+        let length = 50 * BLOCK + 7;
+        let sum: Vec<f32> = (0..length).map(|i| (i % 1013) as f32 / 7.0 - 60.0).collect();
+        let on = |threads| {
+            let (mut values, mut facts) = (sum.clone(), BlockFacts::default());
+            divide_on(threads, &mut values, 3.0, &mut facts);
+            (values, facts)
+        };
+        let (mut values, mut facts) = (sum.clone(), BlockFacts::default());
+        divide(&mut values, 3.0, &mut facts);
+        for threads in [1, 2, 3, 9] {
+            assert!(on(threads) == (values.clone(), facts.clone()), "{threads} threads");
+        }
+    }
 }
