@@ -2,13 +2,19 @@
 //!
 //! Two CPUs can differ: gemm picks its split of K from the cache, sums depend on the lane count, exp is the
 //! platform's. The probe hashes the results of such operations, with the backend's and the driver's name.
+//!
+//! With the feature `autotune`, burn chooses a card's kernels by timing them: two processes on one card may compute other
+//! bits, whatever a probe finds. Such a worker's fingerprint is like no other's.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
 use configs::Precision;
 
-use crate::device::OpenDevice;
+use crate::device::{DeviceSpec, OpenDevice};
 use crate::error::TrainerError;
 use crate::guard;
 use crate::ordered_sum::ordered_sum;
@@ -37,6 +43,11 @@ pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
             if device.computes_in(half) {
                 probe_half(device, half, &mut hasher);
             }
+        }
+        if cfg!(feature = "autotune") && !matches!(device.info().spec, DeviceSpec::Cpu | DeviceSpec::NdArray)
+        {
+            // The standard library's way to the system's randomness.
+            hasher.update(&RandomState::new().build_hasher().finish().to_le_bytes());
         }
         Ok(*hasher.finalize().as_bytes())
     })
