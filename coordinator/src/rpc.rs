@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
 use wire::CHUNK_BYTES;
 use wire::convert::{from_worker_in, to_worker_out};
 use wire::proto::bonfire_server::Bonfire;
@@ -86,9 +87,14 @@ impl Bonfire for Service {
         let (kind, step) = (self.kind(&begin)?, begin.step);
         let begun =
             self.uploads.begin(kind, step, MemberId(begin.member)).map_err(Status::failed_precondition)?;
+        let ticket = begun.ticket();
         let received = receive(begun, chunks).await;
         let reply =
             received.as_ref().map(|_| Response::new(UploadReply {})).map_err(|e| Status::aborted(e.clone()));
+        if !ticket.is_valid() {
+            warn!(member = begin.member, ?kind, step, "an upload that was given up has ended");
+            return reply;
+        }
         self.tell(match kind {
             Kind::Version => Trigger::Version {
                 step,

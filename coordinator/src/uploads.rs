@@ -1,6 +1,6 @@
 //! Versions and exports on their way from a member to the store.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,7 +36,16 @@ pub(crate) struct Lineage {
 pub(crate) struct Uploads {
     run_dir: PathBuf,
     lineage: Arc<Lineage>,
-    expected: Arc<Mutex<BTreeSet<(Kind, u64, MemberId)>>>,
+    expected: Arc<Mutex<BTreeMap<Kind, Expected>>>,
+}
+
+/// The upload of its kind that the machine asked for last.
+struct Expected {
+    step: u64,
+    from: MemberId,
+    /// It counts those of its kind.
+    number: u64,
+    has_begun: bool,
 }
 
 impl Uploads {
@@ -78,16 +87,21 @@ impl Uploads {
 
     fn expect(&self, kind: Kind, step: u64, from: MemberId) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whatever else was expected of this kind has been given up by the machine.
-        expected.retain(|(other, _, _)| *other != kind);
-        expected.insert((kind, step, from));
+        // Whatever else was expected of this kind has been given up by the machine, begun or not.
+        let number = expected.get(&kind).map_or(0, |before| before.number + 1);
+        expected.insert(kind, Expected { step, from, number, has_begun: false });
     }
 
     /// Begins an upload, once: what nobody expects is refused.
     pub(crate) fn begin(&self, kind: Kind, step: u64, from: MemberId) -> Result<Receiving, String> {
-        if !self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, step, from)) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = expected.get_mut(&kind).filter(|asked| (asked.step, asked.from) == (step, from));
+        let Some(asked) = asked.filter(|asked| !asked.has_begun) else {
             return Err(format!("nobody asked member {:#x} for {kind:?} {step}", from.0));
-        }
+        };
+        asked.has_begun = true;
+        let ticket = Ticket { own: self.clone(), kind, number: asked.number };
+        drop(expected);
         let place = match kind {
             Kind::Version => {
                 Place::Version(VersionWriter::begin(&self.checkpoints(), step).map_err(|e| e.to_string())?)
@@ -99,7 +113,7 @@ impl Uploads {
                 Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
             }
         };
-        Ok(Receiving { own: self.clone(), step, place, file: None })
+        Ok(Receiving { ticket, step, place, file: None })
     }
 
     /// Removes old versions: the newest `keep` stay, and those that are spared.
@@ -120,9 +134,26 @@ enum Place {
     Export(Vec<(String, Vec<u8>)>),
 }
 
+/// Which of all that were asked for.
+#[derive(Clone)]
+pub(crate) struct Ticket {
+    own: Uploads,
+    kind: Kind,
+    number: u64,
+}
+
+impl Ticket {
+    /// Whether no other was asked for since: one that was given up must not be taken for the one that is waited for now,
+    /// as its sender may have been put out for a wrong state.
+    pub(crate) fn is_valid(&self) -> bool {
+        let expected = self.own.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.get(&self.kind).is_some_and(|newest| newest.number == self.number)
+    }
+}
+
 /// An upload in progress. Blocking: for a thread that may wait for the disk.
 pub(crate) struct Receiving {
-    own: Uploads,
+    ticket: Ticket,
     step: u64,
     place: Place,
     file: Option<(FileWriter, u64)>,
@@ -132,6 +163,11 @@ pub(crate) struct Receiving {
 const EXPORT_BYTES_MAX: usize = 8 << 30;
 
 impl Receiving {
+    /// To be asked whether its end is still waited for.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket.clone()
+    }
+
     /// A file begins.
     pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), String> {
         self.end_file()?;
@@ -181,9 +217,12 @@ impl Receiving {
         state_digest: &[u8],
     ) -> Result<Option<Manifest>, String> {
         self.end_file()?;
+        if !self.ticket.is_valid() {
+            return Err("another one was asked for meanwhile".to_owned());
+        }
         match self.place {
             Place::Version(writer) => {
-                let lineage = &self.own.lineage;
+                let lineage = &self.ticket.own.lineage;
                 let manifest = Manifest {
                     step: self.step,
                     epoch: self.step / lineage.steps_per_epoch.max(1),
@@ -198,7 +237,7 @@ impl Receiving {
             }
             Place::Export(files) => {
                 for (name, bytes) in files {
-                    let path = self.own.run_dir.join("exports").join(name);
+                    let path = self.ticket.own.run_dir.join("exports").join(name);
                     let folder = path.parent().unwrap_or(&path);
                     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
                     write_file(&path, &bytes).map_err(|e| e.to_string())?;
@@ -249,6 +288,25 @@ mod tests {
         assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
         assert!(uploads.begin(Kind::Version, 7, member).is_err(), "once");
         assert_eq!(versions::verify(&uploads.checkpoints(), 7).expect("whole").files.len(), 1);
+    }
+
+    #[test]
+    fn an_upload_that_was_given_up_for_another_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let uploads = uploads(dir.path());
+        let (deviant, other) = (MemberId(1), MemberId(2));
+        uploads.expect_version(7, deviant);
+        let mut old = uploads.begin(Kind::Version, 7, deviant).expect("expected");
+        old.file("model.safetensors", 3).expect("begun");
+        old.bytes(b"abd").expect("written");
+        let ticket = old.ticket();
+        assert!(ticket.is_valid());
+        uploads.expect_version(7, other);
+        assert!(!ticket.is_valid());
+        let new = uploads.begin(Kind::Version, 7, other).expect("expected");
+        assert!(old.finish(&[1], &[2]).is_err_and(|why| why.contains("another one was asked for")));
+        assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
+        assert!(new.ticket().is_valid());
     }
 
     #[test]

@@ -132,6 +132,22 @@ proptest! {
     }
 }
 
+/// A host that dies may leave the file with its length, and zeros where bytes hadn't reached the disk.
+#[test]
+fn a_tail_that_ends_in_zeros_at_any_byte_is_torn() {
+    let records: Vec<Record> =
+        ["SIGINT", "a person", "SIGTERM"].map(|why| Record::Stop { reason: why.to_owned() }).to_vec();
+    let (bytes, ends) = journal(&records);
+    for cut in 0..bytes.len() {
+        let mut torn = bytes.clone();
+        torn[cut..].fill(0);
+        let decoded = decode(&torn).unwrap_or_else(|why| panic!("zeros from byte {cut} on: {why}"));
+        let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
+        assert!(decoded.records.len() >= whole && decoded.good_bytes >= ends[whole]);
+        assert_eq!(decoded.records, records[..decoded.records.len()]);
+    }
+}
+
 #[test]
 fn bits_of_nan_and_minus_zero_survive() {
     let key = StepKey { view: ViewId(1), step: 1, phase: Phase::Train };

@@ -53,10 +53,13 @@ impl Disk {
         self.journal.extend(&encoded[..bytes.min(encoded.len().saturating_sub(1))]);
     }
 
-    /// The host died: what was not fsynced is cut anywhere.
-    pub(crate) fn lose_unsynced(&mut self, keep: usize) {
-        let unsynced = self.journal.len() - self.durable_bytes;
-        self.journal.truncate(self.durable_bytes + keep.min(unsynced));
+    /// The host died: what was not fsynced is cut anywhere, or the file has its length and zeros in it.
+    pub(crate) fn lose_unsynced(&mut self, keep: usize, zeros: bool) {
+        let len = self.journal.len();
+        self.journal.truncate(self.durable_bytes + keep.min(len - self.durable_bytes));
+        if zeros {
+            self.journal.resize(len, 0);
+        }
     }
 
     /// Reads the journal and cuts a torn tail, as a driver must before it appends.

@@ -5,24 +5,35 @@
 //! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the machines (network, disk, processes, what
 //! goes wrong) and the checkers of the design's six invariants.
 
+mod backlog;
 mod bug;
-mod chaos;
 mod coordinator;
 mod disk;
+mod ends;
 mod exchange;
+mod inbox;
+mod life;
+mod link;
+mod member;
 mod network;
+mod plants;
 mod random;
 pub mod real;
 mod run;
 mod scenario;
+mod strike;
+mod summing;
 mod toy;
+mod transport;
+mod uploads;
 mod watch;
 mod worker;
 mod world;
 
 pub use bug::Bug;
+pub use life::{Chaos, Life, Which};
 pub use run::{Report, Violation, reference, run, run_seed};
-pub use scenario::{Chaos, Life, Scenario, Speeds, Which};
+pub use scenario::{Scenario, Speeds};
 pub use toy::Toy;
 pub use watch::Reference;
 pub use world::{LifeEnd, Told, World};

@@ -27,11 +27,15 @@ fn main() -> anyhow::Result<()> {
     let count = if is_one { 1 } else { arguments.seeds };
     let begin = Instant::now();
     let (mut lives, mut steps, mut broken) = (0, 0, 0u64);
+    let (mut tainted, mut given_up, mut stood_still_ms) = (0, 0, (0, 0));
     for seed in first..first.saturating_add(count) {
         match sim::run_seed(seed, arguments.trace) {
             Ok(report) => {
                 lives += report.lives;
                 steps += report.steps;
+                tainted += report.tainted;
+                given_up += report.given_up;
+                stood_still_ms = stood_still_ms.max((report.stood_still_ms, seed));
             }
             Err(violation) => {
                 broken += 1;
@@ -42,6 +46,9 @@ fn main() -> anyhow::Result<()> {
     }
     let took = begin.elapsed();
     println!("{count} seeds, {lives} lives, {steps} steps in {took:.1?}; {broken} broken");
+    println!("a flipped bit came into {tainted}, of which {given_up} can't be completed and say so");
+    let (ms, seed) = stood_still_ms;
+    println!("the longest that nothing was committed while nothing was wrong: {ms} ms (seed {seed})");
     anyhow::ensure!(broken == 0, "{broken} of {count} seeds broke an invariant");
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! Messages in virtual time: order is kept within a connection and direction, never between two; a broken
-//! connection loses what was on its way.
+//! What goes to and fro, what happens next, and virtual time.
 
 use std::collections::BTreeMap;
 
+use protocol::ids::MemberId;
 use protocol::messages::{FromWorker, ToWorker};
 use protocol::worker;
 
 use crate::exchange::{FromMember, ToMember};
-use crate::random::Random;
+use crate::life::Chaos;
 use crate::toy::State;
 
 /// Which of a worker's two connections.
@@ -24,6 +24,8 @@ pub(crate) enum Plane {
 pub(crate) enum Up {
     /// A control message.
     Control(FromWorker),
+    /// The data connection's handshake: whose it is.
+    Connected(MemberId),
     /// A frame.
     Frame(FromMember),
     /// The worker closed the connection in order.
@@ -80,6 +82,8 @@ pub(crate) enum What {
     CoordinatorTick,
     /// A worker's deadline.
     WorkerTick(usize),
+    /// A worker's attempt to open a data connection, with its number, has come to an end.
+    DataConnect(usize, u64),
     /// The append in flight is done, well or not.
     Appended,
     /// A worker's driver has done something.
@@ -88,12 +92,10 @@ pub(crate) enum What {
     Computed(usize, protocol::ids::StepKey),
     /// A worker's driver is to apply this commit.
     Apply(usize, protocol::messages::Commit),
-    /// An upload has arrived whole at the coordinator.
-    Uploaded(usize, u64, State),
-    /// An upload's connection broke.
-    UploadBroken(u64),
-    /// The coordinator's driver has written this version's files, or failed to.
-    Written(u64, State),
+    /// What a worker uploads under this name has arrived whole at the coordinator.
+    Uploaded(usize, MemberId, u64, State),
+    /// The coordinator's driver has written this version's files, or failed to: of that number of all uploads.
+    Written(u64, u64, State),
     /// A worker waits for this version's bytes.
     Download(usize, u64),
     /// A state that a worker shows has arrived whole at the coordinator.
@@ -104,6 +106,12 @@ pub(crate) enum What {
     Exported,
     /// A paused process goes on; `None` is the coordinator.
     Continue(Option<usize>),
+    /// A supervisor starts a worker, in this slot if it has one.
+    Supervise(Option<usize>),
+    /// All faults are over.
+    Healed,
+    /// A part of a fault that takes its time.
+    Strike(Chaos),
 }
 
 impl What {
@@ -116,6 +124,7 @@ impl What {
             | Self::BrokenDown(worker, _, _)
             | Self::Reconnect(worker)
             | Self::WorkerTick(worker)
+            | Self::DataConnect(worker, _)
             | Self::Worker(worker, _)
             | Self::Computed(worker, _)
             | Self::Apply(worker, _) => Some(*worker),
@@ -126,12 +135,14 @@ impl What {
             | Self::CoordinatorTick
             | Self::Appended
             | Self::Uploaded(..)
-            | Self::UploadBroken(..)
             | Self::Written(..)
             | Self::Download(..)
             | Self::Shown(..)
             | Self::Take(..)
-            | Self::Exported => None,
+            | Self::Exported
+            | Self::Supervise(_)
+            | Self::Healed
+            | Self::Strike(_) => None,
         }
     }
 }
@@ -177,7 +188,6 @@ impl Queue {
                 What::CoordinatorTick
                     | What::Appended
                     | What::Uploaded(..)
-                    | What::UploadBroken(..)
                     | What::Written(..)
                     | What::Download(..)
                     | What::Shown(..)
@@ -190,62 +200,5 @@ impl Queue {
     /// Forgets everything: the processes are gone.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
-    }
-}
-
-/// One connection's both directions.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Link {
-    up_floor: u64,
-    down_floor: u64,
-    cut_at: Option<u64>,
-    is_closed: bool,
-}
-
-impl Link {
-    /// When something sent now arrives at the coordinator; `None` if the connection is broken.
-    pub(crate) fn up(&mut self, now: u64, random: &mut Random, network_ms: u64) -> Option<u64> {
-        self.up_floor = self.up_floor.max(now + random.between(0, network_ms));
-        (self.cut_at.is_none() && !self.is_closed).then_some(self.up_floor)
-    }
-
-    /// When something sent now arrives at the worker; `None` if the connection is broken.
-    pub(crate) fn down(&mut self, now: u64, random: &mut Random, network_ms: u64) -> Option<u64> {
-        self.down_floor = self.down_floor.max(now + random.between(0, network_ms));
-        self.cut_at.is_none().then_some(self.down_floor)
-    }
-
-    /// Nothing arrives before `until`: packets are lost, and sent again until they get through.
-    pub(crate) fn hold(&mut self, up: bool, down: bool, until: u64) {
-        if up {
-            self.up_floor = self.up_floor.max(until);
-        }
-        if down {
-            self.down_floor = self.down_floor.max(until);
-        }
-    }
-
-    /// Its worker has closed it: what it sent before still arrives.
-    pub(crate) fn close(&mut self) {
-        self.is_closed = true;
-    }
-
-    /// Whether it was cut.
-    #[must_use]
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut_at.is_some()
-    }
-
-    /// Breaks: what has not arrived by `at` never does. False if it was broken already.
-    pub(crate) fn cut(&mut self, at: u64) -> bool {
-        let is_first = self.cut_at.is_none();
-        self.cut_at = Some(self.cut_at.map_or(at, |earlier| earlier.min(at)));
-        is_first
-    }
-
-    /// Whether something that arrives at `now` was lost.
-    #[must_use]
-    pub(crate) fn is_lost(&self, now: u64) -> bool {
-        self.cut_at.is_some_and(|cut| now > cut)
     }
 }

@@ -6,7 +6,8 @@ use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
 
 use crate::bug::Bug;
-use crate::scenario::{Life, Scenario};
+use crate::life::Life;
+use crate::scenario::Scenario;
 use crate::watch::Reference;
 use crate::world::{LifeEnd, World};
 
@@ -47,6 +48,12 @@ pub struct Report {
     pub failed: usize,
     /// Killed coordinators.
     pub killed: usize,
+    /// Runs into which a flipped bit came.
+    pub tainted: usize,
+    /// Those of them that can't be completed, as the journal has what a flip has made; they say so.
+    pub given_up: usize,
+    /// The longest that nothing was committed although nothing was wrong any more, in virtual milliseconds.
+    pub stood_still_ms: u64,
 }
 
 /// What a quiet single-worker run of the scenario comes to.
@@ -92,7 +99,11 @@ pub fn run(
             },
         }
     }
-    if is_complete {
+    report.tainted = usize::from(world.was_tainted());
+    report.given_up = usize::from(!is_complete);
+    report.stood_still_ms = world.stood_still_ms();
+    // How each life ended was looked at already: a failed one had a reason that was there.
+    if is_complete || world.was_tainted() {
         Ok(report)
     } else {
         Err(violation(scenario, "the last life did not complete the run", &world))

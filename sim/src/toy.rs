@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub first: Vec<f32>,
     /// Second moments.
     pub second: Vec<f32>,
+    /// For the checkers alone: a bit of it, or of a state that it comes from, flipped.
+    pub tainted: bool,
 }
 
 /// A microbatch's gradient, as an engine gives it.
@@ -54,6 +56,16 @@ pub(crate) struct MicrobatchGradient {
 }
 
 impl State {
+    /// A bit of one of its values, counted over all and around, becomes the other.
+    pub(crate) fn flip(&mut self, at: usize, bit: u8) {
+        let count = self.parameters.len();
+        let values = [&mut self.parameters, &mut self.first, &mut self.second];
+        if let Some(value) = values.into_iter().flatten().nth(at % (3 * count)) {
+            *value = f32::from_bits(value.to_bits() ^ 1 << (bit % 32));
+            self.tainted = true;
+        }
+    }
+
     /// The state's bits, hashed.
     #[must_use]
     pub(crate) fn check(&self) -> u64 {
@@ -87,7 +99,7 @@ impl Toy {
     pub(crate) fn initial(&self, seed: u64) -> State {
         let parameters = (0..self.elements).map(|i| unit(mix(seed ^ mix(i as u64)))).collect();
         let zeros = vec![0.0; self.elements];
-        State { step: 0, parameters, first: zeros.clone(), second: zeros }
+        State { step: 0, parameters, first: zeros.clone(), second: zeros, tainted: false }
     }
 
     /// Gradient of the summed loss over `ordinals`, with the microbatch's key for a toy dropout.

@@ -2,16 +2,19 @@
 
 use protocol::PROTOCOL_VERSION;
 use protocol::ids::{MemberId, StepKey};
-use protocol::messages::{Commit, FromWorker, Join, Timings, ToWorker, View};
+use protocol::messages::{FromWorker, Join, Timings, ToWorker, View};
 use protocol::reduce::slices;
 use protocol::worker::{Event, Options, Output, Worker};
 
+use crate::backlog::Backlog;
 use crate::bug::Bug;
-use crate::exchange::{Collected, Contribution, Reduced, ToMember};
-use crate::network::{Down, Link, Plane, Up, What};
+use crate::exchange::Contribution;
+use crate::inbox::{Inbox, Reduced};
+use crate::link::Link;
+use crate::network::{Down, Plane, Up, What};
 use crate::toy::State;
 use crate::watch::Finding;
-use crate::world::World;
+use crate::world::{CLOCK, World};
 
 /// One process.
 pub(crate) struct WorkerNode {
@@ -25,83 +28,123 @@ pub(crate) struct WorkerNode {
     pub(crate) state: Option<State>,
     /// Computes so many times slower.
     pub(crate) slowness: u64,
+    /// Messages on its control stream and frames take so much longer.
+    pub(crate) delays_ms: [u64; 2],
+    /// What its clock is ahead of the world's.
+    pub(crate) clock: i64,
     /// What happens while the process is paused.
-    pub(crate) paused: Option<Vec<What>>,
+    pub(crate) backlog: Backlog,
     pub(crate) tick_at: Option<u64>,
-    slot: Option<u32>,
+    pub(crate) slot: Option<u32>,
     /// All streams that it opened, the newest last.
-    control: Vec<Link>,
-    data: Vec<Link>,
-    view: Option<View>,
-    contribution: Option<Contribution>,
-    collected: Option<Collected>,
-    /// Reduced slices of a step that this member hasn't begun: one without microbatches is not waited for.
-    parked: Vec<ToMember>,
-    reduced: Option<Reduced>,
-    prepared: Option<(StepKey, u64)>,
-    timings: Timings,
+    pub(crate) control: Vec<Link>,
+    pub(crate) data: Vec<Link>,
+    /// The data connection that it uses.
+    pub(crate) exchange: Option<usize>,
+    /// An attempt to open one, and the step that waits for it.
+    pub(crate) connecting: Option<u64>,
+    pub(crate) waiting: Option<StepKey>,
+    pub(crate) view: Option<View>,
+    pub(crate) contribution: Option<Contribution>,
+    /// The last step that it began.
+    pub(crate) begun: Option<StepKey>,
+    /// The step whose reduced gradient it waits for.
+    pub(crate) expected: Option<StepKey>,
+    pub(crate) inbox: Inbox,
+    /// A reduced step that this member hasn't begun: one without microbatches is not waited for.
+    pub(crate) early: Option<Reduced>,
+    pub(crate) reduced: Option<Reduced>,
+    /// For a planted bug: what was reduced of steps that were given up.
+    pub(crate) given_up: Vec<Reduced>,
+    pub(crate) prepared: Option<(StepKey, u64)>,
+    /// The commit that made its state, and its hash; none of a state that was loaded.
+    pub(crate) made_by: Option<(StepKey, u64)>,
+    /// What it was prepared for when it lost the coordinator.
+    pub(crate) prepared_before: Option<(u64, u64)>,
+    pub(crate) timings: Timings,
+    /// The last control messages to it and from it, which may come once more.
+    pub(crate) last_heard: Option<ToWorker>,
+    pub(crate) last_said: Option<FromWorker>,
 }
 
 impl WorkerNode {
-    fn links(&mut self, plane: Plane) -> &mut Vec<Link> {
-        match plane {
-            Plane::Control => &mut self.control,
-            Plane::Data => &mut self.data,
-        }
-    }
-
-    pub(crate) fn link(&mut self, plane: Plane, generation: usize) -> Option<&mut Link> {
-        self.links(plane).get_mut(generation)
-    }
-
-    /// The stream that it has now.
-    pub(crate) fn newest(&self, plane: Plane) -> usize {
-        match plane {
-            Plane::Control => self.control.len() - 1,
-            Plane::Data => self.data.len() - 1,
-        }
-    }
-}
-
-impl WorkerNode {
-    /// For a planted bug: the reducer has added over what this worker holds.
-    pub(crate) fn overwrite(&mut self, address: &crate::exchange::Address, addend: &[f32]) {
-        if let Some(contribution) = &mut self.contribution {
-            contribution.overwrite(address, addend);
-        }
-    }
-}
-
-impl World<'_> {
-    /// A process is started, by the coordinator (with a slot) or from elsewhere.
-    pub(crate) fn start_worker(&mut self, slot: Option<usize>) {
-        let index = self.workers.len();
-        self.workers.push(WorkerNode {
+    fn new(slot: Option<usize>, is_late: bool, elements: usize) -> Self {
+        Self {
             machine: None,
             is_alive: true,
-            is_late: slot.is_none(),
+            is_late,
             exit: None,
             member: None,
             state: None,
             slowness: 1,
-            paused: None,
+            delays_ms: [0; 2],
+            clock: 0,
+            backlog: Backlog::default(),
             tick_at: None,
             slot: slot.and_then(|slot| u32::try_from(slot).ok()),
             control: vec![Link::default()],
-            data: vec![Link::default()],
+            data: Vec::new(),
+            exchange: None,
+            connecting: None,
+            waiting: None,
             view: None,
             contribution: None,
-            collected: None,
-            parked: Vec::new(),
+            begun: None,
+            expected: None,
+            inbox: Inbox::new(elements),
+            early: None,
             reduced: None,
+            given_up: Vec::new(),
             prepared: None,
+            made_by: None,
+            prepared_before: None,
             timings: Timings::default(),
-        });
+            last_heard: None,
+            last_said: None,
+        }
+    }
+
+    pub(crate) fn link(&mut self, plane: Plane, generation: usize) -> Option<&mut Link> {
+        match plane {
+            Plane::Control => self.control.get_mut(generation),
+            Plane::Data => self.data.get_mut(generation),
+        }
+    }
+
+    /// The stream that it uses now.
+    pub(crate) fn newest(&self, plane: Plane) -> Option<usize> {
+        match plane {
+            Plane::Control => self.control.len().checked_sub(1),
+            Plane::Data => self.exchange,
+        }
+    }
+
+    pub(crate) fn delay_ms(&self, plane: Plane) -> u64 {
+        self.delays_ms[usize::from(plane == Plane::Data)]
+    }
+
+    pub(crate) fn open_data(&mut self, elements: usize) {
+        self.exchange = Some(self.data.len());
+        self.data.push(Link::default());
+        self.inbox = Inbox::new(elements);
+    }
+}
+
+impl World<'_> {
+    /// A process is started, in a slot of the coordinator's or from elsewhere; late are those after the first ones.
+    pub(crate) fn start_worker(&mut self, slot: Option<usize>, is_late: bool) {
+        let index = self.workers.len();
+        self.workers.push(WorkerNode::new(slot, is_late, self.toy.elements));
         let after_ms = self.random.between(0, 200);
         self.queue.put(after_ms, What::StartWorker(index));
     }
 
     fn on_start(&mut self, worker: usize) -> Finding {
+        let now = self.queue.now();
+        if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
+            self.queue.put_at(until, What::StartWorker(worker)); // It tries again and again.
+            return Ok(());
+        }
         if self.coordinator.is_none() {
             if self.is_restarting {
                 self.queue.put(500, What::StartWorker(worker));
@@ -110,10 +153,8 @@ impl World<'_> {
             }
             return Ok(());
         }
-        let newest = self.workers[worker].newest(Plane::Control);
-        if self.workers[worker].link(Plane::Control, newest).is_some_and(|link| link.is_cut()) {
+        if self.workers[worker].control.last().is_some_and(Link::is_cut) {
             self.workers[worker].control.push(Link::default()); // A coordinator died before this worker started.
-            self.workers[worker].data.push(Link::default());
         }
         let join = Join {
             protocol_version: PROTOCOL_VERSION,
@@ -127,9 +168,15 @@ impl World<'_> {
             instance: worker as u64,
             holds: None,
         };
-        let options = Options { join, join_timeout_ms: 60_000 };
-        self.workers[worker].machine = Some(Worker::new(options, self.queue.now()));
+        let options = Options { join, join_timeout_ms: self.scenario.plan.join_timeout_ms };
+        let clock = self.worker_clock(worker);
+        self.workers[worker].machine = Some(Worker::new(options, clock));
         self.drain_worker(worker)
+    }
+
+    /// What a worker's clock says.
+    pub(crate) fn worker_clock(&self, worker: usize) -> u64 {
+        (CLOCK + self.queue.now()).saturating_add_signed(self.workers[worker].clock)
     }
 
     pub(crate) fn at_worker(&mut self, worker: usize, what: What) -> Finding {
@@ -140,83 +187,70 @@ impl World<'_> {
         match what {
             What::StartWorker(_) => self.on_start(worker),
             What::Reconnect(_) => self.on_reconnect(worker),
+            What::DataConnect(_, attempt) => self.on_data_connect(worker, attempt),
             What::Down { plane, generation, payload, .. } => {
                 let node = &mut self.workers[worker];
-                let is_newest = node.newest(plane) == generation;
+                let is_newest = node.newest(plane) == Some(generation);
                 if !is_newest || node.link(plane, generation).is_none_or(|link| link.is_lost(now)) {
                     return Ok(());
                 }
                 self.on_down(worker, plane, payload)
             }
-            What::BrokenDown(_, plane, generation) if self.workers[worker].newest(plane) != generation => {
+            What::BrokenDown(_, plane, generation) => {
+                match plane {
+                    _ if self.workers[worker].newest(plane) != Some(generation) => {}
+                    Plane::Control => {
+                        let reason = "connection reset".to_owned();
+                        return self.handle_worker(worker, Event::Disconnected { reason });
+                    }
+                    // Another view follows, for which it opens another one.
+                    Plane::Data => self.workers[worker].exchange = None,
+                }
                 Ok(())
             }
-            What::BrokenDown(_, Plane::Control, _) => {
-                self.handle_worker(worker, Event::Disconnected { reason: "connection reset".to_owned() })
-            }
             What::WorkerTick(_) => {
+                let clock = self.worker_clock(worker);
                 let node = &mut self.workers[worker];
                 node.tick_at = None;
                 let due = node.machine.as_ref().and_then(Worker::next_deadline);
-                if due.is_none_or(|at| at > now) { Ok(()) } else { self.handle_worker(worker, Event::Tick) }
+                if due.is_none_or(|at| at > clock) { Ok(()) } else { self.handle_worker(worker, Event::Tick) }
             }
             What::Worker(_, event) => self.handle_worker(worker, event),
             What::Computed(_, key) => self.on_computed(worker, key),
             What::Apply(_, commit) => self.on_apply(worker, &commit),
-            // Of a data connection too: the next view opens another one.
             _ => Ok(()),
         }
-    }
-
-    fn on_reconnect(&mut self, worker: usize) -> Finding {
-        if self.coordinator.is_none() {
-            let reason = "connection refused".to_owned();
-            return self.handle_worker(worker, Event::Disconnected { reason });
-        }
-        self.workers[worker].control.push(Link::default());
-        self.handle_worker(worker, Event::Connected)
     }
 
     fn on_down(&mut self, worker: usize, plane: Plane, payload: Down) -> Finding {
         match payload {
             Down::Control(message) => {
+                self.workers[worker].last_heard = Some(message.clone());
                 let message = self.planted_command(worker, message);
                 self.handle_worker(worker, Event::Message(message))
             }
             Down::Frame(frame) => self.on_member_frame(worker, frame),
-            Down::Closed if plane == Plane::Control => self.handle_worker(
-                worker,
-                Event::Disconnected { reason: "closed by the coordinator".to_owned() },
-            ),
-            Down::Closed => Ok(()), // The control stream says why.
-        }
-    }
-
-    /// The message as a worker with this bug would understand it.
-    fn planted_command(&self, worker: usize, message: ToWorker) -> ToWorker {
-        let node = &self.workers[worker];
-        match (self.bug, node.prepared, message) {
-            (Some(Bug::AcceptsOldTerm), Some((key, hash)), ToWorker::Commit(commit))
-                if commit.key.view.0 >> 32 < key.view.0 >> 32 =>
-            {
-                ToWorker::Commit(Commit { key, hash, ..commit })
+            Down::Closed if plane == Plane::Control => {
+                let reason = "closed by the coordinator".to_owned();
+                self.handle_worker(worker, Event::Disconnected { reason })
             }
-            (_, _, message) => message,
+            Down::Closed => {
+                self.workers[worker].exchange = None;
+                Ok(())
+            }
         }
     }
 
     pub(crate) fn handle_worker(&mut self, worker: usize, event: Event) -> Finding {
-        let now = self.queue.now();
+        let clock = self.worker_clock(worker);
         if let Some(machine) = &mut self.workers[worker].machine {
-            machine.handle(now, event);
+            machine.handle(clock, event);
         }
         self.drain_worker(worker)
     }
 
-    fn drain_worker(&mut self, worker: usize) -> Finding {
-        while let Some(output) =
-            self.workers[worker].machine.as_mut().and_then(protocol::worker::Worker::poll_output)
-        {
+    pub(crate) fn drain_worker(&mut self, worker: usize) -> Finding {
+        while let Some(output) = self.workers[worker].machine.as_mut().and_then(Worker::poll_output) {
             self.note(|| format!("    worker {worker}: {output:?}"));
             self.obey(worker, output)?;
         }
@@ -227,21 +261,21 @@ impl World<'_> {
         let speeds = self.scenario.speeds;
         match output {
             Output::Send(message) => return self.say(worker, message),
-            Output::Reconnect { after_ms, .. } => {
+            Output::Reconnect { after_ms, reason } => {
+                self.check_silence(worker, &reason)?;
                 self.send_up(worker, Plane::Control, Up::Closed);
-                let now = self.queue.now();
-                let newest = self.workers[worker].newest(Plane::Control);
-                if let Some(link) = self.workers[worker].link(Plane::Control, newest) {
-                    // What was sent before still arrives.
-                    link.close();
+                if let Some(link) = self.workers[worker].control.last_mut() {
+                    link.close(); // What was sent before still arrives.
                 }
-                self.queue.put_at(now + after_ms, What::Reconnect(worker));
+                self.queue.put(after_ms, What::Reconnect(worker));
             }
             Output::Prepare(welcome) => {
+                // What was opened under another name is of no use.
+                self.close_data(worker);
                 let node = &mut self.workers[worker];
-                if node.member.replace(welcome.member).is_some() {
-                    node.data.push(Link::default()); // The old one was opened under another name.
-                }
+                node.member = Some(welcome.member);
+                (node.connecting, node.waiting, node.view) = (None, None, None);
+                (node.expected, node.early) = (None, None);
                 let took_ms = self.random.between(1, 500);
                 let elements = self.toy.elements as u64;
                 self.queue.put(took_ms, What::Worker(worker, Event::Prepared { elements }));
@@ -249,7 +283,9 @@ impl World<'_> {
             Output::Initialise => {
                 let state = self.toy.initial(self.scenario.plan.geometry.seed);
                 let took_ms = self.random.between(1, speeds.upload_ms);
-                self.queue.put(took_ms, What::Uploaded(worker, 0, state.clone()));
+                if let Some(member) = self.workers[worker].member {
+                    self.queue.put(took_ms, What::Uploaded(worker, member, 0, state.clone()));
+                }
                 let digest = state.digest();
                 self.finish_load(worker, state, digest, took_ms);
             }
@@ -262,18 +298,24 @@ impl World<'_> {
                 self.queue.put(after_ms, What::Take(worker, step));
             }
             Output::ShowState { step } => {
+                self.flip_donor(worker);
                 if let Some(state) = self.workers[worker].state.clone() {
                     let took_ms = self.random.between(1, speeds.upload_ms);
                     self.queue.put(took_ms, What::Shown(worker, step, state));
                 }
             }
             Output::EnterView(view) => {
+                let is_alone = view.reduce == protocol::messages::ReduceAt::Alone;
                 let node = &mut self.workers[worker];
                 node.view = Some(view);
-                let newest = node.newest(Plane::Data);
-                if node.link(Plane::Data, newest).is_some_and(|link| link.is_cut()) {
-                    node.data.push(Link::default());
+                match node.exchange {
+                    _ if is_alone => self.close_data(worker),
+                    None => return self.connect_data(worker),
+                    Some(_) => {}
                 }
+            }
+            Output::Compute(key) if self.workers[worker].connecting.is_some() => {
+                self.workers[worker].waiting = Some(key);
             }
             Output::Compute(key) => return self.start_computing(worker, key),
             Output::Apply(commit) => {
@@ -282,9 +324,10 @@ impl World<'_> {
                 self.queue.put(took_ms, What::Apply(worker, commit));
             }
             Output::WriteVersion { step } => {
-                if let Some(state) = self.workers[worker].state.clone() {
+                let node = &self.workers[worker];
+                if let (Some(state), Some(member)) = (node.state.clone(), node.member) {
                     let took_ms = self.random.between(1, speeds.upload_ms);
-                    self.queue.put(took_ms, What::Uploaded(worker, step, state));
+                    self.queue.put(took_ms, What::Uploaded(worker, member, step, state));
                 }
             }
             Output::Export { .. } => {
@@ -297,6 +340,12 @@ impl World<'_> {
     }
 
     fn say(&mut self, worker: usize, mut message: FromWorker) -> Finding {
+        if let FromWorker::Join(Join { holds, .. }) = &message {
+            let node = &mut self.workers[worker];
+            node.prepared_before = holds.as_ref().and_then(|held| held.prepared);
+            let commit = holds.as_ref().and_then(|held| held.commit.as_ref());
+            node.made_by = commit.map(|commit| (commit.key, commit.hash));
+        }
         if let (Some(Bug::ForgetsPrepared), FromWorker::Join(Join { holds: Some(held), .. })) =
             (self.bug, &mut message)
         {
@@ -309,12 +358,14 @@ impl World<'_> {
             self.workers[worker].prepared = Some((ready.key, ready.hash));
             World::archive(&mut self.archive.readies, ready.clone());
         }
+        self.workers[worker].last_said = Some(message.clone());
         self.send_up(worker, Plane::Control, Up::Control(message));
         Ok(())
     }
 
     fn exit_worker(&mut self, worker: usize, code: u8, message: &str) {
         self.send_up(worker, Plane::Control, Up::Closed);
+        self.close_data(worker);
         let node = &mut self.workers[worker];
         node.is_alive = false;
         node.machine = None;
@@ -323,149 +374,10 @@ impl World<'_> {
 
     pub(crate) fn finish_load(&mut self, worker: usize, state: State, digest: [u8; 32], took_ms: u64) {
         let event = Event::Loaded { step: state.step, digest, state_check: state.check() };
-        self.workers[worker].state = Some(state);
+        let node = &mut self.workers[worker];
+        node.state = Some(state);
+        node.contribution = None; // It was computed from another one.
+        (node.made_by, node.prepared_before) = (None, None);
         self.queue.put(took_ms, What::Worker(worker, event));
-    }
-
-    fn start_computing(&mut self, worker: usize, key: StepKey) -> Finding {
-        let node = &mut self.workers[worker];
-        let (Some(view), Some(member), Some(state)) = (node.view.clone(), node.member, node.state.clone())
-        else {
-            return Err(format!("worker {worker} computes without a view or a state"));
-        };
-        let held = node.contribution.take();
-        let (contribution, fresh) =
-            Contribution::compute(held, self.scenario, &self.toy, (&view, member), key, &state, self.bug);
-        for (microbatch, samples) in contribution.computed() {
-            self.watch.on_computed(key, member, *microbatch, samples.clone())?;
-        }
-        let samples: usize = contribution.computed().iter().map(|(_, samples)| samples.len()).sum();
-        let node = &mut self.workers[worker];
-        node.collected = Some(Collected::new(self.scenario, key));
-        let given_up = node.reduced.take();
-        if let (Some(Bug::KeepsSlicesOverAbort), Some(reduced)) = (self.bug, given_up)
-            && (reduced.key.step, reduced.key.phase) == (key.step, key.phase)
-        {
-            node.reduced = Some(Reduced { key, ..reduced });
-        }
-        let parked = std::mem::take(&mut node.parked);
-        let slowness = node.slowness;
-        node.contribution = Some(contribution);
-        self.told.computed += fresh;
-        let each_ms = self.random.between(1, self.scenario.speeds.compute_ms);
-        let took_ms = each_ms * fresh * slowness;
-        self.workers[worker].timings = Timings {
-            compute_us: u32::try_from(took_ms * 1_000).unwrap_or(u32::MAX),
-            samples: samples as u32,
-            ..Timings::default()
-        };
-        self.queue.put(took_ms, What::Computed(worker, key));
-        if self.workers[worker].reduced.is_some() {
-            self.tell_reduced(worker)?; // The planted bug.
-        }
-        parked.into_iter().try_for_each(|frame| self.on_member_frame(worker, frame))
-    }
-
-    /// All microbatches are computed: push the partials, or reduce alone.
-    fn on_computed(&mut self, worker: usize, key: StepKey) -> Finding {
-        let Some(contribution) = self.workers[worker].contribution.as_ref().filter(|c| c.key() == key) else {
-            return Ok(());
-        };
-        let alone = contribution.reduce_alone();
-        let frames = contribution.frames();
-        match alone {
-            Some(answers) => {
-                for answer in answers {
-                    self.on_member_frame(worker, answer)?;
-                }
-            }
-            None => {
-                for frame in frames {
-                    self.send_up(worker, Plane::Data, Up::Frame(frame));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> Finding {
-        if let ToMember::Resend(address) = &frame {
-            let again = self.workers[worker].contribution.as_ref().and_then(|c| c.frame(address));
-            if let Some(again) = again {
-                self.send_up(worker, Plane::Data, Up::Frame(again));
-            }
-            return Ok(());
-        }
-        let node = &mut self.workers[worker];
-        let begun = node.contribution.as_ref().map(Contribution::key);
-        if begun.is_none_or(|begun| frame.key() > begun) {
-            if self.bug != Some(Bug::DropsEarlyFrames) {
-                node.parked.push(frame);
-            }
-            return Ok(());
-        }
-        if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
-            self.watch.on_slice(member, slice.key, slice.slice);
-        }
-        let Some(reduced) = node.collected.as_mut().and_then(|collected| collected.insert(frame)) else {
-            return Ok(());
-        };
-        node.collected = None;
-        node.reduced = Some(reduced);
-        self.tell_reduced(worker)
-    }
-
-    fn tell_reduced(&mut self, worker: usize) -> Finding {
-        let node = &self.workers[worker];
-        let Some(reduced) = &node.reduced else { return Ok(()) };
-        let event = Event::Reduced {
-            key: reduced.key,
-            sums: reduced.sums.clone(),
-            squared_norm: reduced.squared_norm,
-            finite: reduced.finite,
-            hash: reduced.hash,
-            timings: node.timings,
-        };
-        self.handle_worker(worker, event)
-    }
-
-    fn on_apply(&mut self, worker: usize, commit: &Commit) -> Finding {
-        let toy = self.toy;
-        let node = &mut self.workers[worker];
-        let (Some(state), Some(reduced)) = (&mut node.state, &node.reduced) else { return Ok(()) };
-        if commit.key.phase == protocol::ids::Phase::Train {
-            toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
-        }
-        let event = Event::Applied { step: state.step, state_check: state.check() };
-        if let Some(member) = node.member {
-            self.watch.on_applied(member, state)?;
-        }
-        node.contribution = None; // Partials are kept until the commit, and not longer.
-        self.handle_worker(worker, event)
-    }
-
-    pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: Up) {
-        let (now, network_ms) = (self.queue.now(), self.scenario.speeds.network_ms);
-        let Some(node) = self.workers.get_mut(worker) else { return };
-        let generation = node.newest(plane);
-        let Some(link) = node.link(plane, generation) else { return };
-        if let Some(at) = link.up(now, &mut self.random, network_ms) {
-            self.queue.put_at(at, What::Up { worker, plane, generation, payload });
-        }
-    }
-
-    pub(crate) fn send_down_newest(&mut self, worker: usize, plane: Plane, payload: Down) {
-        if let Some(generation) = self.workers.get(worker).map(|node| node.newest(plane)) {
-            self.send_down(worker, plane, generation, payload);
-        }
-    }
-
-    pub(crate) fn send_down(&mut self, worker: usize, plane: Plane, generation: usize, payload: Down) {
-        let (now, network_ms) = (self.queue.now(), self.scenario.speeds.network_ms);
-        let Some(node) = self.workers.get_mut(worker) else { return };
-        let Some(link) = node.link(plane, generation) else { return };
-        if let Some(at) = link.down(now, &mut self.random, network_ms) {
-            self.queue.put_at(at, What::Down { worker, plane, generation, payload });
-        }
     }
 }

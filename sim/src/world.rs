@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use protocol::coordinator::{OnNan, Outcome};
-use protocol::messages::{Commit, EndReason, Ready, View};
+use protocol::coordinator::Outcome;
+use protocol::messages::{Commit, Ready, View};
 
 use crate::bug::Bug;
 use crate::coordinator::CoordinatorNode;
 use crate::disk::Disk;
-use crate::network::{Queue, What};
+use crate::life::{Chaos, Life};
+use crate::link::Cuts;
+use crate::network::{Plane, Queue, What};
 use crate::random::Random;
-use crate::scenario::{Chaos, Life, Scenario};
+use crate::scenario::Scenario;
 use crate::toy::Toy;
 use crate::watch::{Finding, Reference, Watch};
 use crate::worker::WorkerNode;
 
-/// A life that isn't over by then hangs: all timeouts together are far less.
+/// What a clock says when the world begins.
+pub(crate) const CLOCK: u64 = 30 * 86_400_000;
+/// A life that isn't over by then hangs, whatever its faults.
 const LIFE_MS_MAX: u64 = 30 * 60_000;
 /// A deadline that its own tick doesn't move so often in a row is no deadline.
 const IDLE_TICKS_MAX: u32 = 3;
@@ -46,6 +50,10 @@ pub struct Told {
     pub left: Vec<String>,
     /// Microbatches that were computed.
     pub computed: u64,
+    /// Warnings, in order.
+    pub warnings: Vec<String>,
+    /// Every view's members with their shares of the microbatches.
+    pub shares: Vec<Vec<(String, u32)>>,
 }
 
 /// Messages that may come once more.
@@ -70,12 +78,30 @@ pub struct World<'a> {
     pub(crate) archive: Archive,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) corrupt_frames: u32,
+    /// The value and the bit that flips at the next donor.
+    pub(crate) donor_flip: Option<(usize, u8)>,
+    pub(crate) cuts: Cuts,
+    /// Attempts to open a data connection so far.
+    pub(crate) attempts: u64,
+    /// What the coordinator's clock is ahead of the world's.
+    pub(crate) coordinator_leap: i64,
     pub(crate) idle_ticks: u32,
+    /// When something was committed last.
+    pub(crate) last_progress: u64,
+    /// When all faults so far are over.
+    pub(crate) disturbed_until: u64,
+    pub(crate) is_supervised: bool,
+    /// All faults have begun; are over.
+    pub(crate) is_healing: bool,
+    pub(crate) is_healed: bool,
+    pub(crate) stood_still_ms: u64,
+    pub(crate) fired: Vec<Chaos>,
     pub(crate) told: Told,
     /// The coordinator is dead and will be started again.
     pub(crate) is_restarting: bool,
+    /// A coordinator that was started again found nothing to do.
+    was_complete: bool,
     wait_for: usize,
-    fired: Vec<Chaos>,
     trace: Option<Vec<String>>,
 }
 
@@ -96,11 +122,22 @@ impl<'a> World<'a> {
             archive: Archive::default(),
             outcome: None,
             corrupt_frames: 0,
+            donor_flip: None,
+            cuts: Cuts::default(),
+            attempts: 0,
+            coordinator_leap: 0,
             idle_ticks: 0,
+            last_progress: 0,
+            disturbed_until: 0,
+            is_supervised: false,
+            is_healing: false,
+            is_healed: false,
+            stood_still_ms: 0,
+            fired: Vec::new(),
             told: Told::default(),
             is_restarting: false,
+            was_complete: false,
             wait_for: 1,
-            fired: Vec::new(),
             trace: None,
         }
     }
@@ -116,9 +153,16 @@ impl<'a> World<'a> {
         self.trace.as_deref().unwrap_or(&[])
     }
 
-    /// Compares bits at the end only: a replica will be made wrong on purpose.
-    pub fn be_lenient(&mut self, lenient: bool) {
-        self.watch.lenient = lenient;
+    /// Whether a flipped bit came into what was computed.
+    #[must_use]
+    pub fn was_tainted(&self) -> bool {
+        self.watch.was_tainted
+    }
+
+    /// The longest that nothing was committed although all faults were over, in virtual milliseconds.
+    #[must_use]
+    pub fn stood_still_ms(&self) -> u64 {
+        self.stood_still_ms
     }
 
     /// The newest version that is whole.
@@ -156,10 +200,14 @@ impl<'a> World<'a> {
             return Ok(LifeEnd::WasComplete);
         }
         for worker in 0..life.workers {
-            self.start_worker(Some(worker));
+            self.start_worker(Some(worker), false);
         }
         self.run(life)?;
-        let end = self.outcome.take().map_or(LifeEnd::Killed, LifeEnd::Finished);
+        let end = match self.outcome.take() {
+            Some(outcome) => LifeEnd::Finished(outcome),
+            None if self.was_complete => LifeEnd::WasComplete,
+            None => LifeEnd::Killed,
+        };
         self.check_end(life, &end)?;
         Ok(end)
     }
@@ -170,7 +218,12 @@ impl<'a> World<'a> {
         self.coordinator = None;
         self.outcome = None;
         self.corrupt_frames = 0;
-        self.is_restarting = false;
+        self.donor_flip = None;
+        self.cuts.clear();
+        self.coordinator_leap = 0;
+        (self.is_restarting, self.was_complete) = (false, false);
+        self.is_supervised = life.is_supervised;
+        (self.is_healing, self.is_healed) = (false, false);
         self.fired.clear();
         self.disk.journal_fails_until = 0;
         self.disk.full_until = 0;
@@ -194,17 +247,22 @@ impl<'a> World<'a> {
 
     fn run(&mut self, life: &Life) -> Finding {
         let begin = self.queue.now();
+        (self.last_progress, self.disturbed_until) = (begin, begin);
         let (mut events, mut chaos) = (0u64, life.chaos.iter().peekable());
         while self.coordinator.is_some()
             || self.is_restarting
             || self.workers.iter().any(|worker| worker.is_alive)
         {
+            if chaos.peek().is_none() && !std::mem::replace(&mut self.is_healing, true) {
+                self.queue.put_at(self.disturbed_until, What::Healed);
+            }
             let Some(what) = self.queue.pop() else {
                 return Err(format!("no silent hang: nothing happens any more; {}", self.who_waits()));
             };
             if self.queue.now() > begin + LIFE_MS_MAX {
                 return Err(format!("no silent hang: no end in half an hour; {}", self.who_waits()));
             }
+            self.check_progress()?;
             events += 1;
             while let Some((_, event)) = chaos.next_if(|(at, _)| *at <= events) {
                 self.note(|| format!("CHAOS {event:?}"));
@@ -218,19 +276,34 @@ impl<'a> World<'a> {
 
     pub(crate) fn dispatch(&mut self, what: What) -> Finding {
         let process = what.process();
-        if let What::Continue(_) = what {
-            return self.continue_process(process);
+        match what {
+            What::Continue(_) => return self.continue_process(process),
+            What::StartCoordinator => {
+                self.note(|| "the coordinator is started again".to_owned());
+                self.is_restarting = false;
+                self.was_complete = !self.open_coordinator(self.wait_for)?;
+                return Ok(());
+            }
+            What::Strike(chaos) => return self.strike(chaos),
+            What::Healed if self.queue.now() < self.disturbed_until => {
+                self.queue.put_at(self.disturbed_until, What::Healed);
+                return Ok(());
+            }
+            What::Healed => {
+                self.heal();
+                return Ok(());
+            }
+            What::Supervise(slot) => {
+                if self.coordinator.is_some() || self.is_restarting {
+                    self.start_worker(slot, true);
+                }
+                return Ok(());
+            }
+            _ => {}
         }
-        if let What::StartCoordinator = what {
-            self.note(|| "the coordinator is started again".to_owned());
-            self.is_restarting = false;
-            self.open_coordinator(self.wait_for)?;
+        let Some(what) = self.delay_transfer(what).and_then(|what| self.set_aside(process, what)) else {
             return Ok(());
-        }
-        if let Some(backlog) = self.backlog(process) {
-            backlog.push(what);
-            return Ok(());
-        }
+        };
         self.note(|| format!("{what:?}"));
         match process {
             Some(worker) => self.at_worker(worker, what)?,
@@ -239,26 +312,34 @@ impl<'a> World<'a> {
         self.check_waits()
     }
 
-    /// Where a paused process's events wait.
-    fn backlog(&mut self, process: Option<usize>) -> Option<&mut Vec<What>> {
-        match process {
-            Some(worker) => self.workers.get_mut(worker)?.paused.as_mut(),
-            None => self.coordinator.as_mut()?.paused.as_mut(),
+    /// A state on its way gets no further while its worker is cut off.
+    fn delay_transfer(&mut self, what: What) -> Option<What> {
+        let (What::Uploaded(worker, ..)
+        | What::Shown(worker, ..)
+        | What::Download(worker, _)
+        | What::Take(worker, _)) = what
+        else {
+            return Some(what);
+        };
+        match self.cuts.blocked_until(self.queue.now(), worker, Plane::Control) {
+            Some(until) => {
+                self.queue.put_at(until, what);
+                None
+            }
+            None => Some(what),
         }
     }
 
-    fn continue_process(&mut self, process: Option<usize>) -> Finding {
-        let backlog = match process {
-            Some(worker) => self.workers.get_mut(worker).and_then(|node| node.paused.take()),
-            None => self.coordinator.as_mut().and_then(|node| node.paused.take()),
-        };
-        if process.is_none() && self.bug == Some(crate::bug::Bug::TrustsTimeAfterPause) {
-            self.tick_through_pause()?;
+    /// All faults are over. A supervisor sees to it that there are enough workers.
+    fn heal(&mut self) {
+        self.is_healed = true;
+        let left = |chaos: &&Chaos| matches!(chaos, Chaos::Leave(_));
+        let leavers = self.fired.iter().filter(left).count();
+        let living = self.workers.iter().filter(|node| node.is_alive).count();
+        let needed = self.scenario.plan.min_workers.max(1) as usize + leavers;
+        if self.is_supervised && self.coordinator.is_some() {
+            (living..needed).for_each(|_| self.start_worker(None, true));
         }
-        for what in backlog.unwrap_or_default() {
-            self.dispatch(what)?;
-        }
-        Ok(())
     }
 
     /// Whatever isn't over has a deadline ahead of it, or work in flight that will answer.
@@ -287,63 +368,33 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn who_waits(&self) -> String {
-        let mut lines = Vec::new();
-        if let Some(node) = &self.coordinator {
-            lines.push(format!("the coordinator waits for {}", node.machine.waits_for()));
-        }
-        for (index, node) in self.workers.iter().enumerate().filter(|(_, node)| node.is_alive) {
-            let what =
-                node.machine.as_ref().map_or("its start".to_owned(), protocol::worker::Worker::waits_for);
-            lines.push(format!("worker {index} waits for {what}"));
-        }
-        lines.join(", ")
-    }
-
-    /// Whether the end fits to what happened.
-    fn check_end(&self, life: &Life, end: &LifeEnd) -> Finding {
-        let LifeEnd::Finished(outcome) = end else { return Ok(()) };
-        let can_stop_by_itself = self.scenario.plan.on_nan == OnNan::Stop && self.toy.nan_sample.is_some();
-        let was_harmless = !life.other_data && life.missing == 0 && !can_stop_by_itself;
-        let victims: std::collections::BTreeSet<usize> =
-            self.fired.iter().filter_map(Chaos::victim).collect();
-        let is_one_spared = (0..life.workers).any(|worker| !victims.contains(&worker));
-        let was_quiet = was_harmless && is_one_spared && self.fired.iter().all(Chaos::is_benign);
-        if was_quiet && outcome.reason != EndReason::Completed {
-            return Err(format!("a life without harm ended with \"{}\"", outcome.message));
-        }
-        let is_code_right = match outcome.reason {
-            EndReason::Completed => outcome.code == 0,
-            EndReason::Interrupted => outcome.code == 130,
-            EndReason::Failed => matches!(outcome.code, 2..=4),
-        };
-        if !is_code_right {
-            return Err(format!("exit code {} of a run that {:?}", outcome.code, outcome.reason));
-        }
-        if outcome.reason != EndReason::Completed && !outcome.message.contains("--resume") {
-            return Err(format!("a message without a way back: \"{}\"", outcome.message));
-        }
-        if outcome.reason == EndReason::Completed {
-            self.watch.on_completed(self.scenario, self.newest_version())?;
-        }
-        if was_quiet {
-            self.check_exits(&victims)?;
-        }
-        Ok(())
-    }
-
-    fn check_exits(&self, victims: &std::collections::BTreeSet<usize>) -> Finding {
-        for (index, node) in self.workers.iter().enumerate().filter(|(index, _)| !victims.contains(index)) {
-            match &node.exit {
-                Some((0, _)) | None => {}
-                Some((2 | 4, _)) if node.is_late => {} // Refused, or after the end.
-                Some((4, message)) if message.contains("no coordinator was reached") => {} // Put out before the end.
-                Some((code, message)) => {
-                    return Err(format!("worker {index} of a completed run exited with {code}: {message}"));
-                }
+    /// Puts each machine's next deadline into the queue.
+    fn arm_ticks(&mut self) {
+        let now = self.queue.now();
+        let clock = self.coordinator_clock();
+        if let Some(node) = &mut self.coordinator
+            && let Some(due) = node.machine.next_deadline()
+        {
+            let at = now + due.saturating_sub(clock);
+            if node.tick_at.is_none_or(|armed| armed > at) {
+                node.tick_at = Some(at);
+                self.queue.put_at(at, What::CoordinatorTick);
             }
         }
-        Ok(())
+        for worker in 0..self.workers.len() {
+            let clock = self.worker_clock(worker);
+            let node = &mut self.workers[worker];
+            let due = node
+                .machine
+                .as_ref()
+                .filter(|_| node.is_alive)
+                .and_then(protocol::worker::Worker::next_deadline);
+            let Some(at) = due.map(|due| now + due.saturating_sub(clock)) else { continue };
+            if node.tick_at.is_none_or(|armed| armed > at) {
+                node.tick_at = Some(at);
+                self.queue.put_at(at, What::WorkerTick(worker));
+            }
+        }
     }
 
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {

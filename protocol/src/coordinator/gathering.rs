@@ -69,6 +69,8 @@ impl Coordinator {
         if here < self.needed()
             || self.waits_for_orphans(now)
             || self.adopting.is_some()
+            // A version that is whole counts as soon as the journal has it.
+            || self.uploads.is_recording()
             || self.adopt_lost_tail()
         {
             return;
@@ -283,7 +285,8 @@ impl Coordinator {
         if self.waits_for_orphans(clock) {
             return until.min(self.rejoin_until);
         }
-        if self.roster.available().count() < self.needed() || self.adopting.is_some() {
+        let is_recording = self.adopting.is_some() || self.uploads.is_recording();
+        if self.roster.available().count() < self.needed() || is_recording {
             return until;
         }
         // At once, where there is a worker to try with; else when one may be tried again.

@@ -313,9 +313,7 @@ impl Coordinator {
         if late_ms <= PAUSE_MS.max(self.plan.lease_ms / 2) {
             return;
         }
-        for member in self.roster.iter_mut() {
-            member.heard_at = now;
-        }
+        self.roster.hear_all(now);
         let shift = |until: &mut Millis| *until = until.saturating_add(late_ms);
         match &mut self.state {
             State::Gathering { until } | State::Loading { until, .. } | State::Handover { until, .. } => {

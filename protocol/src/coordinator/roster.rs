@@ -166,6 +166,13 @@ impl Roster {
         self.heard_since.filter(|_| !self.members.is_empty())
     }
 
+    /// Everybody is taken to have been heard now.
+    pub(super) fn hear_all(&mut self, now: Millis) {
+        self.members.values_mut().for_each(|member| member.heard_at = now);
+        // Else the pause would be forgiven once more with every event until the leases are looked at.
+        self.heard_since = Some(now);
+    }
+
     /// The member that has been silent for longest.
     pub(super) fn most_silent(&mut self) -> Option<&Member> {
         let member = self.members.values().min_by_key(|member| member.heard_at);

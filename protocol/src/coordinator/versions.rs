@@ -1,5 +1,7 @@
 //! Versions: who uploads which state, one at a time, behind the training.
 
+use std::collections::BTreeSet;
+
 use super::appends::After;
 use super::machine::{Coordinator, State};
 use super::{Note, Output};
@@ -33,6 +35,10 @@ pub(super) struct Uploads {
     asked_at: Millis,
     /// One was due while another was under way, or a person asked.
     owed: bool,
+    /// Steps of versions that were asked for and have not come, nor failed.
+    awaited: BTreeSet<u64>,
+    /// Those of them that a rewind has made void: they may be a deviant replica's, and may still come.
+    void: BTreeSet<u64>,
 }
 
 impl Uploads {
@@ -40,7 +46,17 @@ impl Uploads {
         let durable = resume.map(|resume| (resume.step, resume.digest));
         let asked_step = resume.map(|resume| resume.step);
         let known = durable.into_iter().collect();
-        Self { in_flight: None, recording: None, durable, known, asked_step, asked_at: now, owed: false }
+        Self {
+            in_flight: None,
+            recording: None,
+            durable,
+            known,
+            asked_step,
+            asked_at: now,
+            owed: false,
+            awaited: BTreeSet::new(),
+            void: BTreeSet::new(),
+        }
     }
 
     pub(super) fn request(&mut self) {
@@ -127,6 +143,20 @@ impl Uploads {
     /// A replica was wrong: versions beyond `step` may be its.
     pub(super) fn void_beyond(&mut self, step: u64) {
         self.rewind(step);
+        self.in_flight.take_if(|upload| upload.step > step);
+        self.void.extend(self.awaited.split_off(&step.saturating_add(1)));
+    }
+
+    /// Whether what was written is what is waited for, or may be used although nobody waits for it any more.
+    fn take_written(&mut self, step: u64) -> bool {
+        self.awaited.remove(&step);
+        let is_awaited = self.in_flight.take_if(|upload| upload.step == step).is_some();
+        is_awaited || !self.void.contains(&step)
+    }
+
+    /// Whether a version is whole and on its way to the journal.
+    pub(super) fn is_recording(&self) -> bool {
+        self.recording.is_some()
     }
 }
 
@@ -138,6 +168,9 @@ impl Coordinator {
         uploads.asked_step = Some(step);
         uploads.asked_at = now;
         uploads.owed = false;
+        // The driver takes the newest that was asked for, and no other of this step.
+        uploads.void.remove(&step);
+        uploads.awaited.insert(step);
         self.put(Output::ExpectVersion { step, from });
     }
 
@@ -145,8 +178,9 @@ impl Coordinator {
         if matches!(self.state, State::Ending(_)) {
             return; // It is whole, but the journal closes: the next term doesn't count on it.
         }
-        if self.uploads.in_flight.is_some_and(|upload| upload.step == step) {
-            self.uploads.in_flight = None;
+        if !self.uploads.take_written(step) {
+            self.warn(format!("version {step} was written by a member whose state may have been wrong"));
+            return self.advance(now);
         }
         if step > self.position.step {
             // Of a history that went back meanwhile.

@@ -90,7 +90,7 @@ enum Frame<'a> {
 }
 
 fn frame(rest: &[u8]) -> Frame<'_> {
-    if rest.iter().all(|byte| *byte == 0) {
+    if is_zeros(rest) {
         return Frame::Torn("nothing but zeros");
     }
     let mut take = Take(rest);
@@ -98,18 +98,26 @@ fn frame(rest: &[u8]) -> Frame<'_> {
         return Frame::Torn("the file ends inside a header");
     };
     if check != length_check(len) || len as usize > PAYLOAD_BYTES_MAX {
-        return Frame::Damaged("the length of a record is damaged");
+        // A host that dies may leave the file with its length and zeros where the bytes hadn't reached the disk.
+        return match is_zeros(take.0) {
+            true => Frame::Torn("a header ends in zeros, and nothing but zeros follows"),
+            false => Frame::Damaged("the length of a record is damaged"),
+        };
     }
     let Some(payload) = take.bytes(len as usize) else {
         return Frame::Torn("the file ends inside a record");
     };
     if xxh3_64(payload) == hash {
         Frame::Whole(payload)
-    } else if take.0.is_empty() {
+    } else if is_zeros(take.0) {
         Frame::Torn("the last record's hash is wrong")
     } else {
         Frame::Damaged("a record's hash is wrong and more records follow")
     }
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Not zero for a length of zero, so that zeros are no frame.

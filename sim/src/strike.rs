@@ -5,16 +5,27 @@ use protocol::ids::ViewId;
 use protocol::messages::{FromWorker, ToWorker, View};
 use protocol::worker;
 
+use crate::life::Chaos;
+use crate::link::Way;
 use crate::network::{Down, Plane, Up, What};
-use crate::scenario::Chaos;
 use crate::watch::Finding;
 use crate::world::World;
+
+/// A supervisor starts a killed worker again after this.
+const RESPAWN_MS: u64 = 1_000;
 
 impl World<'_> {
     pub(crate) fn strike(&mut self, chaos: Chaos) -> Finding {
         let now = self.queue.now();
+        self.disturbed_until = self.disturbed_until.max(now + chaos.lasts_ms());
         match chaos {
             Chaos::KillWorker(worker) => self.kill_worker(worker),
+            Chaos::KillAll { apart_ms } => {
+                let living = (0..self.workers.len()).filter(|worker| self.workers[*worker].is_alive);
+                for (number, worker) in living.collect::<Vec<_>>().into_iter().enumerate() {
+                    self.queue.put(apart_ms * number as u64, What::Strike(Chaos::KillWorker(worker)));
+                }
+            }
             Chaos::KillCoordinator { host } => self.kill_coordinator(host)?,
             Chaos::RestartCoordinator { host, after_ms } => {
                 if self.coordinator.is_some() {
@@ -24,35 +35,45 @@ impl World<'_> {
                 }
             }
             Chaos::Partition { worker, which, up, down, ms } => {
-                for plane in [Plane::Control, Plane::Data] {
+                self.cuts.add(worker, which, (up, down), now + ms);
+            }
+            Chaos::Stall { worker, which, up, down, ms } => {
+                for plane in which.planes() {
                     let Some(node) = self.workers.get_mut(worker) else { break };
-                    let newest = node.newest(plane);
-                    if let Some(link) = node.link(plane, newest).filter(|_| which.includes(plane)) {
-                        link.hold(up, down, now + ms);
-                    }
+                    let newest = node.newest(*plane);
+                    let Some(link) = newest.and_then(|newest| node.link(*plane, newest)) else { continue };
+                    let ways = [(Way::Up, up), (Way::Down, down)];
+                    ways.into_iter()
+                        .filter(|(_, holds)| *holds)
+                        .for_each(|(way, _)| link.hold(way, now + ms));
                 }
             }
-            Chaos::BreakControl(worker) => self.break_link(worker, Plane::Control),
-            Chaos::BreakData(worker) => self.break_link(worker, Plane::Data),
+            Chaos::BreakControl(worker) => self.break_newest(worker, Plane::Control),
+            Chaos::BreakData(worker) => self.break_newest(worker, Plane::Data),
             Chaos::PauseWorker(worker, ms) => {
-                if let Some(node) = self.workers.get_mut(worker).filter(|node| node.is_alive)
-                    && node.paused.is_none()
-                {
-                    node.paused = Some(Vec::new());
-                    self.queue.put(ms, What::Continue(Some(worker)));
-                }
+                let is_alive = self.workers.get(worker).is_some_and(|node| node.is_alive);
+                self.pause(Some(worker).filter(|_| is_alive), ms, is_alive);
             }
-            Chaos::PauseCoordinator(ms) => {
-                if let Some(node) = self.coordinator.as_mut().filter(|node| node.paused.is_none()) {
-                    node.paused = Some(Vec::new());
-                    self.queue.put(ms, What::Continue(None));
-                }
-            }
+            Chaos::PauseCoordinator(ms) => self.pause(None, ms, self.coordinator.is_some()),
             Chaos::SlowWorker(worker, factor) => {
                 if let Some(node) = self.workers.get_mut(worker) {
                     node.slowness = factor;
                 }
             }
+            Chaos::SlowEdge { worker, which, ms } => {
+                if let Some(node) = self.workers.get_mut(worker) {
+                    which
+                        .planes()
+                        .iter()
+                        .for_each(|plane| node.delays_ms[usize::from(*plane == Plane::Data)] = ms);
+                }
+            }
+            Chaos::WorkerClock(worker, ms) => {
+                if let Some(node) = self.workers.get_mut(worker) {
+                    node.clock += ms;
+                }
+            }
+            Chaos::CoordinatorClock(ms) => self.coordinator_leap += ms,
             Chaos::Stop => self.tell_coordinator(Event::StopRequested { reason: "SIGINT".to_owned() })?,
             Chaos::Checkpoint => self.tell_coordinator(Event::CheckpointRequested)?,
             Chaos::Leave(worker) => {
@@ -63,24 +84,47 @@ impl World<'_> {
             }
             Chaos::JournalFails(ms) => self.disk.journal_fails_until = now + ms,
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
-            Chaos::LateJoiner => self.start_worker(None),
+            Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None, true)),
             Chaos::CorruptFrames(count) => self.corrupt_frames = count,
             Chaos::Stale => self.send_stale(),
-            Chaos::FlipBit(worker) => {
+            Chaos::Duplicates => self.send_duplicates(),
+            Chaos::FlipBit { worker, at, bit } => {
                 if let Some(state) = self.workers.get_mut(worker).and_then(|node| node.state.as_mut()) {
-                    let bits = state.parameters[0].to_bits() ^ 1 << 20;
-                    state.parameters[0] = f32::from_bits(bits);
+                    state.flip(at, bit);
+                    self.watch.was_tainted = true;
                 }
             }
+            Chaos::FlipDonor { at, bit } => self.donor_flip = Some((at, bit)),
         }
         Ok(())
     }
 
+    /// A member is about to show its state to others.
+    pub(crate) fn flip_donor(&mut self, worker: usize) {
+        if let (Some((at, bit)), Some(state)) = (self.donor_flip.take(), &mut self.workers[worker].state) {
+            self.watch.was_tainted = true;
+            state.flip(at, bit);
+        }
+    }
+
+    fn pause(&mut self, process: Option<usize>, ms: u64, is_alive: bool) {
+        if let Some(backlog) = self.backlog(process).filter(|backlog| is_alive && !backlog.is_paused) {
+            backlog.is_paused = true;
+            self.queue.put(ms, What::Continue(process));
+        }
+    }
+
     fn tell_coordinator(&mut self, event: Event) -> Finding {
-        if self.coordinator.as_ref().is_some_and(|node| node.paused.is_none()) {
+        if self.coordinator.as_ref().is_some_and(|node| !node.backlog.is_paused) {
             self.handle_coordinator(event)?;
         }
         Ok(())
+    }
+
+    fn break_newest(&mut self, worker: usize, plane: Plane) {
+        if let Some(newest) = self.workers.get(worker).and_then(|node| node.newest(plane)) {
+            self.break_link(worker, plane, newest);
+        }
     }
 
     /// SIGKILL: its connections break; what was on its way may or may not arrive.
@@ -88,8 +132,11 @@ impl World<'_> {
         let Some(node) = self.workers.get_mut(worker).filter(|node| node.is_alive) else { return };
         node.is_alive = false;
         node.machine = None;
-        self.break_link(worker, Plane::Control);
-        self.break_link(worker, Plane::Data);
+        let slot = node.slot;
+        self.break_links(worker);
+        if self.is_supervised {
+            self.queue.put(RESPAWN_MS, What::Supervise(slot.map(|slot| slot as usize)));
+        }
     }
 
     /// SIGKILL of the coordinator. The append in flight is torn anywhere.
@@ -101,35 +148,19 @@ impl World<'_> {
             if bytes == len as u64 {
                 // All of it is with the operating system; nobody was told.
                 self.disk.append(&record, durable && !host);
-                self.watch.on_journalled(self.scenario, &record)?;
+                self.watch_journalled(&record)?;
             } else {
                 self.disk.tear(&record, usize::try_from(bytes).unwrap_or(0));
             }
         }
         if host {
             let keep = self.random.between(0, 400);
-            self.disk.lose_unsynced(usize::try_from(keep).unwrap_or(0));
+            let zeros = self.random.one_in(3);
+            self.disk.lose_unsynced(usize::try_from(keep).unwrap_or(0), zeros);
         }
         self.queue.forget_coordinators_work();
-        for worker in 0..self.workers.len() {
-            self.break_link(worker, Plane::Control);
-            self.break_link(worker, Plane::Data);
-        }
+        (0..self.workers.len()).for_each(|worker| self.break_links(worker));
         Ok(())
-    }
-
-    pub(crate) fn break_link(&mut self, worker: usize, plane: Plane) {
-        let now = self.queue.now();
-        // At times all that is on its way is lost.
-        let later = self.random.between(0, self.scenario.speeds.network_ms);
-        let cut_at = if self.random.one_in(3) { now.saturating_sub(1) } else { now + later };
-        let Some(node) = self.workers.get_mut(worker) else { return };
-        let newest = node.newest(plane);
-        if node.link(plane, newest).is_some_and(|link| link.cut(cut_at)) {
-            let (up, down) = (self.random.between(1, 50), self.random.between(1, 50));
-            self.queue.put_at(cut_at + up, What::BrokenUp(worker, plane, newest));
-            self.queue.put_at(cut_at + down, What::BrokenDown(worker, plane, newest));
-        }
     }
 
     /// Messages of other steps, views and terms arrive once more.
@@ -155,6 +186,28 @@ impl World<'_> {
                 if self.was_told_of(worker, view.id) {
                     self.send_down_newest(worker, Plane::Control, Down::Control(ToWorker::View(view)));
                 }
+            }
+        }
+    }
+
+    /// What was said last of a step or a state arrives once more, on the same connection.
+    fn send_duplicates(&mut self) {
+        for worker in 0..self.workers.len() {
+            let node = &self.workers[worker];
+            let (said, heard) = (node.last_said.clone(), node.last_heard.clone());
+            let said = said.filter(|said| {
+                use FromWorker::{Heartbeat, Loaded, Prepared, Ready};
+                matches!(said, Ready(_) | Loaded { .. } | Prepared { .. } | Heartbeat)
+            });
+            if let Some(said) = said.filter(|_| node.is_alive) {
+                self.send_up(worker, Plane::Control, Up::Control(said));
+            }
+            let heard = heard.filter(|heard| {
+                use ToWorker::{Alive, Commit, View};
+                matches!(heard, Commit(_) | View(_) | Alive)
+            });
+            if let Some(heard) = heard {
+                self.send_down_newest(worker, Plane::Control, Down::Control(heard));
             }
         }
     }

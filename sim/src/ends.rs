@@ -1,0 +1,147 @@
+//! How a life may end, and how long it may stand still: progress is checked, and so is every excuse for none.
+
+use protocol::coordinator::{OnNan, Outcome};
+use protocol::messages::EndReason;
+
+use crate::life::{Chaos, Life};
+use crate::transport::CONNECT_MS;
+use crate::watch::Finding;
+use crate::world::{LifeEnd, World};
+
+/// A worker gives a silent coordinator up after twelve heartbeats, of which a lease has four.
+const SILENT_LEASES: u64 = 3;
+/// The longest pause before a worker tries to reach its coordinator again, or the coordinator its journal.
+const RETRY_MS: u64 = 12_000;
+/// A worker to which the state couldn't be brought is tried again after that.
+const PUT_OFF_MS: u64 = 30_000;
+
+impl World<'_> {
+    /// When all faults are over something is committed within this: the longest chain of deadlines that may have to pass
+    /// for that, one after another.
+    ///
+    /// A partition's last moment may leave a worker in an attempt to connect; its old stream dies of silence; a coordinator
+    /// that took over waits for the members of the last view; who doesn't load the state in time is done without, or is
+    /// put off while the transfer to it ends; the first step of the view has its own deadline, and is tried again.
+    pub(crate) fn patience_ms(&self) -> u64 {
+        let plan = &self.scenario.plan;
+        let reach_ms = plan.lease_ms + SILENT_LEASES * plan.lease_ms + CONNECT_MS + RETRY_MS;
+        let settle_ms = plan.rejoin_ms + plan.load_timeout_ms + plan.transfer_timeout_ms + PUT_OFF_MS;
+        reach_ms + settle_ms + plan.load_timeout_ms + self.step_ms()
+    }
+
+    /// How long the longest step takes when nothing is wrong.
+    fn step_ms(&self) -> u64 {
+        let (geometry, speeds) = (&self.scenario.plan.geometry, self.scenario.speeds);
+        let microbatches = geometry.batch.div_ceil(geometry.microbatch.max(1));
+        let evaluation =
+            geometry.evaluation_samples.div_ceil(u64::from(geometry.evaluation_microbatch.max(1)));
+        let slowness = self.workers.iter().map(|node| node.slowness).max().unwrap_or(1);
+        let delay_ms = self.workers.iter().flat_map(|node| node.delays_ms).max().unwrap_or(0);
+        let compute_ms = u64::from(microbatches).max(evaluation) * speeds.compute_ms * slowness;
+        compute_ms + 4 * (speeds.network_ms + delay_ms) + speeds.journal_ms + speeds.upload_ms
+    }
+
+    /// No silent hang, and no loud one either.
+    pub(crate) fn check_progress(&mut self) -> Finding {
+        let now = self.queue.now();
+        let since = self.last_progress.max(self.disturbed_until);
+        let is_quiet = self.is_healed && self.coordinator.is_some() && now > since;
+        if !is_quiet {
+            return Ok(());
+        }
+        self.stood_still_ms = self.stood_still_ms.max(now - since);
+        let patience_ms = self.patience_ms();
+        if now - since > patience_ms {
+            return Err(format!(
+                "progress: nothing was committed for {patience_ms} ms, and nothing is wrong any more; {}",
+                self.who_waits()
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn who_waits(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(node) = &self.coordinator {
+            lines.push(format!("the coordinator waits for {}", node.machine.waits_for()));
+        }
+        for (index, node) in self.workers.iter().enumerate().filter(|(_, node)| node.is_alive) {
+            let what =
+                node.machine.as_ref().map_or("its start".to_owned(), protocol::worker::Worker::waits_for);
+            lines.push(format!("worker {index} waits for {what}"));
+        }
+        lines.join(", ")
+    }
+
+    /// Whether the end fits to what happened.
+    pub(crate) fn check_end(&self, life: &Life, end: &LifeEnd) -> Finding {
+        let LifeEnd::Finished(outcome) = end else { return Ok(()) };
+        if outcome.reason != EndReason::Completed && !self.is_excused(life, outcome) {
+            return Err(format!("a life without harm ended with \"{}\"", outcome.message));
+        }
+        let is_code_right = match outcome.reason {
+            EndReason::Completed => outcome.code == 0,
+            EndReason::Interrupted => outcome.code == 130,
+            EndReason::Failed => matches!(outcome.code, 2..=4),
+        };
+        if !is_code_right {
+            return Err(format!("exit code {} of a run that {:?}", outcome.code, outcome.reason));
+        }
+        if outcome.reason != EndReason::Completed {
+            return match outcome.message.contains("--resume") {
+                true => Ok(()),
+                false => Err(format!("a message without a way back: \"{}\"", outcome.message)),
+            };
+        }
+        self.watch.on_completed(self.scenario, self.newest_version(), self.newest_is_tainted())?;
+        self.check_exits()
+    }
+
+    fn newest_is_tainted(&self) -> bool {
+        let newest = self.newest_version().and_then(|(step, _)| self.disk.versions.get(&step));
+        newest.and_then(|version| version.state.as_ref()).is_some_and(|state| state.tainted)
+    }
+
+    /// A run that doesn't complete has a reason that is still there when it ends, and says it.
+    fn is_excused(&self, life: &Life, outcome: &Outcome) -> bool {
+        let says = |words: &[&str]| words.iter().any(|words| outcome.message.contains(words));
+        let now = self.queue.now();
+        let was_stopped = self.fired.contains(&Chaos::Stop) && says(&["SIGINT"]);
+        let stops_at_nan = self.scenario.plan.on_nan == OnNan::Stop
+            && self.toy.nan_sample.is_some()
+            && says(&["not finite"]);
+        // The last version is tried a few times, and not for ever.
+        let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
+        let is_full = was_full && says(&["no space left", "could not be written as a version"]);
+        // Whom nobody starts again, or who was kept from coming until just now.
+        let join_ms = self.scenario.plan.join_timeout_ms;
+        let is_alone = life.missing > 0
+            || !life.is_supervised && self.fired.iter().any(|chaos| !chaos.victims().is_empty())
+            || !self.is_healed
+            || now <= self.disturbed_until + join_ms;
+        let is_short = is_alone && says(&["more workers to join", "workers to be ready", "to come back"]);
+        let is_changed = life.other_data && says(&["the replay of step"]);
+        // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
+        let differ = ["differ", "the replay of step", "another digest", "is not the journalled one"];
+        let was_flipped = self.watch.was_tainted && says(&differ);
+        was_stopped || stops_at_nan || is_full || is_short || is_changed || was_flipped
+    }
+
+    /// Whoever was left in peace ends in peace.
+    fn check_exits(&self) -> Finding {
+        let victims: Vec<usize> = self.fired.iter().flat_map(Chaos::victims).collect();
+        for (index, node) in self.workers.iter().enumerate().filter(|(index, _)| !victims.contains(index)) {
+            match &node.exit {
+                Some((0, _)) | None => {}
+                Some((2 | 4, _)) if node.is_late => {} // Refused, or after the end.
+                Some((130, _)) if self.fired.contains(&Chaos::Stop) => {}
+                Some((4, message)) if message.contains("no coordinator was reached") => {} // Put out before the end.
+                Some((2, message)) if message.contains("elastic.max_workers") => {} // Its place was taken meanwhile.
+                Some((code, message)) => {
+                    return Err(format!("worker {index} of a completed run exited with {code}: {message}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

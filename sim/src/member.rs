@@ -1,0 +1,189 @@
+//! A step at a member: its microbatches, their exchange, and the update.
+
+use protocol::ids::{Phase, StepKey};
+use protocol::messages::{Commit, Timings};
+use protocol::worker::Event;
+
+use crate::bug::Bug;
+use crate::exchange::{Contribution, FromMember, ToMember};
+use crate::inbox::Reduced;
+use crate::network::{Plane, Up, What};
+use crate::watch::Finding;
+use crate::world::World;
+
+impl World<'_> {
+    pub(crate) fn start_computing(&mut self, worker: usize, key: StepKey) -> Finding {
+        let node = &mut self.workers[worker];
+        let (Some(view), Some(member), Some(state)) = (node.view.clone(), node.member, node.state.clone())
+        else {
+            return Err(format!("worker {worker} computes without a view or a state"));
+        };
+        // Ready was said for a step that another view tries again: its buffer is needed.
+        if let Some(abandoned) = node.reduced.take() {
+            node.inbox.give_back();
+            node.given_up.push(abandoned);
+        }
+        let held = node.contribution.take();
+        let (contribution, fresh) =
+            Contribution::compute(held, self.scenario, &self.toy, (&view, member), key, &state, self.bug);
+        for (microbatch, samples) in contribution.computed() {
+            self.watch.on_computed(key, member, *microbatch, samples.clone())?;
+        }
+        let has_part = !contribution.computed().is_empty();
+        if state.tainted && has_part {
+            self.watch.on_tainted(key);
+        }
+        let samples: usize = contribution.computed().iter().map(|(_, samples)| samples.len()).sum();
+        let node = &mut self.workers[worker];
+        node.contribution = Some(contribution);
+        self.told.computed += fresh;
+        let each_ms = self.random.between(1, self.scenario.speeds.compute_ms);
+        let took_ms = each_ms * fresh * self.workers[worker].slowness;
+        self.workers[worker].timings = Timings {
+            compute_us: u32::try_from(took_ms * 1_000).unwrap_or(u32::MAX),
+            samples: samples as u32,
+            ..Timings::default()
+        };
+        self.queue.put(took_ms, What::Computed(worker, key));
+        Ok(())
+    }
+
+    /// The planted bug: what was reduced of this step in another view is taken for this one's.
+    fn use_given_up(&mut self, worker: usize, key: StepKey) -> Finding {
+        let of_step = |reduced: &&Reduced| (reduced.key.step, reduced.key.phase) == (key.step, key.phase);
+        match self.workers[worker].given_up.iter().rev().find(of_step).cloned() {
+            Some(reduced) => self.prepare_step(worker, Reduced { key, ..reduced }),
+            None => Ok(()),
+        }
+    }
+
+    /// All microbatches are computed: push the partials, or reduce alone.
+    pub(crate) fn on_computed(&mut self, worker: usize, key: StepKey) -> Finding {
+        let node = &mut self.workers[worker];
+        let Some(contribution) = node.contribution.as_ref().filter(|c| c.key() == key) else {
+            return Ok(());
+        };
+        let alone = contribution.reduce_alone();
+        let frames = contribution.frames();
+        (node.begun, node.expected) = (Some(key), Some(key));
+        let early = node.early.take_if(|early| early.key <= key);
+        if early.as_ref().is_some_and(|early| early.key < key) {
+            node.inbox.give_back();
+        }
+        match alone {
+            Some(answers) => {
+                self.workers[worker].inbox = crate::inbox::Inbox::new(self.toy.elements);
+                for answer in answers {
+                    self.take_in(worker, answer)?;
+                }
+            }
+            None => self.push(worker, frames),
+        }
+        match early.filter(|early| early.key == key && self.workers[worker].expected == Some(key)) {
+            Some(early) => self.prepare_step(worker, early)?,
+            None => self.read_on(worker)?,
+        }
+        if self.bug == Some(Bug::KeepsSlicesOverAbort) {
+            self.use_given_up(worker, key)?;
+        }
+        self.check_early(worker, key)
+    }
+
+    /// Whoever has all of a step and has done its own part is prepared.
+    fn check_early(&self, worker: usize, key: StepKey) -> Finding {
+        let node = &self.workers[worker];
+        let is_current = node.begun == Some(key);
+        match node.member.filter(|member| is_current && self.watch.came_early(*member, key)) {
+            Some(member) if node.reduced.as_ref().is_none_or(|reduced| reduced.key != key) => Err(format!(
+                "early frames: member {:#x} had all of step {} ({:?}) before it began it, and has lost it",
+                member.0, key.step, key.phase
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Without a connection another view follows, in which what was computed still counts.
+    fn push(&mut self, worker: usize, frames: Vec<FromMember>) {
+        for frame in frames {
+            if !self.send_up(worker, Plane::Data, Up::Frame(frame)) {
+                self.workers[worker].exchange = None;
+                return;
+            }
+        }
+    }
+
+    /// A reduced slice, or the sums, on the connection that this member uses.
+    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> Finding {
+        if self.corrupt_frames > 0 && matches!(frame, ToMember::Slice(_)) {
+            self.corrupt_frames -= 1;
+            self.close_data(worker);
+            return Ok(());
+        }
+        self.take_in(worker, frame)
+    }
+
+    fn take_in(&mut self, worker: usize, frame: ToMember) -> Finding {
+        let node = &mut self.workers[worker];
+        if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
+            self.watch.on_slice(member, slice.key, slice.slice);
+        }
+        node.inbox.push(frame);
+        self.read_on(worker)
+    }
+
+    fn read_on(&mut self, worker: usize) -> Finding {
+        while let Some(reduced) = self.workers[worker].inbox.poll() {
+            let node = &mut self.workers[worker];
+            if node.expected == Some(reduced.key) {
+                self.prepare_step(worker, reduced)?;
+            } else if node.begun.is_none_or(|begun| reduced.key > begun) {
+                // A member without microbatches may get the others' result before it begins the step itself.
+                if let Some(member) = node.member {
+                    self.watch.on_early(member, reduced.key);
+                }
+                match self.bug {
+                    Some(Bug::DropsEarlyFrames) => node.inbox.give_back(),
+                    _ => node.early = Some(reduced),
+                }
+            } else {
+                node.inbox.give_back(); // Of a view that was left meanwhile.
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_step(&mut self, worker: usize, reduced: Reduced) -> Finding {
+        let node = &mut self.workers[worker];
+        node.expected = None;
+        let event = Event::Reduced {
+            key: reduced.key,
+            sums: reduced.sums.clone(),
+            squared_norm: reduced.squared_norm,
+            finite: reduced.finite,
+            hash: reduced.hash,
+            timings: node.timings,
+        };
+        node.reduced = Some(reduced);
+        self.handle_worker(worker, event)
+    }
+
+    pub(crate) fn on_apply(&mut self, worker: usize, commit: &Commit) -> Finding {
+        let toy = self.toy;
+        let node = &mut self.workers[worker];
+        let (Some(state), Some(reduced)) = (&mut node.state, node.reduced.take()) else { return Ok(()) };
+        if commit.key.phase == Phase::Train {
+            toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
+            state.tainted |= self.watch.is_tainted(reduced.key);
+            (node.made_by, node.prepared_before) = (Some((commit.key, commit.hash)), None);
+        }
+        let event = Event::Applied { step: state.step, state_check: state.check() };
+        if let Some(member) = node.member {
+            self.watch.on_applied(member, state)?;
+        }
+        node.contribution = None; // Partials are kept until the commit, and not longer.
+        node.given_up.clear();
+        node.inbox.give_back();
+        self.handle_worker(worker, event)?;
+        self.read_on(worker)
+    }
+}

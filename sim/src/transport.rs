@@ -1,0 +1,148 @@
+//! Messages and connections between workers and the coordinator.
+
+use protocol::worker::Event;
+
+use crate::link::{Link, Way};
+use crate::network::{Down, Plane, Up, What};
+use crate::watch::Finding;
+use crate::world::World;
+
+/// Attempts to connect are given up after this.
+pub(crate) const CONNECT_MS: u64 = 10_000;
+/// How soon a connection that is refused has been tried often enough.
+const REFUSED_MS: u64 = 600;
+
+impl World<'_> {
+    /// On the connection of a plane that a worker uses. False if it has none or it is known to be broken.
+    pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: Up) -> bool {
+        let Some(generation) = self.workers.get(worker).and_then(|node| node.newest(plane)) else {
+            return false;
+        };
+        let Some(at) = self.arrival(worker, plane, generation, Way::Up) else { return false };
+        self.queue.put_at(at, What::Up { worker, plane, generation, payload });
+        true
+    }
+
+    pub(crate) fn send_down_newest(&mut self, worker: usize, plane: Plane, payload: Down) {
+        if let Some(generation) = self.workers.get(worker).and_then(|node| node.newest(plane)) {
+            self.send_down(worker, plane, generation, payload);
+        }
+    }
+
+    pub(crate) fn send_down(&mut self, worker: usize, plane: Plane, generation: usize, payload: Down) {
+        if let Some(at) = self.arrival(worker, plane, generation, Way::Down) {
+            self.queue.put_at(at, What::Down { worker, plane, generation, payload });
+        }
+    }
+
+    fn arrival(&mut self, worker: usize, plane: Plane, generation: usize, way: Way) -> Option<u64> {
+        let now = self.queue.now();
+        let held = self.cuts.held_until(now, worker, plane, way);
+        let node = self.workers.get_mut(worker)?;
+        let latency_ms = self.scenario.speeds.network_ms + node.delay_ms(plane);
+        node.link(plane, generation)?.arrival(way, (now, held), &mut self.random, latency_ms)
+    }
+
+    /// A connection breaks; both ends notice it, each in its time.
+    pub(crate) fn break_link(&mut self, worker: usize, plane: Plane, generation: usize) {
+        let now = self.queue.now();
+        // At times all that is on its way is lost.
+        let later = self.random.between(0, self.scenario.speeds.network_ms);
+        let cut_at = if self.random.one_in(3) { now.saturating_sub(1) } else { now + later };
+        let Some(node) = self.workers.get_mut(worker) else { return };
+        if node.link(plane, generation).is_some_and(|link| link.cut(cut_at)) {
+            let (up, down) = (self.random.between(1, 50), self.random.between(1, 50));
+            self.notice_break(worker, plane, generation, Way::Up, cut_at + up);
+            self.notice_break(worker, plane, generation, Way::Down, cut_at + down);
+        }
+    }
+
+    /// Where packets are lost, so is the one that says that the connection is broken.
+    fn notice_break(&mut self, worker: usize, plane: Plane, generation: usize, way: Way, at: u64) {
+        let held = self.cuts.held_until(self.queue.now(), worker, plane, way);
+        let broken = match way {
+            Way::Up => What::BrokenUp(worker, plane, generation),
+            Way::Down => What::BrokenDown(worker, plane, generation),
+        };
+        self.queue.put_at(at.max(held.unwrap_or(0)), broken);
+    }
+
+    /// All of a worker's connections break.
+    pub(crate) fn break_links(&mut self, worker: usize) {
+        for plane in [Plane::Control, Plane::Data] {
+            if let Some(newest) = self.workers.get(worker).and_then(|node| node.newest(plane)) {
+                self.break_link(worker, plane, newest);
+            }
+        }
+    }
+
+    /// A worker opens another control stream.
+    pub(crate) fn on_reconnect(&mut self, worker: usize) -> Finding {
+        let now = self.queue.now();
+        if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
+            if until <= now + CONNECT_MS {
+                self.queue.put_at(until, What::Reconnect(worker));
+            } else {
+                let reason = format!("no answer for {CONNECT_MS} ms");
+                self.queue.put(CONNECT_MS, What::Worker(worker, Event::Disconnected { reason }));
+            }
+            return Ok(());
+        }
+        if self.coordinator.is_none() {
+            let reason = "connection refused".to_owned();
+            return self.handle_worker(worker, Event::Disconnected { reason });
+        }
+        self.workers[worker].control.push(Link::default());
+        self.handle_worker(worker, Event::Connected)
+    }
+
+    /// A worker opens a data connection for a view. Meanwhile its compute thread does nothing else.
+    pub(crate) fn connect_data(&mut self, worker: usize) -> Finding {
+        let now = self.queue.now();
+        let blocked = self.cuts.blocked_until(now, worker, Plane::Data);
+        let wait_ms = match blocked {
+            Some(until) => CONNECT_MS.min(until - now + 1),
+            None if self.coordinator.is_none() => REFUSED_MS,
+            None => return self.on_data_connected(worker),
+        };
+        self.attempts += 1;
+        self.workers[worker].connecting = Some(self.attempts);
+        self.queue.put(wait_ms, What::DataConnect(worker, self.attempts));
+        Ok(())
+    }
+
+    pub(crate) fn on_data_connect(&mut self, worker: usize, attempt: u64) -> Finding {
+        let now = self.queue.now();
+        if self.workers[worker].connecting.take_if(|current| *current == attempt).is_none() {
+            return Ok(()); // It was given up with its control stream.
+        }
+        let reason = match self.cuts.blocked_until(now, worker, Plane::Data) {
+            Some(_) => format!("the data plane: no answer for {CONNECT_MS} ms"),
+            None if self.coordinator.is_none() => "the data plane: connection refused".to_owned(),
+            None => return self.on_data_connected(worker),
+        };
+        self.workers[worker].waiting = None;
+        self.handle_worker(worker, Event::Disconnected { reason })
+    }
+
+    fn on_data_connected(&mut self, worker: usize) -> Finding {
+        let elements = self.toy.elements;
+        let node = &mut self.workers[worker];
+        let Some(member) = node.member else { return Ok(()) };
+        node.open_data(elements);
+        let waiting = node.waiting.take();
+        self.send_up(worker, Plane::Data, Up::Connected(member));
+        waiting.map_or(Ok(()), |key| self.start_computing(worker, key))
+    }
+
+    /// A worker gives its data connection up; the coordinator sees it end.
+    pub(crate) fn close_data(&mut self, worker: usize) {
+        self.send_up(worker, Plane::Data, Up::Closed);
+        let node = &mut self.workers[worker];
+        if let Some(generation) = node.exchange.take()
+            && let Some(link) = node.link(Plane::Data, generation)
+        {
+            link.close();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What the coordinator's driver does with its disk: the journal, versions, and states that are shown to others.
+
+use protocol::coordinator::Event;
+use protocol::ids::MemberId;
+use protocol::journal::Record;
+
+use crate::bug::Bug;
+use crate::disk::StoredVersion;
+use crate::network::What;
+use crate::toy::State;
+use crate::watch::{Best, Claim, Finding};
+use crate::world::World;
+
+impl World<'_> {
+    pub(crate) fn choose_version(&self, history: &mut protocol::history::History) -> Option<u64> {
+        let verified = self.disk.whole_versions();
+        let named: Vec<(u64, [u8; 32])> = self
+            .disk
+            .versions
+            .iter()
+            .rev()
+            .filter_map(|(step, version)| version.manifest.map(|digest| (*step, digest)))
+            .collect();
+        let versions = if self.bug == Some(Bug::SkipsVersionChecks) { named } else { verified };
+        let mut versions = versions.into_iter();
+        versions.find(|(step, digest)| history.resume_from(*step, *digest).is_ok()).map(|(step, _)| step)
+    }
+
+    pub(crate) fn on_appended(&mut self) -> Finding {
+        let now = self.queue.now();
+        let Some((record, durable)) = self.coordinator.as_mut().and_then(|node| node.appending.take()) else {
+            return Ok(());
+        };
+        if now < self.disk.journal_fails_until {
+            return self.handle_coordinator(Event::JournalFailed { reason: "no space left".to_owned() });
+        }
+        self.disk.append(&record, durable);
+        self.watch_journalled(&record)?;
+        self.handle_coordinator(Event::Journalled)
+    }
+
+    pub(crate) fn watch_journalled(&mut self, record: &Record) -> Finding {
+        if matches!(record, Record::Commit(_) | Record::Adopted(_) | Record::Version { .. }) {
+            self.last_progress = self.queue.now();
+        }
+        if let Record::Rewind { to_step, void, .. } = record {
+            let best = self.best_to_go_on_from();
+            self.watch.on_rewind(*to_step, *void, &best)?;
+        }
+        self.watch.on_journalled(self.scenario, record)
+    }
+
+    /// The states that a run that goes back could go on from: whole versions, and what members hold.
+    fn best_to_go_on_from(&self) -> Best {
+        let Some(node) = &self.coordinator else { return Best::default() };
+        let here = |worker: &&crate::worker::WorkerNode| {
+            let is_available = worker.member.is_some_and(|member| node.available.contains(&member));
+            worker.is_alive && is_available && worker.control.last().is_some_and(|link| !link.is_cut())
+        };
+        let members =
+            self.workers.iter().filter(here).filter_map(|worker| {
+                Some(Claim { commit: worker.made_by?, prepared: worker.prepared_before })
+            });
+        Best { versions: self.disk.whole_versions(), members: members.collect() }
+    }
+
+    pub(crate) fn on_uploaded(&mut self, from: (usize, MemberId), step: u64, state: State) -> Finding {
+        let (worker, member) = from;
+        let Some(node) = &mut self.coordinator else { return Ok(()) };
+        if node.uploads.1.take_if(|expected| *expected == (step, member)).is_none() {
+            return Ok(()); // Nobody asked for it, or for another one since.
+        }
+        let number = node.uploads.0;
+        if !self.workers[worker].is_alive {
+            let reason = "connection reset".to_owned();
+            return self.handle_coordinator(Event::VersionFailed { step, reason });
+        }
+        let stored = self.disk.versions.get(&step);
+        let is_whole = stored.is_some_and(|version| {
+            version.manifest == Some(state.digest()) && version.state.as_ref() == Some(&state)
+        });
+        if !is_whole {
+            // From here until the manifest a crash leaves a half-written version.
+            self.disk.versions.insert(step, StoredVersion { state: None, manifest: None });
+        }
+        let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
+        self.queue.put(took_ms, What::Written(number, step, state));
+        Ok(())
+    }
+
+    pub(crate) fn on_written(&mut self, number: u64, step: u64, state: State) -> Finding {
+        if self.coordinator.as_ref().is_none_or(|node| node.uploads.0 != number) {
+            return Ok(()); // Given up for another one.
+        }
+        if self.queue.now() < self.disk.full_until {
+            return self
+                .handle_coordinator(Event::VersionFailed { step, reason: "no space left".to_owned() });
+        }
+        self.watch.on_version(step, &state)?;
+        let digest = state.digest();
+        self.disk.versions.insert(step, StoredVersion { state: Some(state), manifest: Some(digest) });
+        self.handle_coordinator(Event::VersionWritten { step, digest })
+    }
+
+    pub(crate) fn on_download(&mut self, worker: usize, step: u64) -> Finding {
+        let Some(version) = self.disk.versions.get(&step) else { return Ok(()) };
+        let (Some(state), Some(manifest)) = (version.state.clone(), version.manifest) else {
+            return Err(format!("versions: version {step} is loaded and has no manifest"));
+        };
+        self.watch.on_version(step, &state)?;
+        self.watch.on_version_used(step)?;
+        let skips = self.bug == Some(Bug::SkipsVersionChecks);
+        let digest = if skips { manifest } else { state.digest() };
+        let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
+        self.finish_load(worker, state, digest, took_ms);
+        Ok(())
+    }
+
+    pub(crate) fn on_shown(&mut self, worker: usize, step: u64, state: State) -> Finding {
+        let member = self.workers[worker].member;
+        let is_expected = |shows: (u64, MemberId)| shows.0 == step && Some(shows.1) == member;
+        let now = self.queue.now();
+        let Some(node) = &mut self.coordinator else { return Ok(()) };
+        if node.shows.take_if(|shows| is_expected(*shows)).is_none() {
+            return Ok(()); // Nobody waits for it any more.
+        }
+        let reason = match () {
+            () if !self.workers[worker].is_alive => "connection reset",
+            () if now < self.disk.full_until => "no space left",
+            () => {
+                let digest = state.digest();
+                node.shown = Some(state);
+                return self.handle_coordinator(Event::StateShown { step, digest });
+            }
+        };
+        self.handle_coordinator(Event::StateNotShown { step, reason: reason.to_owned() })
+    }
+
+    pub(crate) fn on_take(&mut self, worker: usize, step: u64) -> Finding {
+        let shown = self.coordinator.as_ref().and_then(|node| node.shown.clone());
+        match shown.filter(|shown| shown.step == step) {
+            Some(state) => {
+                self.watch.on_version(step, &state)?;
+                let digest = state.digest();
+                let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
+                self.finish_load(worker, state, digest, took_ms);
+            }
+            // Its view has opened without this worker, which joins again.
+            None => {
+                let reason = "there is no such state any more".to_owned();
+                let event = protocol::worker::Event::Disconnected { reason };
+                self.queue.put(0, What::Worker(worker, event));
+            }
+        }
+        Ok(())
+    }
+}
