@@ -207,6 +207,8 @@ fn keys_that_the_form_of_the_data_has_no_use_for_are_refused() {
     run.toml:4: dataset.target is set, but dataset.format = "text": it is for tables, remove it
     run.toml:5: dataset.image_shape is set, but dataset.format = "text": it is for tables and images, remove it
     "#);
+    let parquet = "[dataset]\nuri = \"d\"\nformat = \"parquet\"\non_bad = \"skip\"\n[train]\nsteps = 1";
+    assert_snapshot!(said(parquet, &[]), @r#"run.toml:4: dataset.on_bad is set, but dataset.format = "parquet": it is for "csv", "images" and text with a dataset.tokenizer (what is bad of others is refused as a whole), remove it"#);
     let cnn = "[dataset]\nuri = \"d\"\nformat = \"idx\"\n[train]\nsteps = 1\n[model]\nkind = \"cnn\"";
     assert!(configs::Config::parse(cnn, "x", &[]).is_ok(), "images say their own shape");
 }

@@ -25,7 +25,8 @@ pub(crate) fn md5_of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Md5::digest(bytes))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Bytes as a digest is written.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

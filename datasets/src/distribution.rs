@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::error::DataError;
-use crate::form::{Csv, Form};
+use crate::form::{Csv, Form, Parquet};
 use crate::infer::{Seen, is_missing, number};
 use crate::plan::Plan;
 use crate::table::Table;
@@ -66,7 +66,7 @@ impl Distributions {
         Self::of_form(Path::new(&plan.path), &plan.form)
     }
 
-    /// Those of a csv file (tsv, if it is named so) with a first line of names.
+    /// Those of a parquet file by its name, else of a csv file (tsv, if it is named so) with a first line of names.
     ///
     /// # Errors
     /// When the file can't be read, or is no table.
@@ -97,13 +97,17 @@ impl Distributions {
     }
 }
 
-/// How a file is written, by its name: tabs in `.tsv`, commas elsewhere.
+/// How a file is written, by its name: `.parquet`, tabs in `.tsv`, commas elsewhere.
 pub(crate) fn form_of(path: &Path) -> Form {
-    let is_tsv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
+    let ends = |end: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(end));
+    let missing = configs::Dataset::default().missing;
+    if ends("parquet") {
+        return Form::Parquet(Parquet { missing, columns: Vec::new() });
+    }
     Form::Csv(Csv {
-        delimiter: if is_tsv { '\t' } else { ',' },
+        delimiter: if ends("tsv") { '\t' } else { ',' },
         header: true,
-        missing: configs::Dataset::default().missing,
+        missing,
         columns: Vec::new(),
         skipped: None,
     })

@@ -1,72 +1,17 @@
-//! Datasets of one file or of a folder: where they are, which files they have, and their digests in DVC's form.
+//! Datasets of one file or of a folder: where they are, which files they have, and what is in them.
 
-use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use crate::digest::{md5_of_bytes, md5_of_file};
 use crate::error::DataError;
+use crate::listing::FileEntry;
 
-/// How the digest of a folder ends.
-pub(crate) const FOLDER_SUFFIX: &str = ".dir";
 /// Files of a dataset at most: the plan, which lists them, goes to every worker.
 const FILES_MAX: usize = 1_000_000;
 /// Folders in folders: a link that leads back to a folder above itself ends here.
 const DEPTH_MAX: usize = 32;
 /// Folders that are not data: those of version control, as DVC has it.
 const LEFT_OUT: [&str; 3] = [".git", ".hg", ".dvc"];
-
-/// One file of a dataset.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FileEntry {
-    /// Relative to the folder, with `/` on every system; of a dataset of one file its name.
-    pub path: String,
-    /// Bytes.
-    pub bytes: u64,
-    /// MD5 of the bytes, in hexadecimal.
-    pub md5: String,
-}
-
-/// The digest of a folder as `dvc add` has it: the MD5 of a listing of the files, and `.dir`.
-///
-/// The listing is that of DVC's directory objects, byte for byte: what Python's `json.dumps(files, sort_keys=True)` makes
-/// of `md5` and `relpath`, in the order of the whole paths' code points.
-#[must_use]
-pub fn directory_digest(files: &[FileEntry]) -> String {
-    let mut ordered: Vec<&FileEntry> = files.iter().collect();
-    // The order of UTF-8 bytes is that of code points.
-    ordered.sort_by(|a, b| a.path.cmp(&b.path));
-    let entry = |file: &&FileEntry| {
-        format!("{{\"md5\": \"{}\", \"relpath\": \"{}\"}}", ascii(&file.md5), ascii(&file.path))
-    };
-    let listing = ordered.iter().map(entry).collect::<Vec<_>>().join(", ");
-    format!("{}{FOLDER_SUFFIX}", md5_of_bytes(format!("[{listing}]").as_bytes()))
-}
-
-/// A text between quotes in Python's ASCII form of JSON.
-fn ascii(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            ' '..='\u{7f}' => out.push(character),
-            _ => {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    // Writing to a String can't fail.
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-    out
-}
 
 /// The path of `uri`: of a version of the registry (`dataset:NAME[@VERSION]` or `NAME@VERSION`), else as it stands (from
 /// the working directory), else beside the configuration.
@@ -181,32 +126,6 @@ pub fn place(root: &Path, entry: &FileEntry) -> Result<PathBuf, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest_of(files: &[(&str, &str)]) -> String {
-        let entry = |(path, text): &(&str, &str)| FileEntry {
-            path: (*path).to_owned(),
-            bytes: text.len() as u64,
-            md5: md5_of_bytes(text.as_bytes()),
-        };
-        directory_digest(&files.iter().map(entry).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn a_folder_has_the_digest_that_dvc_gives_it() {
-        // DVC 3.67.1 gave this one.
-        let files = [("a.txt", "a\n"), ("sub-1.txt", "a\n"), ("sub/c.txt", "c\n")];
-        assert_eq!(digest_of(&files), "41f72c8eb3951c08029e91562c1ab389.dir");
-        let turned: Vec<_> = files.iter().rev().copied().collect();
-        assert_eq!(digest_of(&turned), digest_of(&files));
-    }
-
-    #[test]
-    fn names_are_written_as_python_writes_them() {
-        assert_eq!(
-            ascii("\u{e9}\"\\\n\u{1}\u{7f}\u{1f600}"),
-            "\\u00e9\\\"\\\\\\n\\u0001\u{7f}\\ud83d\\ude00"
-        );
-    }
 
     #[test]
     fn a_folder_is_listed_in_order_without_version_control() {

@@ -6,7 +6,8 @@ use std::path::Path;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader};
 
 use crate::error::DataError;
-use crate::files::{FileEntry, read_known};
+use crate::files::read_known;
+use crate::listing::FileEntry;
 
 /// What a byte of an image file decodes to at most, in bytes: deflate makes 1032 of one, JPEG a block of 64 of a few
 /// bits. A header that promises more lies.
@@ -86,7 +87,8 @@ pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Ve
     if let Some(why) = cut_short(bytes) {
         return Err(bad(why.to_owned()));
     }
-    let image = DynamicImage::from_decoder(decoder).map_err(|why| bad(why.to_string()))?;
+    let image =
+        guarded(|| DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())).map_err(bad)?;
     let image = scaled(image, height as u32, width as u32);
     let interleaved = match channels {
         1 => return Ok(image.into_luma8().into_raw()),
@@ -98,6 +100,13 @@ pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Ve
         pixels.extend(interleaved.iter().skip(channel).step_by(channels));
     }
     Ok(pixels)
+}
+
+/// Decodes by the image crate's decoders. A panic of theirs is an error of the file here: one image of millions must not end
+/// the thread that feeds a run, without a word on which it was.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
 }
 
 /// The image in this size. A triangle filter as wide as the reduction, so no pixel is left out of a smaller one.

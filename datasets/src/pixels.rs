@@ -7,9 +7,9 @@ use configs::{Augment, Normalise};
 use crate::augment::{AugmentKey, Draw};
 use crate::dataset::Batch;
 use crate::error::DataError;
-use crate::files::FileEntry;
 use crate::form::Scaling;
 use crate::images;
+use crate::listing::FileEntry;
 use crate::spread::spread;
 use crate::statistics::{positive, settled};
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::md5_of_bytes;
 use crate::error::DataError;
-use crate::files::FileEntry;
 use crate::form::{Form, Tabular};
+use crate::listing::FileEntry;
 use crate::split::held_out;
 use crate::statistics::read_settled;
 
@@ -146,7 +146,7 @@ impl Plan {
     /// Whether the dataset is a folder of files, by the form of its digest.
     #[must_use]
     pub fn is_folder(&self) -> bool {
-        self.digest.ends_with(crate::files::FOLDER_SUFFIX)
+        self.digest.ends_with(crate::listing::FOLDER_SUFFIX)
     }
 
     /// Numbers that a row becomes: features, or tokens of a window.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use configs::{Dataset as Config, OnBad, Sampling};
 
 use crate::error::DataError;
-use crate::files::{FileEntry, directory_digest, entry_of, list, read_new, resolve};
+use crate::files::{entry_of, list, read_new, resolve};
 use crate::form::{Form, Idx, Images, Skipped};
 use crate::idx::{Labelled, find_images, find_labels};
 use crate::images::{self, Refused};
 use crate::infer::ordered;
+use crate::listing::{FileEntry, directory_digest};
 use crate::pixels::{Sums, scaling, sums};
 use crate::plan::{Output, Plan};
 use crate::split::split;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use configs::OnBad;
 
 use crate::error::DataError;
-use crate::files::{FileEntry, entry_of, list};
+use crate::files::{entry_of, list};
 use crate::form::{Form, Skipped, Text, TokenizerFile};
+use crate::listing::FileEntry;
 use crate::plan::{Output, Plan};
 use crate::prepare::{Found, Parts, parted};
 use crate::split::held_out;

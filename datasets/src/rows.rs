@@ -31,6 +31,18 @@ impl Plan {
         }
     }
 
+    /// The image files of [`Plan::read_for_prediction`], in the order of their rows: their paths below the folder, or the name
+    /// of the only one. None for tables and for images in idx form, whose rows have no names.
+    ///
+    /// # Errors
+    /// When the folder can't be read, or has no image.
+    pub fn files_for_prediction(&self, path: &Path) -> Result<Vec<String>, DataError> {
+        match &self.form {
+            Form::Images(_) => image_files(path),
+            Form::Csv(_) | Form::Parquet(_) | Form::Idx(_) | Form::Text(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Reads a table with its target: all rows, those of another file too.
     ///
     /// # Errors
@@ -85,17 +97,23 @@ fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, Da
     Ok(Batch { count, features, ..Batch::default() })
 }
 
-fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
-    let Some(shape) = plan.image_shape else { return Err(no_rows(path, "the plan has no image_shape")) };
-    let paths = if path.is_dir() {
-        let all = crate::files::list(path)?;
-        all.into_iter().filter(|file| images::is_image(file)).map(|file| path.join(file)).collect()
-    } else {
-        vec![path.to_owned()]
-    };
-    if paths.is_empty() {
+/// The images below a folder in order, or the one image.
+fn image_files(path: &Path) -> Result<Vec<String>, DataError> {
+    if !path.is_dir() {
+        return Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect());
+    }
+    let mut files = crate::files::list(path)?;
+    files.retain(|file| images::is_image(file));
+    if files.is_empty() {
         return Err(no_rows(path, "there is no .png, .jpg or .jpeg file in this folder"));
     }
+    Ok(files)
+}
+
+fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
+    let Some(shape) = plan.image_shape else { return Err(no_rows(path, "the plan has no image_shape")) };
+    let root = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let paths: Vec<_> = image_files(path)?.iter().map(|file| root.join(file)).collect();
     let decoded = crate::spread::spread(&paths, |path| {
         let io = |source| DataError::Io { file: path.display().to_string(), source };
         let bytes = std::fs::read(path).map_err(io)?;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use configs::{ColumnKind, DatasetKind};
 
 use crate::error::DataError;
-use crate::files::FileEntry;
 use crate::form::{Csv, Form, Parquet, Skipped};
 use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number, number, shown};
+use crate::listing::FileEntry;
 use crate::plan::{Column, Output, Plan, Role};
 use crate::prepare::{LABELS_MAX, named};
 use crate::split::split;

@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::DataError;
-use crate::files::{FileEntry, place, read_known};
+use crate::files::{place, read_known};
 use crate::form::{Text, TokenizerFile};
+use crate::listing::FileEntry;
 use crate::plan::Plan;
 
 /// Different tokens where they are bytes.

@@ -24,6 +24,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const PIECES: usize = 16;
 /// Bytes of a tokenizer's file at most: the largest published ones have 34 MB.
 const FILE_BYTES_MAX: u64 = 128 << 20;
+/// Numbers that tokens may have: four times the largest published vocabulary. A model's head has a row for each.
+const VOCABULARY_MAX: u32 = 1 << 20;
 /// Tokens that are looked at together when text is made of them.
 const CONTEXT_MAX: usize = 64;
 
@@ -111,12 +113,17 @@ impl TextTokenizer {
         // Numbers of tokens may have gaps: a model has an output for each number all the same.
         let last = inner.get_vocab(true).into_values().max();
         match last.and_then(|last| last.checked_add(1)) {
-            Some(vocabulary) if vocabulary >= 2 => Ok(Self { inner, vocabulary }),
+            Some(vocabulary @ 2..=VOCABULARY_MAX) => Ok(Self { inner, vocabulary }),
+            Some(vocabulary) if vocabulary > VOCABULARY_MAX => Err(format!(
+                "this tokenizer has a token of number {}, and a model has an output for each number: at most {} are taken",
+                vocabulary - 1,
+                VOCABULARY_MAX
+            )),
             _ => Err("this tokenizer knows fewer than two tokens".to_owned()),
         }
     }
 
-    /// One more than the highest number of a token.
+    /// One more than the highest number of a token; 1,048,576 at most.
     #[must_use]
     pub fn vocabulary(&self) -> u32 {
         self.vocabulary

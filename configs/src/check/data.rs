@@ -2,7 +2,7 @@
 
 use super::within;
 use crate::places::Report;
-use crate::types::{ColumnKind, Config, Dataset, DatasetKind, Sampling, Shuffle};
+use crate::types::{ColumnKind, Config, Dataset, DatasetKind, OnBad, Sampling, Shuffle};
 
 pub(super) fn check(config: &Config, report: &mut Report) {
     dataset(&config.dataset, report);
@@ -55,6 +55,12 @@ fn format(config: &Config, report: &mut Report) {
         ("augment.shift", augment.shift > 0, is_image, "\"idx\" and \"images\""),
         ("augment.flip", augment.flip, is_image, "\"idx\" and \"images\""),
         ("augment.crop", augment.crop > 0, is_image, "\"idx\" and \"images\""),
+        (
+            "dataset.on_bad",
+            dataset.on_bad == OnBad::Skip,
+            matches!(format, "csv" | "images") || dataset.tokenizer.is_some(),
+            "\"csv\", \"images\" and text with a dataset.tokenizer (what is bad of others is refused as a whole)",
+        ),
     ] {
         if is_set && !is_used {
             report.add_all(

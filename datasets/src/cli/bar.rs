@@ -3,7 +3,7 @@
 use datasets::registry::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar that counts files and bytes. It goes away when it is dropped, so that what is printed stands alone.
+/// A bar of bytes, with their rate. It goes away when it is dropped, so that what is printed stands alone.
 pub(crate) struct Bar {
     bar: ProgressBar,
 }

@@ -1,6 +1,6 @@
 //! `datasets diff`.
 
-use datasets::compare::{Difference, Shift, Side, TableDifference, compare};
+use datasets::compare::{ClassCount, Difference, Shift, Side, TableDifference, compare};
 use datasets::registry::{Registry, RegistryError};
 
 use super::text::{aligned, counted, one_line, path_line, short};
@@ -42,6 +42,7 @@ fn text_of(difference: &Difference) -> String {
     listed(&mut text, &difference.changed, |(path, before, after)| {
         format!("  ~ {}  {before} -> {after} bytes\n", path_line(path))
     });
+    push_classes(&mut text, &difference.classes);
     for table in &difference.tables {
         push_table(&mut text, table);
     }
@@ -56,6 +57,20 @@ fn listed<T>(text: &mut String, all: &[T], line: impl Fn(&T) -> String) {
     all.iter().take(FILES_SHOWN_MAX).for_each(|one| text.push_str(&line(one)));
     if all.len() > FILES_SHOWN_MAX {
         text.push_str(&format!("  and {} more\n", all.len() - FILES_SHOWN_MAX));
+    }
+}
+
+fn push_classes(text: &mut String, classes: &[ClassCount]) {
+    if classes.is_empty() {
+        return;
+    }
+    text.push_str("\nimages of each class\n");
+    let shown = classes.iter().take(CATEGORIES_SHOWN_MAX);
+    let line =
+        |class: &ClassCount| [format!("  {}", path_line(&class.class)), moved(&class.before, &class.after)];
+    text.push_str(&aligned(&shown.map(line).collect::<Vec<_>>()));
+    if classes.len() > CATEGORIES_SHOWN_MAX {
+        text.push_str(&format!("  and {} more\n", classes.len() - CATEGORIES_SHOWN_MAX));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What differs between two versions: which files, which rows, and how the columns moved.
 
+mod labels;
 mod rows;
 mod shift;
 
@@ -12,7 +13,10 @@ use crate::digest::md5_of_file;
 use crate::distribution::Distributions;
 use crate::error::DataError;
 use crate::registry::{Manifest, Registry, RegistryError, files_of};
+use crate::spread::try_spread;
 
+pub use labels::ClassCount;
+use labels::compare_classes;
 pub use rows::RowCounts;
 use rows::compare_rows;
 pub use shift::{Shift, population_stability};
@@ -50,6 +54,8 @@ pub struct Difference {
     pub changed: Vec<(String, u64, u64)>,
     /// Number of files that are the same.
     pub same: u64,
+    /// Classes of images of which there are more or fewer.
+    pub classes: Vec<ClassCount>,
     /// The tables among the changed files.
     pub tables: Vec<TableDifference>,
     /// What could not be compared, and why.
@@ -76,7 +82,7 @@ impl Side {
     /// A version of a registry.
     #[must_use]
     pub fn of_version(registry: &Registry, manifest: &Manifest) -> Self {
-        let file = |entry: &crate::registry::FileEntry| {
+        let file = |entry: &crate::listing::FileEntry| {
             let place = registry.object(&entry.md5);
             (entry.path.clone(), SideFile { bytes: entry.bytes, md5: entry.md5.clone(), place })
         };
@@ -93,12 +99,12 @@ impl Side {
     /// When it can't be read.
     pub fn of_path(path: &Path) -> Result<Self, RegistryError> {
         let found = files_of(path)?;
-        let files = found.into_iter().map(|(relative, place)| {
-            let md5 = md5_of_file(&place)?;
-            let bytes = std::fs::metadata(&place).map_err(RegistryError::at(&place))?.len();
-            Ok((relative, SideFile { bytes, md5, place }))
-        });
-        let files = files.collect::<Result<_, RegistryError>>()?;
+        let files = try_spread(&found, |(relative, place)| {
+            let md5 = md5_of_file(place)?;
+            let bytes = std::fs::metadata(place).map_err(RegistryError::at(place))?.len();
+            Ok::<_, RegistryError>((relative.clone(), SideFile { bytes, md5, place: place.clone() }))
+        })?;
+        let files = files.into_iter().collect();
         Ok(Self { label: path.display().to_string(), is_file: !path.is_dir(), files })
     }
 }
@@ -122,6 +128,7 @@ pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError>
         removed: Vec::new(),
         changed: Vec::new(),
         same: 0,
+        classes: compare_classes(before, &after)?,
         tables: Vec::new(),
         notes: Vec::new(),
     };
@@ -153,7 +160,9 @@ pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError>
 #[must_use]
 pub fn is_table(path: &str) -> bool {
     let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| ["csv", "tsv"].iter().any(|own| extension.eq_ignore_ascii_case(own)))
+    extension.is_some_and(|extension| {
+        ["csv", "tsv", "parquet"].iter().any(|own| extension.eq_ignore_ascii_case(own))
+    })
 }
 
 fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, DataError> {

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use super::Registry;
+use super::cache;
 use super::error::RegistryError;
-use super::listing::listing;
 use super::manifest::{Manifest, Parent};
-use super::parallel::{self, Progress};
+use super::progress::Progress;
 use super::reference::check_name;
 use super::source::Source;
 use super::workspace::{Workspace, locked};
-use super::{cache, listing as forms};
+use crate::digest::md5_of_bytes;
+use crate::listing::listing;
+use crate::spread::try_spread;
 
 /// What is to be added.
 #[derive(Clone, Debug)]
@@ -52,10 +54,10 @@ impl Registry {
         let source = Source::find(&request.path, &self.root)?;
         let workspace = Workspace::begin(&self.root)?;
         progress.begin(source.files.len() as u64, source.files.iter().map(|file| file.bytes).sum());
-        let files = parallel::map(&source.files, |file| self.take_in(file, &workspace, progress))?;
+        let files = try_spread(&source.files, |file| self.take_in(file, &workspace, progress))?;
         let digest = if source.is_folder {
             let listing = listing(&files);
-            let digest = format!("{}.dir", forms::md5_of(&listing));
+            let digest = format!("{}.dir", md5_of_bytes(&listing));
             self.take_in_as(&digest, &listing, &workspace)?;
             digest
         } else {

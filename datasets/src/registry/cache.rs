@@ -8,10 +8,11 @@ use md5::{Digest, Md5};
 
 use super::Registry;
 use super::error::RegistryError;
-use super::listing::{FileEntry, hex, md5_of};
-use super::parallel::Progress;
+use super::progress::Progress;
 use super::source::SourceFile;
 use super::workspace::Workspace;
+use crate::digest::{hexadecimal, md5_of_bytes};
+use crate::listing::FileEntry;
 
 /// A file of so many bytes is read at once, hashed and written; a larger one is hashed first and copied if it is new.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -49,7 +50,7 @@ pub(super) fn hash_through(
     let mut bytes = 0;
     loop {
         let read = match from.read(&mut chunk) {
-            Ok(0) => return Ok(Copied { md5: hex(hasher.finalize().as_slice()), bytes }),
+            Ok(0) => return Ok(Copied { md5: hexadecimal(&hasher.finalize()), bytes }),
             Ok(read) => read,
             Err(why) if why.kind() == ErrorKind::Interrupted => continue,
             Err(why) => return Err(why),
@@ -88,7 +89,7 @@ impl Registry {
 
     /// Takes bytes in, unless they are there, and returns their MD5.
     fn take_in_bytes(&self, content: &[u8], workspace: &Workspace) -> Result<String, RegistryError> {
-        let md5 = md5_of(content);
+        let md5 = md5_of_bytes(content);
         self.take_in_as(&md5, content, workspace)?;
         Ok(md5)
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use super::Registry;
 use super::cache::hash_through;
 use super::error::RegistryError;
-use super::listing::FileEntry;
 use super::manifest::Manifest;
-use super::parallel::{self, Progress};
+use super::progress::Progress;
+use crate::listing::FileEntry;
+use crate::spread::try_spread;
 
 impl Registry {
     /// Copies a version's files to `to` and returns where they are. Every file is hashed on the way and gets its name
@@ -92,7 +93,7 @@ impl Registry {
         for folder in folders {
             std::fs::create_dir_all(&folder).map_err(RegistryError::at(&folder))?;
         }
-        parallel::map(&manifest.files, |file| self.copy_out(manifest, file, &to.join(&file.path), progress))?;
+        try_spread(&manifest.files, |file| self.copy_out(manifest, file, &to.join(&file.path), progress))?;
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
-use super::listing::{FileEntry, directory_digest};
 use super::reference::MD5_CHARACTERS;
+use crate::listing::{FileEntry, directory_digest};
 
 /// Form of the manifests that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -146,12 +146,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::registry::listing::md5_of;
+    use crate::digest::md5_of_bytes;
 
     fn manifest(paths: &[String]) -> Manifest {
         let mut files: Vec<FileEntry> = paths
             .iter()
-            .map(|path| FileEntry { path: path.clone(), bytes: 1, md5: md5_of(path.as_bytes()) })
+            .map(|path| FileEntry { path: path.clone(), bytes: 1, md5: md5_of_bytes(path.as_bytes()) })
             .collect();
         files.sort();
         files.dedup_by(|a, b| a.path == b.path);

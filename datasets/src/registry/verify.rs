@@ -7,10 +7,11 @@ use std::io::ErrorKind;
 use super::Registry;
 use super::cache::hash_through;
 use super::error::RegistryError;
-use super::listing::listing;
 use super::manifest::Manifest;
-use super::parallel::{self, Progress};
+use super::progress::Progress;
 use super::reference::Reference;
+use crate::listing::listing;
+use crate::spread::spread;
 
 /// Something that is not as it was added.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +83,7 @@ impl Registry {
         }
         let objects: Vec<Expected> = objects.into_values().collect();
         progress.begin(objects.len() as u64, objects.iter().filter_map(|object| object.bytes).sum());
-        let checked = parallel::map(&objects, |expected| Ok(self.check(expected, progress)))?;
+        let checked = spread(&objects, |expected| self.check(expected, progress));
         report.files = objects.len() as u64;
         for (bytes, damage) in checked {
             report.bytes += bytes;

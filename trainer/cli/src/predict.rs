@@ -1,4 +1,4 @@
-//! `trainer predict`: the target of each row of a table, in the target's own terms.
+//! `trainer predict`: the target of each row of a table, or of each image, in the target's own terms.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ enum Predicted {
     Value(f64),
 }
 
-/// Predicts every row of the table.
+/// Predicts every row of the table, or every image.
 pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Failure> {
     let run = Run::open(&ask.source.run_dir)?;
     let version = run.version(ask.source.version)?;
@@ -37,6 +37,7 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
         return Err(Failure::data(format!("--input {}: no such file or folder", ask.input.display())));
     }
     let rows = plan.read_for_prediction(&ask.input)?;
+    let files = plan.files_for_prediction(&ask.input)?;
     let mut model = Model::load(&run, &plan, &version, &ask.device, registry)?;
     let microbatch = run.config.train.evaluation_microbatch() as usize;
     let mut predicted = Vec::with_capacity(rows.count);
@@ -50,8 +51,8 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
         predicted.extend(read(&plan.output, &model.engine.predict(&batch)?));
     }
     Ok(match ask.output {
-        Form::Table => table(&plan, &predicted),
-        Form::Json => lines(&plan, &predicted),
+        Form::Table => table(&plan, &predicted, &files),
+        Form::Json => lines(&plan, &predicted, &files),
     })
 }
 
@@ -84,33 +85,41 @@ fn label(labels: &[String], index: usize) -> &str {
     labels.get(index).map_or("", String::as_str)
 }
 
-fn table(plan: &Plan, predicted: &[Predicted]) -> String {
+/// A line for each row, which begins with its number or, of an image, with its file.
+fn table(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
     let target = plan.targets().join(", ");
     let labels = plan.labels();
     let first = labels.iter().map(|label| label.chars().count()).chain([target.chars().count(), 5]).max();
     let width = first.unwrap_or(5);
-    let mut text = match &plan.output {
-        Output::Classes { .. } => format!("{:>6}  {target:<width$}  probability\n", "row"),
-        Output::Values { .. } | Output::Tokens { .. } => format!("{:>6}  {target}\n", "row"),
+    let longest = files.iter().map(|file| file.chars().count()).max();
+    let name = |row: usize| match (files.get(row), longest) {
+        (Some(file), Some(longest)) => format!("{file:<longest$}"),
+        _ => format!("{:>6}", row + 1),
     };
-    for (row, predicted) in (1..).zip(predicted) {
+    let head = longest.map_or_else(|| format!("{:>6}", "row"), |longest| format!("{:<longest$}", "file"));
+    let mut text = match &plan.output {
+        Output::Classes { .. } => format!("{head}  {target:<width$}  probability\n"),
+        Output::Values { .. } | Output::Tokens { .. } => format!("{head}  {target}\n"),
+    };
+    for (row, predicted) in predicted.iter().enumerate() {
+        let row = name(row);
         // Writing to a String can't fail.
         let _ = match predicted {
             Predicted::Label { index, probabilities, .. } => {
                 let probability = probabilities.get(*index).copied().unwrap_or(f64::NAN);
-                writeln!(text, "{row:>6}  {:<width$}  {probability:.4}", label(labels, *index))
+                writeln!(text, "{row}  {:<width$}  {probability:.4}", label(labels, *index))
             }
-            Predicted::Value(value) => writeln!(text, "{row:>6}  {value}"),
+            Predicted::Value(value) => writeln!(text, "{row}  {value}"),
         };
     }
     text
 }
 
-fn lines(plan: &Plan, predicted: &[Predicted]) -> String {
+fn lines(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
     let labels = plan.labels();
     let mut text = String::new();
-    for (row, predicted) in (1..).zip(predicted) {
-        let line = match predicted {
+    for (row, predicted) in (1usize..).zip(predicted) {
+        let mut line = match predicted {
             Predicted::Label { index, probabilities, logits } => {
                 let all: serde_json::Map<String, Value> =
                     labels.iter().cloned().zip(probabilities.iter().map(|p| tracker::to_json(*p))).collect();
@@ -123,6 +132,9 @@ fn lines(plan: &Plan, predicted: &[Predicted]) -> String {
             }
             Predicted::Value(value) => json!({ "row": row, "value": tracker::to_json(*value) }),
         };
+        if let (Some(file), Some(line)) = (files.get(row - 1), line.as_object_mut()) {
+            line.insert("file".to_owned(), json!(file));
+        }
         let _ = writeln!(text, "{line}");
     }
     text

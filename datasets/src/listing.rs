@@ -6,14 +6,18 @@
 
 use std::fmt::Write as _;
 
-use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
-/// One file of a version.
+use crate::digest::md5_of_bytes;
+
+/// How the digest of a folder ends.
+pub(crate) const FOLDER_SUFFIX: &str = ".dir";
+
+/// One file of a dataset.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Relative to the folder that was added, with `/`; of a single file its name.
+    /// Relative to the folder, with `/` on every system; of a dataset of one file its name.
     pub path: String,
     /// Bytes of the file.
     pub bytes: u64,
@@ -44,19 +48,7 @@ pub fn listing(files: &[FileEntry]) -> Vec<u8> {
 /// The digest of a folder with these files: the MD5 of its listing, and `.dir`.
 #[must_use]
 pub fn directory_digest(files: &[FileEntry]) -> String {
-    format!("{}.dir", md5_of(&listing(files)))
-}
-
-/// The MD5 of bytes, in hexadecimal.
-pub(crate) fn md5_of(bytes: &[u8]) -> String {
-    hex(Md5::digest(bytes).as_slice())
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{}{FOLDER_SUFFIX}", md5_of_bytes(&listing(files)))
 }
 
 /// A JSON string as Python's encoder writes it with `ensure_ascii`: DEL is escaped too.
@@ -89,7 +81,11 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, content: &str) -> FileEntry {
-        FileEntry { path: path.to_owned(), bytes: content.len() as u64, md5: md5_of(content.as_bytes()) }
+        FileEntry {
+            path: path.to_owned(),
+            bytes: content.len() as u64,
+            md5: md5_of_bytes(content.as_bytes()),
+        }
     }
 
     #[test]
@@ -98,6 +94,20 @@ mod tests {
         let files = [entry("sub/c.txt", "c\n"), entry("a.txt", "a\n"), entry("sub-1.txt", "a\n")];
         assert_eq!(directory_digest(&files), "41f72c8eb3951c08029e91562c1ab389.dir");
         assert_eq!(directory_digest(&[]), "d751713988987e9331980363e24189ce.dir");
+    }
+
+    #[test]
+    fn names_are_written_as_python_writes_them() {
+        // Python 3.11: json.dumps([{"md5": "0", "relpath": NAME}], sort_keys=True)
+        let names = [
+            ("\u{e9}\"\\\n\u{1}\u{1f600}", r#"\u00e9\"\\\n\u0001\ud83d\ude00"#),
+            ("del\u{7f}ete\u{80}~ ", r"del\u007fete\u0080~ "),
+        ];
+        for (name, written) in names {
+            let file = FileEntry { path: name.to_owned(), bytes: 0, md5: "0".to_owned() };
+            let expected = format!("[{{\"md5\": \"0\", \"relpath\": \"{written}\"}}]");
+            assert_eq!(String::from_utf8(listing(&[file])).expect("ASCII"), expected);
+        }
     }
 
     proptest! {
