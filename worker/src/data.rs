@@ -203,50 +203,126 @@ pub(crate) mod tests {
 
     /// A table of so many rows with one feature, the row's number, and two labels in turn.
     pub(crate) fn samples(rows: usize) -> Samples {
-        of_form("csv", rows, configs::Sampling::Each)
+        of_form("csv", rows, |_| {}).0
     }
 
-    /// So many rows in a form, the first number of each its row's (of images a 255th of it).
-    pub(crate) fn of_form(format: &str, rows: usize, sampling: configs::Sampling) -> Samples {
+    /// So many rows in a form, the first number of each its row's (of images a 255th of it); and where they are. `set`
+    /// changes the configuration. Beside a row or image there is one that can't be used, which `on_bad` may leave out.
+    pub(crate) fn of_form(
+        form: &str,
+        rows: usize,
+        set: impl FnOnce(&mut configs::Dataset),
+    ) -> (Samples, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let write = |name: &str, bytes: &[u8]| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, bytes).expect("written");
-            path
-        };
-        let numbers = || (0..rows).map(|row| row as u8);
-        let path = match format {
-            "idx" => {
-                let sizes =
-                    |sizes: &[u32]| sizes.iter().flat_map(|size| size.to_be_bytes()).collect::<Vec<u8>>();
-                let pixels: Vec<u8> = numbers().flat_map(|row| [row, 9, 9, 9]).collect();
-                write(
-                    "x-images-idx3-ubyte",
-                    &[vec![0, 0, 8, 3], sizes(&[rows as u32, 2, 2]), pixels].concat(),
-                );
-                let labels: Vec<u8> = numbers().map(|row| row % 2).collect();
-                write("x-labels-idx1-ubyte", &[vec![0, 0, 8, 1], sizes(&[rows as u32]), labels].concat());
-                dir.path().to_owned()
-            }
-            // Windows of two tokens, and the token after the last one.
-            "text" => write("t.txt", &numbers().flat_map(|row| [row, 200]).chain([0]).collect::<Vec<u8>>()),
-            _ => {
-                let lines: String = (0..rows).map(|row| format!("{row},{}\n", ["a", "b"][row % 2])).collect();
-                write("table.csv", format!("x,label\n{lines}").as_bytes())
-            }
-        };
-        let config = configs::Dataset {
-            uri: path.display().to_string(),
-            format: format.to_owned(),
+        let mut config = configs::Dataset {
+            format: form.to_owned(),
             validation: 0.3,
             normalise: configs::Normalise::None,
             window: 2,
-            sampling,
             ..Default::default()
         };
+        set(&mut config);
+        let is_weighted = config.sampling == configs::Sampling::Weighted;
+        let path = match form {
+            "idx" => write_idx(dir.path(), rows),
+            "images" => write_images(dir.path(), rows),
+            "parquet" => write_parquet(dir.path(), rows, is_weighted),
+            "text" if config.tokenizer.is_some() => {
+                // A word for each row, and one after it.
+                let words = (0..rows).map(|row| (row.to_string(), row)).chain([("and".to_owned(), 200)]);
+                let vocabulary: serde_json::Map<_, _> = words.map(|(word, id)| (word, id.into())).collect();
+                let model =
+                    serde_json::json!({ "type": "WordLevel", "vocab": vocabulary, "unk_token": "and" });
+                let json = serde_json::json!({
+                    "version": "1.0", "pre_tokenizer": { "type": "Whitespace" }, "model": model,
+                });
+                config.tokenizer = Some(write(dir.path(), "words.json", json.to_string().as_bytes()));
+                let text: String = (0..rows).map(|row| format!("{row} and ")).collect();
+                write(dir.path(), "t.txt", format!("{text}0").as_bytes())
+            }
+            "text" => {
+                // Windows of two tokens, and the token after the last one.
+                let bytes: Vec<u8> = (0..rows).flat_map(|row| [row as u8, 200]).chain([0]).collect();
+                write(dir.path(), "t.txt", &bytes)
+            }
+            _ => {
+                let bad = if config.on_bad == configs::OnBad::Skip { "7,too,many\n" } else { "" };
+                let weight = |row| if is_weighted { format!("{},", weight(row)) } else { String::new() };
+                let line = |row| format!("{row},{}{}\n", weight(row), ["a", "b"][row % 2]);
+                let lines: String = (0..rows).map(line).collect();
+                let head = if is_weighted { "x,w,label" } else { "x,label" };
+                write(dir.path(), "table.csv", format!("{head}\n{bad}{lines}").as_bytes())
+            }
+        };
+        config.uri = path.display().to_string();
         let plan = Plan::prepare(&config, None).expect("a plan");
-        let dataset = Dataset::open(&plan, &path).expect("the file of the plan");
-        Samples { dataset, spec: spec(&plan, Precision::F32) }
+        let dataset = Dataset::open(&plan, Path::new(&plan.path)).expect("the file of the plan");
+        (Samples { dataset, spec: spec(&plan, Precision::F32) }, dir)
+    }
+
+    /// A column of weights, where draws go by one.
+    fn weight(row: usize) -> i64 {
+        row as i64 % 4
+    }
+
+    fn write(root: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(&path, bytes).expect("written");
+        path
+    }
+
+    fn write_idx(root: &Path, rows: usize) -> PathBuf {
+        let sizes = |sizes: &[u32]| sizes.iter().flat_map(|size| size.to_be_bytes()).collect::<Vec<u8>>();
+        let pixels: Vec<u8> = (0..rows).flat_map(|row| [row as u8, 9, 9, 9]).collect();
+        let images = [vec![0, 0, 8, 3], sizes(&[rows as u32, 2, 2]), pixels].concat();
+        write(root, "x-images-idx3-ubyte", &images);
+        let labels: Vec<u8> = (0..rows).map(|row| row as u8 % 2).collect();
+        write(root, "x-labels-idx1-ubyte", &[vec![0, 0, 8, 1], sizes(&[rows as u32]), labels].concat());
+        root.to_owned()
+    }
+
+    /// Grey PNG files of 2 x 2 pixels in two classes, and one that is none.
+    fn write_images(root: &Path, rows: usize) -> PathBuf {
+        for row in 0..rows {
+            let pixels = vec![row as u8, 9, 9, 9];
+            let image = image::GrayImage::from_raw(2, 2, pixels).expect("pixels");
+            let mut png = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut png, image::ImageFormat::Png).expect("encoded");
+            write(root, &format!("{}/{row:03}.png", ["a", "b"][row % 2]), png.get_ref());
+        }
+        write(root, "a/bad.png", b"no image");
+        root.to_owned()
+    }
+
+    /// Several row groups, which the rows don't divide evenly.
+    fn write_parquet(root: &Path, rows: usize, is_weighted: bool) -> PathBuf {
+        use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+        let weights = if is_weighted { "required int64 w; " } else { "" };
+        let schema = format!("message table {{ required int64 x; {weights}required binary label (UTF8); }}");
+        let schema =
+            std::sync::Arc::new(parquet::schema::parser::parse_message_type(&schema).expect("a schema"));
+        let mut bytes = Vec::new();
+        let mut writer =
+            parquet::file::writer::SerializedFileWriter::new(&mut bytes, schema, std::sync::Arc::default())
+                .expect("a writer");
+        for group in (0..rows as i64).collect::<Vec<_>>().chunks(40) {
+            let mut columns = writer.next_row_group().expect("a group");
+            let of_weights: Vec<i64> = group.iter().map(|row| weight(*row as usize)).collect();
+            for numbers in std::iter::once(group).chain(is_weighted.then_some(of_weights.as_slice())) {
+                let mut column = columns.next_column().expect("read").expect("a column");
+                column.typed::<Int64Type>().write_batch(numbers, None, None).expect("written");
+                column.close().expect("closed");
+            }
+            let labels: Vec<ByteArray> =
+                group.iter().map(|row| ByteArray::from(["a", "b"][*row as usize % 2])).collect();
+            let mut column = columns.next_column().expect("read").expect("label");
+            column.typed::<ByteArrayType>().write_batch(&labels, None, None).expect("written");
+            column.close().expect("closed");
+            columns.close().expect("closed");
+        }
+        writer.close().expect("closed");
+        write(root, "t.parquet", &bytes)
     }
 
     #[test]

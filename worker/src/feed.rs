@@ -74,7 +74,7 @@ enum Request {
 /// The compute thread's end of the feed.
 pub(crate) struct Feed {
     requests: SyncSender<Request>,
-    filled: Receiver<Box<Filled>>,
+    filled: Receiver<Result<Box<Filled>, Failure>>,
     generation: u64,
     /// What comes out next, if nothing is sought.
     next: Option<Position>,
@@ -84,7 +84,8 @@ pub(crate) struct Feed {
 impl Feed {
     /// Starts the thread. It ends when the feed is dropped.
     pub(crate) fn start(samples: Arc<Samples>, geometry: Geometry, place: Place) -> Result<Self, Failure> {
-        // Each buffer is in one place at a time, and one Seek at most waits, so no send ever blocks.
+        // Each buffer is in one place at a time, and one Seek at most waits, so no send ever blocks. A failure stands for the
+        // buffer that it was met in.
         let (requests, inbox) = sync_channel(AHEAD + 1);
         let (outbox, filled) = sync_channel(AHEAD);
         let course = Course { geometry, place };
@@ -106,13 +107,16 @@ impl Feed {
     }
 
     /// The samples of this microbatch, which were filled ahead if it follows the one before.
+    ///
+    /// # Errors
+    /// When samples can't be had, those of a later microbatch too: the failure names the file.
     pub(crate) fn take(&mut self, position: Position) -> Result<Box<Filled>, Failure> {
         if self.next != Some(position) {
             self.generation += 1;
             self.request(Request::Seek { generation: self.generation, from: position })?;
         }
         loop {
-            let filled = self.filled.recv().map_err(|_| gone())?;
+            let filled = self.filled.recv().map_err(|_| gone())??;
             if filled.generation == self.generation {
                 assert!(filled.position == position, "the feed fills in order");
                 self.next = self.course.after(position);
@@ -133,7 +137,7 @@ impl Feed {
 }
 
 fn gone() -> Failure {
-    fail(3, "the data feed has ended (see the log above)")
+    fail(4, "the data feed has ended unexpectedly (see the log above)")
 }
 
 /// The order in which microbatches come.
@@ -174,7 +178,7 @@ struct Filler {
     samples: Arc<Samples>,
     course: Course,
     inbox: Receiver<Request>,
-    outbox: SyncSender<Box<Filled>>,
+    outbox: SyncSender<Result<Box<Filled>, Failure>>,
     /// Buffers at rest; `None` is one that was never used.
     free: Vec<Option<Box<Filled>>>,
     cursor: Option<Position>,
@@ -234,11 +238,13 @@ impl Filler {
         }
         let (scratch, batch) = (&mut filled.scratch, &mut filled.batch);
         if let Err(why) = self.samples.gather(position.phase, key, &self.ordinals, scratch, batch) {
-            tracing::error!("the data of step {}: {why}", position.step);
+            let what = if position.phase == Phase::Train { "the data" } else { "the evaluation's data" };
+            // Nothing comes after it: what can't be read now can't be left out, since all have counted on it.
+            let _ = self.outbox.send(Err(fail(3, format!("{what} of step {}: {why}", position.step))));
             return false;
         }
         self.cursor = self.course.after(position);
-        self.outbox.send(filled).is_ok()
+        self.outbox.send(Ok(filled)).is_ok()
     }
 }
 
@@ -340,10 +346,29 @@ mod tests {
         }
     }
 
+    /// What is configured of a form.
+    type Set = fn(&mut configs::Dataset);
+
+    /// Every form, with what is configured of it.
+    const FORMS: [(&str, &str, Set); 9] = [
+        ("csv", "whole", |_| {}),
+        ("csv", "without its bad row", |config| config.on_bad = configs::OnBad::Skip),
+        ("parquet", "of several row groups", |_| {}),
+        ("idx", "whole", |_| {}),
+        ("images", "decoded once", |config| config.on_bad = configs::OnBad::Skip),
+        ("images", "decoded for each batch", |config| {
+            (config.on_bad, config.cache_mb) = (configs::OnBad::Skip, 0);
+        }),
+        ("images", "resized", |config| (config.on_bad, config.resize) = (configs::OnBad::Skip, true)),
+        ("text", "as bytes", |_| {}),
+        ("text", "as words", |config| config.tokenizer = Some("words.json".into())),
+    ];
+
     #[test]
     fn each_sample_comes_once_an_epoch_in_every_form_and_order_for_any_number_of_members() {
-        for format in ["csv", "idx", "text"] {
-            let samples = Arc::new(crate::data::tests::of_form(format, 90, configs::Sampling::Each));
+        for (form, how, set) in FORMS {
+            let (samples, _dir) = crate::data::tests::of_form(form, 90, set);
+            let samples = Arc::new(samples);
             for order in [Order::Full, Order::Window(10), Order::AsStored] {
                 let of_one: Vec<Vec<u64>> =
                     (0..3).map(|epoch| rows_of_epoch(&samples, order, 1, epoch)).collect();
@@ -358,23 +383,76 @@ mod tests {
                     let mut each = of_one.clone();
                     each.sort_unstable();
                     each.dedup();
-                    assert_eq!((each.len(), of_one.len()), (63, 63), "{format}, {order:?}: {of_one:?}");
+                    assert_eq!((each.len(), of_one.len()), (63, 63), "{form} {how}, {order:?}: {of_one:?}");
                 }
-                assert_eq!(of_one[0] == of_one[1], order == Order::AsStored, "{format}, {order:?}");
+                assert_eq!(of_one[0] == of_one[1], order == Order::AsStored, "{form} {how}, {order:?}");
             }
         }
     }
 
     #[test]
     fn draws_are_the_same_for_any_number_of_members() {
-        for format in ["csv", "idx"] {
-            let samples = Arc::new(crate::data::tests::of_form(format, 90, configs::Sampling::Balanced));
+        let weighted = |config: &mut configs::Dataset| {
+            config.sampling = configs::Sampling::Weighted;
+            config.weight_column = Some("w".to_owned());
+            config.target = Some("label".to_owned());
+        };
+        let balanced = |config: &mut configs::Dataset| {
+            (config.sampling, config.on_bad) = (configs::Sampling::Balanced, configs::OnBad::Skip);
+        };
+        let cases: [(&str, bool, Set); 6] = [
+            ("csv", false, balanced),
+            ("idx", false, balanced),
+            ("images", false, balanced),
+            ("parquet", false, balanced),
+            ("csv", true, weighted),
+            ("parquet", true, weighted),
+        ];
+        for (form, is_weighted, set) in cases {
+            let (samples, _dir) = crate::data::tests::of_form(form, 90, set);
+            let samples = Arc::new(samples);
             for epoch in 0..2 {
                 let of_one = rows_of_epoch(&samples, Order::Full, 1, epoch);
-                assert_eq!(of_one, rows_of_epoch(&samples, Order::Full, 3, epoch), "{format}");
+                assert_eq!(of_one, rows_of_epoch(&samples, Order::Full, 3, epoch), "{form}");
                 let distinct: std::collections::BTreeSet<&u64> = of_one.iter().collect();
                 assert!(of_one.len() == 63 && distinct.len() < 60, "with replacement: {of_one:?}");
+                assert!(!is_weighted || of_one.iter().all(|row| row % 4 > 0), "without a weight: {of_one:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_changed_while_training_is_named() {
+        for damage in ["gone", "changed"] {
+            let (samples, dir) = crate::data::tests::of_form("images", 20, |config| {
+                (config.on_bad, config.cache_mb) = (configs::OnBad::Skip, 0);
+            });
+            for class in ["a", "b"] {
+                for entry in std::fs::read_dir(dir.path().join(class)).expect("listed").flatten() {
+                    match damage {
+                        "gone" => std::fs::remove_file(entry.path()).expect("removed"),
+                        _ => std::fs::write(entry.path(), "another").expect("written"),
+                    }
+                }
+            }
+            let geometry = Geometry {
+                samples: samples.training_len(),
+                batch: 4,
+                microbatch: 2,
+                seed: 5,
+                order: Order::Full,
+                evaluation_samples: samples.evaluation_len(),
+                evaluation_microbatch: 2,
+            };
+            let place = Place { shares: vec![1], rank: 0, first: None };
+            let mut feed = Feed::start(Arc::new(samples), geometry, place).expect("a thread");
+            let failure = feed
+                .take(Position { phase: Phase::Train, step: 1, microbatch: 0 })
+                .map(|_| ())
+                .expect_err("no such file");
+            assert_eq!(failure.code, 3, "{}", failure.message);
+            let named = failure.message.contains("the data of step 1: ") && failure.message.contains(".png");
+            assert!(named, "{damage}: {}", failure.message);
         }
     }
 
