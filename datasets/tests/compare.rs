@@ -83,3 +83,39 @@ fn two_files_are_compared_whatever_their_names() {
     let output = datasets(dir, &["diff", "a.csv", "absent@1"]);
     assert_eq!(output.status.code(), Some(3));
 }
+
+#[test]
+fn images_are_compared_by_class_and_tables_of_types_by_rows() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/files");
+    let copy = |from: &str, to: &str| {
+        let to = dir.join("d").join(to);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        std::fs::copy(vectors.join(from), to).expect("copied");
+    };
+    let labels = |labels: &[u8]| {
+        let bytes = [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat();
+        std::fs::write(dir.join("d/x-labels-idx1-ubyte"), bytes).expect("written");
+    };
+    copy("grey.png", "cat/0.png");
+    copy("grey.png", "dog/0.png");
+    copy("colour.png", "dog/1.png");
+    copy("snappy.parquet", "t.parquet");
+    labels(&[0, 1, 1]);
+    says(dir, &["add", "d", "--name", "ds"]);
+    copy("colour.jpg", "cat/1.jpg");
+    copy("version-2.parquet", "t.parquet");
+    std::fs::remove_file(dir.join("d/dog/1.png")).expect("removed");
+    labels(&[0, 0, 1]);
+    says(dir, &["add", "d", "--name", "ds"]);
+    let said = says(dir, &["diff", "ds@1", "ds@2"]);
+    let classes = "\nimages of each class\n  0 in x-labels-idx1-ubyte  1 -> 2\n  1 in x-labels-idx1-ubyte  2 -> 1\n  \
+                   cat                       1 -> 2\n  dog                       2 -> 1\n";
+    assert!(said.contains(classes), "{said}");
+    assert!(
+        said.contains("t.parquet: 50 -> 50 rows: 0 added, 0 removed"),
+        "written otherwise, the same rows: {said}"
+    );
+    assert!(said.contains("number  8 -> 8") || said.contains("number  7"), "{said}");
+}

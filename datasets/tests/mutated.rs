@@ -4,6 +4,8 @@ mod support;
 
 use std::path::Path;
 
+use datasets::fetch::Catalog;
+use datasets::registry::{Quiet, Reference, Registry, Request};
 use datasets::{Batch, Dataset, Plan};
 use image::ImageFormat;
 use proptest::prelude::*;
@@ -38,6 +40,18 @@ fn mutated(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// A file that another program wrote.
+fn foreign(name: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(root.join("tests/vectors/files").join(name)).expect("read")
+}
+
+/// The first lines of a file of this crate.
+fn lines(name: &str, count: usize) -> Vec<u8> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("read");
+    text.split_inclusive('\n').take(count).collect::<String>().into_bytes()
 }
 
 /// Plans, opens and gathers all; what is refused has a reason.
@@ -135,5 +149,112 @@ proptest! {
             if is_plain { parquet::basic::Compression::UNCOMPRESSED } else { parquet::basic::Compression::SNAPPY };
         let path = write(dir.path(), "t.parquet", &mutated(support::parquet(20, compression), &changes));
         survives(&config("parquet", &path))?;
+    }
+
+    #[test]
+    fn images_of_other_programs(
+        changes in changes(),
+        name in prop::sample::select(vec![
+            "colour.png", "palette.png", "grey.png", "clear.png", "one-bit.png", "colour.jpg", "progressive.jpg", "grey.jpg",
+        ]),
+        is_kept: bool,
+    ) {
+        let dir = folder();
+        write(dir.path(), "a/0.png", &foreign("colour.png"));
+        write(dir.path(), "b/0.png", &foreign("grey.png"));
+        write(dir.path(), &format!("a/{name}"), &mutated(foreign(name), &changes));
+        let on_bad = configs::OnBad::Skip;
+        survives(&configs::Dataset { on_bad, cache_mb: u64::from(is_kept), ..config("images", dir.path()) })?;
+    }
+
+    #[test]
+    fn parquet_of_other_programs(
+        changes in changes(),
+        name in prop::sample::select(vec!["none", "snappy", "gzip", "version-2"]),
+        // What says how all else is to be read is at the end.
+        from_end: bool,
+    ) {
+        let dir = folder();
+        let bytes = foreign(&format!("{name}.parquet"));
+        let length = bytes.len();
+        let changes: Vec<Change> = changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Set(at, byte) if from_end => Change::Set(length - 1 - at % length, byte),
+                other => other,
+            })
+            .collect();
+        let path = write(dir.path(), "t.parquet", &mutated(bytes, &changes));
+        survives(&config("parquet", &path))?;
+    }
+
+    #[test]
+    fn the_datasets_of_the_presets(changes in changes(), is_digits: bool, skip: bool) {
+        let dir = folder();
+        let name = if is_digits { "digits/digits.csv" } else { "penguins/penguins.csv" };
+        let path = write(dir.path(), "t.csv", &mutated(lines(name, 30), &changes));
+        let on_bad = if skip { configs::OnBad::Skip } else { configs::OnBad::Stop };
+        survives(&configs::Dataset { on_bad, ..config("csv", &path) })?;
+    }
+
+    #[test]
+    fn plans(changes in changes(), form in 0usize..4) {
+        let dir = folder();
+        let config = match form {
+            0 => config("csv", &write(dir.path(), "t.csv", &lines("digits/digits.csv", 30))),
+            1 => {
+                mnist(dir.path(), 8, false);
+                config("idx", dir.path())
+            }
+            2 => {
+                pets(dir.path(), 3);
+                config("images", dir.path())
+            }
+            _ => {
+                let path = write(dir.path(), "t.txt", b"a text that is long enough");
+                configs::Dataset { window: 4, ..config("text", &path) }
+            }
+        };
+        let plan = Plan::prepare(&config, None).expect("planned");
+        let json = mutated(serde_json::to_vec(&plan).expect("JSON"), &changes);
+        let Ok(changed) = serde_json::from_slice::<Plan>(&json) else { return Ok(()) };
+        let Ok(dataset) = Dataset::open(&changed, Path::new(&plan.path)) else { return Ok(()) };
+        let mut batch = Batch::default();
+        let all: Vec<u64> = (0..dataset.training_len()).collect();
+        let _ = dataset.gather_training(KEY, &all, &mut batch);
+        let all: Vec<u64> = (0..dataset.evaluation_len()).collect();
+        let _ = dataset.gather_evaluation(&all, &mut batch);
+    }
+
+    #[test]
+    fn manifests(changes in changes()) {
+        let dir = folder();
+        let registry = Registry::at(dir.path().join("registry"));
+        write(dir.path(), "data/a.txt", b"a");
+        write(dir.path(), "data/sub/b.txt", b"b");
+        let (by, at) = ("somebody".to_owned(), "2024-01-01T00:00:00Z".to_owned());
+        let request = Request { path: dir.path().join("data"), name: "d".to_owned(), message: None, by, at };
+        registry.add(&request, &Quiet).expect("added");
+        let manifest = registry.root().join("manifests/d/000001.json");
+        let bytes = mutated(std::fs::read(&manifest).expect("read"), &changes);
+        std::fs::write(&manifest, bytes).expect("written");
+        let reference: Reference = "d".parse().expect("a reference");
+        if let Err(why) = registry.find(&reference) {
+            prop_assert!(why.to_string().contains("000001.json"), "{why}");
+            return Ok(());
+        }
+        // What is not part of the data may say something else now; the data are the same.
+        let report = registry.verify(None, &Quiet).expect("read");
+        prop_assert!(report.damages.is_empty(), "{:?}", report.damages);
+    }
+
+    #[test]
+    fn tables_of_public_datasets(changes in changes()) {
+        let dir = folder();
+        let table = write(dir.path(), "t.toml", &mutated(lines("src/fetch/catalog.toml", 200), &changes));
+        match Catalog::load(Some(&table)) {
+            Ok(catalog) => prop_assert!(!catalog.datasets.is_empty()),
+            Err(why) => prop_assert!(why.to_string().contains("t.toml"), "{why}"),
+        }
     }
 }
