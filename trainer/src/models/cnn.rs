@@ -38,6 +38,9 @@ impl Default for Keys {
 
 /// `model.kind = "cnn"`: for each of `channels` a 3x3 convolution (same size), ReLU and 2x2 max pooling; then a
 /// layer of `hidden` units with ReLU, `dropout` before and after it, and the outputs.
+///
+/// Every weight and bias begins uniform within ±1/sqrt(inputs of a unit): burn's default for layers of both kinds, which is
+/// PyTorch's too (`nn.Linear`, `nn.Conv2d`: He et al. 2015, "Delving Deep into Rectifiers", with a = sqrt(5)).
 #[derive(Debug)]
 pub struct Cnn {
     keys: Keys,

@@ -142,6 +142,21 @@ class Resnet(nn.Module):
         return self.output(y.mean((2, 3)))
 
 
+class Cnn(nn.Module):
+    def __init__(self, keys, image, classes):
+        super().__init__()
+        widths = [image[0], *keys["channels"]]
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in zip(widths, widths[1:]))
+        halvings = len(keys["channels"])
+        self.hidden = nn.Linear(widths[-1] * (image[1] >> halvings) * (image[2] >> halvings), keys["hidden"])
+        self.output = nn.Linear(keys["hidden"], classes)
+
+    def forward(self, x):
+        for convolution in self.convolutions:
+            x = F.max_pool2d(F.relu(convolution(x)), 2)
+        return self.output(F.relu(self.hidden(x.flatten(1))))
+
+
 class Mlp(nn.Module):
     def __init__(self, keys, inputs, classes, categories=()):
         super().__init__()
@@ -208,6 +223,8 @@ CASES = [
     ("CIFAR, odd sizes", Resnet, {"depth": 8, "width": 2, "groups": 1}, [3, 9, 7], 4, 3),
     ("CIFAR, two blocks a stage", Resnet, {"depth": 14, "width": 4, "groups": 2}, [1, 8, 8], 3, 2),
     ("ImageNet, small stem", Resnet, {"depth": 18, "width": 2, "groups": 2}, [2, 11, 8], 3, 2),
+    ("one channel", Cnn, {"channels": [3], "hidden": 5}, [1, 6, 6], 3, 4),
+    ("colour, odd sizes", Cnn, {"channels": [3, 4], "hidden": 5, "label_smoothing": 0.1}, [3, 9, 7], 4, 3),
     ("smoothed", Mlp, {"hidden": [6], "label_smoothing": 0.1}, [4], 3, 5),
     ("weighted", Mlp, {"hidden": [6], "class_weights": [0.5, 2.0, 1.25]}, [4], 3, 5),
     ("categories", Mlp, {"hidden": [6], "embedding": 3}, [5], 3, 6, [(1, 4), (3, 2)]),
