@@ -297,8 +297,8 @@ fn open_idx(plan: &Plan, idx: &Idx, path: &Path) -> Result<(Samples, u64), DataE
     };
     let (images, labels) = (read(&idx.images)?, read(&idx.labels)?);
     let found = Labelled::parse((&images.0, &images.1), (&labels.0, &labels.1))?;
-    let shape = [1, found.height, found.width];
-    if plan.image_shape != Some(shape) || found.names != plan.labels() || idx.scaling.len() != 1 {
+    let shape = found.shape;
+    if plan.image_shape != Some(shape) || found.names != plan.labels() || idx.scaling.len() != shape[0] {
         let problem = format!("images of {shape:?} with {} labels: not those of the plan", found.names.len());
         return Err(DataError::File { file: images.0.display().to_string(), problem });
     }

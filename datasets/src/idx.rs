@@ -15,6 +15,31 @@ const UNSIGNED_BYTE: u8 = 0x08;
 /// What deflate makes of a byte at most: 258 bytes of two bits, and a few for rounding.
 const INFLATION_MAX: u64 = 1_040;
 
+/// What a file is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dimensions {
+    /// A label each.
+    Labels,
+    /// Number, height, width; or number, channels, height, width.
+    Images,
+}
+
+impl Dimensions {
+    fn allow(self, found: u8) -> bool {
+        match self {
+            Self::Labels => found == 1,
+            Self::Images => matches!(found, 3 | 4),
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Labels => "labels have 1",
+            Self::Images => "images have 3 (number, height, width) or 4 (number, channels, height, width)",
+        }
+    }
+}
+
 /// An idx file's sizes and numbers.
 #[derive(PartialEq, Debug)]
 pub(crate) struct Idx {
@@ -24,8 +49,8 @@ pub(crate) struct Idx {
 }
 
 impl Idx {
-    /// Reads a file's bytes: an array of unsigned bytes with so many dimensions, and nothing after it.
-    pub(crate) fn parse(path: &Path, bytes: &[u8], dimensions: usize) -> Result<Self, DataError> {
+    /// Reads a file's bytes: an array of unsigned bytes of these dimensions, and nothing after it.
+    pub(crate) fn parse(path: &Path, bytes: &[u8], dimensions: Dimensions) -> Result<Self, DataError> {
         let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
         let inflation = if is_gzip { INFLATION_MAX } else { 1 };
         // What the header promises is believed only if so few bytes can hold it.
@@ -33,8 +58,7 @@ impl Idx {
         let reader: Box<dyn Read + '_> =
             if is_gzip { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
         let mut source = Source { path, reader, offset: 0 };
-        let header = source.read(4 + 4 * dimensions as u64)?;
-        let sizes = source.sizes(&header, dimensions)?;
+        let sizes = source.sizes(dimensions)?;
         let promised = sizes.iter().try_fold(1u64, |all, size| all.checked_mul(*size as u64));
         let Some(promised) = promised.filter(|promised| *promised <= most) else {
             return Err(
@@ -51,6 +75,15 @@ impl Idx {
             return Err(source.error(end, format!("the file goes on after its {sizes:?} numbers")));
         }
         Ok(Self { sizes, numbers })
+    }
+
+    /// Channels, height and width of images.
+    pub(crate) fn shape(&self) -> [usize; 3] {
+        match self.sizes[..] {
+            [_, channels, height, width] => [channels, height, width],
+            [_, height, width] => [1, height, width],
+            _ => [0; 3],
+        }
     }
 }
 
@@ -73,24 +106,24 @@ impl Source<'_> {
         }
     }
 
-    fn sizes(&self, header: &[u8], dimensions: usize) -> Result<Vec<usize>, DataError> {
-        let (Some(magic), Some(sizes)) = (header.first_chunk::<4>(), header.get(4..)) else {
+    fn sizes(&mut self, dimensions: Dimensions) -> Result<Vec<usize>, DataError> {
+        let magic = self.read(4)?;
+        let [zero, also_zero, kind, found] = magic[..] else {
             return Err(self.error(self.offset, "the file ends within its header".to_owned()));
         };
-        let [zero, also_zero, kind, found] = *magic;
         if [zero, also_zero] != [0, 0] {
-            let problem =
-                format!("no idx file: it begins with {magic:02x?}, not with 00 00 08 {dimensions:02x}");
+            let expected = if dimensions == Dimensions::Labels { "01" } else { "03 or 04" };
+            let problem = format!("no idx file: it begins with {magic:02x?}, not with 00 00 08 {expected}");
             return Err(self.error(0, problem));
         }
         if kind != UNSIGNED_BYTE {
             return Err(self.error(2, format!("numbers of type {kind:#04x}, only bytes (0x08) are read")));
         }
-        if usize::from(found) != dimensions {
-            let what = if dimensions == 1 { "labels have 1" } else { "images have 3: number, height, width" };
-            return Err(self.error(3, format!("{found} dimensions, where {what}")));
+        if !dimensions.allow(found) {
+            return Err(self.error(3, format!("{found} dimensions, where {}", dimensions.describe())));
         }
-        if sizes.len() != 4 * dimensions {
+        let sizes = self.read(4 * u64::from(found))?;
+        if sizes.len() != 4 * usize::from(found) {
             return Err(self.error(self.offset, "the file ends within its header".to_owned()));
         }
         let size = |bytes: &[u8]| bytes.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
@@ -102,11 +135,11 @@ impl Source<'_> {
     }
 }
 
-/// Images of one channel with their labels.
+/// Images with their labels.
 pub(crate) struct Labelled {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    /// One image after another, row by row.
+    /// Channels, height, width.
+    pub(crate) shape: [usize; 3],
+    /// One image after another, channel by channel, row by row.
     pub(crate) pixels: Vec<u8>,
     /// The distinct labels, in order of their numbers.
     pub(crate) names: Vec<String>,
@@ -120,15 +153,16 @@ impl Labelled {
         (images_path, images): (&Path, &[u8]),
         (labels_path, labels): (&Path, &[u8]),
     ) -> Result<Self, DataError> {
-        let images = Idx::parse(images_path, images, 3)?;
-        let labels = Idx::parse(labels_path, labels, 1)?;
-        let [count, height, width] = [images.sizes[0], images.sizes[1], images.sizes[2]];
+        let images = Idx::parse(images_path, images, Dimensions::Images)?;
+        let labels = Idx::parse(labels_path, labels, Dimensions::Labels)?;
+        let (count, shape) = (images.sizes[0], images.shape());
         if labels.numbers.len() != count {
             let problem =
                 format!("{} labels, but {count} images in {}", labels.numbers.len(), images_path.display());
             return Err(DataError::Byte { file: labels_path.display().to_string(), offset: 4, problem });
         }
         if images.numbers.is_empty() {
+            let [_, height, width] = shape;
             let problem =
                 format!("{count} images of {height} x {width} pixels: there is nothing to learn from");
             return Err(DataError::Byte { file: images_path.display().to_string(), offset: 4, problem });
@@ -144,7 +178,7 @@ impl Labelled {
             index[usize::from(label)] = at;
         }
         let labels = labels.numbers.iter().map(|label| index[usize::from(*label)]).collect();
-        Ok(Self { height, width, pixels: images.numbers, names, labels })
+        Ok(Self { shape, pixels: images.numbers, names, labels })
     }
 }
 
@@ -177,7 +211,7 @@ pub(crate) fn is_images_by_name(path: &str) -> bool {
     labels_name(path).is_some()
 }
 
-/// The labels' file by the usual names, among these: `images-idx3` becomes `labels-idx1`, gzipped or not.
+/// The labels' file by the usual names, among these: `images-idx3` (in colour `images-idx4`) becomes `labels-idx1`, gzipped or not.
 pub(crate) fn find_labels(folder: &Path, images: &str, paths: &[String]) -> Result<String, DataError> {
     let name = labels_name(images);
     let plain = name.as_deref().map(|name| name.strip_suffix(".gz").unwrap_or(name));
@@ -197,7 +231,7 @@ pub(crate) fn find_labels(folder: &Path, images: &str, paths: &[String]) -> Resu
 fn labels_name(images: &str) -> Option<String> {
     let (folder, name) = images.rsplit_once('/').map_or(("", images), |(folder, name)| (folder, name));
     let (before, after) = name.rsplit_once("images")?;
-    let rest = after.replacen("idx3", "idx1", 1);
+    let rest = after.replacen("idx3", "idx1", 1).replacen("idx4", "idx1", 1);
     if rest == after {
         return None;
     }
@@ -219,6 +253,7 @@ mod tests {
         check("train-images-idx3-ubyte", Some("train-labels-idx1-ubyte"));
         check("raw/t10k-images.idx3-ubyte.gz", Some("raw/t10k-labels.idx1-ubyte.gz"));
         check("images/labels-idx1-ubyte", None);
+        check("train-images-idx4-ubyte", Some("train-labels-idx1-ubyte"));
         check("images.png", None);
     }
 

@@ -157,20 +157,23 @@ impl Found<'_> {
         let found =
             Labelled::parse((&root.join(&images), &image_bytes), (&root.join(&labels), &label_bytes))?;
         drop((image_bytes, label_bytes));
-        let shape = [1, found.height, found.width];
+        let shape = found.shape;
+        if !images::CHANNELS.contains(&shape[0]) {
+            return self.refuse(format!("{images} has images of {} channels, expected 1, 3 or 4", shape[0]));
+        }
         if let Some(asked) = self.config.image_shape.filter(|asked| *asked != shape) {
             return self
                 .refuse(format!("dataset.image_shape = {asked:?}, but the images are {shape:?}: remove it"));
         }
         self.check_labels(&found.names)?;
         let rows = found.labels.len() as u64;
-        let size = found.height * found.width;
+        let size = shape.iter().product::<usize>();
         let training = self.training(rows);
         let of_training: Vec<Vec<Sums>> = training
             .iter()
             .map(|row| sums(&found.pixels[*row as usize * size..(*row as usize + 1) * size], shape))
             .collect();
-        let scaling = scaling(1, of_training.iter().map(Vec::as_slice), self.config.normalise);
+        let scaling = scaling(shape[0], of_training.iter().map(Vec::as_slice), self.config.normalise);
         let mut files = vec![image_entry, label_entry];
         for path in beside.iter().filter(|path| is_folder && ![&images, &labels].contains(path)) {
             files.push(entry_of(&root, path)?);

@@ -86,13 +86,16 @@ pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<R
 
 fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
     let io = |source| DataError::Io { file: path.display().to_string(), source };
-    let images = idx::Idx::parse(path, &std::fs::read(path).map_err(io)?, 3)?;
-    let found = [1, images.sizes[1], images.sizes[2]];
-    let (Some(shape), [scaled]) = (plan.image_shape.filter(|shape| *shape == found), tables) else {
+    let images = idx::Idx::parse(path, &std::fs::read(path).map_err(io)?, idx::Dimensions::Images)?;
+    let found = images.shape();
+    let shape = plan.image_shape.filter(|shape| *shape == found && tables.len() == shape[0]);
+    let Some(shape) = shape else {
         let problem = format!("images of {found:?}, where the model takes {:?}", plan.image_shape);
         return Err(DataError::Byte { file: path.display().to_string(), offset: 8, problem });
     };
-    let features = images.numbers.iter().map(|value| scaled[usize::from(*value)]).collect::<Vec<f32>>();
+    let planes = images.numbers.chunks((shape[1] * shape[2]).max(1)).zip(tables.iter().cycle());
+    let scaled = planes.flat_map(|(plane, table)| plane.iter().map(|value| table[usize::from(*value)]));
+    let features: Vec<f32> = scaled.collect();
     let count = features.len() / shape.iter().product::<usize>().max(1);
     Ok(Batch { count, features, ..Batch::default() })
 }

@@ -105,7 +105,7 @@ fn images_are_compared_by_class_and_tables_of_types_by_rows() {
     labels(&[0, 1, 1]);
     says(dir, &["add", "d", "--name", "ds"]);
     copy("colour.jpg", "cat/1.jpg");
-    copy("version-2.parquet", "t.parquet");
+    copy("zstd.parquet", "t.parquet");
     std::fs::remove_file(dir.join("d/dog/1.png")).expect("removed");
     labels(&[0, 0, 1]);
     says(dir, &["add", "d", "--name", "ds"]);

@@ -285,6 +285,74 @@ fn who_can_not_be_reached_is_told_in_time() {
     assert!(std::fs::metadata(dir.join("out/f.bin.part")).expect("the part").len() > 0);
 }
 
+/// An archive as CIFAR-10 comes in: so many images in each of two files for training, half as many for testing.
+fn archive(images: u8, label_max: u8) -> &'static [u8] {
+    let record =
+        |number: u8| std::iter::once(number % label_max).chain((0..3072).map(move |at| (at as u8) ^ number));
+    let file = |numbers: std::ops::Range<u8>| numbers.flat_map(record).collect::<Vec<u8>>();
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (name, bytes) in [
+        ("cifar-10-batches-bin/batches.meta.txt", b"airplane\n".to_vec()),
+        ("cifar-10-batches-bin/data_batch_1.bin", file(0..images)),
+        ("cifar-10-batches-bin/test_batch.bin", file(200..200 + images / 2)),
+        ("cifar-10-batches-bin/data_batch_2.bin", file(images..2 * images)),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes.as_slice()).expect("appended");
+    }
+    Vec::leak(tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("packed"))
+}
+
+#[test]
+fn an_archive_of_cifar_10_becomes_what_a_run_reads() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    let body = archive(20, 10);
+    let server = serve(body, &[Manner::Whole]);
+    let more = format!("md5 = {:?}\nunpack = \"cifar10\"", md5_of(body));
+    table(dir, &more, std::slice::from_ref(&server.address));
+    for _ in 0..2 {
+        let output = fetch(dir, &[]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("`datasets add out/idx --name d`"), "{said}");
+    }
+    let config = configs::Dataset {
+        uri: dir.join("out/idx").display().to_string(),
+        format: "idx".to_owned(),
+        ..configs::Dataset::default()
+    };
+    let plan = datasets::Plan::prepare(&config, None).expect("planned");
+    assert_eq!((plan.rows, plan.image_shape, plan.labels().len()), (40, Some([3, 32, 32]), 10));
+    let images = std::fs::read(dir.join("out/idx/train-images-idx4-ubyte")).expect("read");
+    let second = (0..3072).map(|at| at as u8 ^ 1);
+    assert!(images[20 + 3072..20 + 2 * 3072].iter().copied().eq(second), "the pixels as they were");
+    let tests = std::fs::read(dir.join("out/idx/test-labels-idx1-ubyte")).expect("read");
+    assert_eq!(tests[8..], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+}
+
+#[test]
+fn an_archive_that_is_none_leaves_nothing_behind() {
+    for (body, said) in [
+        (b"no archive".as_slice(), "this is no tar archive"),
+        (archive(20, 11), "the label is 10, not 0 to 9"),
+        (archive(0, 10), "there are no images for train in it"),
+    ] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = dir.path();
+        let server = serve(body, &[Manner::Whole]);
+        let more = format!("md5 = {:?}\nunpack = \"cifar10\"", md5_of(body));
+        table(dir, &more, std::slice::from_ref(&server.address));
+        let output = fetch(dir, &[]);
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.code() == Some(3) && stderr.contains(said), "{stderr}");
+        let left: Vec<_> =
+            std::fs::read_dir(dir.join("out")).expect("listed").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["f.bin"], "the archive alone");
+    }
+}
+
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -53,7 +53,7 @@ fn images_have_the_pixels_that_pillow_reads() {
 }
 
 #[test]
-fn tables_have_the_rows_that_pyarrow_wrote() {
+fn tables_have_the_rows_that_pyarrow_and_polars_wrote() {
     let expected = expected();
     let rows = expected["rows"].as_array().expect("rows");
     let field = |value: &Value| match value {
@@ -72,7 +72,7 @@ fn tables_have_the_rows_that_pyarrow_wrote() {
     let of_text = epoch(&dataset, KEY);
     assert_eq!((as_text.rows, as_text.targets()), (50, vec!["label".to_owned()]));
     let features = |plan: &Plan| serde_json::to_value(plan.columns()).expect("JSON");
-    for name in ["none", "snappy", "gzip", "version-2"] {
+    for name in ["none", "snappy", "gzip", "zstd", "version-2", "polars"] {
         let (plan, dataset) = open(&config("parquet", &files().join(format!("{name}.parquet"))));
         assert_eq!((plan.rows, features(&plan)), (50, features(&as_text)), "{name}");
         let found = epoch(&dataset, KEY);

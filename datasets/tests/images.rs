@@ -49,6 +49,43 @@ fn idx_files_are_read_plain_and_gzipped_from_folder_and_file() {
 }
 
 #[test]
+fn idx_images_in_colour_have_their_channels_one_after_another() {
+    let dir = folder();
+    // Two channels' worth of what no scaling of another channel makes: 10 images of 3 x 2 x 2.
+    let pixels = |number: usize| (0..12).map(move |at| (number * 12 + at) as u8);
+    let bytes: Vec<u8> = (0..10).flat_map(pixels).collect();
+    let images = write(dir.path(), "train-images-idx4-ubyte", &idx(&[10, 3, 2, 2], &bytes));
+    write(dir.path(), "train-labels-idx1-ubyte", &idx(&[10], &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]));
+    let none = configs::Dataset { normalise: Normalise::None, ..config("idx", dir.path()) };
+    let (plan, dataset) = open(&none);
+    assert_eq!((plan.image_shape, plan.features()), (Some([3, 2, 2]), 12));
+    let (training, validation) = epoch(&dataset, KEY);
+    let first = training.features.chunks(12).chain(validation.features.chunks(12));
+    for image in first {
+        let number = (image[0] * 255.0 / 12.0).round() as usize;
+        let expected: Vec<f32> = pixels(number).map(|p| (f64::from(p) / 255.0) as f32).collect();
+        assert_eq!(image, expected);
+    }
+    let (plan, dataset) = open(&configs::Dataset { normalise: Normalise::Standard, ..none });
+    let (training, _) = epoch(&dataset, KEY);
+    let mean_of = |channel: usize| {
+        let values = training.features.chunks(12).flat_map(|image| &image[4 * channel..4 * channel + 4]);
+        values.sum::<f32>() / (4 * training.count) as f32
+    };
+    assert!((0..3).all(|channel| mean_of(channel).abs() < 1e-5), "each channel by its own mean");
+    let rows = plan.read_for_prediction(&images).expect("images");
+    let known: Vec<&[f32]> = rows.features.chunks(12).collect();
+    assert!(
+        rows.count == 10 && training.features.chunks(12).all(|image| known.contains(&image)),
+        "as they were trained on"
+    );
+    let two = idx(&[10, 2, 2, 3], &bytes);
+    write(dir.path(), "train-images-idx4-ubyte", &two);
+    let said = refused(&config("idx", dir.path()));
+    assert_eq!(said, "data: train-images-idx4-ubyte has images of 2 channels, expected 1, 3 or 4");
+}
+
+#[test]
 fn pixels_are_scaled_by_the_training_split_alone() {
     let dir = folder();
     mnist(dir.path(), 50, false);
@@ -228,7 +265,7 @@ fn broken_idx_files_are_refused_with_file_and_byte() {
     check(
         IMAGES,
         b"a,b,c\n1,2,3\n4,5,6\n",
-        &at(0, "no idx file: it begins with [61, 2c, 62, 2c], not with 00 00 08 03"),
+        &at(0, "no idx file: it begins with [61, 2c, 62, 2c], not with 00 00 08 03 or 04"),
     );
     let with = |at: usize, byte: u8| {
         let mut bytes = good.clone();
@@ -236,7 +273,13 @@ fn broken_idx_files_are_refused_with_file_and_byte() {
         bytes
     };
     check(IMAGES, &with(2, 0x0d), &at(2, "numbers of type 0x0d, only bytes (0x08) are read"));
-    check(IMAGES, &with(3, 1), &at(3, "1 dimensions, where images have 3: number, height, width"));
+    let dimensions = "images have 3 (number, height, width) or 4 (number, channels, height, width)";
+    check(IMAGES, &with(3, 1), &at(3, &format!("1 dimensions, where {dimensions}")));
+    check(
+        IMAGES,
+        &with(3, 4),
+        &at(4, "the header promises [6, 3, 4, 858663] numbers, which the file can't hold"),
+    );
     let huge = idx(&[u32::MAX, u32::MAX, u32::MAX], &[0; 100]);
     let sizes = "[4294967295, 4294967295, 4294967295]";
     check(IMAGES, &huge, &at(4, &format!("the header promises {sizes} numbers, which the file can't hold")));

@@ -89,6 +89,15 @@ proptest! {
     }
 
     #[test]
+    fn idx_in_colour(changes in changes()) {
+        let dir = folder();
+        write(dir.path(), "labels-idx1-ubyte", &support::idx(&[6], &[0, 1, 0, 1, 0, 1]));
+        let images = support::idx(&[6, 3, 2, 2], &(0..72).collect::<Vec<u8>>());
+        write(dir.path(), "images-idx4-ubyte", &mutated(images, &changes));
+        survives(&config("idx", dir.path()))?;
+    }
+
+    #[test]
     fn images(changes in changes(), is_png: bool, skip: bool, resize: bool) {
         let dir = folder();
         pets(dir.path(), 2);
@@ -170,7 +179,7 @@ proptest! {
     #[test]
     fn parquet_of_other_programs(
         changes in changes(),
-        name in prop::sample::select(vec!["none", "snappy", "gzip", "version-2"]),
+        name in prop::sample::select(vec!["none", "snappy", "gzip", "zstd", "version-2", "polars"]),
         // What says how all else is to be read is at the end.
         from_end: bool,
     ) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use configs::Span;
-use datasets::fetch::{Catalog, Patience, fetch};
+use datasets::fetch::{Catalog, Patience, fetch, unpack};
 use datasets::registry::RegistryError;
 
 use super::bar::Bar;
@@ -53,6 +53,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<String, RegistryError> {
             format!("md5 {}", fetched.md5),
             state.to_owned(),
         ]);
+    }
+    let mut folder = folder;
+    for file in &dataset.files {
+        if let Some(how) = file.unpack {
+            folder = unpack(how, &folder.join(&file.path))?;
+            rows.push([folder.display().to_string(), "unpacked".to_owned(), String::new(), "idx".to_owned()]);
+        }
     }
     let folder = folder.display();
     Ok(format!("{}`datasets add {folder} --name {name}` keeps them as a version\n", aligned(&rows)))

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Side;
 use crate::error::DataError;
-use crate::idx::Idx;
+use crate::idx::{Dimensions, Idx};
 use crate::images::{class, is_image};
 use crate::registry::RegistryError;
 
@@ -49,7 +49,7 @@ fn labels_of(side: &Side, path: &str) -> Result<BTreeMap<u8, u64>, RegistryError
     let Some(file) = side.files.get(path) else { return Ok(BTreeMap::new()) };
     let bytes = std::fs::read(&file.place).map_err(RegistryError::at(&file.place))?;
     let mut counts = BTreeMap::new();
-    match Idx::parse(&file.place, &bytes, 1) {
+    match Idx::parse(&file.place, &bytes, Dimensions::Labels) {
         Ok(idx) => idx.numbers.iter().for_each(|label| *counts.entry(*label).or_insert(0) += 1),
         Err(DataError::Io { file, source }) => return Err(RegistryError::Io { place: file, source }),
         Err(_) => {}

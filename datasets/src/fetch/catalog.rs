@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
+use super::unpack::Unpack;
 use crate::registry::RegistryError;
 
 /// The table that is built in.
@@ -47,6 +48,8 @@ pub struct PublicFile {
     pub md5: Option<String>,
     /// Where it is, the best place first: `https://` or `http://`.
     pub addresses: Vec<String>,
+    /// How it is unpacked, if no run reads it as it is.
+    pub unpack: Option<Unpack>,
 }
 
 impl Catalog {

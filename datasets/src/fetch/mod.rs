@@ -4,6 +4,8 @@
 
 mod catalog;
 mod download;
+mod unpack;
 
 pub use catalog::{Catalog, PublicDataset, PublicFile};
 pub use download::{Fetched, Patience, fetch};
+pub use unpack::{Unpack, unpack};

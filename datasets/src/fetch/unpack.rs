@@ -1,0 +1,128 @@
+//! What is published in a form of its own, turned into one that a run reads.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+
+use crate::registry::RegistryError;
+
+/// Bytes of an image of CIFAR-10: red, green and blue planes of 32 x 32, row by row.
+const PIXELS: usize = 3 * 32 * 32;
+/// Records of a file at most: six times what is published.
+const RECORDS_MAX: u64 = 60_000;
+
+/// How a file is unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpack {
+    /// The binary form of CIFAR-10 in a gzipped tar archive: `data_batch_1.bin` to `data_batch_5.bin` and
+    /// `test_batch.bin`, a byte of label and the pixels for each image (A. Krizhevsky, "The CIFAR-10 dataset", section
+    /// "Binary version").
+    Cifar10,
+}
+
+/// Unpacks an archive into the folder `idx` beside it: images and labels in idx form, for training and for testing. What
+/// is there already stays.
+///
+/// # Errors
+/// When the archive can't be read, or isn't what it should be, or there is no room.
+pub fn unpack(what: Unpack, archive: &Path) -> Result<PathBuf, RegistryError> {
+    let Unpack::Cifar10 = what;
+    let folder = archive.with_file_name("idx");
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let partial = archive.with_file_name(format!(".idx.{}", std::process::id()));
+    let unpacked = cifar10(archive, &partial)
+        .and_then(|()| std::fs::rename(&partial, &folder).map_err(RegistryError::at(&folder)));
+    if unpacked.is_err() {
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    unpacked.map(|()| folder)
+}
+
+fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
+    std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
+    let mut parts = [Part::create(folder, "train")?, Part::create(folder, "test")?];
+    let file = File::open(archive).map_err(RegistryError::at(archive))?;
+    let wrong = |problem: String| RegistryError::wrong(archive, problem);
+    let broken = |why: std::io::Error| wrong(format!("this is no tar archive: {why}"));
+    let mut tar = tar::Archive::new(GzDecoder::new(file));
+    for entry in tar.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = entry.path().map_err(broken)?.into_owned();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // They stand in the archive in any order; which image is which number is of no meaning.
+        let part = match name.as_str() {
+            name if name.starts_with("data_batch_") && name.ends_with(".bin") => &mut parts[0],
+            "test_batch.bin" => &mut parts[1],
+            _ => continue,
+        };
+        let records = entry.size() / (PIXELS as u64 + 1);
+        if entry.size() % (PIXELS as u64 + 1) != 0 || records > RECORDS_MAX {
+            let problem = format!("{name} has {} bytes, images have {} each", entry.size(), PIXELS + 1);
+            return Err(wrong(problem));
+        }
+        let mut record = [0; PIXELS + 1];
+        for number in 0..records {
+            entry.read_exact(&mut record).map_err(|why| wrong(format!("{name}, image {number}: {why}")))?;
+            if record[0] > 9 {
+                return Err(wrong(format!("{name}, image {number}: the label is {}, not 0 to 9", record[0])));
+            }
+            part.push(&record)?;
+        }
+    }
+    if let Some(part) = parts.iter().find(|part| part.labels.is_empty()) {
+        return Err(wrong(format!("there are no images for {} in it", part.name)));
+    }
+    parts.into_iter().try_for_each(|part| part.finish(folder))
+}
+
+/// Images of one use, written as they come.
+struct Part {
+    name: &'static str,
+    path: PathBuf,
+    images: BufWriter<File>,
+    labels: Vec<u8>,
+}
+
+impl Part {
+    fn create(folder: &Path, name: &'static str) -> Result<Self, RegistryError> {
+        let path = folder.join(format!("{name}-images-idx4-ubyte"));
+        let mut images = BufWriter::new(File::create(&path).map_err(RegistryError::at(&path))?);
+        images.write_all(&header(0)).map_err(RegistryError::at(&path))?;
+        Ok(Self { name, path, images, labels: Vec::new() })
+    }
+
+    fn push(&mut self, record: &[u8; PIXELS + 1]) -> Result<(), RegistryError> {
+        self.labels.push(record[0]);
+        self.images.write_all(&record[1..]).map_err(RegistryError::at(&self.path))
+    }
+
+    /// The number of images is known now.
+    fn finish(mut self, folder: &Path) -> Result<(), RegistryError> {
+        let count = u32::try_from(self.labels.len()).unwrap_or(u32::MAX);
+        let written = self
+            .images
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.images.write_all(&header(count)))
+            .and_then(|()| self.images.flush())
+            .and_then(|()| self.images.get_ref().sync_all());
+        written.map_err(RegistryError::at(&self.path))?;
+        let path = folder.join(format!("{}-labels-idx1-ubyte", self.name));
+        let bytes = [&[0, 0, 8, 1], count.to_be_bytes().as_slice(), &self.labels].concat();
+        let written =
+            File::create(&path).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+        written.map_err(RegistryError::at(&path))
+    }
+}
+
+/// The header of images in idx form: number, channels, height, width.
+fn header(count: u32) -> Vec<u8> {
+    let mut header = vec![0, 0, 8, 4];
+    header.extend([count, 3, 32, 32].iter().flat_map(|size| size.to_be_bytes()));
+    header
+}
