@@ -1,6 +1,6 @@
 //! The coordinator's driver in the simulation: thin, as the real one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use protocol::coordinator::{Coordinator, Event, Note, Output};
 use protocol::history::History;
@@ -27,8 +27,8 @@ pub(crate) struct CoordinatorNode {
     pub(crate) backlog: Backlog,
     /// When each worker was heard last.
     pub(crate) heard: BTreeMap<usize, u64>,
-    /// Members whose model is ready.
-    pub(crate) available: BTreeSet<MemberId>,
+    /// The workers that are members.
+    pub(crate) here: BTreeMap<MemberId, usize>,
     /// The step that the machine works on.
     pub(crate) current: Option<StepKey>,
     /// Who is to upload which version, until it has; and how many were asked for.
@@ -70,7 +70,7 @@ impl World<'_> {
             appending: None,
             backlog: Backlog::default(),
             heard: BTreeMap::new(),
-            available: BTreeSet::new(),
+            here: BTreeMap::new(),
             current: None,
             uploads: (0, None),
             shows: None,
@@ -147,11 +147,6 @@ impl World<'_> {
 
     /// A message on a control stream.
     pub(crate) fn hear(&mut self, worker: usize, generation: usize, message: FromWorker) -> Finding {
-        if let (FromWorker::Prepared { .. }, Some(node), Some(member)) =
-            (&message, &mut self.coordinator, self.workers[worker].member)
-        {
-            node.available.insert(member);
-        }
         let connection = connection_number(worker, generation);
         self.handle_coordinator(Event::Message { connection, message })
     }
@@ -280,12 +275,22 @@ impl World<'_> {
     fn take_note(&mut self, note: Note) -> Finding {
         match note {
             Note::Retry { .. } => self.told.retries += 1,
-            Note::Rewound { .. } => self.told.rewinds += 1,
+            Note::Rewound { to_step, reason, .. } => {
+                self.told.rewinds += 1;
+                let void = !reason.contains("is lost with the workers") && !reason.starts_with("no version");
+                let best = self.best_to_go_on_from();
+                return self.watch.on_rewind(to_step, void, &best);
+            }
+            Note::Joined { member, join } => {
+                if let (Some(node), Ok(worker)) = (&mut self.coordinator, usize::try_from(join.instance)) {
+                    node.here.insert(member, worker);
+                }
+            }
             Note::ViewOpened { .. } => self.told.views += 1,
             Note::Warning { message } => self.told.warnings.push(message),
             Note::Left { member, reason, .. } => {
                 if let Some(node) = &mut self.coordinator {
-                    node.available.remove(&member);
+                    node.here.remove(&member);
                 }
                 self.check_blame(member, &reason)?;
                 self.told.left.push(reason);

@@ -221,7 +221,7 @@ impl Scenario {
         for _ in 0..random.between(0, 4) {
             let workers = random.between(1, WORKERS_MAX) as usize;
             let mut chaos: Vec<(u64, Chaos)> = Vec::new();
-            for _ in 0..random.between(1, 5) {
+            for _ in 0..random.between(1, 9) {
                 // Early ones hit the start, late ones the middle and the end.
                 let limit = [60, 300, 1_500][random.below(3)];
                 chaos.push((random.between(1, limit), draw(&mut random, workers)));
@@ -230,7 +230,8 @@ impl Scenario {
             let damaged_version = random.one_in(8);
             lives.push(Life { damaged_version, ..Life::supervised(workers, &chaos) });
         }
-        lives.push(Life::quiet(random.between(1, WORKERS_MAX) as usize));
+        let workers = random.between(u64::from(self.plan.min_workers), WORKERS_MAX);
+        lives.push(Life::quiet(workers as usize));
         lives
     }
 }

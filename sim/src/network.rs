@@ -48,8 +48,10 @@ pub(crate) enum Down {
 pub(crate) enum What {
     /// A worker process starts and connects.
     StartWorker(usize),
-    /// A worker tries to open a control stream again.
-    Reconnect(usize),
+    /// A worker tries to open a control stream again, by the number of its attempt.
+    Reconnect(usize, u64),
+    /// That attempt has failed.
+    NotReconnected(usize, u64),
     /// The coordinator is started again.
     StartCoordinator,
     /// Something arrives at the coordinator.
@@ -122,7 +124,8 @@ impl What {
             Self::StartWorker(worker)
             | Self::Down { worker, .. }
             | Self::BrokenDown(worker, _, _)
-            | Self::Reconnect(worker)
+            | Self::Reconnect(worker, _)
+            | Self::NotReconnected(worker, _)
             | Self::WorkerTick(worker)
             | Self::DataConnect(worker, _)
             | Self::Worker(worker, _)

@@ -61,6 +61,9 @@ pub struct Report {
 /// # Errors
 /// When a checker finds something, or the run doesn't complete.
 pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
+    let mut alone = scenario.clone();
+    alone.plan.min_workers = 1;
+    let scenario = &alone;
     let mut world = World::new(scenario, None, None);
     let end = world.live(&Life::quiet(1)).map_err(|message| violation(scenario, &message, &world))?;
     match (&end, world.to_reference()) {

@@ -83,6 +83,8 @@ impl Scenario {
             checkpoint_every,
             evaluate_every_epochs: random.between(0, 2),
             export: random.one_in(2),
+            min_workers: if random.one_in(4) { 2 } else { 1 },
+            max_workers: if random.one_in(2) { 16 } else { 8 },
             ..run_plan()
         };
         let early_stopping = early_stopping(&mut Random::stream(seed, "early stopping"));

@@ -2,7 +2,7 @@
 
 use protocol::worker::Event;
 
-use crate::link::{Link, Way};
+use crate::link::Way;
 use crate::network::{Down, Plane, Up, What};
 use crate::watch::Finding;
 use crate::world::World;
@@ -77,14 +77,16 @@ impl World<'_> {
     }
 
     /// A worker opens another control stream.
-    pub(crate) fn on_reconnect(&mut self, worker: usize) -> Finding {
+    pub(crate) fn on_reconnect(&mut self, worker: usize, attempt: u64) -> Finding {
         let now = self.queue.now();
+        if self.workers[worker].reconnects != attempt {
+            return Ok(()); // Another one was begun since.
+        }
         if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
             if until <= now + CONNECT_MS {
-                self.queue.put_at(until, What::Reconnect(worker));
+                self.queue.put_at(until, What::Reconnect(worker, attempt));
             } else {
-                let reason = format!("no answer for {CONNECT_MS} ms");
-                self.queue.put(CONNECT_MS, What::Worker(worker, Event::Disconnected { reason }));
+                self.queue.put(CONNECT_MS, What::NotReconnected(worker, attempt));
             }
             return Ok(());
         }
@@ -92,8 +94,16 @@ impl World<'_> {
             let reason = "connection refused".to_owned();
             return self.handle_worker(worker, Event::Disconnected { reason });
         }
-        self.workers[worker].control.push(Link::default());
+        self.workers[worker].open_control();
         self.handle_worker(worker, Event::Connected)
+    }
+
+    pub(crate) fn on_not_reconnected(&mut self, worker: usize, attempt: u64) -> Finding {
+        if self.workers[worker].reconnects != attempt {
+            return Ok(());
+        }
+        let reason = format!("no answer for {CONNECT_MS} ms");
+        self.handle_worker(worker, Event::Disconnected { reason })
     }
 
     /// A worker opens a data connection for a view. Meanwhile its compute thread does nothing else.

@@ -43,24 +43,17 @@ impl World<'_> {
         if matches!(record, Record::Commit(_) | Record::Adopted(_) | Record::Version { .. }) {
             self.last_progress = self.queue.now();
         }
-        if let Record::Rewind { to_step, void, .. } = record {
-            let best = self.best_to_go_on_from();
-            self.watch.on_rewind(*to_step, *void, &best)?;
-        }
         self.watch.on_journalled(self.scenario, record)
     }
 
     /// The states that a run that goes back could go on from: whole versions, and what members hold.
-    fn best_to_go_on_from(&self) -> Best {
+    pub(crate) fn best_to_go_on_from(&self) -> Best {
         let Some(node) = &self.coordinator else { return Best::default() };
-        let here = |worker: &&crate::worker::WorkerNode| {
-            let is_available = worker.member.is_some_and(|member| node.available.contains(&member));
-            worker.is_alive && is_available && worker.control.last().is_some_and(|link| !link.is_cut())
-        };
-        let members =
-            self.workers.iter().filter(here).filter_map(|worker| {
-                Some(Claim { commit: worker.made_by?, prepared: worker.prepared_before })
-            });
+        let leaves = |worker: usize| self.fired.contains(&crate::life::Chaos::Leave(worker));
+        let here = node.here.values().filter(|worker| !leaves(**worker)).map(|worker| &self.workers[*worker]);
+        let members = here
+            .filter(|worker| worker.is_alive && worker.is_connected())
+            .filter_map(|worker| Some(Claim { commit: worker.made_by?, prepared: worker.prepared_before }));
         Best { versions: self.disk.whole_versions(), members: members.collect() }
     }
 

@@ -37,8 +37,11 @@ pub(crate) struct WorkerNode {
     pub(crate) tick_at: Option<u64>,
     pub(crate) slot: Option<u32>,
     /// All streams that it opened, the newest last.
-    pub(crate) control: Vec<Link>,
-    pub(crate) data: Vec<Link>,
+    control: Vec<Link>,
+    data: Vec<Link>,
+    /// The control stream that it uses, and its attempts to open another one so far.
+    pub(crate) session: Option<usize>,
+    pub(crate) reconnects: u64,
     /// The data connection that it uses.
     pub(crate) exchange: Option<usize>,
     /// An attempt to open one, and the step that waits for it.
@@ -82,8 +85,10 @@ impl WorkerNode {
             backlog: Backlog::default(),
             tick_at: None,
             slot: slot.and_then(|slot| u32::try_from(slot).ok()),
-            control: vec![Link::default()],
+            control: Vec::new(),
             data: Vec::new(),
+            session: None,
+            reconnects: 0,
             exchange: None,
             connecting: None,
             waiting: None,
@@ -114,13 +119,23 @@ impl WorkerNode {
     /// The stream that it uses now.
     pub(crate) fn newest(&self, plane: Plane) -> Option<usize> {
         match plane {
-            Plane::Control => self.control.len().checked_sub(1),
+            Plane::Control => self.session,
             Plane::Data => self.exchange,
         }
     }
 
     pub(crate) fn delay_ms(&self, plane: Plane) -> u64 {
         self.delays_ms[usize::from(plane == Plane::Data)]
+    }
+
+    pub(crate) fn open_control(&mut self) {
+        self.session = Some(self.control.len());
+        self.control.push(Link::default());
+    }
+
+    /// Whether its control stream is what it seems.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session.and_then(|session| self.control.get(session)).is_some_and(|link| !link.is_cut())
     }
 
     pub(crate) fn open_data(&mut self, elements: usize) {
@@ -153,9 +168,7 @@ impl World<'_> {
             }
             return Ok(());
         }
-        if self.workers[worker].control.last().is_some_and(Link::is_cut) {
-            self.workers[worker].control.push(Link::default()); // A coordinator died before this worker started.
-        }
+        self.workers[worker].open_control();
         let join = Join {
             protocol_version: PROTOCOL_VERSION,
             tasks: vec![("toy".to_owned(), 1)],
@@ -186,7 +199,8 @@ impl World<'_> {
         }
         match what {
             What::StartWorker(_) => self.on_start(worker),
-            What::Reconnect(_) => self.on_reconnect(worker),
+            What::Reconnect(_, attempt) => self.on_reconnect(worker, attempt),
+            What::NotReconnected(_, attempt) => self.on_not_reconnected(worker, attempt),
             What::DataConnect(_, attempt) => self.on_data_connect(worker, attempt),
             What::Down { plane, generation, payload, .. } => {
                 let node = &mut self.workers[worker];
@@ -264,10 +278,13 @@ impl World<'_> {
             Output::Reconnect { after_ms, reason } => {
                 self.check_silence(worker, &reason)?;
                 self.send_up(worker, Plane::Control, Up::Closed);
-                if let Some(link) = self.workers[worker].control.last_mut() {
+                let node = &mut self.workers[worker];
+                if let Some(link) = node.session.take().and_then(|session| node.control.get_mut(session)) {
                     link.close(); // What was sent before still arrives.
                 }
-                self.queue.put(after_ms, What::Reconnect(worker));
+                node.reconnects += 1;
+                let attempt = node.reconnects;
+                self.queue.put(after_ms, What::Reconnect(worker, attempt));
             }
             Output::Prepare(welcome) => {
                 // What was opened under another name is of no use.
@@ -290,10 +307,12 @@ impl World<'_> {
                 self.finish_load(worker, state, digest, took_ms);
             }
             Output::Load { step } => {
+                self.workers[worker].made_by = None;
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Download(worker, step));
             }
             Output::TakeState { step } => {
+                self.workers[worker].made_by = None;
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Take(worker, step));
             }

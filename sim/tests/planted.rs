@@ -13,6 +13,7 @@ const SEEDS: u64 = 12;
 fn scenario(seed: u64) -> Scenario {
     let mut scenario = Scenario::of(seed);
     let plan = &mut scenario.plan;
+    plan.min_workers = 1;
     plan.geometry.samples = 33;
     plan.geometry.batch = 11;
     plan.geometry.microbatch = 1;

@@ -19,7 +19,12 @@ pub(crate) const TRIGGERS_MAX: usize = 64;
 /// Everything that can wake the driver.
 pub(crate) enum Trigger {
     /// Another control stream is open, or could not be opened.
-    Reconnected(Result<Box<Session>, String>),
+    Reconnected {
+        /// The number of the attempt.
+        attempt: u64,
+        /// The stream, or why there is none.
+        result: Result<Box<Session>, String>,
+    },
     /// A control message came.
     Control(ToWorker),
     /// The control stream ended or broke.
@@ -59,6 +64,9 @@ pub(crate) struct Driver {
     pub(crate) started: Instant,
     /// Why it was tried to join again, as the log has it last.
     pub(crate) said: String,
+    /// Attempts to open another control stream so far. Only the newest counts: where the compute thread's connection
+    /// broke with the control stream both are told, and two streams of one worker would put each other out.
+    pub(crate) attempts: u64,
 }
 
 impl Driver {
@@ -80,10 +88,11 @@ impl Driver {
             let event = match self.next(&mut triggers).await {
                 None => Event::Tick,
                 Some(Trigger::Control(message)) => Event::Message(message),
-                Some(Trigger::ControlLost { reason } | Trigger::Reconnected(Err(reason))) => {
+                Some(Trigger::Reconnected { attempt, .. }) if attempt != self.attempts => continue,
+                Some(Trigger::ControlLost { reason } | Trigger::Reconnected { result: Err(reason), .. }) => {
                     Event::Disconnected { reason }
                 }
-                Some(Trigger::Reconnected(Ok(session))) => match self.connected(*session) {
+                Some(Trigger::Reconnected { result: Ok(session), .. }) => match self.connected(*session) {
                     Ok(()) => Event::Connected,
                     Err(failure) => Event::Failed(failure),
                 },
@@ -169,12 +178,14 @@ impl Driver {
             tracing::warn!("{reason}; trying to join again");
             reason.clone_into(&mut self.said);
         }
+        self.attempts += 1;
+        let attempt = self.attempts;
         let (address, triggers) = (self.address.clone(), self.triggers.clone());
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let attempt = address.reconnect(&triggers).await.map(Box::new).map_err(|failure| failure.message);
+            let result = address.reconnect(&triggers).await.map(Box::new).map_err(|failure| failure.message);
             // A driver that has gone needs no stream.
-            let _ = triggers.send(Trigger::Reconnected(attempt)).await;
+            let _ = triggers.send(Trigger::Reconnected { attempt, result }).await;
         });
     }
 

@@ -126,6 +126,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
         compute: orders.clone(),
         started: Instant::now(),
         said: String::new(),
+        attempts: 0,
     };
     driver.connected(session)?;
     let end = driver.run(inbox).await;

@@ -79,7 +79,26 @@ impl Coordinator {
         if self.recover_prepared(step) || self.roster.iter().any(|member| member.can_enter(step)) {
             return self.load_from(now, step);
         }
-        self.restore(now);
+        if self.holder_until().is_none_or(|until| now >= until) {
+            self.restore(now);
+        }
+    }
+
+    /// Members that have the committed state, or are prepared for it, but are not ready yet.
+    fn holders_to_be(&self) -> impl Iterator<Item = &super::roster::Member> {
+        let step = self.position.step;
+        let hash = self.history.last_commit(step).map(|commit| commit.hash);
+        self.roster.iter().filter(move |member| {
+            let prepared = member.claim.as_ref().and_then(|held| held.prepared);
+            let reaches = member.holds.is_some_and(|holds| holds + 1 == step)
+                && prepared.is_some_and(|(to, with)| to == step && Some(with) == hash);
+            member.elements.is_none() && member.leaving.is_none() && (member.holds == Some(step) || reaches)
+        })
+    }
+
+    /// How long they are waited for, before history goes back for want of the state that they have.
+    fn holder_until(&self) -> Option<Millis> {
+        self.holders_to_be().map(|member| member.joined_at.saturating_add(self.plan.load_timeout_ms)).max()
     }
 
     /// Nobody has the committed state: the newest that there is, a member's or a version's; else the seed's.
@@ -285,13 +304,23 @@ impl Coordinator {
         if self.waits_for_orphans(clock) {
             return until.min(self.rejoin_until);
         }
+        let holder_until = self.holder_until().filter(|until| clock < *until);
+        if let Some(holder_until) = holder_until {
+            return until.min(holder_until);
+        }
         let is_recording = self.adopting.is_some() || self.uploads.is_recording();
         if self.roster.available().count() < self.needed() || is_recording {
             return until;
         }
-        // At once, where there is a worker to try with; else when one may be tried again.
+        // At once, where there is a worker to try with; else when one of those that lack the state may be tried again.
+        let step = self.position.step;
+        let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
+        if holders >= self.needed() {
+            return clock.min(until);
+        }
         self.roster
             .available()
+            .filter(|member| !member.can_enter(step))
             .map(|member| member.not_before.max(clock))
             .min()
             .map_or(until, |at| at.min(until))
@@ -306,7 +335,11 @@ impl Coordinator {
             );
         }
         let missing = needed.saturating_sub(self.roster.len());
+        let holders: Vec<&str> = self.holders_to_be().map(|member| member.name.as_str()).collect();
         match missing {
+            0 if here >= needed && !holders.is_empty() => {
+                format!("{} to be ready, with state {}", holders.join(", "), self.position.step)
+            }
             0 => format!("the workers to be ready ({here} of {needed} are)"),
             _ => format!("{missing} more workers to join ({} of {needed} are here)", self.roster.len()),
         }

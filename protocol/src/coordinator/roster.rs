@@ -18,6 +18,7 @@ pub(super) struct Member {
     pub(super) slot: Option<u32>,
     /// Who comes with the same is the same process.
     pub(super) instance: u64,
+    pub(super) joined_at: Millis,
     pub(super) heard_at: Millis,
     pub(super) fingerprint: [u8; 32],
     /// Version of its task's schema.
@@ -115,6 +116,7 @@ impl Roster {
             name: name.clone(),
             slot: join.slot,
             instance: join.instance,
+            joined_at: now,
             heard_at: now,
             fingerprint: join.fingerprint,
             schema,
