@@ -10,13 +10,14 @@ use crate::world::World;
 #[derive(Default)]
 pub(crate) struct Backlog {
     pub(crate) is_paused: bool,
+    /// With the time by the process's own clock.
     waiting: VecDeque<(u64, What)>,
 }
 
 impl World<'_> {
     /// Puts what happens to a paused process aside.
     pub(crate) fn set_aside(&mut self, process: Option<usize>, what: What) -> Option<What> {
-        let now = self.queue.now();
+        let now = process.map_or_else(|| self.coordinator_clock(), |worker| self.worker_clock(worker));
         match self.backlog(process).filter(|backlog| backlog.is_paused) {
             Some(backlog) => {
                 backlog.waiting.push_back((now, what));

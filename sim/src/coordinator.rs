@@ -125,9 +125,9 @@ impl World<'_> {
         let connection = (worker, generation);
         match payload {
             Up::Control(message) => {
-                let now = self.queue.now();
+                let clock = self.coordinator_clock();
                 if let Some(node) = &mut self.coordinator {
-                    node.heard.insert(worker, now);
+                    node.heard.insert(worker, clock);
                 }
                 let message = self.planted_message(message);
                 self.hear(worker, generation, message.clone())?;

@@ -17,6 +17,9 @@ struct Arguments {
     /// Prints everything that happened in a run that fails.
     #[arg(long)]
     trace: bool,
+    /// Prints a run that fails as values, with as few faults as still make it fail.
+    #[arg(long)]
+    case: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +44,9 @@ fn main() -> anyhow::Result<()> {
                 broken += 1;
                 violation.trace.iter().for_each(|line| println!("{line}"));
                 println!("{violation}");
+                if let Some(case) = arguments.case.then(|| sim::case(seed)).flatten() {
+                    println!("{case}");
+                }
             }
         }
     }

@@ -41,10 +41,10 @@ impl Closing {
         [applied, self.retry_at, export].into_iter().flatten().min()
     }
 
-    pub(super) fn shift(&mut self, late_ms: u64) {
-        self.applied_until = self.applied_until.saturating_add(late_ms);
+    pub(super) fn shift(&mut self, shift: impl Fn(&mut Millis)) {
+        shift(&mut self.applied_until);
         if let Export::InFlight { until, .. } = &mut self.export {
-            *until = until.saturating_add(late_ms);
+            shift(until);
         }
     }
 

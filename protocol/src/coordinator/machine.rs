@@ -307,24 +307,32 @@ impl Coordinator {
         }
     }
 
-    /// A coordinator that was paused has heard nothing for a reason of its own: leases and deadlines start again.
+    /// A coordinator that was paused has heard nothing for a reason of its own: leases and deadlines start again, with
+    /// time enough to read what has come meanwhile.
     fn forgive_own_pause(&mut self, now: Millis) {
-        let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due));
-        if late_ms <= PAUSE_MS.max(self.plan.lease_ms / 2) {
+        // What the event before was late by is forgiven already.
+        let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due.max(self.clock)));
+        if late_ms == 0 {
             return;
         }
-        self.roster.hear_all(now);
-        let shift = |until: &mut Millis| *until = until.saturating_add(late_ms);
+        let lease_ms = self.plan.lease_ms;
+        if late_ms <= PAUSE_MS.max(lease_ms / 2) {
+            return self.roster.extend_leases(now, late_ms);
+        }
+        self.roster.extend_leases(now, now);
+        let shift = |until: &mut Millis| {
+            *until = until.saturating_add(late_ms).max(now.saturating_add(lease_ms));
+        };
         match &mut self.state {
             State::Gathering { until } | State::Loading { until, .. } | State::Handover { until, .. } => {
                 shift(until);
             }
             State::Initialising(state) => shift(&mut state.until),
             State::Stepping(step) => shift(&mut step.until),
-            State::Closing(closing) => closing.shift(late_ms),
+            State::Closing(closing) => closing.shift(shift),
             State::Opening | State::Committing(_) | State::Ending(_) | State::Finished => {}
         }
-        self.uploads.shift(late_ms);
+        self.uploads.shift(shift);
         self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
     }
 

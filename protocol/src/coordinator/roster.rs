@@ -168,11 +168,11 @@ impl Roster {
         self.heard_since.filter(|_| !self.members.is_empty())
     }
 
-    /// Everybody is taken to have been heard now.
-    pub(super) fn hear_all(&mut self, now: Millis) {
-        self.members.values_mut().for_each(|member| member.heard_at = now);
-        // Else the pause would be forgiven once more with every event until the leases are looked at.
-        self.heard_since = Some(now);
+    /// Everybody is taken to have been heard so much later, but not later than now.
+    pub(super) fn extend_leases(&mut self, now: Millis, late_ms: u64) {
+        let later = |heard: Millis| heard.saturating_add(late_ms).min(now);
+        self.members.values_mut().for_each(|member| member.heard_at = later(member.heard_at));
+        self.heard_since = self.heard_since.map(later);
     }
 
     /// The member that has been silent for longest.

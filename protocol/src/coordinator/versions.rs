@@ -130,9 +130,9 @@ impl Uploads {
         self.in_flight.map(|upload| upload.until)
     }
 
-    pub(super) fn shift(&mut self, late_ms: u64) {
+    pub(super) fn shift(&mut self, shift: impl Fn(&mut Millis)) {
         if let Some(upload) = &mut self.in_flight {
-            upload.until = upload.until.saturating_add(late_ms);
+            shift(&mut upload.until);
         }
     }
 
