@@ -21,7 +21,9 @@ impl World<'_> {
         // Ready was said for a step that another view tries again: its buffer is needed.
         if let Some(abandoned) = node.reduced.take() {
             node.inbox.give_back();
-            node.given_up.push(abandoned);
+            if self.bug == Some(Bug::KeepsSlicesOverAbort) {
+                node.given_up.push(abandoned);
+            }
         }
         let held = node.contribution.take();
         let (contribution, fresh) =
@@ -181,7 +183,6 @@ impl World<'_> {
             self.watch.on_applied(member, state)?;
         }
         node.contribution = None; // Partials are kept until the commit, and not longer.
-        node.given_up.clear();
         node.inbox.give_back();
         self.handle_worker(worker, event)?;
         self.read_on(worker)

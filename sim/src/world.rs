@@ -153,6 +153,11 @@ impl<'a> World<'a> {
         self.trace.as_deref().unwrap_or(&[])
     }
 
+    /// Not where slices came from is looked at, but what comes of them.
+    pub fn compare_bits_alone(&mut self) {
+        self.watch.compares_bits_alone = true;
+    }
+
     /// Whether a flipped bit came into what was computed.
     #[must_use]
     pub fn was_tainted(&self) -> bool {

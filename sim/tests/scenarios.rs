@@ -172,6 +172,28 @@ fn a_worker_that_leaves_is_done_without() {
 }
 
 #[test]
+fn a_straggler_gets_fewer_microbatches_and_is_named() {
+    let mut scenario = scenario(4);
+    scenario.plan.geometry.samples = 40;
+    scenario.plan.geometry.batch = 20;
+    scenario.plan.geometry.microbatch = 1;
+    scenario.plan.total_steps = 60;
+    scenario.plan.schedule = protocol::schedule::Schedule::Constant { learning_rate: 0.05 };
+    scenario.speeds.compute_ms = 100;
+    let world = completed(&scenario, &Life::with(3, &[(1, Chaos::SlowWorker(1, 8))]), None);
+    let told = world.told();
+    let named =
+        |warning: &String| warning.starts_with("worker-1 is") && warning.contains("gets fewer microbatches");
+    assert!(told.warnings.iter().any(named), "{:?}", told.warnings);
+    let of = |name: &str| {
+        let last = told.shares.last().expect("views");
+        last.iter().find(|(member, _)| member == name).map_or(0, |(_, share)| *share)
+    };
+    assert!(of("worker-1") * 2 < of("worker-0") && of("worker-1") * 2 < of("worker-2"), "{:?}", told.shares);
+    assert_eq!(told.retries, 0, "nobody is put out for being slow");
+}
+
+#[test]
 fn a_late_joiner_enters_and_so_do_ten_at_once() {
     let mut scenario = slow(1);
     scenario.plan.max_workers = 16;
@@ -228,6 +250,52 @@ fn a_partition_of_one_way_or_both_is_survived() {
                 completed(&scenario, &Life::with(3, &[(150, partition)]), None);
             }
         }
+    }
+}
+
+#[test]
+fn all_workers_are_lost_at_once_and_one_after_another() {
+    let scenario = slow(9);
+    for apart_ms in [0, 300, 3_000] {
+        for event in (60..240).step_by(20) {
+            completed(&scenario, &Life::supervised(3, &[(event, Chaos::KillAll { apart_ms })]), None);
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_leaps_blames_nobody() {
+    let scenario = slow(3);
+    for leap_ms in [3_000, 30_000, 86_400_000] {
+        for chaos in [Chaos::CoordinatorClock(leap_ms), Chaos::WorkerClock(1, leap_ms)] {
+            let world = completed(&scenario, &Life::with(3, &[(150, chaos)]), None);
+            assert_eq!(
+                (world.told().left.len(), world.told().retries),
+                (0, 0),
+                "{chaos:?}: {:?}",
+                world.told()
+            );
+        }
+    }
+    // Not even one that goes back, which a monotonic one doesn't.
+    completed(&scenario, &Life::with(3, &[(150, Chaos::CoordinatorClock(-30_000))]), None);
+}
+
+#[test]
+fn messages_that_come_twice_are_taken_once() {
+    let scenario = scenario(2);
+    let twice: Vec<(u64, Chaos)> = (1..400).step_by(3).map(|at| (at, Chaos::Duplicates)).collect();
+    let world = completed(&scenario, &Life::with(3, &twice), None);
+    assert_eq!((world.told().left.len(), world.told().retries), (0, 0), "{:?}", world.told());
+}
+
+#[test]
+fn a_donor_with_a_flipped_bit_is_found_out_or_makes_no_difference() {
+    let scenario = slow(5);
+    for bit in [0, 12, 22, 31] {
+        let events = [(1, Chaos::FlipDonor { at: 3, bit }), (80, Chaos::Joiners(1))];
+        let world = completed(&scenario, &Life::supervised(3, &events), None);
+        assert!(world.was_tainted() && world.told().rewinds > 0, "bit {bit}: {:?}", world.told());
     }
 }
 

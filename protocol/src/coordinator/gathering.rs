@@ -84,15 +84,17 @@ impl Coordinator {
         }
     }
 
-    /// Members that have the committed state, or are prepared for it, but are not ready yet.
+    /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
+    /// committed one.
     fn holders_to_be(&self) -> impl Iterator<Item = &super::roster::Member> {
-        let step = self.position.step;
+        let (step, newest) = (self.position.step, self.newest_to_go_on_from());
         let hash = self.history.last_commit(step).map(|commit| commit.hash);
         self.roster.iter().filter(move |member| {
             let prepared = member.claim.as_ref().and_then(|held| held.prepared);
             let reaches = member.holds.is_some_and(|holds| holds + 1 == step)
                 && prepared.is_some_and(|(to, with)| to == step && Some(with) == hash);
-            member.elements.is_none() && member.leaving.is_none() && (member.holds == Some(step) || reaches)
+            let is_newer = member.holds.is_some_and(|holds| holds <= step && Some(holds) > newest);
+            member.elements.is_none() && member.leaving.is_none() && (is_newer || reaches)
         })
     }
 
@@ -104,15 +106,19 @@ impl Coordinator {
     /// Nobody has the committed state: the newest that there is, a member's or a version's; else the seed's.
     fn restore(&mut self, now: Millis) {
         let committed = self.position.step;
-        let version = self.uploads.durable_step().filter(|step| *step <= committed);
-        let held = self.roster.available().filter_map(|member| member.holds);
-        let held = held.filter(|step| *step <= committed).max();
-        let Some(step) = version.max(held) else { return self.initialise(now) };
+        let Some(step) = self.newest_to_go_on_from() else { return self.initialise(now) };
         if step < committed {
             let reason = format!("state {committed} is lost with the workers that held it");
             self.rewind(step, false, &reason);
         }
         self.load_from(now, step);
+    }
+
+    /// The newest state that is there: a version's, or a member's.
+    fn newest_to_go_on_from(&self) -> Option<u64> {
+        let committed = self.position.step;
+        let held = self.roster.available().filter_map(|member| member.holds);
+        self.uploads.durable_step().into_iter().chain(held).filter(|step| *step <= committed).max()
     }
 
     /// Whoever can is to hold this state.
@@ -338,7 +344,7 @@ impl Coordinator {
         let holders: Vec<&str> = self.holders_to_be().map(|member| member.name.as_str()).collect();
         match missing {
             0 if here >= needed && !holders.is_empty() => {
-                format!("{} to be ready, with state {}", holders.join(", "), self.position.step)
+                format!("{} to be ready, with the newest state", holders.join(", "))
             }
             0 => format!("the workers to be ready ({here} of {needed} are)"),
             _ => format!("{missing} more workers to join ({} of {needed} are here)", self.roster.len()),

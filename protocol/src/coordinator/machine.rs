@@ -317,7 +317,8 @@ impl Coordinator {
         }
         let lease_ms = self.plan.lease_ms;
         if late_ms <= PAUSE_MS.max(lease_ms / 2) {
-            return self.roster.extend_leases(now, late_ms);
+            // And a little more: a lease that ended meanwhile would end now, before what has come is read.
+            return self.roster.extend_leases(now, late_ms + late_ms.min(PAUSE_MS));
         }
         self.roster.extend_leases(now, now);
         let shift = |until: &mut Millis| {

@@ -61,6 +61,8 @@ pub(crate) struct Watch {
     proven: u64,
     /// Steps of views to which a tainted state has contributed.
     tainted: BTreeSet<StepKey>,
+    /// See `World::compare_bits_alone`.
+    pub(crate) compares_bits_alone: bool,
     /// Whether there ever was one.
     pub(crate) was_tainted: bool,
 }

@@ -1,0 +1,120 @@
+//! What random lives found, as lives of their own: whatever becomes of the scenarios of seeds, these stay. Each was seen
+//! to fail without what mends it. A fault strikes at every event of a range, so that another order of messages finds the
+//! same.
+
+use std::sync::Arc;
+
+use protocol::coordinator::CheckpointEvery;
+use protocol::schedule::Schedule;
+use sim::{Chaos, Life, Scenario, Which, reference, run};
+
+/// A run that is the same for all, but for what `tune` makes of it.
+fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
+    let mut scenario = Scenario::of(world);
+    let plan = &mut scenario.plan;
+    plan.geometry.samples = 24;
+    plan.geometry.batch = 6;
+    plan.geometry.microbatch = 1;
+    plan.geometry.seed = 4_711;
+    plan.geometry.evaluation_samples = 5;
+    plan.geometry.evaluation_microbatch = 2;
+    plan.total_steps = 10;
+    plan.schedule = Schedule::Constant { learning_rate: 0.05 };
+    plan.clip_norm = None;
+    plan.checkpoint_every = CheckpointEvery::Steps(4);
+    plan.evaluate_every_epochs = 1;
+    plan.early_stopping = None;
+    plan.export = true;
+    (plan.min_workers, plan.max_workers) = (1, 16);
+    scenario.toy = sim::Toy { elements: 24, salt: 7, nan_sample: None, weightless: 0 };
+    scenario.speeds = sim::Speeds { network_ms: 20, compute_ms: 60, journal_ms: 30, upload_ms: 400 };
+    tune(&mut scenario);
+    scenario
+}
+
+fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: impl Fn(u64) -> Life) {
+    let first = scenario(1, &tune);
+    let reference = Arc::new(reference(&first).unwrap_or_else(|violation| panic!("{violation}")));
+    for at in events {
+        let scenario = scenario(at, &tune);
+        let lives = [life(at), Life::quiet(2)];
+        if let Err(violation) = run(&scenario, &lives, reference.clone(), None, false) {
+            panic!("{:?}: {}", lives[0], violation.message);
+        }
+    }
+}
+
+/// A pause was forgiven once more with every event until the leases were looked at: deadlines moved by days.
+#[test]
+fn a_pause_is_forgiven_once() {
+    let leap = Chaos::CoordinatorClock(172_800_000);
+    holds(60..100, |_| {}, |at| Life { missing: 1, ..Life::with(2, &[(at, leap)]) });
+}
+
+/// A member was put out for the coordinator's own pause while what it had said waited to be read.
+#[test]
+fn nobody_is_blamed_for_what_waits_to_be_read() {
+    let paused = |at: u64| Chaos::PauseCoordinator(10_500 + at * 37 % 4_500);
+    holds((60..400).step_by(3), |_| {}, |at| Life::with(3, &[(at, paused(at))]));
+}
+
+/// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come.
+#[test]
+fn a_wait_that_ended_in_a_pause_goes_on() {
+    let leap = Chaos::CoordinatorClock(103_467);
+    holds(1..60, |_| {}, |at| Life::supervised(5, &[(at, leap)]));
+}
+
+/// History went back beyond a version that was whole and on its way to a journal that couldn't be written just then.
+#[test]
+fn a_version_on_its_way_to_the_journal_counts() {
+    let often = |scenario: &mut Scenario| scenario.plan.checkpoint_every = CheckpointEvery::Steps(2);
+    let faults = |at| [(at, Chaos::JournalFails(10_000)), (at + 8, Chaos::KillAll { apart_ms: 2_000 })];
+    holds(60..400, often, |at| Life::supervised(2, &faults(at)));
+}
+
+/// A version that a deviant was still uploading when it was put out became one of the history that came after.
+#[test]
+fn a_deviants_late_upload_is_no_version() {
+    let slow = |scenario: &mut Scenario| {
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1);
+        scenario.speeds.upload_ms = 4_000;
+    };
+    let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 22 };
+    holds(60..300, slow, |at| Life::supervised(3, &[(at, flip)]));
+}
+
+/// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on.
+#[test]
+fn a_journal_that_ends_in_zeros_is_torn() {
+    let slow = |scenario: &mut Scenario| scenario.speeds.journal_ms = 300;
+    let crash = Chaos::RestartCoordinator { host: true, after_ms: 1_000 };
+    holds(60..300, slow, |at| Life::supervised(3, &[(at, crash)]));
+}
+
+/// With a state that others lack and that can't be brought to them yet, a coordinator slept for no time at all.
+#[test]
+fn a_holder_waits_for_those_that_are_put_off() {
+    let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
+    let faults = |at| [(at, Chaos::DiskFull(15_000)), (at + 1, Chaos::KillWorker(1))];
+    holds(60..300, two, |at| Life::supervised(2, &faults(at)));
+}
+
+/// History went back although a member that had the last state had joined again and only wasn't ready.
+#[test]
+fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
+    let broken = |at: u64| {
+        let all = (0..2).map(|worker| (at + 12, Chaos::BreakControl(worker)));
+        Life::supervised(2, &std::iter::once((at, Chaos::Joiners(2))).chain(all).collect::<Vec<_>>())
+    };
+    holds(60..400, |_| {}, broken);
+}
+
+/// A data connection that was tried in vain and a control stream that was lost made a worker open two streams, which put
+/// each other out.
+#[test]
+fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
+    let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
+    let cut = Chaos::Partition { worker: 0, which: Which::Data, up: true, down: true, ms: 74_575 };
+    holds((60..300).step_by(5), two, |at| Life::supervised(2, &[(at, cut)]));
+}
