@@ -119,12 +119,13 @@ fn join(instance: u64) -> Join {
         protocol_version: PROTOCOL_VERSION,
         tasks: vec![("mlp".to_owned(), 1)],
         fingerprint: [1; 32],
-        build: String::new(),
+        build: protocol::BUILD.to_owned(),
         name: format!("w{instance}"),
         device: "cpu".to_owned(),
         slot: None,
         pid: 1,
         instance,
+        run: None,
         holds: None,
     }
 }

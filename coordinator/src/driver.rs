@@ -27,6 +27,8 @@ pub(crate) const OUTBOX_MAX: usize = 64;
 
 /// After this long without the end of a stop, a second signal isn't waited for: sessions get their End first.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// Workers that were lost lately may hear of the end for so long: longer than the longest pause between their attempts.
+const LATE_WORKERS: Duration = Duration::from_secs(3);
 
 /// So long a worker that an earlier coordinator started may take to come back before its slot is started.
 const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
@@ -195,6 +197,7 @@ impl Driver {
             }
             self.carry_out();
         }
+        self.tell_late_workers(&mut triggers).await;
         self.close_sessions().await;
         let outcome = self.finished.take().unwrap_or_else(|| Outcome {
             reason: protocol::messages::EndReason::Failed,
@@ -203,6 +206,22 @@ impl Driver {
             step: 0,
         });
         (outcome, self.recorder, self.locals)
+    }
+
+    /// Workers that were cut off try again every two seconds: for a while they can hear that the run is over.
+    async fn tell_late_workers(&mut self, triggers: &mut mpsc::Receiver<Trigger>) {
+        let until = tokio::time::Instant::now() + LATE_WORKERS;
+        while self.machine.expects_late_workers(self.now()) {
+            let trigger = tokio::select! {
+                Some(trigger) = triggers.recv() => trigger,
+                () = tokio::time::sleep_until(until) => return,
+            };
+            if let Trigger::Stop { .. } = trigger {
+                return;
+            }
+            self.take_in(trigger);
+            self.carry_out();
+        }
     }
 
     fn now(&self) -> u64 {
@@ -274,6 +293,8 @@ impl Driver {
                 let reason = format!("worker-{slot}: {why:#}");
                 self.machine
                     .handle(self.began.elapsed().as_millis() as u64, Event::LaunchFailed { code: 4, reason });
+                // Out of processes or memory, most likely: a run that goes on may have them later.
+                locals.start_again(*slot);
             }
         }
     }
@@ -301,12 +322,23 @@ impl Driver {
         if !self.slots.vacate(slot) {
             let said = last_lines(log);
             let reason = format!("worker-{slot} ended before it joined ({how}){said}");
+            let is_refusal = matches!(code, Some(2 | 3));
             let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
-            return self.handle(Event::LaunchFailed { code, reason });
+            self.handle(Event::LaunchFailed { code, reason });
+            self.carry_out();
+            // The run goes on: what was no refusal may have passed by then.
+            if is_refusal || self.finished.is_some() {
+                return;
+            }
+            return self.start_again(slot, &how);
         }
         if matches!(code, Some(0 | 2 | 3 | 130)) {
             return;
         }
+        self.start_again(slot, &how);
+    }
+
+    fn start_again(&mut self, slot: u32, how: &str) {
         let Some(locals) = &mut self.locals else { return };
         let text = if locals.start_again(slot) {
             format!("worker-{slot} ended ({how}); it is started again")

@@ -148,8 +148,8 @@ impl Locals {
     /// Has a slot whose worker was lost started again, if that makes sense; whether it does.
     pub(crate) fn start_again(&mut self, slot: u32) -> bool {
         let restarts = self.restarts.entry(slot).or_default();
-        *restarts += 1;
-        let pause = RESTART_PAUSE * 2u32.pow(*restarts - 1);
+        *restarts = restarts.saturating_add(1);
+        let pause = RESTART_PAUSE * 2u32.saturating_pow(*restarts - 1);
         let makes_sense = *restarts <= RESTARTS_MAX;
         if makes_sense {
             self.start_later(vec![slot], pause);

@@ -72,6 +72,7 @@ mod tests {
             slot: Some(slot),
             pid: 1,
             instance: 7,
+            run: None,
             holds: None,
         })
     }

@@ -26,6 +26,9 @@ pub struct Join {
     pub pid: u32,
     /// Drawn at random when the process started: who comes with the same is the same process on another stream.
     pub instance: u64,
+    /// The run that the worker was last a member of. What it holds is of that run, and every run counts its views and
+    /// steps from the same numbers.
+    pub run: Option<RunId>,
     /// The committed state that the worker still holds from before it lost the coordinator.
     pub holds: Option<Held>,
 }

@@ -60,12 +60,13 @@ fn join(slot: Option<u32>, version: u32) -> Join {
         protocol_version: version,
         tasks: vec![("toy".to_owned(), 1)],
         fingerprint: [1; 32],
-        build: String::new(),
+        build: protocol::BUILD.to_owned(),
         name: "w".to_owned(),
         device: "cpu".to_owned(),
         slot,
         pid: 1,
         instance: u64::from(slot.unwrap_or(9)),
+        run: None,
         holds: None,
     }
 }

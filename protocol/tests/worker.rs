@@ -53,12 +53,13 @@ impl Table {
             protocol_version: PROTOCOL_VERSION,
             tasks: Vec::new(),
             fingerprint: [0; 32],
-            build: String::new(),
+            build: protocol::BUILD.to_owned(),
             name: "w".to_owned(),
             device: "cpu".to_owned(),
             slot: None,
             pid: 1,
             instance: 1,
+            run: None,
             holds: None,
         };
         let mut table = Self { machine: Worker::new(Options { join, join_timeout_ms: 60_000 }, 0), now: 0 };

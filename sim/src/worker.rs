@@ -173,12 +173,13 @@ impl World<'_> {
             protocol_version: PROTOCOL_VERSION,
             tasks: vec![("toy".to_owned(), 1)],
             fingerprint: [3; 32],
-            build: String::new(),
+            build: protocol::BUILD.to_owned(),
             name: format!("worker-{worker}"),
             device: "cpu".to_owned(),
             slot: self.workers[worker].slot,
             pid: 1,
             instance: worker as u64,
+            run: None,
             holds: None,
         };
         let options = Options { join, join_timeout_ms: self.scenario.plan.join_timeout_ms };

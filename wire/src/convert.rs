@@ -115,6 +115,7 @@ fn join_out(join: Join) -> proto::Join {
         slot: join.slot,
         pid: join.pid,
         instance: join.instance,
+        run: join.run.map(|run| run.0.to_vec()),
         holds: join.holds.map(held_out),
         machine: None,
     }
@@ -165,6 +166,7 @@ fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
         slot: join.slot,
         pid: join.pid,
         instance: join.instance,
+        run: join.run.map(|run| fixed("Join.run", &run).map(RunId)).transpose()?,
         holds: join.holds.as_ref().map(held_in).transpose()?,
     })
 }

@@ -64,6 +64,7 @@ fn join() -> impl Strategy<Value = Join> {
             slot,
             pid,
             instance: u64::from(pid) << 7,
+            run: slot.map(|slot| RunId([slot as u8; 16])),
             holds,
         },
     )

@@ -231,7 +231,9 @@ impl Bench {
                         self.member = Some(Box::new(member));
                     }
                 }
-                let elements = self.member.as_ref().map_or(0, |member| member.parameters.len() as u64);
+                let Some(member) = &self.member else { return Ok(None) };
+                member.prove_data_plane()?;
+                let elements = member.parameters.len() as u64;
                 return Ok(Some(Event::Prepared { elements }));
             }
             _ => {}

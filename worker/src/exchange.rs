@@ -1,7 +1,7 @@
 //! The exchange of gradients with the coordinator: partials go out from the compute thread, reduced slices come in on
 //! a reader's thread, into buffers that go round.
 
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -25,6 +25,14 @@ const STALL_DEADLINE: Duration = Duration::from_secs(600);
 const ATTEMPTS: u32 = 4;
 /// The pause; the control stream is there, so its host is up.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long an address may take to answer.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The first pause after an attempt to prove that the data plane can be reached; each is twice as long as the one before.
+const PROOF_PAUSE: Duration = Duration::from_secs(1);
+/// The longest.
+const PROOF_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Attempts in all, over about five minutes.
+const PROOF_ATTEMPTS: u32 = 10;
 /// Every data connection of this process has a number, so that news of an old one are known as such.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
@@ -183,11 +191,44 @@ impl Drop for Exchange {
     }
 }
 
+/// Whether the data plane can be reached: a worker that can't reach it, behind a firewall perhaps, must not enter a view and
+/// hold the others up. Tried with growing pauses, the first two at once in case the coordinator is busy.
+pub(crate) fn prove(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), Failure> {
+    let mut pause = PROOF_PAUSE;
+    for attempt in 1.. {
+        let Err(error) = open(way, who) else { break };
+        let what = format!(
+            "the data plane of the coordinator at {}:{} can't be reached: {error}",
+            way.host, way.port
+        );
+        if attempt == PROOF_ATTEMPTS {
+            let way_out = "that port must be open to this machine, as the control port is";
+            return Err(fail(4, format!("{what}; {way_out} ({attempt} attempts)")));
+        }
+        tracing::warn!("{what}; trying again in {} s", pause.as_secs());
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(PROOF_PAUSE_MAX);
+    }
+    Ok(())
+}
+
 fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<TcpStream, String> {
-    let mut stream = TcpStream::connect((way.host, way.port)).map_err(|error| error.to_string())?;
+    let mut stream = reach(way).map_err(|error| error.to_string())?;
     handshake::connect(&mut stream, way.token, run, member).map_err(|error| error.to_string())?;
     frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| error.to_string())?;
     Ok(stream)
+}
+
+/// Connects to whichever of the host's addresses answers.
+fn reach(way: &Way<'_>) -> std::io::Result<TcpStream> {
+    let mut failure = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
+    for address in (way.host, way.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_DEADLINE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 fn lost(error: &FrameError) -> Failure {

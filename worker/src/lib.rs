@@ -151,12 +151,13 @@ fn join(cli: &Cli, opened: Opened) -> Result<Join, Failure> {
         protocol_version: protocol::PROTOCOL_VERSION,
         tasks: opened.tasks,
         fingerprint: opened.fingerprint,
-        build: format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")),
+        build: protocol::BUILD.to_owned(),
         name: cli.name.clone().unwrap_or_else(|| format!("{host}-{pid}")),
         device: opened.device,
         slot: cli.slot,
         pid,
         instance: u64::from_le_bytes(instance),
+        run: None,
         holds: None,
     })
 }

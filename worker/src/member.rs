@@ -20,7 +20,7 @@ use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
 use crate::data::Samples;
-use crate::exchange::{Exchange, Reduced};
+use crate::exchange::{self, Exchange, Reduced, Way};
 use crate::fail;
 use crate::feed::{Feed, Place};
 use crate::figures::Figures;
@@ -193,6 +193,12 @@ impl Member {
         self.expected = None;
         self.early = None;
         Ok(())
+    }
+
+    /// See [`exchange::prove`].
+    pub(crate) fn prove_data_plane(&self) -> Result<(), Failure> {
+        let way = Way { host: &self.host, port: self.data_port, token: &self.token };
+        exchange::prove(&way, (self.welcome.run, self.welcome.member))
     }
 
     /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.

@@ -1,10 +1,10 @@
 //! Control streams: who is admitted, who is refused and why, who is lost.
 
 use super::machine::{Coordinator, State};
-use super::{Note, Output};
+use super::{Event, Note, Output};
 use crate::ids::MemberId;
 use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
-use crate::{Millis, PROTOCOL_VERSION};
+use crate::{BUILD, Millis, PROTOCOL_VERSION};
 
 /// Tasks of a peer that are shown in a message.
 const TASKS_SHOWN_MAX: usize = 16;
@@ -48,6 +48,7 @@ impl Coordinator {
 
     pub(super) fn on_disconnected(&mut self, now: Millis, connection: u64, reason: &str) {
         if let Some(id) = self.roster.by_connection(connection).map(|member| member.id) {
+            self.expect_back(now, id);
             self.lose(now, id, &format!("its control stream ended: {reason}"));
         }
     }
@@ -60,6 +61,7 @@ impl Coordinator {
             let (id, connection) = (member.id, member.connection);
             let silent_ms = now - member.heard_at;
             // If it lives, it finds its stream closed and joins again.
+            self.expect_back(now, id);
             self.put(Output::Close { connection });
             self.lose(
                 now,
@@ -69,9 +71,30 @@ impl Coordinator {
         }
     }
 
+    /// The run is over, but a worker that was cut off may not know.
+    pub(super) fn on_late(&mut self, now: Millis, event: &Event) {
+        if let Event::Message { connection, message: FromWorker::Join(join) } = event {
+            self.on_join(now, *connection, join);
+        }
+    }
+
+    /// Whether workers that were lost a short while ago may still come to hear that the run is over.
+    #[must_use]
+    pub fn expects_late_workers(&self, now: Millis) -> bool {
+        self.absent.is_expected(now)
+    }
+
+    /// A member is lost that, if it lives, comes back by itself.
+    pub(super) fn expect_back(&mut self, now: Millis, id: MemberId) {
+        if let Some(member) = self.roster.get(id) {
+            self.absent.lost(now, member.instance, member.slot);
+        }
+    }
+
     fn on_join(&mut self, now: Millis, connection: u64, join: &Join) {
-        if let State::Ending(outcome) = &self.state {
+        if let State::Ending(outcome) | State::Finished(outcome) = &self.state {
             let (reason, message) = (outcome.reason, outcome.message.clone());
+            self.absent.returned(join.instance, join.slot);
             self.send(connection, ToWorker::End { reason, message });
             return self.put(Output::Close { connection });
         }
@@ -115,6 +138,13 @@ impl Coordinator {
                 known.join(", ")
             ));
         };
+        if join.slot.is_some() && join.run.is_some_and(|run| run != self.plan.run) {
+            return Err(format!(
+                "it is a local worker of another run, which its own coordinator starts again; at this address is \
+                 {:?} now",
+                self.plan.run_name
+            ));
+        }
         let first = self.roster.iter().next().map(|member| member.schema);
         if let Some(first) = first.filter(|first| first != schema) {
             return Err(format!(
@@ -151,8 +181,18 @@ impl Coordinator {
         let task = &self.plan.task;
         let schema = join.tasks.iter().find(|(name, _)| name == task).map_or(0, |(_, schema)| *schema);
         let id = self.fresh_member();
-        let name = self.roster.add(id, connection, join, schema, now);
+        let name = self.roster.add(id, connection, join, (self.plan.run, schema), now);
         self.note(Note::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
+        if join.build != BUILD {
+            self.warn(format!(
+                "worker {name} is of another release: {:?}, the coordinator is {BUILD}",
+                join.build
+            ));
+        }
+        if join.run.is_some_and(|run| run != self.plan.run) {
+            self.warn(format!("worker {name} comes from another run: what it holds is of no use here"));
+        }
+        self.absent.returned(join.instance, join.slot);
         let plan = &self.plan;
         let welcome = Welcome {
             run: plan.run,

@@ -59,7 +59,7 @@ impl Coordinator {
     }
 
     fn end_after(&mut self, reason: EndReason, code: u8, message: String, before: Option<Record>) {
-        if matches!(self.state, State::Ending(_) | State::Finished) {
+        if matches!(self.state, State::Ending(_) | State::Finished(_)) {
             return;
         }
         let step = self.position.step;
@@ -72,7 +72,9 @@ impl Coordinator {
     }
 
     pub(super) fn finish(&mut self) {
-        let State::Ending(outcome) = std::mem::replace(&mut self.state, State::Finished) else { return };
+        let State::Ending(outcome) = &self.state else { return };
+        let outcome = outcome.clone();
+        self.state = State::Finished(outcome.clone());
         let connections: Vec<u64> = self.roster.iter().map(|member| member.connection).collect();
         for connection in connections {
             self.send(connection, ToWorker::End { reason: outcome.reason, message: outcome.message.clone() });

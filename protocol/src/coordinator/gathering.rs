@@ -6,9 +6,6 @@ use crate::Millis;
 use crate::ids::{MemberId, Phase};
 use crate::messages::{Failure, ToWorker};
 
-/// A worker whose state couldn't be brought to it is tried again after this.
-pub(super) const PUT_OFF_MS: u64 = 30_000;
-
 /// One member makes state 0.
 #[derive(Debug)]
 pub(super) struct Initialising {
@@ -299,7 +296,7 @@ impl Coordinator {
         self.warn(format!("{message}; the others go on"));
         for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
             member.ordered = None;
-            member.not_before = now.saturating_add(PUT_OFF_MS);
+            member.put_off(now);
         }
         self.advance_loading(now);
     }

@@ -1,6 +1,5 @@
 //! Joiners enter between two steps: the run holds still, a member shows the committed state, they take it.
 
-use super::gathering::PUT_OFF_MS;
 use super::machine::{Coordinator, State};
 use crate::Millis;
 use crate::ids::MemberId;
@@ -132,7 +131,7 @@ impl Coordinator {
         }
         for id in ids {
             if let Some(member) = self.roster.get_mut(id) {
-                member.not_before = now.saturating_add(PUT_OFF_MS);
+                member.put_off(now);
             }
         }
         self.finish_hold(now);

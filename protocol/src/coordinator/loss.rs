@@ -49,6 +49,7 @@ impl Coordinator {
 
     /// Puts a member out. It may join again, with its state or without it.
     pub(super) fn evict(&mut self, now: Millis, id: MemberId, reason: &str, forget: bool) {
+        self.expect_back(now, id);
         self.tell_evicted(id, reason, forget);
         self.lose(now, id, reason);
     }
@@ -131,9 +132,15 @@ impl Coordinator {
             .collect();
         // States can differ only since the last that all have said the same check of.
         let proven = self.uploads.newest_until(self.proven_step);
-        let (Some(to_step), false) = (proven, deviants.is_empty()) else {
-            return self.fail_disagreement(disagreement);
-        };
+        let Some(to_step) = proven else { return self.fail_disagreement(disagreement) };
+        if deviants.is_empty() {
+            // Nobody knows who is right, but all were equal then; who is wrong again and again is for a person to find.
+            let step = self.position.step;
+            if !disagreement.in_state || self.doubted.is_some_and(|doubted| step <= doubted) {
+                return self.fail_disagreement(disagreement);
+            }
+            self.doubted = Some(step);
+        }
         self.warn(message.clone());
         self.disagreements = 0;
         if !disagreement.in_state {
@@ -144,6 +151,7 @@ impl Coordinator {
             member.holds = None;
         }
         for id in deviants {
+            self.expect_back(now, id);
             self.tell_evicted(id, &message, true);
             self.forget(id, &message);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::absent::Absent;
 use super::appends::{After, Appends};
 use super::balance::Balance;
 use super::closing::Closing;
@@ -46,7 +47,7 @@ pub(super) enum State {
     /// The record of the end is on its way to the journal.
     Ending(Outcome),
     /// Nothing follows.
-    Finished,
+    Finished(Outcome),
 }
 
 /// The committed state of the run.
@@ -85,6 +86,10 @@ pub struct Coordinator {
     pub(super) broken_edges: Option<(Millis, String)>,
     /// How often in a row members disagreed on what was reduced.
     pub(super) disagreements: u32,
+    /// The last step at which states differed and nobody could be blamed.
+    pub(super) doubted: Option<u64>,
+    /// Who was lost and may come back.
+    pub(super) absent: Absent,
     /// How often the first version could not be written.
     pub(super) first_version_failures: u32,
     /// How often in a row a step was computed by all and no member was ready.
@@ -138,6 +143,8 @@ impl Coordinator {
             held_since: None,
             broken_edges: None,
             disagreements: 0,
+            doubted: None,
+            absent: Absent::default(),
             first_version_failures: 0,
             stuck: 0,
             balance: Balance::default(),
@@ -161,8 +168,8 @@ impl Coordinator {
 
     /// Takes in one event at a time `now`.
     pub fn handle(&mut self, now: Millis, event: Event) {
-        if matches!(self.state, State::Finished) {
-            return;
+        if matches!(self.state, State::Finished(_)) {
+            return self.on_late(now, &event);
         }
         self.forgive_own_pause(now);
         self.clock = now;
@@ -181,8 +188,8 @@ impl Coordinator {
             Event::CheckpointRequested => self.uploads.request(),
             Event::Computed { member, key } => self.on_computed(member, key),
             Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
-            // While others work, one that can't be started is no reason to end.
-            Event::LaunchFailed { reason, .. } if self.view.is_some() => {
+            // A run that has begun waits for workers, its own or others: one that can't be started is no reason to end.
+            Event::LaunchFailed { reason, .. } if self.has_begun => {
                 self.warn(format!("a local worker failed: {reason}"));
             }
             Event::LaunchFailed { code, reason } => {
@@ -210,7 +217,7 @@ impl Coordinator {
             State::Closing(closing) => closing.deadline(),
             State::Opening | State::Committing(_) => None,
             State::Ending(_) => return self.appends.retry_at(),
-            State::Finished => return None,
+            State::Finished(_) => return None,
         };
         let edges = self.broken_edges.as_ref().map(|(at, _)| *at);
         [lease, state, self.uploads.deadline(), self.appends.retry_at(), edges].into_iter().flatten().min()
@@ -238,7 +245,7 @@ impl Coordinator {
             }
             State::Closing(closing) => self.describe_closing(closing),
             State::Ending(_) => "the journal to take the end of the run".to_owned(),
-            State::Finished => "nothing".to_owned(),
+            State::Finished(_) => "nothing".to_owned(),
         }
     }
 
@@ -331,7 +338,7 @@ impl Coordinator {
             State::Initialising(state) => shift(&mut state.until),
             State::Stepping(step) => shift(&mut step.until),
             State::Closing(closing) => closing.shift(shift),
-            State::Opening | State::Committing(_) | State::Ending(_) | State::Finished => {}
+            State::Opening | State::Committing(_) | State::Ending(_) | State::Finished(_) => {}
         }
         self.uploads.shift(shift);
         self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
@@ -340,7 +347,11 @@ impl Coordinator {
     fn note_waiting(&mut self) {
         let is_routine = matches!(
             self.state,
-            State::Stepping(_) | State::Committing(_) | State::Opening | State::Ending(_) | State::Finished
+            State::Stepping(_)
+                | State::Committing(_)
+                | State::Opening
+                | State::Ending(_)
+                | State::Finished(_)
         );
         if is_routine && !self.appends.is_failing() {
             return;

@@ -7,6 +7,7 @@
 //! Views change while the run goes on. A lost member costs one retry of its own microbatches; joiners enter where the
 //! run holds still between two steps; a coordinator that takes over goes on from what its members hold.
 
+mod absent;
 mod admission;
 mod appends;
 mod balance;

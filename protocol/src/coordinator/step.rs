@@ -13,8 +13,10 @@ use crate::journal::{CommitRecord, Record};
 use crate::messages::{Commit, Next, Ready, Timings, ToWorker, UpdateScalars, Verdict};
 use crate::schedule::update_scalars;
 
-/// A step may take so many times the slowest of its view before its members count as lost.
+/// A step may take so many times what steps take before its members count as lost.
 const SLOWEST_FACTOR: u64 = 10;
+/// The part of the difference by which a quicker step lowers the pace.
+const PACE_DECAY: u64 = 16;
 
 /// The step in flight.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(super) struct Decided {
     timings: Vec<(MemberId, Timings)>,
 }
 
-/// The slowest step of the view so far, by phase; `None` before the first.
+/// How long a step takes, by phase; `None` before the first.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     train_ms: Option<u64>,
@@ -56,14 +58,25 @@ impl Pace {
             Phase::Evaluate => &mut self.evaluate_ms,
         }
     }
+
+    /// A step took so long. A slower one counts at once, a quicker one by a sixteenth: what was slow once, such as a first
+    /// step or a machine that was busy for a while, doesn't make deadlines long for good.
+    fn note(&mut self, phase: Phase, took_ms: u64) {
+        let pace = self.of(phase);
+        let decayed = pace.map_or(0, |before| before - before.saturating_sub(took_ms).div_ceil(PACE_DECAY));
+        *pace = Some(decayed.max(took_ms));
+    }
 }
 
 impl Coordinator {
     pub(super) fn begin_step(&mut self, now: Millis, key: StepKey) {
-        // The first step compiles what the warm-up didn't.
-        let budget_ms = match *self.pace.of(key.phase) {
+        let pace = *self.pace.of(key.phase);
+        let by_pace = |slowest: u64| self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR));
+        // A member's first step may compile what its warm-up didn't.
+        let budget_ms = match pace {
+            Some(slowest) if self.has_newcomers() => by_pace(slowest).max(self.plan.load_timeout_ms),
+            Some(slowest) => by_pace(slowest),
             None => self.plan.load_timeout_ms,
-            Some(slowest) => self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR)),
         };
         let until = now.saturating_add(budget_ms);
         self.state = State::Stepping(Step {
@@ -73,6 +86,12 @@ impl Coordinator {
             computed: BTreeSet::new(),
             readies: BTreeMap::new(),
         });
+    }
+
+    /// Whether a member of the view has not finished a step yet.
+    fn has_newcomers(&self) -> bool {
+        let view = self.view.as_ref().map(|view| view.id);
+        self.roster.iter().any(|member| member.view == view && member.speed == 0.0)
     }
 
     pub(super) fn on_computed(&mut self, id: MemberId, key: StepKey) {
@@ -242,8 +261,7 @@ impl Coordinator {
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
         let took_ms = now.saturating_sub(started);
-        let slowest = self.pace.of(key.phase);
-        *slowest = Some(slowest.map_or(took_ms, |slowest| slowest.max(took_ms)));
+        self.pace.note(key.phase, took_ms);
         if next.evaluate {
             self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });
         } else if next.last {
@@ -268,6 +286,7 @@ impl Coordinator {
             view.iter().flat_map(|view| &view.members).map(|info| info.member).collect();
         for member in self.roster.iter_mut().filter(|member| ids.contains(&member.id)) {
             member.holds = Some(step);
+            member.is_back();
             if !member.edge_is_broken {
                 member.edge_failures = 0;
             }

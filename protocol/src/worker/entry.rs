@@ -84,7 +84,7 @@ impl Worker {
             prepared: self.prepared,
             commit: self.commit.clone(),
         });
-        self.send(FromWorker::Join(crate::messages::Join { holds, ..self.join.clone() }));
+        self.send(FromWorker::Join(crate::messages::Join { holds, run: self.run, ..self.join.clone() }));
     }
 
     pub(super) fn on_welcome(&mut self, welcome: Welcome) {
