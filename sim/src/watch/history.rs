@@ -188,7 +188,7 @@ impl Watch {
         microbatch: u32,
         samples: Vec<u64>,
     ) -> Finding {
-        match self.computed.entry(key).or_insert_with(BTreeMap::new).insert(microbatch, (member, samples)) {
+        match self.computed.entry(key).or_default().insert(microbatch, (member, samples)) {
             Some((other, _)) if other != member => Err(format!(
                 "exactly once: microbatch {microbatch} of step {} was computed by {:#x} and {:#x}",
                 key.step, other.0, member.0
