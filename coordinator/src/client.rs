@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{CheckpointRequest, StatusRequest, StopRequest};
@@ -133,9 +133,8 @@ async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal>
         .ok_or_else(|| Refusal::config(format!("{address:?}: expected http://HOST:PORT")))?;
     let token = token_of(target, dir, port)?;
     let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(url)
+    let endpoint = wire::transport::endpoint(&url)
         .map_err(|why| Refusal::config(format!("{address:?}: {why}")))?
-        .connect_timeout(DEADLINE)
         .timeout(DEADLINE);
     let channel = endpoint.connect().await.map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
     Ok(BonfireClient::with_interceptor(channel, Bearer(token.bearer())))

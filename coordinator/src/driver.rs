@@ -365,7 +365,10 @@ impl Driver {
         self.handle(Event::StopRequested { reason });
     }
 
+    /// Whatever members wait for goes out first; records and the display, which may wait for a disk or a terminal, come
+    /// after, in their own order. (A commit's record is in the journal by then: the machine asks for it before.)
     fn carry_out(&mut self) {
+        let mut later = Vec::new();
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Send { connection, message } => self.send(connection, message),
@@ -374,19 +377,30 @@ impl Driver {
                 }
                 Output::Append { record, durable } => self.append(&record, durable),
                 Output::OpenView(view) => {
-                    self.recorder.view(&view);
                     self.uploads.forget_shown();
-                    self.reduction.open_view(view);
+                    self.reduction.open_view(view.clone());
+                    later.push(Output::OpenView(view));
                 }
-                Output::Committed(committed) => self.committed(&committed),
+                Output::Committed(committed) => {
+                    self.reduction.committed(committed.key);
+                    later.push(Output::Committed(committed));
+                }
                 Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
                 Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
-                Output::Note(note) => self.note(&note),
+                note @ Output::Note(_) => later.push(note),
                 Output::Finished(outcome) => {
                     info!(step = outcome.step, code = outcome.code, message = outcome.message, "finished");
                     self.finished = Some(outcome);
                 }
+            }
+        }
+        for output in later {
+            match output {
+                Output::OpenView(view) => self.recorder.view(&view),
+                Output::Committed(committed) => self.committed(&committed),
+                Output::Note(note) => self.note(&note),
+                _ => {}
             }
         }
     }
@@ -412,7 +426,6 @@ impl Driver {
     }
 
     fn committed(&mut self, committed: &Committed) {
-        self.reduction.committed(committed.key);
         if let Some(locals) = &mut self.locals {
             locals.forgive();
         }
@@ -425,9 +438,16 @@ impl Driver {
     }
 
     fn note(&mut self, note: &Note) {
-        if let Note::Version { .. } = note {
-            let best = self.recorder.best(&self.retention.best).into_iter().chain(self.machine.best_step());
-            self.uploads.retain(self.retention.keep, &best.collect::<Vec<_>>());
+        match note {
+            Note::Version { step, .. } => {
+                let best = self.recorder.best(&self.retention.best).into_iter();
+                let spared = best.chain(self.machine.best_step()).chain(self.machine.refuge_step());
+                self.uploads.retain(*step, self.retention.keep, &spared.collect::<Vec<_>>());
+            }
+            Note::Rewound { to_step, .. } => {
+                self.uploads.set_aside(|step| step > *to_step && !self.machine.has_version(step));
+            }
+            _ => {}
         }
         self.recorder.note(note);
     }

@@ -179,6 +179,11 @@ fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -
 fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) -> Result<(), Refusal> {
     let checkpoints = dir.join("checkpoints");
     let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
+    let aside =
+        versions::set_aside(&checkpoints, |step| !known.contains_key(&step)).map_err(Refusal::data)?;
+    if !aside.is_empty() {
+        remarks.push(format!("versions {aside:?} are void by the journal: set aside as void-step-*"));
+    }
     let (found, passed_over) =
         versions::newest_valid(&checkpoints, |step| known.contains_key(&step)).map_err(Refusal::data)?;
     for rejected in &passed_over {

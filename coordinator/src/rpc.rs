@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use protocol::ids::{MemberId, RunId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -22,6 +23,7 @@ use wire::proto::{
     download_request, upload_chunk,
 };
 use wire::token::Token;
+use wire::transport::{FINISH_DEADLINE, JOIN_DEADLINE, STALL_DEADLINE};
 
 use crate::beside::Told;
 use crate::driver::{OUTBOX_MAX, Trigger};
@@ -129,8 +131,17 @@ impl Bonfire for Service {
                     Err(why) => Err(Status::internal(format!("{}: {why}", path.display()))),
                 };
                 let broken = chunk.is_err();
-                if sender.send(chunk).await.is_err() || broken {
-                    return;
+                match timeout(STALL_DEADLINE, sender.send(chunk)).await {
+                    Ok(Ok(())) if !broken => {}
+                    Ok(_) => return,
+                    Err(_) => {
+                        let seconds = STALL_DEADLINE.as_secs();
+                        warn!(
+                            "a download of {} is given up: nothing was taken for {seconds} s",
+                            path.display()
+                        );
+                        return;
+                    }
                 }
             }
         });
@@ -205,8 +216,21 @@ impl Service {
 /// Hands a worker's messages on until its stream ends, and says how it ended.
 async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mpsc::Sender<Trigger>) {
     let mut instance = None;
+    let mut has_joined = false;
     let reason = loop {
-        match stream.message().await {
+        let message = if has_joined {
+            stream.message().await
+        } else {
+            let first = timeout(JOIN_DEADLINE, stream.message()).await;
+            has_joined = true;
+            match first {
+                Ok(first) => first,
+                Err(_) => {
+                    break format!("it said nothing for {} s after it connected", JOIN_DEADLINE.as_secs());
+                }
+            }
+        };
+        match message {
             Ok(Some(mut message)) => {
                 if let Some(told) = Told::of(&mut message, &mut instance) {
                     // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
@@ -251,13 +275,24 @@ async fn receive(
         }
         Err("the upload ended before it was complete".to_owned())
     });
-    // A closed channel means that the writer has its result already.
-    while let Ok(Some(chunk)) = chunks.message().await {
+    let seconds = STALL_DEADLINE.as_secs();
+    loop {
+        let next = timeout(STALL_DEADLINE, chunks.message()).await;
+        let next = next.map_err(|_| format!("nothing of the upload came for {seconds} s"))?;
+        let Ok(Some(chunk)) = next else { break };
         let Some(part) = chunk.part else { continue };
-        if sender.send(part).await.is_err() {
-            break;
+        match timeout(STALL_DEADLINE, sender.send(part)).await {
+            Ok(Ok(())) => {}
+            // A closed channel means that the writer has its result already.
+            Ok(Err(_)) => break,
+            // Its thread ends when the disk lets it go; what it has of the version goes then.
+            Err(_) => return Err(format!("the disk took nothing of the upload for {seconds} s")),
         }
     }
     drop(sender);
-    writer.await.unwrap_or_else(|why| Err(format!("the writer of the upload failed: {why}")))
+    let written = timeout(FINISH_DEADLINE, writer).await;
+    let Ok(written) = written else {
+        return Err(format!("the upload was not durable within {} s", FINISH_DEADLINE.as_secs()));
+    };
+    written.unwrap_or_else(|why| Err(format!("the writer of the upload failed: {why}")))
 }

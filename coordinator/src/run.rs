@@ -23,7 +23,7 @@ use wire::token::{self, Token};
 
 use crate::beside::{self, Beside};
 use crate::cli::RunArgs;
-use crate::counted::Counted;
+use crate::counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
@@ -230,7 +230,7 @@ impl Parts<'_> {
             data: Arc::new(files),
             connections: Arc::default(),
         };
-        let server = serve(control, service, token)?;
+        let server = serve(control, service, token, config.elastic.lease.0)?;
         beside::sample(config.tracker.system_every.0, &triggers);
         let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
@@ -414,6 +414,7 @@ impl Parts<'_> {
             },
             final_state: FinalRecord::default(),
             members: Vec::new(),
+            members_left_out: 0,
             events: Vec::new(),
             views: 0,
             retries: 0,
@@ -428,19 +429,16 @@ fn serve(
     control: TcpListener,
     service: Service,
     token: Token,
+    lease: Duration,
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
     control.set_nonblocking(true).map_err(Refusal::failed)?;
     let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
-    let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(Counted));
+    let incoming = TcpListenerStream::new(listener).filter_map(counted::admit);
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
-    let server = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(wire::STREAM_WINDOW_BYTES)
-        .add_service(guarded);
+    let server = wire::transport::server(lease).add_service(guarded);
     Ok(tokio::spawn(async move {
         if let Err(why) = server.serve_with_incoming(incoming).await {
             warn!(%why, "the rpc server ended");

@@ -116,9 +116,19 @@ impl Uploads {
         Ok(Receiving { ticket, step, place, file: None })
     }
 
-    /// Removes old versions: the newest `keep` stay, and those that are spared.
-    pub(crate) fn retain(&self, keep: usize, spare: &[u64]) {
-        match versions::retain(&self.checkpoints(), keep, spare) {
+    /// Takes void versions out of the way.
+    pub(crate) fn set_aside(&self, is_void: impl Fn(u64) -> bool) {
+        match versions::set_aside(&self.checkpoints(), is_void) {
+            Ok(void) if void.is_empty() => {}
+            Ok(void) => warn!(?void, "void versions are set aside"),
+            // The journal says that they are void, so nothing goes on from them.
+            Err(trouble) => warn!(%trouble, "a void version can't be set aside"),
+        }
+    }
+
+    /// Removes old versions now that one was written: the newest `keep` stay, and those that are spared.
+    pub(crate) fn retain(&self, written: u64, keep: usize, spare: &[u64]) {
+        match versions::retain(&self.checkpoints(), written, keep, spare) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => info!(?removed, "old versions removed"),
             Err(trouble) => warn!(%trouble, "an old version can't be removed"),

@@ -133,8 +133,11 @@ pub struct RunRecord {
     /// The newest state.
     #[serde(rename = "final")]
     pub final_state: FinalRecord,
-    /// Everybody who took part.
+    /// Who took part: the newest of them, and everybody who is there now.
     pub members: Vec<MemberRecord>,
+    /// How many more took part and left long ago.
+    #[serde(default)]
+    pub members_left_out: u64,
     /// The newest events, in order.
     #[serde(default)]
     pub events: Vec<EventRecord>,
@@ -246,6 +249,7 @@ mod tests {
                 machine: None,
             }],
             events: Vec::new(),
+            members_left_out: 0,
             views: 1,
             retries: 0,
             exact: true,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use protocol::ids::{Phase, StepKey, ViewId};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::traffic;
+use crate::{traffic, transport};
 
 #[cfg(target_endian = "big")]
 compile_error!("frames carry little-endian f32 as they lie in memory");
@@ -183,12 +183,12 @@ pub fn checksum(header: &[u8], tail: &[u8]) -> u64 {
     hasher.digest()
 }
 
-/// Makes a socket fit for frames: no delay, and a bound on every wait.
+/// Makes a socket fit for frames: no delay, a bound on every wait, and a vanished host is found.
 ///
 /// # Errors
 /// When the system refuses an option.
 pub fn prepare_socket(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+    transport::prepare(stream)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))
 }

@@ -2,9 +2,9 @@
 //!
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
 //! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
-//! ([`token`]) and how rpc calls carry it ([`auth`]), what workers say of themselves beside the protocol ([`beside`]), and
-//! how many bytes went over the data plane ([`traffic`]). It never decides anything, and
-//! never imports burn, store or configs. Nothing that a peer sends can make it panic.
+//! ([`token`]) and how rpc calls carry it ([`auth`]), what workers say of themselves beside the protocol ([`beside`]),
+//! how sockets are set ([`transport`]), and how many bytes went over the data plane ([`traffic`]). It never decides
+//! anything, and never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
 pub mod auth;
 pub mod beside;
@@ -13,6 +13,7 @@ pub mod frames;
 pub mod handshake;
 pub mod token;
 pub mod traffic;
+pub mod transport;
 
 /// Generated from `proto/bonfire.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
@@ -25,8 +26,6 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of one chunk of an upload or download.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Flow-control window of a stream, both ways: a state goes at the speed of the link, not of its round trips.
-pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// `size` random bytes from the operating system.
 ///

@@ -158,7 +158,7 @@ impl Driver {
     /// A control stream is open: the compute thread gets its own way over it.
     pub(crate) fn connected(&mut self, session: Session) -> Result<(), Failure> {
         let link = Box::new(Link {
-            client: session.client.clone(),
+            client: session.files.clone(),
             token: session.token.clone(),
             host: self.address.host.clone(),
             runtime: tokio::runtime::Handle::current(),

@@ -12,9 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::proto::bonfire_client::BonfireClient;
 use wire::token::{self, Token};
+use wire::transport::{self, CONNECT_DEADLINE};
 
 use crate::about::About;
 use crate::driver::Trigger;
@@ -22,8 +23,6 @@ use crate::fail;
 
 /// Messages that may wait for the stream: a step needs one, and a heartbeat or two may come between.
 const OUTBOX_MAX: usize = 16;
-/// One attempt to connect.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Waits between attempts grow from the first to the last of these.
 const BACKOFF: [Duration; 5] = [
     Duration::from_millis(100),
@@ -35,7 +34,7 @@ const BACKOFF: [Duration; 5] = [
 /// How long the last words may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The control plane's client; cloned for uploads and downloads.
+/// A client of the coordinator.
 pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
 /// Adds the run's token to every call.
@@ -73,8 +72,8 @@ enum Problem {
 
 /// An open control stream.
 pub(crate) struct Session {
-    /// For uploads and downloads.
-    pub(crate) client: Client,
+    /// For uploads and downloads, over a connection of their own.
+    pub(crate) files: Client,
     /// The token that was admitted, for the data plane.
     pub(crate) token: Token,
     /// Messages to the coordinator.
@@ -190,17 +189,15 @@ impl Address {
         };
         let unreachable =
             |error: &dyn std::error::Error| passing(4, format!("can't be reached: {}", chain(error)));
-        let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?
-            .connect_timeout(CONNECT_DEADLINE)
-            .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(wire::STREAM_WINDOW_BYTES);
+        let endpoint = transport::endpoint(&self.url)
+            .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?;
         let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
         let bearer = MetadataValue::try_from(token.bearer())
             .map_err(|error| lasting(format!("the token can't be sent: {error}")))?;
-        let mut client = BonfireClient::with_interceptor(channel, Bearer(bearer))
-            .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
+        let bearer = Bearer(bearer);
+        let mut client = client_over(channel, bearer.clone());
+        // It connects with the first file.
+        let files = client_over(endpoint.connect_lazy(), bearer);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
         let about = self.about.clone();
         let outgoing = ReceiverStream::new(outgoing).map(move |message| about.out(message));
@@ -218,7 +215,7 @@ impl Address {
             Err(status) => return Err(passing(4, format!("can't be reached: {}", status_text(&status)))),
         };
         let reader = tokio::spawn(read(incoming, triggers.clone()));
-        Ok(Session { client, token, outbox, reader })
+        Ok(Session { files, token, outbox, reader })
     }
 }
 
@@ -255,6 +252,12 @@ async fn read(mut incoming: tonic::Streaming<wire::proto::ToWorker>, triggers: m
     };
     // Nobody listens any more: then the worker is ending already.
     let _ = triggers.send(Trigger::ControlLost { reason }).await;
+}
+
+fn client_over(channel: Channel, bearer: Bearer) -> Client {
+    BonfireClient::with_interceptor(channel, bearer)
+        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(wire::MESSAGE_BYTES_MAX)
 }
 
 fn passing(code: u8, message: impl Into<String>) -> Problem {

@@ -6,12 +6,14 @@ use protocol::ids::{MemberId, RunId};
 use protocol::messages::Failure;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::CHUNK_BYTES;
 use wire::proto::{
     DatasetFile, DownloadRequest, ShownState, UploadBegin, UploadChunk, UploadFile, UploadFinish, UploadKind,
     VersionFile, download_request, upload_chunk,
 };
+use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
 
 use crate::fail;
 use crate::session::Client;
@@ -95,12 +97,18 @@ impl Transfer {
             let refused = if matches!(what, Remote::State { .. }) { CONNECTION } else { 3 };
             fail(code_of(status, refused), format!("{label} can't be had: {}", status.message()))
         };
+        let stalled = |_| {
+            let waited = STALL_DEADLINE.as_secs();
+            fail(CONNECTION, format!("{label} can't be had: the coordinator sent nothing for {waited} s"))
+        };
         let mut client = self.client.clone();
         self.runtime.block_on(async {
             let request = DownloadRequest { what: Some(request) };
-            let answer = client.download(request).await.map_err(|status| refused(&status))?;
-            let mut incoming = answer.into_inner();
-            while let Some(chunk) = incoming.message().await.map_err(|status| refused(&status))? {
+            let answer = timeout(STALL_DEADLINE, client.download(request)).await.map_err(stalled)?;
+            let mut incoming = answer.map_err(|status| refused(&status))?.into_inner();
+            loop {
+                let next = timeout(STALL_DEADLINE, incoming.message()).await.map_err(stalled)?;
+                let Some(chunk) = next.map_err(|status| refused(&status))? else { break };
                 sink.write_all(&chunk.bytes).map_err(|error| fail(3, format!("{label}: {error}")))?;
             }
             Ok(())
@@ -130,13 +138,19 @@ impl Upload {
         self.send(upload_chunk::Part::Finish(UploadFinish { model_digest, state_digest }))?;
         let Self { chunks, call, runtime, .. } = self;
         drop(chunks);
-        match runtime.block_on(call) {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => {
+        let abort = call.abort_handle();
+        match runtime.block_on(async { timeout(FINISH_DEADLINE, call).await }) {
+            Err(_) => {
+                abort.abort();
+                let waited = FINISH_DEADLINE.as_secs();
+                Err(fail(CONNECTION, format!("the coordinator did not say within {waited} s that it has it")))
+            }
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(status))) => {
                 let message = format!("the coordinator did not take it: {}", status.message());
                 Err(fail(code_of(&status, 4), message))
             }
-            Err(error) => Err(fail(4, format!("the upload was cut short: {error}"))),
+            Ok(Err(error)) => Err(fail(4, format!("the upload was cut short: {error}"))),
         }
     }
 
@@ -149,8 +163,15 @@ impl Upload {
     }
 
     fn send(&mut self, part: upload_chunk::Part) -> Result<(), Failure> {
-        if self.chunks.blocking_send(UploadChunk { part: Some(part) }).is_ok() {
-            return Ok(());
+        let sending = self.chunks.send(UploadChunk { part: Some(part) });
+        match self.runtime.block_on(async { timeout(STALL_DEADLINE, sending).await }) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) => {}
+            Err(_) => {
+                self.call.abort();
+                let waited = STALL_DEADLINE.as_secs();
+                return Err(fail(CONNECTION, format!("the coordinator took nothing of it for {waited} s")));
+            }
         }
         // The call ended early: its status says why.
         let (code, reason) = match self.runtime.block_on(&mut self.call) {

@@ -14,6 +14,7 @@ use wire::handshake;
 use wire::token::Token;
 
 use super::gate::Gate;
+use super::greeting::Greeting;
 use super::pool::Pool;
 use super::{Input, SOCKET_TIMEOUT, spawn, writer};
 
@@ -25,6 +26,7 @@ pub(super) struct Connections {
     pub(super) inputs: SyncSender<Input>,
     pub(super) pool: Arc<Pool>,
     pub(super) gate: Arc<Gate>,
+    pub(super) greeting: Arc<Greeting>,
     /// Of connections so far.
     pub(super) numbers: Arc<AtomicU64>,
 }
@@ -35,7 +37,11 @@ impl Connections {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let own = self.clone();
-                    if let Err(why) = spawn("data-read", move || own.serve(stream)) {
+                    let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                    let greeted = self.greeting.enter(number, &stream);
+                    let served = greeted.and_then(|()| spawn("data-read", move || own.serve(number, stream)));
+                    if let Err(why) = served {
+                        self.greeting.leave(number);
                         warn!(%why, "no thread for a data connection");
                     }
                 }
@@ -48,15 +54,16 @@ impl Connections {
         }
     }
 
-    fn serve(&self, mut stream: TcpStream) {
-        let member = match handshake::accept(&mut stream, &self.token, self.run) {
+    fn serve(&self, number: u64, mut stream: TcpStream) {
+        let judged = handshake::accept(&mut stream, &self.token, self.run);
+        self.greeting.leave(number);
+        let member = match judged {
             Ok(member) => member,
             Err(why) => {
                 warn!(%why, "a data connection was refused");
                 return;
             }
         };
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let reason = match self.serve_member(member, number, stream) {
             Ok(never) => match never {},
             Err(reason) => reason,
@@ -115,4 +122,54 @@ fn check_blocks(values: &[f32], hashes: &[u64]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::mpsc::sync_channel;
+
+    use super::super::greeting::GREETED_MAX;
+    use super::*;
+
+    /// Threads of this process that read data connections.
+    #[cfg(target_os = "linux")]
+    fn readers() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("Linux has it").flatten();
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        tasks.filter_map(|task| name(task).ok()).filter(|name| name.trim() == "data-read").count()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_crowd_that_says_nothing_keeps_no_member_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let token = Token::random().expect("random");
+        let (run, member) = (RunId([7; 16]), MemberId(9));
+        let (inputs, inbox) = sync_channel(8);
+        let connections = Connections {
+            token: token.clone(),
+            run,
+            inputs,
+            pool: Arc::default(),
+            gate: Arc::default(),
+            greeting: Arc::default(),
+            numbers: Arc::default(),
+        };
+        spawn("data-accept", move || connections.accept(&listener)).expect("a thread");
+        let connect = || TcpStream::connect(address).expect("connected");
+        let mut crowd: Vec<TcpStream> = (0..4 * GREETED_MAX).map(|_| connect()).collect();
+        let mut own = connect();
+        handshake::connect(&mut own, &token, run, member).expect("admitted at once");
+        match inbox.recv_timeout(handshake::DEADLINE).expect("told") {
+            Input::Connected { member: found, .. } => assert_eq!(found, member),
+            _ => panic!("a connection is told first"),
+        }
+        // The first of the crowd was hung up on: there is nothing behind the coordinator's own words.
+        let first = &mut crowd[0];
+        first.set_read_timeout(Some(handshake::DEADLINE / 2)).expect("set");
+        first.read_to_end(&mut Vec::new()).expect("its end, before the deadline of its greeting");
+        assert!(readers() <= 2 * GREETED_MAX, "{} threads", readers());
+    }
 }

@@ -9,6 +9,7 @@
 
 mod connections;
 mod gate;
+mod greeting;
 mod pool;
 mod summing;
 mod writer;
@@ -29,6 +30,7 @@ use wire::token::Token;
 use crate::driver::Trigger;
 use connections::Connections;
 use gate::Gate;
+use greeting::Greeting;
 use pool::Pool;
 use summing::Summing;
 
@@ -76,8 +78,9 @@ impl Reduction {
         let gate = Arc::new(Gate::default());
         let summing = Summing::new(geometry, pool.clone(), gate.clone(), triggers.clone());
         spawn("reducer", move || summing.run(&inbox))?;
+        let greeting = Arc::new(Greeting::default());
         let connections =
-            Connections { token, run, inputs: inputs.clone(), pool, gate, numbers: Arc::default() };
+            Connections { token, run, inputs: inputs.clone(), pool, gate, greeting, numbers: Arc::default() };
         spawn("data-accept", move || connections.accept(&listener))?;
         Ok(Self { inputs, port })
     }

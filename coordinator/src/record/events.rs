@@ -4,7 +4,7 @@ use protocol::coordinator::Note;
 use protocol::ids::MemberId;
 use serde_json::json;
 use tracing::{info, warn};
-use tracker::{EventRecord, MemberRecord};
+use tracker::{EventRecord, MemberRecord, RunRecord};
 
 use super::{Recorder, unix_seconds};
 use crate::driver::hex;
@@ -21,8 +21,7 @@ impl Recorder {
         match note {
             Note::Joined { member, join } => {
                 info!(name = join.name, device = join.device, "joined");
-                self.members.insert(*member, self.record.members.len());
-                self.record.members.push(MemberRecord {
+                let record = MemberRecord {
                     name: join.name.clone(),
                     device: join.device.clone(),
                     fingerprint: hex(&join.fingerprint),
@@ -30,7 +29,9 @@ impl Recorder {
                     left_step: None,
                     reason: None,
                     machine: self.beside.joined(join),
-                });
+                };
+                let RunRecord { members, members_left_out, .. } = &mut self.record;
+                self.members.join(members, members_left_out, *member, record);
                 let text = format!("{} joined on {}", join.name, join.device);
                 self.display.event("joined", &text, &json!({ "name": join.name, "device": join.device }));
                 self.keep_event("joined", &text, None);
@@ -74,7 +75,7 @@ impl Recorder {
     }
 
     fn left(&mut self, member: MemberId, step: u64, reason: &str) {
-        let known = self.members.get(&member).and_then(|index| self.record.members.get_mut(*index));
+        let known = self.members.line(member).and_then(|line| self.record.members.get_mut(line));
         let name = known.map_or_else(
             || format!("{:#x}", member.0),
             |m| {

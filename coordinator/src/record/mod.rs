@@ -2,6 +2,7 @@
 
 mod ending;
 mod events;
+mod roll;
 mod status;
 mod steps;
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use protocol::coordinator::Committed;
-use protocol::ids::{MemberId, Phase};
+use protocol::ids::Phase;
 use protocol::messages::View;
 use serde_json::json;
 use store::versions::Manifest;
@@ -19,6 +20,7 @@ use tracker::meaning::Prediction;
 use tracker::system::Moment;
 use tracker::{MetricsError, MetricsFile, RunRecord};
 
+use self::roll::Roll;
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
@@ -41,7 +43,7 @@ pub(crate) struct Recorder {
     display: Display,
     rates: Rates,
     data_wait: DataWait,
-    members: BTreeMap<MemberId, usize>,
+    members: Roll,
     view: Option<View>,
     progress: Progress,
     evaluations: BTreeMap<u64, BTreeMap<String, f64>>,
@@ -76,7 +78,7 @@ impl Recorder {
             display,
             rates: Rates::default(),
             data_wait: DataWait::default(),
-            members: BTreeMap::new(),
+            members: Roll::default(),
             view: None,
             progress,
             evaluations: BTreeMap::new(),

@@ -79,7 +79,7 @@ impl Recorder {
             .timings
             .iter()
             .map(|(member, timings)| {
-                let known = self.members.get(member).and_then(|index| self.record.members.get(*index));
+                let known = self.members.line(*member).and_then(|line| self.record.members.get(line));
                 let seconds = f64::from(timings.compute_us + timings.data_us) / 1e6;
                 let samples = f64::from(timings.samples);
                 let name = known.map_or_else(|| format!("{:#x}", member.0), |m| m.name.clone());

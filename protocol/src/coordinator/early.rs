@@ -11,6 +11,18 @@ impl Coordinator {
         self.standing().and_then(|standing| standing.best).map(|(step, _)| step)
     }
 
+    /// The version that a rewind would go back to if a deviance were found now: it is to be kept.
+    #[must_use]
+    pub fn refuge_step(&self) -> Option<u64> {
+        self.uploads.newest_until(self.proven_step)
+    }
+
+    /// Whether the journal has a version of this step that is not void.
+    #[must_use]
+    pub fn has_version(&self, step: u64) -> bool {
+        self.history.versions().any(|(known, _)| known == step)
+    }
+
     fn standing(&self) -> Option<Standing> {
         self.plan.early_stopping.as_ref().map(|rule| rule.standing(self.history.evaluations()))
     }

@@ -119,20 +119,53 @@ pub fn newest_valid(
     Ok((None, passed_over))
 }
 
-/// Removes all but the newest `keep` versions (at least one) and those that `spare` names (the best one, the one in
-/// use). Gives the steps of those that were removed.
+/// Removes all but the newest `keep` versions (at least one) up to the one that was `written` last, and those that
+/// `spare` names (the best one, the one in use). Gives the steps of those that were removed.
+///
+/// Versions of later steps than `written` are neither counted nor removed: the run went back, as they are damaged or
+/// what came after is done again, and they must not cost the good ones before them their place.
 ///
 /// # Errors
 /// When the folder can't be read or a version can't be removed.
-pub fn retain(checkpoints: &Path, keep: usize, spare: &[u64]) -> Result<Vec<u64>, StoreError> {
+pub fn retain(checkpoints: &Path, written: u64, keep: usize, spare: &[u64]) -> Result<Vec<u64>, StoreError> {
     let mut removed = Vec::new();
-    for step in list(checkpoints)?.into_iter().skip(keep.max(1)) {
+    let counted = list(checkpoints)?.into_iter().filter(|step| *step <= written);
+    for step in counted.skip(keep.max(1)) {
         if !spare.contains(&step) {
             remove(&folder(checkpoints, step))?;
             removed.push(step);
         }
     }
     Ok(removed)
+}
+
+/// Before the name of a version that was set aside.
+const VOID: &str = "void-";
+
+/// Takes the versions that `is_void` names out of the way, for people to look at: nothing chooses them any more. Those
+/// that were set aside before go, so that there are never more than one history leaves behind. Gives their steps.
+///
+/// # Errors
+/// When the folder can't be read or a version can't be renamed.
+pub fn set_aside(checkpoints: &Path, is_void: impl Fn(u64) -> bool) -> Result<Vec<u64>, StoreError> {
+    let void: Vec<u64> = list(checkpoints)?.into_iter().filter(|step| is_void(*step)).collect();
+    if void.is_empty() {
+        return Ok(void);
+    }
+    for entry in std::fs::read_dir(checkpoints).map_err(StoreError::at(checkpoints))? {
+        let entry = entry.map_err(StoreError::at(checkpoints))?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(VOID)) {
+            remove(&entry.path())?;
+        }
+    }
+    for step in &void {
+        let path = folder(checkpoints, *step);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = checkpoints.join(format!("{VOID}{name}"));
+        std::fs::rename(&path, &aside).map_err(StoreError::at(&path))?;
+    }
+    sync_parent(&checkpoints.join(VOID))?;
+    Ok(void)
 }
 
 /// In one move it is no version any more; what a crash leaves of it has the name of a leftover and is swept.

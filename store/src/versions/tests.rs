@@ -133,10 +133,49 @@ fn retention_keeps_the_newest_and_the_spared() {
     for step in 1..=6 {
         write(dir.path(), step);
     }
-    assert_eq!(retain(dir.path(), 2, &[1]).expect("removed"), [4, 3, 2]);
+    assert_eq!(retain(dir.path(), 6, 2, &[1]).expect("removed"), [4, 3, 2]);
     assert_eq!(list(dir.path()).expect("listed"), [6, 5, 1]);
-    assert_eq!(retain(dir.path(), 0, &[]).expect("removed"), [5, 1], "the newest always stays");
+    assert_eq!(retain(dir.path(), 6, 0, &[]).expect("removed"), [5, 1], "the newest always stays");
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing is left of the others");
+}
+
+#[test]
+fn retention_after_a_step_back_keeps_what_was_written_last() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for step in [10, 20, 30, 40] {
+        write(dir.path(), step);
+    }
+    // The newest can't be used, the run went back to 20, and has written 25.
+    std::fs::write(folder(dir.path(), 40).join("model.safetensors"), "damaged").expect("written");
+    write(dir.path(), 25);
+    assert_eq!(retain(dir.path(), 25, 1, &[10]).expect("removed"), [20]);
+    assert_eq!(list(dir.path()).expect("listed"), [40, 30, 25, 10]);
+    let (found, passed_over) = newest_valid(dir.path(), |step| step != 30).expect("listed");
+    assert_eq!(found.map(|manifest| manifest.step), Some(25));
+    assert!(passed_over[0].to_string().contains("step-00000040"), "{}", passed_over[0]);
+    // It has got beyond them.
+    write(dir.path(), 45);
+    assert_eq!(retain(dir.path(), 45, 1, &[10]).expect("removed"), [40, 30, 25]);
+}
+
+#[test]
+fn void_versions_are_set_aside_and_not_chosen() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for step in [10, 20, 30] {
+        write(dir.path(), step);
+    }
+    assert!(set_aside(dir.path(), |_| false).expect("nothing is void").is_empty());
+    assert_eq!(set_aside(dir.path(), |step| step > 10).expect("set aside"), [30, 20]);
+    assert_eq!(list(dir.path()).expect("listed"), [10]);
+    let (found, passed_over) = newest_valid(dir.path(), |_| true).expect("listed");
+    assert_eq!((found.map(|manifest| manifest.step), passed_over.len()), (Some(10), 0));
+    let aside = |step: u64| dir.path().join(format!("void-step-{step:08}"));
+    assert!(aside(20).join(MANIFEST).is_file() && aside(30).join(MANIFEST).is_file());
+    // The next time they make room.
+    write(dir.path(), 20);
+    assert_eq!(set_aside(dir.path(), |step| step > 10).expect("set aside"), [20]);
+    assert!(aside(20).is_dir() && !aside(30).exists());
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 2);
 }
 
 #[test]
