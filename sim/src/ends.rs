@@ -20,13 +20,12 @@ impl World<'_> {
     /// for that, one after another.
     ///
     /// A partition's last moment may leave a worker in an attempt to connect; its old stream dies of silence; a coordinator
-    /// that took over waits for the members of the last view; who doesn't load the state in time is done without, or is
-    /// put off while the transfer to it ends; the first step of the view has its own deadline, and is tried again.
+    /// that took over waits for the members of the last view; to whom the state couldn't be brought is put off; and the first
+    /// step of the view has its own deadline.
     pub(crate) fn patience_ms(&self) -> u64 {
         let plan = &self.scenario.plan;
         let reach_ms = plan.lease_ms + SILENT_LEASES * plan.lease_ms + CONNECT_MS + RETRY_MS;
-        let settle_ms = plan.rejoin_ms + plan.load_timeout_ms + plan.transfer_timeout_ms + PUT_OFF_MS;
-        reach_ms + settle_ms + plan.load_timeout_ms + self.step_ms()
+        reach_ms + plan.rejoin_ms + PUT_OFF_MS + plan.load_timeout_ms + self.step_ms()
     }
 
     /// How long the longest step takes when nothing is wrong.

@@ -2,8 +2,8 @@
 //!
 //! It drives the real machines of `protocol` and its real accumulator and reducer with toy gradients, in virtual
 //! time, from one seed: the same seed is the same run, event for event. It never opens a socket, never reads a
-//! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the machines (network, disk, processes, what
-//! goes wrong) and the checkers of the design's six invariants.
+//! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the
+//! machines (network, disk, processes, what goes wrong) and the checkers of the design's six invariants.
 
 mod backlog;
 mod bug;
@@ -16,6 +16,7 @@ mod life;
 mod link;
 mod member;
 mod network;
+mod node;
 mod plants;
 mod random;
 pub mod real;
@@ -26,6 +27,7 @@ mod strike;
 mod summing;
 mod toy;
 mod transport;
+mod turns;
 mod uploads;
 mod watch;
 mod worker;

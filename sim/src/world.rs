@@ -10,19 +10,15 @@ use crate::coordinator::CoordinatorNode;
 use crate::disk::Disk;
 use crate::life::{Chaos, Life};
 use crate::link::Cuts;
-use crate::network::{Plane, Queue, What};
+use crate::network::Queue;
+use crate::node::WorkerNode;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::toy::Toy;
-use crate::watch::{Finding, Reference, Watch};
-use crate::worker::WorkerNode;
+use crate::watch::{Reference, Watch};
 
 /// What a clock says when the world begins.
 pub(crate) const CLOCK: u64 = 30 * 86_400_000;
-/// A life that isn't over by then hangs, whatever its faults.
-const LIFE_MS_MAX: u64 = 30 * 60_000;
-/// A deadline that its own tick doesn't move so often in a row is no deadline.
-const IDLE_TICKS_MAX: u32 = 3;
 /// Old messages that are kept to come again.
 const ARCHIVE_MAX: usize = 4_000;
 
@@ -100,8 +96,8 @@ pub struct World<'a> {
     /// The coordinator is dead and will be started again.
     pub(crate) is_restarting: bool,
     /// A coordinator that was started again found nothing to do.
-    was_complete: bool,
-    wait_for: usize,
+    pub(crate) was_complete: bool,
+    pub(crate) wait_for: usize,
     trace: Option<Vec<String>>,
 }
 
@@ -247,158 +243,6 @@ impl<'a> World<'a> {
         let version = newest.and_then(|step| self.disk.versions.get_mut(&step));
         if let Some(state) = version.and_then(|version| version.state.as_mut()) {
             state.parameters[0] += 1.0;
-        }
-    }
-
-    fn run(&mut self, life: &Life) -> Finding {
-        let begin = self.queue.now();
-        (self.last_progress, self.disturbed_until) = (begin, begin);
-        let (mut events, mut chaos) = (0u64, life.chaos.iter().peekable());
-        while self.coordinator.is_some()
-            || self.is_restarting
-            || self.workers.iter().any(|worker| worker.is_alive)
-        {
-            if chaos.peek().is_none() && !std::mem::replace(&mut self.is_healing, true) {
-                self.queue.put_at(self.disturbed_until, What::Healed);
-            }
-            let Some(what) = self.queue.pop() else {
-                return Err(format!("no silent hang: nothing happens any more; {}", self.who_waits()));
-            };
-            if self.queue.now() > begin + LIFE_MS_MAX {
-                return Err(format!("no silent hang: no end in half an hour; {}", self.who_waits()));
-            }
-            self.check_progress()?;
-            events += 1;
-            while let Some((_, event)) = chaos.next_if(|(at, _)| *at <= events) {
-                self.note(|| format!("CHAOS {event:?}"));
-                self.fired.push(*event);
-                self.strike(*event)?;
-            }
-            self.dispatch(what)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn dispatch(&mut self, what: What) -> Finding {
-        let process = what.process();
-        match what {
-            What::Continue(_) => return self.continue_process(process),
-            What::StartCoordinator => {
-                self.note(|| "the coordinator is started again".to_owned());
-                self.is_restarting = false;
-                self.was_complete = !self.open_coordinator(self.wait_for)?;
-                return Ok(());
-            }
-            What::Strike(chaos) => return self.strike(chaos),
-            What::Healed if self.queue.now() < self.disturbed_until => {
-                self.queue.put_at(self.disturbed_until, What::Healed);
-                return Ok(());
-            }
-            What::Healed => {
-                self.heal();
-                return Ok(());
-            }
-            What::Supervise(slot) => {
-                if self.coordinator.is_some() || self.is_restarting {
-                    self.start_worker(slot, true);
-                }
-                return Ok(());
-            }
-            _ => {}
-        }
-        let Some(what) = self.delay_transfer(what).and_then(|what| self.set_aside(process, what)) else {
-            return Ok(());
-        };
-        self.note(|| format!("{what:?}"));
-        match process {
-            Some(worker) => self.at_worker(worker, what)?,
-            None => self.at_coordinator(what)?,
-        }
-        self.check_waits()
-    }
-
-    /// A state on its way gets no further while its worker is cut off.
-    fn delay_transfer(&mut self, what: What) -> Option<What> {
-        let (What::Uploaded(worker, ..)
-        | What::Shown(worker, ..)
-        | What::Download(worker, _)
-        | What::Take(worker, _)) = what
-        else {
-            return Some(what);
-        };
-        match self.cuts.blocked_until(self.queue.now(), worker, Plane::Control) {
-            Some(until) => {
-                self.queue.put_at(until, what);
-                None
-            }
-            None => Some(what),
-        }
-    }
-
-    /// All faults are over. A supervisor sees to it that there are enough workers.
-    fn heal(&mut self) {
-        self.is_healed = true;
-        let left = |chaos: &&Chaos| matches!(chaos, Chaos::Leave(_));
-        let leavers = self.fired.iter().filter(left).count();
-        let living = self.workers.iter().filter(|node| node.is_alive).count();
-        let needed = self.scenario.plan.min_workers.max(1) as usize + leavers;
-        if self.is_supervised && self.coordinator.is_some() {
-            (living..needed).for_each(|_| self.start_worker(None, true));
-        }
-    }
-
-    /// Whatever isn't over has a deadline ahead of it, or work in flight that will answer.
-    fn check_waits(&mut self) -> Finding {
-        self.arm_ticks();
-        if let Some(node) = &self.coordinator
-            && node.machine.next_deadline().is_none()
-            && node.appending.is_none()
-        {
-            return Err(format!(
-                "no silent hang: the coordinator waits for {} for ever",
-                node.machine.waits_for()
-            ));
-        }
-        for (index, node) in self.workers.iter().enumerate().filter(|(_, node)| node.is_alive) {
-            if node.machine.as_ref().is_some_and(|machine| machine.next_deadline().is_none()) {
-                return Err(format!("no silent hang: worker {index} has no deadline"));
-            }
-        }
-        if self.idle_ticks > IDLE_TICKS_MAX {
-            return Err(format!(
-                "no silent hang: a deadline passes and nothing changes; {}",
-                self.who_waits()
-            ));
-        }
-        Ok(())
-    }
-
-    /// Puts each machine's next deadline into the queue.
-    fn arm_ticks(&mut self) {
-        let now = self.queue.now();
-        let clock = self.coordinator_clock();
-        if let Some(node) = &mut self.coordinator
-            && let Some(due) = node.machine.next_deadline()
-        {
-            let at = now + due.saturating_sub(clock);
-            if node.tick_at.is_none_or(|armed| armed > at) {
-                node.tick_at = Some(at);
-                self.queue.put_at(at, What::CoordinatorTick);
-            }
-        }
-        for worker in 0..self.workers.len() {
-            let clock = self.worker_clock(worker);
-            let node = &mut self.workers[worker];
-            let due = node
-                .machine
-                .as_ref()
-                .filter(|_| node.is_alive)
-                .and_then(protocol::worker::Worker::next_deadline);
-            let Some(at) = due.map(|due| now + due.saturating_sub(clock)) else { continue };
-            if node.tick_at.is_none_or(|armed| armed > at) {
-                node.tick_at = Some(at);
-                self.queue.put_at(at, What::WorkerTick(worker));
-            }
         }
     }
 

@@ -35,8 +35,8 @@ fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
 fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: impl Fn(u64) -> Life) {
     let first = scenario(1, &tune);
     let reference = Arc::new(reference(&first).unwrap_or_else(|violation| panic!("{violation}")));
-    for at in events {
-        let scenario = scenario(at, &tune);
+    for (world, at) in events.enumerate() {
+        let scenario = scenario(world as u64, &tune);
         let lives = [life(at), Life::quiet(2)];
         if let Err(violation) = run(&scenario, &lives, reference.clone(), None, false) {
             panic!("{:?}: {}", lives[0], violation.message);
@@ -55,7 +55,9 @@ fn a_pause_is_forgiven_once() {
 #[test]
 fn nobody_is_blamed_for_what_waits_to_be_read() {
     let paused = |at: u64| Chaos::PauseCoordinator(10_500 + at * 37 % 4_500);
-    holds((60..400).step_by(3), |_| {}, |at| Life::with(3, &[(at, paused(at))]));
+    // The deadline that a broken edge has left behind comes before what was said, if the clock is asked first.
+    let faults = |at| [(at, Chaos::BreakData(1)), (at + 1 + at % 6, paused(at))];
+    holds(60..400, |_| {}, |at| Life::with(3, &faults(at)));
 }
 
 /// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come.
@@ -68,8 +70,11 @@ fn a_wait_that_ended_in_a_pause_goes_on() {
 /// History went back beyond a version that was whole and on its way to a journal that couldn't be written just then.
 #[test]
 fn a_version_on_its_way_to_the_journal_counts() {
-    let often = |scenario: &mut Scenario| scenario.plan.checkpoint_every = CheckpointEvery::Steps(2);
-    let faults = |at| [(at, Chaos::JournalFails(10_000)), (at + 8, Chaos::KillAll { apart_ms: 2_000 })];
+    let often = |scenario: &mut Scenario| {
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(2);
+        scenario.speeds.upload_ms = 100;
+    };
+    let faults = |at| [(at, Chaos::JournalFails(10_000)), (at + 30, Chaos::KillAll { apart_ms: 0 })];
     holds(60..400, often, |at| Life::supervised(2, &faults(at)));
 }
 
@@ -80,8 +85,9 @@ fn a_deviants_late_upload_is_no_version() {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(1);
         scenario.speeds.upload_ms = 4_000;
     };
+    // In the state before that version.
     let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 22 };
-    holds(60..300, slow, |at| Life::supervised(3, &[(at, flip)]));
+    holds((0..600).map(|at| 50 + at % 60), slow, |at| Life::supervised(3, &[(at, flip)]));
 }
 
 /// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on.
@@ -117,4 +123,37 @@ fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
     let cut = Chaos::Partition { worker: 0, which: Which::Data, up: true, down: true, ms: 74_575 };
     holds((60..300).step_by(5), two, |at| Life::supervised(2, &[(at, cut)]));
+}
+
+/// A donor was asked for its state while it was still building its model after it had joined again.
+#[test]
+fn who_is_back_and_builds_its_model_is_no_donor() {
+    let broken = |at: u64| {
+        let back = (at + 1 + at % 40, Chaos::BreakControl((at % 2) as usize));
+        Life::supervised(2, &[(at, Chaos::Joiners(1)), back])
+    };
+    holds(60..460, |_| {}, broken);
+}
+
+/// A donor was asked for a state that it was just about to apply.
+#[test]
+fn who_is_told_to_apply_a_recovered_commit_is_no_donor_yet() {
+    let slow = |scenario: &mut Scenario| scenario.speeds.network_ms = 300;
+    let restart = Chaos::RestartCoordinator { host: false, after_ms: 500 };
+    let faults =
+        |at: u64| [(at, restart), (at + 20, Chaos::Joiners(2)), (at + 30 + at % 50, Chaos::BreakControl(0))];
+    holds(60..360, slow, |at| Life::supervised(3, &faults(at)));
+}
+
+/// A worker that came back was refused for the place that its own dead stream still held.
+#[test]
+fn who_comes_back_takes_its_own_place() {
+    let full = |scenario: &mut Scenario| {
+        scenario.plan.max_workers = 2;
+        scenario.speeds.network_ms = 300;
+        scenario.speeds.compute_ms = 2_000;
+    };
+    let (which, down) = (Which::Control, true);
+    let stall = Chaos::Stall { worker: 1, which, up: false, down, ms: 60_000 };
+    holds((60..160).step_by(4), full, |at| Life::with(2, &[(at, stall)]));
 }

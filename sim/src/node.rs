@@ -1,0 +1,141 @@
+//! A worker's process: what its driver keeps.
+
+use protocol::ids::{MemberId, StepKey};
+use protocol::messages::{FromWorker, Timings, ToWorker, View};
+use protocol::worker::Worker;
+
+use crate::backlog::Backlog;
+use crate::exchange::Contribution;
+use crate::inbox::{Inbox, Reduced};
+use crate::link::Link;
+use crate::network::Plane;
+use crate::toy::State;
+
+/// One process.
+pub(crate) struct WorkerNode {
+    pub(crate) machine: Option<Worker>,
+    pub(crate) is_alive: bool,
+    /// Came after the others.
+    pub(crate) is_late: bool,
+    /// Exit code and message.
+    pub(crate) exit: Option<(u8, String)>,
+    pub(crate) member: Option<MemberId>,
+    pub(crate) state: Option<State>,
+    /// Computes so many times slower.
+    pub(crate) slowness: u64,
+    /// Messages on its control stream and frames take so much longer.
+    pub(crate) delays_ms: [u64; 2],
+    /// What its clock is ahead of the world's.
+    pub(crate) clock: i64,
+    /// What happens while the process is paused.
+    pub(crate) backlog: Backlog,
+    pub(crate) tick_at: Option<u64>,
+    pub(crate) slot: Option<u32>,
+    /// All streams that it opened, the newest last.
+    pub(crate) control: Vec<Link>,
+    data: Vec<Link>,
+    /// The control stream that it uses, and its attempts to open another one so far.
+    pub(crate) session: Option<usize>,
+    pub(crate) reconnects: u64,
+    /// The data connection that it uses.
+    pub(crate) exchange: Option<usize>,
+    /// An attempt to open one, and the step that waits for it.
+    pub(crate) connecting: Option<u64>,
+    pub(crate) waiting: Option<StepKey>,
+    pub(crate) view: Option<View>,
+    pub(crate) contribution: Option<Contribution>,
+    /// The last step that it began.
+    pub(crate) begun: Option<StepKey>,
+    /// The step whose reduced gradient it waits for.
+    pub(crate) expected: Option<StepKey>,
+    pub(crate) inbox: Inbox,
+    /// A reduced step that this member hasn't begun: one without microbatches is not waited for.
+    pub(crate) early: Option<Reduced>,
+    pub(crate) reduced: Option<Reduced>,
+    /// For a planted bug: what was reduced of steps that were given up.
+    pub(crate) given_up: Vec<Reduced>,
+    pub(crate) prepared: Option<(StepKey, u64)>,
+    /// The commit that made its state, and its hash; none of a state that was loaded.
+    pub(crate) made_by: Option<(StepKey, u64)>,
+    /// What it was prepared for when it lost the coordinator.
+    pub(crate) prepared_before: Option<(u64, u64)>,
+    pub(crate) timings: Timings,
+    /// The last control messages to it and from it, which may come once more.
+    pub(crate) last_heard: Option<ToWorker>,
+    pub(crate) last_said: Option<FromWorker>,
+}
+
+impl WorkerNode {
+    pub(crate) fn new(slot: Option<usize>, is_late: bool, elements: usize) -> Self {
+        Self {
+            machine: None,
+            is_alive: true,
+            is_late,
+            exit: None,
+            member: None,
+            state: None,
+            slowness: 1,
+            delays_ms: [0; 2],
+            clock: 0,
+            backlog: Backlog::default(),
+            tick_at: None,
+            slot: slot.and_then(|slot| u32::try_from(slot).ok()),
+            control: Vec::new(),
+            data: Vec::new(),
+            session: None,
+            reconnects: 0,
+            exchange: None,
+            connecting: None,
+            waiting: None,
+            view: None,
+            contribution: None,
+            begun: None,
+            expected: None,
+            inbox: Inbox::new(elements),
+            early: None,
+            reduced: None,
+            given_up: Vec::new(),
+            prepared: None,
+            made_by: None,
+            prepared_before: None,
+            timings: Timings::default(),
+            last_heard: None,
+            last_said: None,
+        }
+    }
+
+    pub(crate) fn link(&mut self, plane: Plane, generation: usize) -> Option<&mut Link> {
+        match plane {
+            Plane::Control => self.control.get_mut(generation),
+            Plane::Data => self.data.get_mut(generation),
+        }
+    }
+
+    /// The stream that it uses now.
+    pub(crate) fn newest(&self, plane: Plane) -> Option<usize> {
+        match plane {
+            Plane::Control => self.session,
+            Plane::Data => self.exchange,
+        }
+    }
+
+    pub(crate) fn delay_ms(&self, plane: Plane) -> u64 {
+        self.delays_ms[usize::from(plane == Plane::Data)]
+    }
+
+    pub(crate) fn open_control(&mut self) {
+        self.session = Some(self.control.len());
+        self.control.push(Link::default());
+    }
+
+    /// Whether its control stream is what it seems.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session.and_then(|session| self.control.get(session)).is_some_and(|link| !link.is_cut())
+    }
+
+    pub(crate) fn open_data(&mut self, elements: usize) {
+        self.exchange = Some(self.data.len());
+        self.data.push(Link::default());
+        self.inbox = Inbox::new(elements);
+    }
+}
