@@ -195,8 +195,10 @@ impl World<'_> {
                 let is_alone = view.reduce == protocol::messages::ReduceAt::Alone;
                 let node = &mut self.workers[worker];
                 node.view = Some(view);
+                node.waiting = None; // Of the view before.
                 match node.exchange {
                     _ if is_alone => self.close_data(worker),
+                    None if node.connecting.is_some() => {}
                     None => return self.connect_data(worker),
                     Some(_) => {}
                 }

@@ -259,9 +259,8 @@ impl Worker {
     /// may still wait in the socket.
     fn forgive_own_pause(&mut self, now: Millis) {
         let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due));
-        if late_ms > self.silence_ms() / 2 {
-            self.heard_at = now;
-        }
+        let late_ms = if late_ms > self.silence_ms() / 2 { now } else { late_ms.saturating_mul(2) };
+        self.heard_at = self.heard_at.saturating_add(late_ms).min(now);
     }
 
     pub(super) fn send(&mut self, message: FromWorker) {

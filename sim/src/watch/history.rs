@@ -1,7 +1,5 @@
 //! One history (invariant 1), and each sample once in it (invariant 2).
 
-use std::collections::BTreeMap;
-
 use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::journal::Record;
 use protocol::messages::Commit;
