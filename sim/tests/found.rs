@@ -1,6 +1,8 @@
-//! What random lives found, as lives of their own: whatever becomes of the scenarios of seeds, these stay. Each was seen
-//! to fail without what mends it. A fault strikes at every event of a range, so that another order of messages finds the
-//! same.
+//! What random lives found, as lives of their own: whatever becomes of the scenarios of seeds, these stay. A fault strikes
+//! at every event of a range, so that another order of messages finds the same.
+//!
+//! Those that say "seen" fail without what mends them. The others were found by seeds whose draws are no more, or take more
+//! coincidence than a range of events has: they hold the ground around what was found.
 
 use std::sync::Arc;
 
@@ -44,7 +46,7 @@ fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: 
     }
 }
 
-/// A pause was forgiven once more with every event until the leases were looked at: deadlines moved by days.
+/// A pause was forgiven once more with every event until the leases were looked at: deadlines moved by days. (Seen.)
 #[test]
 fn a_pause_is_forgiven_once() {
     let leap = Chaos::CoordinatorClock(172_800_000);
@@ -60,7 +62,7 @@ fn nobody_is_blamed_for_what_waits_to_be_read() {
     holds(60..400, |_| {}, |at| Life::with(3, &faults(at)));
 }
 
-/// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come.
+/// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come. (Seen.)
 #[test]
 fn a_wait_that_ended_in_a_pause_goes_on() {
     let leap = Chaos::CoordinatorClock(103_467);
@@ -90,7 +92,7 @@ fn a_deviants_late_upload_is_no_version() {
     holds((0..600).map(|at| 50 + at % 60), slow, |at| Life::supervised(3, &[(at, flip)]));
 }
 
-/// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on.
+/// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on. (Seen.)
 #[test]
 fn a_journal_that_ends_in_zeros_is_torn() {
     let slow = |scenario: &mut Scenario| scenario.speeds.journal_ms = 300;
@@ -98,7 +100,7 @@ fn a_journal_that_ends_in_zeros_is_torn() {
     holds(60..300, slow, |at| Life::supervised(3, &[(at, crash)]));
 }
 
-/// With a state that others lack and that can't be brought to them yet, a coordinator slept for no time at all.
+/// With a state that others lack and that can't be brought to them yet, a coordinator slept for no time at all. (Seen.)
 #[test]
 fn a_holder_waits_for_those_that_are_put_off() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
@@ -106,7 +108,7 @@ fn a_holder_waits_for_those_that_are_put_off() {
     holds(60..300, two, |at| Life::supervised(2, &faults(at)));
 }
 
-/// History went back although a member that had the last state had joined again and only wasn't ready.
+/// History went back although a member that had the last state had joined again and only wasn't ready. (Seen.)
 #[test]
 fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
     let broken = |at: u64| {
