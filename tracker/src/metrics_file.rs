@@ -98,7 +98,13 @@ pub struct MetricsFile {
     known: HashSet<(u64, String)>,
     whole: u64,
     torn: bool,
+    /// What a failed write left over: it goes before the next.
+    waiting: Vec<Metric>,
 }
+
+/// So many values wait for a disk at most: days of a run, in a few megabytes. Then the oldest go, as a run can be told
+/// from what is newer.
+const WAITING_MAX: usize = 100_000;
 
 impl MetricsFile {
     /// Opens or creates the file, cuts off a torn last line and takes note of what is there.
@@ -117,14 +123,22 @@ impl MetricsFile {
         if whole.len() < bytes.len() {
             file.set_len(whole.len() as u64).map_err(io)?;
         }
-        Ok(Self { file, path: path.to_owned(), known, whole: whole.len() as u64, torn: false })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            known,
+            whole: whole.len() as u64,
+            torn: false,
+            waiting: Vec::new(),
+        })
     }
 
-    /// Appends those that are new, in one write, and returns them: a step that is replayed after a resume doesn't
-    /// count twice.
+    /// Appends those that are new, in one write, and returns what was written: a step that is replayed after a resume
+    /// doesn't count twice.
     ///
     /// # Errors
-    /// When the file can't be written; the next call writes over what a failed one left behind.
+    /// When the file can't be written. Nothing is lost by that: the next call, even one with nothing new, writes what
+    /// this one could not.
     pub fn append(&mut self, metrics: Vec<Metric>) -> Result<Vec<Metric>, MetricsError> {
         let mut named = HashSet::new();
         let is_fresh = |metric: &Metric| {
@@ -132,18 +146,21 @@ impl MetricsFile {
             !self.known.contains(&name) && named.insert(name)
         };
         let fresh: Vec<Metric> = metrics.into_iter().filter(is_fresh).collect();
-        if fresh.is_empty() {
-            return Ok(fresh);
+        self.known.extend(named);
+        self.waiting.extend(fresh);
+        let surplus = self.waiting.len().saturating_sub(WAITING_MAX);
+        self.waiting.drain(..surplus);
+        if self.waiting.is_empty() {
+            return Ok(Vec::new());
         }
         let mut text = String::new();
-        for metric in &fresh {
+        for metric in &self.waiting {
             text.push_str(&metric.to_json_line());
             text.push('\n');
         }
         self.write(text.as_bytes())
             .map_err(|source| MetricsError::Io { path: self.path.display().to_string(), source })?;
-        self.known.extend(named);
-        Ok(fresh)
+        Ok(std::mem::take(&mut self.waiting))
     }
 
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -247,6 +264,22 @@ mod tests {
         file.append(vec![metric(3, "a", 3.0)]).expect("written");
         let steps: Vec<u64> = MetricsFile::read(&path).expect("read").into_iter().map(|m| m.step).collect();
         assert_eq!(steps, [1, 3]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_a_full_disk_refused_is_written_later() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open(&path).expect("opened");
+        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let good = std::mem::replace(&mut file.file, full);
+        file.append(vec![metric(1, "a", 1.0)]).expect_err("the disk is full");
+        file.file = good;
+        let written = file.append(vec![metric(1, "a", 9.0), metric(2, "a", 2.0)]).expect("written");
+        assert_eq!(bits(&written), bits(&[metric(1, "a", 1.0), metric(2, "a", 2.0)]));
+        assert_eq!(bits(&MetricsFile::read(&path).expect("read")), bits(&written));
+        assert!(file.append(Vec::new()).expect("nothing waits").is_empty());
     }
 
     #[test]
