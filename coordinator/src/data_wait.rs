@@ -16,10 +16,11 @@ impl DataWait {
     /// A step was committed: the seconds that its members waited for data, and all seconds that they spent on it.
     pub(crate) fn committed<'a>(&mut self, timings: impl Iterator<Item = &'a Timings>) -> [f64; 2] {
         let mut step = [0.0; 2];
-        for Timings { data_us, compute_us, exchange_us, apply_us, samples } in timings {
+        for Timings { data_us, compute_us, exchange_us, apply_us, snapshot_us, samples } in timings {
             // A member without samples only waits for the others.
             if *samples > 0 {
-                let all = [*data_us, *compute_us, *exchange_us, *apply_us].map(|part| f64::from(part) / 1e6);
+                let all = [*data_us, *compute_us, *exchange_us, *apply_us, *snapshot_us]
+                    .map(|part| f64::from(part) / 1e6);
                 step = [step[0] + all[0], step[1] + all.iter().sum::<f64>()];
             }
         }
@@ -47,8 +48,14 @@ mod tests {
 
     #[test]
     fn the_share_is_of_all_members_that_computed() {
-        let timings =
-            |data_us, samples| Timings { data_us, compute_us: 600, exchange_us: 200, apply_us: 100, samples };
+        let timings = |data_us, samples| Timings {
+            data_us,
+            compute_us: 600,
+            exchange_us: 200,
+            apply_us: 100,
+            samples,
+            ..Timings::default()
+        };
         let mut wait = DataWait::default();
         assert_eq!((wait.share(), shown(wait.share())), (None, String::new()));
         let idle = timings(0, 0);

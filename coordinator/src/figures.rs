@@ -50,6 +50,7 @@ struct Phases {
     compute: Histogram,
     exchange: Histogram,
     commit: Histogram,
+    snapshot: Histogram,
 }
 
 impl Figures {
@@ -156,7 +157,7 @@ impl Figures {
 
 impl Phases {
     fn new(registry: &mut Registry) -> Self {
-        let mut phase = |phase| {
+        let mut phase = |phase: &'static str| {
             registry.histogram(
                 "bonfire_step_seconds",
                 "A phase of a training step at its slowest member.",
@@ -169,6 +170,12 @@ impl Phases {
             compute: phase("compute"),
             exchange: phase("exchange"),
             commit: phase("commit"),
+            snapshot: registry.histogram(
+                "bonfire_snapshot_seconds",
+                "The copy of the state for a version, for which a step waits; writing it goes on behind the training.",
+                &[],
+                &SECONDS,
+            ),
         }
     }
 
@@ -181,6 +188,10 @@ impl Phases {
         self.compute.observe(slowest(|timings| timings.compute_us));
         self.exchange.observe(slowest(|timings| timings.exchange_us));
         self.commit.observe(slowest(|timings| timings.apply_us));
+        let snapshot = slowest(|timings| timings.snapshot_us);
+        if snapshot > 0.0 {
+            self.snapshot.observe(snapshot);
+        }
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Timings {
     pub exchange_us: u32,
     /// The optimizer's pass and the copy to the device, of the step before.
     pub apply_us: u32,
+    /// The copy of the state for a version, after the step before; 0 where none was asked for.
+    pub snapshot_us: u32,
     /// Samples computed by this member in this step.
     pub samples: u32,
 }

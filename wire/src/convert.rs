@@ -73,6 +73,7 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
                 compute_us: ready.timings.compute_us,
                 exchange_us: ready.timings.exchange_us,
                 apply_us: ready.timings.apply_us,
+                snapshot_us: ready.timings.snapshot_us,
                 samples: ready.timings.samples,
             }),
         }),
@@ -186,6 +187,7 @@ fn ready_in(ready: proto::Ready) -> Result<Ready, BadMessage> {
             compute_us: timings.compute_us,
             exchange_us: timings.exchange_us,
             apply_us: timings.apply_us,
+            snapshot_us: timings.snapshot_us,
             samples: timings.samples,
         },
     })

@@ -85,9 +85,10 @@ fn record(commit: &Commit) -> CommitRecord {
 }
 
 fn ready() -> impl Strategy<Value = Ready> {
-    let timings = any::<[u32; 5]>().prop_map(|[data_us, compute_us, exchange_us, apply_us, samples]| {
-        Timings { data_us, compute_us, exchange_us, apply_us, samples }
-    });
+    let timings =
+        any::<[u32; 6]>().prop_map(|[data_us, compute_us, exchange_us, apply_us, snapshot_us, samples]| {
+            Timings { data_us, compute_us, exchange_us, apply_us, snapshot_us, samples }
+        });
     (key(), vec(double(), 0..6), double(), any::<(bool, u64, u64)>(), timings).prop_map(
         |(key, sums, squared_norm, (finite, hash, state_check), timings)| Ready {
             key,

@@ -75,6 +75,7 @@ pub(crate) struct Member {
     /// When the last partial was out.
     pub(crate) pushed: Instant,
     pub(crate) apply_us: u32,
+    pub(crate) snapshot_us: u32,
     pub(crate) figures: Figures,
 }
 
@@ -150,6 +151,7 @@ impl Member {
             timings: Timings::default(),
             pushed: Instant::now(),
             apply_us: 0,
+            snapshot_us: 0,
             figures,
         };
         member.freeze()?;

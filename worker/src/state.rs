@@ -112,7 +112,10 @@ impl Member {
 
     /// Copies the state for the versions' thread, which uploads it behind the training.
     pub(crate) fn write_version(&mut self, step: u64) -> Result<(), Failure> {
-        self.versions.snapshot(Job::Version { step }, &self.parameters, &self.optimizer)
+        let began = std::time::Instant::now();
+        let snapshot = self.versions.snapshot(Job::Version { step }, &self.parameters, &self.optimizer);
+        self.snapshot_us = crate::step::micros(began);
+        snapshot
     }
 
     /// Uploads the exports of the state, behind whatever is being uploaded.

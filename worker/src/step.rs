@@ -68,6 +68,7 @@ impl Member {
         self.figures.computed(&timings);
         self.figures.enter(Doing::Exchange);
         timings.apply_us = std::mem::take(&mut self.apply_us);
+        timings.snapshot_us = std::mem::take(&mut self.snapshot_us);
         self.timings = timings;
         self.pushed = Instant::now();
         self.expected = Some(key);
@@ -278,7 +279,7 @@ fn divide_on(threads: usize, values: &mut [f32], weight: f64, facts: &mut BlockF
     });
 }
 
-fn micros(since: Instant) -> u32 {
+pub(crate) fn micros(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 

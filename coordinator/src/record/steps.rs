@@ -23,6 +23,7 @@ const HEADLINE: [&str; 4] = [
 impl Recorder {
     pub(super) fn trained(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
         self.rates.committed(now_ms, committed.batch);
+        self.snapshots(committed);
         let named = metrics(&self.prediction, &committed.sums);
         let value = |key: &str| named.iter().find(|(k, _)| k == key).map(|(_, v)| *v);
         let step = committed.key.step;
@@ -71,6 +72,20 @@ impl Recorder {
         self.data_wait.share()
     }
 
+    /// Takes in what the step before paid for a version: all members wait for the one that copies its state.
+    fn snapshots(&mut self, committed: &Committed) {
+        let slowest = committed.timings.iter().map(|(_, timings)| timings.snapshot_us).max().unwrap_or(0);
+        if slowest == 0 {
+            return;
+        }
+        let seconds = f64::from(slowest) / 1e6;
+        let timings = &mut self.record.timings;
+        *timings.entry("snapshots".to_owned()).or_default() += 1.0;
+        *timings.entry("snapshot_seconds".to_owned()).or_default() += seconds;
+        let most = timings.entry("snapshot_seconds_max".to_owned()).or_default();
+        *most = most.max(seconds);
+    }
+
     fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {
         let batch = f64::from(committed.batch.max(1));
         // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed.
@@ -99,6 +114,7 @@ impl Recorder {
     }
 
     pub(super) fn evaluated(&mut self, committed: &Committed) -> Result<(), MetricsError> {
+        self.snapshots(committed);
         let named: Vec<(String, f64)> = metrics(&self.prediction, &committed.sums)
             .into_iter()
             .map(|(key, value)| (format!("validation/{key}"), value))
