@@ -258,15 +258,11 @@ fn balanced_draws_of_augmented_images_some_of_them_bad() {
     assert_eq!(place.record("of-1")["dataset"]["skipped"], 1);
     let timings = place.record("of-1")["timings"].clone();
     let seconds = |key: &str| timings[key].as_f64().filter(|seconds| *seconds > 0.0).expect("a time");
+    // A version after each step, but for those that fell due while one was being written.
+    let (snapshots, most, all) =
+        (seconds("snapshots"), seconds("snapshot_seconds_max"), seconds("snapshot_seconds"));
+    assert!(snapshots >= 1.0 && most <= all + 1e-9 && all <= snapshots * most + 1e-9, "{timings}");
     // Some time goes by in waiting even where the feed is always ahead, and it is part of the steps.
-    // A version after each step, but for those that fell due while one was being written: each was copied, in some time.
-    let (snapshots, most) = (seconds("snapshots"), seconds("snapshot_seconds_max"));
-    assert!(
-        snapshots >= 3.0
-            && most <= seconds("snapshot_seconds")
-            && seconds("snapshot_seconds") <= snapshots * most,
-        "{timings}"
-    );
     let share = seconds("data_wait_seconds") / seconds("member_step_seconds");
     assert!(share < 1.0 && (seconds("data_wait_share") - share).abs() < 1e-9, "{timings}");
 
