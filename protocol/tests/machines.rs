@@ -144,7 +144,7 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
 #[derive(Clone, Debug)]
 enum Action {
     Sensible { hash: u64, finite: bool },
-    Random(coordinator::Event),
+    Random(Box<coordinator::Event>),
     Wait(u64),
 }
 
@@ -152,7 +152,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         30 => (Just(7u64), prop::bool::weighted(0.9)).prop_map(|(hash, finite)| Action::Sensible { hash, finite }),
         1 => (0u64..2, any::<bool>()).prop_map(|(hash, finite)| Action::Sensible { hash, finite }),
-        2 => coordinator_event().prop_map(Action::Random),
+        2 => coordinator_event().prop_map(|event| Action::Random(Box::new(event))),
         1 => prop_oneof![0u64..20_000, any::<u64>()].prop_map(Action::Wait),
     ]
 }
@@ -232,7 +232,7 @@ fn walk_coordinator(workers: u32, actions: Vec<Action>) {
                 now = now.saturating_add(1);
                 (owed.0.pop_front().unwrap_or(coordinator::Event::Tick), hash, finite)
             }
-            Action::Random(event) => (event, 7, true),
+            Action::Random(event) => (*event, 7, true),
             Action::Wait(ms) => {
                 now = now.saturating_add(ms);
                 (coordinator::Event::Tick, 7, true)
@@ -342,7 +342,7 @@ proptest! {
 
     #[test]
     fn the_coordinator_never_panics_on_senseless_events(
-        workers in 1u32..4, events in prop::collection::vec(coordinator_event().prop_map(Action::Random), 0..80),
+        workers in 1u32..4, events in prop::collection::vec(coordinator_event().prop_map(|event| Action::Random(Box::new(event))), 0..80),
     ) {
         walk_coordinator(workers, events);
     }
