@@ -39,6 +39,10 @@ use crate::spans::StepSpans;
 use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
+/// A run's last record may wait for room on its disk for so long.
+const RECORD_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two attempts.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
 
@@ -275,12 +279,12 @@ impl Parts<'_> {
         hosted.end().await;
         figures.abort();
         let _ = std::fs::remove_file(discovery);
-        self.close(&outcome, &mut recorder, exact);
+        let code = self.close(&outcome, &mut recorder, exact).await;
         recorder.take_sinks().finish(self.dir.path(), &outcome, &mut recorder).await;
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;
         }
-        Ok(outcome.code)
+        Ok(code)
     }
 
     /// What is kept and served beside the run, and what serves /metrics.
@@ -298,8 +302,26 @@ impl Parts<'_> {
         Ok((beside, Scrapes { listener, registry }))
     }
 
-    fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) {
-        recorder.end(outcome, self.began.elapsed().as_secs_f64(), exact);
+    /// Writes the run's last record and says the last word; the exit code. Where there is no room it waits for some: a run
+    /// is not over before its record says so.
+    async fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) -> u8 {
+        let seconds = self.began.elapsed().as_secs_f64();
+        recorder.conclude(outcome, seconds, exact);
+        let until = Instant::now() + RECORD_PATIENCE;
+        while let Err(why) = recorder.settle() {
+            if Instant::now() >= until {
+                tracing::error!("{why}; given up after {} s", RECORD_PATIENCE.as_secs());
+                recorder.say_end(
+                    &Outcome { message: format!("{}; {why}", outcome.message), ..outcome.clone() },
+                    seconds,
+                );
+                return if outcome.code == 0 { 4 } else { outcome.code };
+            }
+            tracing::error!("the run is over, but {why}; trying again in {} s", RECORD_PAUSE.as_secs());
+            tokio::time::sleep(RECORD_PAUSE).await;
+        }
+        recorder.say_end(outcome, seconds);
+        outcome.code
     }
 
     /// The control address: as asked for, else the port that this run had before, else a free one.

@@ -80,3 +80,31 @@ fn a_full_disk_holds_the_run_up_and_nothing_is_lost() {
     let whole = std::fs::read_to_string(place.run_dir("whole").join("metrics.jsonl")).expect("read");
     assert_eq!(named(&out), named(&whole));
 }
+
+/// The record of a run that is over can't be written: it is not claimed to be over before it is.
+#[test]
+fn a_run_is_over_when_its_record_says_so() {
+    let place = Place::new();
+    let mut child = place
+        .coordinator(&["--set", "train.epochs=60", "--set", "checkpoint.every=1h"])
+        .spawn()
+        .expect("started");
+    let record = place.run_dir("small").join("run.json");
+    until("a record", || record.is_file());
+    // Nothing can be renamed to a folder's name; the record may be written again before there is one.
+    until("a folder in its place", || {
+        let _ = std::fs::remove_file(&record);
+        let _ = std::fs::create_dir(&record);
+        record.is_dir()
+    });
+    let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
+    until("the export, which comes last", || export.is_file());
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(child.try_wait().expect("looked at").is_none(), "it waits until it can say that it is over");
+    std::fs::remove_dir(&record).expect("removed");
+    let output = wait(child);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(err.contains("the run is over, but run.json can't be written"), "{err}");
+    assert_eq!(place.record("small")["status"], "completed");
+}

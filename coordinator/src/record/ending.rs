@@ -8,8 +8,8 @@ use tracker::RunStatus;
 use super::Recorder;
 
 impl Recorder {
-    /// The run is over: the last word to run.json and to people.
-    pub(crate) fn end(&mut self, outcome: &Outcome, seconds: f64, exact: bool) {
+    /// The run is over: what run.json is to say of it.
+    pub(crate) fn conclude(&mut self, outcome: &Outcome, seconds: f64, exact: bool) {
         self.record.status = match outcome.reason {
             EndReason::Completed => RunStatus::Completed,
             EndReason::Interrupted => RunStatus::Interrupted,
@@ -20,7 +20,22 @@ impl Recorder {
         self.record.final_state.step = outcome.step;
         self.record.timings.insert("run_seconds".to_owned(), seconds);
         self.beside.origin.record(&mut self.record, &self.run_dir, true);
-        self.write();
+    }
+
+    /// Writes what is still to be written of the run: metrics that wait for room, and run.json.
+    ///
+    /// # Errors
+    /// What can't be written and why, for people.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        let late = self.file.append(Vec::new()).map_err(|why| format!("metrics can't be written: {why}"))?;
+        self.display.metrics(&late);
+        let path = self.run_dir.join("run.json");
+        store::write_file(&path, &self.record.to_bytes())
+            .map_err(|why| format!("run.json can't be written: {why}"))
+    }
+
+    /// The last word to people.
+    pub(crate) fn say_end(&mut self, outcome: &Outcome, seconds: f64) {
         let details = json!({
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
         });
