@@ -4,33 +4,141 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use support::{Place, signal, until, wait};
 
-/// Passes a port of another loopback address on to one of 127.0.0.1, and nothing else of it: the data plane, whose port a worker
-/// looks for at the same host, is not there.
-fn control_alone(to: u16) -> u16 {
-    let listener = TcpListener::bind("127.0.0.2:0").expect("another loopback address");
-    let port = listener.local_addr().expect("an address").port();
+/// Another loopback address, at which ports of 127.0.0.1 are to be had that are passed on and no others: what a firewall
+/// before the coordinator's host lets through.
+const HOST: &str = "127.0.0.2";
+
+/// Passes so many connections on; later ones are hung up on.
+#[derive(Clone)]
+struct Door {
+    port: u16,
+    limit: Arc<AtomicU32>,
+    passed: Arc<AtomicU32>,
+}
+
+impl Door {
+    /// At any port, or at the same one.
+    fn to(to: u16, at: u16, limit: u32) -> Self {
+        let listener = TcpListener::bind((HOST, at)).expect("another loopback address");
+        let port = listener.local_addr().expect("an address").port();
+        let door = Self { port, limit: Arc::new(AtomicU32::new(limit)), passed: Arc::default() };
+        let own = door.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if own.passed.load(Ordering::Relaxed) >= own.limit.load(Ordering::Relaxed) {
+                    continue;
+                }
+                own.passed.fetch_add(1, Ordering::Relaxed);
+                let Ok(beyond) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                for (from, into) in [(&stream, &beyond), (&beyond, &stream)] {
+                    pass(from.try_clone().expect("cloned"), into.try_clone().expect("cloned"));
+                }
+            }
+        });
+        door
+    }
+}
+
+fn pass(mut from: TcpStream, mut into: TcpStream) {
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let Ok(beyond) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-            for (from, into) in [(&stream, &beyond), (&beyond, &stream)] {
-                let (mut from, mut into) =
-                    (from.try_clone().expect("cloned"), into.try_clone().expect("cloned"));
-                std::thread::spawn(move || {
-                    let mut bytes = [0; 4096];
-                    while let Ok(read @ 1..) = from.read(&mut bytes) {
-                        if into.write_all(&bytes[..read]).is_err() {
-                            break;
-                        }
-                    }
-                    let _ = into.shutdown(Shutdown::Both);
-                });
+        let mut bytes = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut bytes) {
+            if into.write_all(&bytes[..read]).is_err() {
+                break;
             }
         }
+        let _ = into.shutdown(Shutdown::Both);
     });
-    port
+}
+
+/// The run's control port.
+fn control_port(place: &Place) -> u16 {
+    let address = place.run_dir("small").join("address");
+    let port =
+        || -> Option<u16> { std::fs::read_to_string(&address).ok()?.trim().rsplit(':').next()?.parse().ok() };
+    until("the run's address", || port().is_some());
+    port().expect("a port")
+}
+
+/// The ports of 127.0.0.1 at which this process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).
+fn listening(pid: u32) -> Vec<u16> {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("its files")
+        .flatten()
+        .filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("its sockets");
+    let port = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = fields.get(1)?.split_once(':')?;
+        let is_its = sockets.contains(&format!("socket:[{}]", fields.get(9)?));
+        (address == "0100007F" && fields[3] == "0A" && is_its).then(|| u16::from_str_radix(port, 16).ok())?
+    };
+    table.lines().filter_map(port).collect()
+}
+
+/// A worker that comes to the run by the other address.
+fn guest(place: &Place, port: u16) -> std::process::Child {
+    let token = place.run_dir("small").join("token").display().to_string();
+    let url = format!("http://{HOST}:{port}");
+    place
+        .worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "guest"])
+        .spawn()
+        .expect("started")
+}
+
+/// The guest is named in the run's record.
+fn is_known(place: &Place) -> bool {
+    let record = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
+    record.contains("\"guest\"")
+}
+
+/// The data plane can be reached when the worker proves it, not when it enters its first view, and again a moment later: a
+/// passing failure is no reason for a worker to end.
+#[test]
+fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
+    let place = Place::new();
+    let run = place
+        .coordinator(&["--local-workers", "1", "--set", "train.epochs=100000"])
+        .spawn()
+        .expect("started");
+    let control = control_port(&place);
+    until("steps", || support::steps_committed(&place) > 20);
+    let through = Door::to(control, 0, u32::MAX);
+    let doors: Vec<Door> = listening(run.id())
+        .into_iter()
+        .filter(|port| *port != control)
+        .map(|port| Door::to(port, port, 1))
+        .collect();
+    let mut guest = guest(&place, through.port);
+    let passed = || doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>();
+    until("the proof", || passed() > 0);
+    until("its first Join", || is_known(&place));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        guest.try_wait().expect("looked at").is_none(),
+        "{}",
+        String::from_utf8_lossy(&wait(guest).stderr)
+    );
+    doors.iter().for_each(|door| door.limit.store(u32::MAX, Ordering::Relaxed));
+    let before = passed();
+    // A proof and a view's own connection.
+    until("its second view", || passed() >= before + 2);
+    signal(run.id(), "INT");
+    assert_eq!(wait(run).status.code(), Some(130));
+    let output = wait(guest);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(130) && said.contains("can't be reached"),
+        "{:?}: {said}",
+        output.status
+    );
 }
 
 /// A worker behind a firewall that lets the control port through alone says so and waits, and the others train.
@@ -39,25 +147,10 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     let place = Place::new();
     let run =
         place.coordinator(&["--local-workers", "1", "--set", "train.epochs=200"]).spawn().expect("started");
-    let address = place.run_dir("small").join("address");
-    let port = || -> Option<u16> {
-        let text = std::fs::read_to_string(&address).ok()?;
-        text.trim().rsplit(':').next()?.parse().ok()
-    };
-    until("the run's address", || port().is_some());
-    let through = control_alone(port().expect("a port"));
+    let through = Door::to(control_port(&place), 0, u32::MAX);
     until("steps", || support::steps_committed(&place) > 20);
-    let url = format!("http://127.0.0.2:{through}");
-    let token = place.run_dir("small").join("token").display().to_string();
-    let cut_off = place
-        .worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "cut-off"])
-        .spawn()
-        .expect("started");
-    let joined = || {
-        let record = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
-        record.contains("\"cut-off\"")
-    };
-    until("the other worker's Join", joined);
+    let cut_off = guest(&place, through.port);
+    until("the other worker's Join", || is_known(&place));
     let at_join = support::steps_committed(&place);
     until("steps without it", || support::steps_committed(&place) > at_join + 100);
     signal(run.id(), "INT");

@@ -59,6 +59,10 @@ impl Member {
     /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
     /// the reduced step comes as another command.
     pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, Failure> {
+        // Its view could not be entered, as the data plane can't be reached: this worker is about to join again.
+        if self.work.is_none() {
+            return Ok(None);
+        }
         // Ready was said for a step that another view tries again: its buffer is needed.
         if let Some(abandoned) = self.prepared.take() {
             self.give_back(abandoned);

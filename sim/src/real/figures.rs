@@ -115,10 +115,19 @@ impl Bench<'_> {
             self.commits.pause(CALM)?;
             // Shares may have changed meanwhile, but nobody has come or gone.
             if last_view(&self.commits.seen).map(|v| v.1) == before.map(|v| v.1) {
-                self.commits.seen.drain(..self.commits.seen.len().saturating_sub(1_000));
+                self.forget_all_but(1_000);
                 return Ok(());
             }
         }
+    }
+
+    /// Forgets commits of long ago; the views stay.
+    fn forget_all_but(&mut self, kept: usize) {
+        let mut left = self.commits.seen.len();
+        self.commits.seen.retain(|(_, seen)| {
+            left -= 1;
+            left < kept || matches!(seen, Seen::View { .. })
+        });
     }
 
     fn view(&self) -> anyhow::Result<u64> {
@@ -127,9 +136,10 @@ impl Bench<'_> {
 
     /// Pauses between commits of a calm run.
     fn steps(&mut self) -> anyhow::Result<Vec<Duration>> {
-        self.commits.seen.clear();
+        let before = Instant::now();
         self.commits.pause(4 * CALM)?;
-        let commits: Vec<Instant> = self.commits.seen.iter().map(|(at, _)| *at).collect();
+        let commits: Vec<Instant> =
+            self.commits.seen.iter().map(|(at, _)| *at).filter(|at| *at > before).collect();
         Ok(commits.windows(2).map(|pair| pair[1] - pair[0]).collect())
     }
 
