@@ -192,7 +192,7 @@ impl Drop for Exchange {
 }
 
 /// Whether the data plane can be reached: a worker that can't reach it, behind a firewall perhaps, must not enter a view and
-/// hold the others up. Tried with growing pauses, the first two at once in case the coordinator is busy.
+/// hold the others up. Tried with growing pauses.
 pub(crate) fn prove(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), Failure> {
     let mut pause = PROOF_PAUSE;
     for attempt in 1.. {
