@@ -179,10 +179,12 @@ fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -
 fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) -> Result<(), Refusal> {
     let checkpoints = dir.join("checkpoints");
     let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
-    let aside =
-        versions::set_aside(&checkpoints, |step| !known.contains_key(&step)).map_err(Refusal::data)?;
-    if !aside.is_empty() {
-        remarks.push(format!("versions {aside:?} are void by the journal: set aside as void-step-*"));
+    // Void, or durable a moment before the journal could say so, or good, and the journal has lost its end: they are not used,
+    // and stay where they are for a person to look at.
+    let mut strangers = versions::list(&checkpoints).map_err(Refusal::data)?;
+    strangers.retain(|step| !known.contains_key(step));
+    if !strangers.is_empty() {
+        remarks.push(format!("versions {strangers:?} are not in the journal, so they are not used"));
     }
     let (found, passed_over) =
         versions::newest_valid(&checkpoints, |step| known.contains_key(&step)).map_err(Refusal::data)?;
