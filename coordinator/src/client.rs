@@ -7,33 +7,51 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
+use tracker::{RunRecord, RunStatus};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{CheckpointRequest, StatusRequest, StopRequest};
 use wire::token::{self, Token};
 
 use crate::cli::{OutputForm, Target};
 use crate::prepare::Refusal;
-use crate::status;
+use crate::status::{self, StatusReport};
 
 /// How long a call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The exit code where nobody answers, or nobody can.
+const NOBODY: u8 = 4;
 
 type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
 /// `coordinator status`
 pub(crate) async fn status(target: &Target) -> Result<(), Refusal> {
     let dir = directory(target)?;
-    let report = match connect(target, dir.as_deref()).await {
-        Ok(mut client) => client.status(StatusRequest {}).await.map_err(|status| said(&status))?.into_inner(),
+    let report = match ask(target, dir.as_deref()).await {
+        Ok(report) => report,
         // Nobody answers: what run.json says last is the status.
-        Err(refusal) => return from_record(dir.as_deref(), target.output).unwrap_or(Err(refusal)),
+        Err(refusal) if refusal.code == NOBODY => return from_record(dir.as_deref(), target.output, refusal),
+        Err(refusal) => return Err(refusal),
     };
-    let text = match target.output {
-        OutputForm::Text => status::to_text(&report),
-        OutputForm::Json => status::to_json(&report) + "\n",
+    show(&report, target.output);
+    if report.waiting_for.contains("to join") && target.output == OutputForm::Text {
+        let address = address(target, dir.as_deref())?;
+        print(&format!("  a worker joins with: worker --coordinator {address}\n"));
+    }
+    Ok(())
+}
+
+async fn ask(target: &Target, dir: Option<&Path>) -> Result<StatusReport, Refusal> {
+    let mut client = connect(target, dir).await?;
+    Ok(client.status(StatusRequest {}).await.map_err(|status| said(&status))?.into_inner())
+}
+
+fn show(report: &StatusReport, form: OutputForm) {
+    let text = match form {
+        OutputForm::Text => status::to_text(report),
+        OutputForm::Json => status::to_json(report) + "\n",
     };
     print(&text);
-    Ok(())
 }
 
 /// `coordinator stop`
@@ -59,8 +77,15 @@ fn print(text: &str) {
 }
 
 fn said(status: &Status) -> Refusal {
-    let code = if status.code() == tonic::Code::Unauthenticated { 2 } else { 4 };
-    Refusal { code, message: status.message().to_owned() }
+    match status.code() {
+        tonic::Code::Unauthenticated => Refusal::config(status.message()),
+        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Refusal::failed(format!(
+            "the coordinator took the call and has not answered within {} s: it is stopped, or its machine is at its \
+             limit",
+            DEADLINE.as_secs()
+        )),
+        _ => Refusal::failed(status.message()),
+    }
 }
 
 /// The run directory that is meant: the named one, else the newest below ./runs; none with --connect.
@@ -86,49 +111,24 @@ fn directory(target: &Target) -> Result<Option<PathBuf>, Refusal> {
         .ok_or_else(|| Refusal::data("there is no run below ./runs: name one, or use --connect URL"))
 }
 
-/// What run.json says, if there is one.
-fn from_record(dir: Option<&Path>, form: OutputForm) -> Option<Result<(), Refusal>> {
-    let path = dir?.join("run.json");
-    let record = tracker::RunRecord::read(&path).ok()?;
-    let text = match form {
-        OutputForm::Json => String::from_utf8_lossy(&record.to_bytes()).into_owned(),
-        OutputForm::Text => {
-            let state = match record.status {
-                tracker::RunStatus::Running => {
-                    "no coordinator answers; it was running when run.json was written"
-                }
-                tracker::RunStatus::Completed => "completed",
-                tracker::RunStatus::Interrupted => "interrupted; --resume goes on",
-                tracker::RunStatus::Failed => "failed",
-            };
-            let mut text = format!("{}: {state}\n  step {}\n", record.run, record.final_state.step);
-            for (key, value) in
-                record.final_state.metrics.iter().filter(|(key, _)| key.matches('/').count() == 1)
-            {
-                text.push_str(&format!("  {key} {value:.4}\n"));
-            }
-            if !record.message.is_empty() {
-                text.push_str(&format!("  {}\n", record.message));
-            }
-            text
-        }
-    };
-    print(&text);
-    Some(Ok(()))
+/// What run.json says, if there is one. A run that should have a coordinator and has none is a failure: somebody has to
+/// start it again.
+fn from_record(dir: Option<&Path>, form: OutputForm, refusal: Refusal) -> Result<(), Refusal> {
+    let record = dir.and_then(|dir| Some((dir, RunRecord::read(&dir.join(RunRecord::FILE)).ok()?)));
+    let Some((dir, record)) = record else { return Err(refusal) };
+    let report = status::of_record(&record, dir);
+    show(&report, form);
+    if report.state == status::LOST {
+        return Err(Refusal::failed(format!(
+            "{}; if no coordinator of it is alive, start it again: the same command with --resume",
+            refusal.message
+        )));
+    }
+    Ok(())
 }
 
 async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal> {
-    let address = match (&target.connect, dir) {
-        (Some(url), _) => url.clone(),
-        (None, Some(dir)) => {
-            let path = dir.join("address");
-            let text = std::fs::read_to_string(&path).map_err(|why| {
-                Refusal::failed(format!("{}: {why}: the run has no coordinator", path.display()))
-            })?;
-            text.trim().to_owned()
-        }
-        (None, None) => return Err(Refusal::config("name a run directory, or --connect URL")),
-    };
+    let address = address(target, dir)?;
     let (_, port) = token::host_and_port(&address)
         .ok_or_else(|| Refusal::config(format!("{address:?}: expected http://HOST:PORT")))?;
     let token = token_of(target, dir, port)?;
@@ -140,14 +140,26 @@ async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal>
     Ok(BonfireClient::with_interceptor(channel, Bearer(token.bearer())))
 }
 
+/// Where the coordinator is.
+fn address(target: &Target, dir: Option<&Path>) -> Result<String, Refusal> {
+    let path = match (&target.connect, dir) {
+        (Some(url), _) => return Ok(url.clone()),
+        (None, Some(dir)) => dir.join("address"),
+        (None, None) => return Err(Refusal::config("name a run directory, or --connect URL")),
+    };
+    let text = std::fs::read_to_string(&path)
+        .map_err(|why| Refusal::failed(format!("{}: {why}: the run has no coordinator", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
 /// Why nobody answers: a run that has ended says so itself.
 fn nobody(dir: Option<&Path>, address: &str, why: &dyn std::fmt::Display) -> String {
-    let record = dir.and_then(|dir| tracker::RunRecord::read(&dir.join("run.json")).ok());
+    let record = dir.and_then(|dir| RunRecord::read(&dir.join(RunRecord::FILE)).ok());
     let state = record.as_ref().and_then(|record| match record.status {
-        tracker::RunStatus::Running => None,
-        tracker::RunStatus::Completed => Some("it is completed"),
-        tracker::RunStatus::Interrupted => Some("it was interrupted, and --resume goes on"),
-        tracker::RunStatus::Failed => Some("it failed, and --resume goes on once that is mended"),
+        RunStatus::Running => None,
+        RunStatus::Completed => Some("it is completed"),
+        RunStatus::Interrupted => Some("it was interrupted, and --resume goes on"),
+        RunStatus::Failed => Some("it failed, and --resume goes on once that is mended"),
     });
     match (record, state) {
         (Some(record), Some(state)) => format!("{} isn't running: {state}", record.run),

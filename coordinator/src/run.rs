@@ -45,6 +45,8 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(60);
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
+/// Two signals that a person sends are at least so far apart.
+const SIGNALS_APART: Duration = Duration::from_millis(200);
 
 /// How long the last spans may take to a collector.
 const SPANS_END: Duration = Duration::from_secs(4);
@@ -214,7 +216,10 @@ impl Parts<'_> {
         let (beside, scrapes) = self.beside(&past, run, worker.clone())?;
         let queue = beside.spans.as_ref().map(StepSpans::queue);
         let mut recorder =
-            self.recorder(&past, run, run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
+            self.recorder(&past, (run, term), run_plan.total_steps, geometry.steps_per_epoch(), beside)?;
+        if past.record.is_some() {
+            recorder.starts_again(self.began);
+        }
         for remark in &past.remarks {
             recorder.line(remark);
         }
@@ -390,7 +395,7 @@ impl Parts<'_> {
     fn recorder(
         &self,
         past: &Past,
-        run: RunId,
+        (run, term): (RunId, u32),
         total_steps: u64,
         steps_per_epoch: u64,
         beside: Beside,
@@ -403,6 +408,7 @@ impl Parts<'_> {
             steps_per_epoch,
             batch: full_batch(&self.resolved.config, self.plan),
             first_step: past.history.resume().map_or(0, |resume| resume.step),
+            term,
         };
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
         let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
@@ -468,7 +474,8 @@ fn serve(
     }))
 }
 
-/// SIGINT and SIGTERM become triggers.
+/// SIGINT and SIGTERM become triggers. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor
+/// passes it on: what comes at once is one signal.
 async fn signals(triggers: mpsc::Sender<Trigger>) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -477,11 +484,16 @@ async fn signals(triggers: mpsc::Sender<Trigger>) {
         warn!("signals can't be listened to");
         return;
     };
+    let mut last: Option<Instant> = None;
     loop {
         let name = tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
         };
+        if last.is_some_and(|last| last.elapsed() < SIGNALS_APART) {
+            continue;
+        }
+        last = Some(Instant::now());
         if triggers.send(Trigger::Stop { reason: name.to_owned(), signal: true }).await.is_err() {
             return;
         }

@@ -1,64 +1,180 @@
-//! The answer of `coordinator status`.
+//! The answer of `coordinator status`: of a run that is at work, or of what its record says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use tracker::{EventRecord, RunRecord, RunStatus};
+use wire::proto::EventStatus;
+
+use crate::display::duration;
 
 /// As it goes over the wire.
 pub(crate) type StatusReport = wire::proto::StatusReply;
 
+/// The state of a run whose record says that it runs, and whose coordinator doesn't answer.
+pub(crate) const LOST: &str = "lost";
+/// So many of the last events are told.
+const EVENTS: usize = 20;
+/// And so many of them to people.
+const EVENTS_SHOWN: usize = 8;
+
+/// The last events of a record.
+pub(crate) fn last_events(events: &[EventRecord]) -> Vec<EventStatus> {
+    let last = &events[events.len().saturating_sub(EVENTS)..];
+    let event = |event: &EventRecord| EventStatus {
+        time: event.time,
+        step: event.step,
+        event: event.event.clone(),
+        text: event.text.clone(),
+        cost_seconds: event.cost_seconds,
+        repeated: event.repeated,
+    };
+    last.iter().map(event).collect()
+}
+
+/// What the record says of a run for which nobody answers.
+pub(crate) fn of_record(record: &RunRecord, dir: &Path) -> StatusReport {
+    let state = match record.status {
+        RunStatus::Running => LOST,
+        RunStatus::Completed => "completed",
+        RunStatus::Interrupted => "interrupted",
+        RunStatus::Failed => "failed",
+    };
+    StatusReport {
+        run: record.run.clone(),
+        directory: dir.display().to_string(),
+        state: state.to_owned(),
+        step: record.final_state.step,
+        epoch: record.final_state.epoch,
+        metrics: record.final_state.metrics.clone().into_iter().collect(),
+        views: record.views,
+        retries: record.retries,
+        events: last_events(&record.events),
+        message: record.message.clone(),
+        now: crate::record::unix_seconds(),
+        ..StatusReport::default()
+    }
+}
+
 /// For people.
 #[must_use]
 pub(crate) fn to_text(report: &StatusReport) -> String {
-    let mut text = format!(
-        "{}: {}\n  {}\n  step {} of {}, epoch {}, {:.0} samples/s, {} left\n",
-        report.run,
-        report.state,
-        report.directory,
-        report.step,
-        report.total_steps,
-        report.epoch + 1,
-        report.samples_per_second,
-        crate::display::duration(report.eta_seconds),
-    );
-    let mut metrics: Vec<_> =
-        report.metrics.iter().filter(|(key, _)| !key.contains("/p") && !key.contains("/r")).collect();
-    metrics.sort_by(|a, b| a.0.cmp(b.0));
-    for (key, value) in metrics {
+    let mut text =
+        format!("{}: {}\n  {}\n  {}\n", report.run, headline(report), report.directory, position(report));
+    for (key, value) in metrics(report).iter().filter(|(key, _)| is_headline(key)) {
         text.push_str(&format!("  {key} {value:.4}\n"));
     }
     if !report.waiting_for.is_empty() {
-        text.push_str(&format!("  waiting for {}\n", report.waiting_for));
+        let since = report.waiting_seconds.map_or_else(String::new, |s| format!(", for {} now", duration(s)));
+        text.push_str(&format!("  waiting for {}{since}\n", report.waiting_for));
     }
     if let Some(step) = report.newest_version {
         text.push_str(&format!("  newest version: step {step}\n"));
     }
     for member in &report.members {
-        text.push_str(&format!(
-            "  {:<12} {:>3.0} % of the samples, {:.0} samples/s on {}\n",
-            member.name,
-            member.share * 100.0,
-            member.samples_per_second,
-            member.device
-        ));
+        let does = match &*member.state {
+            "joining" => "joining".to_owned(),
+            _ => format!(
+                "{:>3.0} % of the samples, {:.0} samples/s",
+                member.share * 100.0,
+                member.samples_per_second
+            ),
+        };
+        text.push_str(&format!("  {:<12} {does} on {}\n", member.name, member.device));
     }
+    text.push_str(&events(report));
     text
 }
 
-/// For scripts.
+fn headline(report: &StatusReport) -> String {
+    let state = match &*report.state {
+        LOST => "no coordinator answers; it was running when its record was written",
+        "interrupted" => "interrupted; --resume goes on",
+        state => state,
+    };
+    let message = if report.message.is_empty() { String::new() } else { format!(" ({})", report.message) };
+    match report.term {
+        0 => format!("{state}{message}"),
+        term => {
+            let terms = if term > 1 { format!(", term {term}") } else { String::new() };
+            format!("{state} since {}{terms}", duration(report.now - report.started))
+        }
+    }
+}
+
+fn position(report: &StatusReport) -> String {
+    if report.total_steps == 0 {
+        return format!("step {}", report.step);
+    }
+    format!(
+        "step {} of {}, epoch {}, {:.0} samples/s, {} left",
+        report.step,
+        report.total_steps,
+        report.epoch + 1,
+        report.samples_per_second,
+        duration(report.eta_seconds)
+    )
+}
+
+fn metrics(report: &StatusReport) -> BTreeMap<&String, &f64> {
+    report.metrics.iter().collect()
+}
+
+/// Not one of the many of a confusion matrix or of single classes.
+fn is_headline(key: &str) -> bool {
+    key.matches('/').count() == 1 && !key.contains("/p") && !key.contains("/r")
+}
+
+/// What happened last: when, after which step, what it cost.
+fn events(report: &StatusReport) -> String {
+    let shown = &report.events[report.events.len().saturating_sub(EVENTS_SHOWN)..];
+    let line = |event: &EventStatus| {
+        // What a hold's text says already.
+        let cost = event.cost_seconds.filter(|_| event.event != "hold").map_or_else(String::new, cost);
+        let times =
+            if event.repeated > 0 { format!("  [{} times]", event.repeated + 1) } else { String::new() };
+        let ago = duration(report.now - event.time);
+        format!("    {ago:>10} ago  step {:<7} {}{cost}{times}\n", event.step, event.text)
+    };
+    let lines: String = shown.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("  what happened last:\n{lines}") }
+}
+
+fn cost(seconds: f64) -> String {
+    if seconds < 1.0 { format!("  [{:.0} ms]", seconds * 1_000.0) } else { format!("  [{seconds:.1} s]") }
+}
+
+/// For scripts: the same keys, whoever answers.
 #[must_use]
 pub(crate) fn to_json(report: &StatusReport) -> String {
-    let metrics: std::collections::BTreeMap<_, _> = report.metrics.iter().collect();
     let members: Vec<_> = report
         .members
         .iter()
         .map(|m| {
-            serde_json::json!({
+            json!({
                 "name": m.name, "device": m.device, "share": m.share, "samples_per_second": m.samples_per_second,
+                "state": m.state,
             })
         })
         .collect();
-    serde_json::json!({
-        "run": report.run, "directory": report.directory, "state": report.state, "step": report.step,
-        "total_steps": report.total_steps, "epoch": report.epoch, "samples_per_second": report.samples_per_second,
-        "eta_seconds": report.eta_seconds, "metrics": metrics, "members": members, "views": report.views,
-        "waiting_for": report.waiting_for, "newest_version": report.newest_version,
+    let events: Vec<_> = report
+        .events
+        .iter()
+        .map(|e| {
+            json!({
+                "time": e.time, "step": e.step, "event": e.event, "text": e.text, "cost_seconds": e.cost_seconds,
+                "repeated": e.repeated,
+            })
+        })
+        .collect();
+    json!({
+        "run": report.run, "directory": report.directory, "state": report.state, "message": report.message,
+        "step": report.step, "total_steps": report.total_steps, "epoch": report.epoch,
+        "samples_per_second": report.samples_per_second, "eta_seconds": report.eta_seconds,
+        "metrics": metrics(report), "members": members, "views": report.views, "retries": report.retries,
+        "term": report.term, "started": report.started, "now": report.now, "waiting_for": report.waiting_for,
+        "waiting_seconds": report.waiting_seconds, "newest_version": report.newest_version, "events": events,
     })
     .to_string()
 }

@@ -3,8 +3,12 @@
 //! What ends with an exit code of the contract has said what it had to say; what is killed or panics is started again
 //! with `--resume`, where its workers wait for it.
 
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::prepare::Refusal;
 
@@ -14,24 +18,28 @@ const QUICK_DEATHS_MAX: u32 = 5;
 const QUICK: Duration = Duration::from_secs(30);
 /// Pause before another start.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The exit code of a run that was told to end.
+const INTERRUPTED: u8 = 130;
 
 /// Runs this program without `--supervise` until it ends in order; its exit code.
-pub(crate) fn supervise() -> Result<u8, Refusal> {
+pub(crate) async fn supervise() -> Result<u8, Refusal> {
     let program = std::env::current_exe()
         .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
     let mut arguments: Vec<_> =
         std::env::args_os().skip(1).filter(|argument| argument != "--supervise").collect();
+    // Watched before there is a coordinator, and between two of them: none is left behind, none is started again.
+    let mut told = Told::watch()?;
     let mut quick_deaths = 0;
     loop {
         let began = Instant::now();
-        let mut child = Command::new(&program)
+        let child = Command::new(&program)
             .args(&arguments)
             .spawn()
             .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
-        let signals = forward_signals(child.id())?;
-        let status =
-            child.wait().map_err(|why| Refusal::failed(format!("the coordinator is lost: {why}")))?;
-        signals.abort();
+        let status = told
+            .until_end_of(child)
+            .await
+            .map_err(|why| Refusal::failed(format!("the coordinator is lost: {why}")))?;
         if let Some(code) = last_word(status) {
             return Ok(code);
         }
@@ -41,37 +49,73 @@ pub(crate) fn supervise() -> Result<u8, Refusal> {
                 "the coordinator died {quick_deaths} times in a row ({status})"
             )));
         }
+        if told.within(PAUSE).await {
+            eprintln!("coordinator: it died ({status}), and was to end: go on with --resume");
+            return Ok(INTERRUPTED);
+        }
         eprintln!("coordinator: it died ({status}); starting it again");
-        std::thread::sleep(PAUSE);
         if !arguments.iter().any(|argument| argument == "--resume") {
             arguments.push("--resume".into());
         }
     }
 }
 
+/// Signals by which people, shells and service managers end a program, and whether one came.
+struct Told {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+    to_end: bool,
+}
+
+impl Told {
+    fn watch() -> Result<Self, Refusal> {
+        let watch =
+            |kind| signal(kind).map_err(|why| Refusal::failed(format!("signals can't be watched: {why}")));
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+            to_end: false,
+        })
+    }
+
+    /// The next one, as it is passed on.
+    async fn next(&mut self) -> Signal {
+        let signal = tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::TERM,
+        };
+        self.to_end = true;
+        signal
+    }
+
+    /// Passes signals on for as long as the process lives. On a terminal Ctrl-C reaches it by itself too: it takes two
+    /// signals at once for one.
+    async fn until_end_of(&mut self, mut child: Child) -> std::io::Result<ExitStatus> {
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        loop {
+            tokio::select! {
+                status = child.wait() => return status,
+                signal = self.next() => {
+                    // It may have ended this very moment: nobody has waited for it yet, so that the id is still its own.
+                    let _ = pid.map(|pid| kill_process(pid, signal));
+                }
+            }
+        }
+    }
+
+    /// Whether one has come, or comes so soon.
+    async fn within(&mut self, pause: Duration) -> bool {
+        if !self.to_end {
+            let _ = tokio::time::timeout(pause, self.next()).await;
+        }
+        self.to_end
+    }
+}
+
 /// The exit code, if it is one of the contract.
 fn last_word(status: ExitStatus) -> Option<u8> {
     status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| matches!(code, 0 | 2 | 3 | 4 | 130))
-}
-
-/// SIGTERM is passed on. SIGINT is not: on a terminal Ctrl-C reaches both processes by itself, and a second one would
-/// end the run at once.
-fn forward_signals(pid: u32) -> Result<tokio::task::JoinHandle<()>, Refusal> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let watch =
-        |kind| signal(kind).map_err(|why| Refusal::failed(format!("signals can't be watched: {why}")));
-    let (mut terminate, mut interrupt) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
-    Ok(tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {
-                    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-                        // It may have ended this very moment.
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-                    }
-                }
-                _ = interrupt.recv() => {}
-            }
-        }
-    }))
 }

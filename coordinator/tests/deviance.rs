@@ -62,6 +62,12 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
         .iter()
         .filter_map(|event| event["text"].as_str())
         .collect();
+    let is_paid_for =
+        |event: &serde_json::Value| event["event"] == "rewind" && event["cost_seconds"].as_f64() > Some(0.0);
+    assert!(
+        record["events"].as_array().expect("events").iter().any(is_paid_for),
+        "what that cost: {record:#}"
+    );
     let blames = |text: &&str| text.contains("damaged deviates from the strict majority");
     assert!(events.iter().any(blames), "{events:?}");
     for worker in workers {

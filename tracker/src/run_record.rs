@@ -101,12 +101,20 @@ pub struct EventRecord {
     pub time: f64,
     /// The last committed step.
     pub step: u64,
-    /// Its kind: joined, left, view, retry, rewind, hold.
+    /// Its kind: joined, refused, left, view, retry, rewind, waiting, hold, restart, warning.
     pub event: String,
     /// What, for people.
     pub text: String,
-    /// Seconds that it cost, if it did.
+    /// Seconds that it cost, if it did and they are known.
     pub cost_seconds: Option<f64>,
+    /// How many more times in a row the very same happened.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated: u64,
+}
+
+// The signature is serde's.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The whole file.

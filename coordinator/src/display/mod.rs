@@ -21,6 +21,8 @@ pub(crate) struct RunInfo {
     pub(crate) batch: u32,
     /// Step from which this process goes on (0 for a new run).
     pub(crate) first_step: u64,
+    /// The coordinator's term.
+    pub(crate) term: u32,
 }
 
 /// A committed training step, digested for people.

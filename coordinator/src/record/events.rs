@@ -9,8 +9,10 @@ use tracker::{EventRecord, MemberRecord, RunRecord};
 use super::{Recorder, unix_seconds};
 use crate::driver::hex;
 
-/// A run that held still for less is nothing that people must know at once.
-const SHORT_HOLD_MS: u64 = 100;
+/// A run that held still or waited for less is nothing that people must know at once.
+pub(super) const SHORT_HOLD_MS: u64 = 100;
+/// Kinds of events that take one line, however often the very same happens in a row.
+const REPEATED: [&str; 2] = ["refused", "warning"];
 /// Events that run.json keeps: the newest.
 const EVENTS_MAX: usize = 1_000;
 
@@ -40,6 +42,7 @@ impl Recorder {
                 warn!(name, failure.message, "refused");
                 let text = format!("{name} was refused: {}", failure.message);
                 self.display.event("refused", &text, &json!({ "name": name }));
+                self.keep_event("refused", &text, None);
             }
             Note::Left { member, step, reason } => self.left(*member, *step, reason),
             Note::ViewOpened { view, reason } => {
@@ -53,21 +56,17 @@ impl Recorder {
             Note::Rewound { from_step, to_step, reason } => {
                 let text = format!("back from step {from_step} to state {to_step}: {reason}");
                 self.happened("rewind", &text, None);
+                self.rewound(*from_step);
             }
             Note::Held { step, held_ms } => {
                 let text = format!("held still for {held_ms} ms after step {step}");
                 self.happened("hold", &text, Some(*held_ms));
             }
-            Note::Waiting { reason } => {
-                info!(reason, "waiting");
-                self.waiting_for.clone_from(reason);
-                if self.says_what_it_waits_for {
-                    self.display.event("waiting", &format!("waiting for {reason}"), &json!({}));
-                }
-            }
+            Note::Waiting { reason } => self.waits_for(reason),
             Note::Warning { message } => {
                 warn!(message);
                 self.display.event("warning", &format!("warning: {message}"), &json!({}));
+                self.keep_event("warning", message, None);
             }
             Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
         }
@@ -99,20 +98,34 @@ impl Recorder {
         self.keep_event(event, text, cost_ms);
     }
 
-    fn keep_event(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
+    /// For run.json.
+    pub(super) fn keep_event(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
         let cost_seconds = cost_ms.map(|ms| ms as f64 / 1_000.0);
         if let Some(seconds) = cost_seconds {
-            *self.record.timings.entry(format!("{event}_seconds")).or_default() += seconds;
+            self.add_cost(event, seconds);
         }
-        self.record.events.push(EventRecord {
+        self.due.mark();
+        let events = &mut self.record.events;
+        if let Some(last) = events.last_mut().filter(|last| (&*last.event, &*last.text) == (event, text))
+            && REPEATED.contains(&event)
+        {
+            last.repeated += 1;
+            last.time = unix_seconds();
+            return;
+        }
+        events.push(EventRecord {
             time: unix_seconds(),
             step: self.progress.step,
             event: event.to_owned(),
             text: text.to_owned(),
             cost_seconds,
+            repeated: 0,
         });
-        let surplus = self.record.events.len().saturating_sub(EVENTS_MAX);
-        self.record.events.drain(..surplus);
-        self.due.mark();
+        let surplus = events.len().saturating_sub(EVENTS_MAX);
+        events.drain(..surplus);
+    }
+
+    pub(super) fn add_cost(&mut self, event: &str, seconds: f64) {
+        *self.record.timings.entry(format!("{event}_seconds")).or_default() += seconds;
     }
 }

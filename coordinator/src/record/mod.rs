@@ -3,6 +3,7 @@
 mod ending;
 mod events;
 mod roll;
+mod spells;
 mod status;
 mod steps;
 
@@ -21,6 +22,7 @@ use tracker::system::Moment;
 use tracker::{MetricsError, MetricsFile, RunRecord};
 
 use self::roll::Roll;
+use self::spells::Spells;
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
@@ -44,6 +46,9 @@ pub(crate) struct Recorder {
     rates: Rates,
     data_wait: DataWait,
     members: Roll,
+    spells: Spells,
+    /// When this coordinator began, in seconds since 1970.
+    started: f64,
     view: Option<View>,
     progress: Progress,
     evaluations: BTreeMap<u64, BTreeMap<String, f64>>,
@@ -79,6 +84,8 @@ impl Recorder {
             rates: Rates::default(),
             data_wait: DataWait::default(),
             members: Roll::default(),
+            spells: Spells::default(),
+            started: unix_seconds(),
             view: None,
             progress,
             evaluations: BTreeMap::new(),
@@ -126,7 +133,7 @@ impl Recorder {
         if let Some(spans) = &mut self.beside.spans {
             spans.view();
         }
-        self.waiting_for.clear();
+        self.goes_on();
         self.view = Some(view.clone());
     }
 
@@ -136,7 +143,10 @@ impl Recorder {
             spans.committed(committed);
         }
         match committed.key.phase {
-            Phase::Train => self.trained(committed, now_ms)?,
+            Phase::Train => {
+                self.trained(committed, now_ms)?;
+                self.reached(committed.key.step);
+            }
             Phase::Evaluate => self.evaluated(committed)?,
         }
         self.write_if_due();

@@ -20,6 +20,11 @@ impl Roll {
         self.lines.get(&member).copied()
     }
 
+    /// All that are known with their lines, in the order in which they came.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (MemberId, usize)> {
+        self.lines.iter().map(|(member, line)| (*member, *line))
+    }
+
     /// A member joins: for its line the oldest of those who left may have to go, which `left_out` counts.
     pub(super) fn join(
         &mut self,

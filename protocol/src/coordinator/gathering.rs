@@ -57,6 +57,7 @@ impl Coordinator {
 
     /// Too few are here, or nobody was asked yet: people are told who is waited for.
     pub(super) fn gather(&mut self, now: Millis) {
+        self.begin_hold(now);
         self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
         self.advance_gathering(now);
     }

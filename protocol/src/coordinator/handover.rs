@@ -32,7 +32,7 @@ impl Coordinator {
 
     /// The run stands still after the commit of a step, as that commit has told the members.
     pub(super) fn hold(&mut self, now: Millis) {
-        self.held_since.get_or_insert(now);
+        self.begin_hold(now);
         let leavers = self.roster.iter().filter(|member| member.leaving.is_some()).count();
         let rest = self.roster.available().filter(|member| member.holds == Some(self.position.step)).count();
         // Whoever leaves too few behind leaves a version behind too.
@@ -50,7 +50,7 @@ impl Coordinator {
     }
 
     fn begin_handover(&mut self, now: Millis, as_version: bool) {
-        self.held_since.get_or_insert(now);
+        self.begin_hold(now);
         let until = now.saturating_add(self.plan.transfer_timeout_ms);
         self.state = State::Handover { until, step: self.position.step, attempts: 0, as_version };
         self.advance_handover(now);
@@ -142,6 +142,13 @@ impl Coordinator {
         self.dismiss_leavers();
         let step = self.position.step;
         self.load_from(now, step);
+    }
+
+    /// A run that had begun holds still from now on.
+    pub(super) fn begin_hold(&mut self, now: Millis) {
+        if self.has_begun {
+            self.held_since.get_or_insert(now);
+        }
     }
 
     /// How long the run held still, for people.

@@ -189,6 +189,7 @@ impl Coordinator {
         self.kept = Kept::default();
         self.view = None;
         // Nothing steps until the states are there again.
+        self.begin_hold(self.clock);
         self.state = State::Gathering { until: self.clock.saturating_add(self.plan.join_timeout_ms) };
         let reason = reason.to_owned();
         self.note(Note::Rewound { from_step, to_step, reason: reason.clone() });

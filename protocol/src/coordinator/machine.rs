@@ -353,10 +353,7 @@ impl Coordinator {
                 | State::Ending(_)
                 | State::Finished(_)
         );
-        if is_routine && !self.appends.is_failing() {
-            return;
-        }
-        let reason = self.waits_for();
+        let reason = if is_routine && !self.appends.is_failing() { String::new() } else { self.waits_for() };
         if reason != self.waiting {
             self.waiting.clone_from(&reason);
             self.note(Note::Waiting { reason });

@@ -252,7 +252,7 @@ pub enum Note {
         /// Why.
         reason: String,
     },
-    /// The run held still between two steps while its membership changed.
+    /// The run held still between two steps while its membership changed, or for want of members.
     Held {
         /// After which step.
         step: u64,
@@ -261,7 +261,7 @@ pub enum Note {
     },
     /// What the run waits for, when that changes.
     Waiting {
-        /// For whom and why.
+        /// For whom and why; empty when it goes on.
         reason: String,
     },
     /// A warning.

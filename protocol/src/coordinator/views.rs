@@ -112,7 +112,11 @@ impl Coordinator {
         }
         self.put(Output::OpenView(view.clone()));
         self.shown = None;
-        let reason = format!("{} members work from step {}", view.members.len(), view.step);
+        let who = match view.members.len() {
+            1 => "1 member works".to_owned(),
+            members => format!("{members} members work"),
+        };
+        let reason = format!("{who} from step {}", view.step);
         self.note(Note::ViewOpened { view: view.id, reason });
         for info in &view.members {
             if let Some(member) = self.roster.get_mut(info.member) {

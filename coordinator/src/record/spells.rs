@@ -1,0 +1,124 @@
+//! What takes its time before it is known what it cost: waiting, coming back to where history was, starting again.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tracing::info;
+use tracker::EventRecord;
+
+use super::events::SHORT_HOLD_MS;
+use super::{Recorder, unix_seconds};
+
+/// An event in run.json that isn't over.
+struct Spell {
+    event: &'static str,
+    /// Its event's time, by which that is found again.
+    time: f64,
+    since: Instant,
+}
+
+/// Those of this process.
+#[derive(Default)]
+pub(super) struct Spells {
+    /// The run waits.
+    waiting: Option<Spell>,
+    /// Until this step is reached again, a rewind is being paid for.
+    rewind: Option<(u64, Spell)>,
+    /// Until the first view, a restart is.
+    restart: Option<Spell>,
+}
+
+impl Spells {
+    /// For how long the run has waited.
+    pub(super) fn waiting_seconds(&self) -> Option<f64> {
+        self.waiting.as_ref().map(|spell| spell.since.elapsed().as_secs_f64())
+    }
+}
+
+impl Recorder {
+    /// Another coordinator worked on this run before.
+    pub(crate) fn starts_again(&mut self, began: Instant) {
+        let (term, step) = (self.info.term, self.progress.step);
+        let text = format!("the coordinator was started again (term {term}), after step {step}");
+        self.spells.restart = Some(self.begin("restart", &text, began));
+    }
+
+    /// What the run waits for now; nothing where that is empty.
+    pub(super) fn waits_for(&mut self, reason: &str) {
+        self.waiting_for = reason.to_owned();
+        if reason.is_empty() {
+            return self.waits_no_more();
+        }
+        info!(reason, "waiting");
+        let text = format!("waiting for {reason}");
+        if self.says_what_it_waits_for {
+            self.display.event("waiting", &text, &json!({}));
+        }
+        let spell = match self.spells.waiting.take() {
+            None => self.begin("waiting", &text, Instant::now()),
+            Some(spell) => {
+                if let Some(event) = self.event_of(&spell) {
+                    event.text = text;
+                }
+                spell
+            }
+        };
+        self.spells.waiting = Some(spell);
+        self.due.mark();
+    }
+
+    fn waits_no_more(&mut self) {
+        let Some(spell) = self.spells.waiting.take() else { return };
+        if spell.since.elapsed().as_millis() >= u128::from(SHORT_HOLD_MS) {
+            self.end(&spell);
+        } else {
+            // Of no interest to anybody, and there would be one for each worker that comes.
+            let time = spell.time;
+            self.record.events.retain(|event| event.event != "waiting" || event.time != time);
+        }
+    }
+
+    /// What was done after the state that history went back to is to be done again.
+    pub(super) fn rewound(&mut self, from_step: u64) {
+        let Some(time) = self.record.events.last().map(|event| event.time) else { return };
+        // Another one before that was made up for: both are paid for together.
+        let reach = self.spells.rewind.take().map_or(from_step, |(reach, _)| reach.max(from_step));
+        self.spells.rewind = Some((reach, Spell { event: "rewind", time, since: Instant::now() }));
+    }
+
+    /// A step was committed: it may be the one from which history had gone back.
+    pub(super) fn reached(&mut self, step: u64) {
+        let Some((reach, spell)) = self.spells.rewind.take_if(|(reach, _)| step >= *reach) else { return };
+        self.end(&spell);
+        let seconds = spell.since.elapsed().as_secs_f64();
+        let text = format!("step {reach} is reached again, {seconds:.1} s after history went back");
+        self.display.event("reached", &text, &json!({ "cost_ms": seconds * 1_000.0 }));
+    }
+
+    /// A view opened: a coordinator that started again has its run going again.
+    pub(super) fn goes_on(&mut self) {
+        if let Some(spell) = self.spells.restart.take() {
+            self.end(&spell);
+        }
+    }
+
+    fn begin(&mut self, event: &'static str, text: &str, since: Instant) -> Spell {
+        self.keep_event(event, text, None);
+        let time = self.record.events.last().map_or_else(unix_seconds, |event| event.time);
+        Spell { event, time, since }
+    }
+
+    fn event_of(&mut self, spell: &Spell) -> Option<&mut EventRecord> {
+        let mut events = self.record.events.iter_mut().rev();
+        events.find(|event| event.event == spell.event && event.time == spell.time)
+    }
+
+    fn end(&mut self, spell: &Spell) {
+        let seconds = spell.since.elapsed().as_secs_f64();
+        self.add_cost(spell.event, seconds);
+        if let Some(event) = self.event_of(spell) {
+            event.cost_seconds = Some(seconds);
+        }
+        self.due.mark();
+    }
+}
