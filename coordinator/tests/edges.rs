@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use sim::real::listening;
 use support::{Place, signal, until, wait};
 
-/// Another loopback address, at which ports of 127.0.0.1 are to be had that are passed on and no others: what a firewall
-/// before the coordinator's host lets through.
-const HOST: &str = "127.0.0.2";
+/// Other loopback addresses, one for each test, at which ports of 127.0.0.1 are to be had that are passed on and no others:
+/// what a firewall before the coordinator's host lets through.
+const HOSTS: [&str; 2] = ["127.0.0.2", "127.0.0.3"];
 
 /// Passes so many connections on; later ones are hung up on.
 #[derive(Clone)]
@@ -24,8 +25,8 @@ struct Door {
 
 impl Door {
     /// At any port, or at the same one.
-    fn to(to: u16, at: u16, limit: u32) -> Self {
-        let listener = TcpListener::bind((HOST, at)).expect("another loopback address");
+    fn to(to: u16, host: &str, at: u16, limit: u32) -> Self {
+        let listener = TcpListener::bind((host, at)).expect("another loopback address");
         let port = listener.local_addr().expect("an address").port();
         let door = Self { port, limit: Arc::new(AtomicU32::new(limit)), passed: Arc::default() };
         let own = door.clone();
@@ -66,27 +67,10 @@ fn control_port(place: &Place) -> u16 {
     port().expect("a port")
 }
 
-/// The ports of 127.0.0.1 at which this process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).
-fn listening(pid: u32) -> Vec<u16> {
-    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("its files")
-        .flatten()
-        .filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))
-        .collect();
-    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("its sockets");
-    let port = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (address, port) = fields.get(1)?.split_once(':')?;
-        let is_its = sockets.contains(&format!("socket:[{}]", fields.get(9)?));
-        (address == "0100007F" && fields[3] == "0A" && is_its).then(|| u16::from_str_radix(port, 16).ok())?
-    };
-    table.lines().filter_map(port).collect()
-}
-
 /// A worker that comes to the run by the other address.
-fn guest(place: &Place, port: u16) -> std::process::Child {
+fn guest(place: &Place, host: &str, port: u16) -> std::process::Child {
     let token = place.run_dir("small").join("token").display().to_string();
-    let url = format!("http://{HOST}:{port}");
+    let url = format!("http://{host}:{port}");
     place
         .worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "guest"])
         .spawn()
@@ -110,13 +94,14 @@ fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
         .expect("started");
     let control = control_port(&place);
     until("steps", || support::steps_committed(&place) > 20);
-    let through = Door::to(control, 0, u32::MAX);
+    let host = HOSTS[0];
     let doors: Vec<Door> = listening(run.id())
         .into_iter()
         .filter(|port| *port != control)
-        .map(|port| Door::to(port, port, 1))
+        .map(|port| Door::to(port, host, port, 1))
         .collect();
-    let mut guest = guest(&place, through.port);
+    let through = Door::to(control, host, 0, u32::MAX);
+    let mut guest = guest(&place, host, through.port);
     let passed = || doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>();
     until("the proof", || passed() > 0);
     until("its first Join", || is_known(&place));
@@ -147,9 +132,10 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     let place = Place::new();
     let run =
         place.coordinator(&["--local-workers", "1", "--set", "train.epochs=200"]).spawn().expect("started");
-    let through = Door::to(control_port(&place), 0, u32::MAX);
+    let host = HOSTS[1];
+    let through = Door::to(control_port(&place), host, 0, u32::MAX);
     until("steps", || support::steps_committed(&place) > 20);
-    let cut_off = guest(&place, through.port);
+    let cut_off = guest(&place, host, through.port);
     until("the other worker's Join", || is_known(&place));
     let at_join = support::steps_committed(&place);
     until("steps without it", || support::steps_committed(&place) > at_join + 100);
@@ -158,7 +144,7 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     signal(cut_off.id(), "KILL");
     let said = String::from_utf8_lossy(&wait(cut_off).stderr).into_owned();
-    let warned = said.contains("the data plane of the coordinator at 127.0.0.2:")
+    let warned = said.contains(&format!("the data plane of the coordinator at {host}:"))
         && said.contains("trying again in 1 s");
     assert!(warned, "{said}");
     let record = place.record("small");

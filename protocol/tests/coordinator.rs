@@ -466,7 +466,11 @@ fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
     // One has applied step 3, the other was prepared for it and didn't hear of the commit.
     let held = |step, prepared| Held { step, state_check: 1, prepared, commit: commit_of(step) };
     table.say(0, FromWorker::Join(Join { holds: Some(held(3, None)), ..join("a", None) }));
-    assert!(table.machine.waits_for().contains("(1 of 2 are here)"), "{}", table.machine.waits_for());
+    assert!(
+        table.machine.waits_for().contains("the 2 workers of the last view to come back (1 workers"),
+        "{}",
+        table.machine.waits_for()
+    );
     table.say(1, FromWorker::Join(Join { holds: Some(held(2, Some((3, 3)))), ..join("b", None) }));
     let Some(ToWorker::Recover(commit)) = table.sent(1).last() else { panic!("b is told of the commit") };
     assert_eq!((commit.key.step, commit.hash), (3, 3));

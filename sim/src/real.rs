@@ -9,10 +9,12 @@
 mod commits;
 mod fault;
 mod figures;
+mod outcome;
 mod place;
 mod processes;
 mod proxy;
 mod storm;
+mod strikes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,8 +22,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+pub use fault::kinds_of_faults;
 pub use figures::figures;
-pub use storm::{Failure, Survived, by_kind};
+pub use outcome::{Failure, Survived, by_kind, kinds_of_evidence};
+pub use processes::listening;
 
 use place::{Place, Small};
 
@@ -78,9 +82,9 @@ impl Storms {
     /// quiet run; and when this machine couldn't do what was asked, such as start a process.
     pub fn survive(&mut self, seed: u64, strikes: Duration) -> Result<Survived, Box<Failure>> {
         let small = Small::of_seed(seed);
-        let digest = self.digest(small).map_err(|why| Failure::before_strikes(seed, &why))?;
+        let digest = self.digest(small).map_err(|why| Failure::before_strikes(seed, strikes, &why))?;
         let mut place =
-            Place::new(&self.programs, small).map_err(|why| Failure::before_strikes(seed, &why))?;
+            Place::new(&self.programs, small).map_err(|why| Failure::before_strikes(seed, strikes, &why))?;
         let outcome = storm::run(&mut place, seed, strikes, &digest);
         if self.keep || outcome.is_err() {
             place.keep();

@@ -38,8 +38,7 @@ impl Spells {
 impl Recorder {
     /// Another coordinator worked on this run before.
     pub(crate) fn starts_again(&mut self, began: Instant) {
-        let (term, step) = (self.info.term, self.progress.step);
-        let text = format!("the coordinator was started again (term {term}), after step {step}");
+        let text = format!("the coordinator was started again (term {})", self.info.term);
         self.spells.restart = Some(self.begin("restart", &text, began));
     }
 

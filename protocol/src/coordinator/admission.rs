@@ -183,6 +183,7 @@ impl Coordinator {
         let id = self.fresh_member();
         let name = self.roster.add(id, connection, join, (self.plan.run, schema), now);
         self.note(Note::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
+        self.remember_trouble(now, id);
         if join.build != BUILD {
             self.warn(format!(
                 "worker {name} is of another release: {:?}, the coordinator is {BUILD}",
@@ -206,6 +207,22 @@ impl Coordinator {
         };
         self.send(connection, ToWorker::Welcome(welcome));
         self.look_at_claim(id);
+    }
+
+    /// Who comes back brings what it had cost before; a run that goes on without it may keep it waiting for that.
+    fn remember_trouble(&mut self, now: Millis, id: MemberId) {
+        let is_going_on = !matches!(self.state, State::Gathering { .. });
+        let Some(member) = self.roster.get_mut(id) else { return };
+        member.trouble = self.troubles.of(now, member.instance);
+        let Some(until) = member.trouble.barred_until(now).filter(|_| is_going_on) else { return };
+        member.is_barred = true;
+        self.bars_until = Some(self.bars_until.map_or(until, |first| first.min(until)));
+        let message = format!(
+            "worker {} is back, and enters in {} ms: its data connection broke too often",
+            member.name,
+            until - now
+        );
+        self.warn(message);
     }
 
     /// SIGTERM at a worker: it finishes the step in flight, and the others go on.

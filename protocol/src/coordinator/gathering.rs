@@ -58,6 +58,7 @@ impl Coordinator {
     /// Too few are here, or nobody was asked yet: people are told who is waited for.
     pub(super) fn gather(&mut self, now: Millis) {
         self.begin_hold(now);
+        self.lift_bars();
         self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
         self.advance_gathering(now);
     }
@@ -152,7 +153,7 @@ impl Coordinator {
             member.is_available()
                 && member.holds != Some(step)
                 && member.ordered != Some(step)
-                && member.not_before <= now
+                && member.trouble.not_before <= now
         };
         let mut connections = Vec::new();
         for member in self.roster.iter_mut().filter(|member| is_wanted(member)) {
@@ -245,6 +246,7 @@ impl Coordinator {
     /// There are too few to go on, so the run waits.
     pub(super) fn pause(&mut self, now: Millis) {
         self.end_hold(now);
+        self.lift_bars();
         self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
     }
 
@@ -297,7 +299,7 @@ impl Coordinator {
         self.warn(format!("{message}; the others go on"));
         for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
             member.ordered = None;
-            member.put_off(now);
+            member.trouble.put_off(now);
         }
         self.advance_loading(now);
     }
@@ -325,7 +327,7 @@ impl Coordinator {
         self.roster
             .available()
             .filter(|member| !member.can_enter(step))
-            .map(|member| member.not_before.max(clock))
+            .map(|member| member.trouble.not_before.max(clock))
             .min()
             .map_or(until, |at| at.min(until))
     }
@@ -333,10 +335,8 @@ impl Coordinator {
     pub(super) fn describe_gathering(&self, now: Millis) -> String {
         let (here, needed) = (self.roster.available().count(), self.needed());
         if self.waits_for_orphans(now) {
-            return format!(
-                "the workers of the last view to come back ({here} of {} are here)",
-                self.orphans
-            );
+            let had = self.orphans;
+            return format!("the {had} workers of the last view to come back ({here} workers are ready)");
         }
         let missing = needed.saturating_sub(self.roster.len());
         let holders: Vec<&str> = self.holders_to_be().map(|member| member.name.as_str()).collect();

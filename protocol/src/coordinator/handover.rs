@@ -25,7 +25,7 @@ impl Coordinator {
             member.is_available()
                 && member.ordered.is_none()
                 && member.holds != Some(step)
-                && member.not_before <= now
+                && member.trouble.not_before <= now
                 && !self.is_in_view(member.id)
         })
     }
@@ -131,7 +131,7 @@ impl Coordinator {
         }
         for id in ids {
             if let Some(member) = self.roster.get_mut(id) {
-                member.put_off(now);
+                member.trouble.put_off(now);
             }
         }
         self.finish_hold(now);

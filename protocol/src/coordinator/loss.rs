@@ -23,6 +23,7 @@ impl Coordinator {
     /// Removes a member and says so.
     pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<String> {
         let member = self.roster.remove(id)?;
+        self.troubles.keep(self.clock, member.instance, member.trouble);
         self.note(Note::Left { member: id, step: self.position.step, reason: reason.to_owned() });
         if self.uploads.in_flight().is_some_and(|upload| upload.from == id) {
             self.uploads.abandon();
@@ -68,13 +69,37 @@ impl Coordinator {
         member.edge_failures += 1;
         member.edge_is_broken = true;
         let (name, failures) = (member.name.clone(), member.edge_failures);
-        if failures >= EDGE_FAILURES_MAX {
-            let what = format!("its data connection broke {failures} times in a row: {reason}");
+        let is_too_often = member.trouble.breaks(now);
+        if is_too_often || failures >= EDGE_FAILURES_MAX {
+            let pause_ms = member.trouble.bar(now);
+            let how =
+                if is_too_often { "too often".to_owned() } else { format!("{failures} times in a row") };
+            let what =
+                format!("its data connection broke {how}: {reason}; it may not enter for {pause_ms} ms");
             return self.evict(now, id, &what, false);
         }
         // A process that died closes both its streams: a moment later it is known whether that is what happened.
         let reason = format!("{name}'s data connection broke: {reason}");
         self.broken_edges.get_or_insert((now.saturating_add(EDGE_GRACE_MS), reason));
+    }
+
+    /// Those that were kept waiting for long enough may enter.
+    pub(super) fn check_bars(&mut self, now: Millis) {
+        if self.bars_until.take_if(|until| now >= *until).is_none() {
+            return;
+        }
+        for member in self.roster.iter_mut().filter(|member| member.is_barred) {
+            let until = member.trouble.barred_until(now);
+            member.is_barred = until.is_some();
+            self.bars_until = self.bars_until.into_iter().chain(until).min();
+        }
+    }
+
+    /// A run that stands still takes whom it has.
+    pub(super) fn lift_bars(&mut self) {
+        if self.bars_until.take().is_some() {
+            self.roster.iter_mut().for_each(|member| member.is_barred = false);
+        }
     }
 
     pub(super) fn check_edges(&mut self, now: Millis) {

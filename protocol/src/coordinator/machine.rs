@@ -10,6 +10,7 @@ use super::gathering::Initialising;
 use super::handover::Shown;
 use super::roster::Roster;
 use super::step::{Decided, Pace, Step};
+use super::trouble::Troubles;
 use super::versions::Uploads;
 use super::views::Kept;
 use super::{Event, Note, Outcome, Output, RunPlan};
@@ -90,6 +91,10 @@ pub struct Coordinator {
     pub(super) doubted: Option<u64>,
     /// Who was lost and may come back.
     pub(super) absent: Absent,
+    /// What those who are gone had cost the others.
+    pub(super) troubles: Troubles,
+    /// When the first of those that are kept waiting may enter.
+    pub(super) bars_until: Option<Millis>,
     /// How often the first version could not be written.
     pub(super) first_version_failures: u32,
     /// How often in a row a step was computed by all and no member was ready.
@@ -145,6 +150,8 @@ impl Coordinator {
             disagreements: 0,
             doubted: None,
             absent: Absent::default(),
+            troubles: Troubles::default(),
+            bars_until: None,
             first_version_failures: 0,
             stuck: 0,
             balance: Balance::default(),
@@ -173,6 +180,7 @@ impl Coordinator {
         }
         self.forgive_own_pause(now);
         self.clock = now;
+        self.check_bars(now);
         match event {
             Event::Message { connection, message } => self.on_message(now, connection, message),
             Event::Disconnected { connection, reason } => self.on_disconnected(now, connection, &reason),

@@ -22,6 +22,7 @@ mod recovery;
 mod roster;
 mod run_plan;
 mod step;
+mod trouble;
 mod verdict;
 mod versions;
 mod views;

@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::trouble::Trouble;
 use crate::Millis;
 use crate::ids::{MemberId, RunId, ViewId};
 use crate::messages::{Held, Join};
 
 /// Longer names are cut: a peer must not fill the log.
 const NAME_CHARS_MAX: usize = 64;
-/// A worker whose state couldn't be brought to it is tried again after this, then after twice as long, and so on.
-const PUT_OFF_MS: u64 = 30_000;
-/// Up to 16 minutes.
-const PUT_OFF_DOUBLINGS_MAX: u32 = 5;
-
 /// A worker that was admitted.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Member {
@@ -37,10 +33,10 @@ pub(super) struct Member {
     pub(super) ordered: Option<u64>,
     /// Why it wants to leave.
     pub(super) leaving: Option<String>,
-    /// A transfer of the state to it failed: not again before.
-    pub(super) not_before: Millis,
-    /// How often that has happened since it was last in a view.
-    put_offs: u32,
+    /// What it has cost the others so far.
+    pub(super) trouble: Trouble,
+    /// Whether it is kept waiting for that.
+    pub(super) is_barred: bool,
     /// The view that it works in.
     pub(super) view: Option<ViewId>,
     /// How often its data connection broke since the last commit.
@@ -54,24 +50,12 @@ pub(super) struct Member {
 impl Member {
     /// Ready to work once it holds the right state.
     pub(super) fn is_available(&self) -> bool {
-        self.elements.is_some() && self.leaving.is_none()
+        self.elements.is_some() && !self.is_barred && self.leaving.is_none()
     }
 
     /// Whether it can upload this state.
     pub(super) fn can_show(&self, step: u64) -> bool {
-        self.elements.is_some() && self.ordered.is_none() && self.holds == Some(step)
-    }
-
-    /// The state couldn't be brought to it: each time twice as long as before goes by until the next attempt.
-    pub(super) fn put_off(&mut self, now: Millis) {
-        let pause_ms = PUT_OFF_MS.saturating_mul(1 << self.put_offs.min(PUT_OFF_DOUBLINGS_MAX));
-        self.put_offs = self.put_offs.saturating_add(1);
-        self.not_before = now.saturating_add(pause_ms);
-    }
-
-    /// It works in a view, with the committed state.
-    pub(super) fn is_back(&mut self) {
-        self.put_offs = 0;
+        self.elements.is_some() && !self.is_barred && self.ordered.is_none() && self.holds == Some(step)
     }
 
     /// Whether it can enter a view that goes on from this state.
@@ -143,8 +127,8 @@ impl Roster {
             holds: None,
             ordered: None,
             leaving: None,
-            not_before: 0,
-            put_offs: 0,
+            trouble: Trouble::default(),
+            is_barred: false,
             view: None,
             edge_failures: 0,
             edge_is_broken: false,

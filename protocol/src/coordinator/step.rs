@@ -286,7 +286,7 @@ impl Coordinator {
             view.iter().flat_map(|view| &view.members).map(|info| info.member).collect();
         for member in self.roster.iter_mut().filter(|member| ids.contains(&member.id)) {
             member.holds = Some(step);
-            member.is_back();
+            member.trouble.is_back();
             if !member.edge_is_broken {
                 member.edge_failures = 0;
             }

@@ -2,7 +2,18 @@
 
 use crate::random::Random;
 
-/// Which way of a guest's control connection is lost.
+/// Which of a guest's connections are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plane {
+    /// The control stream, and what goes in bulk beside it.
+    Control,
+    /// Gradients.
+    Data,
+    /// All.
+    Whole,
+}
+
+/// Which way of a guest's connections is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
     /// Nothing arrives, neither way, and nobody is told.
@@ -18,20 +29,68 @@ pub(super) enum Lost {
 /// One fault. `pick` chooses among the processes that are there when it strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    KillWorker { pick: usize },
-    StopWorker { pick: usize, pause_ms: u64 },
-    TermWorker { pick: usize },
-    Guest { proxied: bool },
-    StopCoordinator { pause_ms: u64 },
-    KillCoordinator { pause_ms: u64 },
-    Partition { pick: usize, lost: Lost, pause_ms: u64 },
+    KillWorker {
+        pick: usize,
+    },
+    StopWorker {
+        pick: usize,
+        pause_ms: u64,
+    },
+    TermWorker {
+        pick: usize,
+    },
+    Guest {
+        proxied: bool,
+    },
+    /// So many come at once.
+    Swarm {
+        guests: usize,
+    },
+    /// One comes, and it or the one that shows it the state dies a moment later.
+    JoinKill {
+        donor: bool,
+        pause_ms: u64,
+    },
+    StopCoordinator {
+        pause_ms: u64,
+    },
+    KillCoordinator {
+        pause_ms: u64,
+    },
+    Partition {
+        pick: usize,
+        plane: Plane,
+        lost: Lost,
+        pause_ms: u64,
+    },
+}
+
+/// One word for each kind of fault.
+const KINDS: [&str; 12] = [
+    "kill",
+    "stop",
+    "term",
+    "guest",
+    "swarm",
+    "donor-kill",
+    "joiner-kill",
+    "coordinator-stop",
+    "coordinator-kill",
+    "control-partition",
+    "data-partition",
+    "partition",
+];
+
+/// All kinds that may strike.
+pub fn kinds_of_faults() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter()
 }
 
 impl Fault {
     /// The next fault and the pause before it, in milliseconds.
     pub(super) fn draw(random: &mut Random) -> (u64, Self) {
         let pause = random.between(300, 900);
-        let kind = random.between(0, 15);
+        let kind = random.between(0, 19);
         let pick = random.below(1 << 16);
         let long_ms = random.between(200, 3_000);
         let fault = match kind {
@@ -40,11 +99,16 @@ impl Fault {
             6 => Self::TermWorker { pick },
             7..=9 => Self::Guest { proxied: !pick.is_multiple_of(3) },
             10 => Self::StopCoordinator { pause_ms: long_ms.min(2_000) },
+            16 => Self::Swarm { guests: random.below(3) + 2 },
+            17..=18 => Self::JoinKill { donor: pick.is_multiple_of(2), pause_ms: random.between(20, 400) },
             11..=12 => Self::KillCoordinator { pause_ms: random.between(0, 1_000) },
             _ => {
-                let lost =
-                    [Lost::Both, Lost::ToCoordinator, Lost::FromCoordinator, Lost::Cut][random.below(4)];
-                Self::Partition { pick, lost, pause_ms: long_ms }
+                let ways = [Lost::Both, Lost::ToCoordinator, Lost::FromCoordinator, Lost::Cut];
+                let lost = ways[random.below(4)];
+                let plane = [Plane::Control, Plane::Data, Plane::Whole][random.below(3)];
+                // Of gradients nothing is missed that arrives late: connections that break are more of a trial.
+                let lost = if plane == Plane::Data && lost == Lost::Both { Lost::Cut } else { lost };
+                Self::Partition { pick, plane, lost, pause_ms: long_ms }
             }
         };
         (pause, fault)
@@ -59,7 +123,12 @@ impl Fault {
             Self::Guest { .. } => "guest",
             Self::StopCoordinator { .. } => "coordinator-stop",
             Self::KillCoordinator { .. } => "coordinator-kill",
-            Self::Partition { .. } => "partition",
+            Self::Swarm { .. } => "swarm",
+            Self::JoinKill { donor: true, .. } => "donor-kill",
+            Self::JoinKill { donor: false, .. } => "joiner-kill",
+            Self::Partition { plane: Plane::Control, .. } => "control-partition",
+            Self::Partition { plane: Plane::Data, .. } => "data-partition",
+            Self::Partition { plane: Plane::Whole, .. } => "partition",
         }
     }
 }
@@ -78,6 +147,6 @@ mod tests {
         assert_eq!(faults, draw());
         assert!(faults.iter().all(|(pause, _)| (300..=900).contains(pause)));
         let kinds: std::collections::BTreeSet<_> = faults.iter().map(|(_, fault)| fault.kind()).collect();
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert_eq!(kinds, KINDS.into_iter().collect());
     }
 }

@@ -184,16 +184,23 @@ impl Bench<'_> {
         Ok((enter, leave))
     }
 
-    /// The pause between commits at the next view of so many members.
+    /// The longest pause between commits from now to the first of the next view of so many members: where the run holds
+    /// still for it, or works more slowly beside it.
     fn pause_to(&mut self, members: usize) -> anyhow::Result<Duration> {
-        let from = self.view()?;
+        let (from, began) = (self.view()?, Instant::now());
         self.commits.until("a change of members", LIMIT, |seen| {
-            let (mut view, mut before) = (None, None);
+            let (mut view, mut before, mut longest) = (None, None, Duration::ZERO);
             for (at, seen) in seen {
                 match seen {
                     Seen::View { id, members: count } if *id > from && *count == members => view = Some(*id),
-                    Seen::Commit { view: of } if Some(*of) == view => return Some(*at - before?),
-                    Seen::Commit { .. } => before = Some(*at),
+                    Seen::Commit { view: of } => {
+                        let pause = before.map_or(Duration::ZERO, |before| *at - before);
+                        longest = longest.max(if *at >= began { pause } else { Duration::ZERO });
+                        if Some(*of) == view {
+                            return Some(longest);
+                        }
+                        before = Some(*at);
+                    }
                     _ => {}
                 }
             }

@@ -46,6 +46,25 @@ fn parse(pid: u32, cmdline: &[u8]) -> Option<Found> {
     Some(Found { pid, is_worker: program == "worker", name: name.unwrap_or_default().to_owned() })
 }
 
+/// The ports of 127.0.0.1 at which a process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).
+#[must_use]
+pub fn listening(pid: u32) -> Vec<u16> {
+    // It may end while it is looked at.
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let sockets: Vec<String> = files
+        .filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let port = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = fields.get(1)?.split_once(':')?;
+        let is_its = sockets.contains(&format!("socket:[{}]", fields.get(9)?));
+        (address == "0100007F" && fields.get(3) == Some(&"0A") && is_its)
+            .then(|| u16::from_str_radix(port, 16).ok())?
+    };
+    table.lines().filter_map(port).collect()
+}
+
 /// Sends a signal to a process of the folder; whether it was there.
 pub(super) fn signal(folder: &Path, pid: u32, signal: Signal) -> bool {
     // Ids are given again: what is not of this folder is never touched.

@@ -1,7 +1,8 @@
-//! A TCP proxy on 127.0.0.1 between one guest and the coordinator's control port, which can lose what passes.
+//! TCP proxies at another loopback address between one guest and a coordinator's ports, which can lose what passes.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::fault::Lost;
+use super::fault::{Lost, Plane};
+use super::processes::listening;
 
 /// How often threads look whether something has changed.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// What becomes of the bytes of one plane.
 #[derive(Debug, Default)]
 struct State {
     stop_up: AtomicBool,
@@ -22,24 +25,45 @@ struct State {
     closed: AtomicBool,
 }
 
-/// The proxy; dropped, it closes its port and all connections.
+impl State {
+    fn lose(&self, lost: Lost) {
+        let of = |which: &[Lost]| which.contains(&lost);
+        self.stop_up.store(of(&[Lost::Both, Lost::ToCoordinator]), Ordering::Relaxed);
+        self.stop_down.store(of(&[Lost::Both, Lost::FromCoordinator]), Ordering::Relaxed);
+        self.cut.store(of(&[Lost::Cut]), Ordering::Relaxed);
+    }
+
+    fn heal(&self) {
+        for flag in [&self.stop_up, &self.stop_down, &self.cut] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The proxies of one guest, at an address of its own; dropped, they close their ports and all connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
     address: SocketAddr,
-    state: Arc<State>,
+    control: Arc<State>,
+    data: Arc<State>,
 }
 
 impl Proxy {
-    /// Before the coordinator whose address stands in a file; it is read at each connection, as a coordinator that
-    /// was started again may listen elsewhere.
-    pub(super) fn new(address_file: &Path) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("the proxy has no port")?;
+    /// The `number`th, before the coordinators of a run. Where they listen is looked up at each connection to the control
+    /// port, as one that was started again may listen elsewhere; a guest calls there before it calls the data plane, whose
+    /// port is the same at the proxy's address.
+    pub(super) fn new(run_dir: &Path, number: usize) -> anyhow::Result<Self> {
+        let [high, low] = [number / 250, number % 250].map(|part| u8::try_from(part).unwrap_or(u8::MAX));
+        let host = Ipv4Addr::new(127, 0, 1 + high, 2 + low);
+        let listener = TcpListener::bind((host, 0)).context("the proxy has no port")?;
         listener.set_nonblocking(true).context("the proxy's port")?;
         let address = listener.local_addr().context("the proxy's port")?;
-        let state = Arc::new(State::default());
-        let (shared, file) = (Arc::clone(&state), address_file.to_owned());
-        std::thread::spawn(move || accept(&listener, &shared, &file));
-        Ok(Self { address, state })
+        let (control, data) = (Arc::new(State::default()), Arc::new(State::default()));
+        let mut doors =
+            Doors { host, run_dir: run_dir.to_owned(), data: Arc::clone(&data), open: BTreeSet::new() };
+        let shared = Arc::clone(&control);
+        std::thread::spawn(move || accept(&listener, &shared, move || doors.control()));
+        Ok(Self { address, control, data })
     }
 
     /// What the guest takes for the coordinator's control address.
@@ -47,34 +71,66 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn lose(&self, lost: Lost) {
-        let of = |which: &[Lost]| which.contains(&lost);
-        self.state.stop_up.store(of(&[Lost::Both, Lost::ToCoordinator]), Ordering::Relaxed);
-        self.state.stop_down.store(of(&[Lost::Both, Lost::FromCoordinator]), Ordering::Relaxed);
-        self.state.cut.store(of(&[Lost::Cut]), Ordering::Relaxed);
+    pub(super) fn lose(&self, plane: Plane, lost: Lost) {
+        self.states(plane).for_each(|state| state.lose(lost));
     }
 
     /// Everything passes again; what was held back first, as TCP would deliver it late.
     pub(super) fn heal(&self) {
-        for flag in [&self.state.stop_up, &self.state.stop_down, &self.state.cut] {
-            flag.store(false, Ordering::Relaxed);
-        }
+        self.states(Plane::Whole).for_each(State::heal);
+    }
+
+    fn states(&self, plane: Plane) -> impl Iterator<Item = &State> {
+        let control = Some(&*self.control).filter(|_| plane != Plane::Data);
+        let data = Some(&*self.data).filter(|_| plane != Plane::Control);
+        control.into_iter().chain(data)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.state.closed.store(true, Ordering::Relaxed);
+        self.states(Plane::Whole).for_each(|state| state.closed.store(true, Ordering::Relaxed));
     }
 }
 
-fn accept(listener: &TcpListener, state: &Arc<State>, address_file: &PathBuf) {
+/// Proxies before the ports of a coordinator other than its control port.
+struct Doors {
+    host: Ipv4Addr,
+    run_dir: PathBuf,
+    data: Arc<State>,
+    open: BTreeSet<u16>,
+}
+
+impl Doors {
+    /// The control address of the coordinator that is there now, whose other ports have doors from now on.
+    fn control(&mut self) -> Option<SocketAddr> {
+        let read = |name: &str| std::fs::read_to_string(self.run_dir.join(name)).ok();
+        let address: SocketAddr = read("address")?.trim().trim_start_matches("http://").parse().ok()?;
+        let pid: u32 = read("lock")?.trim().parse().ok()?;
+        for port in listening(pid).into_iter().filter(|port| *port != address.port()) {
+            let is_new = self.open.insert(port);
+            // Where that port is taken at this address, this guest's way is not whole: it says so and waits.
+            if is_new && let Ok(listener) = TcpListener::bind((self.host, port)) {
+                let state = Arc::clone(&self.data);
+                let beyond = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                if listener.set_nonblocking(true).is_ok() {
+                    std::thread::spawn(move || accept(&listener, &state, move || Some(beyond)));
+                }
+            }
+        }
+        Some(address)
+    }
+}
+
+fn accept(listener: &TcpListener, state: &Arc<State>, mut beyond: impl FnMut() -> Option<SocketAddr>) {
     while !state.closed.load(Ordering::Relaxed) {
         match listener.accept() {
             // A connection that is dropped here was refused.
             Ok((guest, _)) if !state.cut.load(Ordering::Relaxed) => {
-                // Without a coordinator the guest finds its connection closed.
-                let _ = connect(guest, state, address_file);
+                if let Some(address) = beyond() {
+                    // Without a coordinator the guest finds its connection closed.
+                    let _ = connect(guest, state, address);
+                }
             }
             Ok(_) => {}
             Err(_) => std::thread::sleep(LOOK),
@@ -82,9 +138,7 @@ fn accept(listener: &TcpListener, state: &Arc<State>, address_file: &PathBuf) {
     }
 }
 
-fn connect(guest: TcpStream, state: &Arc<State>, address_file: &PathBuf) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(address_file)?;
-    let address: SocketAddr = text.trim().trim_start_matches("http://").parse()?;
+fn connect(guest: TcpStream, state: &Arc<State>, address: SocketAddr) -> anyhow::Result<()> {
     let coordinator = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     for stream in [&guest, &coordinator] {
         stream.set_nonblocking(false)?;
@@ -128,34 +182,52 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, stop: fn(&State) 
 mod tests {
     use super::*;
 
+    /// This process as the coordinator of a run: a control port and a data port.
+    fn run_of_own() -> (tempfile::TempDir, [TcpListener; 2]) {
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let dir = tempfile::tempdir().expect("a folder");
+        let address = ports[0].local_addr().expect("an address");
+        std::fs::write(dir.path().join("address"), format!("http://{address}\n")).expect("written");
+        std::fs::write(dir.path().join("lock"), std::process::id().to_string()).expect("written");
+        (dir, ports)
+    }
+
     #[test]
-    fn it_passes_holds_back_and_cuts() {
-        let server = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let address = server.local_addr().expect("an address");
-        std::fs::write(file.path(), format!("http://{address}\n")).expect("written");
-        let proxy = Proxy::new(file.path()).expect("a proxy");
+    fn it_passes_holds_back_and_cuts_one_plane_or_both() {
+        let (dir, [control, data]) = run_of_own();
+        let proxy = Proxy::new(dir.path(), 0).expect("a proxy");
         let mut guest = TcpStream::connect(proxy.address).expect("connected");
-        let (mut peer, _) = server.accept().expect("through the proxy");
+        let (mut peer, _) = control.accept().expect("through the proxy");
+        let port = data.local_addr().expect("an address").port();
+        let mut edge = TcpStream::connect((proxy.address.ip(), port)).expect("connected");
+        let (mut beyond, _) = data.accept().expect("through the door");
         let mut byte = [0];
 
         guest.write_all(b"a").expect("written");
         peer.read_exact(&mut byte).expect("passed on");
+        edge.write_all(b"a").expect("written");
+        beyond.read_exact(&mut byte).expect("passed on");
 
-        proxy.lose(Lost::ToCoordinator);
+        proxy.lose(Plane::Control, Lost::ToCoordinator);
         std::thread::sleep(4 * LOOK);
         peer.set_read_timeout(Some(20 * LOOK)).expect("a timeout");
         guest.write_all(b"b").expect("written");
         assert!(peer.read_exact(&mut byte).is_err(), "held back");
         peer.write_all(b"c").expect("written");
         guest.read_exact(&mut byte).expect("the other way is open");
+        edge.write_all(b"d").expect("written");
+        beyond.read_exact(&mut byte).expect("and so is the other plane");
 
         proxy.heal();
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         peer.read_exact(&mut byte).expect("late, not lost");
         assert_eq!(&byte, b"b");
 
-        proxy.lose(Lost::Cut);
+        proxy.lose(Plane::Data, Lost::Cut);
+        assert_eq!(beyond.read(&mut byte).expect("an end"), 0);
+        guest.write_all(b"e").expect("written");
+        peer.read_exact(&mut byte).expect("passed on");
+        proxy.lose(Plane::Whole, Lost::Cut);
         assert_eq!(peer.read(&mut byte).expect("an end"), 0);
     }
 }
