@@ -7,6 +7,7 @@ them once, through an outage, a coordinator that is killed, and `coordinator tra
 RUN_DIR is a finished run of the digits that was sent nowhere. Needs mlflow, wandb and tensorboard.
 """
 
+import base64
 import collections
 import contextlib
 import gzip
@@ -18,6 +19,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -93,15 +95,15 @@ def coordinator(runs, name, url, *more):
     return command + [part for setting in settings for part in ("--set", setting)] + list(more)
 
 
-def spawn(folder, command):
-    environment = dict(os.environ, XDG_RUNTIME_DIR=str(folder), MLFLOW_TRACKING_TOKEN=SECRET)
+def spawn(folder, command, **more):
+    environment = dict(os.environ, XDG_RUNTIME_DIR=str(folder), MLFLOW_TRACKING_TOKEN=SECRET, **more)
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process, code):
     said, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, (process.returncode, said)
-    assert SECRET not in said, said
+    assert SECRET not in said and base64.b64encode(f"me:{SECRET}".encode()).decode() not in said, said
     return said
 
 
@@ -157,11 +159,25 @@ def check_mlflow(url, run, status, experiment="digits"):
     tags = found.data.tags
     assert tags["bonfire.final_digest"] == record["final"]["digest"], tags
     assert tags["bonfire.config_digest"] == record["config_digest"], tags
+    check_origin(run, record, tags)
     datasets = found.inputs.dataset_inputs
+    assert json.loads(datasets[0].dataset.profile)["num_rows"] > 0, datasets
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(expected)
+    shares = [key for key in expected if key.startswith("workers/") and key.endswith(("/share", "/samples_per_second"))]
+    assert len(shares) == 2 * len({member["name"] for member in record["members"]}), shares
     assert [tag.value for tag in datasets[0].tags] == ["training"], datasets
     assert record["dataset"]["digest"].startswith(datasets[0].dataset.digest), datasets
     kept = {file.path for file in client.list_artifacts(info.run_id)}
     assert {"config.toml", "events.json", "run.json"} <= kept, kept
+    with tempfile.TemporaryDirectory() as folder:
+        got = {name: pathlib.Path(client.download_artifacts(info.run_id, name, folder)).read_bytes() for name in kept if
+               name.endswith((".json", ".diff", ".toml"))}
+    # Microseconds may be rounded up or down.
+    events = [[{**event, "time": round(event["time"], 5)} for event in events]
+              for events in (json.loads(got["events.json"]), record["events"])]
+    assert events[0] == events[1], events
+    assert {name: bytes for name, bytes in got.items() if name != "events.json"} == \
+        {name: (run / name).read_bytes() for name in got if name != "events.json"}
     if status == "FINISHED":
         with tempfile.TemporaryDirectory() as folder:
             name = "exports/safetensors/model.safetensors"
@@ -169,6 +185,21 @@ def check_mlflow(url, run, status, experiment="digits"):
             assert got.read_bytes() == (run / name).read_bytes()
     assert info.end_time > info.start_time
     return sum(map(len, expected.values()))
+
+
+def check_origin(run, record, tags):
+    """Sources, programs, devices and drivers, of which a machine that is lost may leave nothing else."""
+    start = record["provenance"]["starts"][-1]
+    git, build = start["git"], start["build"]
+    expected = {"mlflow.source.git.commit": git["commit"], "mlflow.source.git.branch": git["branch"],
+                "mlflow.source.git.dirty": str(git["dirty"]).lower(), "bonfire.cargo_lock": build["cargo_lock"],
+                "bonfire.program.coordinator": build["coordinator"], "bonfire.program.worker": build["worker"],
+                "bonfire.drivers": ", ".join(sorted({member["machine"]["driver"] for member in record["members"]})),
+                "bonfire.seed": str(record["seed"]),
+                "bonfire.checkpoint": str(max(int(path.parent.name[5:]) for path in run.glob("checkpoints/*/manifest.json")))}
+    expected = {name: value for name, value in expected.items() if value}
+    assert expected.items() <= tags.items(), {name: (value, tags.get(name)) for name, value in expected.items()}
+    assert tags["bonfire.devices"].endswith(record["members"][0]["device"]), tags
 
 
 def single(value):
@@ -268,17 +299,25 @@ def check_wandb(run, folder):
     assert kept.ended[-1:] == [{"completed": 0, "interrupted": 255}[record["status"]]], kept.ended
 
 
+def hidden(run):
+    """No file of the run has a secret in it, plain or as it is sent."""
+    coded = base64.b64encode(f"me:{SECRET}".encode())
+    for path in run.rglob("*"):
+        text = path.read_bytes() if path.is_file() else b""
+        assert SECRET.encode() not in text and coded not in text, path
+
+
 def check_all(server, run, status, folder):
     count = check_mlflow(server.url, run, status)
     check_tensorboard(run)
     check_wandb(run, folder)
-    for path in run.rglob("*"):
-        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    hidden(run)
     return count
 
 
-def push(folder, run, to, code, *more):
-    return finish(spawn(folder, [PROGRAMS / "coordinator", "tracker", "push", run, "--to", to, *more]), code)
+def push(folder, run, to, code, *more, **environment):
+    command = [PROGRAMS / "coordinator", "tracker", "push", run, "--to", to, *more]
+    return finish(spawn(folder, command, **environment), code)
 
 
 def whole_run(server, folder):
@@ -338,6 +377,91 @@ def pushed_run(server, folder):
     print(f"pushed run: {expected} metrics in MLflow once, after two pushes")
 
 
+def certificates(folder):
+    """An authority of our own, and what it signed for a server here and for a client."""
+    def openssl(*words):
+        subprocess.run(["openssl", *map(str, words)], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=authority")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-out", f"{name}.crt", "-extfile", f"{name}.ext")
+        (folder / f"{name}.pem").write_text((folder / f"{name}.crt").read_text() + (folder / f"{name}.key").read_text())
+
+
+class Guard(http.server.BaseHTTPRequestHandler):
+    """Stands before an MLflow server as a company's gateway does: TLS, a client's certificate, a name and password."""
+
+    protocol_version = "HTTP/1.1"
+    behind, asked = "", "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
+
+    def answer(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, text = 401, f"<html>{self.headers.get('Authorization')} isn't known here</html>".encode()
+        if self.headers.get("Authorization") == self.asked:
+            request = urllib.request.Request(self.behind + self.path, body or None, method=self.command)
+            request.add_header("Content-Type", self.headers.get("Content-Type") or "application/octet-stream")
+            try:
+                with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+                    status, text = answer.status, answer.read()
+            except urllib.error.HTTPError as why:
+                status, text = why.code, why.read()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = answer
+
+    def log_message(self, *_):
+        pass
+
+
+def guarded_run(server, folder):
+    """A server behind TLS with an authority of its own, as MLflow's variables have it."""
+    certificates(folder)
+    run = folder / "guarded" / "digits-1"
+    shutil.copytree(FINISHED, run)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    context.load_verify_locations(folder / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    guard = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Guarding", (Guard,), {"behind": server.url}))
+    guard.socket = context.wrap_socket(guard.socket, server_side=True)
+    guard.handle_error = lambda *_: None
+    threading.Thread(target=guard.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{guard.server_address[1]}"
+    known = {"MLFLOW_TRACKING_CLIENT_CERT_PATH": str(folder / "client.pem")}
+    named = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": SECRET}
+    distrusting = spawn(folder, [PROGRAMS / "coordinator", "tracker", "push", run, "--to", url], **known, **named)
+    trusting = known | {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(folder / "ca.pem")}
+    assert "no such file" in push(folder, run, url, 2, MLFLOW_TRACKING_SERVER_CERT_PATH="/absent").lower()
+    said = finish(distrusting, 4)
+    assert "certificate" in said and "MLFLOW_TRACKING_SERVER_CERT_PATH" in said, said
+    assert "401" in push(folder, run, url, 2, **trusting)
+    expected = len(lines(run)) + len(lines(run, "system.jsonl"))
+    said = push(folder, run, url, 0, "--experiment", "guarded", **trusting, **named)
+    assert f"{expected} metrics sent" in said, said
+    check_mlflow(server.url, run, "FINISHED", "guarded")
+    bundle = known | named | {"REQUESTS_CA_BUNDLE": str(folder / "ca.pem")}
+    assert "0 metrics sent" in push(folder, run, url, 0, "--experiment", "guarded", **bundle)
+    in_url = url.replace("https://", f"https://me:{SECRET}@")
+    assert "0 metrics sent" in push(folder, run, in_url, 0, "--experiment", "guarded", **trusting)
+    guard.shutdown()
+    hidden(run)
+    print(f"guarded run: {expected} metrics through TLS with both sides' certificates and a password")
+
+
 def refusals(server, folder):
     """What the configuration gets wrong is said before a folder is made."""
     for settings, expected in [(["tracker.mlflow_uri=ftp://x"], "tracker.mlflow_uri"),
@@ -363,6 +487,7 @@ def main():
             whole_run(server, folder)
             troubled_run(server, folder)
             pushed_run(server, folder)
+            guarded_run(server, folder)
         finally:
             server.kill()
     print(f"check_sinks: good after {time.monotonic() - began:.0f} s")

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::mlflow::{Address, Mlflow};
+use super::mlflow::{Mlflow, Target};
 use super::tensorboard::TensorBoard;
 use super::wandb::Wandb;
 use super::{RunFolder, Sink};
@@ -13,7 +13,7 @@ pub struct SinkConfig(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Mlflow { address: Address, experiment: String },
+    Mlflow(Target),
     Wandb { project: String, entity: String },
     TensorBoard,
 }
@@ -69,9 +69,7 @@ impl SinkConfig {
         stem: &str,
         environment: Environment<'_>,
     ) -> Result<Self, SinkConfigError> {
-        let address = Address::new(uri, environment)?;
-        let named = experiment.map(str::to_owned).or_else(|| environment("MLFLOW_EXPERIMENT_NAME"));
-        Ok(Self(Kind::Mlflow { address, experiment: named.unwrap_or_else(|| stem.to_owned()) }))
+        Target::new(uri, experiment, stem, environment).map(|target| Self(Kind::Mlflow(target)))
     }
 
     /// Offline files of W&B in the run's folder.
@@ -125,7 +123,7 @@ impl SinkConfig {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.0 {
-            Kind::Mlflow { .. } => Mlflow::NAME,
+            Kind::Mlflow(_) => Mlflow::NAME,
             Kind::Wandb { .. } => Wandb::NAME,
             Kind::TensorBoard => TensorBoard::NAME,
         }
@@ -135,7 +133,7 @@ impl SinkConfig {
     #[must_use]
     pub fn destination(&self) -> String {
         match &self.0 {
-            Kind::Mlflow { address, experiment } => Mlflow::destination_of(address, experiment),
+            Kind::Mlflow(target) => target.destination(),
             Kind::Wandb { .. } => Wandb::DESTINATION.to_owned(),
             Kind::TensorBoard => TensorBoard::DESTINATION.to_owned(),
         }
@@ -144,21 +142,25 @@ impl SinkConfig {
     /// The command that sends a run there, for a POSIX shell.
     #[must_use]
     pub fn push_command(&self, run_dir: &Path) -> String {
+        let mut variables = String::new();
         let to = match &self.0 {
-            Kind::Mlflow { address, experiment } => {
-                format!("{} --experiment {}", quoted(address.shown()), quoted(experiment))
+            Kind::Mlflow(target) => {
+                for (name, value) in target.variables() {
+                    variables.push_str(&format!("{name}={} ", quoted(value)));
+                }
+                let experiment =
+                    target.experiment_name().map(|name| format!(" --experiment {}", quoted(name)));
+                quoted(target.shown()) + &experiment.unwrap_or_default()
             }
             Kind::Wandb { .. } | Kind::TensorBoard => self.name().to_owned(),
         };
-        format!("coordinator tracker push {} --to {to}", quoted(&run_dir.to_string_lossy()))
+        format!("{variables}coordinator tracker push {} --to {to}", quoted(&run_dir.to_string_lossy()))
     }
 
     /// The sink, which has done nothing yet.
     pub(crate) fn sink(&self, run: &RunFolder) -> Box<dyn Sink> {
         match &self.0 {
-            Kind::Mlflow { address, experiment } => {
-                Box::new(Mlflow::new(address.clone(), experiment.clone()))
-            }
+            Kind::Mlflow(target) => Box::new(Mlflow::new(target.clone())),
             Kind::Wandb { project, entity } => Box::new(Wandb::new(run, project.clone(), entity.clone())),
             Kind::TensorBoard => Box::new(TensorBoard::new(run)),
         }
@@ -219,6 +221,27 @@ mod tests {
         assert_eq!(
             configs(keys, &variables).expect("good"),
             ["mlflow https://k, experiment e | coordinator tracker push r --to https://k --experiment e"]
+        );
+    }
+
+    #[test]
+    fn runs_and_experiments_that_are_there_are_named_by_the_environment() {
+        let mlflow = "sinks = [\"mlflow\"]\nmlflow_uri = \"http://h\"";
+        let id = ("MLFLOW_EXPERIMENT_ID", "7");
+        assert_eq!(
+            configs(mlflow, &[id]).expect("good"),
+            [
+                "mlflow http://h, experiment number 7 | MLFLOW_EXPERIMENT_ID=7 coordinator tracker push r --to http://h"
+            ]
+        );
+        let named =
+            [id, ("MLFLOW_EXPERIMENT_NAME", "f"), ("MLFLOW_RUN_ID", "abc"), ("MLFLOW_RUN_NAME", "a b")];
+        assert_eq!(
+            configs(mlflow, &named).expect("good"),
+            [
+                "mlflow http://h, experiment f, run abc | MLFLOW_RUN_ID=abc MLFLOW_RUN_NAME='a b' coordinator tracker push r \
+              --to http://h --experiment f"
+            ]
         );
     }
 

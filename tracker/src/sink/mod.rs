@@ -103,6 +103,11 @@ pub trait Sink: Send {
     /// As above.
     fn finish(&mut self, run: &RunFolder, rest: &[Line], state: &mut SinkState) -> Result<(), SinkError>;
 
+    /// What people should know since the last call: something that the tracker doesn't take, though it takes the rest.
+    fn remarks(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Where people look at it.
     fn place(&self, run: &RunFolder, state: &SinkState) -> String;
 }

@@ -75,6 +75,7 @@ impl Worker {
     /// Sends the next thing. `ending`: nothing will be added to the folder.
     pub(crate) fn turn(&mut self, ending: bool) -> Result<Turn, SinkError> {
         let result = self.send(ending);
+        self.remarks.extend(self.sink.remarks());
         match &result {
             Ok(_) => (self.state.attempts, self.state.last_error) = (0, None),
             Err(why) => {

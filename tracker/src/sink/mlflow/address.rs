@@ -1,15 +1,31 @@
-//! Where an MLflow server is and who may write to it.
+//! Where an MLflow server is, who may write to it, and what requests carry.
 
 use std::fmt;
+use std::time::Duration;
 
+use ureq::tls::TlsConfig;
+
+use super::credentials::{Credentials, decoded};
+use super::tls;
+use crate::provenance::without_credentials;
 use crate::sink::config::{Environment, SinkConfigError};
 
+/// A whole request with its answer where the environment says nothing: a batch of a thousand metrics takes MLflow's SQLite a
+/// second.
+const REQUEST: Duration = Duration::from_secs(30);
+/// Seconds that may be asked for.
+const REQUEST_MAX: u64 = 3_600;
+/// Ways of signing requests that only MLflow's client has.
+const UNKNOWN_WAYS: [&str; 2] = ["MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4"];
+
 /// The server's address and what requests carry. Credentials are never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct Address {
     base: String,
-    authorization: Option<String>,
-    insecure_tls: bool,
+    credentials: Credentials,
+    workspace: Option<String>,
+    tls: TlsConfig,
+    request: Duration,
 }
 
 impl Address {
@@ -24,16 +40,19 @@ impl Address {
             return Err(SinkConfigError(format!(
                 "the MLflow address {:?} is none of a server: expected http://HOST:PORT or https://HOST. Files and \
                  databases of MLflow are not written directly; start `mlflow server` over them",
-                without_credentials(uri)
+                shown(uri)
             )));
         }
+        known_ways(environment)?;
         let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
         let user = user.map(|(name, password)| (decoded(name), decoded(password)));
-        let base = format!("{scheme}{host}{}", &rest[authority.len()..]);
+        let workspace = environment("MLFLOW_WORKSPACE").map(|name| name.trim().to_owned());
         Ok(Self {
-            base,
-            authorization: authorization(user, environment),
-            insecure_tls: insecure(environment)?,
+            base: format!("{scheme}{host}{}", &rest[authority.len()..]),
+            credentials: Credentials::find(user, environment)?,
+            workspace: workspace.filter(|name| !name.is_empty()),
+            tls: tls::config(environment)?,
+            request: request(environment)?,
         })
     }
 
@@ -42,22 +61,61 @@ impl Address {
         &self.base
     }
 
-    /// The `Authorization` header.
-    pub(crate) fn authorization(&self) -> Option<&str> {
-        self.authorization.as_deref()
+    /// What every request carries.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let authorization = self.credentials.header().map(|value| ("Authorization", value));
+        authorization.into_iter().chain(self.workspace.as_deref().map(|name| ("X-MLFLOW-WORKSPACE", name)))
     }
 
-    /// Whether any certificate will do.
-    pub(crate) fn insecure_tls(&self) -> bool {
-        self.insecure_tls
+    /// A server's own words, without what it may have repeated of our secrets.
+    pub(super) fn hide(&self, text: &str) -> String {
+        self.credentials.hide(text)
+    }
+
+    /// Whose certificates are believed.
+    pub(super) fn tls(&self) -> &TlsConfig {
+        &self.tls
+    }
+
+    /// How long a request may take.
+    pub(super) fn request(&self) -> Duration {
+        self.request
+    }
+}
+
+/// Requests that lack a signature would only be refused, hours later perhaps.
+fn known_ways(environment: Environment<'_>) -> Result<(), SinkConfigError> {
+    let is_on = |value: &String| !matches!(value.to_lowercase().as_str(), "" | "0" | "false");
+    match UNKNOWN_WAYS.into_iter().find(|name| environment(name).as_ref().is_some_and(is_on)) {
+        None => Ok(()),
+        Some(name) => Err(SinkConfigError(format!(
+            "{name} is set, and this program can't sign requests that way: unset it and use MLFLOW_TRACKING_USERNAME and \
+             MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        ))),
+    }
+}
+
+fn request(environment: Environment<'_>) -> Result<Duration, SinkConfigError> {
+    const NAME: &str = "MLFLOW_HTTP_REQUEST_TIMEOUT";
+    let Some(value) = environment(NAME).filter(|value| !value.is_empty()) else { return Ok(REQUEST) };
+    match value.trim().parse::<u64>() {
+        Ok(seconds) if (1..=REQUEST_MAX).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err(SinkConfigError(format!(
+            "{NAME} is {value:?}: expected whole seconds from 1 to {REQUEST_MAX}"
+        ))),
     }
 }
 
 /// What may be shown of an address that isn't understood: nothing before its last `@`, nothing after a `?`.
-fn without_credentials(uri: &str) -> String {
+fn shown(uri: &str) -> String {
     let scheme = uri.find("://").map_or("", |at| &uri[..at + 3]);
     let shown = uri.split(['?', '#']).next().unwrap_or_default();
     shown.rsplit_once('@').map_or_else(|| shown.to_owned(), |(_, host)| format!("{scheme}...@{host}"))
+}
+
+/// What may be shown of an address that a server names: no name and password, nothing after a `?`.
+pub(super) fn shown_location(to: &str) -> String {
+    without_credentials(to.split(['?', '#']).next().unwrap_or_default())
 }
 
 impl fmt::Debug for Address {
@@ -66,109 +124,47 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A name and password go before a token, as in MLflow's client.
-fn authorization(user: Option<(String, String)>, environment: Environment<'_>) -> Option<String> {
-    let set = |name: &str| environment(name).filter(|value| !value.is_empty());
-    let named = || Some((set("MLFLOW_TRACKING_USERNAME")?, set("MLFLOW_TRACKING_PASSWORD")?));
-    match named().or(user) {
-        Some((name, password)) => Some(format!("Basic {}", base64(format!("{name}:{password}").as_bytes()))),
-        None => set("MLFLOW_TRACKING_TOKEN").map(|token| format!("Bearer {token}")),
-    }
-}
-
-fn insecure(environment: Environment<'_>) -> Result<bool, SinkConfigError> {
-    let value = environment("MLFLOW_TRACKING_INSECURE_TLS").unwrap_or_default().to_lowercase();
-    match value.as_str() {
-        "" | "0" | "false" => Ok(false),
-        "1" | "true" => Ok(true),
-        _ => {
-            Err(SinkConfigError(format!("MLFLOW_TRACKING_INSECURE_TLS is {value:?}: expected true or false")))
-        }
-    }
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let quad = |part: &[u8]| {
-        let at = |index: usize| u32::from(part.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        let digit = |index: usize| {
-            let digit = DIGITS[(bits >> (18 - 6 * index) & 63) as usize];
-            if index <= part.len() { char::from(digit) } else { '=' }
-        };
-        [0, 1, 2, 3].map(digit)
-    };
-    bytes.chunks(3).flat_map(quad).collect()
-}
-
-/// `%41` is `A`; what is no such triple stays.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
-        match code.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn address(uri: &str, variables: &[(&str, &str)]) -> Address {
+    fn address(uri: &str, variables: &[(&str, &str)]) -> Result<Address, String> {
         let variable = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        Address::new(uri, &variable).expect("an address")
+        Address::new(uri, &variable).map_err(|why| why.to_string())
     }
 
     #[test]
-    fn base64_as_in_rfc_4648() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-    }
-
-    #[test]
-    fn credentials_come_from_the_environment_or_the_address_and_are_not_shown() {
-        let basic = |text: &str| Some(format!("Basic {}", base64(text.as_bytes())));
-        let check = |uri: &str, variables: &[(&str, &str)], base: &str, authorization: Option<String>| {
-            let address = address(uri, variables);
-            assert_eq!((address.shown(), address.authorization.clone()), (base, authorization), "{uri}");
+    fn what_is_shown_has_no_credentials_and_requests_have_them() {
+        let check = |uri: &str, variables: &[(&str, &str)], base: &str, headers: &[(&str, &str)]| {
+            let address = address(uri, variables).expect("an address");
+            assert_eq!(address.shown(), base);
+            assert_eq!(address.headers().collect::<Vec<_>>(), headers, "{uri}");
             assert!(!format!("{address:?}").contains('@') && !format!("{address:?}").contains("Basic"));
         };
-        check("http://h:5000/", &[], "http://h:5000", None);
-        check("https://h/mlflow/", &[], "https://h/mlflow", None);
-        check("http://a%40b:p%3Aw@h/x", &[], "http://h/x", basic("a@b:p:w"));
-        let token = ("MLFLOW_TRACKING_TOKEN", "t");
-        check("http://h", &[token], "http://h", Some("Bearer t".into()));
-        let user = [("MLFLOW_TRACKING_USERNAME", "u"), ("MLFLOW_TRACKING_PASSWORD", "p"), token];
-        check("http://x:y@h", &user, "http://h", basic("u:p"));
-        check("http://h", &user[..1], "http://h", None);
+        check("http://h:5000/", &[], "http://h:5000", &[]);
+        check("https://h/mlflow/", &[], "https://h/mlflow", &[]);
+        let basic = ("Authorization", "Basic YUBiOnA6dw==");
+        check("http://a%40b:p%3Aw@h/x", &[], "http://h/x", &[basic]);
+        let workspace = ("MLFLOW_WORKSPACE", " w ");
+        check("http://h", &[workspace], "http://h", &[("X-MLFLOW-WORKSPACE", "w")]);
     }
 
     #[test]
-    fn certificates_are_checked_unless_said_otherwise() {
-        assert!(!address("https://h", &[]).insecure_tls);
-        assert!(address("https://h", &[("MLFLOW_TRACKING_INSECURE_TLS", "True")]).insecure_tls);
+    fn what_the_environment_asks_for_and_cannot_have_is_said() {
+        let said = |name: &str, value: &str| {
+            let why = address("http://h", &[(name, value)]).expect_err("refused");
+            assert!(why.contains(name), "{why}");
+            why
+        };
+        assert!(said("MLFLOW_TRACKING_AUTH", "kubernetes").contains("MLFLOW_TRACKING_TOKEN"));
+        said("MLFLOW_TRACKING_AWS_SIGV4", "true");
+        address("http://h", &[("MLFLOW_TRACKING_AWS_SIGV4", "false")]).expect("an address");
+        for value in ["soon", "0", "-1", "1e9"] {
+            assert!(said("MLFLOW_HTTP_REQUEST_TIMEOUT", value).contains(value));
+        }
+        let patient = address("http://h", &[("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")]).expect("an address");
+        assert_eq!(patient.request(), Duration::from_secs(7));
     }
 }

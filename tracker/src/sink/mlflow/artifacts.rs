@@ -16,25 +16,43 @@ const EVENTS: &str = "tracker/events.json";
 /// A file to send: where it lies in the run's folder, and its name over there.
 pub(super) type Artifact = (String, String);
 
-/// What is known when the run starts.
-pub(super) fn at_begin(run: &RunFolder) -> Vec<Artifact> {
-    present(run, &["config.toml", "git.diff"])
+/// What there is of a run that goes on: people look at it while it does, and a machine that is lost sends no end.
+pub(super) fn meanwhile(run: &RunFolder) -> Vec<Artifact> {
+    let mut files = present(run, &["config.toml", "run.json"]);
+    files.extend(events(run));
+    files.extend(diffs(run));
+    files
 }
 
 /// What is there when it is over. Versions stay where they are: a tag says where.
 pub(super) fn at_end(run: &RunFolder) -> Vec<Artifact> {
-    let mut files = present(run, &["run.json"]);
-    if let Ok(record) = run.record()
-        && let Ok(bytes) = serde_json::to_vec_pretty(&json!(record.events))
-        && store::write_file(&run.path().join(EVENTS), &bytes).is_ok()
-    {
-        files.push((EVENTS.to_owned(), "events.json".to_owned()));
-    }
+    let mut files = meanwhile(run);
     let mut exports = Vec::new();
     walk(run, "exports", DEPTH_MAX, &mut exports);
     exports.sort_unstable();
     files.extend(exports.into_iter().map(|path| (path.clone(), path)));
     files
+}
+
+/// The record's events as a file of their own.
+fn events(run: &RunFolder) -> Option<Artifact> {
+    let bytes = serde_json::to_vec_pretty(&json!(run.record().ok()?.events)).ok()?;
+    let path = run.path().join(EVENTS);
+    if std::fs::read(&path).ok().is_none_or(|kept| kept != bytes) {
+        store::write_file(&path, &bytes).ok()?;
+    }
+    Some((EVENTS.to_owned(), "events.json".to_owned()))
+}
+
+/// `git.diff`, and `git-2.diff` of a later start with other changes.
+fn diffs(run: &RunFolder) -> Vec<Artifact> {
+    let starts = run.record().map(|record| record.provenance.starts).unwrap_or_default();
+    let mut names: Vec<String> = starts.into_iter().filter_map(|start| start.git?.diff).collect();
+    names.sort_unstable();
+    names.dedup();
+    // A name is a file in the folder and nothing else.
+    names.retain(|name| !name.contains('/') && run.path().join(name).is_file());
+    names.into_iter().map(|name| (name.clone(), name)).collect()
 }
 
 fn present(run: &RunFolder, names: &[&str]) -> Vec<Artifact> {
@@ -59,7 +77,7 @@ fn walk(run: &RunFolder, folder: &str, depth: usize, found: &mut Vec<String>) {
 impl Mlflow {
     /// Sends the files that weren't sent as they are now. A server that keeps artifacts elsewhere gets none.
     pub(super) fn artifacts(
-        &self,
+        &mut self,
         run: &RunFolder,
         state: &mut SinkState,
         files: &[Artifact],
@@ -73,11 +91,14 @@ impl Mlflow {
                 continue;
             }
             match self.client.put(&format!("{root}/{name}"), &run.path().join(path)) {
-                Ok(()) => state.remember(&memo, mark),
+                Err(retry @ SinkError::Retry(_)) => return Err(retry),
                 // One file that is too large, say, is no reason to keep the others back.
-                Err(SinkError::Refused(why)) => state.remember(&memo, format!("refused: {why}")),
-                Err(retry) => return Err(retry),
+                Err(SinkError::Refused(why)) if self.told.insert(name.clone()) => {
+                    self.remarks.push(format!("{why}; this file isn't sent, all else is"));
+                }
+                Ok(()) | Err(SinkError::Refused(_)) => {}
             }
+            state.remember(&memo, mark);
         }
         Ok(())
     }
@@ -126,7 +147,7 @@ mod tests {
         }
         let run = RunFolder::new(dir.path());
         let names = |files: Vec<Artifact>| files.into_iter().map(|(_, name)| name).collect::<Vec<_>>();
-        assert_eq!(names(at_begin(&run)), ["config.toml"]);
-        assert_eq!(names(at_end(&run)), ["exports/a.onnx", "exports/b/model.safetensors"]);
+        assert_eq!(names(meanwhile(&run)), ["config.toml"]);
+        assert_eq!(names(at_end(&run)), ["config.toml", "exports/a.onnx", "exports/b/model.safetensors"]);
     }
 }

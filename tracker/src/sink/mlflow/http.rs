@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::Response;
-use ureq::tls::TlsConfig;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
-use super::address::Address;
+use super::address::{Address, shown_location};
 use crate::sink::SinkError;
 use crate::sink::folder::local;
 
 /// A server that doesn't take a connection in this time is down.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A whole request with its answer: a batch of a thousand metrics takes MLflow's SQLite a second.
-const REQUEST: Duration = Duration::from_secs(30);
 /// A whole file.
 const FILE: Duration = Duration::from_secs(600);
 /// An answer is some JSON.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// The ways out where a server's certificate isn't believed.
+const CERTIFICATE_HINT: &str = "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a PEM file with the certificate of the authority that \
+                                signed the server's, and MLFLOW_TRACKING_CLIENT_CERT_PATH if the server asks for one of ours";
 /// Characters of a server's message that are repeated.
 const SHOWN_CHARS: usize = 300;
 
@@ -44,40 +44,28 @@ pub(super) enum Answer {
 
 impl Client {
     pub(super) fn new(address: Address) -> Self {
-        let tls = TlsConfig::builder().disable_verification(address.insecure_tls()).build();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(REQUEST))
+            .timeout_global(Some(address.request()))
             .user_agent(concat!("bonfire/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls)
+            .tls_config(address.tls().clone())
             .build();
         Self { agent: config.new_agent(), address }
     }
 
-    /// The server's address, without credentials.
-    pub(super) fn address(&self) -> &str {
-        self.address.shown()
-    }
-
     /// GET of `/api/2.0/mlflow/PATH`.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, SinkError> {
-        let mut request = self.agent.get(self.url(path)).query_pairs(query.iter().copied());
-        if let Some(authorization) = self.address.authorization() {
-            request = request.header("Authorization", authorization);
-        }
-        self.answer(path, request.call())
+        let request = self.agent.get(self.url(path)).query_pairs(query.iter().copied());
+        self.answer(path, self.signed(request).call())
     }
 
     /// POST to `/api/2.0/mlflow/PATH`.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Answer, SinkError> {
-        let mut request = self.agent.post(self.url(path)).header("Content-Type", "application/json");
-        if let Some(authorization) = self.address.authorization() {
-            request = request.header("Authorization", authorization);
-        }
-        self.answer(path, request.send(body.to_string()))
+        let request = self.agent.post(self.url(path)).header("Content-Type", "application/json");
+        self.answer(path, self.signed(request).send(body.to_string()))
     }
 
     /// POST whose absence of something is an error like others.
@@ -94,15 +82,16 @@ impl Client {
         let open = File::open(file).map_err(|why| local(file, &why))?;
         let parts: Vec<String> = path.split('/').map(escaped).collect();
         let url = format!("{}/api/2.0/mlflow-artifacts/artifacts/{}", self.address.shown(), parts.join("/"));
-        let mut request = self.agent.put(url).config().timeout_global(Some(FILE)).build();
-        if let Some(authorization) = self.address.authorization() {
-            request = request.header("Authorization", authorization);
-        }
+        let request = self.agent.put(url).config().timeout_global(Some(FILE)).build();
         let what = format!("artifact {path}");
-        match self.answer(&what, request.send(&open))? {
+        match self.answer(&what, self.signed(request).send(&open))? {
             Answer::Good(_) | Answer::Exists => Ok(()),
             Answer::Absent(message) => Err(self.refused(&what, &message)),
         }
+    }
+
+    fn signed<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        self.address.headers().fold(request, |request, (name, value)| request.header(name, value))
     }
 
     fn url(&self, path: &str) -> String {
@@ -128,7 +117,7 @@ impl Client {
         };
         let json: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
         let said = |field: &str| json.as_ref().and_then(|json| json[field].as_str()).unwrap_or_default();
-        let message: String = said("message").chars().take(SHOWN_CHARS).collect();
+        let message: String = self.address.hide(said("message")).chars().take(SHOWN_CHARS).collect();
         match status {
             200..=299 => match json {
                 Some(json) => Ok(Answer::Good(json)),
@@ -137,9 +126,7 @@ impl Client {
                 }
             },
             300..=399 => {
-                // What follows a `?` may be somebody's secret.
-                let to = location.unwrap_or_default();
-                let to = to.split(['?', '#']).next().unwrap_or_default();
+                let to = self.address.hide(&shown_location(&location.unwrap_or_default()));
                 Err(self.refused(what, &format!("the server sends on to {to:?}: set that address")))
             }
             401 | 403 => Err(self.refused(
@@ -157,19 +144,24 @@ impl Client {
                 what,
                 &format!("status {status}, and no JSON: is this the address of an MLflow server?"),
             )),
-            400..=499 => Err(self.refused(what, &format!("{} {message}", said("error_code")))),
+            400..=499 => {
+                Err(self.refused(what, &format!("{} {message}", self.address.hide(said("error_code")))))
+            }
             _ => Err(retry(&format!("status {status} {message}"))),
         }
     }
 
     /// No answer: the connection failed, hung or broke off.
     fn transport(&self, what: &str, why: &ureq::Error) -> SinkError {
-        let text = match why {
+        let mut text = match why {
             ureq::Error::Timeout(which) => format!("no answer in time ({which})"),
             ureq::Error::HostNotFound => "there is no such host".to_owned(),
             ureq::Error::Io(why) => why.to_string(),
             other => other.to_string(),
         };
+        if text.contains("certificate") {
+            text = format!("{text}. {CERTIFICATE_HINT}");
+        }
         match why {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => self.refused(what, &text),
             _ => SinkError::Retry(format!("{} ({what}): {text}", self.address.shown())),

@@ -1,20 +1,28 @@
 //! A run in an MLflow server, over its REST interface (release 3.17).
 //!
 //! Requests may be made twice: a run is found again by its tag `bonfire.run_id`, parameters that are there aren't sent
-//! again, tags are written over, and MLflow drops a metric that it has with the same step, time and value.
+//! again, tags are written over, and MLflow drops a metric that it has with the same step, time and value. Numbers go first:
+//! a server whose store of artifacts fails, or that knows no datasets, has them all the same.
 
 mod address;
 mod artifacts;
+mod credentials;
 mod http;
 mod names;
+mod runs;
 mod tags;
+mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 pub(crate) use address::Address;
 use http::{Answer, Client};
+pub(crate) use target::Target;
 
 use super::{RunFolder, Sink, SinkError, SinkState, Source};
 use crate::follow::Line;
@@ -22,6 +30,8 @@ use crate::{RunStatus, to_json};
 
 /// Parameters or tags of a request.
 const ENTITIES_MAX: usize = 100;
+/// Bytes of their JSON: MLflow takes a request of a million.
+const BYTES_MAX: usize = 900_000;
 /// The tag by which a run is found again.
 const RUN_ID_TAG: &str = "bonfire.run_id";
 
@@ -29,87 +39,21 @@ const RUN_ID_TAG: &str = "bonfire.run_id";
 #[derive(Debug)]
 pub(crate) struct Mlflow {
     client: Client,
-    destination: String,
-    experiment: String,
+    target: Target,
+    remarks: Vec<String>,
+    /// Files whose refusal was said: some of them change often.
+    told: BTreeSet<String>,
 }
 
 impl Mlflow {
     pub(crate) const NAME: &'static str = "mlflow";
 
-    pub(crate) fn new(address: Address, experiment: String) -> Self {
-        let destination = Self::destination_of(&address, &experiment);
-        Self { client: Client::new(address), destination, experiment }
-    }
-
-    pub(crate) fn destination_of(address: &Address, experiment: &str) -> String {
-        format!("{}, experiment {experiment}", address.shown())
-    }
-
-    /// The experiment's id, which is made if it isn't there.
-    fn experiment(&self) -> Result<String, SinkError> {
-        let path = "experiments/get-by-name";
-        // Another run may make it at the same moment.
-        for _ in 0..2 {
-            match self.client.get(path, &[("experiment_name", &self.experiment)])? {
-                Answer::Good(found) if found["experiment"]["lifecycle_stage"] == "deleted" => {
-                    let why = format!(
-                        "the experiment {:?} was deleted: restore it (mlflow experiments restore), or choose another \
-                         one with tracker.mlflow_experiment",
-                        self.experiment
-                    );
-                    return Err(self.client.refused(path, &why));
-                }
-                Answer::Good(found) => return self.text(path, &found["experiment"]["experiment_id"]),
-                Answer::Absent(_) | Answer::Exists => {}
-            }
-            let made = self.client.post("experiments/create", &json!({ "name": self.experiment }))?;
-            if let Answer::Good(made) = made {
-                return self.text(path, &made["experiment_id"]);
-            }
-        }
-        Err(SinkError::Retry(format!(
-            "{}: the experiment {:?} comes and goes",
-            self.destination, self.experiment
-        )))
-    }
-
-    /// The run of this id that is there already, though the state doesn't say so: a crash came between.
-    fn find(&self, experiment: &str, id: &str) -> Result<Option<Value>, SinkError> {
-        if id.is_empty() {
-            return Ok(None);
-        }
-        let search = json!({
-            "experiment_ids": [experiment], "run_view_type": "ACTIVE_ONLY", "max_results": 1,
-            "filter": format!("tags.`{RUN_ID_TAG}` = '{}'", id.replace('\'', "")),
-        });
-        Ok(self.client.send("runs/search", &search)?["runs"].get(0).cloned())
-    }
-
-    fn create(&self, run: &RunFolder, experiment: &str) -> Result<Value, SinkError> {
-        let record = run.record()?;
-        let body = json!({
-            "experiment_id": experiment, "run_name": record.run, "user_id": tags::user(),
-            "start_time": millis(run.began()?), "tags": tags::origin(run)?,
-        });
-        Ok(self.client.send("runs/create", &body)?["run"].clone())
-    }
-
-    /// The run that the state names, which may have been deleted meanwhile.
-    fn known(&self, id: &str) -> Result<Value, SinkError> {
-        let path = "runs/get";
-        let gone = |how: &str| {
-            let why = format!(
-                "run {id} {how}; to send it anew, move its state away (the run's folder, tracker/*.json) or choose \
-                 another experiment"
-            );
-            Err(self.client.refused(path, &why))
-        };
-        match self.client.get(path, &[("run_id", id)])? {
-            Answer::Good(found) if found["run"]["info"]["lifecycle_stage"] == "deleted" => {
-                gone("was deleted (mlflow runs restore brings it back)")
-            }
-            Answer::Good(found) => Ok(found["run"].clone()),
-            Answer::Absent(_) | Answer::Exists => gone("is no longer there"),
+    pub(crate) fn new(target: Target) -> Self {
+        Self {
+            client: Client::new(target.address.clone()),
+            target,
+            remarks: Vec::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -121,7 +65,7 @@ impl Mlflow {
 
     fn log_batch(&self, state: &SinkState, kind: &str, all: &[Value]) -> Result<(), SinkError> {
         let path = "runs/log-batch";
-        for part in all.chunks(if kind == "metrics" { all.len().max(1) } else { ENTITIES_MAX }) {
+        for part in portions(all, if kind == "metrics" { all.len() } else { ENTITIES_MAX }) {
             let body = json!({ "run_id": state.run, kind: part });
             match self.client.post(path, &body) {
                 Ok(Answer::Good(_)) => {}
@@ -159,9 +103,19 @@ impl Mlflow {
         self.log_batch(state, "tags", &changed)
     }
 
-    fn log_inputs(&self, run: &RunFolder, state: &SinkState) -> Result<(), SinkError> {
+    /// A server that is older than datasets gets the rest.
+    fn log_inputs(&mut self, run: &RunFolder, state: &SinkState) -> Result<(), SinkError> {
         let body = json!({ "run_id": state.run, "datasets": tags::inputs(run)? });
-        self.client.send("runs/log-inputs", &body).map(drop)
+        match self.client.send("runs/log-inputs", &body) {
+            Ok(_) => Ok(()),
+            Err(SinkError::Refused(why)) => {
+                self.known(&state.run)?;
+                self.remarks
+                    .push(format!("{why}; the dataset isn't among the run's inputs there, all else is sent"));
+                Ok(())
+            }
+            Err(retry) => Err(retry),
+        }
     }
 }
 
@@ -171,19 +125,11 @@ impl Sink for Mlflow {
     }
 
     fn destination(&self) -> String {
-        self.destination.clone()
+        self.target.destination()
     }
 
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
-        let found = if state.run.is_empty() {
-            let experiment = self.experiment()?;
-            match self.find(&experiment, &run.record()?.id)? {
-                Some(found) => found,
-                None => self.create(run, &experiment)?,
-            }
-        } else {
-            self.known(&state.run)?
-        };
+        let found = self.run(run, state)?;
         let info = &found["info"];
         state.run = self.text("runs/create", &info["run_id"])?;
         state.remember("experiment", info["experiment_id"].clone());
@@ -198,8 +144,7 @@ impl Sink for Mlflow {
 
     fn params(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         self.log_params(run, state)?;
-        self.log_inputs(run, state)?;
-        self.artifacts(run, state, &artifacts::at_begin(run))
+        self.log_inputs(run, state)
     }
 
     fn metrics(&mut self, _: Source, lines: &[Line], state: &mut SinkState) -> Result<usize, SinkError> {
@@ -216,11 +161,12 @@ impl Sink for Mlflow {
     }
 
     fn record(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
-        self.log_batch(state, "tags", &tags::standing(run)?)
+        self.log_batch(state, "tags", &tags::standing(run)?)?;
+        self.artifacts(run, state, &artifacts::meanwhile(run))
     }
 
     fn finish(&mut self, run: &RunFolder, _: &[Line], state: &mut SinkState) -> Result<(), SinkError> {
-        self.artifacts(run, state, &artifacts::at_end(run))?;
+        let kept = self.artifacts(run, state, &artifacts::at_end(run));
         let status = match run.record()?.status {
             RunStatus::Running => "RUNNING",
             RunStatus::Completed => "FINISHED",
@@ -229,13 +175,33 @@ impl Sink for Mlflow {
         };
         let ended = millis(run.modified(crate::RunRecord::FILE));
         let body = json!({ "run_id": state.run, "status": status, "end_time": ended });
-        self.client.send("runs/update", &body).map(drop)
+        self.client.send("runs/update", &body)?;
+        kept
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.remarks)
     }
 
     fn place(&self, _: &RunFolder, state: &SinkState) -> String {
         let experiment = state.text("experiment").unwrap_or_default();
-        format!("{}/#/experiments/{experiment}/runs/{}", self.client.address(), state.run)
+        format!("{}/#/experiments/{experiment}/runs/{}", self.target.shown(), state.run)
     }
+}
+
+/// As much at once as the server takes.
+fn portions(all: &[Value], count_max: usize) -> Vec<&[Value]> {
+    let (mut portions, mut begin, mut bytes) = (Vec::new(), 0, 0);
+    for (index, value) in all.iter().enumerate() {
+        let length = value.to_string().len() + 1;
+        if index > begin && (index - begin == count_max || bytes + length > BYTES_MAX) {
+            portions.push(&all[begin..index]);
+            (begin, bytes) = (index, 0);
+        }
+        bytes += length;
+    }
+    portions.extend(Some(&all[begin..]).filter(|rest| !rest.is_empty()));
+    portions
 }
 
 /// Milliseconds since 1970 of seconds: the same for the same line, whenever it is sent.

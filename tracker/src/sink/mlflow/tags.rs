@@ -1,9 +1,12 @@
 //! What MLflow's pages show of a run beside its numbers: tags and the dataset.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use super::names;
 use crate::sink::{RunFolder, SinkError};
+use crate::{MemberMachine, RunRecord};
 
 /// MLflow's bound on a dataset's digest.
 const DIGEST_CHARS_MAX: usize = 36;
@@ -19,20 +22,15 @@ pub(super) fn user() -> String {
     variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_default()
 }
 
-/// What is known when the run is made.
+/// What is known when the run is made, but for its name.
 pub(super) fn origin(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
-    let (record, git) = (run.record()?, run.checkout()?);
+    let record = run.record()?;
     let path = std::path::absolute(run.path()).unwrap_or_else(|_| run.path().to_owned());
     let known = [
         (super::RUN_ID_TAG, Some(record.id.clone())),
-        ("mlflow.runName", Some(record.run.clone())),
         ("mlflow.user", Some(user())),
         ("mlflow.source.name", Some("coordinator".to_owned())),
         ("mlflow.source.type", Some("LOCAL".to_owned())),
-        ("mlflow.source.git.commit", git.commit),
-        ("mlflow.source.git.branch", git.branch),
-        ("mlflow.source.git.repoURL", git.repository),
-        ("mlflow.source.git.dirty", git.dirty.map(|dirty| dirty.to_string())),
         ("bonfire.config_digest", Some(record.config_digest.clone())),
         ("bonfire.seed", Some(record.seed.to_string())),
         ("bonfire.dataset", Some(record.dataset.version.clone())),
@@ -41,7 +39,7 @@ pub(super) fn origin(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     Ok(tags(known))
 }
 
-/// What changes while the run goes on.
+/// What changes while the run goes on, and where it comes from, which is known a moment after it began.
 pub(super) fn standing(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     let record = run.record()?;
     let present = record.members.iter().filter(|member| member.left_step.is_none());
@@ -49,11 +47,13 @@ pub(super) fn standing(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     let event = record.events.last().map(|event| format!("step {}: {}", event.step, event.text));
     let digest = &record.final_state.digest;
     let checkpoints = run.path().join("checkpoints");
+    let newest = store::versions::list(&checkpoints).ok().and_then(|steps| steps.into_iter().max());
     let checkpoints = std::path::absolute(&checkpoints).unwrap_or(checkpoints);
     let known = [
         ("bonfire.step", Some(record.final_state.step.to_string())),
         ("bonfire.final_digest", Some(digest.clone())),
         ("bonfire.checkpoints", Some(checkpoints.display().to_string()).filter(|_| !digest.is_empty())),
+        ("bonfire.checkpoint", newest.map(|step| step.to_string())),
         ("bonfire.members", Some(members.join(", "))),
         ("bonfire.views", Some(record.views.to_string())),
         ("bonfire.retries", Some(record.retries.to_string())),
@@ -61,7 +61,46 @@ pub(super) fn standing(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
         ("bonfire.last_event", event),
         ("bonfire.message", Some(record.message.clone())),
     ];
+    let mut standing = tags(known);
+    standing.extend(built_from(run, &record)?);
+    Ok(standing)
+}
+
+/// Of which sources and programs, on which devices.
+fn built_from(run: &RunFolder, record: &RunRecord) -> Result<Vec<Value>, SinkError> {
+    let git = run.checkout()?;
+    let build = record.provenance.starts.last().map(|start| start.build.clone()).unwrap_or_default();
+    let known = [
+        ("mlflow.source.git.commit", git.commit),
+        ("mlflow.source.git.branch", git.branch),
+        ("mlflow.source.git.repoURL", git.repository),
+        ("mlflow.source.git.dirty", git.dirty.map(|dirty| dirty.to_string())),
+        ("bonfire.version", Some(build.version)),
+        ("bonfire.cargo_lock", build.cargo_lock),
+        ("bonfire.program.coordinator", build.coordinator),
+        ("bonfire.program.worker", build.worker.or_else(|| each(record, |machine| &machine.program))),
+        ("bonfire.devices", Some(devices(record))),
+        ("bonfire.drivers", each(record, |machine| &machine.driver)),
+    ];
     Ok(tags(known))
+}
+
+/// What the members' machines have, each thing once.
+fn each(record: &RunRecord, what: impl Fn(&MemberMachine) -> &str) -> Option<String> {
+    let machines = record.members.iter().filter_map(|member| member.machine.as_ref());
+    let found: BTreeSet<&str> = machines.map(what).filter(|text| !text.is_empty()).collect();
+    Some(found.into_iter().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+}
+
+/// Each kind of device, and how many members had it: `2 x cpu`.
+fn devices(record: &RunRecord) -> String {
+    let mut counted = BTreeMap::new();
+    for member in &record.members {
+        *counted.entry(member.device.as_str()).or_insert(0) += 1;
+    }
+    let parts: Vec<String> =
+        counted.into_iter().map(|(device, count)| format!("{count} x {device}")).collect();
+    parts.join(", ")
 }
 
 fn tags<const N: usize>(known: [(&str, Option<String>); N]) -> Vec<Value> {

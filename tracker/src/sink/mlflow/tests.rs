@@ -18,7 +18,7 @@ fn sink(url: &str) -> Box<Mlflow> {
 fn sink_with(url: &str, variables: &[(&str, &str)]) -> Box<Mlflow> {
     let variable =
         |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    Box::new(Mlflow::new(Address::new(url, &variable).expect("an address"), "digits".into()))
+    Box::new(Mlflow::new(Target::new(url, None, "digits", &variable).expect("an address")))
 }
 
 /// All metrics of the file are in the server, each once, with the step and value that the file has.
@@ -146,6 +146,102 @@ fn refusals_are_said_and_stop_the_sink() {
     check("runs/log-batch", How::Answer(302, location, String::new()), &["https://login.example/oauth\""]);
 }
 
+/// A server whose own store of files fails, or that knows no datasets, gets the numbers all the same, and people are told.
+#[test]
+fn files_and_datasets_that_are_not_taken_hold_no_numbers_back() {
+    let (run, server) = (Run::new(), Server::start());
+    run.write("exports/a.onnx", "weights");
+    run.measure("train/loss", &numbers(10));
+    for _ in 0..20 {
+        server.answer("artifacts/config.toml", 500, "{\"message\": \"no credentials for the bucket\"}");
+    }
+    let mut worker = run.worker(sink(&server.url));
+    for round in 1..=3 {
+        let why = drain(&mut worker, false).expect_err("files aren't taken");
+        assert!(matches!(&why, SinkError::Retry(why) if why.contains("the bucket")), "{why}");
+        check_metrics(&run, &server);
+        run.measure("train/loss", &numbers(round));
+    }
+    run.status(RunStatus::Completed);
+    drain(&mut worker, true).expect_err("files aren't taken");
+    assert!(server.kept().files.is_empty());
+    server.kept().forgive();
+    server.answer("artifacts/exports/a.onnx", 413, "<html>too large</html>");
+    drain(&mut worker, true).expect("sent");
+    check_metrics(&run, &server);
+    assert_eq!(server.kept().status, "FINISHED");
+    let files: Vec<String> = server.kept().files.keys().cloned().collect();
+    assert_eq!(
+        files,
+        ["config.toml", "events.json", "run.json"].map(|name| format!("0/r1/artifacts/{name}"))
+    );
+    let remarks = worker.remarks();
+    assert!(remarks.len() == 1 && remarks[0].contains("a.onnx") && remarks[0].contains("413"), "{remarks:?}");
+}
+
+#[test]
+fn a_server_that_knows_no_datasets_gets_the_rest() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(10));
+    server.answer("runs/log-inputs", 404, "<html>no such page</html>");
+    let mut worker = run.worker(sink(&server.url));
+    drain(&mut worker, false).expect("sent");
+    check_metrics(&run, &server);
+    let remarks = worker.remarks();
+    assert!(
+        remarks.len() == 1 && remarks[0].contains("log-inputs") && remarks[0].contains("dataset"),
+        "{remarks:?}"
+    );
+    assert_eq!(server.kept().files.len(), 3);
+}
+
+#[test]
+fn requests_are_short_enough_whatever_the_configuration() {
+    let (run, server) = (Run::new(), Server::start());
+    let long: String = (0..150).map(|n| format!("key_{n} = \"{}\"\n", "é".repeat(5_999))).collect();
+    run.write("config.toml", &format!("[model]\n{long}"));
+    drain(&mut run.worker(sink(&server.url)), false).expect("sent");
+    assert_eq!(server.kept().params.len(), 150);
+}
+
+/// A scheduler made the run, and says which by MLflow's variables.
+#[test]
+fn a_run_that_is_there_is_taken_over_unless_it_is_anothers() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(3));
+    server.kept().runs.push(json!([]));
+    server.kept().status = "SCHEDULED".into();
+    let given = [("MLFLOW_RUN_ID", "r1"), ("MLFLOW_EXPERIMENT_ID", "7")];
+    drain(&mut run.worker(sink_with(&server.url, &given)), false).expect("sent");
+    check_metrics(&run, &server);
+    {
+        let kept = server.kept();
+        assert_eq!((kept.runs.len(), kept.status.as_str(), kept.experiments.len()), (1, "RUNNING", 0));
+        assert_eq!(kept.tags["bonfire.run_id"], "0123abcd-0000-0000-0000-00000000beef");
+        assert!(!kept.tags.contains_key("mlflow.runName"), "its name stays: {:?}", kept.tags);
+    }
+    server.kept().tags.insert("bonfire.run_id".into(), "another".into());
+    let other = Run::new();
+    let why = drain(&mut other.worker(sink_with(&server.url, &given)), false).expect_err("refused");
+    assert!(
+        matches!(&why, SinkError::Refused(why) if why.contains("MLFLOW_RUN_ID") && why.contains("another")),
+        "{why}"
+    );
+}
+
+#[test]
+fn the_environment_names_experiment_and_run() {
+    let (run, server) = (Run::new(), Server::start());
+    run.measure("train/loss", &numbers(3));
+    let given = [("MLFLOW_EXPERIMENT_ID", "0"), ("MLFLOW_RUN_NAME", "tuesday")];
+    let why = drain(&mut run.worker(sink_with(&server.url, &given)), false).expect_err("refused");
+    assert!(matches!(&why, SinkError::Refused(why) if why.contains("MLFLOW_EXPERIMENT_ID")), "{why}");
+    server.kept().experiments.push("made by hand".into());
+    drain(&mut run.worker(sink_with(&server.url, &given)), false).expect("sent");
+    let kept = server.kept();
+    assert_eq!((kept.experiments.len(), kept.name.as_str()), (1, "tuesday"));
+}
+
 #[test]
 fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
     let (run, server) = (Run::new(), Server::start());
@@ -188,9 +284,9 @@ fn lost_answers_and_crashes_double_nothing() {
         "runs/create",
         "log-batch",
         "log-inputs",
+        "log-batch",
+        "log-batch",
         "config.toml",
-        "log-batch",
-        "log-batch",
     ];
     for path in lost {
         server.fail(path, How::LostAnswer);
@@ -307,12 +403,16 @@ fn credentials_go_to_the_server_and_nowhere_else() {
         run.measure("train/loss", &[1.0]);
         let url = server.url.replace("http://", &format!("http://{user}"));
         server.answer("log-inputs", 500, "later");
+        let repeated = authorization.split(' ').nth(1).expect("a secret");
+        let echo = format!("{{\"message\": \"not {repeated} geheim\"}}");
         server.answer("log-batch", 401, "who?");
+        server.answer("log-batch", 400, &echo);
         let mut worker = run.worker(sink_with(&url, variables));
         let mut said: Vec<String> = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..3 {
             said.push(drain(&mut worker, false).expect_err("it fails").to_string());
         }
+        assert!(said[2].contains("not (secret)"), "{said:?}");
         said.extend([worker.place(), format!("{:?}", sink_with(&url, variables))]);
         assert_eq!(server.kept().authorization, authorization);
         for file in std::fs::read_dir(run.path("tracker")).expect("states") {

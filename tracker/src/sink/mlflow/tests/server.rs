@@ -17,6 +17,7 @@ pub(super) struct Kept {
     pub(super) experiments: Vec<String>,
     /// Tags of each run that was made.
     pub(super) runs: Vec<Value>,
+    pub(super) name: String,
     pub(super) status: String,
     pub(super) lifecycle: String,
     /// (key, step, milliseconds, value) and how often it was sent: MLflow keeps each once.
@@ -143,6 +144,11 @@ fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
 }
 
 impl Kept {
+    /// No more failures.
+    pub(super) fn forgive(&mut self) {
+        self.failures.clear();
+    }
+
     fn answer(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, Value) {
         if let Some(path) = target.strip_prefix("/api/2.0/mlflow-artifacts/artifacts/") {
             assert_eq!(method, "PUT");
@@ -160,12 +166,20 @@ impl Kept {
                     None => absent(),
                 }
             }
+            "experiments/get" => {
+                let id = query.strip_prefix("experiment_id=").expect("an id");
+                match id.parse::<usize>().is_ok_and(|id| id < self.experiments.len()) {
+                    true => (200, json!({ "experiment": { "experiment_id": id } })),
+                    false => absent(),
+                }
+            }
             "experiments/create" => {
                 self.experiments.push(body["name"].as_str().expect("a name").to_owned());
                 (200, json!({ "experiment_id": (self.experiments.len() - 1).to_string() }))
             }
             "runs/create" => {
                 self.runs.push(body["tags"].clone());
+                self.name = body["run_name"].as_str().expect("a name").to_owned();
                 self.status = "RUNNING".into();
                 (200, self.run())
             }
@@ -196,7 +210,8 @@ impl Kept {
     fn run(&self) -> Value {
         let param = |(key, value): (&String, &String)| json!({ "key": key, "value": value });
         let params: Vec<Value> = self.params.iter().map(param).collect();
-        json!({ "run": { "data": { "params": params }, "info": {
+        let tags: Vec<Value> = self.tags.iter().map(param).collect();
+        json!({ "run": { "data": { "params": params, "tags": tags }, "info": {
             "run_id": "r1", "experiment_id": "0", "status": self.status, "lifecycle_stage": self.lifecycle,
             "artifact_uri": "mlflow-artifacts:/0/r1/artifacts",
         } } })
@@ -213,6 +228,9 @@ impl Kept {
         }
         if self.lifecycle != "active" {
             return invalid("The run r1 must be in the 'active' state.");
+        }
+        if body.to_string().len() > 1_000_000 {
+            return invalid("a request is too long");
         }
         for (name, max) in [("metrics", 1_000), ("params", 100), ("tags", 100)] {
             if list(name).len() > max {
