@@ -211,11 +211,18 @@ def check_tensorboard(run):
     """TensorBoard's own reader, which checks the checksums."""
     files = list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert len(files) == 1, files
-    got = collections.Counter()
+    got, texts = collections.Counter(), collections.defaultdict(list)
     for event in LegacyEventFileLoader(str(files[0])).Load():
         for value in event.summary.value:
             if value.WhichOneof("value") == "simple_value":
                 got[event.step, value.tag, number(value.simple_value)] += 1
+            else:
+                texts[value.tag].append(value.tensor.string_val[0].decode())
+    record = json.loads((run / "run.json").read_text())
+    happened = [f"{event['event']}: {event['text']}" for event in record["events"]]
+    assert len(texts["events"]) == len(happened), (texts["events"], happened)
+    assert all(text.startswith(event) for text, event in zip(texts["events"], happened)), (texts["events"], happened)
+    assert f"final_digest = {record['final']['digest']}" in texts["run"][-1], texts["run"]
     expected = collections.Counter(
         (line["step"], line["key"], single(line["value"])) for line in lines(run) + lines(run, "system.jsonl"))
     assert got == expected, (got - expected, expected - got)
@@ -224,7 +231,7 @@ def check_tensorboard(run):
 class WandbServer(http.server.BaseHTTPRequestHandler):
     """As much of W&B's server as `wandb sync` asks for; it keeps what the run's file stream says."""
 
-    about, streamed, ended = [], [], []
+    about, streamed, ended, uploaded = [], [], [], []
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -233,6 +240,8 @@ class WandbServer(http.server.BaseHTTPRequestHandler):
         data = {}
         if self.path == "/graphql":
             data = {"data": self.graphql(json.loads(body))}
+        elif self.path.startswith("/upload/"):
+            self.uploaded.append((self.path.removeprefix("/upload/"), body))
         elif self.path.endswith("/file_stream"):
             stream = json.loads(body)
             for name, part in (stream.get("files") or {}).items():
@@ -267,7 +276,7 @@ class WandbServer(http.server.BaseHTTPRequestHandler):
 
 def check_wandb(run, folder):
     """What arrives at a server from the run's folder by W&B's own reader: each row once, the summary, the end."""
-    kept = type("Kept", (WandbServer,), {"about": [], "streamed": [], "ended": []})
+    kept = type("Kept", (WandbServer,), {"about": [], "streamed": [], "ended": [], "uploaded": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (offline,) = (run / "wandb").glob("offline-run-*")
@@ -296,6 +305,13 @@ def check_wandb(run, folder):
     newest = {line["key"]: number(line["value"]) for line in lines(run)}
     assert {key: number(summary[key]) for key in newest} == newest, summary
     record = json.loads((run / "run.json").read_text())
+    assert (summary["bonfire/final_digest"], summary["bonfire/views"]) == (record["final"]["digest"], record["views"]), summary
+    origin = json.loads(kept.about[-1]["config"])["bonfire"]["value"]
+    assert origin["git.commit"] == record["git_commit"], origin
+    assert origin["program.worker"] == record["members"][0]["machine"]["program"], origin
+    uploaded = dict(kept.uploaded)
+    for name in ("config.toml", "run.json"):
+        assert uploaded[name] == (run / name).read_bytes(), (name, uploaded.keys())
     assert kept.ended[-1:] == [{"completed": 0, "interrupted": 255}[record["status"]]], kept.ended
 
 

@@ -101,6 +101,42 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// The index takes in what comes one by one when it is asked for: nobody can tell.
+#[test]
+fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
+    let server = Server::start(None);
+    let (run, _) = server.new_run();
+    let log = |step: u64| {
+        let metric =
+            json!({ "run_id": run, "key": "loss", "value": 0.5, "timestamp": 1_000 + step, "step": step });
+        assert_eq!(server.mlflow("runs/log-metric", &metric).0, 200);
+    };
+    let history = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
+    let mut revision = json!(null);
+    for step in 1..=20 {
+        log(step);
+        let file = server.runs().join(format!(".tracker/clients/0/{run}/events.jsonl"));
+        assert_eq!(std::fs::read_to_string(file).expect("read").lines().count() as u64, step + 1);
+        let (_, found) = server.json("GET", &history, &Value::Null);
+        assert_eq!(found["metrics"].as_array().expect("points").len() as u64, step);
+        let (_, found) = server.json("GET", &format!("/api/runs/{run}"), &Value::Null);
+        assert_eq!((&found["latest"][0]["step"], found["revision"] != revision), (&json!(step), true));
+        revision = found["revision"].clone();
+    }
+    // A run that is deleted meanwhile takes none, nor does one that isn't there.
+    log(21);
+    assert_eq!(server.mlflow("runs/delete", &json!({ "run_id": run })).0, 200);
+    let late = json!({ "run_id": run, "key": "loss", "value": 1, "timestamp": 1, "step": 22 });
+    let (status, why) = server.mlflow("runs/log-metric", &late);
+    assert!(
+        status == 400 && why["message"].as_str().is_some_and(|why| why.contains("active")),
+        "{status} {why}"
+    );
+    assert_eq!(server.mlflow("runs/log-metric", &json!({ "run_id": "x", "key": "k", "value": 1 })).0, 404);
+    let (_, found) = server.json("GET", &history, &Value::Null);
+    assert_eq!(found["metrics"].as_array().expect("points").len(), 21);
+}
+
 #[test]
 fn an_upload_that_breaks_off_leaves_nothing_and_a_whole_one_replaces_the_old() {
     let server = Server::start(None);

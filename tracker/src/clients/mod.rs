@@ -64,11 +64,14 @@ pub(crate) enum Durable {
 
 /// Appends an event as a line, in one write. A line that a crash left torn is ended first.
 pub(crate) fn append(path: &Path, event: &impl Serialize, durable: Durable) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
     let mut line = Vec::new();
-    let mut file = File::options().read(true).append(true).create(true).open(path)?;
+    let mut file = match open(path) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+            open(path)?
+        }
+        other => other?,
+    };
     if file.seek(SeekFrom::End(0))? > 0 {
         file.seek(SeekFrom::End(-1))?;
         let mut last = [0];
@@ -84,6 +87,10 @@ pub(crate) fn append(path: &Path, event: &impl Serialize, durable: Durable) -> s
         file.sync_data()?;
     }
     Ok(())
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).append(true).create(true).open(path)
 }
 
 /// An artifact's place below a run's or model's folder of artifacts.

@@ -1,7 +1,7 @@
 //! Changes of what clients wrote: appended to their files, then followed, all in one transaction of the index. So two
 //! processes at one index don't come between each other's check and write.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use rusqlite::Connection;
 use serde::Serialize;
@@ -40,11 +40,7 @@ impl Index {
         let done = self.transact(|transaction| {
             let (amend, answer) = make(transaction)?;
             if let Some(amend) = amend {
-                let path: PathBuf = root.join(&amend.file);
-                for event in &amend.events {
-                    clients::append(&path, event, amend.durable)
-                        .map_err(|source| IndexError::Io { path: path.clone(), source })?;
-                }
+                append(&root, &amend)?;
                 let mut follow = Follow { connection: transaction, root: &root, remarks: &mut remarks };
                 follow.item(&amend.item)?;
             }
@@ -53,4 +49,24 @@ impl Index {
         self.remarks.extend(remarks);
         done
     }
+
+    /// As [`Index::amend`], but the index stays behind: whoever reads it next follows the returned item first. The write lock
+    /// is held all the same, so that no other process comes between the check and the file.
+    pub(crate) fn amend_later<E: Serialize, F: From<IndexError>>(
+        &mut self,
+        make: impl FnOnce(&Connection) -> Result<Amend<E>, F>,
+    ) -> Result<Item, F> {
+        let root = self.root.clone();
+        self.transact(|transaction| {
+            let amend = make(transaction)?;
+            append(&root, &amend)?;
+            Ok(amend.item)
+        })
+    }
+}
+
+fn append<E: Serialize>(root: &Path, amend: &Amend<E>) -> Result<(), IndexError> {
+    let path = root.join(&amend.file);
+    let append = |event| clients::append(&path, event, amend.durable);
+    amend.events.iter().try_for_each(append).map_err(|source| IndexError::Io { path, source })
 }

@@ -52,7 +52,7 @@ impl Follow<'_> {
         self.sql(writer.close())?;
         if is_new {
             let changed = "UPDATE runs SET changed = changed + 1 WHERE id = ?";
-            self.sql(connection.execute(changed, [run]))?;
+            self.sql(connection.prepare_cached(changed).and_then(|mut changed| changed.execute([run])))?;
         }
         Ok(true)
     }

@@ -136,13 +136,20 @@ fn check(batch: &Batch) -> Result<(), Failure> {
 
 async fn log(tracker: &Tracker, id: String, batch: Batch) -> Result<Json<Value>, Failure> {
     check(&batch)?;
+    let logged = |row: &RunRow, event| Amend { durable: Durable::Written, ..Amend::of(item(row), event) };
+    let Batch { metrics, mut params, tags } = batch;
+    if params.is_empty() && tags.is_empty() && !metrics.is_empty() {
+        let event = RunEvent::Batch { metrics, params, tags };
+        let make =
+            move |connection: &Connection| Ok::<_, Failure>(logged(&writable(connection, &id)?, event));
+        tracker.append(move |index| index.amend_later(make)).await?;
+        return Ok(Json(json!({})));
+    }
     let make = move |connection: &Connection| {
         let row = writable(connection, &id)?;
-        let Batch { metrics, mut params, tags } = batch;
         check_params(connection, &row, &mut params)?;
         let is_nothing = metrics.is_empty() && params.is_empty() && tags.is_empty();
-        let event = RunEvent::Batch { metrics, params, tags };
-        let amend = Amend { durable: Durable::Written, ..Amend::of(item(&row), event) };
+        let amend = logged(&row, RunEvent::Batch { metrics, params, tags });
         Ok::<_, Failure>(((!is_nothing).then_some(amend), Json(json!({}))))
     };
     tracker.write(move |index| index.amend(make)).await

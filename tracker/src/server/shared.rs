@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::{AccessToken, Failure};
-use crate::index::{Index, IndexError, Reader};
+use crate::index::{Index, IndexError, Item, Reader};
 
 /// Requests that work on the index at once; SQLite's readers don't wait for its writer.
 const WORKERS: usize = 4;
@@ -34,6 +34,8 @@ struct Shared {
     token: Option<AccessToken>,
     index: Mutex<Index>,
     looked: Mutex<Option<(Instant, Duration)>>,
+    /// What was written and is not in the index yet. Only changed under the index's lock.
+    behind: Mutex<Vec<Item>>,
     readers: Mutex<Vec<Reader>>,
     turns: Semaphore,
     waiting: AtomicUsize,
@@ -70,6 +72,7 @@ impl Tracker {
             token,
             index: Mutex::new(index),
             looked: Mutex::new(None),
+            behind: Mutex::default(),
             readers: Mutex::default(),
             turns: Semaphore::new(WORKERS),
             waiting: AtomicUsize::new(0),
@@ -108,6 +111,7 @@ impl Tracker {
     ) -> Result<T, Failure> {
         self.in_turn(move |shared| {
             shared.look()?;
+            shared.catch_up()?;
             shared.with_reader(what)
         })
         .await
@@ -124,6 +128,25 @@ impl Tracker {
             let done = what(&mut index);
             shared.tell(&mut index);
             done
+        })
+        .await
+    }
+
+    /// Appends to a client's file what comes often and one by one. The index takes it in with the next look, or before anybody
+    /// reads: so what a reader sees is the same, and a thousand such requests cost the index as much as one.
+    pub(super) async fn append(
+        &self,
+        what: impl FnOnce(&mut Index) -> Result<Item, Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        self.in_turn(move |shared| {
+            shared.look()?;
+            let mut index = lock(&shared.index);
+            let item = what(&mut index)?;
+            let mut behind = lock(&shared.behind);
+            if !behind.contains(&item) {
+                behind.push(item);
+            }
+            Ok(())
         })
         .await
     }
@@ -178,9 +201,27 @@ impl Shared {
         }
         let begun = Instant::now();
         let done = index.refresh();
+        if done.is_ok() {
+            lock(&self.behind).clear();
+        }
         *lock(&self.looked) = Some((Instant::now(), begun.elapsed()));
         self.tell(&mut index);
         Ok(done?)
+    }
+
+    /// Takes in what was appended since the last look.
+    fn catch_up(&self) -> Result<(), Failure> {
+        if lock(&self.behind).is_empty() {
+            return Ok(());
+        }
+        let mut index = lock(&self.index);
+        let items = lock(&self.behind).clone();
+        for item in &items {
+            index.follow(item)?;
+        }
+        lock(&self.behind).clear();
+        self.tell(&mut index);
+        Ok(())
     }
 
     fn tell(&self, index: &mut Index) {

@@ -12,6 +12,7 @@ mod driver;
 mod folder;
 mod local_file;
 mod mlflow;
+mod origin;
 mod push;
 mod state;
 mod tensorboard;

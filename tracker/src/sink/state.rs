@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +13,11 @@ use super::{RunFolder, Sink, SinkError, Source};
 
 /// Folder of the states in a run's folder.
 const FOLDER: &str = "tracker";
+/// Ending of the file whose lock says that a state is in use.
+const LOCK: &str = "lock";
+/// How often it is looked who has a state, and how long after the last look.
+const LOOKS_MAX: usize = 50;
+const LOOKS_APART: Duration = Duration::from_millis(20);
 
 /// How far a sink is.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -90,19 +96,36 @@ pub(crate) struct StateFile {
 }
 
 impl StateFile {
-    /// Opens the state of a sink and its destination: `SINK.json`, or `SINK-HASH.json` if that one is another's.
+    /// Opens the state of a sink and its destination: `SINK.json`, or `SINK-HASH.json` if that one is another's. It is written
+    /// at once, so that a process that comes a moment later sees whose it is.
     pub(crate) fn open(run: &RunFolder, sink: &dyn Sink) -> Result<(Self, SinkState), SinkError> {
         let folder = run.path().join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(|why| local(&folder, &why))?;
         let (name, destination) = (sink.name(), sink.destination());
+        let is_others = |path: &Path| Ok(read(path)?.is_some_and(|other| other.destination != destination));
         let mut path = folder.join(format!("{name}.json"));
-        if read(&path)?.is_some_and(|other| other.destination != destination) {
-            path = folder.join(format!("{name}-{:08x}.json", crc32fast::hash(destination.as_bytes())));
+        for _ in 0..LOOKS_MAX {
+            if is_others(&path)? {
+                path = folder.join(format!("{name}-{:08x}.json", crc32fast::hash(destination.as_bytes())));
+            }
+            match lock(&path)? {
+                Some(lock) if !is_others(&path)? => {
+                    let state =
+                        SinkState { sink: name.to_owned(), destination, ..read(&path)?.unwrap_or_default() };
+                    let mut file = Self { path, _lock: lock, saved: SinkState::default() };
+                    file.save(&state)?;
+                    return Ok((file, state));
+                }
+                // Somebody has it who has not said yet where he sends to.
+                None if read(&path)?.is_none() => std::thread::sleep(LOOKS_APART),
+                None if !is_others(&path)? => break,
+                _ => {}
+            }
         }
-        let lock = lock(&path, &destination)?;
-        let state = read(&path)?.unwrap_or_default();
-        let state = SinkState { sink: name.to_owned(), destination, ..state };
-        Ok((Self { path, _lock: lock, saved: state.clone() }, state))
+        Err(SinkError::Retry(format!(
+            "another process sends this run to {destination} just now ({} is locked)",
+            path.with_extension(LOCK).display()
+        )))
     }
 
     /// Writes the state if it changed, whole or not at all.
@@ -119,16 +142,14 @@ impl StateFile {
     }
 }
 
-fn lock(path: &Path, destination: &str) -> Result<File, SinkError> {
-    let path = path.with_extension("lock");
+/// `None`: somebody else has it.
+fn lock(path: &Path) -> Result<Option<File>, SinkError> {
+    let path = path.with_extension(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|why| local(&path, &why))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SinkError::Retry(format!(
-            "another process sends this run to {destination} just now ({} is locked)",
-            path.display()
-        ))),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(why)) => Err(local(&path, &why)),
     }
 }

@@ -54,9 +54,19 @@ impl Run {
 
     /// The record as it is before anything happened.
     pub(super) fn without_events(&self) {
+        self.record("events", &serde_json::json!([]));
+    }
+
+    /// It is known now where the run comes from.
+    pub(super) fn provenance(&self, provenance: &serde_json::Value) {
+        self.record("provenance", provenance);
+    }
+
+    /// Changes a field of the record.
+    pub(super) fn record(&self, field: &str, value: &serde_json::Value) {
         let text = std::fs::read_to_string(self.path("run.json")).expect("a record");
         let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        record["events"] = serde_json::json!([]);
+        record[field] = value.clone();
         self.write("run.json", &record.to_string());
     }
 

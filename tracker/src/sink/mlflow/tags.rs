@@ -1,12 +1,9 @@
 //! What MLflow's pages show of a run beside its numbers: tags and the dataset.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde_json::{Value, json};
 
 use super::names;
-use crate::sink::{RunFolder, SinkError};
-use crate::{MemberMachine, RunRecord};
+use crate::sink::{RunFolder, SinkError, origin};
 
 /// MLflow's bound on a dataset's digest.
 const DIGEST_CHARS_MAX: usize = 36;
@@ -62,45 +59,11 @@ pub(super) fn standing(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
         ("bonfire.message", Some(record.message.clone())),
     ];
     let mut standing = tags(known);
-    standing.extend(built_from(run, &record)?);
-    Ok(standing)
-}
-
-/// Of which sources and programs, on which devices.
-fn built_from(run: &RunFolder, record: &RunRecord) -> Result<Vec<Value>, SinkError> {
-    let git = run.checkout()?;
-    let build = record.provenance.starts.last().map(|start| start.build.clone()).unwrap_or_default();
-    let known = [
-        ("mlflow.source.git.commit", git.commit),
-        ("mlflow.source.git.branch", git.branch),
-        ("mlflow.source.git.repoURL", git.repository),
-        ("mlflow.source.git.dirty", git.dirty.map(|dirty| dirty.to_string())),
-        ("bonfire.version", Some(build.version)),
-        ("bonfire.cargo_lock", build.cargo_lock),
-        ("bonfire.program.coordinator", build.coordinator),
-        ("bonfire.program.worker", build.worker.or_else(|| each(record, |machine| &machine.program))),
-        ("bonfire.devices", Some(devices(record))),
-        ("bonfire.drivers", each(record, |machine| &machine.driver)),
-    ];
-    Ok(tags(known))
-}
-
-/// What the members' machines have, each thing once.
-fn each(record: &RunRecord, what: impl Fn(&MemberMachine) -> &str) -> Option<String> {
-    let machines = record.members.iter().filter_map(|member| member.machine.as_ref());
-    let found: BTreeSet<&str> = machines.map(what).filter(|text| !text.is_empty()).collect();
-    Some(found.into_iter().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
-}
-
-/// Each kind of device, and how many members had it: `2 x cpu`.
-fn devices(record: &RunRecord) -> String {
-    let mut counted = BTreeMap::new();
-    for member in &record.members {
-        *counted.entry(member.device.as_str()).or_insert(0) += 1;
+    for (name, value) in origin::origin(run, &record)? {
+        let owner = if name.starts_with("git.") { "mlflow.source" } else { "bonfire" };
+        standing.push(tag(&format!("{owner}.{name}"), &value));
     }
-    let parts: Vec<String> =
-        counted.into_iter().map(|(device, count)| format!("{count} x {device}")).collect();
-    parts.join(", ")
+    Ok(standing)
 }
 
 fn tags<const N: usize>(known: [(&str, Option<String>); N]) -> Vec<Value> {

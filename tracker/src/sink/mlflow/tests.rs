@@ -395,6 +395,25 @@ fn two_servers_have_a_state_each_and_one_has_one_sender_at_a_time() {
     check_metrics(&run, &second);
 }
 
+/// At the same moment, too: whoever comes second must not take the first one's state for his own.
+#[test]
+fn two_senders_that_start_together_do_not_meet() {
+    for _ in 0..20 {
+        let run = Run::new();
+        let open = |url: &str| Worker::open(sink(url), run.folder()).map_err(|(_, why)| why);
+        let (first, second) = std::thread::scope(|scope| {
+            let first = scope.spawn(|| open("http://first"));
+            (open("http://second"), first.join().expect("no panic"))
+        });
+        for worker in [first, second] {
+            assert_eq!(worker.map(|worker| worker.state().metrics).map_err(|why| why.to_string()), Ok(0));
+        }
+        let files = std::fs::read_dir(run.path("tracker")).expect("a folder").flatten();
+        let states = files.filter(|file| file.path().extension().is_some_and(|ending| ending == "json"));
+        assert_eq!(states.count(), 2);
+    }
+}
+
 /// Whatever happens, nothing that proves who we are is written or said; the server gets it.
 #[test]
 fn credentials_go_to_the_server_and_nowhere_else() {

@@ -12,12 +12,15 @@ use std::path::PathBuf;
 use prost::Message;
 
 use super::local_file::{self, BYTES};
-use super::{RunFolder, Sink, SinkError, SinkState, Source};
+use super::{RunFolder, Sink, SinkError, SinkState, Source, origin};
+use crate::EventRecord;
 use crate::follow::Line;
 use messages::{Dimension, Event, Metadata, PluginData, Shape, Summary, Tensor, Value};
 
 /// Of the run's folder.
 const FOLDER: &str = "tensorboard";
+/// The texts that say what happened; in the state's memo, the time of the newest one.
+const EVENTS: &str = "events";
 /// `DataType.DT_STRING`.
 const DT_STRING: i32 = 7;
 
@@ -80,21 +83,9 @@ impl Sink for TensorBoard {
 
     fn params(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         let lines = run.params()?.into_iter().map(|(key, value)| format!("    {key} = {value}\n"));
-        let text = Tensor {
-            dtype: DT_STRING,
-            shape: Some(Shape { dim: vec![Dimension { size: 1 }] }),
-            string_val: vec![lines.collect::<String>().into_bytes()],
-        };
-        let plugin = PluginData { plugin_name: "text".to_owned() };
-        let value = Value {
-            tag: "config".to_owned(),
-            tensor: Some(text),
-            metadata: Some(Metadata { plugin_data: Some(plugin) }),
-            ..Value::default()
-        };
-        let step = run.record()?.final_state.step as i64;
-        let (wall_time, summary) = (run.modified("config.toml"), Some(Summary { value: vec![value] }));
-        self.append(&[Event { wall_time, step, summary, file_version: None }], state)
+        let text =
+            said("config", lines.collect(), run.modified("config.toml"), run.record()?.final_state.step);
+        self.append(&[text], state)
     }
 
     fn metrics(&mut self, _: Source, lines: &[Line], state: &mut SinkState) -> Result<usize, SinkError> {
@@ -115,15 +106,59 @@ impl Sink for TensorBoard {
         Ok(lines.len())
     }
 
-    fn record(&mut self, _: &RunFolder, _: &mut SinkState) -> Result<(), SinkError> {
+    /// Events as texts at their steps, each once.
+    fn record(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
+        let told = state.memo.get(EVENTS).and_then(serde_json::Value::as_f64).unwrap_or(f64::NEG_INFINITY);
+        let events = run.record()?.events;
+        let text = |event: &EventRecord| {
+            let cost = event.cost_seconds.map(|seconds| format!(" ({seconds:.1} s)")).unwrap_or_default();
+            said(EVENTS, format!("{}: {}{cost}", event.event, event.text), event.time, event.step)
+        };
+        let new: Vec<Event> = events.iter().filter(|event| event.time > told).map(text).collect();
+        let newest = events.iter().map(|event| event.time).fold(told, f64::max);
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.append(&new, state)?;
+        state.remember(EVENTS, newest);
         Ok(())
     }
 
-    fn finish(&mut self, _: &RunFolder, _: &[Line], _: &mut SinkState) -> Result<(), SinkError> {
-        Ok(())
+    fn finish(&mut self, run: &RunFolder, _: &[Line], state: &mut SinkState) -> Result<(), SinkError> {
+        let record = run.record()?;
+        let stands = [
+            ("status", format!("{:?}", record.status).to_lowercase()),
+            ("final_digest", record.final_state.digest.clone()),
+            ("config_digest", record.config_digest.clone()),
+            ("dataset", record.dataset.version.clone()),
+            ("seed", record.seed.to_string()),
+            ("views", record.views.to_string()),
+            ("retries", record.retries.to_string()),
+        ];
+        let known = stands.into_iter().chain(origin::origin(run, &record)?);
+        let lines: String = known.map(|(name, value)| format!("    {name} = {value}\n")).collect();
+        let ended = run.modified(crate::RunRecord::FILE);
+        self.append(&[said("run", lines, ended, record.final_state.step)], state)
     }
 
     fn place(&self, _: &RunFolder, _: &SinkState) -> String {
         format!("{} (tensorboard --logdir {})", self.file.display(), self.folder.display())
     }
+}
+
+/// A text of the page "Text".
+fn said(tag: &str, text: String, wall_time: f64, step: u64) -> Event {
+    let tensor = Tensor {
+        dtype: DT_STRING,
+        shape: Some(Shape { dim: vec![Dimension { size: 1 }] }),
+        string_val: vec![text.into_bytes()],
+    };
+    let plugin = PluginData { plugin_name: "text".to_owned() };
+    let value = Value {
+        tag: tag.to_owned(),
+        tensor: Some(tensor),
+        metadata: Some(Metadata { plugin_data: Some(plugin) }),
+        ..Value::default()
+    };
+    Event { wall_time, step: step as i64, summary: Some(Summary { value: vec![value] }), file_version: None }
 }

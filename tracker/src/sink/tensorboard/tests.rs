@@ -70,6 +70,40 @@ fn a_crash_loses_and_doubles_nothing() {
     assert_eq!(values, [1.0, 2.0, 3.0, 4.0]);
 }
 
+/// Tag, step and text of each text but the configuration.
+fn texts(run: &Run) -> Vec<(String, i64, String)> {
+    let of_event = |event: Event| {
+        let text = |value: Value| {
+            let text = value.tensor?.string_val.remove(0);
+            Some((value.tag, event.step, String::from_utf8(text).expect("a text")))
+        };
+        event.summary.unwrap_or_default().value.into_iter().filter_map(text).collect::<Vec<_>>()
+    };
+    events(run).into_iter().flat_map(of_event).filter(|(tag, ..)| tag != "config").collect()
+}
+
+#[test]
+fn what_happened_is_said_once_and_how_it_ended() {
+    let run = Run::new();
+    let event =
+        |time: f64, text: &str| serde_json::json!({ "time": time, "step": 3, "event": "view", "text": text });
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    assert_eq!(texts(&run), [("events".to_owned(), 0, "joined: w joined".to_owned())]);
+    run.status(RunStatus::Completed);
+    run.record("events", &serde_json::json!([event(1_000.5, "old"), event(1_001.0, "two members")]));
+    run.provenance(&serde_json::json!({ "starts": [{ "git": { "commit": "c0ffee" } }] }));
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let said = texts(&run);
+    assert_eq!(said[1], ("events".to_owned(), 3, "view: two members".to_owned()));
+    assert_eq!((said.len(), said[2].0.as_str()), (3, "run"));
+    assert!(
+        said[2].2.contains("final_digest = d0\n") && said[2].2.contains("git.commit = c0ffee\n"),
+        "{said:?}"
+    );
+}
+
 #[test]
 fn a_file_that_is_gone_is_made_anew() {
     let run = Run::new();

@@ -14,6 +14,8 @@ pub(super) struct Record {
     pub(super) summary: Option<Items>,
     #[prost(message, optional, tag = "5")]
     pub(super) config: Option<Items>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) files: Option<Files>,
     #[prost(message, optional, tag = "7")]
     pub(super) stats: Option<Stats>,
     #[prost(message, optional, tag = "17")]
@@ -56,6 +58,22 @@ pub(super) struct History {
 pub(super) struct Step {
     #[prost(int64, tag = "1")]
     pub(super) num: i64,
+}
+
+/// `FilesRecord`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Files {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) files: Vec<File>,
+}
+
+/// `FilesItem`: below the run's folder `files`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct File {
+    #[prost(string, tag = "1")]
+    pub(super) path: String,
+    #[prost(int32, tag = "2")]
+    pub(super) policy: i32,
 }
 
 /// `StatsRecord` of the machine, which is its first kind.

@@ -5,6 +5,7 @@
 //! that end off and goes on in the same file, which needs `wandb sync` again.
 
 mod date;
+mod files;
 mod log;
 mod messages;
 #[cfg(test)]
@@ -19,9 +20,9 @@ use serde_json::Value;
 use super::folder::local;
 use super::local_file::{self, BYTES};
 use super::worker::LINES_MAX;
-use super::{RunFolder, Sink, SinkError, SinkState, Source};
+use super::{RunFolder, Sink, SinkError, SinkState, Source, origin};
 use crate::follow::{self, Line};
-use crate::{Metric, RunStatus};
+use crate::{Metric, RunRecord, RunStatus};
 use date::date;
 use messages::{Exit, Git, Header, History, Item, Items, Record, Run, Stats, Step, Timestamp, Version};
 
@@ -29,6 +30,10 @@ use messages::{Exit, Git, Header, History, Item, Items, Record, Run, Stats, Step
 const MIN_CONSUMER: &str = "0.70.0";
 /// In the state's memo: seconds since 1970, of which the folder's name and all runtimes are made.
 const BEGAN: &str = "began";
+/// Of the offline run's folder: what is uploaded as files.
+const FILES: &str = "files";
+/// The key of the configuration that says where the run comes from.
+const ORIGIN: &str = "bonfire";
 /// Characters of a run's id.
 const ID_CHARS: usize = 16;
 
@@ -103,7 +108,20 @@ impl Wandb {
         ]
     }
 
-    /// The newest value of each metric.
+    /// Where the run comes from, below one key of its configuration.
+    fn origin(&self, run: &RunFolder) -> Result<Record, SinkError> {
+        let known = origin::origin(run, &run.record()?)?.into_iter();
+        let known: serde_json::Map<String, Value> =
+            known.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let update = vec![Item {
+            key: ORIGIN.to_owned(),
+            value_json: Value::from(known).to_string(),
+            ..Item::default()
+        }];
+        Ok(Record { config: Some(Items { update }), ..Record::default() })
+    }
+
+    /// The newest value of each metric, and how the run stands.
     fn summary(&self, run: &RunFolder) -> Result<(Record, f64), SinkError> {
         let path = run.path().join(Source::Metrics.file());
         let (mut offset, mut values, mut newest) = (0, BTreeMap::new(), None::<Metric>);
@@ -121,6 +139,7 @@ impl Wandb {
         }
         let mut update: Vec<Item> =
             values.into_iter().map(|(key, value)| nested(&key, number(value))).collect();
+        update.extend(outcome(&run.record()?).into_iter().map(|(key, value)| nested(key, value.to_string())));
         update.extend(newest.iter().flat_map(|newest| self.moment(newest)));
         let seconds = newest.map_or(0.0, |newest| newest.time - self.began);
         Ok((Record { summary: Some(Items { update }), ..Record::default() }, seconds))
@@ -147,7 +166,7 @@ impl Sink for Wandb {
         let id =
             if id.is_empty() { format!("{:08x}", crc32fast::hash(run.record()?.run.as_bytes())) } else { id };
         let folder = self.folder.join(format!("offline-run-{}-{id}", date(self.began)));
-        let files = folder.join("files");
+        let files = folder.join(FILES);
         std::fs::create_dir_all(&files).map_err(|why| local(&files, &why))?;
         self.file = folder.join(format!("run-{id}.wandb"));
         let bytes = state.number(BYTES);
@@ -219,7 +238,8 @@ impl Sink for Wandb {
         let mut records: Vec<Record> =
             rest.chunk_by(|a, b| a.metric.step == b.metric.step).map(|row| self.row(row)).collect();
         let (summary, seconds) = self.summary(run)?;
-        records.push(summary);
+        let files = self.file.with_file_name(FILES);
+        records.extend([summary, self.origin(run)?, files::copy(run, &files)?]);
         // 255 is what W&B says of a run that was stopped.
         let exit_code = match run.record()?.status {
             RunStatus::Completed | RunStatus::Running => 0,
@@ -235,6 +255,18 @@ impl Sink for Wandb {
         let folder = self.file.parent().unwrap_or(&self.folder);
         format!("{} (wandb sync {})", self.file.display(), folder.display())
     }
+}
+
+/// What is known of a run beside its metrics.
+fn outcome(record: &RunRecord) -> [(&'static str, Value); 6] {
+    [
+        ("bonfire/status", serde_json::json!(record.status)),
+        ("bonfire/final_digest", record.final_state.digest.clone().into()),
+        ("bonfire/step", record.final_state.step.into()),
+        ("bonfire/views", record.views.into()),
+        ("bonfire/retries", record.retries.into()),
+        ("bonfire/exact", record.exact.into()),
+    ]
 }
 
 /// A reading of the machine; `system/` stands before every key over there anyway.

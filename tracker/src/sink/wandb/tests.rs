@@ -70,11 +70,38 @@ fn a_run_is_written_as_rows_with_a_summary_and_an_end() {
     );
     let stats = records.iter().find_map(|record| record.stats.as_ref()).expect("readings");
     assert_eq!(items(&stats.item), BTreeMap::from([("cpu".to_owned(), "0.25".to_owned())]));
-    let summary = records[records.len() - 2].summary.as_ref().expect("a summary before the end");
+    let summary = records.iter().find_map(|record| record.summary.as_ref()).expect("a summary");
     let summary = items(&summary.update);
+    assert_eq!(
+        (summary["bonfire/final_digest"].as_str(), summary["bonfire/views"].as_str()),
+        ("\"d0\"", "1")
+    );
     assert_eq!((summary["train/loss"].as_str(), summary["validation/loss"].as_str()), ("NaN", "0.25"));
     assert_eq!(summary["_step"], "2");
     assert_eq!(records[records.len() - 1].exit.expect("an end").exit_code, 0);
+}
+
+/// What becomes known after the run began, and its files, stand at the end.
+#[test]
+fn origin_and_files_go_with_the_run() {
+    let run = Run::new();
+    run.measure("k", &[1.0]);
+    run.write("git.diff", "--- a\n+++ b\n");
+    run.status(RunStatus::Completed);
+    run.provenance(&serde_json::json!({ "starts": [
+        { "git": { "commit": "c0ffee", "branch": "main", "dirty": true }, "build": { "cargo_lock": "10c4" } },
+    ] }));
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let records = records(&run);
+    let config = records.iter().find_map(|record| record.config.as_ref()).expect("a configuration");
+    let known: Value = serde_json::from_str(&items(&config.update)["bonfire"]).expect("JSON");
+    assert_eq!(known["git.commit"], "c0ffee");
+    assert_eq!(known["cargo_lock"], "10c4");
+    let named = records.iter().find_map(|record| record.files.as_ref()).expect("files");
+    let names: Vec<&str> = named.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(names, ["config.toml", "run.json", "diff.patch"]);
+    let patch = run.path(FOLDER).join("files/diff.patch");
+    assert_eq!(std::fs::read_to_string(patch).expect("read"), "--- a\n+++ b\n");
 }
 
 #[test]
