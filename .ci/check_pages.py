@@ -51,11 +51,11 @@ def end(process, code=0):
 class Served:
     """`coordinator tracker serve` over a folder; the address, in a `with`."""
 
-    def __init__(self, runs):
-        self.runs = runs
+    def __init__(self, runs, *more):
+        self.runs, self.more = runs, more
 
     def __enter__(self):
-        command = [coordinator, "tracker", "serve", "--dir", self.runs, "--listen", "127.0.0.1:0"]
+        command = [coordinator, "tracker", "serve", "--dir", self.runs, "--listen", "127.0.0.1:0", *self.more]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert " at http://" in line, line
@@ -271,6 +271,63 @@ def check_live(page, runs):
         end(process, 130)
 
 
+HOSTILE = """<img src=x onerror='window.hit=1'><script>window.hit=1</script>"javascript:window.hit=1"""
+
+
+def check_hostile(page, folder, like):
+    """Whatever a run says is text: its name, experiment, events, members, configuration, metrics, notes."""
+    run = folder / "hostile-1"
+    run.mkdir(parents=True)
+    own = json.loads((like / "run.json").read_text())
+    event = {"time": 1.79e9, "step": 1, "event": "left", "text": HOSTILE, "cost_seconds": None}
+    member = {**own["members"][0], "name": HOSTILE, "device": HOSTILE, "left_step": 1, "reason": HOSTILE}
+    matrix = {"labels": [HOSTILE, "b"], "rows": [[1, 2], [3, 4]], "step": 1}
+    final = {**own["final"], "confusion": matrix}
+    run.joinpath("run.json").write_text(json.dumps({**own, "run": HOSTILE, "status": "failed", "message": HOSTILE, "events": [event],
+                                                    "members": [member], "dataset": {**own["dataset"], "name": HOSTILE}, "final": final}))
+    run.joinpath("config.toml").write_text(f"[model]\nkind = {json.dumps(HOSTILE)}\n")
+    at = '"epoch":1.0,"samples":64,"time":1.79e9'
+    run.joinpath("metrics.jsonl").write_text("".join(
+        f'{{"step":{step},{at},"key":{json.dumps(key)},"value":0.5}}\n' for step in (1, 2) for key in ("train/loss", HOSTILE)))
+    run.joinpath("git.diff").write_text(HOSTILE)
+    with Served(folder) as url:
+        page.open(url, "document.querySelectorAll('tbody tr').length === 1")
+        identity = page.js("document.querySelector('tbody tr').dataset.id")
+        page.open(f"{url}/#/run/{identity}", "check.inks('Loss')[0] > 5")
+        shown = page.js("document.querySelector('main').textContent")
+        assert shown.count(HOSTILE) >= 5, shown
+        said = page.js("document.querySelector('.slot .error').textContent")
+        assert said == HOSTILE, "why a run failed stands out"
+        place = f"api/2.0/mlflow-artifacts/artifacts/' + run.experiment_id + '/{identity}/artifacts/git.diff"
+        diff = page.js(f"fetch('api/runs/{identity}').then((a) => a.json()).then((run) => fetch('{place}')).then((a) => a.text())")
+        assert diff == HOSTILE, diff
+        page.open(f"{url}/#/compare?ids={identity},{identity}", "document.querySelector('h1, .error') !== null")
+        assert page.js("window.hit === undefined && !document.querySelector('main img, main script')")
+        quiet(page)
+        page.open(f"{url}/{'%3Cimg%20src=x%20onerror=window.hit=1%3E'}", "document.querySelector('h1')?.textContent === 'Not here'")
+        assert page.js("window.hit === undefined && !document.querySelector('img') && document.querySelector('a').getAttribute('href') === '/'")
+        page.open("about:blank", "true")
+        quiet(page, but=["404"])
+
+
+def check_token(page, folder):
+    """With a token: a person is asked for it, is told when it is wrong, and gets in with it."""
+    token = folder.parent / "token"
+    token.write_text("0123456789abcdef+/=")
+    with Served(folder, "--token-file", token) as url:
+        page.open(url, "document.querySelector('h1')?.textContent === 'This tracker asks for its token'")
+        for given, then in [("0123456789abcdeg+/=", "document.querySelector('[role=alert]')?.textContent.includes('this token is wrong')"),
+                            (token.read_text(), "document.querySelectorAll('tbody tr').length === 1")]:
+            page.js("document.querySelector('input').focus()")
+            page.type(given)
+            page.key("Enter")
+            page.wait(then)
+            assert page.js("document.cookie") == "", "scripts can't read it"
+        assert "token" not in page.js("location.href")
+        page.open("about:blank", "true")
+        quiet(page, but=["401"])
+
+
 def generate(folder, like):
     """Runs as a long search leaves them, and a long one."""
     config, own = (like / "config.toml").read_text(), json.loads((like / "run.json").read_text())
@@ -325,6 +382,8 @@ def main():
             check_run(page, url, runs, "digits-1")
             page.open("about:blank", "true")
         check_live(page, runs)
+        check_hostile(page, pathlib.Path(temporary) / "hostile", runs / "digits-1")
+        check_token(page, pathlib.Path(temporary) / "hostile")
         check_many(page, pathlib.Path(temporary) / "many", runs / "digits-1")
     print(f"the tracker's pages do what they must, in {time.monotonic() - begun:.0f} s")
 

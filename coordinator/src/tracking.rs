@@ -1,10 +1,12 @@
 //! The embedded tracker over HTTP: by itself, and beside a run, which it never harms.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use configs::Config;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tracker::RunRecord;
 use tracker::server::{AccessToken, Tracker};
 use wire::token;
 
@@ -27,17 +29,35 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Refusal> {
             args.listen
         )));
     }
-    if !args.dir.is_dir() {
-        return Err(Refusal::config(format!("--dir {}: there is no such folder", args.dir.display())));
-    }
+    check_folder(&args.dir)?;
     let access = args.token_file.as_deref().map(access_token).transpose()?;
     let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.map_err(|why| Refusal::config(format!("--listen {}: {why}", args.listen)))?;
+    let listener = listener.map_err(|why| {
+        let free = SocketAddr::new(args.listen.ip(), 0);
+        Refusal::config(format!("--listen {}: {why}; --listen {free} takes a port that is free", args.listen))
+    })?;
     let address = listener.local_addr().map_err(Refusal::failed)?;
     let tracker = Tracker::open(&args.dir, access, |remark| eprintln!("tracker: {remark}"));
     let tracker = tracker.map_err(Refusal::failed)?;
     println!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display());
     tracker::server::serve(listener, tracker, stopped()).await.map_err(Refusal::failed)
+}
+
+/// The folder is one that holds runs, or may.
+fn check_folder(dir: &Path) -> Result<(), Refusal> {
+    let shown = dir.display();
+    let wrong = if !dir.exists() {
+        "there is no such folder; give the one that holds the runs (run.dir, \"runs\" if nothing is said)"
+            .to_owned()
+    } else if !dir.is_dir() {
+        "this is a file; give the folder that holds the runs".to_owned()
+    } else if dir.join(RunRecord::FILE).is_file() {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        format!("this is a single run; give the folder that holds it: --dir {}", parent.display())
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::config(format!("--dir {shown}: {wrong}")))
 }
 
 fn access_token(path: &Path) -> Result<AccessToken, Refusal> {
@@ -122,4 +142,26 @@ fn start(listen: &str, runs: &Path, address: &Path) -> Result<(String, oneshot::
         }
     });
     Ok((url, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_holds_no_runs_is_told_apart() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let run = dir.path().join("digits-1");
+        std::fs::create_dir(&run).expect("made");
+        std::fs::write(run.join(RunRecord::FILE), "{}").expect("written");
+        assert!(check_folder(dir.path()).is_ok());
+        for (wrong, said) in [
+            (run.clone(), format!("--dir {}", dir.path().display())),
+            (run.join(RunRecord::FILE), "this is a file".to_owned()),
+            (dir.path().join("runz"), "no such folder".to_owned()),
+        ] {
+            let why = check_folder(&wrong).expect_err("refused").message;
+            assert!(why.contains(&said) && why.contains("give the"), "{why}");
+        }
+    }
 }

@@ -300,6 +300,24 @@ fn what_is_wrong_is_said_with_mlflows_codes() {
 }
 
 #[test]
+fn a_browser_gets_a_page_and_everybody_else_json() {
+    let server = Server::start(Some(TOKEN));
+    let browser = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n";
+    let (status, page) = server.request("GET", "/", browser, "");
+    assert!(status == 401 && page.contains("name=\"token\"") && !page.contains(TOKEN), "{page}");
+    let (status, page) = server.request("GET", "/?token=wrong-but-long-enough", browser, "");
+    assert!(
+        status == 401 && page.contains("this token is wrong") && !page.contains("wrong-but-long"),
+        "{page}"
+    );
+    let with_cookie = format!("{browser}Cookie: bonfire_tracker={TOKEN}\r\n");
+    let (status, page) = server.request("GET", "/nowhere/%3Cb%3E", &with_cookie, "");
+    assert!(status == 404 && page.contains("<a href=\"/\">") && !page.contains("<b>"), "{page}");
+    let (status, answer) = server.request("GET", "/", "Accept: */*\r\n", "");
+    assert!(status == 401 && answer.contains("\"error_code\":\"UNAUTHENTICATED\""), "{answer}");
+}
+
+#[test]
 fn a_stream_tells_of_points_and_of_the_end_of_its_run() {
     let server = Server::start(None);
     let (run, _) = server.new_run();

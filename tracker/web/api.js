@@ -5,7 +5,7 @@ async function ask(path, options) {
   try {
     answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
   } catch {
-    throw new Error("The tracker can't be reached. Is the coordinator, or `coordinator tracker serve`, still running?");
+    throw Object.assign(new Error("The tracker can't be reached. Is the coordinator, or `coordinator tracker serve`, still running? This page goes on by itself when it is back."), { is_away: true });
   }
   const text = await answer.text();
   let body = {};
@@ -60,16 +60,31 @@ export const artifact = (experiment, id, path) =>
   `api/2.0/mlflow-artifacts/artifacts/${encodeURIComponent(experiment)}/${encodeURIComponent(id)}/artifacts/` +
   path.split("/").map(encodeURIComponent).join("/");
 
+const STREAM_AGAIN_MS = 3000;
+
 /** A run's changes as they come. `on` has run, points, reset, gone, up, down. Returns what ends it. */
 export function stream(id, on) {
-  const source = new EventSource(`api/runs/${encodeURIComponent(id)}/stream`);
-  for (const kind of ["run", "points", "reset", "gone"]) {
-    source.addEventListener(kind, (event) => {
-      if (kind === "gone") source.close();
-      on[kind]?.(JSON.parse(event.data || "{}"));
-    });
-  }
-  source.onopen = () => on.up();
-  source.onerror = () => on.down();
-  return () => source.close();
+  let source;
+  let timer = null;
+  const open = () => {
+    source = new EventSource(`api/runs/${encodeURIComponent(id)}/stream`);
+    for (const kind of ["run", "points", "reset", "gone"]) {
+      source.addEventListener(kind, (event) => {
+        if (kind === "gone") source.close();
+        on[kind]?.(JSON.parse(event.data || "{}"));
+      });
+    }
+    source.onopen = () => on.up();
+    source.onerror = () => {
+      on.down();
+      // A browser tries again by itself where nobody answers, but not after a refusal, such as that of a proxy or a server
+      // that is starting.
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, STREAM_AGAIN_MS);
+    };
+  };
+  open();
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
 }

@@ -142,7 +142,7 @@ export async function compareView({ main, trail, tellLive }, ids) {
   };
   draw();
   show(main, top.element, toolbar(look, redraw), overlay.parts.curves, more("By label", "labels"), more("Throughput", "workers"), more("Machines", "machines"), params.element, last.element);
-  const said = (problem) => tellLive("off", problem.message);
+  const said = (problem) => tellLive("off", problem.is_away ? "trying again" : problem.message);
   overlay.take(found).catch(said);
 
   let isAsking = false;

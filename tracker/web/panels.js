@@ -6,6 +6,8 @@ import { h, table } from "./dom.js";
 import { bytes, duration, moment, number, short, value } from "./format.js";
 
 const EVENTS_SHOWN = 200;
+/** Events that are looked for when something is wrong. */
+const TROUBLES = new Set(["left", "retry", "rewind", "refused", "warning"]);
 const code = (text, whole) => h("code", { title: whole }, text);
 const hash = (digest) => (digest ? code(short(digest), digest) : "–");
 
@@ -78,14 +80,13 @@ export function members(run) {
   const { views, retries } = run.record;
   const said = [isRunning ? `${there} in the view` : `${new Set(all.map((m) => m.name)).size} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null];
   return panel("Who takes part", h("p.note", said.filter(Boolean).join(" · ")), h("div.tall", table([
-    { title: "worker", cell: (row) => h("span", { title: row.device }, h("span", { class: row.is_there ? "dot on" : "dot" }), row.name) },
+    { title: "worker", cell: (row) => [h("span", { class: row.is_there ? "dot on" : "dot" }), row.name, row.left_step !== null && h("div.why", `left after step ${row.left_step}${row.reason ? `: ${row.reason}` : ""}`)] },
     { title: "samples/s", kind: "n", cell: throughput },
     { title: "share", kind: "n", cell: share },
     { title: "speed at work", cell: speed },
     { title: "joined", kind: "n", cell: (row) => `step ${row.joined_step}` },
-    rows.some((row) => row.left_step !== null) && { title: "left", kind: "wrap", cell: (row) => (row.left_step === null ? "–" : `step ${row.left_step}: ${row.reason || ""}`) },
     { title: "device", cell: (row) => row.device },
-  ].filter(Boolean), rows)));
+  ], rows)));
 }
 
 /** What happened to the view, newest first. */
@@ -97,7 +98,7 @@ export function events(run) {
   return panel("What happened", h("p.note", all.length > EVENTS_SHOWN ? `The newest ${EVENTS_SHOWN} of ${all.length}, newest first.` : "Newest first."), h("div.tall", table([
     { title: "time", cell: (event) => h("time", { datetime: new Date(event.time * 1000).toISOString() }, time(event)) },
     { title: "step", kind: "n", cell: (event) => event.step },
-    { title: "what", kind: "wrap", cell: (event) => event.text },
+    { title: "what", kind: "wrap", cell: (event) => [h("span", { class: TROUBLES.has(event.event) ? "mark bad" : "mark", "aria-hidden": "true" }), event.text] },
     { title: "cost", kind: "n", cell: (event) => (event.cost_seconds ? duration(1000 * event.cost_seconds) : "") },
   ], all.slice(-EVENTS_SHOWN).reverse())));
 }

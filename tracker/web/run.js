@@ -22,7 +22,7 @@ function notes(run) {
 function head(run) {
   return [
     h("div.head", h("h1", run.name), status(run.status), panels.about(run)),
-    run.record?.message && run.status !== "completed" ? h("p.note", run.record.message) : null,
+    run.record?.message && run.status !== "completed" ? h(run.status === "failed" ? "p.error" : "p.note", run.record.message) : null,
     run.damaged_lines ? h("p.error", `${run.damaged_lines} lines of the run's files can't be read and are left out.`) : null,
     panels.facts(run),
   ];

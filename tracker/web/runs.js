@@ -135,7 +135,9 @@ export async function runsView({ main, asked, trail, tellLive }) {
       tellLive(running ? "on" : "", running ? `${running} running` : "");
       draw();
     } catch (problem) {
-      if (number_of_this === load_number) show(trouble, error(problem));
+      if (number_of_this !== load_number) return;
+      show(trouble, error(problem));
+      if (problem.is_away) tellLive("off", "trying again");
     }
   }
 

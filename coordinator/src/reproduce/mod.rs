@@ -57,7 +57,9 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, Refusal> {
 impl Original {
     fn read(run_dir: &Path) -> Result<Self, Refusal> {
         let shown = run_dir.display();
-        let dir = run_dir.canonicalize().map_err(|why| Refusal::data(format!("{shown}: {why}")))?;
+        let dir = run_dir.canonicalize().map_err(|why| {
+            Refusal::data(format!("{shown} is no run: {why}; give a run's folder, such as runs/digits-1"))
+        })?;
         let record = RunRecord::read(&dir.join(RunRecord::FILE)).map_err(Refusal::data)?;
         let resolved = Config::load(&dir.join("config.toml"), &[]).map_err(Refusal::config)?;
         let start = record.provenance.starts.first().cloned().unwrap_or_default();

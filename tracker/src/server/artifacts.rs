@@ -55,6 +55,17 @@ pub(super) fn lists() -> Router<Tracker> {
         .route("/logged-models/{model_id}/artifacts/directories", get(list_model))
 }
 
+/// `git.diff`, and `git-2.diff` of a later start with other changes.
+fn is_diff(name: &str) -> bool {
+    let number = name.strip_prefix("git").and_then(|rest| rest.strip_suffix(".diff"));
+    number.is_some_and(|number| {
+        number.is_empty()
+            || number
+                .strip_prefix('-')
+                .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
 /// A path's parts, if none of them leads out of its folder.
 fn parts(path: &str) -> Result<Vec<&str>, Failure> {
     let is_bad = |part: &str| matches!(part, "" | "." | "..") || part.contains(['\\', '\0']);
@@ -112,7 +123,7 @@ impl Place {
     }
 
     fn is_shown(&self, name: &str) -> bool {
-        self.kind == Kind::Client || SHOWN.contains(&name)
+        self.kind == Kind::Client || SHOWN.contains(&name) || is_diff(name)
     }
 
     fn at(&self, inside: &[String]) -> Result<PathBuf, Failure> {
@@ -355,6 +366,14 @@ async fn delete_file(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn diffs_are_shown_and_what_only_looks_like_one_is_not() {
+        assert!(["git.diff", "git-2.diff", "git-10.diff"].into_iter().all(is_diff));
+        assert!(
+            !["git-.diff", "git-token.diff", "token", "git.diff.bak", "git2.diff"].into_iter().any(is_diff)
+        );
+    }
 
     #[test]
     fn paths_that_lead_out_are_refused() {

@@ -74,15 +74,15 @@ pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next
     if is_admitted(token, request.headers()) {
         return next.run(request).await;
     }
-    if request.method() == Method::GET
-        && let Some(given) = query_token(request.uri())
-        && token.is(&given)
-    {
+    let given = query_token(request.uri()).filter(|_| request.method() == Method::GET);
+    if given.as_deref().is_some_and(|given| token.is(given)) {
         return with_cookie(token, request.uri());
     }
-    let how = "the tracker's token is missing or wrong: send \"Authorization: Bearer TOKEN\" (MLflow's clients do with \
-               MLFLOW_TRACKING_TOKEN), or open /?token=TOKEN once";
-    Failure::unauthenticated(how).into_response()
+    let what =
+        if given.is_some() { "this token is wrong" } else { "the tracker's token is missing or wrong" };
+    let how = "send \"Authorization: Bearer TOKEN\" (MLflow's clients do with MLFLOW_TRACKING_TOKEN), or open /?token=TOKEN \
+               once";
+    Failure::unauthenticated(format!("{what}: {how}")).into_response()
 }
 
 fn is_admitted(token: &AccessToken, headers: &HeaderMap) -> bool {

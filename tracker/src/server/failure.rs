@@ -48,6 +48,14 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "ENDPOINT_NOT_FOUND", message)
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
@@ -71,7 +79,10 @@ impl From<FilterError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error_code": self.code, "message": self.message });
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        // A browser gets a page made of it.
+        response.extensions_mut().insert(self);
+        response
     }
 }
 

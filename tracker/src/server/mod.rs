@@ -77,7 +77,8 @@
 //! With a token every request carries `Authorization: Bearer TOKEN`, or the cookie that a first `GET /?token=TOKEN` sets.
 //! Without one the server is for this machine: it answers only requests whose `Host` is this machine, so that a page
 //! from elsewhere can't reach it through a name of its own. Either way a request that a page of another origin sends is
-//! refused.
+//! refused. A browser that opens an address and may not, or finds nothing there, gets a page: with a field for the token
+//! where one is missing.
 
 mod api;
 mod artifacts;
@@ -85,6 +86,7 @@ mod asked;
 mod auth;
 mod experiments;
 mod failure;
+mod failure_page;
 mod logged_models;
 mod logging;
 mod pages;
@@ -137,6 +139,7 @@ pub fn router(tracker: Tracker) -> Router {
         .fallback(failure::unknown)
         .layer(DefaultBodyLimit::max(JSON_MAX))
         .layer(middleware::from_fn_with_state(tracker.clone(), auth::check))
+        .layer(middleware::from_fn(failure_page::for_browsers))
         .with_state(tracker)
 }
 
