@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tonic::service::Interceptor;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 use tracker::{RunRecord, RunStatus};
+use wire::auth::Bearer;
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{CheckpointRequest, StatusRequest, StopRequest};
 use wire::token::{self, Token};
@@ -137,7 +137,7 @@ async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal>
         .map_err(|why| Refusal::config(format!("{address:?}: {why}")))?
         .timeout(DEADLINE);
     let channel = endpoint.connect().await.map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
-    Ok(BonfireClient::with_interceptor(channel, Bearer(token.bearer())))
+    Ok(BonfireClient::with_interceptor(channel, Bearer::new(&token)))
 }
 
 /// Where the coordinator is.
@@ -174,15 +174,4 @@ fn token_of(target: &Target, dir: Option<&Path>, port: u16) -> Result<Token, Ref
         (None, None) => token::discovery_file(port).map_err(Refusal::config)?,
     };
     Token::read(&path).map_err(Refusal::config)
-}
-
-#[derive(Clone)]
-struct Bearer(String);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let value = self.0.parse().map_err(|_| Status::internal("the token is no metadata value"))?;
-        request.metadata_mut().insert(token::METADATA_KEY, value);
-        Ok(request)
-    }
 }

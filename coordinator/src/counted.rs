@@ -1,14 +1,18 @@
-//! The control plane's sockets: bounded in number, with their bytes counted, and closed where they say nothing at all.
+//! The control plane's sockets: bounded in number, with their bytes counted, and closed where no token comes.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 use wire::transport;
 
@@ -30,11 +34,69 @@ pub(crate) fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
+/// Connections at once over which no call with the run's token has come yet. Those that belong to the run show it within
+/// milliseconds: whoever is the oldest of so many doesn't, and makes room.
+const STRANGERS_MAX: usize = 64;
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+/// By number, oldest first: how each is hung up on.
+static STRANGERS: Mutex<BTreeMap<u64, oneshot::Sender<()>>> = Mutex::new(BTreeMap::new());
+
+fn strangers() -> std::sync::MutexGuard<'static, BTreeMap<u64, oneshot::Sender<()>>> {
+    STRANGERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which connection a call came over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number(u64);
+
+impl Number {
+    /// A call over it has shown the run's token.
+    pub(crate) fn is_known(self) {
+        strangers().remove(&self.0);
+    }
+}
+
 /// A connection.
 pub(crate) struct Counted {
     stream: TcpStream,
-    /// Until its first byte: who says nothing has no business here.
-    silence: Option<Pin<Box<Sleep>>>,
+    number: Number,
+    /// Until it has shown the token.
+    stranger: Option<Stranger>,
+}
+
+struct Stranger {
+    until: Pin<Box<Sleep>>,
+    hung_up: oneshot::Receiver<()>,
+}
+
+impl Stranger {
+    fn enter(number: u64) -> Self {
+        let (hang_up, hung_up) = oneshot::channel();
+        let mut strangers = strangers();
+        strangers.insert(number, hang_up);
+        if strangers.len() > STRANGERS_MAX
+            && let Some((_, oldest)) = strangers.pop_first()
+        {
+            // It may be gone already.
+            let _ = oldest.send(());
+        }
+        Self { until: Box::pin(tokio::time::sleep(transport::JOIN_DEADLINE)), hung_up }
+    }
+
+    /// Whether it has shown the token; an error where it has to go.
+    fn poll_known(&mut self, context: &mut Context<'_>) -> std::io::Result<bool> {
+        match Pin::new(&mut self.hung_up).poll(context) {
+            Poll::Ready(Ok(())) => return Err(ErrorKind::ConnectionAborted.into()),
+            // Nobody will hang up on it any more.
+            Poll::Ready(Err(_)) => return Ok(true),
+            Poll::Pending => {}
+        }
+        match self.until.as_mut().poll(context) {
+            Poll::Ready(()) => Err(ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(false),
+        }
+    }
 }
 
 /// What becomes of a connection that came in.
@@ -56,21 +118,23 @@ pub(crate) fn admit(accepted: std::io::Result<TcpStream>) -> Option<std::io::Res
         return None;
     }
     OPEN.fetch_add(1, Ordering::Relaxed);
-    let silence = Some(Box::pin(tokio::time::sleep(transport::JOIN_DEADLINE)));
-    Some(Ok(Counted { stream, silence }))
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let stranger = Some(Stranger::enter(number));
+    Some(Ok(Counted { stream, number: Number(number), stranger }))
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
+        self.number.is_known();
     }
 }
 
 impl Connected for Counted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Number;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Number {
+        self.number
     }
 }
 
@@ -80,16 +144,14 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if let Some(stranger) = &mut self.stranger
+            && stranger.poll_known(context)?
+        {
+            self.stranger = None;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         RECEIVED.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        if polled.is_ready() {
-            self.silence = None;
-        } else if let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
-        }
         polled
     }
 }

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use protocol::ids::{MemberId, RunId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::Interceptor;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 use wire::CHUNK_BYTES;
+use wire::auth::Guard;
 use wire::convert::{from_worker_in, to_worker_out};
 use wire::proto::bonfire_server::Bonfire;
 use wire::proto::{
@@ -26,6 +28,7 @@ use wire::token::Token;
 use wire::transport::{FINISH_DEADLINE, JOIN_DEADLINE, STALL_DEADLINE};
 
 use crate::beside::Told;
+use crate::counted::Number;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::uploads::{Kind, Receiving, Uploads};
 
@@ -47,14 +50,15 @@ pub(crate) struct Service {
     pub(crate) connections: Arc<AtomicU64>,
 }
 
-/// Admits calls that carry the run's token.
+/// Admits calls that carry the run's token; a connection over which one came is no stranger's.
 pub(crate) fn guard(token: Token) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let mut guard = Guard::new(token);
     move |request| {
-        let value = request.metadata().get(wire::token::METADATA_KEY).and_then(|value| value.to_str().ok());
-        if token.admits(value) {
-            return Ok(request);
+        let request = guard.call(request)?;
+        if let Some(connection) = request.extensions().get::<Number>() {
+            connection.is_known();
         }
-        Err(Status::unauthenticated("the run's token is missing or wrong: see --token-file"))
+        Ok(request)
     }
 }
 
@@ -82,32 +86,16 @@ impl Bonfire for Service {
         request: Request<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReply>, Status> {
         let mut chunks = request.into_inner();
-        let first = chunks.message().await?.and_then(|chunk| chunk.part);
-        let Some(upload_chunk::Part::Begin(begin)) = first else {
+        let first = timeout(JOIN_DEADLINE, chunks.message()).await.map_err(|_| {
+            Status::deadline_exceeded(format!("nothing of an upload came for {} s", JOIN_DEADLINE.as_secs()))
+        })?;
+        let Some(upload_chunk::Part::Begin(begin)) = first?.and_then(|chunk| chunk.part) else {
             return Err(Status::invalid_argument("an upload begins with Begin"));
         };
-        let (kind, step) = (self.kind(&begin)?, begin.step);
-        let begun =
-            self.uploads.begin(kind, step, MemberId(begin.member)).map_err(Status::failed_precondition)?;
-        let ticket = begun.ticket();
-        let received = receive(begun, chunks).await;
-        let reply =
-            received.as_ref().map(|_| Response::new(UploadReply {})).map_err(|e| Status::aborted(e.clone()));
-        if !ticket.is_valid() {
-            warn!(member = begin.member, ?kind, step, "an upload that was given up has ended");
-            return reply;
-        }
-        self.tell(match kind {
-            Kind::Version => Trigger::Version {
-                step,
-                result: received
-                    .and_then(|(m, _)| m.ok_or_else(|| "a version without a manifest".to_owned())),
-            },
-            Kind::Export => Trigger::Exports { result: received.map(drop) },
-            Kind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
-        })
-        .await?;
-        reply
+        // A call is dropped with its connection; what it has begun is brought to its end, and told.
+        let own = self.clone();
+        let taken = tokio::spawn(async move { own.take(&begin, chunks).await });
+        taken.await.unwrap_or_else(|why| Err(Status::internal(format!("the upload failed: {why}"))))
     }
 
     async fn download(
@@ -172,6 +160,36 @@ fn over() -> Status {
 }
 
 impl Service {
+    /// Takes an upload that has begun, and tells the driver how it ended.
+    async fn take(
+        &self,
+        begin: &UploadBegin,
+        chunks: Streaming<UploadChunk>,
+    ) -> Result<Response<UploadReply>, Status> {
+        let (kind, step) = (self.kind(begin)?, begin.step);
+        let begun =
+            self.uploads.begin(kind, step, MemberId(begin.member)).map_err(Status::failed_precondition)?;
+        let ticket = begun.ticket();
+        let received = receive(begun, chunks).await;
+        let reply =
+            received.as_ref().map(|_| Response::new(UploadReply {})).map_err(|e| Status::aborted(e.clone()));
+        if !ticket.is_valid() {
+            warn!(member = begin.member, ?kind, step, "an upload that was given up has ended");
+            return reply;
+        }
+        self.tell(match kind {
+            Kind::Version => Trigger::Version {
+                step,
+                result: received
+                    .and_then(|(m, _)| m.ok_or_else(|| "a version without a manifest".to_owned())),
+            },
+            Kind::Export => Trigger::Exports { result: received.map(drop) },
+            Kind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
+        })
+        .await?;
+        reply
+    }
+
     async fn tell(&self, trigger: Trigger) -> Result<(), Status> {
         self.triggers.send(trigger).await.map_err(|_| over())
     }
@@ -216,19 +234,15 @@ impl Service {
 /// Hands a worker's messages on until its stream ends, and says how it ended.
 async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mpsc::Sender<Trigger>) {
     let mut instance = None;
-    let mut has_joined = false;
+    // Whoever has not joined by then says nothing that anybody waits for.
+    let mut until = Some(Instant::now() + JOIN_DEADLINE);
     let reason = loop {
-        let message = if has_joined {
-            stream.message().await
-        } else {
-            let first = timeout(JOIN_DEADLINE, stream.message()).await;
-            has_joined = true;
-            match first {
-                Ok(first) => first,
-                Err(_) => {
-                    break format!("it said nothing for {} s after it connected", JOIN_DEADLINE.as_secs());
-                }
-            }
+        let message = match until {
+            None => stream.message().await,
+            Some(at) => match timeout_at(at, stream.message()).await {
+                Ok(message) => message,
+                Err(_) => break format!("it did not join within {} s", JOIN_DEADLINE.as_secs()),
+            },
         };
         match message {
             Ok(Some(mut message)) => {
@@ -238,6 +252,9 @@ async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mp
                 }
                 match from_worker_in(message) {
                     Ok(message) => {
+                        if matches!(message, protocol::messages::FromWorker::Join(_)) {
+                            until = None;
+                        }
                         if triggers.send(Trigger::Message { connection, message }).await.is_err() {
                             return;
                         }
@@ -256,10 +273,11 @@ async fn listen(connection: u64, mut stream: Streaming<FromWorker>, triggers: mp
 /// sender told.
 async fn receive(
     mut receiving: Receiving,
-    mut chunks: Streaming<UploadChunk>,
+    chunks: Streaming<UploadChunk>,
 ) -> Result<(Option<store::versions::Manifest>, [u8; 32]), String> {
+    let ticket = receiving.ticket();
     let (sender, mut parts) = mpsc::channel::<upload_chunk::Part>(CHUNKS_MAX);
-    let writer = tokio::task::spawn_blocking(move || {
+    let mut writer = tokio::task::spawn_blocking(move || {
         while let Some(part) = parts.blocking_recv() {
             match part {
                 upload_chunk::Part::Begin(_) => return Err("an upload that begins twice".to_owned()),
@@ -275,24 +293,35 @@ async fn receive(
         }
         Err("the upload ended before it was complete".to_owned())
     });
-    let seconds = STALL_DEADLINE.as_secs();
-    loop {
-        let next = timeout(STALL_DEADLINE, chunks.message()).await;
-        let next = next.map_err(|_| format!("nothing of the upload came for {seconds} s"))?;
-        let Ok(Some(chunk)) = next else { break };
-        let Some(part) = chunk.part else { continue };
-        match timeout(STALL_DEADLINE, sender.send(part)).await {
-            Ok(Ok(())) => {}
-            // A closed channel means that the writer has its result already.
-            Ok(Err(_)) => break,
-            // Its thread ends when the disk lets it go; what it has of the version goes then.
-            Err(_) => return Err(format!("the disk took nothing of the upload for {seconds} s")),
-        }
+    pass_on(chunks, sender).await.inspect_err(|_| _ = ticket.give_up())?;
+    let mut written = timeout(FINISH_DEADLINE, &mut writer).await;
+    if written.is_err() && !ticket.give_up() {
+        // It was put in place this very moment.
+        written = timeout(FINISH_DEADLINE, &mut writer).await;
     }
-    drop(sender);
-    let written = timeout(FINISH_DEADLINE, writer).await;
     let Ok(written) = written else {
         return Err(format!("the upload was not durable within {} s", FINISH_DEADLINE.as_secs()));
     };
     written.unwrap_or_else(|why| Err(format!("the writer of the upload failed: {why}")))
+}
+
+/// Hands what comes to the thread that writes it, until its end or the thread's.
+async fn pass_on<E>(
+    mut chunks: impl Stream<Item = Result<UploadChunk, E>> + Unpin,
+    sender: mpsc::Sender<upload_chunk::Part>,
+) -> Result<(), String> {
+    let seconds = STALL_DEADLINE.as_secs();
+    loop {
+        let next = timeout(STALL_DEADLINE, chunks.next()).await;
+        let next = next.map_err(|_| format!("nothing of the upload came for {seconds} s"))?;
+        let Some(Ok(chunk)) = next else { return Ok(()) };
+        let Some(part) = chunk.part else { continue };
+        match timeout(STALL_DEADLINE, sender.send(part)).await {
+            Ok(Ok(())) => {}
+            // A closed channel means that the writer has its result already.
+            Ok(Err(_)) => return Ok(()),
+            // Its thread ends when the disk lets it go; what it has of the version goes then.
+            Err(_) => return Err(format!("the disk took nothing of the upload for {seconds} s")),
+        }
+    }
 }

@@ -412,7 +412,7 @@ impl Parts<'_> {
         };
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
         let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
-        let display = Display::new(self.args.output);
+        let display = Display::new(self.args.output).map_err(Refusal::failed)?;
         let mut recorder =
             Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, beside);
         recorder.write();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::ids::MemberId;
@@ -100,7 +101,7 @@ impl Uploads {
             return Err(format!("nobody asked member {:#x} for {kind:?} {step}", from.0));
         };
         asked.has_begun = true;
-        let ticket = Ticket { own: self.clone(), kind, number: asked.number };
+        let ticket = Ticket { own: self.clone(), kind, number: asked.number, stage: Arc::default() };
         drop(expected);
         let place = match kind {
             Kind::Version => {
@@ -150,7 +151,13 @@ pub(crate) struct Ticket {
     own: Uploads,
     kind: Kind,
     number: u64,
+    stage: Arc<AtomicU8>,
 }
+
+/// Stages of an upload: its bytes come, then it is put in place or given up, and never both.
+const COMING: u8 = 0;
+const IN_PLACE: u8 = 1;
+const GIVEN_UP: u8 = 2;
 
 impl Ticket {
     /// Whether no other was asked for since: one that was given up must not be taken for the one that is waited for now,
@@ -158,6 +165,21 @@ impl Ticket {
     pub(crate) fn is_valid(&self) -> bool {
         let expected = self.own.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.get(&self.kind).is_some_and(|newest| newest.number == self.number)
+    }
+
+    /// Nobody waits for it any more, whatever the disk does with it later; false where it is in place by now.
+    pub(crate) fn give_up(&self) -> bool {
+        self.leave(GIVEN_UP)
+    }
+
+    /// It is put in place, if it is still waited for.
+    fn put_in_place(&self) -> bool {
+        self.is_valid() && self.leave(IN_PLACE)
+    }
+
+    fn leave(&self, to: u8) -> bool {
+        let before = self.stage.compare_exchange(COMING, to, Ordering::Relaxed, Ordering::Relaxed);
+        before.is_ok() || before == Err(to)
     }
 }
 
@@ -227,9 +249,8 @@ impl Receiving {
         state_digest: &[u8],
     ) -> Result<Option<Manifest>, String> {
         self.end_file()?;
-        if !self.ticket.is_valid() {
-            return Err("another one was asked for meanwhile".to_owned());
-        }
+        let late = || "another one was asked for meanwhile, or this one was given up".to_owned();
+        let ticket = self.ticket.clone();
         match self.place {
             Place::Version(writer) => {
                 let lineage = &self.ticket.own.lineage;
@@ -243,8 +264,11 @@ impl Receiving {
                     created: crate::record::unix_seconds() as u64,
                     files: Vec::new(),
                 };
-                writer.finish(manifest).map(Some).map_err(|e| e.to_string())
+                let manifest =
+                    writer.finish(manifest, || ticket.put_in_place()).map_err(|e| e.to_string())?;
+                manifest.map(Some).ok_or_else(late)
             }
+            _ if !ticket.put_in_place() => Err(late()),
             Place::Export(files) => {
                 for (name, bytes) in files {
                     let path = self.ticket.own.run_dir.join("exports").join(name);
@@ -317,6 +341,30 @@ mod tests {
         assert!(old.finish(&[1], &[2]).is_err_and(|why| why.contains("another one was asked for")));
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
         assert!(new.ticket().is_valid());
+    }
+
+    /// The disk takes its time, and those that wait have a deadline.
+    #[test]
+    fn an_upload_that_was_given_up_is_never_put_in_place_and_one_in_place_is_not_given_up() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let uploads = uploads(dir.path());
+        let begin = |step| {
+            uploads.expect_version(step, MemberId(1));
+            let mut upload = uploads.begin(Kind::Version, step, MemberId(1)).expect("expected");
+            upload.file("model.safetensors", 3).expect("begun");
+            upload.bytes(b"abc").expect("written");
+            upload
+        };
+        let upload = begin(7);
+        assert!(upload.ticket().give_up() && upload.ticket().give_up());
+        assert!(upload.finish(&[1], &[2]).is_err_and(|why| why.contains("given up")));
+        assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
+        let left = std::fs::read_dir(uploads.checkpoints()).expect("listed").count();
+        assert_eq!(left, 0, "its files went with it");
+        let upload = begin(8);
+        let ticket = upload.ticket();
+        upload.finish(&[1], &[2]).expect("finished");
+        assert!(!ticket.give_up());
     }
 
     #[test]

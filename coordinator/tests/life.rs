@@ -279,3 +279,23 @@ fn worker_of(coordinator: u32) -> u32 {
     }
     *found.last().expect("a local worker")
 }
+
+/// A terminal that is held with Ctrl-S, a pager that nobody scrolls: the training goes on, and what was left out is said.
+#[test]
+fn a_reader_that_reads_nothing_holds_up_no_training() {
+    let place = Place::new();
+    let some = ["--set", "train.epochs=600", "--set", "checkpoint.every=1h", "--output", "json"];
+    place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
+    let mut child = place.coordinator(&some).spawn().expect("started");
+    // Nobody reads its pipe, which takes 64 KiB, until all that it has to say would be far more than that.
+    until("the run is over", || {
+        let text = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
+        text.contains("\"completed\"")
+    });
+    assert!(child.try_wait().expect("looked at").is_none(), "its last words wait for a reader a while");
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.lines().count() > 1_000 && said.contains("\"event\":\"end\""), "{}", said.lines().count());
+}

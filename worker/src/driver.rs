@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use protocol::messages::{EndReason, Failure, ToWorker};
 use protocol::worker::{Event, Output, Worker};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::compute::{Command, Link};
 use crate::fail;
@@ -29,6 +30,8 @@ pub(crate) enum Trigger {
     Control(ToWorker),
     /// The control stream ended or broke.
     ControlLost {
+        /// The number of the attempt that had opened it.
+        attempt: u64,
         /// How it was noticed.
         reason: String,
     },
@@ -67,6 +70,8 @@ pub(crate) struct Driver {
     /// Attempts to open another control stream so far. Only the newest counts: where the compute thread's connection
     /// broke with the control stream both are told, and two streams of one worker would put each other out.
     pub(crate) attempts: u64,
+    /// The newest, while it is under way.
+    pub(crate) attempt: Option<AbortHandle>,
 }
 
 impl Driver {
@@ -88,10 +93,15 @@ impl Driver {
             let event = match self.next(&mut triggers).await {
                 None => Event::Tick,
                 Some(Trigger::Control(message)) => Event::Message(message),
-                Some(Trigger::Reconnected { attempt, .. }) if attempt != self.attempts => continue,
-                Some(Trigger::ControlLost { reason } | Trigger::Reconnected { result: Err(reason), .. }) => {
-                    Event::Disconnected { reason }
+                // Of a stream that was given up, or an attempt that another has followed.
+                Some(Trigger::Reconnected { attempt, .. } | Trigger::ControlLost { attempt, .. })
+                    if attempt != self.attempts =>
+                {
+                    continue;
                 }
+                Some(
+                    Trigger::ControlLost { reason, .. } | Trigger::Reconnected { result: Err(reason), .. },
+                ) => Event::Disconnected { reason },
                 Some(Trigger::Reconnected { result: Ok(session), .. }) => match self.connected(*session) {
                     Ok(()) => Event::Connected,
                     Err(failure) => Event::Failed(failure),
@@ -108,7 +118,10 @@ impl Driver {
 
     /// The next trigger, or `None` when the machine's deadline comes first.
     async fn next(&self, triggers: &mut mpsc::Receiver<Trigger>) -> Option<Trigger> {
-        let closed = || Trigger::ControlLost { reason: "the worker's own channels are closed".to_owned() };
+        let closed = || Trigger::ControlLost {
+            attempt: self.attempts,
+            reason: "the worker's own channels are closed".to_owned(),
+        };
         let Some(due_ms) = self.machine.next_deadline() else {
             return Some(triggers.recv().await.unwrap_or_else(closed));
         };
@@ -170,8 +183,10 @@ impl Driver {
 
     /// Gives the control stream up and tries to open another one.
     fn reconnect(&mut self, pause: Duration, reason: &str) {
-        if let Some(session) = self.session.take() {
-            session.abandon();
+        self.session = None;
+        // A stream that it opens later would be one too many.
+        if let Some(before) = self.attempt.take() {
+            before.abort();
         }
         // Each attempt may fail for the same reason: once is enough.
         if self.said != reason {
@@ -181,12 +196,14 @@ impl Driver {
         self.attempts += 1;
         let attempt = self.attempts;
         let (address, triggers) = (self.address.clone(), self.triggers.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let result = address.reconnect(&triggers).await.map(Box::new).map_err(|failure| failure.message);
+            let result =
+                address.reconnect(attempt, &triggers).await.map(Box::new).map_err(|failure| failure.message);
             // A driver that has gone needs no stream.
             let _ = triggers.send(Trigger::Reconnected { attempt, result }).await;
         });
+        self.attempt = Some(task.abort_handle());
     }
 
     fn order(&self, command: Command) -> Result<(), Failure> {
@@ -200,3 +217,6 @@ impl Driver {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

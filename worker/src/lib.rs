@@ -126,7 +126,8 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
         compute: orders.clone(),
         started: Instant::now(),
         said: String::new(),
-        attempts: 0,
+        attempts: session::FIRST,
+        attempt: None,
     };
     driver.connected(session)?;
     let end = driver.run(inbox).await;

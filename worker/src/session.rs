@@ -9,10 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use wire::auth::Bearer;
 use wire::proto::bonfire_client::BonfireClient;
 use wire::token::{self, Token};
 use wire::transport::{self, CONNECT_DEADLINE};
@@ -31,22 +30,15 @@ const BACKOFF: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
+/// An attempt that fails as the one before is spoken of after so long.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// The number of the attempt that opens a worker's first control stream.
+pub(crate) const FIRST: u64 = 0;
 /// How long the last words may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A client of the coordinator.
 pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
-
-/// Adds the run's token to every call.
-#[derive(Clone, Debug)]
-pub(crate) struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-        request.metadata_mut().insert(token::METADATA_KEY, self.0.clone());
-        Ok(request)
-    }
-}
 
 /// Where the coordinator is and how to prove oneself to it.
 #[derive(Clone, Debug)]
@@ -78,7 +70,16 @@ pub(crate) struct Session {
     pub(crate) token: Token,
     /// Messages to the coordinator.
     pub(crate) outbox: mpsc::Sender<FromWorker>,
-    reader: JoinHandle<()>,
+    reader: Reader,
+}
+
+/// The task that hears the coordinator; dropped, it says nothing more.
+struct Reader(JoinHandle<()>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Address {
@@ -131,9 +132,9 @@ impl Address {
         inbox: &mut mpsc::Receiver<Trigger>,
     ) -> Result<Session, Failure> {
         let give_up = Instant::now() + join_timeout;
-        let mut said = String::new();
+        let (mut said, mut say_again) = (String::new(), Instant::now());
         for attempt in 0.. {
-            let failure = match self.attempt(triggers).await {
+            let failure = match self.attempt(FIRST, triggers).await {
                 Ok(session) => return Ok(session),
                 Err(Problem::Lasting(failure)) => return Err(failure),
                 Err(Problem::Passing(failure)) => failure,
@@ -144,9 +145,17 @@ impl Address {
                     format!("{}: no admission within {join_timeout:?}: {}", self.url, failure.message);
                 return Err(fail(failure.code, message));
             }
-            if failure.message != said {
-                tracing::warn!("{}: {}; trying again for {join_timeout:?}", self.url, failure.message);
+            // The same is said once, and then now and then: the log shows that it still tries, and for how long.
+            let (is_new, is_time) = (failure.message != said, Instant::now() >= say_again);
+            if is_new || is_time {
+                let left = give_up.saturating_duration_since(Instant::now()).as_secs();
+                tracing::warn!(
+                    "{}: {}; trying again in {wait:?}, for {left} s more (--join-timeout)",
+                    self.url,
+                    failure.message
+                );
                 said = failure.message;
+                say_again = Instant::now() + SAY_AGAIN;
             }
             if let Ok(Some(Trigger::Signalled { signal })) = tokio::time::timeout(wait, inbox.recv()).await {
                 return Err(fail(130, format!("{signal} while trying to join")));
@@ -155,9 +164,13 @@ impl Address {
         unreachable!("the loop has no end of its own")
     }
 
-    /// One attempt to open a control stream again.
-    pub(crate) async fn reconnect(&self, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Failure> {
-        self.attempt(triggers).await.map_err(|problem| match problem {
+    /// One attempt to open a control stream again, by its number.
+    pub(crate) async fn reconnect(
+        &self,
+        number: u64,
+        triggers: &mpsc::Sender<Trigger>,
+    ) -> Result<Session, Failure> {
+        self.attempt(number, triggers).await.map_err(|problem| match problem {
             Problem::Passing(failure) | Problem::Lasting(failure) => failure,
         })
     }
@@ -172,7 +185,7 @@ impl Address {
         }
     }
 
-    async fn attempt(&self, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
+    async fn attempt(&self, number: u64, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
         let loopback = self.is_loopback().await?;
         if !loopback && !self.insecure {
             let message =
@@ -192,9 +205,7 @@ impl Address {
         let endpoint = transport::endpoint(&self.url)
             .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?;
         let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
-        let bearer = MetadataValue::try_from(token.bearer())
-            .map_err(|error| lasting(format!("the token can't be sent: {error}")))?;
-        let bearer = Bearer(bearer);
+        let bearer = Bearer::new(&token);
         let mut client = client_over(channel, bearer.clone());
         // It connects with the first file.
         let files = client_over(endpoint.connect_lazy(), bearer);
@@ -214,28 +225,28 @@ impl Address {
             }
             Err(status) => return Err(passing(4, format!("can't be reached: {}", status_text(&status)))),
         };
-        let reader = tokio::spawn(read(incoming, triggers.clone()));
+        let reader = Reader(tokio::spawn(read(number, incoming, triggers.clone())));
         Ok(Session { files, token, outbox, reader })
     }
 }
 
 impl Session {
-    /// Drops the stream: nothing that it still carries is heard.
-    pub(crate) fn abandon(self) {
-        self.reader.abort();
-    }
-
     /// Lets the last messages leave, once every clone of the outbox is dropped.
     pub(crate) async fn close(self) {
-        drop(self.outbox);
-        if tokio::time::timeout(FLUSH_DEADLINE, self.reader).await.is_err() {
+        let Self { outbox, mut reader, .. } = self;
+        drop(outbox);
+        if tokio::time::timeout(FLUSH_DEADLINE, &mut reader.0).await.is_err() {
             tracing::debug!("the coordinator did not close the control stream in time");
         }
     }
 }
 
 /// Turns incoming messages into triggers until the stream ends.
-async fn read(mut incoming: tonic::Streaming<wire::proto::ToWorker>, triggers: mpsc::Sender<Trigger>) {
+async fn read(
+    attempt: u64,
+    mut incoming: tonic::Streaming<wire::proto::ToWorker>,
+    triggers: mpsc::Sender<Trigger>,
+) {
     let reason = loop {
         match incoming.message().await {
             Ok(Some(message)) => match wire::convert::to_worker_in(message) {
@@ -251,7 +262,7 @@ async fn read(mut incoming: tonic::Streaming<wire::proto::ToWorker>, triggers: m
         }
     };
     // Nobody listens any more: then the worker is ending already.
-    let _ = triggers.send(Trigger::ControlLost { reason }).await;
+    let _ = triggers.send(Trigger::ControlLost { attempt, reason }).await;
 }
 
 fn client_over(channel: Channel, bearer: Bearer) -> Client {

@@ -5,6 +5,11 @@ mod json;
 mod plain;
 
 use std::io::IsTerminal;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use crate::cli::OutputForm;
 
@@ -64,8 +69,120 @@ pub(crate) struct MemberLine {
 /// A metric as it goes to metrics.jsonl.
 pub(crate) use tracker::Metric;
 
+/// So many lines may wait for whoever reads them.
+const WAITING_MAX: usize = 16_384;
+/// Progress is shown so often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// At the end of the run what waits may take so long.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is shown, on a thread of its own: a terminal that is held (Ctrl-S) or a pipe that nobody empties holds up nothing
+/// else. What finds no room there is left out, and how much that was is said.
+pub(crate) struct Display {
+    is_json: bool,
+    lines: Option<SyncSender<Shown>>,
+    thread: Option<JoinHandle<()>>,
+    progress_shown: Option<Instant>,
+    left_out: u64,
+}
+
+/// A message to the thread.
+enum Shown {
+    Begin(RunInfo),
+    Progress(Box<Progress>),
+    Metrics(Vec<Metric>),
+    Evaluated { epoch: u64, step: u64, line: String },
+    Event { event: String, text: String, details: Value },
+    LeftOut(u64),
+    End { text: String, details: Value, failed: bool },
+}
+
+impl Display {
+    /// Chooses the form.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn new(form: OutputForm) -> std::io::Result<Self> {
+        let (lines, inbox) = sync_channel(WAITING_MAX);
+        let mut shown = Form::new(form);
+        let show = move || inbox.into_iter().for_each(|line| shown.show(line));
+        let thread = std::thread::Builder::new().name("display".to_owned()).spawn(show)?;
+        let is_json = form == OutputForm::Json;
+        Ok(Self { is_json, lines: Some(lines), thread: Some(thread), progress_shown: None, left_out: 0 })
+    }
+
+    /// The run is about to begin.
+    pub(crate) fn begin(&mut self, info: &RunInfo) {
+        self.put(Shown::Begin(info.clone()));
+    }
+
+    /// A training step was committed: shown now and then.
+    pub(crate) fn progress(&mut self, progress: &Progress) {
+        if self.progress_shown.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+            self.progress_now(progress);
+        }
+    }
+
+    /// How far the run is, before a line about that.
+    pub(crate) fn progress_now(&mut self, progress: &Progress) {
+        if self.is_json {
+            return;
+        }
+        self.progress_shown = Some(Instant::now());
+        if let Some(lines) = &self.lines {
+            // The next one tells more.
+            let _ = lines.try_send(Shown::Progress(Box::new(progress.clone())));
+        }
+    }
+
+    /// Metrics were recorded.
+    pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
+        if self.is_json && !metrics.is_empty() {
+            self.put(Shown::Metrics(metrics.to_vec()));
+        }
+    }
+
+    /// An epoch was evaluated: (key, value) of the headline metrics.
+    pub(crate) fn evaluated(&mut self, epoch: u64, step: u64, headline: &[(String, f64)]) {
+        let line =
+            headline.iter().map(|(key, value)| format!("{key} {value:.4}")).collect::<Vec<_>>().join("  ");
+        self.put(Shown::Evaluated { epoch, step, line });
+    }
+
+    /// Something that people should know: joins, losses, views, versions, warnings.
+    pub(crate) fn event(&mut self, event: &str, text: &str, details: &Value) {
+        self.put(Shown::Event { event: event.to_owned(), text: text.to_owned(), details: details.clone() });
+    }
+
+    /// The run is over; the last line says where everything is. Of a run that has failed whoever keeps standard output
+    /// in a file finds out why on standard error, as with any error.
+    pub(crate) fn end(&mut self, text: &str, details: &Value, failed: bool) {
+        self.put(Shown::End { text: text.to_owned(), details: details.clone(), failed });
+    }
+
+    fn put(&mut self, shown: Shown) {
+        let Some(lines) = &self.lines else { return };
+        if self.left_out > 0 && lines.try_send(Shown::LeftOut(self.left_out)).is_ok() {
+            self.left_out = 0;
+        }
+        if lines.try_send(shown).is_err() {
+            self.left_out += 1;
+        }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.lines = None;
+        let until = Instant::now() + END_DEADLINE;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 /// One of the three forms.
-pub(crate) enum Display {
+enum Form {
     /// indicatif bars.
     Bars(bars::Bars),
     /// A line now and then.
@@ -74,9 +191,8 @@ pub(crate) enum Display {
     Json(json::Json),
 }
 
-impl Display {
-    /// Chooses the form.
-    pub(crate) fn new(form: OutputForm) -> Self {
+impl Form {
+    fn new(form: OutputForm) -> Self {
         match form {
             OutputForm::Json => Self::Json(json::Json),
             OutputForm::Text if std::io::stdout().is_terminal() => Self::Bars(bars::Bars::new()),
@@ -84,66 +200,42 @@ impl Display {
         }
     }
 
-    /// The run is about to begin.
-    pub(crate) fn begin(&mut self, info: &RunInfo) {
-        match self {
-            Self::Bars(bars) => bars.begin(info),
-            Self::Plain(plain) => plain.begin(info),
-            Self::Json(_) => {}
+    fn show(&mut self, shown: Shown) {
+        match (self, shown) {
+            (Self::Bars(bars), Shown::Begin(info)) => bars.begin(&info),
+            (Self::Bars(bars), Shown::Progress(progress)) => bars.progress(&progress),
+            (Self::Bars(bars), Shown::Evaluated { epoch, step, line }) => {
+                bars.line(&format!("epoch {:>3}  step {step:>6}  {line}", epoch + 1));
+            }
+            (Self::Bars(bars), Shown::Event { text, .. }) => bars.line(&text),
+            (Self::Bars(bars), Shown::End { text, .. }) => bars.end(&text),
+            (Self::Plain(plain), Shown::Begin(info)) => plain.begin(&info),
+            (Self::Plain(plain), Shown::Progress(progress)) => plain.progress(&progress),
+            (Self::Plain(plain), Shown::Evaluated { epoch, step, line }) => {
+                plain.evaluated(epoch, step, &line);
+            }
+            (Self::Plain(_), Shown::Event { text, .. }) => plain::print(&text),
+            (Self::Plain(_), Shown::End { text, failed, .. }) => end(&text, failed, || plain::print(&text)),
+            (Self::Json(json), Shown::Metrics(metrics)) => json.metrics(&metrics),
+            (Self::Json(json), Shown::Event { event, text, details }) => json.event(&event, &text, &details),
+            (Self::Json(json), Shown::End { text, details, failed }) => {
+                end(&text, failed, || json.event("end", &text, &details));
+            }
+            (own, Shown::LeftOut(lines)) => {
+                let text = format!("{lines} lines were left out here: nobody read them in time");
+                let event = "left_out".to_owned();
+                own.show(Shown::Event { event, text, details: json!({ "lines": lines }) });
+            }
+            (Self::Json(_), Shown::Begin(_) | Shown::Progress(_) | Shown::Evaluated { .. })
+            | (Self::Bars(_) | Self::Plain(_), Shown::Metrics(_)) => {}
         }
     }
+}
 
-    /// A training step was committed.
-    pub(crate) fn progress(&mut self, progress: &Progress) {
-        match self {
-            Self::Bars(bars) => bars.progress(progress),
-            Self::Plain(plain) => plain.progress(progress),
-            Self::Json(_) => {}
-        }
-    }
-
-    /// Metrics were recorded.
-    pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
-        if let Self::Json(json) = self {
-            json.metrics(metrics);
-        }
-    }
-
-    /// An epoch was evaluated: (key, value) of the headline metrics.
-    pub(crate) fn evaluated(&mut self, epoch: u64, step: u64, headline: &[(String, f64)]) {
-        let line =
-            headline.iter().map(|(key, value)| format!("{key} {value:.4}")).collect::<Vec<_>>().join("  ");
-        match self {
-            Self::Bars(bars) => bars.line(&format!("epoch {:>3}  step {step:>6}  {line}", epoch + 1)),
-            Self::Plain(plain) => plain.evaluated(epoch, step, &line),
-            Self::Json(_) => {}
-        }
-    }
-
-    /// Something that people should know: joins, losses, views, versions, warnings.
-    pub(crate) fn event(&mut self, event: &str, text: &str, details: &serde_json::Value) {
-        match self {
-            Self::Bars(bars) => bars.line(text),
-            Self::Plain(_) => plain::print(text),
-            Self::Json(json) => json.event(event, text, details),
-        }
-    }
-
-    /// The run is over; the last line says where everything is.
-    pub(crate) fn end(&mut self, text: &str, details: &serde_json::Value) {
-        match self {
-            Self::Bars(bars) => bars.end(text),
-            Self::Plain(_) => plain::print(text),
-            Self::Json(json) => json.event("end", text, details),
-        }
-    }
-
-    /// The run has failed: whoever keeps standard output in a file finds out why on standard error, as with any error.
-    pub(crate) fn fail(&mut self, text: &str, details: &serde_json::Value) {
-        self.end(text, details);
-        if !std::io::stdout().is_terminal() {
-            eprintln!("coordinator: {text}");
-        }
+fn end(text: &str, failed: bool, show: impl FnOnce()) {
+    show();
+    if failed && !std::io::stdout().is_terminal() {
+        eprintln!("coordinator: {text}");
     }
 }
 
@@ -159,9 +251,29 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_said_when_there_is_some() {
+        let (lines, inbox) = sync_channel(2);
+        let mut display =
+            Display { is_json: true, lines: Some(lines), thread: None, progress_shown: None, left_out: 0 };
+        for number in 0..5 {
+            display.event("message", &number.to_string(), &Value::Null);
+        }
+        display.progress(&Progress::default());
+        let taken: Vec<Shown> = inbox.try_iter().collect();
+        assert!(matches!(&taken[..], [_, Shown::Event { text, .. }] if text == "1"));
+        display.event("message", "5", &Value::Null);
+        let taken: Vec<Shown> = inbox.try_iter().collect();
+        assert!(matches!(&taken[..], [Shown::LeftOut(3), Shown::Event { text, .. }] if text == "5"));
+        display.event("message", "6", &Value::Null);
+        assert!(matches!(inbox.try_iter().collect::<Vec<_>>()[..], [Shown::Event { .. }]), "said once");
+    }
+
     #[test]
     fn durations_read_well() {
-        let said: Vec<String> = [0.2, 42.0, 185.0, 7_620.0, f64::NAN].map(super::duration).into();
+        let said: Vec<String> = [0.2, 42.0, 185.0, 7_620.0, f64::NAN].map(duration).into();
         assert_eq!(said, ["0 s", "42 s", "3 min 05 s", "2 h 07 min", "0 s"]);
     }
 }

@@ -40,10 +40,8 @@ impl Recorder {
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
         });
         let line = self.last_line(outcome, seconds);
-        match outcome.reason {
-            EndReason::Failed => self.display.fail(&line, &details),
-            EndReason::Completed | EndReason::Interrupted => self.display.end(&line, &details),
-        }
+        self.display.progress_now(&self.progress);
+        self.display.end(&line, &details, outcome.reason == EndReason::Failed);
     }
 
     fn last_line(&self, outcome: &Outcome, seconds: f64) -> String {

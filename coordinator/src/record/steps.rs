@@ -121,6 +121,7 @@ impl Recorder {
             .collect();
         let headline: Vec<(String, f64)> =
             named.iter().filter(|(key, _)| HEADLINE.contains(&key.as_str())).cloned().collect();
+        self.display.progress_now(&self.progress);
         self.display.evaluated(committed.epoch, committed.key.step, &headline);
         let values: BTreeMap<String, f64> = named.iter().cloned().collect();
         self.record.final_state.metrics = values.clone();

@@ -26,7 +26,7 @@ fn write(checkpoints: &Path, step: u64) {
         file.write(format!(" of step {step}").as_bytes()).expect("written");
         writer.add(file).expect("durable");
     }
-    writer.finish(manifest(step)).expect("finished");
+    writer.finish(manifest(step), || true).expect("finished");
 }
 
 /// Version 1 is whole, version 2 was damaged: 1 is found and 2 is named with what is wrong in `name`.

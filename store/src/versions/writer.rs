@@ -65,19 +65,27 @@ impl VersionWriter {
     }
 
     /// Writes the manifest, moves the folder into place and makes that durable. A version of the same step that
-    /// is there already is replaced in one move.
+    /// is there already is replaced in one move. Files may have waited long for their disk: `is_wanted` is asked when all
+    /// else is done, and where the version isn't wanted any more there is none.
     ///
     /// # Errors
     /// When the file system says no; then there is no new version, and an old one of this step is still there.
-    pub fn finish(mut self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
+    pub fn finish(
+        mut self,
+        mut manifest: Manifest,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> Result<Option<Manifest>, StoreError> {
         manifest.files = std::mem::take(&mut self.files);
         let bytes = manifest
             .to_bytes()
             .map_err(|why| StoreError { path: self.temporary.clone(), source: why.into() })?;
         write_file(&self.temporary.join(MANIFEST), &bytes)?;
+        if !is_wanted() {
+            return Ok(None);
+        }
         self.move_into_place()?;
         sync_parent(&self.target)?;
-        Ok(manifest)
+        Ok(Some(manifest))
     }
 
     fn move_into_place(&self) -> Result<(), StoreError> {
@@ -163,10 +171,10 @@ mod tests {
             writer.add(file).expect("durable");
             writer
         };
-        write(b"old").finish(super::super::tests::manifest(1)).expect("finished");
+        write(b"old").finish(super::super::tests::manifest(1), || true).expect("finished");
         drop(write(b"new"));
         assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"old");
-        write(b"new").finish(super::super::tests::manifest(1)).expect("finished");
+        write(b"new").finish(super::super::tests::manifest(1), || true).expect("finished");
         assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"new");
         super::super::verify(dir.path(), 1).expect("whole");
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "the replaced one is gone");

@@ -96,7 +96,7 @@ impl Left {
             created: 1,
             files: Vec::new(),
         };
-        writer.finish(manifest).expect("finished");
+        writer.finish(manifest, || true).expect("finished");
     }
 
     fn log(&self, step: u64, key: &str, value: f64) {

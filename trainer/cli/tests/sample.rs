@@ -110,7 +110,7 @@ impl Left {
             created: 1,
             files: Vec::new(),
         };
-        writer.finish(manifest).expect("finished");
+        writer.finish(manifest, || true).expect("finished");
         Self { dir }
     }
 

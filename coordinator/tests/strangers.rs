@@ -1,0 +1,165 @@
+//! Who knocks and doesn't belong: noise, crowds, workers of other releases. The run goes on as if they weren't there.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Child;
+use std::time::Duration;
+
+use sim::real::listening;
+use support::{Place, steps_committed, until, wait};
+use tokio_stream::StreamExt;
+use wire::auth::Bearer;
+use wire::proto::bonfire_client::BonfireClient;
+use wire::proto::{FromWorker, Join, Task, from_worker, to_worker};
+use wire::token::Token;
+
+/// Long enough for all that is done to it, short enough to be waited for.
+const SOME: [&str; 6] =
+    ["--local-workers", "2", "--set", "train.epochs=300", "--set", "checkpoint.every=50 steps"];
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A quiet run of [`SOME`], as `whole`, then one under way.
+fn run(place: &Place) -> Child {
+    place.complete(&[&SOME[..], &["--set", "run.name=whole"]].concat());
+    let child = place.coordinator(&SOME).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(place) > 20);
+    child
+}
+
+/// The run ends as the quiet one did, with nothing lost and nobody gone.
+fn is_unharmed(place: &Place, run: Child) {
+    let output = wait(run);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let record = place.record("small");
+    assert_eq!((&record["retries"], &record["views"]), (&0.into(), &1.into()), "{:#}", record["events"]);
+}
+
+fn address(place: &Place) -> String {
+    let text = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
+    text.trim().to_owned()
+}
+
+fn control_port(place: &Place) -> u16 {
+    address(place).rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+#[test]
+fn noise_on_every_port_changes_nothing() {
+    let place = Place::new();
+    let child = run(&place);
+    let ports = listening(child.id());
+    assert!(ports.len() >= 2 && ports.contains(&control_port(&place)), "{ports:?}");
+    let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let halves = [&b"GET / HTTP/1.1\r\n\r\n"[..], PREFACE, &noise, &[0xff; 4_096], b""];
+    let mut open = Vec::new();
+    for port in ports {
+        for bytes in halves {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+            // It may be hung up on in the middle.
+            let _ = stream.write_all(bytes);
+            open.push(stream);
+        }
+    }
+    is_unharmed(&place, child);
+}
+
+/// More than the coordinator takes connections, each of which begins like one that belongs there.
+#[test]
+fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
+    let place = Place::new();
+    let child = run(&place);
+    let port = control_port(&place);
+    let crowd: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+            let _ = stream.write_all(PREFACE);
+            stream
+        })
+        .collect();
+    let status = wait(place.command(&["status"]).spawn().expect("started"));
+    assert_eq!(status.status.code(), Some(0), "{}", String::from_utf8_lossy(&status.stderr));
+    let guest =
+        place.worker(&["--coordinator", &address(&place), "--name", "guest"]).spawn().expect("started");
+    until("the guest is in", || {
+        let text = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
+        text.contains("guest joined") || !support::alive(child.id())
+    });
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.record("small")["events"].to_string().contains("guest joined"));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    assert_eq!(wait(guest).status.code(), Some(0));
+    drop(crowd);
+}
+
+/// What the coordinator answers to a worker that joins like this.
+fn refusal(place: &Place, join: Join) -> String {
+    let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
+    let url = address(place);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let asked = async {
+        let channel = wire::transport::endpoint(&url).expect("a URL").connect().await.expect("connected");
+        let mut client = BonfireClient::with_interceptor(channel, Bearer::new(&token));
+        let said = FromWorker { message: Some(from_worker::Message::Join(join)) };
+        let stream = tokio_stream::iter([said]).chain(tokio_stream::pending());
+        let mut answers = client.session(stream).await.expect("a stream").into_inner();
+        match answers.message().await.expect("an answer").expect("not the end").message {
+            Some(to_worker::Message::Refused(failure)) => {
+                assert_eq!(failure.code, 2);
+                failure.message
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), asked).await.expect("in time") })
+}
+
+#[test]
+fn workers_of_other_releases_and_other_tasks_are_told_so() {
+    let place = Place::new();
+    let child = run(&place);
+    let join = Join {
+        protocol_version: protocol::PROTOCOL_VERSION,
+        tasks: vec![Task { name: "mlp".to_owned(), schema: 999 }],
+        fingerprint: vec![1; 32],
+        name: "stranger".to_owned(),
+        device: "cpu".to_owned(),
+        ..Join::default()
+    };
+    let other = Join { protocol_version: protocol::PROTOCOL_VERSION + 1, ..join.clone() };
+    let said = refusal(&place, other);
+    assert!(said.contains("protocol version") && said.contains("one release"), "{said}");
+    let other = Join { tasks: vec![Task { name: "own".to_owned(), schema: 1 }], ..join.clone() };
+    let said = refusal(&place, other);
+    assert!(said.contains("doesn't know the task") && said.contains("it knows own"), "{said}");
+    let said = refusal(&place, join);
+    assert!(said.contains("schema") && said.contains("999") && said.contains("one build"), "{said}");
+    is_unharmed(&place, child);
+    let events = place.record("small")["events"].to_string();
+    assert_eq!(events.matches("stranger was refused").count(), 3, "{events}");
+}
+
+/// Somebody edits the file under a running run: those that have it go on, a newcomer says what is wrong.
+#[test]
+fn data_that_changed_under_a_run_is_named_by_who_comes_and_the_others_go_on() {
+    let place = Place::new();
+    let child = run(&place);
+    let rows = place.path().join("rows.csv");
+    let text = std::fs::read_to_string(&rows).expect("the rows");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.swap(3, 4);
+    std::fs::write(&rows, lines.join("\n") + "\n").expect("written");
+    let guest =
+        place.worker(&["--coordinator", &address(&place), "--name", "guest"]).spawn().expect("started");
+    let output = wait(guest);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("rows.csv") || said.contains("digest"), "{said}");
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+}
