@@ -353,13 +353,12 @@ impl Coordinator {
     }
 
     fn note_waiting(&mut self) {
+        if matches!(self.state, State::Finished(_)) {
+            return; // Its outcome was the last word.
+        }
         let is_routine = matches!(
             self.state,
-            State::Stepping(_)
-                | State::Committing(_)
-                | State::Opening
-                | State::Ending(_)
-                | State::Finished(_)
+            State::Stepping(_) | State::Committing(_) | State::Opening | State::Ending(_)
         );
         let reason = if is_routine && !self.appends.is_failing() { String::new() } else { self.waits_for() };
         if reason != self.waiting {
