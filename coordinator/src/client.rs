@@ -34,7 +34,8 @@ pub(crate) async fn status(target: &Target) -> Result<(), Refusal> {
         Err(refusal) => return Err(refusal),
     };
     show(&report, target.output);
-    if report.waiting_for.contains("to join") && target.output == OutputForm::Text {
+    let may_need_workers = matches!(&*report.state, "starting" | "paused");
+    if may_need_workers && target.output == OutputForm::Text {
         let address = address(target, dir.as_deref())?;
         print(&format!("  a worker joins with: worker --coordinator {address}\n"));
     }

@@ -51,8 +51,8 @@ fn strangers() -> std::sync::MutexGuard<'static, BTreeMap<u64, oneshot::Sender<(
 pub(crate) struct Number(u64);
 
 impl Number {
-    /// A call over it has shown the run's token.
-    pub(crate) fn is_known(self) {
+    /// It is no stranger any more: a call over it has shown the run's token, or it is gone.
+    pub(crate) fn settle(self) {
         strangers().remove(&self.0);
     }
 }
@@ -126,7 +126,7 @@ pub(crate) fn admit(accepted: std::io::Result<TcpStream>) -> Option<std::io::Res
 impl Drop for Counted {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
-        self.number.is_known();
+        self.number.settle();
     }
 }
 

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use crate::beside::Told;
 use crate::data_plane::Reduction;
 use crate::journal_file::JournalFile;
-use crate::launch::Locals;
+use crate::launch::{self, Locals};
 use crate::record::Recorder;
 use crate::slots::Slots;
 use crate::status::StatusReport;
@@ -320,7 +320,7 @@ impl Driver {
             locals.ended(slot);
         }
         if !self.slots.vacate(slot) {
-            let said = last_lines(log);
+            let said = launch::last_lines(log);
             let reason = format!("worker-{slot} ended before it joined ({how}){said}");
             let is_refusal = matches!(code, Some(2 | 3));
             let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
@@ -487,16 +487,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The end of a worker's log, for the message about it.
-fn last_lines(log: &std::path::Path) -> String {
-    const LINES: usize = 6;
-    let Ok(text) = std::fs::read_to_string(log) else { return String::new() };
-    let lines: Vec<&str> = text.lines().rev().take(LINES).collect();
-    if lines.is_empty() {
-        return format!("; its log {} is empty", log.display());
-    }
-    let said: Vec<&str> = lines.into_iter().rev().collect();
-    format!("; the end of {}:\n  {}", log.display(), said.join("\n  "))
 }

@@ -238,6 +238,18 @@ impl LocalWorker {
     }
 }
 
+/// The end of a worker's log, for the message about it.
+pub(crate) fn last_lines(log: &Path) -> String {
+    const LINES: usize = 6;
+    let Ok(text) = std::fs::read_to_string(log) else { return String::new() };
+    let lines: Vec<&str> = text.lines().rev().take(LINES).collect();
+    if lines.is_empty() {
+        return format!("; its log {} is empty", log.display());
+    }
+    let said: Vec<&str> = lines.into_iter().rev().collect();
+    format!("; the end of {}:\n  {}", log.display(), said.join("\n  "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

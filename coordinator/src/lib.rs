@@ -23,6 +23,7 @@ mod record;
 mod reproduce;
 mod rpc;
 mod run;
+mod signals;
 mod sinks;
 mod slots;
 mod source;

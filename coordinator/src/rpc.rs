@@ -56,7 +56,7 @@ pub(crate) fn guard(token: Token) -> impl FnMut(Request<()>) -> Result<Request<(
     move |request| {
         let request = guard.call(request)?;
         if let Some(connection) = request.extensions().get::<Number>() {
-            connection.is_known();
+            connection.settle();
         }
         Ok(request)
     }

@@ -26,13 +26,14 @@ use crate::cli::RunArgs;
 use crate::counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
-use crate::driver::{Driver, Retention, TRIGGERS_MAX, Trigger};
+use crate::driver::{Driver, Retention, TRIGGERS_MAX};
 use crate::figures::{self, Figures, Scrapes};
 use crate::launch::{self, Launch, Locals};
 use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rpc::{Service, guard};
+use crate::signals;
 use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
@@ -45,9 +46,6 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(60);
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 /// How long local workers may take to end after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
-/// Two signals that a person sends are at least so far apart.
-const SIGNALS_APART: Duration = Duration::from_millis(200);
-
 /// How long the last spans may take to a collector.
 const SPANS_END: Duration = Duration::from_secs(4);
 
@@ -274,7 +272,7 @@ impl Parts<'_> {
         let hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
         let following = Running::start(self.sinks.clone(), self.dir.path(), &mut recorder);
         recorder.follow_with(following);
-        let signals = tokio::spawn(signals(triggers));
+        let signals = tokio::spawn(signals::pass_on(triggers));
         let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
         let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
@@ -472,32 +470,6 @@ fn serve(
             warn!(%why, "the rpc server ended");
         }
     }))
-}
-
-/// SIGINT and SIGTERM become triggers. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor
-/// passes it on: what comes at once is one signal.
-async fn signals(triggers: mpsc::Sender<Trigger>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        warn!("signals can't be listened to");
-        return;
-    };
-    let mut last: Option<Instant> = None;
-    loop {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
-        if last.is_some_and(|last| last.elapsed() < SIGNALS_APART) {
-            continue;
-        }
-        last = Some(Instant::now());
-        if triggers.send(Trigger::Stop { reason: name.to_owned(), signal: true }).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Local workers end with the run: by themselves, or by force where that takes too long or the run broke off.

@@ -121,9 +121,9 @@ fn metrics(report: &StatusReport) -> BTreeMap<&String, &f64> {
     report.metrics.iter().collect()
 }
 
-/// Not one of the many of a confusion matrix or of single classes.
+/// Not one of the many of single classes, such as `validation/recall/3`.
 fn is_headline(key: &str) -> bool {
-    key.matches('/').count() == 1 && !key.contains("/p") && !key.contains("/r")
+    key.matches('/').count() == 1
 }
 
 /// What happened last: when, after which step, what it cost.

@@ -282,39 +282,6 @@ fn a_member_that_is_far_too_late_is_put_out_by_name() {
 }
 
 #[test]
-fn a_data_connection_that_breaks_costs_a_retry_and_twice_in_a_row_its_member() {
-    let (mut table, view) = Table::working(run_plan(2));
-    let member: MemberId = view.members[0].member;
-    let lose = |table: &mut Table| {
-        table.handle(Event::DataPlaneLost { member, reason: "bad frame".to_owned() });
-        table.now += 200;
-        table.handle(Event::Tick);
-    };
-    lose(&mut table);
-    let again = table.last_view(0);
-    assert_eq!((again.members.len(), again.step), (2, 1));
-    assert_eq!(again.dealt, [vec![0..1], vec![1..2]], "everybody keeps what it has");
-    lose(&mut table);
-    let Some(ToWorker::Evicted { reason, .. }) = table.sent(0).last() else { panic!("it is put out") };
-    assert!(reason.contains("2 times in a row: bad frame"), "{reason}");
-    let alone = table.last_view(1);
-    assert_eq!(alone.dealt, [vec![0..2]], "the other computes what is left of the step");
-    // With a commit in between it is forgiven.
-    let (mut table, _) = Table::working(run_plan(2));
-    lose(&mut table);
-    let view = table.last_view(0);
-    table.step(&view, 1);
-    lose(&mut table);
-    assert_eq!(table.last_view(0).members.len(), 2);
-    // A process that died closes its streams one after the other: that is one retry.
-    let (mut table, view) = Table::working(run_plan(2));
-    table.handle(Event::DataPlaneLost { member: view.members[0].member, reason: "reset".to_owned() });
-    table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
-    assert_eq!(table.last_view(1).dealt, [vec![0..2]]);
-    assert_eq!(table.records().iter().filter(|record| matches!(record, Record::View(_))).count(), 2);
-}
-
-#[test]
 fn a_lost_member_costs_one_retry_of_its_own_microbatches() {
     let (mut table, view) = Table::working(run_plan(3));
     let shares: Vec<usize> = (0..3).map(|rank| range(&[1; 3], 2, rank).len()).collect();

@@ -9,6 +9,7 @@ use crate::messages::{Held, Join};
 
 /// Longer names are cut: a peer must not fill the log.
 const NAME_CHARS_MAX: usize = 64;
+
 /// A worker that was admitted.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Member {

@@ -52,6 +52,9 @@ impl Trouble {
 
     /// Its data connection broke; whether once too often.
     pub(super) fn breaks(&mut self, now: Millis) -> bool {
+        if self.is_over(now) {
+            *self = Self::default();
+        }
         let made_up = u32::try_from(now.saturating_sub(self.broke_at) / QUIET_MS).unwrap_or(u32::MAX);
         self.breaks = self.breaks.saturating_sub(made_up).saturating_add(1);
         self.broke_at = now;
@@ -127,6 +130,9 @@ mod tests {
         assert_eq!(pauses[7..], [640_000, 640_000]);
         assert_eq!(trouble.barred_until(1_000), Some(641_000));
         assert_eq!(trouble.barred_until(641_000), None);
+        let mut stays = trouble;
+        stays.breaks(641_000 + FORGOTTEN_MS);
+        assert_eq!(stays.bar(641_000 + FORGOTTEN_MS), 5_000, "of one that has stayed, too");
         let mut troubles = Troubles::default();
         troubles.keep(1_000, 7, trouble);
         assert_eq!(troubles.of(641_000 + FORGOTTEN_MS - 1, 7), trouble);
