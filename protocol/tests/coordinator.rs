@@ -8,7 +8,7 @@ use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
 use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Output, RunPlan};
 use protocol::history::History;
-use protocol::ids::{MemberId, Phase, StepKey};
+use protocol::ids::{Phase, StepKey};
 use protocol::journal::{CommitRecord, Record};
 use protocol::messages::{
     EndReason, Failure, FromWorker, Held, Join, Ready, ReduceAt, Timings, ToWorker, View,

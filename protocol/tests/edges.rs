@@ -1,4 +1,5 @@
 //! Data connections that break: once is a retry, again and again is a reason to keep a worker waiting.
+
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
 mod table;
