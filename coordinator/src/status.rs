@@ -107,14 +107,14 @@ fn position(report: &StatusReport) -> String {
     if report.total_steps == 0 {
         return format!("step {}", report.step);
     }
-    format!(
-        "step {} of {}, epoch {}, {:.0} samples/s, {} left",
-        report.step,
-        report.total_steps,
-        report.epoch + 1,
-        report.samples_per_second,
-        duration(report.eta_seconds)
-    )
+    let reached = format!("step {} of {}, epoch {}", report.step, report.total_steps, report.epoch + 1);
+    // Before the first steps nobody knows.
+    if report.samples_per_second > 0.0 && report.eta_seconds.is_finite() {
+        let left = duration(report.eta_seconds);
+        format!("{reached}, {:.0} samples/s, {left} left", report.samples_per_second)
+    } else {
+        reached
+    }
 }
 
 fn metrics(report: &StatusReport) -> BTreeMap<&String, &f64> {

@@ -62,7 +62,7 @@ fn a_run_below_its_fewest_workers_pauses_says_so_and_goes_on_by_itself() {
     let (code, text) = said(&place);
     let advises =
         text.contains("2 more workers to join") && text.contains("worker --coordinator http://127.0.0.1:");
-    assert!(code == Some(0) && advises, "{text}");
+    assert!(code == Some(0) && advises && !text.contains(" left\n"), "{text}");
 
     let [first, second] = ["first", "second"].map(|name| guest(&place, name));
     until("the run trains", || steps_committed(&place) > 20);
