@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
-use protocol::ids::{MemberId, StepKey};
+use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::messages::{FromWorker, ToWorker};
 use store::versions::Manifest;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +15,7 @@ use crate::data_plane::Reduction;
 use crate::journal_file::JournalFile;
 use crate::launch::{self, Locals};
 use crate::record::Recorder;
+use crate::retention::Retention;
 use crate::slots::Slots;
 use crate::status::StatusReport;
 use crate::uploads::Uploads;
@@ -116,14 +117,6 @@ pub(crate) enum Trigger {
     Told(Told),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),
-}
-
-/// Which versions stay.
-pub(crate) struct Retention {
-    /// The newest so many.
-    pub(crate) keep: usize,
-    /// And the best by this metric.
-    pub(crate) best: String,
 }
 
 /// The parts that the loop works with.
@@ -431,16 +424,16 @@ impl Driver {
         }
         self.recorder.best_is(self.machine.best_step());
         let now_ms = self.now();
-        if let Err(trouble) = self.recorder.committed(committed, now_ms) {
-            // Metrics are not worth a run; the trouble is loud.
-            error!(%trouble, "metrics can't be written");
+        self.recorder.committed(committed, now_ms);
+        if committed.key.phase == Phase::Evaluate {
+            self.retention.evaluated(committed.key.step, self.recorder.evaluation());
         }
     }
 
     fn note(&mut self, note: &Note) {
         match note {
             Note::Version { step, .. } => {
-                let best = self.recorder.best(&self.retention.best).into_iter();
+                let best = self.retention.best().into_iter();
                 let spared = best.chain(self.machine.best_step()).chain(self.machine.refuge_step());
                 self.uploads.retain(*step, self.retention.keep, &spared.collect::<Vec<_>>());
             }

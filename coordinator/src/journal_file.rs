@@ -18,7 +18,10 @@ pub(crate) enum JournalError {
         source: std::io::Error,
     },
     /// A record in the middle is damaged.
-    #[error("{path}: {source}; it is not a torn tail, so nothing is cut off by itself")]
+    #[error(
+        "{path}: {source}; it is not a torn tail, so nothing is cut off by itself: put the journal's backup in its place, \
+         or begin a new run from the newest version of this one (init.from = its folder)"
+    )]
     Damaged {
         /// The journal's path.
         path: String,

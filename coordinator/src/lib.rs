@@ -21,6 +21,7 @@ mod prepare;
 mod rates;
 mod record;
 mod reproduce;
+mod retention;
 mod rpc;
 mod run;
 mod signals;
@@ -29,6 +30,7 @@ mod slots;
 mod source;
 mod spans;
 mod status;
+mod streams;
 mod supervise;
 mod tracking;
 mod uploads;
@@ -37,6 +39,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::cli::{Cli, Command, TrackerCommand};
 use crate::prepare::Refusal;
@@ -45,7 +48,7 @@ use crate::prepare::Refusal;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    let _log = start_log();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),
@@ -76,10 +79,13 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
-/// Logs go to stderr: errors, or what RUST_LOG asks for.
-fn start_log() {
+/// Logs go to stderr: errors, or what RUST_LOG asks for. A stderr that nobody reads takes up to 128,000 lines; then they
+/// are left out, and the run goes on. What the guard still has at the end gets a second.
+fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
+    guard
 }

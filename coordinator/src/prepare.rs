@@ -54,7 +54,9 @@ impl From<DataError> for Refusal {
 impl From<RunDirError> for Refusal {
     fn from(error: RunDirError) -> Self {
         match error {
-            RunDirError::Store(_) => Self::failed(error),
+            RunDirError::Store(_) => Self::failed(format!(
+                "{error}: a run is kept below run.dir, which this user must be able to write"
+            )),
             _ => Self::config(error),
         }
     }

@@ -26,17 +26,19 @@ use crate::cli::RunArgs;
 use crate::counted;
 use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
-use crate::driver::{Driver, Retention, TRIGGERS_MAX};
+use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::figures::{self, Figures, Scrapes};
 use crate::launch::{self, Launch, Locals};
 use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
+use crate::retention::Retention;
 use crate::rpc::{Service, guard};
 use crate::signals;
 use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
+use crate::streams::Patience;
 use crate::tracking;
 use crate::uploads::{Lineage, Uploads};
 
@@ -236,6 +238,7 @@ impl Parts<'_> {
             uploads: uploads.clone(),
             data: Arc::new(files),
             connections: Arc::default(),
+            patience: Patience::default(),
         };
         let server = serve(control, service, token, config.elastic.lease.0)?;
         beside::sample(config.tracker.system_every.0, &triggers);
@@ -273,7 +276,7 @@ impl Parts<'_> {
         let following = Running::start(self.sinks.clone(), self.dir.path(), &mut recorder);
         recorder.follow_with(following);
         let signals = tokio::spawn(signals::pass_on(triggers));
-        let retention = Retention { keep: config.checkpoint.keep, best: config.checkpoint.best.clone() };
+        let retention = Retention::new(config.checkpoint.keep, &config.checkpoint.best);
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
         let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
         signals.abort();

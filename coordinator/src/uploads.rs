@@ -93,8 +93,8 @@ impl Uploads {
         expected.insert(kind, Expected { step, from, number, has_begun: false });
     }
 
-    /// Begins an upload, once: what nobody expects is refused.
-    pub(crate) fn begin(&self, kind: Kind, step: u64, from: MemberId) -> Result<Receiving, String> {
+    /// Takes an upload in hand, once: what nobody expects is refused.
+    pub(crate) fn claim(&self, kind: Kind, step: u64, from: MemberId) -> Result<Claim, String> {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = expected.get_mut(&kind).filter(|asked| (asked.step, asked.from) == (step, from));
         let Some(asked) = asked.filter(|asked| !asked.has_begun) else {
@@ -102,19 +102,7 @@ impl Uploads {
         };
         asked.has_begun = true;
         let ticket = Ticket { own: self.clone(), kind, number: asked.number, stage: Arc::default() };
-        drop(expected);
-        let place = match kind {
-            Kind::Version => {
-                Place::Version(VersionWriter::begin(&self.checkpoints(), step).map_err(|e| e.to_string())?)
-            }
-            Kind::Export => Place::Export(Vec::new()),
-            Kind::State => {
-                let path = self.shown();
-                self.forget_shown();
-                Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
-            }
-        };
-        Ok(Receiving { ticket, step, place, file: None })
+        Ok(Claim { ticket, step })
     }
 
     /// Takes void versions out of the way.
@@ -173,13 +161,44 @@ impl Ticket {
     }
 
     /// It is put in place, if it is still waited for.
-    fn put_in_place(&self) -> bool {
+    pub(crate) fn put_in_place(&self) -> bool {
         self.is_valid() && self.leave(IN_PLACE)
     }
 
     fn leave(&self, to: u8) -> bool {
         let before = self.stage.compare_exchange(COMING, to, Ordering::Relaxed, Ordering::Relaxed);
         before.is_ok() || before == Err(to)
+    }
+}
+
+/// An upload that is expected and has come, before the disk is asked for anything.
+pub(crate) struct Claim {
+    ticket: Ticket,
+    step: u64,
+}
+
+impl Claim {
+    /// To be asked whether its end is still waited for.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket.clone()
+    }
+
+    /// Makes room for it on the disk. Blocking, as all that follows.
+    pub(crate) fn open(self) -> Result<Receiving, String> {
+        let Self { ticket, step } = self;
+        let place = match ticket.kind {
+            Kind::Version => {
+                let checkpoints = ticket.own.checkpoints();
+                Place::Version(VersionWriter::begin(&checkpoints, step).map_err(|e| e.to_string())?)
+            }
+            Kind::Export => Place::Export(Vec::new()),
+            Kind::State => {
+                let path = ticket.own.shown();
+                ticket.own.forget_shown();
+                Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
+            }
+        };
+        Ok(Receiving { ticket, step, place, file: None })
     }
 }
 
@@ -195,11 +214,6 @@ pub(crate) struct Receiving {
 const EXPORT_BYTES_MAX: usize = 8 << 30;
 
 impl Receiving {
-    /// To be asked whether its end is still waited for.
-    pub(crate) fn ticket(&self) -> Ticket {
-        self.ticket.clone()
-    }
-
     /// A file begins.
     pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), String> {
         self.end_file()?;
@@ -307,20 +321,24 @@ mod tests {
         Uploads::new(dir, lineage)
     }
 
+    fn begin(uploads: &Uploads, from: MemberId) -> Receiving {
+        uploads.claim(Kind::Version, 7, from).and_then(Claim::open).expect("expected")
+    }
+
     #[test]
     fn only_what_is_expected_is_taken_once() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
         let (member, other) = (MemberId(1), MemberId(2));
         uploads.expect_version(7, member);
-        assert!(uploads.begin(Kind::Version, 7, other).is_err());
-        assert!(uploads.begin(Kind::Version, 8, member).is_err());
-        let mut upload = uploads.begin(Kind::Version, 7, member).expect("expected");
+        assert!(uploads.claim(Kind::Version, 7, other).is_err());
+        assert!(uploads.claim(Kind::Version, 8, member).is_err());
+        let mut upload = begin(&uploads, member);
         upload.file("model.safetensors", 3).expect("begun");
         upload.bytes(b"abc").expect("written");
         let manifest = upload.finish(&[1], &[2]).expect("finished").expect("a manifest");
         assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
-        assert!(uploads.begin(Kind::Version, 7, member).is_err(), "once");
+        assert!(uploads.claim(Kind::Version, 7, member).is_err(), "once");
         assert_eq!(versions::verify(&uploads.checkpoints(), 7).expect("whole").files.len(), 1);
     }
 
@@ -330,17 +348,17 @@ mod tests {
         let uploads = uploads(dir.path());
         let (deviant, other) = (MemberId(1), MemberId(2));
         uploads.expect_version(7, deviant);
-        let mut old = uploads.begin(Kind::Version, 7, deviant).expect("expected");
+        let mut old = begin(&uploads, deviant);
         old.file("model.safetensors", 3).expect("begun");
         old.bytes(b"abd").expect("written");
-        let ticket = old.ticket();
+        let ticket = old.ticket.clone();
         assert!(ticket.is_valid());
         uploads.expect_version(7, other);
         assert!(!ticket.is_valid());
-        let new = uploads.begin(Kind::Version, 7, other).expect("expected");
+        let new = begin(&uploads, other);
         assert!(old.finish(&[1], &[2]).is_err_and(|why| why.contains("another one was asked for")));
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
-        assert!(new.ticket().is_valid());
+        assert!(new.ticket.is_valid());
     }
 
     /// The disk takes its time, and those that wait have a deadline.
@@ -350,19 +368,20 @@ mod tests {
         let uploads = uploads(dir.path());
         let begin = |step| {
             uploads.expect_version(step, MemberId(1));
-            let mut upload = uploads.begin(Kind::Version, step, MemberId(1)).expect("expected");
+            let claim = uploads.claim(Kind::Version, step, MemberId(1)).expect("expected");
+            let mut upload = claim.open().expect("opened");
             upload.file("model.safetensors", 3).expect("begun");
             upload.bytes(b"abc").expect("written");
             upload
         };
         let upload = begin(7);
-        assert!(upload.ticket().give_up() && upload.ticket().give_up());
+        assert!(upload.ticket.give_up() && upload.ticket.give_up());
         assert!(upload.finish(&[1], &[2]).is_err_and(|why| why.contains("given up")));
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
         let left = std::fs::read_dir(uploads.checkpoints()).expect("listed").count();
         assert_eq!(left, 0, "its files went with it");
         let upload = begin(8);
-        let ticket = upload.ticket();
+        let ticket = upload.ticket.clone();
         upload.finish(&[1], &[2]).expect("finished");
         assert!(!ticket.give_up());
     }
@@ -372,7 +391,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
         uploads.expect_version(7, MemberId(1));
-        let mut upload = uploads.begin(Kind::Version, 7, MemberId(1)).expect("expected");
+        let mut upload = begin(&uploads, MemberId(1));
         upload.file("model.safetensors", 4).expect("begun");
         upload.bytes(b"abc").expect("written");
         assert!(upload.finish(&[1], &[2]).is_err());

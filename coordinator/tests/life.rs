@@ -286,8 +286,9 @@ fn a_reader_that_reads_nothing_holds_up_no_training() {
     let place = Place::new();
     let some = ["--set", "train.epochs=600", "--set", "checkpoint.every=1h", "--output", "json"];
     place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
-    let mut child = place.coordinator(&some).spawn().expect("started");
-    // Nobody reads its pipe, which takes 64 KiB, until all that it has to say would be far more than that.
+    // Every frame on the wire is in the log, too.
+    let mut child = place.coordinator(&some).env("RUST_LOG", "h2=debug").spawn().expect("started");
+    // Nobody reads its pipes, which take 64 KiB each, until all that it has to say would be far more than that.
     until("the run is over", || {
         let text = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
         text.contains("\"completed\"")
@@ -298,4 +299,5 @@ fn a_reader_that_reads_nothing_holds_up_no_training() {
     assert_eq!(place.digest("small"), place.digest("whole"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.lines().count() > 1_000 && said.contains("\"event\":\"end\""), "{}", said.lines().count());
+    assert!(output.stderr.len() > 1 << 17, "{} bytes in the log", output.stderr.len());
 }

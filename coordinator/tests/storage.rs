@@ -1,21 +1,19 @@
-//! A disk that fills up under a run: nothing is lost, nothing is claimed, and the run goes on when there is room again.
+//! A disk that fills up or refuses, files that are torn or damaged: nothing is lost, nothing is claimed, and the run goes
+//! on when it can.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Place, until, wait};
+use support::{Place, signal, until, wait};
 
 const RUN: [&str; 6] =
     ["--set", "train.epochs=400", "--set", "checkpoint.every=20 steps", "--set", "checkpoint.keep=2"];
-
-/// A mount that only the run sees, so that nothing else is short of room.
-const MOUNT: &str = "mount -t tmpfs -o size=6m none runs && exec \"$0\" \"$@\"";
 
 /// The keys and steps of metrics among lines of JSON.
 fn named(text: &str) -> BTreeSet<(u64, String)> {
@@ -34,6 +32,67 @@ fn can_mount() -> bool {
     false
 }
 
+/// A coordinator whose mounts are its own, so that nothing else is short of room.
+struct Mounted<'a> {
+    place: &'a Place,
+    child: Child,
+}
+
+impl<'a> Mounted<'a> {
+    /// `coordinator` with these arguments, after a command that mounts something below the place.
+    fn start(place: &'a Place, mount: &str, arguments: &[&str]) -> Self {
+        let script = format!("{mount} && exec \"$0\" \"$@\"");
+        let child = Command::new("unshare")
+            .args(["-rm", "sh", "-c", &script, env!("CARGO_BIN_EXE_coordinator")])
+            .args(["--config", "run.toml", "--output", "json"])
+            .args(arguments)
+            .current_dir(place.path())
+            .env("XDG_RUNTIME_DIR", place.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        Self { place, child }
+    }
+
+    /// The run's folder as the coordinator sees it.
+    fn run_dir(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.child.id(), self.place.run_dir("small").display()))
+    }
+
+    fn length(&self, name: &str) -> u64 {
+        std::fs::metadata(self.run_dir().join(name)).map_or(0, |meta| meta.len())
+    }
+
+    /// Runs a command among the coordinator's mounts.
+    fn inside(&self, command: &[&str]) {
+        let pid = self.child.id().to_string();
+        let output = Command::new("nsenter")
+            .args(["-U", "-m", "--preserve-credentials", "-t", &pid])
+            .args(command)
+            .output()
+            .expect("nsenter runs");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// `coordinator status`, from outside.
+    fn status(&self) -> Value {
+        let run_dir = self.run_dir();
+        let run_dir = run_dir.to_str().expect("a readable path");
+        let command = self.place.command(&["status", run_dir, "--output", "json"]).spawn();
+        let output = wait(command.expect("started"));
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+}
+
+/// Whether a status has an event of this kind that says this.
+fn says(status: &Value, event: &str, text: &str) -> bool {
+    let events = status["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    events.iter().any(|one| one["event"] == event && one["text"].as_str().is_some_and(|t| t.contains(text)))
+}
+
 #[test]
 fn a_full_disk_holds_the_run_up_and_nothing_is_lost() {
     if !can_mount() {
@@ -41,37 +100,28 @@ fn a_full_disk_holds_the_run_up_and_nothing_is_lost() {
     }
     let place = Place::new();
     place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
-    let child = Command::new("unshare")
-        .args(["-rm", "sh", "-c", MOUNT, env!("CARGO_BIN_EXE_coordinator")])
-        .args(["--config", "run.toml", "--output", "json"])
-        .args(RUN)
-        .current_dir(place.path())
-        .env("XDG_RUNTIME_DIR", place.path())
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("started");
-    let inside = PathBuf::from(format!("/proc/{}/root{}/runs", child.id(), place.path().display()));
-    let length = |name: &str| std::fs::metadata(inside.join("small").join(name)).map_or(0, |meta| meta.len());
-    until("it commits steps", || length("metrics.jsonl") > 4_000);
+    let run = Mounted::start(&place, "mount -t tmpfs -o size=6m none runs", &RUN);
+    until("it commits steps", || run.length("metrics.jsonl") > 4_000);
 
-    let filler = inside.join("filler");
+    let filler = run.run_dir().join("filler");
     let mut file = std::fs::File::create(&filler).expect("made");
     // Page by page, until there is none.
     while file.write_all(&[0; 4096]).is_ok() {}
     let held = || {
-        let before = length("journal");
+        let before = run.length("journal");
         std::thread::sleep(Duration::from_millis(1_500));
         // The last page of the journal may have had room for some more commits.
-        length("journal") == before
+        run.length("journal") == before
     };
     until("the journal has no room", held);
+    let status = run.status();
+    assert_eq!(status["state"], "paused", "{status:#}");
+    assert!(status["waiting_for"].as_str().is_some_and(|text| text.contains("the journal")), "{status:#}");
+    assert!(says(&status, "warning", "No space left"), "{status:#}");
     drop(file);
     std::fs::remove_file(&filler).expect("room again");
 
-    let output = wait(child);
+    let output = wait(run.child);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     assert!(err.contains("the journal can't be written"), "{err}");
@@ -79,6 +129,87 @@ fn a_full_disk_holds_the_run_up_and_nothing_is_lost() {
     assert_eq!(end["digest"].as_str(), Some(place.digest("whole").as_str()), "{end}");
     let whole = std::fs::read_to_string(place.run_dir("whole").join("metrics.jsonl")).expect("read");
     assert_eq!(named(&out), named(&whole));
+}
+
+#[test]
+fn versions_that_cant_be_written_stop_no_training_and_the_next_one_is_tried() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let long = ["--set", "train.epochs=200000", "--set", "checkpoint.every=20 steps"];
+    let run = Mounted::start(&place, "true", &long);
+    until("there is a version", || run.status()["newest_version"].as_u64() > Some(0));
+    let checkpoints = place.run_dir("small").join("checkpoints");
+    let path = checkpoints.to_str().expect("a readable path");
+    run.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path]);
+    until("a version fails, and the person hears why", || {
+        says(&run.status(), "warning", "Read-only file system")
+    });
+    let then = run.status();
+    until("the training goes on", || run.status()["step"].as_u64() > then["step"].as_u64().map(|s| s + 50));
+    assert_eq!(run.status()["state"], "running");
+    let kept = then["newest_version"].as_u64().expect("a step");
+    assert!(
+        checkpoints.join(format!("step-{kept:08}/manifest.json")).is_file(),
+        "the last good version stays"
+    );
+    run.inside(&["umount", "-l", path]);
+    until("the next version is written", || run.status()["newest_version"].as_u64() > Some(kept));
+    signal(run.child.id(), "INT");
+    assert_eq!(wait(run.child).status.code(), Some(130));
+    let record = place.record("small");
+    let last = record["final"]["step"].as_u64().expect("a step");
+    assert!(checkpoints.join(format!("step-{last:08}/manifest.json")).is_file());
+    assert!(record["events"].to_string().contains("Read-only file system"), "{}", record["events"]);
+}
+
+#[test]
+fn a_run_on_a_read_only_disk_is_refused_in_words() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.complete(&["--set", "run.name=done"]);
+    let mount = "mount --bind runs runs && mount -o remount,bind,ro runs";
+    for arguments in [&["--resume", "--set", "run.name=done"][..], &[]] {
+        let output = wait(Mounted::start(&place, mount, arguments).child);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("runs/") && said.contains("Read-only file system"), "{said}");
+        assert!(said.contains("run.dir"), "{said}");
+    }
+}
+
+#[test]
+fn a_torn_journal_goes_on_and_a_damaged_one_is_named() {
+    let place = Place::new();
+    place.complete(&["--set", "run.name=whole"]);
+    place.complete(&[]);
+    let dir = place.run_dir("small");
+    let interrupted = || {
+        let record = std::fs::read_to_string(dir.join("run.json")).expect("run.json");
+        let record = record.replace("\"completed\"", "\"interrupted\"");
+        std::fs::write(dir.join("run.json"), record).expect("written");
+    };
+    interrupted();
+    let journal = dir.join("journal");
+    let bytes = std::fs::read(&journal).expect("the journal");
+    // The end, the last version and a part of the record before.
+    std::fs::write(&journal, &bytes[..bytes.len() - bytes.len() / 8]).expect("torn");
+    let said = place.complete(&["--resume"]);
+    assert!(said.contains("journal") && said.contains("cut off"), "{said}");
+    assert_eq!(place.digest("small"), place.digest("whole"));
+
+    interrupted();
+    let mut bytes = std::fs::read(&journal).expect("the journal");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&journal, &bytes).expect("damaged");
+    let (code, out, err) = place.finish(&["--resume"]);
+    assert_eq!(code, Some(3), "{out}\n{err}");
+    assert!(err.contains("small/journal") && err.contains("init.from"), "{err}");
+    assert_eq!(std::fs::read(&journal).expect("the journal"), bytes, "nothing is cut off");
 }
 
 /// The record of a run that is over can't be written: it is not claimed to be over before it is.

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one line per (key, step); the first wins; a torn tail is cut on reopening.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -90,16 +90,38 @@ pub enum MetricsError {
     },
 }
 
+/// The steps of each key, in order: eight bytes for a value, as a long run has millions.
+#[derive(Debug, Default)]
+struct Known(HashMap<String, Vec<u64>>);
+
+impl Known {
+    /// Takes a value in; false if there was one of this key and step.
+    fn insert(&mut self, key: &str, step: u64) -> bool {
+        let Some(steps) = self.0.get_mut(key) else {
+            self.0.insert(key.to_owned(), vec![step]);
+            return true;
+        };
+        match steps.binary_search(&step) {
+            Ok(_) => false,
+            Err(at) => {
+                steps.insert(at, step);
+                true
+            }
+        }
+    }
+}
+
 /// The open file.
 #[derive(Debug)]
 pub struct MetricsFile {
     file: File,
     path: PathBuf,
-    known: HashSet<(u64, String)>,
+    known: Known,
     whole: u64,
     torn: bool,
     /// What a failed write left over: it goes before the next.
     waiting: Vec<Metric>,
+    left_out: u64,
 }
 
 /// So many values wait for a disk at most: days of a run, in a few megabytes. Then the oldest go, as a run can be told
@@ -118,7 +140,10 @@ impl MetricsFile {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let whole = whole_lines(&bytes);
-        let known = parse(whole, path)?.into_iter().map(|metric| (metric.step, metric.key)).collect();
+        let mut known = Known::default();
+        for metric in parse(whole, path)? {
+            known.insert(&metric.key, metric.step);
+        }
         // After all lines are known to be metrics: what isn't ours is not cut.
         if whole.len() < bytes.len() {
             file.set_len(whole.len() as u64).map_err(io)?;
@@ -130,26 +155,29 @@ impl MetricsFile {
             whole: whole.len() as u64,
             torn: false,
             waiting: Vec::new(),
+            left_out: 0,
         })
+    }
+
+    /// How many values were never written, as too many waited for the disk.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Appends those that are new, in one write, and returns what was written: a step that is replayed after a resume
     /// doesn't count twice.
     ///
     /// # Errors
-    /// When the file can't be written. Nothing is lost by that: the next call, even one with nothing new, writes what
-    /// this one could not.
+    /// When the file can't be written. The next call, even one with nothing new, writes what this one could not; only
+    /// where 100,000 values wait, the oldest are [left out](Self::left_out).
     pub fn append(&mut self, metrics: Vec<Metric>) -> Result<Vec<Metric>, MetricsError> {
-        let mut named = HashSet::new();
-        let is_fresh = |metric: &Metric| {
-            let name = (metric.step, metric.key.clone());
-            !self.known.contains(&name) && named.insert(name)
-        };
+        let is_fresh = |metric: &Metric| self.known.insert(&metric.key, metric.step);
         let fresh: Vec<Metric> = metrics.into_iter().filter(is_fresh).collect();
-        self.known.extend(named);
         self.waiting.extend(fresh);
         let surplus = self.waiting.len().saturating_sub(WAITING_MAX);
         self.waiting.drain(..surplus);
+        self.left_out += surplus as u64;
         if self.waiting.is_empty() {
             return Ok(Vec::new());
         }
@@ -280,6 +308,24 @@ mod tests {
         assert_eq!(bits(&written), bits(&[metric(1, "a", 1.0), metric(2, "a", 2.0)]));
         assert_eq!(bits(&MetricsFile::read(&path).expect("read")), bits(&written));
         assert!(file.append(Vec::new()).expect("nothing waits").is_empty());
+        assert_eq!(file.left_out(), 0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_disk_that_stays_full_costs_the_oldest_and_that_is_counted() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut file = MetricsFile::open(&dir.path().join("metrics.jsonl")).expect("opened");
+        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let good = std::mem::replace(&mut file.file, full);
+        let many = |from: u64| (from..from + WAITING_MAX as u64).map(|step| metric(step, "a", 1.0)).collect();
+        file.append(many(0)).expect_err("the disk is full");
+        assert_eq!(file.left_out(), 0);
+        file.append(vec![metric(WAITING_MAX as u64, "a", 1.0)]).expect_err("it is still full");
+        assert_eq!(file.left_out(), 1);
+        file.file = good;
+        let written = file.append(Vec::new()).expect("written");
+        assert_eq!((written.len(), written[0].step, file.left_out()), (WAITING_MAX, 1, 1));
     }
 
     #[test]

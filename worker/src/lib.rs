@@ -31,6 +31,7 @@ use protocol::messages::{EndReason, Failure, Join};
 use protocol::worker::{Options, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tracing_appender::non_blocking::WorkerGuard;
 use trainer::Registry;
 
 use crate::about::About;
@@ -43,6 +44,8 @@ use crate::session::Address;
 const QUIT_DEADLINE: Duration = Duration::from_secs(1);
 /// How often it is looked after.
 const QUIT_POLL: Duration = Duration::from_millis(5);
+/// How long the last line of the log may take where the process ends at once.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// The `worker` command over these models: reads the command line, works until the run ends, and gives the exit code.
 #[must_use]
@@ -55,7 +58,7 @@ pub fn main(registry: Registry) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    start_log();
+    let _log = start_log();
     match run(&cli, registry) {
         Ok(End { code, message, reason: EndReason::Completed }) => {
             tracing::info!("{message}");
@@ -73,15 +76,17 @@ pub fn main(registry: Registry) -> ExitCode {
     }
 }
 
-/// Logs go to standard error; RUST_LOG chooses which.
-fn start_log() {
+/// Logs go to standard error; RUST_LOG chooses which. A standard error that nobody reads takes up to 128,000 lines; then
+/// they are left out, and the work goes on. What the guard still has at the end gets a second.
+fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A log that a user's own main has started already stays.
     let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     let _ = log.try_init();
+    guard
 }
 
 fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
@@ -175,6 +180,8 @@ fn watch_signals(triggers: mpsc::Sender<Trigger>) -> Result<(), Failure> {
             };
             if count > 0 {
                 tracing::warn!("a second {signal}: ended at once");
+                // The log has a thread of its own.
+                tokio::time::sleep(LAST_WORDS).await;
                 std::process::exit(130);
             }
             if triggers.send(Trigger::Signalled { signal }).await.is_err() {

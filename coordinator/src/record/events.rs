@@ -63,14 +63,17 @@ impl Recorder {
                 self.happened("hold", &text, Some(*held_ms));
             }
             Note::Waiting { reason } => self.waits_for(reason),
-            Note::Warning { message } => {
-                warn!(message);
-                self.display.event("warning", &format!("warning: {message}"), &json!({}));
-                self.keep_event("warning", message, None);
-            }
+            Note::Warning { message } => self.warning(message),
             Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
         }
         self.write_if_due();
+    }
+
+    /// Something that people should know, and that the run goes on with.
+    pub(super) fn warning(&mut self, message: &str) {
+        warn!(message);
+        self.display.event("warning", &format!("warning: {message}"), &json!({}));
+        self.keep_event("warning", message, None);
     }
 
     fn left(&mut self, member: MemberId, step: u64, reason: &str) {

@@ -6,6 +6,7 @@ mod roll;
 mod spells;
 mod status;
 mod steps;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,10 +20,11 @@ use store::versions::Manifest;
 use tracing::error;
 use tracker::meaning::Prediction;
 use tracker::system::Moment;
-use tracker::{MetricsError, MetricsFile, RunRecord};
+use tracker::{MetricsFile, RunRecord};
 
 use self::roll::Roll;
 use self::spells::Spells;
+use self::trouble::Trouble;
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
@@ -41,6 +43,8 @@ pub(crate) struct Recorder {
     info: RunInfo,
     prediction: Prediction,
     file: MetricsFile,
+    metrics_trouble: Trouble,
+    record_trouble: Trouble,
     record: RunRecord,
     display: Display,
     rates: Rates,
@@ -51,7 +55,6 @@ pub(crate) struct Recorder {
     started: f64,
     view: Option<View>,
     progress: Progress,
-    evaluations: BTreeMap<u64, BTreeMap<String, f64>>,
     newest_version: Option<u64>,
     waiting_for: String,
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
@@ -79,6 +82,8 @@ impl Recorder {
             info,
             prediction,
             file,
+            metrics_trouble: Trouble::default(),
+            record_trouble: Trouble::default(),
             record,
             display,
             rates: Rates::default(),
@@ -88,7 +93,6 @@ impl Recorder {
             started: unix_seconds(),
             view: None,
             progress,
-            evaluations: BTreeMap::new(),
             newest_version: None,
             waiting_for: String::new(),
             says_what_it_waits_for: false,
@@ -138,19 +142,18 @@ impl Recorder {
     }
 
     /// A step was committed.
-    pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+    pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) {
         if let Some(spans) = &mut self.beside.spans {
             spans.committed(committed);
         }
         match committed.key.phase {
             Phase::Train => {
-                self.trained(committed, now_ms)?;
+                self.trained(committed, now_ms);
                 self.reached(committed.key.step);
             }
-            Phase::Evaluate => self.evaluated(committed)?,
+            Phase::Evaluate => self.evaluated(committed),
         }
         self.write_if_due();
-        Ok(())
     }
 
     /// What was said beside the protocol: it is kept, and changes nothing.
@@ -178,14 +181,9 @@ impl Recorder {
         self.write();
     }
 
-    /// The version with the best value of `metric` among the evaluated ones.
-    pub(crate) fn best(&self, metric: &str) -> Option<u64> {
-        let values = self
-            .evaluations
-            .iter()
-            .filter_map(|(step, values)| Some((*step, *values.get(metric)?)))
-            .collect();
-        store::versions::best(&values, tracker::keys::lower_is_better(metric))
+    /// The values of the last evaluation.
+    pub(crate) fn evaluation(&self) -> &BTreeMap<String, f64> {
+        &self.record.final_state.metrics
     }
 
     /// The evaluation of this step is the best so far, in a run that may end early.
@@ -197,10 +195,20 @@ impl Recorder {
     pub(crate) fn write(&mut self) {
         self.beside.origin.record(&mut self.record, &self.run_dir, false);
         let path = self.run_dir.join("run.json");
-        if let Err(trouble) = store::write_file(&path, &self.record.to_bytes()) {
-            error!(%trouble, "run.json can't be written");
-        }
+        let written = store::write_file(&path, &self.record.to_bytes());
         self.due.written(Instant::now());
+        match written {
+            Ok(()) if self.record_trouble.is_over() => self.line("run.json is written again"),
+            Ok(()) => {}
+            Err(trouble) => {
+                error!(%trouble, "run.json can't be written");
+                let text = format!("run.json can't be written: {trouble}; it is tried again");
+                if self.record_trouble.is_news(&text) {
+                    self.warning(&text);
+                }
+                self.due.mark();
+            }
+        }
     }
 
     /// run.json, if something has happened and it wasn't written a moment ago.

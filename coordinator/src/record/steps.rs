@@ -1,8 +1,7 @@
 //! What a committed step gives: metrics, and what people see of progress.
 
-use std::collections::BTreeMap;
-
 use protocol::coordinator::Committed;
+use tracing::error;
 use tracker::meaning::metrics;
 use tracker::{Confusion, Metric, MetricsError};
 
@@ -21,7 +20,7 @@ const HEADLINE: [&str; 4] = [
 ];
 
 impl Recorder {
-    pub(super) fn trained(&mut self, committed: &Committed, now_ms: u64) -> Result<(), MetricsError> {
+    pub(super) fn trained(&mut self, committed: &Committed, now_ms: u64) {
         self.rates.committed(now_ms, committed.batch);
         self.snapshots(committed);
         let named = metrics(&self.prediction, &committed.sums);
@@ -46,14 +45,14 @@ impl Recorder {
         self.beside.figures.trained(committed, &self.progress);
         let due = step == 1 || step.is_multiple_of(METRICS_EVERY) || step == self.info.total_steps;
         if !due && !committed.skipped {
-            return Ok(());
+            return;
         }
         let mut values: Vec<(String, f64)> =
             named.into_iter().map(|(key, value)| (format!("train/{key}"), value)).collect();
         values.push(("train/learning_rate".to_owned(), f64::from(committed.learning_rate)));
         values.push(("train/gradient_norm".to_owned(), committed.gradient_norm));
         values.push(("train/samples_per_second".to_owned(), self.progress.samples_per_second));
-        self.append(committed, values).map(drop)
+        self.append(committed, values);
     }
 
     /// Takes in how long the members waited for data, for run.json; their share of the last steps, for people.
@@ -113,7 +112,7 @@ impl Recorder {
             .collect()
     }
 
-    pub(super) fn evaluated(&mut self, committed: &Committed) -> Result<(), MetricsError> {
+    pub(super) fn evaluated(&mut self, committed: &Committed) {
         self.snapshots(committed);
         let named: Vec<(String, f64)> = metrics(&self.prediction, &committed.sums)
             .into_iter()
@@ -123,16 +122,14 @@ impl Recorder {
             named.iter().filter(|(key, _)| HEADLINE.contains(&key.as_str())).cloned().collect();
         self.display.progress_now(&self.progress);
         self.display.evaluated(committed.epoch, committed.key.step, &headline);
-        let values: BTreeMap<String, f64> = named.iter().cloned().collect();
-        self.record.final_state.metrics = values.clone();
+        self.record.final_state.metrics = named.iter().cloned().collect();
         self.record.final_state.confusion =
             Confusion::of(&self.prediction, &committed.sums, committed.key.step);
         self.due.mark();
-        self.evaluations.insert(committed.key.step, values);
-        self.append(committed, named).map(drop)
+        self.append(committed, named);
     }
 
-    fn append(&mut self, committed: &Committed, values: Vec<(String, f64)>) -> Result<(), MetricsError> {
+    fn append(&mut self, committed: &Committed, values: Vec<(String, f64)>) {
         let epoch = committed.key.step as f64 / self.info.steps_per_epoch.max(1) as f64;
         let time = unix_seconds();
         let metrics = values
@@ -146,10 +143,35 @@ impl Recorder {
                 value,
             })
             .collect();
-        let fresh = self.file.append(metrics)?;
-        self.display.metrics(&fresh);
-        self.sinks.notify();
+        match self.file.append(metrics) {
+            Ok(fresh) => {
+                self.display.metrics(&fresh);
+                self.sinks.notify();
+                self.metrics_are_written();
+            }
+            Err(trouble) => self.metrics_wait(&trouble),
+        }
         self.repeat_sinks();
-        Ok(())
+    }
+
+    /// Metrics are not worth a run, but the trouble is loud: once, however many steps it lasts.
+    fn metrics_wait(&mut self, trouble: &MetricsError) {
+        error!(%trouble, "metrics can't be written");
+        let lost = self.file.left_out() > 0;
+        let then = if lost { "so many wait that the oldest are lost" } else { "they wait until they can" };
+        let text = format!("metrics can't be written: {trouble}; {then}");
+        if self.metrics_trouble.is_news(&text) {
+            self.warning(&text);
+        }
+    }
+
+    fn metrics_are_written(&mut self) {
+        if !self.metrics_trouble.is_over() {
+            return;
+        }
+        self.line(&match self.file.left_out() {
+            0 => "metrics are written again, and none is missing".to_owned(),
+            lost => format!("metrics are written again; {lost} values are missing"),
+        });
     }
 }

@@ -1,0 +1,73 @@
+//! Workers that leave a run, and those that come back when it is over.
+
+mod support;
+
+use std::process::Child;
+
+use serde_json::Value;
+use support::{Place, signal, steps_committed, until, wait};
+
+const RUN: [&str; 4] = ["--set", "train.epochs=300", "--set", "checkpoint.every=1h"];
+
+fn begin(place: &Place, more: &[&str]) -> Child {
+    let child = place.coordinator(&[&RUN[..], &["--local-workers", "0"], more].concat()).spawn();
+    let child = child.expect("started");
+    until("the coordinator has its address", || place.run_dir("small").join("address").is_file());
+    child
+}
+
+fn guest(place: &Place, name: &str) -> Child {
+    let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
+    let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
+    place.worker(&arguments).spawn().expect("started")
+}
+
+fn status(place: &Place) -> Value {
+    let output = wait(place.command(&["status", "--output", "json"]).spawn().expect("started"));
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// The only worker is told to go: what it holds becomes a version first, and another one goes on from there.
+#[test]
+fn the_last_worker_hands_its_state_over_before_it_goes() {
+    let place = Place::new();
+    place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
+    let run = begin(&place, &[]);
+    let first = guest(&place, "first");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    assert_eq!(status(&place)["newest_version"], 0, "no version is due for an hour");
+    signal(first.id(), "TERM");
+    let output = wait(first);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let paused = status(&place);
+    assert_eq!(paused["state"], "paused", "{paused:#}");
+    assert!(paused["step"].as_u64() > Some(0) && paused["newest_version"] == paused["step"], "{paused:#}");
+
+    let second = guest(&place, "second");
+    assert_eq!(wait(run).status.code(), Some(0));
+    assert_eq!(wait(second).status.code(), Some(0));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let record = place.record("small");
+    let events = record["events"].as_array().expect("events");
+    assert!(events.iter().all(|event| event["event"] != "rewind" && event["event"] != "retry"), "{events:?}");
+}
+
+/// A laptop that slept through the end of the run: it hears of it when it wakes up a moment later.
+#[test]
+fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
+    let place = Place::new();
+    let run = begin(&place, &["--set", "elastic.lease=500ms", "--set", "elastic.min_workers=2"]);
+    let [first, second] = ["first", "second"].map(|name| guest(&place, name));
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    signal(second.id(), "STOP");
+    until("it is missed", || status(&place)["state"] == "paused");
+    let third = guest(&place, "third");
+    let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
+    until("the export, which comes last", || export.is_file());
+    signal(second.id(), "CONT");
+    for worker in [first, second, third] {
+        let output = wait(worker);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(wait(run).status.code(), Some(0));
+}
