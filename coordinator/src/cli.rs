@@ -57,9 +57,9 @@ pub(crate) struct RunArgs {
 /// Form of standard output.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OutputForm {
-    /// Progress bars on a terminal, plain lines otherwise
+    /// For people; a run shows bars on a terminal, plain lines otherwise
     Text,
-    /// A line of JSON for each metric and event
+    /// For scripts; of a run a line for each metric and event
     Json,
 }
 
