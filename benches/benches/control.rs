@@ -169,5 +169,6 @@ fn plan(members: u64) -> RunPlan {
         load_timeout_ms: RunPlan::LOAD_TIMEOUT_MS,
         step_timeout_ms: RunPlan::STEP_TIMEOUT_MS,
         transfer_timeout_ms: RunPlan::TRANSFER_TIMEOUT_MS,
+        last_version_ms: RunPlan::LAST_VERSION_MS,
     }
 }

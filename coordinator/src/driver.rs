@@ -277,7 +277,7 @@ impl Driver {
     }
 
     fn start_local(&mut self, slots: &[u32]) {
-        let Some(locals) = &mut self.locals else { return };
+        let Some(locals) = self.locals.as_mut().filter(|_| self.finished.is_none()) else { return };
         for slot in slots.iter().filter(|slot| !self.slots.is_taken(**slot)) {
             if locals.runs(*slot) {
                 continue;

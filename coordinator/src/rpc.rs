@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use protocol::ids::{MemberId, RunId};
+use protocol::messages;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) data: Arc<HashMap<String, PathBuf>>,
     /// Numbers of control streams.
     pub(crate) connections: Arc<AtomicU64>,
+    /// What whoever comes after the driver's end is told: local workers may take a while to go.
+    pub(crate) end: Arc<OnceLock<messages::ToWorker>>,
     /// How long the other side, and the disk, may take.
     pub(crate) patience: Patience,
 }
@@ -71,7 +74,10 @@ impl Bonfire for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
-        self.tell(Trigger::Opened { connection, outbox }).await?;
+        if let Err(gone) = self.tell(Trigger::Opened { connection, outbox }).await {
+            let end = self.end.get().cloned().ok_or(gone)?;
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(to_worker_out(end))))));
+        }
         let messages = request.into_inner();
         tokio::spawn(streams::listen(connection, messages, self.triggers.clone(), self.patience));
         let outgoing = ReceiverStream::new(inbox).map(|message| Ok(to_worker_out(message)));

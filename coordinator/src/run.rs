@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved};
@@ -11,6 +11,7 @@ use datasets::{FileEntry, Plan};
 use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
+use protocol::messages::ToWorker;
 use store::RunDir;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -232,12 +233,14 @@ impl Parts<'_> {
         let (orphans, rejoin_ms) = (past.history.orphans(), run_plan.rejoin_ms);
         let now = self.began.elapsed().as_millis() as u64;
         let machine = Coordinator::new(run_plan, term, past.history, now);
+        let end = Arc::new(OnceLock::new());
         let service = Service {
             triggers: triggers.clone(),
             run,
             uploads: uploads.clone(),
             data: Arc::new(files),
             connections: Arc::default(),
+            end: end.clone(),
             patience: Patience::default(),
         };
         let server = serve(control, service, token, config.elastic.lease.0)?;
@@ -279,6 +282,7 @@ impl Parts<'_> {
         let retention = Retention::new(config.checkpoint.keep, &config.checkpoint.best);
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
         let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
+        let _ = end.set(ToWorker::End { reason: outcome.reason, message: outcome.message.clone() });
         signals.abort();
         end_local(locals, outcome.code).await;
         server.abort();

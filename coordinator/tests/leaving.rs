@@ -5,7 +5,7 @@ mod support;
 use std::process::Child;
 
 use serde_json::Value;
-use support::{Place, signal, steps_committed, until, wait};
+use support::{Place, signal, steps_committed, until, wait, worker_of};
 
 const RUN: [&str; 4] = ["--set", "train.epochs=300", "--set", "checkpoint.every=1h"];
 
@@ -69,5 +69,29 @@ fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
         let output = wait(worker);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     }
+    assert_eq!(wait(run).status.code(), Some(0));
+}
+
+/// A local worker that doesn't end keeps the coordinator for a while: whoever comes then is told, too.
+#[test]
+fn a_worker_that_comes_when_the_run_is_over_is_told_at_once() {
+    let place = Place::new();
+    let lease = ["--local-workers", "1", "--set", "elastic.lease=500ms"];
+    let run = place.coordinator(&[&RUN[..], &lease].concat()).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let local = worker_of(run.id());
+    let first = guest(&place, "first");
+    until("it works", || status(&place)["members"].as_array().is_some_and(|members| members.len() == 2));
+    signal(local, "STOP");
+    let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
+    until("the export, which comes last", || export.is_file());
+    // The coordinator has listened for those that were lost, and waits for the process that doesn't end.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let late = wait(guest(&place, "late"));
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert_eq!(late.status.code(), Some(0), "{said}");
+    assert!(said.contains("steps are done"), "{said}");
+    signal(local, "KILL");
+    assert_eq!(wait(first).status.code(), Some(0));
     assert_eq!(wait(run).status.code(), Some(0));
 }

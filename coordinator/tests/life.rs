@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Place, alive, signal, steps_committed, until, wait};
+use support::{Place, alive, signal, steps_committed, until, wait, worker_of};
 
 /// Enough epochs that a run is still at work when it is interfered with.
 const LONG: [&str; 2] = ["--set", "train.epochs=2000"];
@@ -262,22 +262,6 @@ fn a_worker_without_a_coordinator_gives_up_at_its_join_timeout() {
     assert_eq!(output.status.code(), Some(4));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("127.0.0.1:9"), "{said}");
-}
-
-/// A worker process of this coordinator.
-fn worker_of(coordinator: u32) -> u32 {
-    let children = std::fs::read_to_string(format!("/proc/{coordinator}/task/{coordinator}/children"));
-    let mut found: Vec<u32> =
-        children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    if found.is_empty() {
-        // Children belong to the thread that started them.
-        let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    *found.last().expect("a local worker")
 }
 
 /// A terminal that is held with Ctrl-S, a pager that nobody scrolls: the training goes on, and what was left out is said.

@@ -82,7 +82,7 @@ fn a_run_below_its_fewest_workers_pauses_says_so_and_goes_on_by_itself() {
     let (_, paused) = status(&place);
     assert_eq!(paused["step"], paused_at, "it does no step alone");
     assert!(paused["waiting_seconds"].as_f64() > Some(0.4), "{paused:#}");
-    assert!(paused["waiting_for"].as_str().expect("text").contains("1 more workers to join"), "{paused:#}");
+    assert!(paused["waiting_for"].as_str().expect("text").contains("1 more worker to join"), "{paused:#}");
     let lost = events(&paused, "left");
     assert!(
         lost.iter().any(|event| event["text"].as_str().expect("text").contains("second left")),

@@ -164,6 +164,31 @@ fn versions_that_cant_be_written_stop_no_training_and_the_next_one_is_tried() {
     assert!(record["events"].to_string().contains("Read-only file system"), "{}", record["events"]);
 }
 
+/// All steps are done, and the disk takes no version: the members keep what they hold until it does.
+#[test]
+fn the_last_version_waits_for_a_disk_that_takes_it() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let some = ["--set", "train.epochs=60", "--set", "checkpoint.every=1h"];
+    place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
+    let run = Mounted::start(&place, "true", &some);
+    until("there is a version", || run.run_dir().join("checkpoints/step-00000000/manifest.json").is_file());
+    let checkpoints = place.run_dir("small").join("checkpoints");
+    let path = checkpoints.to_str().expect("a readable path");
+    run.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path]);
+    until("it waits for room", || {
+        run.status()["waiting_for"]
+            .as_str()
+            .is_some_and(|text| text.contains("another attempt at version 300"))
+    });
+    run.inside(&["umount", "-l", path]);
+    let output = wait(run.child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
 #[test]
 fn a_run_on_a_read_only_disk_is_refused_in_words() {
     if !can_mount() {

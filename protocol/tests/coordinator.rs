@@ -259,7 +259,7 @@ fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
     };
     let mut table = Table::new(RunPlan { min_workers: 2, ..run_plan(2) });
     table.say(0, FromWorker::Join(join("a", None)));
-    expire(&mut table, "1 more workers to join (1 of 2 are here)");
+    expire(&mut table, "1 more worker to join (1 of 2 are here)");
     let mut table = Table::new(run_plan(2));
     table.say(0, FromWorker::Join(join("a", None)));
     table.say(1, FromWorker::Join(join("b", None)));
@@ -300,7 +300,7 @@ fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
     let (mut table, view) = Table::working(RunPlan { min_workers: 2, ..run_plan(2) });
     table.step(&view, 1);
     table.handle(Event::Disconnected { connection: 1, reason: "reset".to_owned() });
-    assert!(table.machine.waits_for().contains("1 more workers to join (1 of 2 are here)"));
+    assert!(table.machine.waits_for().contains("1 more worker to join (1 of 2 are here)"));
     table.say(7, FromWorker::Join(join("new", None)));
     // It lacks state 1: the one that holds it shows it.
     assert_eq!(table.sent(0).last(), Some(&&ToWorker::ShowState { step: 1 }));
@@ -561,4 +561,74 @@ fn an_upload_that_hangs_is_given_up_and_the_last_one_is_tried_again() {
     let outcome = table.outcome().expect("the end");
     assert_eq!((outcome.code, outcome.step), (4, 2));
     assert!(outcome.message.contains("the export failed: waited 60000 ms for w"), "{}", outcome.message);
+}
+
+/// All steps are done, and nothing is written; the version is asked for.
+fn at_the_last_version() -> Table {
+    let plan = RunPlan { total_steps: 2, step_timeout_ms: 600_000, ..run_plan(1) };
+    let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), lease_ms: 10_000_000, ..plan };
+    let (mut table, view) = Table::working(plan);
+    table.step(&view, 1);
+    table.step(&view, 2);
+    table.say(0, FromWorker::Applied { step: 2, state_check: 1 });
+    table
+}
+
+/// Each attempt at the last version fails; how long until the run gives up.
+fn last_version_fails(table: &mut Table) -> u64 {
+    let began = table.now;
+    let mut asked = table.sent(0).iter().filter(|message| is_last_version(message)).count();
+    table.handle(Event::VersionFailed { step: 2, reason: "no room".to_owned() });
+    while table.outcome().is_none() {
+        table.now = table.machine.next_deadline().expect("it tries again").max(table.now);
+        table.handle(Event::Tick);
+        let now_asked = table.sent(0).iter().filter(|message| is_last_version(message)).count();
+        if now_asked > asked {
+            asked = now_asked;
+            table.handle(Event::VersionFailed { step: 2, reason: "no room".to_owned() });
+        }
+    }
+    table.now - began
+}
+
+fn is_last_version(message: &ToWorker) -> bool {
+    matches!(message, ToWorker::WriteVersion { step: 2 })
+}
+
+#[test]
+fn the_last_version_waits_half_an_hour_for_room_and_ten_seconds_where_somebody_asked_for_the_end() {
+    let mut table = at_the_last_version();
+    let ms = last_version_fails(&mut table);
+    assert!((30 * 60_000..31 * 60_000).contains(&ms), "{ms} ms");
+    let outcome = table.outcome().expect("the end");
+    assert!(outcome.code == 4 && outcome.message.contains("(tried for 18"), "{}", outcome.message);
+    assert!(outcome.message.contains("no room"), "{}", outcome.message);
+
+    let mut table = at_the_last_version();
+    table.handle(Event::StopRequested { reason: "SIGTERM".to_owned() });
+    let ms = last_version_fails(&mut table);
+    assert!((10_000..20_000).contains(&ms), "{ms} ms");
+    assert_eq!(table.outcome().expect("the end").code, 4);
+}
+
+#[test]
+fn the_first_version_is_tried_three_times_and_not_by_those_that_are_lost() {
+    let fails = |table: &mut Table| {
+        table.handle(Event::VersionFailed { step: 0, reason: "no room".to_owned() });
+    };
+    let mut table = Table::new(run_plan(1));
+    table.say(0, FromWorker::Join(join("w", None)));
+    fails(&mut table);
+    fails(&mut table);
+    assert_eq!(table.outcome(), None);
+    fails(&mut table);
+    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(4));
+
+    let mut table = Table::new(run_plan(1));
+    for connection in 0..5 {
+        table.say(connection, FromWorker::Join(join("w", None)));
+        fails(&mut table);
+        assert_eq!(table.outcome(), None, "its stream broke, and so did its upload");
+        table.handle(Event::Disconnected { connection, reason: "killed".to_owned() });
+    }
 }

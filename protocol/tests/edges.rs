@@ -161,6 +161,8 @@ fn a_run_that_loses_its_last_member_takes_one_that_is_kept_waiting() {
     break_until_evicted(&mut table, &mut view, &mut step);
     come_back(&mut table, 7);
     table.handle(Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    table.now += 5_000;
+    table.handle(Event::Tick);
     assert_eq!(table.sent(7).last(), Some(&&ToWorker::Load { step: 0 }), "from the newest version");
 }
 

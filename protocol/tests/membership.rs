@@ -203,3 +203,63 @@ fn a_joiner_whose_transfer_fails_waits_twice_as_long_each_time() {
     let pauses: Vec<u64> = attempts.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
     assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 960], "seconds, up to 16 minutes");
 }
+
+/// One that works alone has committed a step, another is ready and has no state; then the first one's stream breaks.
+fn last_holder_lost() -> (Table, Record) {
+    let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), ..run_plan(1) };
+    let (mut table, view) = Table::working(plan);
+    table.step(&view, 1);
+    let commit = table.records().last().cloned().expect("a record");
+    table.say(1, FromWorker::Join(join("newcomer", None)));
+    table.handle(Event::Disconnected { connection: 0, reason: "cut".to_owned() });
+    (table, commit)
+}
+
+fn went_back(table: &Table) -> bool {
+    table.records().iter().any(|record| matches!(record, Record::Rewind { to_step: 0, .. }))
+}
+
+#[test]
+fn the_only_one_that_has_the_state_is_waited_for_when_its_stream_breaks() {
+    let (mut table, commit) = last_holder_lost();
+    let waits = table.machine.waits_for();
+    assert!(waits.contains("w to come back with state 1") && !went_back(&table), "{waits}");
+    let Record::Commit(commit) = commit else { panic!("not the commit of step 1") };
+    let holds = Held { step: 1, state_check: 1, prepared: None, commit: Some(Box::new(commit)) };
+    table.now += 3_000;
+    // The same process, on another stream.
+    let message = FromWorker::Join(Join { holds: Some(holds), ..join("w", None) });
+    table.handle(Event::Message { connection: 5, message });
+    table.say(5, FromWorker::Prepared { elements: 3 });
+    assert_eq!(table.last_view(5).step, 2, "it goes on from there, and the newcomer enters after the step");
+    assert!(!went_back(&table));
+}
+
+#[test]
+fn the_only_one_that_has_the_state_is_not_waited_for_without_end() {
+    let (mut table, _) = last_holder_lost();
+    assert_eq!(table.machine.next_deadline(), Some(5_000 + table.now));
+    table.now += 4_999;
+    table.handle(Event::Tick);
+    assert!(!went_back(&table));
+    table.now += 1;
+    table.handle(Event::Tick);
+    assert!(went_back(&table));
+    assert_eq!(table.sent(1).last(), Some(&&ToWorker::Load { step: 0 }));
+}
+
+/// Another process in its slot: whatever it held is gone with it.
+#[test]
+fn one_that_was_started_again_is_not_waited_for() {
+    let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), ..run_plan(1) };
+    let mut table = Table::new(plan);
+    table.say(0, FromWorker::Join(join("worker-0", Some(0))));
+    table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+    table.say(0, FromWorker::Loaded { step: 0, digest: [0; 32] });
+    let view = table.last_view(0);
+    table.step(&view, 1);
+    table.handle(Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    table.now += 700;
+    table.say(1, FromWorker::Join(join("worker-0", Some(0))));
+    assert!(went_back(&table), "{}", table.machine.waits_for());
+}

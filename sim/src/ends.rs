@@ -109,23 +109,21 @@ impl World<'_> {
         let stops_at_nan = self.scenario.plan.on_nan == OnNan::Stop
             && self.toy.nan_sample.is_some()
             && says(&["not finite"]);
-        // The last version is tried a few times, and not for ever.
+        // The last version is tried for a while, and not for ever.
         let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
         let is_full = was_full && says(&["no space left", "could not be written as a version"]);
-        let was_lost = self.fired.iter().any(|chaos| !chaos.victims().is_empty())
-            && says(&["could not be written: connection reset", "could not be written as a version: worker"]);
         // Whom nobody starts again, or who was kept from coming until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0
             || !life.is_supervised && self.fired.iter().any(|chaos| !chaos.victims().is_empty())
             || !self.is_healed
             || now <= self.disturbed_until + join_ms;
-        let is_short = is_alone && says(&["more workers to join", "workers to be ready", "to come back"]);
+        let is_short = is_alone && says(&["to join", "workers to be ready", "to come back"]);
         let is_changed = life.other_data && says(&["the replay of step"]);
         // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
         let differ = ["differ", "the replay of step", "another digest", "is not the journalled one"];
         let was_flipped = self.watch.was_tainted && says(&differ);
-        was_stopped || stops_at_nan || is_full || was_lost || is_short || is_changed || was_flipped
+        was_stopped || stops_at_nan || is_full || is_short || is_changed || was_flipped
     }
 
     /// Whoever was left in peace ends in peace.

@@ -131,6 +131,7 @@ fn run_plan() -> RunPlan {
         load_timeout_ms: 60_000,
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
+        last_version_ms: 30_000,
     }
 }
 

@@ -201,3 +201,19 @@ pub(crate) fn signal(pid: u32, name: &str) {
         Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill runs");
     assert!(status.success(), "kill -{name} {pid}");
 }
+
+/// A worker process of this coordinator.
+pub(crate) fn worker_of(coordinator: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{coordinator}/task/{coordinator}/children"));
+    let mut found: Vec<u32> =
+        children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    if found.is_empty() {
+        // Children belong to the thread that started them.
+        let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
+        for task in tasks.flatten() {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    *found.last().expect("a local worker")
+}

@@ -1,7 +1,9 @@
-//! Workers that were lost and may live: they try again by themselves, and are to hear of the run's end.
+//! Workers that were lost and may live: they try again by themselves, may bring back what nobody else holds, and are to hear
+//! of the run's end.
 
 use std::collections::BTreeMap;
 
+use super::roster::Member;
 use crate::Millis;
 
 /// A worker that lives tries again every two seconds; one of which nothing was heard for so long has most likely ended.
@@ -15,23 +17,35 @@ pub(super) struct Absent {
     lost: BTreeMap<u64, Lost>,
 }
 
+/// One of them.
 #[derive(Debug)]
-struct Lost {
-    at: Millis,
+pub(super) struct Lost {
+    pub(super) at: Millis,
+    pub(super) name: String,
     slot: Option<u32>,
+    /// The committed state in its memory.
+    held: Option<u64>,
 }
 
 impl Absent {
-    pub(super) fn lost(&mut self, now: Millis, instance: u64, slot: Option<u32>) {
+    pub(super) fn lost(&mut self, now: Millis, member: &Member) {
         self.lost.retain(|_, lost| now < lost.at.saturating_add(EXPECTED_MS));
         if self.lost.len() < KEPT_MAX {
-            self.lost.insert(instance, Lost { at: now, slot });
+            let (name, slot, held) = (member.name.clone(), member.slot, member.holds);
+            self.lost.insert(member.instance, Lost { at: now, name, slot, held });
         }
     }
 
     /// The same process is back, or another in its slot.
     pub(super) fn returned(&mut self, instance: u64, slot: Option<u32>) {
         self.lost.retain(|own, lost| *own != instance && (slot.is_none() || lost.slot != slot));
+    }
+
+    /// The last that was lost of those that hold this state, or may be prepared for it.
+    pub(super) fn last_holder(&self, step: u64) -> Option<&Lost> {
+        let holds =
+            |lost: &&Lost| lost.held.is_some_and(|held| held == step || held.saturating_add(1) == step);
+        self.lost.values().filter(holds).max_by_key(|lost| lost.at)
     }
 
     pub(super) fn is_expected(&self, now: Millis) -> bool {

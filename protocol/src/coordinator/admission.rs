@@ -87,7 +87,7 @@ impl Coordinator {
     /// A member is lost that, if it lives, comes back by itself.
     pub(super) fn expect_back(&mut self, now: Millis, id: MemberId) {
         if let Some(member) = self.roster.get(id) {
-            self.absent.lost(now, member.instance, member.slot);
+            self.absent.lost(now, member);
         }
     }
 

@@ -8,10 +8,12 @@ use crate::Millis;
 use crate::ids::MemberId;
 use crate::messages::{EndReason, ToWorker};
 
-/// The last version is tried so often.
-const VERSION_ATTEMPTS_MAX: u32 = 4;
-/// Pause before another attempt, times the attempts so far.
+/// The last version is tried for so long where somebody asked for the end.
+const STOP_PATIENCE_MS: u64 = 10_000;
+/// First pause before another attempt; it doubles up to [`RETRY_MS_MAX`].
 const RETRY_MS: u64 = 1_000;
+/// A full disk is looked at again at least this often.
+const RETRY_MS_MAX: u64 = 10_000;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -19,7 +21,10 @@ pub(super) struct Closing {
     /// Members that must still say Applied have no entry with a check.
     checks: BTreeMap<MemberId, Option<u64>>,
     applied_until: Millis,
+    /// Attempts at the last version that came to nothing.
     attempts: u32,
+    /// When the first of them failed.
+    failing_since: Option<Millis>,
     retry_at: Option<Millis>,
     export: Export,
 }
@@ -60,7 +65,9 @@ impl Coordinator {
         let checks = members.filter(|id| self.roster.get(*id).is_some()).map(|id| (id, None)).collect();
         let applied_until = now.saturating_add(self.plan.load_timeout_ms);
         let export = Export::NotAsked;
-        self.state = State::Closing(Closing { checks, applied_until, attempts: 0, retry_at: None, export });
+        let (failing_since, retry_at) = (None, None);
+        let closing = Closing { checks, applied_until, attempts: 0, failing_since, retry_at, export };
+        self.state = State::Closing(closing);
         self.advance_closing(now);
     }
 
@@ -123,8 +130,6 @@ impl Coordinator {
             // Whatever was not a version is computed again.
             return self.gather(now);
         };
-        let State::Closing(closing) = &mut self.state else { return };
-        closing.attempts += 1;
         self.expect_version(now, step, from);
         self.send(connection, ToWorker::WriteVersion { step });
     }
@@ -136,14 +141,24 @@ impl Coordinator {
         ranks.iter().find(|member| member.can_show(step)).map(|member| (member.id, member.connection))
     }
 
-    /// An upload failed or its member is gone.
-    pub(super) fn on_upload_lost(&mut self, now: Millis, reason: &str) {
+    /// The last version could not be written. The disk may have room later.
+    pub(super) fn on_last_version_failed(&mut self, now: Millis, reason: &str) {
         let step = self.position.step;
+        let patience_ms = if self.stop.is_some() { STOP_PATIENCE_MS } else { self.plan.last_version_ms };
         let State::Closing(closing) = &mut self.state else { return };
-        if closing.attempts >= VERSION_ATTEMPTS_MAX {
-            return self.fail(4, &format!("state {step} could not be written as a version: {reason}"));
+        let failing_ms = now.saturating_sub(*closing.failing_since.get_or_insert(now));
+        if failing_ms >= patience_ms {
+            let tried = format!("tried for {} s", failing_ms / 1_000);
+            return self
+                .fail(4, &format!("state {step} could not be written as a version ({tried}): {reason}"));
         }
-        let pause_ms = RETRY_MS * u64::from(closing.attempts + 1);
+        self.try_last_version_later(now);
+    }
+
+    fn try_last_version_later(&mut self, now: Millis) {
+        let State::Closing(closing) = &mut self.state else { return };
+        let pause_ms = (RETRY_MS << closing.attempts.min(10)).min(RETRY_MS_MAX);
+        closing.attempts = closing.attempts.saturating_add(1);
         closing.retry_at = Some(now.saturating_add(pause_ms));
     }
 
@@ -191,7 +206,7 @@ impl Coordinator {
     }
 
     /// After the last commit a lost member takes nothing with it but what it was uploading.
-    pub(super) fn on_lost_at_end(&mut self, now: Millis, id: MemberId, name: &str) {
+    pub(super) fn on_lost_at_end(&mut self, now: Millis, id: MemberId) {
         let State::Closing(closing) = &mut self.state else { return };
         closing.checks.remove(&id);
         if let Export::InFlight { from, .. } = closing.export
@@ -200,7 +215,7 @@ impl Coordinator {
             closing.export = Export::NotAsked;
         }
         if !self.uploads.is_busy() && self.uploads.durable_step() != Some(self.position.step) {
-            self.on_upload_lost(now, &format!("worker {name} was lost"));
+            self.try_last_version_later(now);
         }
         self.advance_closing(now);
     }

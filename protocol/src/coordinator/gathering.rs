@@ -1,6 +1,7 @@
 //! While no view is at work: who is there, which state they go on from, and that they have it.
 
 use super::Output;
+use super::absent::Lost;
 use super::machine::{Coordinator, State};
 use crate::Millis;
 use crate::ids::{MemberId, Phase};
@@ -97,9 +98,19 @@ impl Coordinator {
         })
     }
 
-    /// How long they are waited for, before history goes back for want of the state that they have.
+    /// A worker that was lost with a newer state than the run could go on from now. Only its stream may have broken: then it
+    /// is back in a moment.
+    fn lost_holder(&self) -> Option<&Lost> {
+        let step = self.position.step;
+        self.absent.last_holder(step).filter(|_| self.newest_to_go_on_from() != Some(step))
+    }
+
+    /// How long either are waited for, before history goes back for want of the state that they have.
     fn holder_until(&self) -> Option<Millis> {
-        self.holders_to_be().map(|member| member.joined_at.saturating_add(self.plan.load_timeout_ms)).max()
+        let here =
+            self.holders_to_be().map(|member| member.joined_at.saturating_add(self.plan.load_timeout_ms));
+        let gone = self.lost_holder().map(|lost| lost.at.saturating_add(self.plan.rejoin_ms));
+        here.chain(gone).max()
     }
 
     /// Nobody has the committed state: the newest that there is, a member's or a version's; else the seed's.
@@ -344,7 +355,13 @@ impl Coordinator {
             0 if here >= needed && !holders.is_empty() => {
                 format!("{} to be ready, with the newest state", holders.join(", "))
             }
+            0 if here >= needed
+                && let Some(lost) = self.lost_holder() =>
+            {
+                format!("{} to come back with state {}, which nobody else has", lost.name, self.position.step)
+            }
             0 => format!("the workers to be ready ({here} of {needed} are)"),
+            1 => format!("1 more worker to join ({} of {needed} are here)", self.roster.len()),
             _ => format!("{missing} more workers to join ({} of {needed} are here)", self.roster.len()),
         }
     }

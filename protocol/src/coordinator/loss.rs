@@ -40,10 +40,11 @@ impl Coordinator {
     pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
         let was_in_view = self.is_in_view(id);
         let Some(name) = self.forget(id, reason) else { return };
+        self.first_version_failed_by.retain(|by| *by != id);
         match &self.state {
             State::Initialising(state) if state.by == id => self.gather(now),
             State::Stepping(_) if was_in_view => self.retry(now, &format!("{name} is gone: {reason}")),
-            State::Closing(_) => self.on_lost_at_end(now, id, &name),
+            State::Closing(_) => self.on_lost_at_end(now, id),
             _ => self.advance(now),
         }
     }

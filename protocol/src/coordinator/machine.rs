@@ -95,8 +95,8 @@ pub struct Coordinator {
     pub(super) troubles: Troubles,
     /// When the first of those that are kept waiting may enter.
     pub(super) bars_until: Option<Millis>,
-    /// How often the first version could not be written.
-    pub(super) first_version_failures: u32,
+    /// Whose first version could not be written; an attempt that was lost with its member doesn't count.
+    pub(super) first_version_failed_by: Vec<MemberId>,
     /// How often in a row a step was computed by all and no member was ready.
     pub(super) stuck: u32,
     pub(super) balance: Balance,
@@ -152,7 +152,7 @@ impl Coordinator {
             absent: Absent::default(),
             troubles: Troubles::default(),
             bars_until: None,
-            first_version_failures: 0,
+            first_version_failed_by: Vec::new(),
             stuck: 0,
             balance: Balance::default(),
             clock: now,

@@ -78,7 +78,7 @@ pub struct RunPlan {
     /// How long the run waits for workers to join: at the start, and when it has fewer than it needs.
     pub join_timeout_ms: u64,
     /// How long a coordinator that takes over waits for all members of the last view to come back, before it goes on
-    /// with those that have.
+    /// with those that have; and how long a lost member is waited for that alone holds the committed state.
     pub rejoin_ms: u64,
     /// How long a member may take to load a state and warm up; also for the first step of a view.
     pub load_timeout_ms: u64,
@@ -86,6 +86,8 @@ pub struct RunPlan {
     pub step_timeout_ms: u64,
     /// How long the upload of a version or an export may take.
     pub transfer_timeout_ms: u64,
+    /// How long the last version is tried where it can't be written: its members hold what would be lost.
+    pub last_version_ms: u64,
 }
 
 impl RunPlan {
@@ -97,6 +99,8 @@ impl RunPlan {
     pub const STEP_TIMEOUT_MS: u64 = 30_000;
     /// Default of [`RunPlan::transfer_timeout_ms`].
     pub const TRANSFER_TIMEOUT_MS: u64 = 600_000;
+    /// Default of [`RunPlan::last_version_ms`]: time for a person to make room.
+    pub const LAST_VERSION_MS: u64 = 30 * 60_000;
 
     /// How many workers the start waits for.
     pub(crate) fn workers_needed(&self) -> usize {

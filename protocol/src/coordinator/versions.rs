@@ -11,7 +11,7 @@ use crate::ids::MemberId;
 use crate::journal::Record;
 
 /// A run whose first version can't be written so often doesn't begin.
-const FIRST_VERSION_ATTEMPTS_MAX: u32 = 3;
+const FIRST_VERSION_ATTEMPTS_MAX: usize = 3;
 
 /// An upload under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,9 +222,9 @@ impl Coordinator {
     }
 
     pub(super) fn on_version_failed(&mut self, now: Millis, step: u64, reason: &str) {
-        if let State::Initialising(_) = self.state {
-            self.first_version_failures += 1;
-            if self.first_version_failures < FIRST_VERSION_ATTEMPTS_MAX {
+        if let State::Initialising(state) = &self.state {
+            self.first_version_failed_by.push(state.by);
+            if self.first_version_failed_by.len() < FIRST_VERSION_ATTEMPTS_MAX {
                 self.warn(format!("the first version could not be written: {reason}; it is tried again"));
                 return self.gather(now);
             }
@@ -237,7 +237,7 @@ impl Coordinator {
         // In the middle of a run the next one that is due is the next attempt.
         self.warn(format!("version {step} could not be written: {reason}"));
         match self.state {
-            State::Closing(_) => self.on_upload_lost(now, reason),
+            State::Closing(_) => self.on_last_version_failed(now, reason),
             _ => self.advance(now),
         }
     }

@@ -48,6 +48,7 @@ pub(crate) fn run_plan(workers: u32) -> RunPlan {
         load_timeout_ms: 60_000,
         step_timeout_ms: 30_000,
         transfer_timeout_ms: 60_000,
+        last_version_ms: RunPlan::LAST_VERSION_MS,
     }
 }
 

@@ -36,7 +36,8 @@ impl VersionWriter {
     pub fn begin(checkpoints: &Path, step: u64) -> Result<Self, StoreError> {
         let target = folder(checkpoints, step);
         let temporary = temporary_name(&target);
-        std::fs::create_dir_all(&temporary).map_err(StoreError::at(&temporary))?;
+        // In the words of the version: the same trouble with the next one's temporary name is the same trouble.
+        std::fs::create_dir_all(&temporary).map_err(StoreError::at(&target))?;
         Ok(Self { target, temporary, files: Vec::new() })
     }
 
