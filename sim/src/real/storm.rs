@@ -225,7 +225,9 @@ impl Storm<'_> {
         loop {
             let _ = self.due(true);
             self.place.bury();
-            let strays = self.place.workers();
+            let mut strays = self.place.workers();
+            // Who came when nobody was there any more tries until its join timeout.
+            strays.retain(|worker| self.said(worker).contains("admitted run"));
             if strays.is_empty() || Instant::now() > end {
                 return strays.iter().map(|worker| self.last_words(worker)).collect();
             }
@@ -234,11 +236,15 @@ impl Storm<'_> {
     }
 
     fn last_words(&self, worker: &Found) -> String {
-        let Found { pid, name, .. } = worker;
-        let logs = [format!("{name}.err"), format!("runs/chaos/logs/{name}.log")];
+        let said = self.said(worker);
+        format!("{} ({}): {:?}", worker.name, worker.pid, said.lines().last().unwrap_or("said nothing"))
+    }
+
+    /// All that a worker of this name has said.
+    fn said(&self, worker: &Found) -> String {
+        let logs = [format!("{}.err", worker.name), format!("runs/chaos/logs/{}.log", worker.name)];
         let read = |log: &String| std::fs::read_to_string(self.place.path().join(log)).ok();
-        let said = logs.iter().find_map(read).unwrap_or_default();
-        format!("{name} ({pid}): {:?}", said.lines().last().unwrap_or("said nothing"))
+        logs.iter().find_map(read).unwrap_or_default()
     }
 
     pub(super) fn tell(&mut self, what: &str) {
