@@ -8,19 +8,17 @@ RUN_DIR is a finished run of the digits that was sent nowhere. Needs mlflow, wan
 """
 
 import base64
-import collections
 import contextlib
-import gzip
 import http.server
 import json
 import math
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,17 +27,14 @@ import time
 import urllib.error
 import urllib.request
 
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-
-from mlflow import MlflowClient
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from sink_readers import (DEADLINE_S, SCRIPTS, MlflowClient, check_mlflow, check_tensorboard, check_wandb, lines, read_tensorboard,
+                          sync_wandb, wandb_rows)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = pathlib.Path(sys.argv[1]).resolve()
 FINISHED = pathlib.Path(sys.argv[2]).resolve()
-SCRIPTS = pathlib.Path(sys.executable).parent
-DEADLINE_S = 100
-SECRET = "no-file-has-this-word"
+# Drawn anew, since the diff of a checkout with changes is kept with a run, and this file may be among them.
+SECRET = secrets.token_hex(16)
 SINKS = 'tracker.sinks=["embedded","mlflow","wandb","tensorboard"]'
 
 
@@ -65,9 +60,11 @@ def free_port():
 class Server:
     """`mlflow server` over SQLite, which can be killed and started again."""
 
+    shared = None
+
     def __init__(self, folder):
         self.folder, self.port, self.process = folder, free_port(), None
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = Server.shared = f"http://127.0.0.1:{self.port}"
 
     def start(self):
         command = [SCRIPTS / "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
@@ -107,10 +104,6 @@ def finish(process, code):
     return said
 
 
-def lines(run, name="metrics.jsonl"):
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-
 def state(run, sink):
     return json.loads((run / "tracker" / f"{sink}.json").read_text())
 
@@ -126,193 +119,6 @@ def all_sent(folder, run, server, said):
 def is_up_to_date(run):
     """Whether MLflow has all but the last second or two."""
     return state(run, "mlflow")["offsets"]["metrics.jsonl"] > (run / "metrics.jsonl").stat().st_size - 50_000
-
-
-def number(value):
-    """MLflow's database keeps infinities as the largest numbers. A run of the digits has no NaN."""
-    value = float(value)
-    assert not math.isnan(value)
-    return math.copysign(min(abs(value), sys.float_info.max), value)
-
-
-def check_mlflow(url, run, status, experiment="digits"):
-    """Every metric once, with its step and time; params, tags, dataset, files, status."""
-    client = MlflowClient(url)
-    ids = [client.get_experiment_by_name(experiment).experiment_id]
-    record = json.loads((run / "run.json").read_text())
-    found = client.search_runs(ids, f"tags.`bonfire.run_id` = '{record['id']}'")
-    assert len(found) == 1, f"{len(found)} runs in MLflow, expected one"
-    found, info = found[0], found[0].info
-    assert (info.status, info.run_name) == (status, run.name), info
-    expected = collections.defaultdict(list)
-    for line in lines(run) + lines(run, "system.jsonl"):
-        expected[line["key"]].append((line["step"], number(line["value"]), line["time"] * 1000))
-    assert set(found.data.metrics) == set(expected), set(found.data.metrics) ^ set(expected)
-    for key, points in expected.items():
-        history = client.get_metric_history(info.run_id, key)
-        got = sorted((metric.step, number(metric.value), metric.timestamp) for metric in history)
-        points.sort()
-        assert [point[:2] for point in got] == [point[:2] for point in points], f"{key}: {got} {points}"
-        # Half a millisecond is rounded up or down.
-        assert all(abs(there[2] - here[2]) <= 1 for there, here in zip(got, points)), key
-    assert found.data.params["model.kind"] == "cnn" and found.data.params["optimizer.learning_rate"] == "0.003"
-    tags = found.data.tags
-    assert tags["bonfire.final_digest"] == record["final"]["digest"], tags
-    assert tags["bonfire.config_digest"] == record["config_digest"], tags
-    check_origin(run, record, tags)
-    datasets = found.inputs.dataset_inputs
-    assert json.loads(datasets[0].dataset.profile)["num_rows"] > 0, datasets
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(expected)
-    shares = [key for key in expected if key.startswith("workers/") and key.endswith(("/share", "/samples_per_second"))]
-    assert len(shares) == 2 * len({member["name"] for member in record["members"]}), shares
-    assert [tag.value for tag in datasets[0].tags] == ["training"], datasets
-    assert record["dataset"]["digest"].startswith(datasets[0].dataset.digest), datasets
-    kept = {file.path for file in client.list_artifacts(info.run_id)}
-    assert {"config.toml", "events.json", "run.json"} <= kept, kept
-    with tempfile.TemporaryDirectory() as folder:
-        got = {name: pathlib.Path(client.download_artifacts(info.run_id, name, folder)).read_bytes() for name in kept if
-               name.endswith((".json", ".diff", ".toml"))}
-    # Microseconds may be rounded up or down.
-    events = [[{**event, "time": round(event["time"], 5)} for event in events]
-              for events in (json.loads(got["events.json"]), record["events"])]
-    assert events[0] == events[1], events
-    assert {name: bytes for name, bytes in got.items() if name != "events.json"} == \
-        {name: (run / name).read_bytes() for name in got if name != "events.json"}
-    if status == "FINISHED":
-        with tempfile.TemporaryDirectory() as folder:
-            name = "exports/safetensors/model.safetensors"
-            got = pathlib.Path(client.download_artifacts(info.run_id, name, folder))
-            assert got.read_bytes() == (run / name).read_bytes()
-    assert info.end_time > info.start_time
-    return sum(map(len, expected.values()))
-
-
-def check_origin(run, record, tags):
-    """Sources, programs, devices and drivers, of which a machine that is lost may leave nothing else."""
-    start = record["provenance"]["starts"][-1]
-    git, build = start["git"], start["build"]
-    expected = {"mlflow.source.git.commit": git["commit"], "mlflow.source.git.branch": git["branch"],
-                "mlflow.source.git.dirty": str(git["dirty"]).lower(), "bonfire.cargo_lock": build["cargo_lock"],
-                "bonfire.program.coordinator": build["coordinator"], "bonfire.program.worker": build["worker"],
-                "bonfire.drivers": ", ".join(sorted({member["machine"]["driver"] for member in record["members"]})),
-                "bonfire.seed": str(record["seed"]),
-                "bonfire.checkpoint": str(max(int(path.parent.name[5:]) for path in run.glob("checkpoints/*/manifest.json")))}
-    expected = {name: value for name, value in expected.items() if value}
-    assert expected.items() <= tags.items(), {name: (value, tags.get(name)) for name, value in expected.items()}
-    assert tags["bonfire.devices"].endswith(record["members"][0]["device"]), tags
-
-
-def single(value):
-    """The nearest number of 32 bits, as TensorBoard has it."""
-    return number(struct.unpack("f", struct.pack("f", float(value)))[0])
-
-
-def check_tensorboard(run):
-    """TensorBoard's own reader, which checks the checksums."""
-    files = list((run / "tensorboard").glob("events.out.tfevents.*"))
-    assert len(files) == 1, files
-    got, texts = collections.Counter(), collections.defaultdict(list)
-    for event in LegacyEventFileLoader(str(files[0])).Load():
-        for value in event.summary.value:
-            if value.WhichOneof("value") == "simple_value":
-                got[event.step, value.tag, number(value.simple_value)] += 1
-            else:
-                texts[value.tag].append(value.tensor.string_val[0].decode())
-    record = json.loads((run / "run.json").read_text())
-    happened = [f"{event['event']}: {event['text']}" for event in record["events"]]
-    assert len(texts["events"]) == len(happened), (texts["events"], happened)
-    assert all(text.startswith(event) for text, event in zip(texts["events"], happened)), (texts["events"], happened)
-    assert f"final_digest = {record['final']['digest']}" in texts["run"][-1], texts["run"]
-    expected = collections.Counter(
-        (line["step"], line["key"], single(line["value"])) for line in lines(run) + lines(run, "system.jsonl"))
-    assert got == expected, (got - expected, expected - got)
-
-
-class WandbServer(http.server.BaseHTTPRequestHandler):
-    """As much of W&B's server as `wandb sync` asks for; it keeps what the run's file stream says."""
-
-    about, streamed, ended, uploaded = [], [], [], []
-
-    def answer(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        data = {}
-        if self.path == "/graphql":
-            data = {"data": self.graphql(json.loads(body))}
-        elif self.path.startswith("/upload/"):
-            self.uploaded.append((self.path.removeprefix("/upload/"), body))
-        elif self.path.endswith("/file_stream"):
-            stream = json.loads(body)
-            for name, part in (stream.get("files") or {}).items():
-                self.streamed.append((name, part["content"]))
-            if stream.get("complete"):
-                self.ended.append(stream["exitcode"])
-        text = json.dumps(data).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_GET = do_POST = do_PUT = answer
-
-    def graphql(self, asked):
-        variables = asked.get("variables") or {}
-        if "upsertBucket" in asked["query"]:
-            self.about.append(variables)
-            project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "somebody"}}
-            bucket = {"id": "b", "name": variables["name"], "displayName": variables["displayName"], "project": project,
-                      "historyLineCount": 0}
-            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        if "createRunFiles" in asked["query"]:
-            url = f"http://127.0.0.1:{self.server.server_address[1]}/upload/"
-            files = [{"name": name, "uploadUrl": url + name} for name in variables["files"]]
-            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return {}
-
-    def log_message(self, *_):
-        pass
-
-
-def check_wandb(run, folder):
-    """What arrives at a server from the run's folder by W&B's own reader: each row once, the summary, the end."""
-    kept = type("Kept", (WandbServer,), {"about": [], "streamed": [], "ended": [], "uploaded": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    (offline,) = (run / "wandb").glob("offline-run-*")
-    environment = dict(os.environ, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}", WANDB_API_KEY="k" * 40,
-                       WANDB_ERROR_REPORTING="false", HOME=str(folder), WANDB_CACHE_DIR=str(folder / "wandb-cache"))
-    environment = {name: value for name, value in environment.items() if "proxy" not in name.lower()}
-    synced = subprocess.run([SCRIPTS / "wandb", "sync", offline], env=environment, capture_output=True, text=True,
-                            cwd=folder, timeout=DEADLINE_S)
-    server.shutdown()
-    assert synced.returncode == 0, synced.stdout + synced.stderr
-    about = kept.about[0]
-    assert (about["project"], about["displayName"]) == ("two words", run.name), about
-    assert json.loads(about["config"])["model"]["value"]["kind"] == "cnn", about
-    rows = [json.loads(line) for name, content in kept.streamed if name == "wandb-history.jsonl" for line in content]
-    expected = collections.defaultdict(dict)
-    for line in lines(run):
-        expected[line["step"]][line["key"]] = number(line["value"])
-    got = {row["_step"]: {key: number(value) for key, value in row.items() if key[0] != "_"} for row in rows}
-    assert len(rows) == len(expected), f"{len(rows)} rows, {len(expected)} steps"
-    assert got == expected
-    readings = [json.loads(line) for name, content in kept.streamed if name == "wandb-events.jsonl" for line in content]
-    system = {round(line["time"], 3): "system." + line["key"].removeprefix("system/") for line in lines(run, "system.jsonl")}
-    assert len(readings) == len(system), (len(readings), len(system))
-    assert all(any(key in reading for reading in readings) for key in system.values()), readings[:1]
-    summary = [json.loads(content[-1]) for name, content in kept.streamed if name == "wandb-summary.json"][-1]
-    newest = {line["key"]: number(line["value"]) for line in lines(run)}
-    assert {key: number(summary[key]) for key in newest} == newest, summary
-    record = json.loads((run / "run.json").read_text())
-    assert (summary["bonfire/final_digest"], summary["bonfire/views"]) == (record["final"]["digest"], record["views"]), summary
-    origin = json.loads(kept.about[-1]["config"])["bonfire"]["value"]
-    assert origin["git.commit"] == record["git_commit"], origin
-    assert origin["program.worker"] == record["members"][0]["machine"]["program"], origin
-    uploaded = dict(kept.uploaded)
-    for name in ("config.toml", "run.json"):
-        assert uploaded[name] == (run / name).read_bytes(), (name, uploaded.keys())
-    assert kept.ended[-1:] == [{"completed": 0, "interrupted": 255}[record["status"]]], kept.ended
 
 
 def hidden(run):
@@ -339,7 +145,7 @@ def push(folder, run, to, code, *more, **environment):
 def whole_run(server, folder):
     """A run from its beginning to its end."""
     run = folder / "whole"
-    said = finish(spawn(folder, coordinator(folder, "whole", server.url, "--set", "train.epochs=4")), 0)
+    said = finish(spawn(folder, coordinator(folder, "whole", server.url, "--set", "train.epochs=40")), 0)
     assert f"{server.url}/#/experiments/" in said and "wandb sync" in said, said
     all_sent(folder, run, server, said)
     print(f"whole run: {check_all(server, run, 'FINISHED', folder)} metrics everywhere once")
@@ -382,7 +188,8 @@ def pushed_run(server, folder):
     waiting = spawn(folder, [PROGRAMS / "coordinator", "tracker", "push", run, "--to", nowhere])
     for sent in (expected, 0):
         said = push(folder, run, server.url, 0, "--experiment", "pushed")
-        assert f"{sent} metrics sent" in said, said
+        # One line: nothing is left out, and nothing is said to be.
+        assert f"{sent} metrics sent" in said and said.count("\n") == 1, said
     check_mlflow(server.url, run, "FINISHED", "pushed")
     push(folder, run, "tensorboard", 0)
     check_tensorboard(run)
@@ -391,6 +198,132 @@ def pushed_run(server, folder):
     said = finish(waiting, 4)
     assert nowhere in said and "goes on from there" in said, said
     print(f"pushed run: {expected} metrics in MLflow once, after two pushes")
+
+
+NAN, LONG, ODD = "odd/nan", "n" * 400, "odd/a?b \u00e9\U0001f525"
+
+
+def odd_run(server, folder):
+    """What isn't finite, names that are too long or have what MLflow doesn't take, lines that are none: each tracker gets what it takes,
+    and what is passed over is named."""
+    run = folder / "odd" / "digits-1"
+    shutil.copytree(FINISHED, run)
+    step = lines(run)[-1]["step"] + 1
+    odd = [(NAN, "NaN"), ("odd/up", "Infinity"), ("odd/down", "-Infinity"), ("odd/huge", 1e300), ("odd/tiny", 5e-324), (LONG, 1.5), (ODD, 2.5)]
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b"not a metric\n\xff\xfe\n")
+        for key, value in odd:
+            file.write(json.dumps({"step": step, "epoch": 9.0, "samples": 9, "time": 1.79e9, "key": key, "value": value}).encode() + b"\n")
+        file.write(b'{"step":7,"key":"torn')
+    for to, more in [(server.url, ["--experiment", "odd"]), ("tensorboard", []), ("wandb", [])]:
+        said = push(folder, run, to, 0, *more)
+        assert said.count("passed over") == 2 and "isn't sent" not in said, said
+    client = MlflowClient(server.url)
+    (found,) = client.search_runs([client.get_experiment_by_name("odd").experiment_id])
+    there = found.data.metrics
+    assert math.isnan(there[NAN]), there[NAN]
+    assert (there["odd/up"], there["odd/down"]) == (sys.float_info.max, -sys.float_info.max), there
+    assert (there["odd/huge"], there["odd/tiny"]) == (1e300, 5e-324), there
+    (long,) = [key for key in there if key.startswith("n" * 200)]
+    (odd_key,) = [key for key in there if key.startswith("odd/a_b")]
+    assert len(long) == 250 and (there[long], there[odd_key]) == (1.5, 2.5), there
+    scalars, _ = read_tensorboard(run)
+    assert scalars[step, LONG, 1.5] == 1 and scalars[step, ODD, 2.5] == 1, list(scalars)[-9:]
+    (row,) = [row for row in wandb_rows(sync_wandb(run, folder)) if row["_step"] == step]
+    assert (row[LONG], row[ODD], row["odd/huge"]) == (1.5, 2.5, 1e300) and math.isnan(float(row[NAN])), row
+    assert (float(row["odd/up"]), float(row["odd/down"])) == (math.inf, -math.inf), row
+    embedded(run, step)
+    print("odd run: numbers that aren't finite, names that are too long and lines that are none, in each tracker as far as it takes them")
+
+
+def embedded(run, step):
+    """The same in the embedded tracker, for MLflow's client: nothing of it is cut."""
+    command = [PROGRAMS / "coordinator", "tracker", "serve", "--dir", run.parent, "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        client = MlflowClient(process.stdout.readline().split(" at ")[1].split(";")[0].strip())
+        (found,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        there = found.data.metrics
+        assert math.isnan(there[NAN]) and (there["odd/up"], there["odd/down"]) == (math.inf, -math.inf), there
+        assert (there[LONG], there[ODD], there["odd/huge"], there["odd/tiny"]) == (1.5, 2.5, 1e300, 5e-324), there
+        assert [metric.step for metric in client.get_metric_history(found.info.run_id, LONG)] == [step]
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_S)
+    assert "2 lines say nothing and are passed over" in said, said
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Gives every request the same answer."""
+
+    protocol_version, given, more = "HTTP/1.1", (200, b""), {}
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, text = self.given
+        self.send_response(status)
+        for name, value in (self.more | {"Content-Length": str(len(text))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = answer
+
+    def log_message(self, *_):
+        pass
+
+
+def refused_pushes(folder):
+    """What a person does wrong, and what is said: the thing, and the way out."""
+    run = folder / "refused" / "digits-1"
+    shutil.copytree(FINISHED, run)
+    kept = type("Refusing", (Answering,), {})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    page = b"<html><title>Welcome</title></html>"
+    for status, text, more, expected in [
+        (401, page, {}, ["401", "MLFLOW_TRACKING_TOKEN"]), (403, b"{}", {}, ["403", "MLFLOW_TRACKING_USERNAME"]),
+        (404, page, {}, ["404", "is this the address of an MLflow server?"]), (200, page, {}, ["no JSON", "is this the address of an MLflow server?"]),
+        (302, b"", {"Location": "https://login.example/?state=s"}, ["https://login.example/", "set that address"]),
+    ]:
+        kept.given, kept.more = (status, text), more
+        said = push(folder, run, url, 2)
+        assert all(part in said for part in [url, *expected]), said
+    kept.given, kept.more = (429, b""), {"Retry-After": "300"}
+    began = time.monotonic()
+    said = push(folder, run, url, 4)
+    assert "300 s" in said and "goes on from there" in said and time.monotonic() - began < 10, said
+    server.shutdown()
+    both = {"MLFLOW_EXPERIMENT_NAME": "pushed", "MLFLOW_EXPERIMENT_ID": "987654"}
+    for to, where, code, environment, expected in [
+        ("ftp://127.0.0.1", run, 2, {}, ["ftp://127.0.0.1", "http://"]), ("elsewhere", run, 2, {}, ["elsewhere", "wandb", "tensorboard"]),
+        (url, folder / "none", 3, {}, ["none", "no such folder"]), (url, run / "run.json", 3, {}, ["run.json", f"give the folder: {run}"]),
+        (url, run.parent, 3, {}, ["holds runs", str(run)]), (Server.shared, run, 2, both, ["MLFLOW_EXPERIMENT_NAME", "987654", "unset one"]),
+    ]:
+        said = push(folder, where, to, code, **environment)
+        assert all(part in said for part in expected), said
+    somebody_elses(folder, run)
+    print("refused pushes: each says what and what to do")
+
+
+def somebody_elses(folder, run):
+    """A run that one may read and not write into."""
+    for path in [run, *run.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    shutil.rmtree(run / "tracker", ignore_errors=True)
+    # root may write everywhere, so somebody else does it, who must reach the folders above, too.
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+    folder.chmod(0o755)
+    program = folder / "coordinator"
+    shutil.copy(PROGRAMS / "coordinator", program)
+    command = [program, "tracker", "push", run, "--to", "tensorboard"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=DEADLINE_S, **nobody)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, (done.returncode, said)
+    assert str(run / "tracker") in said and "may write to its folder" in said, said
+    for path in [run, *run.rglob("*")]:
+        path.chmod(0o755)
 
 
 def certificates(folder):
@@ -504,6 +437,8 @@ def main():
             troubled_run(server, folder)
             pushed_run(server, folder)
             guarded_run(server, folder)
+            odd_run(server, folder)
+            refused_pushes(folder)
         finally:
             server.kill()
     print(f"check_sinks: good after {time.monotonic() - began:.0f} s")

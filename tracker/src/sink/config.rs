@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(
             configs(mlflow, &named).expect("good"),
             [
-                "mlflow http://h, experiment f, run abc | MLFLOW_RUN_ID=abc MLFLOW_RUN_NAME='a b' coordinator tracker push r \
+                "mlflow http://h, experiment f, number 7, run abc | MLFLOW_RUN_ID=abc MLFLOW_RUN_NAME='a b' coordinator tracker push r \
               --to http://h --experiment f"
             ]
         );

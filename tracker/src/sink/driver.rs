@@ -242,11 +242,11 @@ impl Following {
                         }
                     };
                 }
-                Err(SinkError::Retry(why)) => signal = self.failed(&why, signal.ending),
                 Err(SinkError::Refused(why)) => {
                     self.remark(&format!("{why}; nothing more is sent there, the run goes on"));
                     return Some(why);
                 }
+                Err(retry) => signal = self.failed(&retry, signal.ending),
             }
         }
     }
@@ -283,7 +283,7 @@ impl Following {
         }
     }
 
-    fn failed(&mut self, why: &str, ending: bool) -> Signal {
+    fn failed(&mut self, why: &SinkError, ending: bool) -> Signal {
         if self.failed_since.is_none() {
             self.failed_since = Some(Instant::now());
             self.remark(&format!("{why}; what is measured waits in the run's folder"));
@@ -291,15 +291,18 @@ impl Following {
         self.failures = self.failures.saturating_add(1);
         if ending {
             // `ending` is what the other pause would end at once for.
-            std::thread::sleep(PAUSE_AT_END);
+            std::thread::sleep(why.pause_asked().unwrap_or(PAUSE_AT_END));
             return *self.shared.lock();
         }
-        self.shared.pause(pause_after(self.failures, RandomState::new().build_hasher().finish()))
+        self.shared.pause(pause_after(why, self.failures, RandomState::new().build_hasher().finish()))
     }
 }
 
-/// How long to wait after so many failures in a row; `dice` spreads those who failed together.
-pub(crate) fn pause_after(failures: u32, dice: u64) -> Duration {
+/// How long to wait after so many failures in a row, the last of which is this one; `dice` spreads those who failed together.
+pub(crate) fn pause_after(why: &SinkError, failures: u32, dice: u64) -> Duration {
+    if let Some(asked) = why.pause_asked() {
+        return asked;
+    }
     let doubled = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let part = 0.5 + (dice % 1024) as f64 / 2048.0;
     doubled.min(PAUSE_MAX).mul_f64(part)
@@ -311,12 +314,15 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_bound_and_are_spread() {
-        assert_eq!(pause_after(1, 0), Duration::from_millis(250));
-        assert_eq!(pause_after(3, 0), Duration::from_millis(1000));
+        let after = |failures, dice| pause_after(&SinkError::Retry(String::new()), failures, dice);
+        assert_eq!(after(1, 0), Duration::from_millis(250));
+        assert_eq!(after(3, 0), Duration::from_millis(1000));
         for failures in [7, 40, u32::MAX] {
-            assert_eq!(pause_after(failures, 0), PAUSE_MAX / 2);
-            assert!(pause_after(failures, 1023) < PAUSE_MAX);
+            assert_eq!(after(failures, 0), PAUSE_MAX / 2);
+            assert!(after(failures, 1023) < PAUSE_MAX);
         }
-        assert!(pause_after(1, 1023) < PAUSE_FIRST);
+        assert!(after(1, 1023) < PAUSE_FIRST);
+        let asked = SinkError::RetryIn(String::new(), Duration::from_secs(77));
+        assert_eq!(pause_after(&asked, 1, 0), Duration::from_secs(77));
     }
 }

@@ -27,6 +27,8 @@ pub use folder::RunFolder;
 pub use push::{PushError, Pushed, push};
 pub use state::SinkState;
 
+use std::time::Duration;
+
 use crate::follow::Line;
 
 /// Why a sink didn't get on.
@@ -35,9 +37,19 @@ pub enum SinkError {
     /// It may get better by itself: tried again, less and less often.
     #[error("{0}")]
     Retry(String),
+    /// Likewise, and the other side has said how long to leave it alone.
+    #[error("{0} (it asks to be left alone for {seconds} s)", seconds = .1.as_secs())]
+    RetryIn(String, Duration),
     /// It won't: the sink stops, the run goes on.
     #[error("{0}")]
     Refused(String),
+}
+
+impl SinkError {
+    /// How long the other side asked to be left alone.
+    pub(crate) fn pause_asked(&self) -> Option<Duration> {
+        if let Self::RetryIn(_, pause) = self { Some(*pause) } else { None }
+    }
 }
 
 /// A file that is followed.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::driver::pause_after;
 use super::worker::{Turn, Worker};
 use super::{RunFolder, SinkConfig, SinkError};
-use crate::RunRecord;
+use crate::{RecordError, RunRecord};
 
 /// What was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,8 +39,8 @@ pub enum PushError {
 impl PushError {
     fn of(why: SinkError) -> Self {
         match why {
-            SinkError::Retry(why) => Self::Failed(why),
             SinkError::Refused(why) => Self::Refused(why),
+            retry => Self::Failed(retry.to_string()),
         }
     }
 }
@@ -51,8 +51,7 @@ impl PushError {
 /// # Errors
 /// When the folder is no run, or the tracker doesn't take it.
 pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<Pushed, PushError> {
-    RunRecord::read(&run_dir.join(RunRecord::FILE))
-        .map_err(|why| PushError::Run(format!("{} is no run: {why}", run_dir.display())))?;
+    RunRecord::read(&run_dir.join(RunRecord::FILE)).map_err(|why| PushError::Run(no_run(run_dir, &why)))?;
     let run = RunFolder::new(run_dir);
     let mut worker = Worker::open(config.sink(&run), run).map_err(|(_, why)| PushError::of(why))?;
     let before = worker.state().metrics;
@@ -61,12 +60,17 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
         match worker.turn(true) {
             Ok(Turn::Done) => break,
             Ok(Turn::More | Turn::Idle) => (since, failures) = (Instant::now(), 0),
-            Err(SinkError::Retry(_)) if since.elapsed() < patience => {
+            Err(why @ SinkError::Refused(_)) => return Err(PushError::of(why)),
+            Err(why) => {
                 failures += 1;
-                let pause = pause_after(failures, RandomState::new().build_hasher().finish());
-                std::thread::sleep(pause.min(patience.saturating_sub(since.elapsed())));
+                let pause = pause_after(&why, failures, RandomState::new().build_hasher().finish());
+                let left = patience.saturating_sub(since.elapsed());
+                // Asking before the server wants to be asked is in vain.
+                if left.is_zero() || why.pause_asked().is_some_and(|asked| asked > left) {
+                    return Err(PushError::of(why));
+                }
+                std::thread::sleep(pause.min(left));
             }
-            Err(why) => return Err(PushError::of(why)),
         }
     }
     Ok(Pushed {
@@ -75,4 +79,50 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
         place: worker.place(),
         remarks: worker.remarks(),
     })
+}
+
+/// What is wrong with a folder that is no run, and which one to give instead.
+fn no_run(dir: &Path, why: &RecordError) -> String {
+    let is_run = |folder: &Path| folder.join(RunRecord::FILE).is_file();
+    let shown = dir.display();
+    if !dir.exists() {
+        return format!(
+            "{shown} is no run: there is no such folder; give a run's own, such as runs/digits-1"
+        );
+    }
+    let parent = dir.parent().unwrap_or(dir);
+    if dir.is_file() {
+        let instead = if is_run(parent) { parent.display().to_string() } else { "a run's own".to_owned() };
+        return format!("{shown} is no run but a file; give the folder: {instead}");
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    match entries.filter(|path| is_run(path)).min() {
+        Some(run) => format!("{shown} is no run, it holds runs; give one of them, such as {}", run.display()),
+        None => format!("{shown} is no run: {why}; give a run's own folder, such as runs/digits-1"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_gives_no_run_is_told_what_to_give() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run = dir.path().join("digits-1");
+        std::fs::create_dir_all(run.join("exports")).expect("made");
+        std::fs::write(run.join(RunRecord::FILE), "{").expect("written");
+        let said = |path: &Path| {
+            let pushed = push(path, &SinkConfig::tensorboard(), Duration::ZERO);
+            let Err(PushError::Run(why)) = pushed else { panic!("{pushed:?}") };
+            assert!(why.starts_with(&format!("{} is no run", path.display())), "{why}");
+            why
+        };
+        let shown = run.display().to_string();
+        assert!(said(&dir.path().join("digits-2")).contains("no such folder"));
+        assert!(said(&run.join(RunRecord::FILE)).ends_with(&format!("give the folder: {shown}")));
+        assert!(said(dir.path()).ends_with(&format!("such as {shown}")));
+        assert!(said(&run.join("exports")).contains("run.json"));
+        assert!(said(&run).contains("run.json"), "a record that can't be read is named");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl StateFile {
     /// at once, so that a process that comes a moment later sees whose it is.
     pub(crate) fn open(run: &RunFolder, sink: &dyn Sink) -> Result<(Self, SinkState), SinkError> {
         let folder = run.path().join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(|why| local(&folder, &why))?;
+        std::fs::create_dir_all(&folder).map_err(|why| not_written(&folder, &why))?;
         let (name, destination) = (sink.name(), sink.destination());
         let is_others = |path: &Path| Ok(read(path)?.is_some_and(|other| other.destination != destination));
         let mut path = folder.join(format!("{name}.json"));
@@ -142,11 +143,23 @@ impl StateFile {
     }
 }
 
+/// Who may not write there will not be allowed to a moment later.
+fn not_written(path: &Path, why: &std::io::Error) -> SinkError {
+    if !matches!(why.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) {
+        return local(path, why);
+    }
+    SinkError::Refused(format!(
+        "{} can't be written: {why}. How far a run was sent is kept there: push it as somebody who may write to its folder, or push \
+         a copy of it",
+        path.display()
+    ))
+}
+
 /// `None`: somebody else has it.
 fn lock(path: &Path) -> Result<Option<File>, SinkError> {
     let path = path.with_extension(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|why| local(&path, &why))?;
+    let file = file.map_err(|why| not_written(&path, &why))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -157,7 +170,7 @@ fn lock(path: &Path) -> Result<Option<File>, SinkError> {
 fn read(path: &Path) -> Result<Option<SinkState>, SinkError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
         Err(why) => return Err(local(path, &why)),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|why| {

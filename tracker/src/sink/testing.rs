@@ -93,6 +93,37 @@ impl Run {
         }
     }
 
+    /// The steps that are whole in what [`Run::garbled`] writes, and those after [`Run::mend_the_torn_line`].
+    pub(super) const GARBLED_STEPS: [u64; 3] = [1, 2, 3];
+    pub(super) const MENDED_STEPS: [u64; 4] = [1, 2, 3, 4];
+
+    /// A file of metrics as a bad disk or a bad editor leaves it: words, half a line in the middle, bytes that are no text, an
+    /// empty line, and at its end a line that is only begun.
+    pub(super) fn garbled(&self) {
+        let line = |step: u64| metric(step, "k", step as f64).to_json_line();
+        let mut bytes = format!("{}\nnot a metric\n{}\n", line(1), &line(9)[..20]).into_bytes();
+        bytes.extend([0xff, 0xfe, 0, b'\n']);
+        bytes.extend(format!("{}\n\n{}\n{}", line(2), line(3), &line(4)[..25]).into_bytes());
+        std::fs::write(self.path("metrics.jsonl"), bytes).expect("written");
+    }
+
+    /// The line that was only begun is whole.
+    pub(super) fn mend_the_torn_line(&self) {
+        let rest = metric(4, "k", 4.0).to_json_line()[25..].to_owned();
+        let path = self.path("metrics.jsonl");
+        let mut file = std::fs::File::options().append(true).open(path).expect("opened");
+        writeln!(file, "{rest}").expect("written");
+    }
+
+    /// Each of the bad lines was named with its file and place.
+    pub(super) fn check_garbled(&self, remarks: &[String]) {
+        assert_eq!(remarks.len(), 4, "{remarks:?}");
+        let named =
+            |remark: &String| remark.contains("metrics.jsonl, offset ") && remark.contains("not a metric");
+        assert!(remarks.iter().all(named), "{remarks:?}");
+        assert!(remarks[0].contains("\"not a metric\""), "{remarks:?}");
+    }
+
     /// A sink over this folder, as after a start of the process.
     pub(super) fn worker(&self, sink: Box<dyn Sink>) -> Worker {
         Worker::open(sink, self.folder()).unwrap_or_else(|(_, why)| panic!("{why}"))

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use ureq::tls::TlsConfig;
 
-use super::credentials::{Credentials, decoded};
+use super::credentials::Credentials;
 use super::tls;
 use crate::provenance::without_credentials;
 use crate::sink::config::{Environment, SinkConfigError};
@@ -45,6 +46,7 @@ impl Address {
         }
         known_ways(environment)?;
         let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let user = user.map(|(name, password)| (decoded(name), decoded(password)));
         let workspace = environment("MLFLOW_WORKSPACE").map(|name| name.trim().to_owned());
         Ok(Self {

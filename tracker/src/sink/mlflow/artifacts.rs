@@ -91,12 +91,12 @@ impl Mlflow {
                 continue;
             }
             match self.client.put(&format!("{root}/{name}"), &run.path().join(path)) {
-                Err(retry @ SinkError::Retry(_)) => return Err(retry),
                 // One file that is too large, say, is no reason to keep the others back.
                 Err(SinkError::Refused(why)) if self.told.insert(name.clone()) => {
                     self.remarks.push(format!("{why}; this file isn't sent, all else is"));
                 }
                 Ok(()) | Err(SinkError::Refused(_)) => {}
+                Err(retry) => return Err(retry),
             }
             state.remember(&memo, mark);
         }

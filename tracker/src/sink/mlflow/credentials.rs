@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 use crate::sink::config::{Environment, SinkConfigError};
 
 /// What takes the place of a secret that somebody repeats.
@@ -29,7 +32,7 @@ impl Credentials {
         let name = set("MLFLOW_TRACKING_USERNAME").or(kept.name);
         let password = set("MLFLOW_TRACKING_PASSWORD").or(kept.password);
         if let Some((name, password)) = user.or_else(|| name.zip(password)) {
-            let coded = base64(format!("{name}:{password}").as_bytes());
+            let coded = BASE64_STANDARD.encode(format!("{name}:{password}"));
             return Ok(Self { header: Some(format!("Basic {coded}")), secrets: vec![coded, password] });
         }
         let Some(token) = set("MLFLOW_TRACKING_TOKEN") else { return Ok(Self::default()) };
@@ -93,41 +96,6 @@ impl Kept {
     }
 }
 
-/// RFC 4648, with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let quad = |part: &[u8]| {
-        let at = |index: usize| u32::from(part.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        let digit = |index: usize| {
-            let digit = DIGITS[(bits >> (18 - 6 * index) & 63) as usize];
-            if index <= part.len() { char::from(digit) } else { '=' }
-        };
-        [0, 1, 2, 3].map(digit)
-    };
-    bytes.chunks(3).flat_map(quad).collect()
-}
-
-/// `%41` is `A`; what is no such triple stays.
-pub(super) fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
-        match code.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,22 +110,7 @@ mod tests {
     }
 
     fn basic(text: &str) -> Result<Option<String>, String> {
-        Ok(Some(format!("Basic {}", base64(text.as_bytes()))))
-    }
-
-    #[test]
-    fn base64_as_in_rfc_4648() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
+        Ok(Some(format!("Basic {}", BASE64_STANDARD.encode(text))))
     }
 
     /// The order is the one that MLflow's client was seen to have.

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body, RequestBuilder};
@@ -21,6 +22,10 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// The ways out where a server's certificate isn't believed.
 const CERTIFICATE_HINT: &str = "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a PEM file with the certificate of the authority that \
                                 signed the server's, and MLFLOW_TRACKING_CLIENT_CERT_PATH if the server asks for one of ours";
+/// A server that asks to be left alone for longer than this is asked again all the same.
+const PAUSE_ASKED_MAX: Duration = Duration::from_secs(600);
+/// What RFC 3986 doesn't call unreserved.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Characters of a server's message that are repeated.
 const SHOWN_CHARS: usize = 300;
 
@@ -104,10 +109,11 @@ impl Client {
     }
 
     fn answer(&self, what: &str, result: Result<Response<Body>, ureq::Error>) -> Result<Answer, SinkError> {
-        let retry = |why: &str| SinkError::Retry(format!("{} ({what}): {why}", self.address.shown()));
         let mut response = result.map_err(|why| self.transport(what, &why))?;
         let status = response.status().as_u16();
-        let location = response.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
+        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let location = header("location");
+        let again = header("retry-after").and_then(|when| pause(&when, SystemTime::now()));
         let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let text = match text {
             Ok(text) => text,
@@ -121,6 +127,8 @@ impl Client {
         match status {
             200..=299 => match json {
                 Some(json) => Ok(Answer::Good(json)),
+                // So is an upload answered.
+                None if text.is_empty() => Ok(Answer::Good(Value::Null)),
                 None => {
                     Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?"))
                 }
@@ -139,7 +147,7 @@ impl Client {
             )),
             404 if said("error_code") == "RESOURCE_DOES_NOT_EXIST" => Ok(Answer::Absent(message)),
             400 if said("error_code") == "RESOURCE_ALREADY_EXISTS" => Ok(Answer::Exists),
-            408 | 429 => Err(retry(&format!("status {status} {message}"))),
+            408 | 429 => Err(self.later(what, status, &message, again)),
             400..=499 if json.is_none() => Err(self.refused(
                 what,
                 &format!("status {status}, and no JSON: is this the address of an MLflow server?"),
@@ -147,7 +155,17 @@ impl Client {
             400..=499 => {
                 Err(self.refused(what, &format!("{} {message}", self.address.hide(said("error_code")))))
             }
-            _ => Err(retry(&format!("status {status} {message}"))),
+            _ => Err(self.later(what, status, &message, again)),
+        }
+    }
+
+    /// A failure that may get better, after a while that the server may have named.
+    fn later(&self, what: &str, status: u16, message: &str, again: Option<Duration>) -> SinkError {
+        let why = format!("{} ({what}): status {status} {message}", self.address.shown());
+        let why = why.trim_end().to_owned();
+        match again {
+            Some(pause) => SinkError::RetryIn(why, pause),
+            None => SinkError::Retry(why),
         }
     }
 
@@ -169,22 +187,38 @@ impl Client {
     }
 }
 
+/// How long `Retry-After` asks to wait: seconds, or until a date.
+fn pause(when: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = when.trim().parse().ok().map(Duration::from_secs);
+    let until = || httpdate::parse_http_date(when.trim()).ok()?.duration_since(now).ok();
+    seconds.or_else(until).filter(|pause| !pause.is_zero()).map(|pause| pause.min(PAUSE_ASKED_MAX))
+}
+
 /// A name in a path: everything but letters, digits and `-._~` in percent form.
 fn escaped(name: &str) -> String {
-    let mut text = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
+    utf8_percent_encode(name, ESCAPED).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_says_when_to_come_again_in_seconds_or_by_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
+        for (when, seconds) in [
+            ("7", Some(7)),
+            (" 7 ", Some(7)),
+            ("0", None),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", None),
+            ("99999999999999", Some(600)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(pause(when, now).map(|pause| pause.as_secs()), seconds, "{when}");
+        }
+    }
 
     #[test]
     fn names_in_paths_are_escaped() {

@@ -31,6 +31,7 @@ impl Mlflow {
         let name = match &self.target.experiment {
             Experiment::Named(name) => name,
             Experiment::Numbered(id) => return self.numbered(id),
+            Experiment::Both { name, id } => return self.both(name, id),
         };
         let path = "experiments/get-by-name";
         // Another run may make it at the same moment.
@@ -60,6 +61,24 @@ impl Mlflow {
                 Err(self.client.refused(path, &why))
             }
         }
+    }
+
+    /// As MLflow's client does it: neither of them is passed over.
+    fn both(&self, name: &str, id: &str) -> Result<String, SinkError> {
+        let path = "experiments/get-by-name";
+        let found = match self.client.get(path, &[("experiment_name", name)])? {
+            Answer::Good(found) if found["experiment"]["experiment_id"] == id => {
+                return self.active(path, &found);
+            }
+            Answer::Good(found) => {
+                format!("is experiment {}", self.text(path, &found["experiment"]["experiment_id"])?)
+            }
+            Answer::Absent(_) | Answer::Exists => "isn't there".to_owned(),
+        };
+        let why = format!(
+            "MLFLOW_EXPERIMENT_NAME is {name:?}, which {found}, and MLFLOW_EXPERIMENT_ID is {id}: unset one of them"
+        );
+        Err(self.client.refused(path, &why))
     }
 
     fn active(&self, path: &str, found: &Value) -> Result<String, SinkError> {

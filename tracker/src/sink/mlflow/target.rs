@@ -21,6 +21,8 @@ pub(crate) enum Experiment {
     Named(String),
     /// MLFLOW_EXPERIMENT_ID: it must be there.
     Numbered(String),
+    /// The environment has both, and they must mean the same one.
+    Both { name: String, id: String },
 }
 
 impl Target {
@@ -32,10 +34,13 @@ impl Target {
         environment: Environment<'_>,
     ) -> Result<Self, SinkConfigError> {
         let set = |name: &str| environment(name).filter(|value| !value.is_empty());
-        let named = experiment.map(str::to_owned).or_else(|| set("MLFLOW_EXPERIMENT_NAME"));
-        let experiment = match (named, set("MLFLOW_EXPERIMENT_ID")) {
-            (None, Some(id)) => Experiment::Numbered(id),
-            (named, _) => Experiment::Named(named.unwrap_or_else(|| stem.to_owned())),
+        let (name, id) = (set("MLFLOW_EXPERIMENT_NAME"), set("MLFLOW_EXPERIMENT_ID"));
+        let experiment = match (experiment, name, id) {
+            (Some(named), ..) => Experiment::Named(named.to_owned()),
+            (None, Some(name), Some(id)) => Experiment::Both { name, id },
+            (None, Some(name), None) => Experiment::Named(name),
+            (None, None, Some(id)) => Experiment::Numbered(id),
+            (None, None, None) => Experiment::Named(stem.to_owned()),
         };
         let (run, run_name) = (set("MLFLOW_RUN_ID"), set("MLFLOW_RUN_NAME"));
         Ok(Self { address: Address::new(uri, environment)?, experiment, run, run_name })
@@ -51,6 +56,7 @@ impl Target {
         let run = self.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
         match &self.experiment {
             Experiment::Named(name) => format!("{}, experiment {name}{run}", self.shown()),
+            Experiment::Both { name, id } => format!("{}, experiment {name}, number {id}{run}", self.shown()),
             Experiment::Numbered(id) => format!("{}, experiment number {id}{run}", self.shown()),
         }
     }
@@ -58,7 +64,7 @@ impl Target {
     /// The experiment for a command line, if it has a name.
     pub(crate) fn experiment_name(&self) -> Option<&str> {
         match &self.experiment {
-            Experiment::Named(name) => Some(name),
+            Experiment::Named(name) | Experiment::Both { name, .. } => Some(name),
             Experiment::Numbered(_) => None,
         }
     }

@@ -1,8 +1,8 @@
 //! The sink against a server in this process: what it is sent, and what it makes of the server's failures.
 
+mod outages;
 mod server;
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use super::*;
@@ -84,6 +84,7 @@ fn a_run_arrives_whole_in_batches() {
     assert_eq!(files, expected.map(|name| format!("0/r1/artifacts/{name}")));
     assert_eq!(kept.files["0/r1/artifacts/exports/safetensors/model.safetensors"], b"weights");
     drop(kept);
+    assert!(worker.remarks().is_empty(), "all is well");
     assert_eq!(worker.place(), format!("{}/#/experiments/0/runs/r1", server.url));
 }
 
@@ -242,82 +243,26 @@ fn the_environment_names_experiment_and_run() {
     assert_eq!((kept.experiments.len(), kept.name.as_str()), (1, "tuesday"));
 }
 
+/// As with MLflow's own client, neither of two that disagree is passed over in silence.
 #[test]
-fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
+fn an_experiment_named_and_numbered_must_be_one() {
     let (run, server) = (Run::new(), Server::start());
-    run.measure("train/loss", &numbers(1_500));
-    let failing = [
-        ("experiments/get-by-name", 500),
-        ("runs/create", 503),
-        ("log-batch", 429),
-        ("log-batch", 502),
-        ("log-inputs", 504),
-        ("artifacts", 500),
-        ("log-batch", 408),
-    ];
-    for (path, status) in failing {
-        server.answer(path, status, "<html>later</html>");
-    }
-    run.status(RunStatus::Completed);
-    let mut worker = run.worker(sink(&server.url));
-    let mut failures = 0;
-    while let Err(why) = drain(&mut worker, true) {
-        assert!(matches!(why, SinkError::Retry(_)), "{why}");
-        assert_eq!(run.state("mlflow").last_error, Some(why.to_string()));
-        failures += 1;
-        assert!(failures <= failing.len(), "{why}");
-    }
-    assert_eq!(failures, failing.len());
-    assert_eq!(run.state("mlflow").last_error, None);
-    check_metrics(&run, &server);
-    let kept = server.kept();
-    assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
-}
-
-/// The server did it, nobody heard of it, and the process died as well: all of it is done again, to the same end.
-#[test]
-fn lost_answers_and_crashes_double_nothing() {
-    let (run, server) = (Run::new(), Server::start());
-    run.measure("train/loss", &numbers(2_500));
-    let lost = [
-        "experiments/create",
-        "runs/create",
-        "log-batch",
-        "log-inputs",
-        "log-batch",
-        "log-batch",
-        "config.toml",
-    ];
-    for path in lost {
-        server.fail(path, How::LostAnswer);
-    }
-    run.status(RunStatus::Completed);
-    let mut crashes = 0;
-    loop {
-        match drain(&mut run.worker(sink(&server.url)), true) {
-            Ok(()) => break,
-            Err(SinkError::Retry(_)) => crashes += 1,
-            Err(SinkError::Refused(why)) => panic!("{why}"),
+    run.measure("train/loss", &numbers(3));
+    let both = |id| [("MLFLOW_EXPERIMENT_NAME", "mine"), ("MLFLOW_EXPERIMENT_ID", id)];
+    let refused = |id, words: &[&str]| {
+        let why = drain(&mut run.worker(sink_with(&server.url, &both(id))), false).expect_err("refused");
+        let SinkError::Refused(why) = why else { panic!("for good: {why}") };
+        for word in words.iter().chain(&["MLFLOW_EXPERIMENT_NAME", "\"mine\"", "MLFLOW_EXPERIMENT_ID is "]) {
+            assert!(why.contains(word), "{word} is not in: {why}");
         }
-        assert!(crashes <= lost.len());
-    }
-    assert_eq!(crashes, lost.len());
+    };
+    refused("0", &["isn't there", "is 0"]);
+    assert!(server.kept().experiments.is_empty(), "none is made");
+    server.kept().experiments.extend(["other".into(), "mine".into()]);
+    refused("0", &["is experiment 1", "is 0"]);
+    assert!(server.kept().runs.is_empty());
+    drain(&mut run.worker(sink_with(&server.url, &both("1"))), false).expect("sent");
     check_metrics(&run, &server);
-    let kept = server.kept();
-    assert!(kept.metrics.values().any(|times| *times > 1), "something was sent twice, and kept once");
-    assert_eq!((kept.runs.len(), kept.experiments.len()), (1, 1));
-}
-
-#[test]
-fn a_server_that_is_away_is_waited_for() {
-    let run = Run::new();
-    run.measure("train/loss", &[1.0]);
-    // A port that nobody listens at any more.
-    let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-    let mut worker = run.worker(sink(&format!("http://{closed}")));
-    let why = drain(&mut worker, false).expect_err("nobody is there");
-    assert!(matches!(&why, SinkError::Retry(why) if why.contains(&closed.to_string())), "{why}");
-    assert_eq!(run.state("mlflow").attempts, 1);
 }
 
 #[test]

@@ -13,14 +13,18 @@ use prost::Message;
 
 use super::local_file::{self, BYTES};
 use super::{RunFolder, Sink, SinkError, SinkState, Source, origin};
-use crate::EventRecord;
 use crate::follow::Line;
+use crate::{EventRecord, RunStatus};
 use messages::{Dimension, Event, Metadata, PluginData, Shape, Summary, Tensor, Value};
 
 /// Of the run's folder.
 const FOLDER: &str = "tensorboard";
 /// The texts that say what happened; in the state's memo, the time of the newest one.
 const EVENTS: &str = "events";
+/// Kinds of events that know what they cost once they are over.
+const COST_COMES_LATER: [&str; 3] = ["waiting", "rewind", "restart"];
+/// Kinds that count the very same that follows in a row.
+const REPEATED: [&str; 2] = ["refused", "warning"];
 /// `DataType.DT_STRING`.
 const DT_STRING: i32 = 7;
 
@@ -106,15 +110,30 @@ impl Sink for TensorBoard {
         Ok(lines.len())
     }
 
-    /// Events as texts at their steps, each once.
+    /// Events as texts at their steps, each once: one whose cost isn't known yet, or that happens again and again, waits, and
+    /// what came after it, until it is as it stays.
     fn record(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         let told = state.memo.get(EVENTS).and_then(serde_json::Value::as_f64).unwrap_or(f64::NEG_INFINITY);
-        let events = run.record()?.events;
+        let record = run.record()?;
+        let is_over = record.status != RunStatus::Running;
+        let last = record.events.len().saturating_sub(1);
+        let settled = |(index, event): &(usize, &EventRecord)| {
+            let costs_more = COST_COMES_LATER.contains(&event.event.as_str()) && event.cost_seconds.is_none();
+            let may_repeat = *index == last && REPEATED.contains(&event.event.as_str());
+            is_over || !(costs_more || may_repeat)
+        };
         let text = |event: &EventRecord| {
             let cost = event.cost_seconds.map(|seconds| format!(" ({seconds:.1} s)")).unwrap_or_default();
-            said(EVENTS, format!("{}: {}{cost}", event.event, event.text), event.time, event.step)
+            let again = if event.repeated > 0 {
+                format!(" (and {} times more)", event.repeated)
+            } else {
+                String::new()
+            };
+            said(EVENTS, format!("{}: {}{again}{cost}", event.event, event.text), event.time, event.step)
         };
-        let new: Vec<Event> = events.iter().filter(|event| event.time > told).map(text).collect();
+        let untold = record.events.iter().enumerate().filter(|(_, event)| event.time > told);
+        let events: Vec<&EventRecord> = untold.take_while(settled).map(|(_, event)| event).collect();
+        let new: Vec<Event> = events.iter().copied().map(text).collect();
         let newest = events.iter().map(|event| event.time).fold(told, f64::max);
         if new.is_empty() {
             return Ok(());

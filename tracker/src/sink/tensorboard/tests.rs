@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use super::*;
-use crate::RunStatus;
 use crate::sink::testing::{Run, drain};
 
 fn sink(run: &Run) -> Box<TensorBoard> {
@@ -104,6 +103,43 @@ fn what_happened_is_said_once_and_how_it_ended() {
     );
 }
 
+/// What an event cost, and how often it was repeated, is known a while after it began.
+#[test]
+fn an_event_is_said_when_it_is_as_it_stays() {
+    let run = Run::new();
+    let happened = |events: serde_json::Value, expected: &[&str]| {
+        run.record("events", &events);
+        // A worker that has just begun looks at the record at once.
+        drain(&mut run.worker(sink(&run)), false).expect("written");
+        let said: Vec<String> = texts(&run).into_iter().map(|(_, _, text)| text).collect();
+        assert_eq!(said, expected);
+    };
+    let event = |time: f64, event: &str, more: serde_json::Value| {
+        let mut record =
+            serde_json::json!({ "time": time, "step": 3, "event": event, "text": "t", "cost_seconds": null });
+        record.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        record
+    };
+    let none = serde_json::json!({});
+    let (joined, waits) = (event(1_000.5, "joined", none.clone()), event(1_002.0, "waiting", none.clone()));
+    happened(serde_json::json!([joined, waits]), &["joined: t"]);
+    let view = event(1_003.0, "view", none.clone());
+    happened(serde_json::json!([joined, waits, view]), &["joined: t"]);
+    let waited = event(1_002.0, "waiting", serde_json::json!({ "cost_seconds": 7.25 }));
+    let told = ["joined: t", "waiting: t (7.2 s)", "view: t"];
+    happened(serde_json::json!([joined, waited, view]), &told);
+    let warned = event(1_004.0, "warning", none);
+    happened(serde_json::json!([joined, waited, view, warned]), &told);
+    let again = event(1_005.0, "warning", serde_json::json!({ "repeated": 3 }));
+    happened(serde_json::json!([joined, waited, view, again]), &told);
+    run.status(RunStatus::Completed);
+    run.record("events", &serde_json::json!([joined, waited, view, again]));
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let said: Vec<String> = texts(&run).into_iter().map(|(_, _, text)| text).collect();
+    assert_eq!(said[3], "warning: t (and 3 times more)");
+    assert!(said.len() == 5 && said[4].contains("status = completed"), "{said:?}");
+}
+
 #[test]
 fn a_file_that_is_gone_is_made_anew() {
     let run = Run::new();
@@ -147,4 +183,56 @@ fn a_run_keeps_its_file_when_its_start_becomes_known_later() {
     drain(&mut run.worker(sink(&run)), true).expect("written");
     let files = std::fs::read_dir(run.path("tensorboard")).expect("a folder");
     assert_eq!(files.count(), 1);
+}
+
+#[test]
+fn lines_that_say_nothing_hold_no_numbers_back() {
+    let run = Run::new();
+    run.garbled();
+    let mut worker = run.worker(sink(&run));
+    drain(&mut worker, false).expect("written");
+    let steps = || scalars(&run).into_iter().map(|(step, ..)| step as u64).collect::<Vec<_>>();
+    assert_eq!(steps(), Run::GARBLED_STEPS);
+    run.check_garbled(&worker.remarks());
+    run.mend_the_torn_line();
+    drain(&mut worker, false).expect("written");
+    assert_eq!(steps(), Run::MENDED_STEPS);
+}
+
+/// TensorBoard has no limit of names; numbers that 32 bits can't hold become the nearest that they can.
+#[test]
+fn names_and_numbers_that_are_out_of_bounds() {
+    let run = Run::new();
+    let long = "n".repeat(5_000);
+    run.row(1, &[(&long, 1.0), ("huge", 1e300), ("tiny", 1e-300), ("é\u{1F525}/ x", f64::NEG_INFINITY)]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let found: Vec<(String, f32)> = scalars(&run).into_iter().map(|(_, tag, value)| (tag, value)).collect();
+    let expected = [
+        (long, 1.0),
+        ("huge".to_owned(), f32::INFINITY),
+        ("tiny".to_owned(), 0.0),
+        ("é\u{1F525}/ x".to_owned(), f32::NEG_INFINITY),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_state_that_is_damaged_is_named_and_nothing_is_overwritten() {
+    let run = Run::new();
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    let before = std::fs::read(file(&run)).expect("a file");
+    run.write("tracker/tensorboard.json", "{\"sink\": \"tensorb");
+    let opened = crate::sink::worker::Worker::open(sink(&run), run.folder());
+    let why = opened.map(drop).map_err(|(_, why)| why).expect_err("refused");
+    assert!(
+        matches!(&why, SinkError::Refused(why) if why.contains("tensorboard.json") && why.contains("move it away")),
+        "{why}"
+    );
+    assert_eq!(std::fs::read(file(&run)).expect("a file"), before);
+    // As it says: the file is made anew from the beginning.
+    std::fs::remove_file(run.path("tracker/tensorboard.json")).expect("moved away");
+    run.measure("k", &[2.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    assert_eq!(scalars(&run).len(), 2);
 }

@@ -30,6 +30,8 @@ use messages::{Exit, Git, Header, History, Item, Items, Record, Run, Stats, Step
 const MIN_CONSUMER: &str = "0.70.0";
 /// In the state's memo: seconds since 1970, of which the folder's name and all runtimes are made.
 const BEGAN: &str = "began";
+/// In the state's memo: whether the run's record said which commit it was started from.
+const IS_COMMIT_TOLD: &str = "is_commit_told";
 /// Of the offline run's folder: what is uploaded as files.
 const FILES: &str = "files";
 /// The key of the configuration that says where the run comes from.
@@ -73,11 +75,13 @@ impl Wandb {
         Ok(())
     }
 
-    fn run_record(&self, run: &RunFolder, config: Items, id: &str) -> Result<Record, SinkError> {
+    /// The run itself; its state remembers whether the sources were known.
+    fn run_record(&self, run: &RunFolder, config: Items, state: &mut SinkState) -> Result<Record, SinkError> {
         let (record, git) = (run.record()?, run.checkout()?);
+        state.remember(IS_COMMIT_TOLD, git.commit.is_some());
         let git = git.commit.map(|commit| Git { commit, remote_url: git.repository.unwrap_or_default() });
         let about = Run {
-            run_id: id.to_owned(),
+            run_id: state.run.clone(),
             entity: self.entity.clone(),
             project: self.project.clone(),
             config: Some(config),
@@ -208,7 +212,7 @@ impl Sink for Wandb {
             min_consumer: MIN_CONSUMER.to_owned(),
         };
         let header = Record { header: Some(Header { version_info: Some(version) }), ..Record::default() };
-        let about = self.run_record(run, config, &state.run)?;
+        let about = self.run_record(run, config, state)?;
         self.append(vec![header, about], true, state)
     }
 
@@ -238,6 +242,13 @@ impl Sink for Wandb {
         let mut records: Vec<Record> =
             rest.chunk_by(|a, b| a.metric.step == b.metric.step).map(|row| self.row(row)).collect();
         let (summary, seconds) = self.summary(run)?;
+        if state.memo.get(IS_COMMIT_TOLD) == Some(&Value::Bool(false)) && run.checkout()?.commit.is_some() {
+            // Git answered after the run had begun. What is said twice counts as it is said last.
+            let told = state.memo.clone();
+            records.push(self.run_record(run, Items::default(), state)?);
+            // It stands in the end, which a resume cuts off.
+            state.memo = told;
+        }
         let files = self.file.with_file_name(FILES);
         records.extend([summary, self.origin(run)?, files::copy(run, &files)?]);
         // 255 is what W&B says of a run that was stopped.

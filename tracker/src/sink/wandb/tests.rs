@@ -97,11 +97,39 @@ fn origin_and_files_go_with_the_run() {
     let known: Value = serde_json::from_str(&items(&config.update)["bonfire"]).expect("JSON");
     assert_eq!(known["git.commit"], "c0ffee");
     assert_eq!(known["cargo_lock"], "10c4");
+    let commits: Vec<Option<&str>> = records
+        .iter()
+        .filter_map(|record| record.run.as_ref())
+        .map(|about| about.git.as_ref().map(|git| git.commit.as_str()))
+        .collect();
+    assert_eq!(commits, [Some("c0ffee")], "known at once, said once");
     let named = records.iter().find_map(|record| record.files.as_ref()).expect("files");
     let names: Vec<&str> = named.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(names, ["config.toml", "run.json", "diff.patch"]);
     let patch = run.path(FOLDER).join("files/diff.patch");
     assert_eq!(std::fs::read_to_string(patch).expect("read"), "--- a\n+++ b\n");
+}
+
+#[test]
+fn a_commit_that_git_names_late_is_said_at_the_end_and_after_a_resume() {
+    let run = Run::new();
+    let commits = || -> Vec<Option<String>> {
+        let runs = records(&run).into_iter().filter_map(|record| record.run);
+        runs.map(|about| about.git.map(|git| git.commit)).collect()
+    };
+    let known = serde_json::json!({ "starts": [{ "git": { "commit": "c0ffee" } }] });
+    run.measure("k", &[1.0]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    for status in [RunStatus::Interrupted, RunStatus::Completed] {
+        run.status(RunStatus::Running);
+        run.measure("k", &[2.0]);
+        drain(&mut run.worker(sink(&run)), false).expect("written");
+        assert_eq!(commits(), [None]);
+        run.status(status);
+        run.provenance(&known);
+        drain(&mut run.worker(sink(&run)), true).expect("written");
+        assert_eq!(commits(), [None, Some("c0ffee".to_owned())]);
+    }
 }
 
 #[test]
@@ -219,4 +247,46 @@ fn readings_of_a_run_that_waits_stay_apart() {
         .map(|stats| (stats.timestamp.expect("a time").seconds, stats.item.len()))
         .collect();
     assert_eq!(stats, [(10, 2), (20, 1)]);
+}
+
+#[test]
+fn lines_that_say_nothing_hold_no_numbers_back() {
+    let run = Run::new();
+    run.garbled();
+    let mut worker = run.worker(sink(&run));
+    drain(&mut worker, false).expect("written");
+    run.check_garbled(&worker.remarks());
+    run.mend_the_torn_line();
+    run.status(RunStatus::Completed);
+    drain(&mut worker, true).expect("written");
+    let steps: Vec<u64> = rows(&run).into_iter().map(|(step, _)| step as u64).collect();
+    assert_eq!(steps, Run::MENDED_STEPS);
+}
+
+/// W&B has no limit of names; its own JSON has words for what isn't finite.
+#[test]
+fn names_and_numbers_that_are_out_of_bounds() {
+    let run = Run::new();
+    let long = "n".repeat(5_000);
+    run.row(1, &[(&long, f64::NAN), ("a\"b\n", f64::INFINITY), ("huge", 1e300), ("tiny", 5e-324)]);
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    let expected = [("a\"b\n", "Infinity"), ("huge", "1e+300"), (long.as_str(), "NaN"), ("tiny", "5e-324")];
+    assert_eq!(rows(&run), [row(1, &expected)]);
+}
+
+#[test]
+fn a_state_that_is_damaged_is_named_and_the_way_out_works() {
+    let run = Run::new();
+    run.row(1, &[("k", 1.0)]);
+    run.row(2, &[("k", 2.0)]);
+    drain(&mut run.worker(sink(&run)), false).expect("written");
+    run.write("tracker/wandb.json", "{\"run\": 7}");
+    let opened = crate::sink::worker::Worker::open(sink(&run), run.folder());
+    let why = opened.map(drop).map_err(|(_, why)| why).expect_err("refused");
+    assert!(matches!(&why, SinkError::Refused(why) if why.contains("wandb.json")), "{why}");
+    std::fs::remove_file(run.path("tracker/wandb.json")).expect("moved away");
+    run.status(RunStatus::Completed);
+    drain(&mut run.worker(sink(&run)), true).expect("written");
+    assert_eq!(rows(&run), [row(1, &[("k", "1.0")]), row(2, &[("k", "2.0")])]);
 }
