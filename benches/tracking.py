@@ -3,9 +3,15 @@
 
 The mlp of configs/csv.toml on the digits with two workers, once with the run's folder alone and once with the embedded
 tracker, MLflow, W&B's files and TensorBoard's, turn about, which of the two comes first changing from round to round.
-A step's time is that of the steps between the first tenth and the end, from the times in metrics.jsonl. MLflow is a real
-server over SQLite if its program is named, else a small one in this process that takes everything at once, so that what
-is measured is the coordinator's part and not the server's share of the machine.
+
+Two things are measured of the steps between the first tenth and the last: their time, from metrics.jsonl, which other work on
+the machine and where its threads happen to be put change by several percent; and the processor time of the coordinator's
+process, which has all that tracking does and hardly changes. On a machine whose processors are all taken by workers, a
+microsecond of the one is a microsecond of the others less: so the second says what the first can't. Each is given with the 95 %
+interval of its median over the pairs (bootstrap).
+
+MLflow is a real server over SQLite if its program is named, else a small one in a process of its own that takes everything at
+once, so that what is measured is the coordinator's part and not the server's share of the machine.
 """
 
 import argparse
@@ -13,13 +19,14 @@ import http.server
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
-import threading
 import time
 import urllib.request
 
@@ -30,11 +37,14 @@ DEADLINE = 600
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--epochs", type=int, default=300)
     arguments.add_argument("--mlflow", help="the program `mlflow`, for a real server")
     arguments.add_argument("--coordinator", type=pathlib.Path, default=PROGRAM)
+    arguments.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = arguments.parse_args()
+    if asked.serve:
+        return serve()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         url, end = real(asked.mlflow, folder) if asked.mlflow else small()
@@ -48,33 +58,76 @@ def measure(asked, folder, url):
     none, full = [], []
     for round in range(asked.rounds):
         sides = [(none, ["tracker.sinks=[]"]), (full, ['tracker.sinks=["embedded","mlflow","wandb","tensorboard"]'])]
-        for times, settings in sides if round % 2 == 0 else reversed(sides):
-            times.append(train(asked, folder, [*settings, f"tracker.mlflow_uri={url}"]))
-    ratios = [1e2 * (b / a - 1) for a, b in zip(none, full)]
-    for name, times in [("no sinks", none), ("all sinks", full)]:
-        times = sorted(1e6 * seconds for seconds in times)
-        print(f"{name:10} median {statistics.median(times):8.1f} us a step, {times[0]:.1f} to {times[-1]:.1f}")
-    print(f"all sinks cost {statistics.median(ratios):+.2f} % (median of pairs, {min(ratios):+.2f} to {max(ratios):+.2f})")
+        for taken, settings in sides if round % 2 == 0 else reversed(sides):
+            taken.append(train(asked, folder, [*settings, f"tracker.mlflow_uri={url}"]))
+    processors = os.cpu_count()
+    for name, taken in [("no sinks", none), ("all sinks", full)]:
+        steps, busy = (sorted(1e6 * one[what] for one in taken) for what in (0, 1))
+        print(f"{name:10} a step takes {statistics.median(steps):7.1f} us ({steps[0]:.1f} to {steps[-1]:.1f}), of the coordinator's "
+              f"processor time {statistics.median(busy):7.1f} us ({busy[0]:.1f} to {busy[-1]:.1f})")
+    step = statistics.median(one[0] for one in none)
+    of_time = [1e2 * (b[0] / a[0] - 1) for a, b in zip(none, full)]
+    of_work = [1e2 * (b[1] - a[1]) / (step * processors) for a, b in zip(none, full)]
+    for what, found in [("of a step's time", of_time), (f"of {processors} processors' time in a step", of_work)]:
+        low, high = interval(found)
+        print(f"all sinks cost {statistics.median(found):+.2f} % {what} (median of {len(found)} pairs, 95 %: {low:+.2f} to {high:+.2f})")
+
+
+def interval(values, times=10_000):
+    """Where the median lies, as 95 of 100 draws of as many pairs have it."""
+    chance = random.Random(1)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(times))
+    return medians[times // 40], medians[-times // 40]
 
 
 def train(asked, folder, settings):
-    """Seconds of a step."""
+    """Seconds of a step, and seconds that the coordinator's process computed in a step."""
     runs = folder / "runs"
     keys = [f"run.dir={runs}", "run.name=run", f"train.epochs={asked.epochs}", "checkpoint.every=1h",
             "train.evaluate_every=0", *settings]
     command = [asked.coordinator, "--config", ROOT / "configs/csv.toml", "--local-workers", "2"]
     command += [part for key in keys for part in ("--set", key)]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE)
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}{done.stderr}")
-    if "not sent" in done.stdout:
+    output = folder / "output"
+    with open(output, "w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+    try:
+        first, last = watch(process, runs / "run/metrics.jsonl", asked.epochs)
+        code = process.wait(DEADLINE)
+    finally:
+        process.kill()
+    said = output.read_text()
+    if code or last is None:
+        raise SystemExit(said)
+    if "not sent" in said:
         print("  note: the end of the run was not sent in time; the steps are measured all the same")
-    lines = [json.loads(line) for line in (runs / "run/metrics.jsonl").read_text().splitlines()]
     shutil.rmtree(runs)
-    losses = [line for line in lines if line["key"] == "train/loss"]
-    first, last = losses[len(losses) // 10], losses[-1]
-    return (last["time"] - first["time"]) / (last["step"] - first["step"])
+    steps = last[0] - first[0]
+    return (last[1] - first[1]) / steps, (last[2] - first[2]) / steps
+
+
+def watch(process, metrics, epochs):
+    """Step, time and the process's processor time, after a tenth of the epochs and when the last one is nearly over."""
+    # What clock_getcpuclockid(3) gives for a process.
+    clock, marks = ~process.pid << 3 | 2, []
+    deadline = time.monotonic() + DEADLINE
+    while len(marks) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        busy, newest = time.clock_gettime(clock), tail(metrics)
+        if newest and newest["epoch"] >= epochs * (0.1, 0.95)[len(marks)]:
+            marks.append((newest["step"], newest["time"], busy))
+    return marks if len(marks) == 2 else (None, None)
+
+
+def tail(path):
+    """The newest loss."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 4096))
+            lines = file.read().split(b"\n")[1:-1]
+    except OSError:
+        return None
+    return next((json.loads(line) for line in reversed(lines) if b'"train/loss"' in line), None)
 
 
 class Small(http.server.BaseHTTPRequestHandler):
@@ -100,9 +153,14 @@ class Small(http.server.BaseHTTPRequestHandler):
 
 
 def small():
+    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    return process.stdout.readline().strip(), process.kill
+
+
+def serve():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Small)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}", server.shutdown
+    print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
+    server.serve_forever()
 
 
 def real(program, folder):
