@@ -66,7 +66,7 @@ class Page:
     def __init__(self, address):
         self.socket = websocket.create_connection(address, timeout=DEADLINE, suppress_origin=True, http_no_proxy=["*"])
         self.next, self.troubles, self.requests, self.host = 0, [], {}, None
-        for domain in ["Page", "Runtime", "Network", "Log"]:
+        for domain in ["Page", "Runtime", "Network", "Log", "Accessibility"]:
             self.send(f"{domain}.enable")
 
     def close(self):
@@ -159,7 +159,20 @@ class Page:
 
     def scheme(self, name):
         """`light` or `dark`."""
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self.media(**{"prefers-color-scheme": name})
+
+    def media(self, **features):
+        """What the person wants, in CSS's words; nothing else."""
+        self.send("Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in features.items()])
+
+    def heard(self):
+        """The page as a screen reader has it: role, name and heading level of each part."""
+        found = []
+        for node in self.send("Accessibility.getFullAXTree")["nodes"]:
+            if not node["ignored"]:
+                level = next((p["value"]["value"] for p in node.get("properties", []) if p["name"] == "level"), None)
+                found.append((node["role"]["value"], node.get("name", {}).get("value", ""), level))
+        return found
 
     def picture(self, path):
         """The whole page as PNG."""

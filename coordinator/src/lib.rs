@@ -61,9 +61,7 @@ pub fn main() -> ExitCode {
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
-            runtime.block_on(tracking::serve(&args)).map(|()| 0)
-        }
+        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Push(args) }) => sinks::push(&args).map(|()| 0),
     };
     // Threads that still wait for the network have nothing left to do.

@@ -275,9 +275,9 @@ impl Parts<'_> {
                 }
             }
         }
-        let hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
+        let mut hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
         let following = Running::start(self.sinks.clone(), self.dir.path(), &mut recorder);
-        recorder.follow_with(following);
+        recorder.follow_with(following.hearing(hosted.said()));
         let signals = tokio::spawn(signals::pass_on(triggers));
         let retention = Retention::new(config.checkpoint.keep, &config.checkpoint.best);
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);

@@ -2,6 +2,7 @@
 //! the run goes on.
 
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use configs::Resolved;
@@ -39,6 +40,8 @@ pub(crate) struct Running {
     sinks: Option<Sinks>,
     /// For the end: how what is left is sent.
     wanted: Vec<SinkConfig>,
+    /// What the tracker that is served beside the run has to say.
+    served: Option<Receiver<String>>,
 }
 
 impl Running {
@@ -48,12 +51,17 @@ impl Running {
             return Self::default();
         }
         match Sinks::start(run_dir, wanted.clone()) {
-            Ok(sinks) => Self { sinks: Some(sinks), wanted },
+            Ok(sinks) => Self { sinks: Some(sinks), wanted, served: None },
             Err(why) => {
                 recorder.line(&format!("no sinks beside this run, no thread is left for them: {why}"));
                 Self::default()
             }
         }
+    }
+
+    /// The tracker that is served beside the run is heard, too.
+    pub(crate) fn hearing(self, served: Option<Receiver<String>>) -> Self {
+        Self { served, ..self }
     }
 
     /// Metrics were written.
@@ -65,11 +73,14 @@ impl Running {
 
     /// What people should know since the last call.
     pub(crate) fn remarks(&mut self) -> Vec<String> {
-        self.sinks.as_mut().map(Sinks::remarks).unwrap_or_default()
+        let mut remarks = self.sinks.as_mut().map(Sinks::remarks).unwrap_or_default();
+        remarks.extend(self.served.iter().flat_map(Receiver::try_iter));
+        remarks
     }
 
     /// The run is over and its record written: what is left is sent, for a while, or until a signal comes.
-    pub(crate) async fn finish(self, run_dir: &Path, outcome: &Outcome, recorder: &mut Recorder) {
+    pub(crate) async fn finish(mut self, run_dir: &Path, outcome: &Outcome, recorder: &mut Recorder) {
+        self.remarks().iter().for_each(|line| recorder.line(line));
         let Some(sinks) = self.sinks else { return };
         let patience = if outcome.reason == EndReason::Interrupted { PATIENCE_INTERRUPTED } else { PATIENCE };
         let mut ending = tokio::task::spawn_blocking(move || sinks.finish(patience));

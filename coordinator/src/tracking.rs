@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use configs::Config;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracker::RunRecord;
 use tracker::server::{AccessToken, Tracker};
@@ -17,11 +19,22 @@ use crate::record::Recorder;
 /// In a run's folder, while the tracker is served beside the run.
 const ADDRESS: &str = "tracker-address";
 
+/// Remarks of the tracker that wait to be shown: more of them are in the log.
+const REMARKS_MAX: usize = 64;
+
 /// The sink that this is.
 const EMBEDDED: &str = "embedded";
 
 /// `coordinator tracker serve`: until Ctrl-C.
-pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Refusal> {
+pub(crate) fn serve(args: &ServeArgs) -> Result<(), Refusal> {
+    let runtime = runtime().map_err(Refusal::failed)?;
+    let served = runtime.block_on(serve_until_stopped(args));
+    // Threads that still wait for a disk have nothing left to do.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
     if !token::is_loopback(args.listen.ip()) && args.token_file.is_none() {
         return Err(Refusal::config(format!(
             "--listen {} is reached from other machines: pass --token-file with a token that requests must carry (and \
@@ -41,6 +54,11 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Refusal> {
     let tracker = tracker.map_err(Refusal::failed)?;
     println!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display());
     tracker::server::serve(listener, tracker, stopped()).await.map_err(Refusal::failed)
+}
+
+/// The runtime of a tracker: one thread, on which all that is short is done, and further ones for what waits for a disk.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// The folder is one that holds runs, or may.
@@ -85,10 +103,17 @@ pub(crate) struct Hosted {
     /// Ends it when it is sent to, or dropped.
     end: Option<oneshot::Sender<()>>,
     address: PathBuf,
+    /// What it has to say to people, such as of a damaged index.
+    said: Option<Receiver<String>>,
 }
 
 impl Hosted {
-    /// Ends it; what it still answers goes on in its own task.
+    /// What it has to say, for who tells people.
+    pub(crate) fn said(&mut self) -> Option<Receiver<String>> {
+        self.said.take()
+    }
+
+    /// Ends it; what it still answers goes on on its own thread.
     pub(crate) async fn end(self) {
         if self.end.is_some() {
             let _ = tokio::fs::remove_file(&self.address).await;
@@ -96,52 +121,68 @@ impl Hosted {
     }
 }
 
-/// Serves the folder of runs in a task of its own while a run goes on, if the configuration wants it. What goes wrong is
+/// Serves the folder of runs on a thread of its own while a run goes on, if the configuration wants it. What goes wrong is
 /// said, and training goes on.
 pub(crate) fn host(config: &Config, run_dir: &Path, recorder: &mut Recorder) -> Hosted {
     let address = run_dir.join(ADDRESS);
     let is_wanted = config.tracker.sinks.iter().any(|sink| sink == EMBEDDED);
-    let mut hosted = Hosted { end: None, address };
+    let mut hosted = Hosted { end: None, address, said: None };
     let Some(runs) = run_dir.parent().filter(|_| is_wanted && !config.tracker.listen.is_empty()) else {
         return hosted;
     };
-    match start(&config.tracker.listen, runs, &hosted.address) {
+    let (say, said) = mpsc::sync_channel(REMARKS_MAX);
+    match start(&config.tracker.listen, runs, &hosted.address, say) {
         Ok((url, end)) => {
             recorder.line(&format!("tracker at {url}"));
-            hosted.end = Some(end);
+            (hosted.end, hosted.said) = (Some(end), Some(said));
         }
         Err(why) => recorder.line(&format!("no tracker beside this run: {why}")),
     }
     hosted
 }
 
-fn start(listen: &str, runs: &Path, address: &Path) -> Result<(String, oneshot::Sender<()>), String> {
+fn start(
+    listen: &str,
+    runs: &Path,
+    address: &Path,
+    say: SyncSender<String>,
+) -> Result<(String, oneshot::Sender<()>), String> {
     let listener =
         std::net::TcpListener::bind(listen).map_err(|why| format!("tracker.listen = {listen:?}: {why}"))?;
-    let ready = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
-    let listener = ready.map_err(|why| why.to_string())?;
+    listener.set_nonblocking(true).map_err(|why| why.to_string())?;
     let url = listener.local_addr().map(|at| format!("http://{at}")).map_err(|why| why.to_string())?;
     store::write_file(address, format!("{url}\n").as_bytes()).map_err(|why| why.to_string())?;
     let (end, ended) = oneshot::channel();
-    let runs = runs.to_owned();
-    tokio::spawn(async move {
-        // SQLite may wait for a slow disk: not on a thread that others need.
-        let opening = tokio::task::spawn_blocking(move || {
-            Tracker::open(&runs, None, |remark| tracing::warn!("tracker: {remark}"))
-        });
-        let served = match opening.await {
-            Ok(Ok(tracker)) => {
-                let ended = async move { drop(ended.await) };
-                tracker::server::serve(listener, tracker, ended).await.map_err(|why| why.to_string())
-            }
-            Ok(Err(why)) => Err(why.to_string()),
-            Err(why) => Err(why.to_string()),
+    let (runs, runtime) = (runs.to_owned(), runtime().map_err(|why| why.to_string())?);
+    let serve = move || {
+        let say = move |remark: &str| {
+            tracing::warn!("tracker: {remark}");
+            // It can be read in the log, if people are told so much at once.
+            let _ = say.try_send(format!("tracker: {remark}"));
         };
-        if let Err(why) = served {
-            tracing::warn!("the tracker ended, training goes on: {why}");
+        if let Err(why) = serve_beside(&runtime, listener, &runs, say.clone(), ended) {
+            say(&format!("it ended, training goes on: {why}"));
         }
-    });
+        runtime.shutdown_background();
+    };
+    // Neither a slow disk nor many who look may take a thread that the run needs.
+    std::thread::Builder::new().name("tracker".to_owned()).spawn(serve).map_err(|why| why.to_string())?;
     Ok((url, end))
+}
+
+fn serve_beside(
+    runtime: &Runtime,
+    listener: std::net::TcpListener,
+    runs: &Path,
+    say: impl Fn(&str) + Send + Sync + 'static,
+    ended: oneshot::Receiver<()>,
+) -> Result<(), String> {
+    let tracker = Tracker::open(runs, None, say).map_err(|why| why.to_string())?;
+    let served = runtime.block_on(async move {
+        let listener = TcpListener::from_std(listener)?;
+        tracker::server::serve(listener, tracker, async move { drop(ended.await) }).await
+    });
+    served.map_err(|why| why.to_string())
 }
 
 #[cfg(test)]

@@ -40,12 +40,29 @@ fn a_push_of_nothing_or_to_nowhere_has_the_codes_of_the_contract() {
     let place = Place::new();
     let (code, said) = push(&place, "absent", "wandb", &[]);
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("absent is no run"), "{said}");
+    assert!(said.contains("absent is no run: there is no such folder"), "{said}");
     let (code, said) = push(&place, "absent", "elsewhere", &[]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("elsewhere") && said.contains("tensorboard"), "{said}");
     let (code, said) = push(&place, "absent", "tensorboard", &["--experiment", "e"]);
     assert_eq!(code, Some(2), "{said}");
+}
+
+/// What the tracker beside a run stumbles over is said, and costs the run nothing.
+#[test]
+fn a_damaged_tracker_file_is_said_and_harms_no_run() {
+    let place = Place::new();
+    let index = place.run_dir("small").with_file_name(".tracker").join("index.sqlite");
+    std::fs::create_dir_all(index.parent().expect("a folder")).expect("made");
+    std::fs::write(&index, [0x5a; 20_000]).expect("written");
+    let said =
+        place.complete(&["--set", "tracker.sinks=[\"embedded\"]", "--set", "tracker.listen=127.0.0.1:0"]);
+    assert!(
+        said.contains("tracker: ") && said.contains("made anew") && said.contains("index.sqlite.damaged"),
+        "{said}"
+    );
+    assert_eq!(place.record("small")["status"], "completed");
+    assert!(index.with_extension("sqlite.damaged").is_file());
 }
 
 /// The server takes connections and never answers. The run ends all the same, says what is left and how it is sent; a

@@ -1,141 +1,15 @@
 //! The tracker over real sockets: what clients do wrong, at once, or half.
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::net::{Shutdown, TcpStream};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
-use tracker::server::{AccessToken, Tracker};
-
-/// Everything on loopback is quicker than this by far.
-const DEADLINE: Duration = Duration::from_secs(20);
+use support::{DEADLINE, Server, until};
 
 const TOKEN: &str = "0123456789abcdef-token";
-
-/// A tracker on a port of its own, ended with the value.
-struct Server {
-    address: SocketAddr,
-    end: Option<oneshot::Sender<()>>,
-    runtime: tokio::runtime::Runtime,
-    dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(token: Option<&str>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let runtime = tokio::runtime::Runtime::new().expect("threads");
-        let token = token.map(|token| AccessToken::parse(token).expect("a token"));
-        let tracker = Tracker::open(dir.path(), token, |remark| panic!("{remark}")).expect("opened");
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (end, ended) = oneshot::channel::<()>();
-        runtime.spawn(tracker::server::serve(listener, tracker, async move { drop(ended.await) }));
-        Self { address, end: Some(end), runtime, dir }
-    }
-
-    fn runs(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Sends bytes and reads to the end of the answer.
-    fn raw(&self, request: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).expect("connected");
-        stream.set_read_timeout(Some(DEADLINE)).expect("set");
-        stream.write_all(request).expect("sent");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("answered");
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer)
-    }
-
-    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-        let host = self.address;
-        let length = body.len();
-        self.raw(
-            format!(
-                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n\
-                 {body}"
-            )
-            .as_bytes(),
-        )
-    }
-
-    fn json(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let (status, answer) = self.request(method, path, "", &body);
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
-    }
-
-    fn mlflow(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.json("POST", &format!("/api/2.0/mlflow/{path}"), body)
-    }
-
-    fn new_run(&self) -> (String, String) {
-        let (status, run) = self.mlflow("runs/create", &json!({ "experiment_id": "0", "start_time": "5" }));
-        assert_eq!(status, 200, "{run}");
-        let id = run["run"]["info"]["run_id"].as_str().expect("an id").to_owned();
-        let files = format!("/api/2.0/mlflow-artifacts/artifacts/0/{id}/artifacts");
-        (id, files)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            let _ = end.send(());
-        }
-        // Nothing may wait for what was left open.
-        let _ = &self.runtime;
-    }
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < DEADLINE, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-/// The index takes in what comes one by one when it is asked for: nobody can tell.
-#[test]
-fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
-    let server = Server::start(None);
-    let (run, _) = server.new_run();
-    let log = |step: u64| {
-        let metric =
-            json!({ "run_id": run, "key": "loss", "value": 0.5, "timestamp": 1_000 + step, "step": step });
-        assert_eq!(server.mlflow("runs/log-metric", &metric).0, 200);
-    };
-    let history = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
-    let mut revision = json!(null);
-    for step in 1..=20 {
-        log(step);
-        let file = server.runs().join(format!(".tracker/clients/0/{run}/events.jsonl"));
-        assert_eq!(std::fs::read_to_string(file).expect("read").lines().count() as u64, step + 1);
-        let (_, found) = server.json("GET", &history, &Value::Null);
-        assert_eq!(found["metrics"].as_array().expect("points").len() as u64, step);
-        let (_, found) = server.json("GET", &format!("/api/runs/{run}"), &Value::Null);
-        assert_eq!((&found["latest"][0]["step"], found["revision"] != revision), (&json!(step), true));
-        revision = found["revision"].clone();
-    }
-    // A run that is deleted meanwhile takes none, nor does one that isn't there.
-    log(21);
-    assert_eq!(server.mlflow("runs/delete", &json!({ "run_id": run })).0, 200);
-    let late = json!({ "run_id": run, "key": "loss", "value": 1, "timestamp": 1, "step": 22 });
-    let (status, why) = server.mlflow("runs/log-metric", &late);
-    assert!(
-        status == 400 && why["message"].as_str().is_some_and(|why| why.contains("active")),
-        "{status} {why}"
-    );
-    assert_eq!(server.mlflow("runs/log-metric", &json!({ "run_id": "x", "key": "k", "value": 1 })).0, 404);
-    let (_, found) = server.json("GET", &history, &Value::Null);
-    assert_eq!(found["metrics"].as_array().expect("points").len(), 21);
-}
 
 #[test]
 fn an_upload_that_breaks_off_leaves_nothing_and_a_whole_one_replaces_the_old() {
@@ -203,7 +77,7 @@ fn with_a_token_nothing_is_answered_without_it() {
     assert_eq!(status, 303, "{answer}");
     assert!(answer.contains("location: /api/runs?limit=3\r\n"), "{answer}");
     assert!(
-        answer.contains(&format!("set-cookie: bonfire_tracker={TOKEN}; HttpOnly; SameSite=Strict")),
+        answer.contains(&format!("set-cookie: bonfire_tracker={TOKEN}; HttpOnly; SameSite=Lax")),
         "{answer}"
     );
     assert_eq!(get("/api/runs", &format!("Cookie: other=1; bonfire_tracker={TOKEN}\r\n")).0, 200);
@@ -297,6 +171,45 @@ fn what_is_wrong_is_said_with_mlflows_codes() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("answered");
     assert_eq!(&answer, b"HTTP/1.1 400");
+}
+
+#[test]
+fn registered_models_are_listed_for_the_page_with_the_runs_that_they_come_from() {
+    let server = Server::start(None);
+    let (run, _) = server.new_run();
+    let post = |path: &str, body: Value| assert_eq!(server.mlflow(path, &body).0, 200, "{path}");
+    assert_eq!(server.json("GET", "/api/models", &Value::Null), (200, json!({ "models": [] })));
+    post("registered-models/create", json!({ "name": "a b", "description": "words" }));
+    post(
+        "runs/log-metric",
+        json!({ "run_id": run, "key": "validation/loss", "value": 0.5, "timestamp": 1, "step": 1 }),
+    );
+    for source in [run.as_str(), "another"] {
+        post("model-versions/create", json!({ "name": "a b", "source": "models:/m-1", "run_id": source }));
+    }
+    post("registered-models/alias", json!({ "name": "a b", "alias": "champion", "version": "1" }));
+    let (status, found) = server.json("GET", "/api/models", &Value::Null);
+    let listed = &found["models"][0];
+    assert_eq!(
+        (status, &listed["name"], &listed["newest"], &listed["versions"]),
+        (200, &json!("a b"), &json!(2), &json!(2))
+    );
+    assert_eq!(listed["aliases"], json!({ "champion": 1 }));
+    let (status, found) = server.json("GET", "/api/models/a%20b", &Value::Null);
+    assert_eq!((status, &found["description"]), (200, &json!("words")));
+    let versions = found["versions"].as_array().expect("versions");
+    let told = |version: &Value| {
+        (version["version"].clone(), version["run"]["id"].clone(), version["run_id"].clone())
+    };
+    assert_eq!(
+        told(&versions[0]),
+        (json!(2), Value::Null, json!("another")),
+        "the newest first, its run unknown"
+    );
+    assert_eq!(told(&versions[1]), (json!(1), json!(run), json!(run)));
+    assert_eq!(versions[1]["run"]["metrics"]["validation/loss"], 0.5);
+    let (status, why) = server.json("GET", "/api/models/none", &Value::Null);
+    assert!(status == 404 && why["message"].as_str().is_some_and(|why| why.contains("name=none")), "{why}");
 }
 
 #[test]

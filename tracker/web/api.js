@@ -14,8 +14,8 @@ async function ask(path, options) {
   } catch {
     // Said below, by the status.
   }
-  if (answer.status === 401) throw new Error("The tracker asks for its token: open this page as /?token=TOKEN once.");
-  if (!answer.ok) throw new Error(body.message || `${path}: ${answer.status} ${answer.statusText}`);
+  if (answer.status === 401) throw Object.assign(new Error("The tracker asks for its token, which this browser hasn't got or which is another one now."), { asks_token: true });
+  if (!answer.ok) throw Object.assign(new Error(body.message || `${path}: ${answer.status} ${answer.statusText}`), { is_absent: answer.status === 404 });
   return body;
 }
 
@@ -34,6 +34,16 @@ export function runs({ filter = "", order = "", experiment = "", page = "", limi
 }
 
 export const run = (id) => ask(`api/runs/${encodeURIComponent(id)}`);
+
+export const models = () => ask("api/models");
+
+export const model = (name) => ask(`api/models/${encodeURIComponent(name)}`);
+
+/** Versions of registered models that were made from a run. */
+export async function versionsOf(id) {
+  const filter = encodeURIComponent(`run_id = '${id.replaceAll("'", "")}'`);
+  return (await ask(`api/2.0/mlflow/model-versions/search?filter=${filter}`)).model_versions || [];
+}
 
 export const compare = (ids) => ask(`api/compare?ids=${ids.map(encodeURIComponent).join(",")}`);
 
@@ -62,10 +72,17 @@ export const artifact = (experiment, id, path) =>
 
 const STREAM_AGAIN_MS = 3000;
 
-/** A run's changes as they come. `on` has run, points, reset, gone, up, down. Returns what ends it. */
+/** A run's changes as they come. `on` has run, points, reset, gone, up, down, and refused where an answer says why none come.
+    Returns what ends it. */
 export function stream(id, on) {
-  let source;
-  let timer = null;
+  let [source, timer, isEnded] = [null, null, false];
+  const whyNot = async () => {
+    const problem = await run(id).then(() => null, (why) => why);
+    if (isEnded) return;
+    if (problem?.is_absent) return on.gone({});
+    if (problem && !problem.is_away) on.refused(problem);
+    timer = setTimeout(open, STREAM_AGAIN_MS);
+  };
   const open = () => {
     source = new EventSource(`api/runs/${encodeURIComponent(id)}/stream`);
     for (const kind of ["run", "points", "reset", "gone"]) {
@@ -77,13 +94,14 @@ export function stream(id, on) {
     source.onopen = () => on.up();
     source.onerror = () => {
       on.down();
-      // A browser tries again by itself where nobody answers, but not after a refusal, such as that of a proxy or a server
-      // that is starting.
-      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, STREAM_AGAIN_MS);
+      // A browser tries again by itself where nobody answers, but not after a refusal, such as that of a proxy, of a server that
+      // is starting, or of one that asks for another token; nor does it say what the refusal was.
+      if (source.readyState === EventSource.CLOSED) whyNot();
     };
   };
   open();
   return () => {
+    isEnded = true;
     clearTimeout(timer);
     source.close();
   };

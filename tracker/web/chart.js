@@ -97,6 +97,7 @@ export class Chart {
   /** Series are {label, colour: 0..7, step, value, time_ms, epoch, samples, began, is_thinned, per_epoch}. */
   set(series) {
     this.series = series;
+    this.element.dataset.points = series.map((one) => one.step.length).join(" ");
     this.draw();
   }
 

@@ -2,8 +2,8 @@
 
 import * as api from "./api.js";
 import { Chart } from "./chart.js";
-import { fits, groups, isReading, load, perEpoch, toLine, toSeries, toolbar } from "./curves.js";
-import { Slot, h, show, status } from "./dom.js";
+import { fits, groups, isPerLabel, isReading, load, perEpoch, toLine, toSeries, toolbar } from "./curves.js";
+import { Slot, error, h, show, status } from "./dom.js";
 import { number, value } from "./format.js";
 
 const LOOK_AGAIN_MS = 3000;
@@ -77,7 +77,7 @@ function configuration(runs, params, isAll, onAll) {
   const rows = shown.map((param) => h("tr", { class: isAll && param.differs ? "differs" : null }, h("th", { scope: "row" }, h("code", param.key)),
     param.values.map((text) => h("td.n", text === null ? "–" : h("code", text)))));
   return h("section.panel", h("h2", "Configuration"), h("p.note", h("label", box, " show what is the same, too")),
-    rows.length ? h("div.scroll", { tabindex: 0, "aria-label": "Configuration" }, h("table.side", h("thead", h("tr", h("th", "key"), heads(runs))), h("tbody", rows)))
+    rows.length ? h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Configuration" }, h("table.side", h("thead", h("tr", h("th", { scope: "col" }, "key"), heads(runs))), h("tbody", rows)))
       : h("p.empty", "Their configurations are the same."));
 }
 
@@ -88,16 +88,21 @@ function values(runs, metrics) {
     if (!isJudged) return null;
     return metric.lower_is_better ? Math.min(...found) : Math.max(...found);
   };
-  const rows = metrics.filter((metric) => !isReading(metric.key)).map((metric) => {
+  const row = (metric) => {
     const winner = best(metric);
     return h("tr", h("th", { scope: "row" }, h("code", metric.key)), metric.values.map((at) => {
       if (!at) return h("td.n", "–");
       const shown = value(at.value);
       return h("td.n", { title: `step ${at.step}` }, shown === winner ? h("b.best", number(shown)) : number(shown));
     }));
-  });
+  };
+  const side = (title, some) => h("div.scroll", { tabindex: 0, role: "region", "aria-label": title },
+    h("table.side", h("thead", h("tr", h("th", { scope: "col" }, "metric"), heads(runs))), h("tbody", some.map(row))));
+  const measured = metrics.filter((metric) => !isReading(metric.key));
+  const labels = measured.filter((metric) => isPerLabel(metric.key));
   return h("section.panel", h("h2", "Last values"), h("p.note", "The best of each row is marked."),
-    h("div.scroll", { tabindex: 0, "aria-label": "Last values" }, h("table.side", h("thead", h("tr", h("th", "metric"), heads(runs))), h("tbody", rows))));
+    side("Last values", measured.filter((metric) => !isPerLabel(metric.key))),
+    labels.length ? h("details.more", h("summary", `By label (${labels.length})`), side("Last values by label", labels)) : null);
 }
 
 export async function compareView({ main, trail, tellLive }, ids) {
@@ -108,7 +113,7 @@ export async function compareView({ main, trail, tellLive }, ids) {
   trail(h("a", { href: "#/" }, "runs"), `compare ${found.runs.map((run) => run.name).join(", ")}`);
   const look = { axis: "step", smooth: 0, filter: "" };
   const overlay = new Overlay(look);
-  const [top, params, last] = [new Slot(), new Slot(), new Slot()];
+  const [top, params, last, trouble] = [new Slot(), new Slot(), new Slot(), h("div")];
   let isAll = false;
 
   function draw() {
@@ -141,8 +146,11 @@ export async function compareView({ main, trail, tellLive }, ids) {
     overlay.draw();
   };
   draw();
-  show(main, top.element, toolbar(look, redraw), overlay.parts.curves, more("By label", "labels"), more("Throughput", "workers"), more("Machines", "machines"), params.element, last.element);
-  const said = (problem) => tellLive("off", problem.is_away ? "trying again" : problem.message);
+  show(main, top.element, trouble, toolbar(look, redraw), overlay.parts.curves, more("By label", "labels"), more("Throughput", "workers"), more("Machines", "machines"), params.element, last.element);
+  const said = (problem) => {
+    show(trouble, error(problem));
+    tellLive("off", "trying again");
+  };
   overlay.take(found).catch(said);
 
   let isAsking = false;
@@ -152,6 +160,7 @@ export async function compareView({ main, trail, tellLive }, ids) {
     try {
       found = await api.compare(ids);
       draw();
+      show(trouble);
       await overlay.take(found);
     } catch (problem) {
       said(problem);

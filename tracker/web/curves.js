@@ -17,6 +17,9 @@ const PER_LABEL = /^(train|validation)\/(precision|recall|f1)\/(.+)$/;
 /** What is measured of machines and workers counts readings, not steps. */
 export const isReading = (key) => READING.test(key);
 
+/** What is measured of one label of many. */
+export const isPerLabel = (key) => PER_LABEL.test(key);
+
 /** Where a metric is shown: [part, title, label, order]. */
 function placeOf(key) {
   let found = key.match(/^workers\/(.+)\/([^/]+)$/);

@@ -28,7 +28,7 @@ export function show(parent, ...children) {
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== false));
 }
 
-/** A place whose content is made anew only when what it is made of has changed; where it was scrolled to stays. */
+/** A place whose content is made anew only when what it is made of has changed; where it was scrolled to, and what is open, stays. */
 export class Slot {
   constructor() {
     this.element = h("div.slot");
@@ -41,7 +41,9 @@ export class Slot {
     if (now === this.made) return;
     this.made = now;
     const at = [...this.element.querySelectorAll(".tall, .scroll")].map((box) => [box.scrollTop, box.scrollLeft]);
+    const isOpen = [...this.element.querySelectorAll("details")].map((box) => box.open);
     show(this.element, [make()]);
+    this.element.querySelectorAll("details").forEach((box, index) => { box.open = isOpen[index] ?? box.open; });
     this.element.querySelectorAll(".tall, .scroll").forEach((box, index) => {
       [box.scrollTop, box.scrollLeft] = at[index] || [0, 0];
     });
@@ -49,15 +51,17 @@ export class Slot {
   }
 }
 
-/** A table: columns are {title, cell(row), kind: "n" | "wrap", hide}. */
-export function table(columns, rows, rowAttributes = () => ({})) {
+/** A table: columns are {title, cell(row), kind: "n" | "wrap", hide}; `label` says what it is to those who don't see it. */
+export function table(columns, rows, rowAttributes = () => ({}), label = null) {
   const of = (column) => [column.kind, column.hide && "hide-small"].filter(Boolean).join(" ");
   const heads = columns.map((column) => h("th", { scope: "col", class: of(column) || null }, column.title));
   const body = rows.map((row) =>
     h("tr", rowAttributes(row), columns.map((column) => h("td", { class: of(column) || null }, column.cell(row)))));
-  return h("div.scroll", { tabindex: 0 }, h("table", h("thead", h("tr", heads)), h("tbody", body)));
+  return h("div.scroll", { tabindex: 0, role: label && "region", "aria-label": label }, h("table", h("thead", h("tr", heads)), h("tbody", body)));
 }
 
 export const status = (word) => h(`span.status.${word}`, word);
 
-export const error = (problem) => h("p.error", { role: "alert" }, problem.message || String(problem));
+/** What went wrong; whoever lacks the token is shown where to give it. */
+export const error = (problem) => h("p.error", { role: "alert" }, problem.message || String(problem),
+  problem.asks_token ? [" ", h("a", { href: "/" }, "Give the token")] : null);

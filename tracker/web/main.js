@@ -2,11 +2,13 @@
 
 import { error, h, show } from "./dom.js";
 import { compareView } from "./compare.js";
+import { modelView, modelsView } from "./models.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
 
 const main = document.getElementById("main");
 const crumbs = document.getElementById("crumbs");
+const places = document.getElementById("places");
 const live = document.getElementById("live");
 let view = {};
 
@@ -16,8 +18,9 @@ export function tellLive(state, text) {
   live.textContent = text;
 }
 
+/** Where one is: of the first part the links beside it speak. */
 function trail(...parts) {
-  show(crumbs, parts.flatMap((part, index) => [index ? " / " : "", part]).map((part) => (part instanceof Node ? part : document.createTextNode(part))));
+  show(crumbs, parts.slice(1).flatMap((part, index) => [index ? " / " : "", part]).map((part) => (part instanceof Node ? part : document.createTextNode(part))));
   document.title = ["Bonfire", ...parts.map((part) => (part instanceof Node ? part.textContent : part))].join(" · ");
 }
 
@@ -29,10 +32,17 @@ async function route() {
   const asked = new URLSearchParams(query);
   const [, kind, id] = path.split("/");
   const place = { main, asked, trail, tellLive };
+  const isModels = kind === "models" || kind === "model";
+  for (const link of places.children) {
+    if ((link.hash === "#/models") === isModels) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
   show(main, h("p.empty", "Loading…"));
   const begun = (view = {});
   try {
     const opened = kind === "run" ? await runView(place, decodeURIComponent(id))
+      : kind === "models" ? await modelsView(place)
+      : kind === "model" ? await modelView(place, decodeURIComponent(id))
       : kind === "compare" ? await compareView(place, (asked.get("ids") || "").split(",").filter(Boolean))
       : await runsView(place);
     // Somebody has gone elsewhere meanwhile.
@@ -54,6 +64,7 @@ document.addEventListener("keydown", (event) => {
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey || keys.open) return;
   if (event.key === "?") keys.showModal();
   else if (event.key === "g") location.hash = "#/";
+  else if (event.key === "m") location.hash = "#/models";
   else if (!view.key?.(event)) return;
   event.preventDefault();
 });

@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { h, table } from "./dom.js";
+import { modelPlace } from "./models.js";
 import { bytes, duration, moment, number, short, value } from "./format.js";
 
 const EVENTS_SHOWN = 200;
@@ -21,25 +22,26 @@ export function facts(run) {
   const epoch = record?.final?.epoch;
   const end = run.end_ms ?? (run.status === "running" ? Date.now() : run.updated_ms);
   const list = [
-    ["step", number(run.step)],
+    ["step", number(run.step ?? record?.final?.step)],
     epoch !== undefined && ["epochs", number(epoch)],
     ["train loss", latest.has("train/loss") && number(of("train/loss"))],
     ["validation loss", latest.has("validation/loss") && number(of("validation/loss"))],
     ["validation accuracy", latest.has("validation/accuracy") && number(of("validation/accuracy"))],
     ["samples per second", latest.has("train/samples_per_second") && number(of("train/samples_per_second"))],
-    ["took", duration(end - run.start_ms)],
+    ["took", end > run.start_ms && duration(end - run.start_ms)],
   ].filter((fact) => fact && fact[1]);
   return h("dl.facts", list.map(([title, text]) => h("div.fact", h("dt", title), h("dd", { title: text }, text))));
 }
 
 /** What the run stands on, in a line. */
-export function about({ record, start_ms: start, experiment }) {
+export function about({ record, start_ms: start, experiment, folder }) {
   const parts = [
     start && ["started", moment(start)],
     experiment && ["experiment", experiment],
     record?.dataset && ["data", code(record.dataset.version || record.dataset.name)],
     record?.final?.digest && ["weights", hash(record.final.digest)],
     record?.git_commit && ["commit", hash(record.git_commit)],
+    record && folder && ["in", code(folder)],
   ];
   return h("p.note.about", parts.filter(Boolean).map(([title, what]) => h("span", `${title} `, what)));
 }
@@ -84,9 +86,9 @@ export function members(run) {
     { title: "samples/s", kind: "n", cell: throughput },
     { title: "share", kind: "n", cell: share },
     { title: "speed at work", cell: speed },
-    { title: "joined", kind: "n", cell: (row) => `step ${row.joined_step}` },
-    { title: "device", cell: (row) => row.device },
-  ], rows)));
+    { title: "joined", kind: "n", hide: true, cell: (row) => `step ${row.joined_step}` },
+    { title: "device", kind: "device", cell: (row) => row.device },
+  ], rows, () => ({}), "Who takes part")));
 }
 
 /** What happened to the view, newest first. */
@@ -98,20 +100,21 @@ export function events(run) {
   return panel("What happened", h("p.note", all.length > EVENTS_SHOWN ? `The newest ${EVENTS_SHOWN} of ${all.length}, newest first.` : "Newest first."), h("div.tall", table([
     { title: "time", cell: (event) => h("time", { datetime: new Date(event.time * 1000).toISOString() }, time(event)) },
     { title: "step", kind: "n", cell: (event) => event.step },
-    { title: "what", kind: "wrap", cell: (event) => [h("span", { class: TROUBLES.has(event.event) ? "mark bad" : "mark", "aria-hidden": "true" }), event.text] },
+    { title: "what", kind: "wrap", cell: (event) => [h("span", { class: TROUBLES.has(event.event) ? "mark bad" : "mark", "aria-hidden": "true" }), event.text, event.repeated ? h("span.note", ` and ${event.repeated} times more`) : null] },
     { title: "cost", kind: "n", cell: (event) => (event.cost_seconds ? duration(1000 * event.cost_seconds) : "") },
-  ], all.slice(-EVENTS_SHOWN).reverse())));
+  ], all.slice(-EVENTS_SHOWN).reverse(), () => ({}), "What happened")));
 }
 
 export function checkpoints(run) {
   if (!run.checkpoints?.length) return null;
   const best = run.record?.final?.best_step;
-  return panel("Checkpoints", h("div.tall", table([
+  return panel("Checkpoints", h("p.note", "Folders in ", code(`${run.folder}/checkpoints`), "."), h("div.tall", table([
     { title: "step", kind: "n", cell: (version) => version.step },
+    { title: "folder", hide: true, cell: (version) => code(`step-${String(version.step).padStart(8, "0")}`) },
     { title: "written", cell: (version) => moment(1000 * version.created) },
     { title: "size", kind: "n", hide: true, cell: (version) => bytes(version.bytes) },
     { title: "weights", cell: (version) => [hash(version.digest), version.step === best ? h("b", " best") : null] },
-  ], [...run.checkpoints].sort((a, b) => b.step - a.step))));
+  ], [...run.checkpoints].sort((a, b) => b.step - a.step), () => ({}), "Checkpoints")));
 }
 
 export function confusion(run) {
@@ -128,7 +131,7 @@ export function confusion(run) {
       h("td.n", total ? `${((100 * row[truth]) / total).toFixed(1)} %` : "–"));
   });
   return panel("Confusion matrix", h("p.note", `Rows are the truth, columns what was predicted: validation after step ${matrix.step}.`),
-    h("div.scroll", { tabindex: 0, "aria-label": "Confusion matrix" }, h("table.matrix", h("thead", h("tr", h("th", ""), matrix.labels.map((name) => h("th", { scope: "col" }, name)), h("th.n", { scope: "col" }, "recall"))), h("tbody", rows))));
+    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, h("table.matrix", h("thead", h("tr", h("th", ""), matrix.labels.map((name) => h("th", { scope: "col" }, name)), h("th.n", { scope: "col" }, "recall"))), h("tbody", rows))));
 }
 
 /** Names and values. */
@@ -175,6 +178,16 @@ export function origin(run) {
     ["coordinator's machine", [machine.cpu, machine.cores && `${machine.cores} cores`, machine.memory_megabytes && bytes(machine.memory_megabytes * 1e6), machine.os].filter(Boolean).join(", ")],
     ["bit for bit", run.record.exact ? "the same on any number of workers" : "not claimed: the workers' numerics may differ"],
   ].filter(Boolean)));
+}
+
+/** The versions of registered models that are made from the run. */
+export function registered(versions) {
+  if (!versions.length) return null;
+  return panel("Registered models", h("div.tall", table([
+    { title: "model", cell: (version) => h("a", { href: modelPlace(version.name) }, version.name) },
+    { title: "version", kind: "n", cell: (version) => version.version },
+    { title: "aliases", cell: (version) => (version.aliases.length ? version.aliases.map((name) => h("span.alias", name)) : "–") },
+  ], versions)));
 }
 
 export function settings(run) {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { Curves, groups, toolbar } from "./curves.js";
-import { Slot, h, show, status } from "./dom.js";
+import { Slot, error, h, show, status } from "./dom.js";
 import { moment } from "./format.js";
 import * as panels from "./panels.js";
 
@@ -34,7 +34,7 @@ function frame(run, curves, look) {
     if (isOther) curves.unzoom();
     curves.draw();
   };
-  const slots = Object.fromEntries(["away", "top", "members", "events", "confusion", "checkpoints", "data", "origin", "settings", "exports"].map((name) => [name, new Slot()]));
+  const slots = Object.fromEntries(["away", "top", "members", "events", "confusion", "checkpoints", "data", "origin", "settings", "exports", "registered"].map((name) => [name, new Slot()]));
   const more = (title, part) => {
     const box = h("details.more", { hidden: true }, h("summary", title), curves.parts[part]);
     box.addEventListener("toggle", () => { if (box.open) curves.load(run.latest.map(({ key }) => key).filter((key) => groups([key])[0].part === part)); });
@@ -43,14 +43,16 @@ function frame(run, curves, look) {
   const labels = more("By label", "labels");
   const machines = more("Machines", "machines");
   const workers = h("h2", { hidden: true }, "Throughput");
+  const tools = toolbar(look, redraw);
+  tools.hidden = true;
   const elements = [
-    slots.away.element, slots.top.element, toolbar(look, redraw), curves.trouble, curves.parts.curves, labels,
+    slots.away.element, slots.top.element, tools, curves.trouble, curves.parts.curves, labels,
     workers, curves.parts.workers,
     h("div.columns", slots.members.element, slots.events.element),
     machines,
-    h("div.columns", slots.confusion.element, slots.checkpoints.element, slots.data.element, slots.exports.element, slots.origin.element, slots.settings.element, notes(run)),
+    h("div.columns", slots.confusion.element, slots.checkpoints.element, slots.data.element, slots.exports.element, slots.registered.element, slots.origin.element, slots.settings.element, notes(run)),
   ];
-  return { slots, elements, parts: { labels, machines, workers } };
+  return { slots, elements, tools, parts: { labels, machines, workers } };
 }
 
 export async function runView({ main, trail, tellLive }, id) {
@@ -58,12 +60,12 @@ export async function runView({ main, trail, tellLive }, id) {
   trail(h("a", { href: "#/" }, "runs"), run.name);
   const look = { axis: "step", smooth: 0, filter: "" };
   const curves = new Curves(run, look);
-  const { slots, elements, parts } = frame(run, curves, look);
-  let files = [];
-  let away = null;
+  const { slots, elements, tools, parts } = frame(run, curves, look);
+  let [files, versions] = [[], []];
+  let [away, refusal] = [null, null];
 
   function draw() {
-    slots.away.show(away, () => away && h("p.error", { role: "alert" }, `The tracker can't be reached: this is what it said by ${moment(away).slice(11)}. A run's own tracker ends with the run; `, h("code", "coordinator tracker serve"), " shows all runs at any time."));
+    slots.away.show([away, refusal?.message], () => refusal ? error(refusal) : away && h("p.error", { role: "alert" }, `The tracker can't be reached: this is what it said by ${moment(away).slice(11)}. A run's own tracker ends with the run; `, h("code", "coordinator tracker serve"), " shows all runs at any time."));
     // Only what has changed is made anew: a table keeps its place, a selection stays.
     const { status: stands, record, latest, checkpoints, config } = run;
     slots.top.show([run.name, stands, run.step, run.start_ms, run.end_ms, record?.message, record?.final, record?.git_commit, latest, stands === "running" && Math.floor(Date.now() / 1000)], () => head(run));
@@ -75,8 +77,10 @@ export async function runView({ main, trail, tellLive }, id) {
     slots.origin.show([record?.provenance, record?.exact], () => panels.origin(run));
     slots.settings.show(config, () => panels.settings(run));
     slots.exports.show(files, () => panels.exports_(run, files));
+    slots.registered.show(versions, () => panels.registered(versions));
     const shown = new Set(groups(latest.map(({ key }) => key)).map(({ part }) => part));
     for (const [part, element] of Object.entries(parts)) element.hidden = !shown.has(part);
+    tools.hidden = !shown.size;
   }
 
   /** Metrics that are shown at once; the others when they are looked for. */
@@ -87,6 +91,7 @@ export async function runView({ main, trail, tellLive }, id) {
 
   async function lookForFiles() {
     files = await panels.exported(run).catch(() => files);
+    versions = await api.versionsOf(id).catch(() => versions);
     draw();
   }
 
@@ -116,13 +121,17 @@ export async function runView({ main, trail, tellLive }, id) {
       tellLive(run.status === "running" ? "on" : "", run.status === "running" ? "live" : "");
       if (!away) return;
       // What came meanwhile is in no event.
-      away = null;
+      [away, refusal] = [null, null];
       draw();
       curves.again();
     },
     down() {
       away ??= Date.now();
       tellLive("off", "trying again");
+      draw();
+    },
+    refused(problem) {
+      refusal = problem;
       draw();
     },
     run(change) {

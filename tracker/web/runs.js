@@ -35,7 +35,7 @@ export async function runsView({ main, asked, trail, tellLive }) {
   const trouble = h("div");
   const list = h("div", h("p.empty", "Loading…"));
   const rows = new Map();
-  show(main, h("div.tools", search, choose, compare), trouble, list);
+  show(main, h("h1.unseen", "Runs"), h("div.tools", search, choose, compare), trouble, list);
 
   for (const { id, name, runs } of (await api.experiments()).experiments) {
     choose.append(h("option", { value: id, selected: id === state.experiment }, `${name} (${runs})`));
@@ -96,7 +96,7 @@ export async function runsView({ main, asked, trail, tellLive }) {
     compare.disabled = chosen.size < 2;
     compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
     if (!state.runs.length) {
-      const nothing = state.text || state.experiment ? "No run fits." : "There are no runs yet. Start one: coordinator --config configs/digits.toml";
+      const nothing = state.text || state.experiment ? "No run fits." : ["There are no runs yet. Start one: ", h("code", "coordinator --config configs/digits.toml")];
       return show(list, h("p.empty", nothing));
     }
     const focus = document.activeElement;
@@ -108,7 +108,7 @@ export async function runsView({ main, asked, trail, tellLive }) {
       if (elements.length !== body.children.length || elements.some((element, index) => element !== body.children[index])) body.replaceChildren(...elements);
     } else {
       const more = state.next && h("p.empty", h("button", { type: "button", onclick: () => { state.more += 1; load(); } }, "Show more"));
-      show(list, h("div.scroll", h("table.runs", h("thead", h("tr", h("th", { scope: "col" }, h("span.unseen", "compare")), COLUMNS.map(head))), h("tbody", elements))), more || null);
+      show(list, h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Runs" }, h("table.runs", h("thead", h("tr", h("th", { scope: "col" }, h("span.unseen", "compare")), COLUMNS.map(head))), h("tbody", elements))), more || null);
       list.dataset.order = order;
     }
     if (focused && document.activeElement === document.body) elements.find((element) => element.dataset.id === focused)?.querySelector(isBox ? "input" : "a").focus();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
 use super::follow::{Follow, Item};
@@ -20,6 +20,13 @@ pub(crate) struct Amend<E> {
     pub(crate) events: Vec<E>,
     /// Whether it must be on the disk at once.
     pub(crate) durable: Durable,
+}
+
+/// Whether other processes at the index are waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    Yes,
+    No,
 }
 
 impl<E> Amend<E> {
@@ -51,17 +58,23 @@ impl Index {
     }
 
     /// As [`Index::amend`], but the index stays behind: whoever reads it next follows the returned item first. The write lock
-    /// is held all the same, so that no other process comes between the check and the file.
+    /// is held all the same, so that no other process comes between the check and the file. `None`: the lock is another's, and
+    /// `wait` says not to wait for it.
     pub(crate) fn amend_later<E: Serialize, F: From<IndexError>>(
         &mut self,
+        wait: Wait,
         make: impl FnOnce(&Connection) -> Result<Amend<E>, F>,
-    ) -> Result<Item, F> {
+    ) -> Result<Option<Item>, F> {
         let root = self.root.clone();
-        self.transact(|transaction| {
+        let write = |transaction: &Transaction<'_>| {
             let amend = make(transaction)?;
             append(&root, &amend)?;
             Ok(amend.item)
-        })
+        };
+        match wait {
+            Wait::Yes => self.transact(write).map(Some),
+            Wait::No => self.transact_at_once(write),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ mod values;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use serde::Serialize;
 
 pub use compare::{Comparison, MetricRow, ParamRow};
@@ -35,13 +35,14 @@ pub use query::{COLUMNS, Checkpoint, MetricNow, RunSummary, RunWhole};
 pub use select::{Page, Select, Stage};
 
 pub(crate) use crate::clients::FOLDER;
-pub(crate) use amend::Amend;
+pub(crate) use amend::{Amend, Wait};
 pub(crate) use documents::{DEFAULT_ID, DEFAULT_NAME, experiment_by_name, free_experiment_id};
 pub(crate) use documents::{experiment as experiment_in, read as document_in};
 pub(crate) use follow::Item;
 pub(crate) use points::Place;
 pub(crate) use query::{RunRow, run_row};
 pub(crate) use runs::{is_own_tag, notes_file};
+pub(crate) use schema::is_damage;
 
 /// Why the index can't answer.
 #[derive(Debug, thiserror::Error)]
@@ -134,14 +135,24 @@ impl Index {
         }
         match self.follow_all() {
             Err(error) if error.is_damage() => {
-                let aside = schema::move_aside(&schema::index_path(&self.root))?;
-                let now = format!("{error}: the index is made anew; the old file is {}", aside.display());
-                self.remarks.push(now);
-                self.reopen()?;
+                self.make_anew(&error.to_string())?;
                 self.follow_all()
             }
             other => other,
         }
+    }
+
+    /// Moves a damaged index aside and begins an empty one: the next look at the folders fills it.
+    ///
+    /// # Errors
+    /// When the file system or SQLite says no.
+    pub fn make_anew(&mut self, why: &str) -> Result<(), IndexError> {
+        let aside = schema::move_aside(&schema::index_path(&self.root))?;
+        self.remarks.push(format!(
+            "{why}: the index is made anew from the folders; the old file is {}",
+            aside.display()
+        ));
+        self.reopen()
     }
 
     fn reopen(&mut self) -> Result<(), IndexError> {
@@ -171,6 +182,26 @@ impl Index {
         let done = what(&transaction)?;
         transaction.commit().map_err(at)?;
         Ok(done)
+    }
+
+    /// Likewise, but `None` where another process writes just now: nothing is waited for.
+    pub(crate) fn transact_at_once<T, E: From<IndexError>>(
+        &mut self,
+        what: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let path = schema::index_path(&self.root);
+        let at = |source| IndexError::Sql { path, source };
+        schema::wait_for_others(&self.connection, false).map_err(at.clone())?;
+        let done = match self.connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+            Ok(transaction) => match what(&transaction) {
+                Ok(done) => transaction.commit().map(|()| Some(done)).map_err(|why| at.clone()(why).into()),
+                Err(why) => Err(why),
+            },
+            Err(why) if why.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(None),
+            Err(why) => Err(at.clone()(why).into()),
+        };
+        schema::wait_for_others(&self.connection, true).map_err(at)?;
+        done
     }
 }
 

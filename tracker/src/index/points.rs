@@ -326,6 +326,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_extremes_of_a_million_stay_wherever_they_are() {
+        const POINTS: usize = 1_000_000;
+        let mut values: Vec<f64> = (0..POINTS).map(|step| (step as f64 / 500.0).sin()).collect();
+        for (n, at) in [0, 1, 499_999, 777_777, POINTS - 2, POINTS - 1].into_iter().enumerate() {
+            let before = values[at];
+            for peak in [100.0 + n as f64, -100.0 - n as f64] {
+                values[at] = peak;
+                let kept = thin(&values, 800);
+                assert!(kept.len() <= 800 && kept.iter().any(|point| point.value == peak), "{peak} at {at}");
+            }
+            values[at] = before;
+        }
+    }
+
     proptest! {
         #[test]
         fn thinning_is_honest(

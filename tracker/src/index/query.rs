@@ -145,6 +145,8 @@ pub struct RunWhole {
     /// As in a list, with neither metrics, params nor tags.
     #[serde(flatten)]
     pub summary: RunSummary,
+    /// Where it lies on the tracker's machine.
+    pub folder: String,
     /// Parameters: of a run of Bonfire's its configuration, keys with dots.
     pub config: Pairs,
     /// Tags and notes.
@@ -185,28 +187,39 @@ impl Reader {
         self.sql(run_row(&self.connection, uuid))
     }
 
+    /// A run as in a list; `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// When SQLite says no.
+    pub(crate) fn listed(&self, id: &str, columns: &[&str]) -> Result<Option<RunSummary>, IndexError> {
+        let Some(row) = self.row(id)? else { return Ok(None) };
+        let experiment = self.experiment(&row.experiment)?.map(|found| (row.experiment.clone(), found));
+        self.summary(&row, columns, &experiment.into_iter().collect()).map(Some)
+    }
+
     /// A run whole; `None` if there is none of this id.
     ///
     /// # Errors
     /// When SQLite says no.
     pub fn run(&self, id: &str) -> Result<Option<RunWhole>, IndexError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
-        let experiments = self.experiment(&row.experiment)?.map(|found| (row.experiment.clone(), found));
-        let summary = self.summary(&row, &[], &experiments.into_iter().collect())?;
+        let Some(summary) = self.listed(id, &[])? else { return Ok(None) };
         let body: String =
             self.sql(
                 self.connection.query_row("SELECT body FROM runs WHERE id = ?", [row.row], |r| r.get(0)),
             )?;
         let damaged =
             "SELECT coalesce(sum(damaged), 0) FROM files WHERE path > ?1 || '/' AND path < ?1 || '0'";
+        let folder = self.root().join(&row.folder);
         Ok(Some(RunWhole {
             summary,
+            folder: folder.canonicalize().unwrap_or_else(|_| folder.clone()).display().to_string(),
             config: self.pairs("params", row.row)?,
             all_tags: self.pairs("tags", row.row)?,
             latest: self.latest(row.row)?,
             inputs: self.inputs(row.row)?,
             record: serde_json::from_str(&body).unwrap_or(Value::Null),
-            checkpoints: checkpoints(&self.root().join(&row.folder)),
+            checkpoints: checkpoints(&folder),
             damaged_lines: self.sql(self.connection.query_row(damaged, [&row.folder], |r| r.get(0)))?,
         }))
     }

@@ -197,8 +197,8 @@ impl Follow<'_> {
         self.sql(write()).map(Ok)
     }
 
-    /// Start and end, from what the folder says, so that a rebuild says the same: the first metric, and where the run
-    /// has ended the later of its last event and last metric.
+    /// Start and end, from what the folder says, so that a rebuild says the same: the earlier of its first event and first
+    /// metric, and where the run has ended the later of its last ones.
     fn bonfire_times(&mut self, run: i64, folder: &str) -> Result<(), IndexError> {
         let first = first_time(&self.root.join(folder).join("metrics.jsonl"));
         let write = || -> rusqlite::Result<()> {
@@ -212,7 +212,7 @@ impl Follow<'_> {
             let event =
                 |event: Option<&Value>| event.and_then(|e| e["time"].as_f64()).map(values::milliseconds);
             let events = body["events"].as_array();
-            let start = first.or_else(|| event(events.and_then(|events| events.first())));
+            let start = [first, event(events.and_then(|events| events.first()))].into_iter().flatten().min();
             let last = event(events.and_then(|events| events.last())).max(last_metric);
             let end = last.filter(|_| status != "RUNNING");
             let text = "UPDATE runs SET start_ms = ?, end_ms = ? WHERE id = ?";

@@ -126,8 +126,13 @@ pub(super) fn open_reader(root: &Path) -> Result<Connection, IndexError> {
     opened.map_err(|source| IndexError::Sql { path, source })
 }
 
+/// Whether another process's write is waited for, or an error at once.
+pub(super) fn wait_for_others(connection: &Connection, is_waited: bool) -> rusqlite::Result<()> {
+    connection.busy_timeout(if is_waited { BUSY } else { Duration::ZERO })
+}
+
 fn tune(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
+    wait_for_others(connection, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "cache_size", -32_000)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -150,9 +155,14 @@ impl IndexError {
     /// Whether the file is no database, or a damaged one.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        let Self::Sql { source, .. } = self else { return false };
-        let code = source.sqlite_error_code();
-        let is_missing = matches!(source, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such table"));
-        is_missing || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        matches!(self, Self::Sql { source, .. } if is_damage(source))
     }
+}
+
+/// Whether SQLite says that the file is no database, or a damaged one.
+pub(crate) fn is_damage(source: &rusqlite::Error) -> bool {
+    let code = source.sqlite_error_code();
+    let is_missing =
+        matches!(source, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such table"));
+    is_missing || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

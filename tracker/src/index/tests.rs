@@ -96,7 +96,7 @@ fn a_growing_run_is_followed_and_nothing_is_doubled_over_restarts() {
     assert_eq!(run.config["model.kind"], "cnn");
     assert_eq!(run.config["model.channels"], "[1,2]");
     assert_eq!(run.summary.experiment, "digits");
-    assert_eq!(run.summary.start_ms, Some(1_001_000));
+    assert_eq!(run.summary.start_ms, Some(1_000), "its first event comes before its first metric");
     let loss = &run.latest[1];
     assert_eq!((loss.value, loss.count, loss.minimum, loss.maximum), (0.5, 3, Some(0.5), Some(2.0)));
     assert_eq!(run.latest[0].key, "system/cpu_utilization_percentage");
@@ -146,6 +146,29 @@ fn damaged_lines_and_records_are_named_and_passed_over() {
     assert_eq!(run.latest[0].minimum, Some(1.0));
     index.refresh().expect("refreshed");
     assert!(index.remarks().is_empty(), "said once");
+}
+
+#[test]
+fn names_and_numbers_that_are_out_of_bounds_are_kept_as_they_are() {
+    let place = Place::new();
+    place.bonfire("digits-1", "running", "");
+    let long = "n".repeat(5_000);
+    let values = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 5e-324];
+    let lines: String = (1..).zip(values).map(|(step, value)| line(step, &long, value)).collect();
+    place.log("digits-1", "metrics.jsonl", &(lines + &line(1, "a\"b\\ \u{1F525}", 0.5)));
+    let mut index = Index::open(place.root()).expect("opened");
+    index.refresh().expect("refreshed");
+    let reader = index.reader().expect("a reader");
+    let found = reader.points("id-digits-1", &long, 100).expect("points").value;
+    assert!(found[0].is_nan() && found[1..] == values[1..], "{found:?}");
+    let run = reader.run("id-digits-1").expect("read").expect("there");
+    let known: Vec<(&str, Option<f64>, Option<f64>)> =
+        run.latest.iter().map(|metric| (metric.key.as_str(), metric.minimum, metric.maximum)).collect();
+    let (least, greatest) = (Some(f64::NEG_INFINITY), Some(f64::INFINITY));
+    assert_eq!(known, [("a\"b\\ \u{1F525}", Some(0.5), Some(0.5)), (long.as_str(), least, greatest)]);
+    let page = serde_json::to_string(&run).expect("JSON");
+    assert!(page.contains("\"-Infinity\"") && !page.contains("NaN,"), "words that JSON has");
+    assert!(index.remarks().is_empty());
 }
 
 fn two_clients(place: &Place) {

@@ -20,16 +20,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
 use super::asked::{Asked, or_default};
+use super::place::{Place, parts};
 use super::runs::{ById, artifact_uri};
 use super::{Failure, Tracker};
-use crate::RunRecord;
 use crate::clients::documents::LoggedModel;
 use crate::clients::{self, FOLDER};
-use crate::index::{Kind, Reader};
-
-/// What of a run of ours is shown: neither its token nor its logs.
-const SHOWN: [&str; 7] =
-    [RunRecord::FILE, "config.toml", "data.json", "metrics.jsonl", "system.jsonl", "exports", "checkpoints"];
+use crate::index::Reader;
 
 /// A file's greatest size: more is a mistake, and would fill the disk.
 const FILE_MAX: u64 = 256 << 30;
@@ -53,113 +49,6 @@ pub(super) fn lists() -> Router<Tracker> {
     Router::new()
         .route("/artifacts/list", get(list_run))
         .route("/logged-models/{model_id}/artifacts/directories", get(list_model))
-}
-
-/// `git.diff`, and `git-2.diff` of a later start with other changes.
-fn is_diff(name: &str) -> bool {
-    let number = name.strip_prefix("git").and_then(|rest| rest.strip_suffix(".diff"));
-    number.is_some_and(|number| {
-        number.is_empty()
-            || number
-                .strip_prefix('-')
-                .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-    })
-}
-
-/// A path's parts, if none of them leads out of its folder.
-fn parts(path: &str) -> Result<Vec<&str>, Failure> {
-    let is_bad = |part: &str| matches!(part, "" | "." | "..") || part.contains(['\\', '\0']);
-    let parts: Vec<&str> = match path.strip_suffix('/').unwrap_or(path) {
-        "" => Vec::new(),
-        path => path.split('/').collect(),
-    };
-    if path.starts_with('/') || parts.iter().any(|part| is_bad(part)) {
-        return Err(Failure::invalid(format!(
-            "Invalid path: {path:?} leads out of its folder, or is no path"
-        )));
-    }
-    Ok(parts)
-}
-
-/// Where artifacts of a run or a model lie.
-struct Place {
-    folder: PathBuf,
-    kind: Kind,
-}
-
-impl Place {
-    fn of_run(reader: &Reader, experiment: &str, id: &str) -> Result<Self, Failure> {
-        let row = reader.row(id)?.filter(|row| row.experiment == experiment).ok_or_else(|| no_run(id))?;
-        let folder = reader.root().join(&row.folder);
-        match row.kind {
-            Kind::Bonfire => Ok(Self { folder, kind: row.kind }),
-            Kind::Client => Ok(Self { folder: clients::artifacts(&folder), kind: row.kind }),
-        }
-    }
-
-    fn of_model(reader: &Reader, experiment: &str, id: &str) -> Result<Self, Failure> {
-        let found = reader.document::<LoggedModel>(id)?.filter(|model| model.experiment == experiment);
-        if found.is_none() {
-            return Err(Failure::absent(format!("Logged model with ID '{id}' not found.")));
-        }
-        let folder = clients::artifacts(&reader.root().join(clients::model_folder(experiment, id)));
-        Ok(Self { folder, kind: Kind::Client })
-    }
-
-    /// Of a path such as `EXPERIMENT/RUN/artifacts/a/b`: whose it is, and the rest.
-    fn of_path(reader: &Reader, path: &str) -> Result<(Self, Vec<String>), Failure> {
-        let rest = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
-        match parts(path)?.as_slice() {
-            [experiment, "models", model, "artifacts", inside @ ..] => {
-                Ok((Self::of_model(reader, experiment, model)?, rest(inside)))
-            }
-            [experiment, run, "artifacts", inside @ ..] => {
-                Ok((Self::of_run(reader, experiment, run)?, rest(inside)))
-            }
-            _ => Err(Failure::invalid(format!(
-                "{path:?} is no artifact's path: EXPERIMENT/RUN/artifacts/.. or EXPERIMENT/models/MODEL/artifacts/.."
-            ))),
-        }
-    }
-
-    fn is_shown(&self, name: &str) -> bool {
-        self.kind == Kind::Client || SHOWN.contains(&name) || is_diff(name)
-    }
-
-    fn at(&self, inside: &[String]) -> Result<PathBuf, Failure> {
-        if inside.first().is_some_and(|first| !self.is_shown(first)) {
-            return Err(Failure::absent(format!("there is no artifact {:?}", inside.join("/"))));
-        }
-        Ok(inside.iter().fold(self.folder.clone(), |path, part| path.join(part)))
-    }
-
-    fn writable(&self, inside: &[String]) -> Result<PathBuf, Failure> {
-        if self.kind == Kind::Bonfire {
-            return Err(Failure::denied(
-                "the files of a run of Bonfire are its coordinator's: they can be read only",
-            ));
-        }
-        if inside.is_empty() {
-            return Err(Failure::invalid("a file's name is missing"));
-        }
-        self.at(inside)
-    }
-
-    /// Names, whether they are folders, and sizes, in the order of names; nothing for what is no folder.
-    fn list(&self, inside: &[String]) -> Result<Vec<(String, Metadata)>, Failure> {
-        let mut found = Vec::new();
-        let Ok(entries) = std::fs::read_dir(self.at(inside)?) else { return Ok(found) };
-        for entry in entries.flatten() {
-            let name = entry.file_name().into_string();
-            if let (Ok(name), Ok(metadata)) = (name, std::fs::metadata(entry.path()))
-                && (!inside.is_empty() || self.is_shown(&name))
-            {
-                found.push((name, metadata));
-            }
-        }
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(found)
-    }
 }
 
 /// MLflow's form of a list; `prefix` stands before each name.
@@ -361,28 +250,4 @@ async fn delete_file(
         Ok(Json(json!({})))
     };
     tracker.read(read).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn diffs_are_shown_and_what_only_looks_like_one_is_not() {
-        assert!(["git.diff", "git-2.diff", "git-10.diff"].into_iter().all(is_diff));
-        assert!(
-            !["git-.diff", "git-token.diff", "token", "git.diff.bak", "git2.diff"].into_iter().any(is_diff)
-        );
-    }
-
-    #[test]
-    fn paths_that_lead_out_are_refused() {
-        for bad in
-            ["../x", "a/../../x", "/etc/passwd", "a/./b", "a\\..\\b", "a/\0", "..", "a//b", "a//", "//"]
-        {
-            assert!(parts(bad).is_err(), "{bad:?}");
-        }
-        assert_eq!(parts("a/b c/").ok(), Some(vec!["a", "b c"]));
-        assert_eq!(parts("").ok(), Some(vec![]));
-    }
 }

@@ -113,7 +113,9 @@ fn with_cookie(token: &AccessToken, uri: &Uri) -> Response {
     }
     // "//host" would be another place.
     let location = format!("/{}", location.trim_start_matches('/'));
-    let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/", token.0);
+    // Lax: whoever comes by a link from elsewhere is let in as well. No GET changes anything, and with what another page asks
+    // or sends by itself the cookie doesn't go.
+    let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Lax; Path=/", token.0);
     (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
 }
 

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::filter::FilterError;
-use crate::index::IndexError;
+use crate::index::{IndexError, is_damage};
 
 /// Why a request can't be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Failure {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// It was the index's, which can be made anew.
+    is_damage: bool,
 }
 
 impl Failure {
@@ -52,12 +54,21 @@ impl Failure {
         self.status
     }
 
+    /// SQLite's no.
+    pub(super) fn of_index(why: &rusqlite::Error) -> Self {
+        Self { is_damage: is_damage(why), ..Self::internal(format!("the index: {why}")) }
+    }
+
+    pub(super) fn is_damage(&self) -> bool {
+        self.is_damage
+    }
+
     pub(super) fn message(&self) -> &str {
         &self.message
     }
 
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), is_damage: false }
     }
 }
 
@@ -65,7 +76,7 @@ impl From<IndexError> for Failure {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::Filter(error) => error.into(),
-            other => Self::internal(other.to_string()),
+            other => Self { is_damage: other.is_damage(), ..Self::internal(other.to_string()) },
         }
     }
 }

@@ -13,13 +13,19 @@ const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
 
+/// The colours are those of `web/style.css`.
 const STYLE: &str = "\
-    :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
-    body{max-width:34rem;margin:12vh auto;padding:0 1.2rem}\
-    h1{font-size:1.3rem}p{overflow-wrap:anywhere}\
+    :root{color-scheme:light dark;font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;\
+    --paper:#fff;--line:#dfe3e8;--ink:#1b1f24;--soft:#57606a;--accent:#c2410c}\
+    @media(prefers-color-scheme:dark){:root{--paper:#14171b;--line:#343a42;--ink:#e8eaed;--soft:#a0a8b3;--accent:#ff9554}}\
+    body{margin:0;background:var(--paper);color:var(--ink)}\
+    main{max-width:34rem;margin:14vh auto;padding:0 1.2rem}\
+    h1{font-size:1.3rem}p{color:var(--soft);overflow-wrap:anywhere}a{color:var(--accent)}\
     form{display:flex;flex-wrap:wrap;gap:.6rem;align-items:end}label{flex:1 1 14rem}\
-    input{display:block;box-sizing:border-box;width:100%;font:inherit;padding:.4rem .6rem;margin-top:.2rem}\
-    button{font:inherit;padding:.4rem 1rem}";
+    input,button{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--line);border-radius:6px}\
+    input{display:block;box-sizing:border-box;width:100%;padding:.4rem .6rem;margin-top:.2rem}\
+    button{padding:.4rem 1rem;background:var(--accent);border-color:var(--accent);color:var(--paper);font-weight:600}\
+    :focus-visible{outline:2px solid var(--accent);outline-offset:2px}";
 
 const TOKEN_FORM: &str = "<form action=\"/\" method=\"get\"><label>Token<input type=\"password\" name=\"token\" required \
     autofocus autocomplete=\"current-password\"></label><button>Open</button></form>\
@@ -52,7 +58,13 @@ fn page(failure: &Failure) -> Response {
         StatusCode::NOT_FOUND => ("Not here", WAY_BACK),
         _ => ("That did not work", WAY_BACK),
     };
-    let said = escaped(failure.message());
+    // What a program would send is nothing for a person, who has a form.
+    let message = failure.message();
+    let message = match failure.status() {
+        StatusCode::UNAUTHORIZED => message.split_once(": ").map_or(message, |(what, _)| what),
+        _ => message,
+    };
+    let said = escaped(message);
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\"><title>Bonfire · {title}</title><style>{STYLE}</style>\

@@ -20,6 +20,9 @@ const METRICS_MAX: usize = 1_000;
 const PARAMS_MAX: usize = 100;
 const TAGS_MAX: usize = 100;
 
+/// Metrics that are appended on the thread that serves: more of them take it longer than handing them to another.
+const AT_ONCE_MAX: usize = 50;
+
 /// Datasets of one request.
 const INPUTS_MAX: usize = 100;
 
@@ -136,20 +139,26 @@ fn check(batch: &Batch) -> Result<(), Failure> {
 
 async fn log(tracker: &Tracker, id: String, batch: Batch) -> Result<Json<Value>, Failure> {
     check(&batch)?;
-    let logged = |row: &RunRow, event| Amend { durable: Durable::Written, ..Amend::of(item(row), event) };
     let Batch { metrics, mut params, tags } = batch;
     if params.is_empty() && tags.is_empty() && !metrics.is_empty() {
+        let is_short = metrics.len() <= AT_ONCE_MAX;
         let event = RunEvent::Batch { metrics, params, tags };
-        let make =
-            move |connection: &Connection| Ok::<_, Failure>(logged(&writable(connection, &id)?, event));
-        tracker.append(move |index| index.amend_later(make)).await?;
+        let append = move |index: &mut Index, wait| {
+            let made = |connection: &Connection| {
+                let item = item(&writable(connection, &id)?);
+                Ok::<_, Failure>(Amend { durable: Durable::Written, ..Amend::of(item, &event) })
+            };
+            index.amend_later(wait, made)
+        };
+        tracker.append(is_short, append).await?;
         return Ok(Json(json!({})));
     }
     let make = move |connection: &Connection| {
         let row = writable(connection, &id)?;
         check_params(connection, &row, &mut params)?;
         let is_nothing = metrics.is_empty() && params.is_empty() && tags.is_empty();
-        let amend = logged(&row, RunEvent::Batch { metrics, params, tags });
+        let event = RunEvent::Batch { metrics, params, tags };
+        let amend = Amend { durable: Durable::Written, ..Amend::of(item(&row), event) };
         Ok::<_, Failure>(((!is_nothing).then_some(amend), Json(json!({}))))
     };
     tracker.write(move |index| index.amend(make)).await

@@ -30,7 +30,7 @@
 //! `GET /api/runs/{id}` gives the same fields and
 //!
 //! ```json
-//! {"config": {"model.kind": "cnn"}, "all_tags": {"mlflow.note.content": "a note"},
+//! {"folder": "/home/me/runs/digits-1", "config": {"model.kind": "cnn"}, "all_tags": {"mlflow.note.content": "a note"},
 //!  "latest": [{"key": "train/loss", "value": 0.1, "step": 460, "time_ms": 1, "count": 460, "minimum": 0.1, "maximum": 2.3}],
 //!  "inputs": [{"tags": [{"key": "mlflow.data.context", "value": "training"}], "dataset": {"name": "..", "digest": ".."}}],
 //!  "record": {"final": {}, "members": [], "events": [], "dataset": {}, "timings": {}, "message": ""},
@@ -57,6 +57,16 @@
 //! ```
 //!
 //! with runs as in the list and metric values as in `latest`.
+//!
+//! `GET /api/models` lists registered models by name, `GET /api/models/{name}` gives one of them and all its versions, the
+//! newest first; `run` is as in the list of runs, with its latest losses and accuracy, null where it isn't known.
+//!
+//! ```json
+//! {"models": [{"name": "digits", "description": "", "created_ms": 1, "updated_ms": 1, "tags": {}, "aliases": {"champion": 2},
+//!              "versions": 3, "newest": 3}]}
+//! {"name": "digits", "versions": [{"version": 3, "description": "", "created_ms": 1, "updated_ms": 1, "source": "models:/m-..",
+//!                                  "model_id": "m-..", "run_id": "..", "run": {"id": ".."}, "tags": {}}]}
+//! ```
 //!
 //! `GET /api/runs/{id}/stream` sends server-sent events as the run changes, at most two a second:
 //!
@@ -90,6 +100,7 @@ mod failure_page;
 mod logged_models;
 mod logging;
 mod pages;
+mod place;
 mod registry;
 mod runs;
 mod shared;
@@ -118,7 +129,7 @@ fn now_ms() -> i64 {
 
 /// SQLite's no as an answer.
 fn sql<T>(result: rusqlite::Result<T>) -> Result<T, Failure> {
-    result.map_err(|why| Failure::internal(format!("the index: {why}")))
+    result.map_err(|why| Failure::of_index(&why))
 }
 
 /// All routes.
@@ -133,6 +144,7 @@ pub fn router(tracker: Tracker) -> Router {
     Router::new()
         .merge(api::routes())
         .merge(stream::routes())
+        .merge(registry::page_routes())
         .merge(pages::routes())
         .nest("/api/2.0/mlflow", mlflow)
         .merge(artifacts::files())

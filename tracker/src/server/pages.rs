@@ -25,7 +25,7 @@ macro_rules! file {
 }
 
 /// Where each file is, what it is, and its text.
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("/", HTML, include_str!("../../web/index.html")),
     file!("style.css", "text/css; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
@@ -36,6 +36,7 @@ const FILES: [(&str, &str, &str); 13] = [
     file!("curves.js", SCRIPT),
     file!("dom.js", SCRIPT),
     file!("format.js", SCRIPT),
+    file!("models.js", SCRIPT),
     file!("panels.js", SCRIPT),
     file!("run.js", SCRIPT),
     file!("runs.js", SCRIPT),

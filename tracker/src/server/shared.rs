@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::{AccessToken, Failure};
-use crate::index::{Index, IndexError, Item, Reader};
+use crate::index::{Index, IndexError, Item, Reader, Wait};
 
 /// Requests that work on the index at once; SQLite's readers don't wait for its writer.
 const WORKERS: usize = 4;
@@ -37,6 +37,8 @@ struct Shared {
     /// What was written and is not in the index yet. Only changed under the index's lock.
     behind: Mutex<Vec<Item>>,
     readers: Mutex<Vec<Reader>>,
+    /// How often a damaged index was made anew. Only changed under the index's lock.
+    mended: AtomicUsize,
     turns: Semaphore,
     waiting: AtomicUsize,
     streams: Arc<Semaphore>,
@@ -66,7 +68,8 @@ impl Tracker {
         token: Option<AccessToken>,
         remark: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self, IndexError> {
-        let index = Index::open(runs)?;
+        let mut index = Index::open(runs)?;
+        index.remarks().iter().for_each(|said| remark(said));
         let shared = Shared {
             root: runs.to_owned(),
             token,
@@ -74,6 +77,7 @@ impl Tracker {
             looked: Mutex::new(None),
             behind: Mutex::default(),
             readers: Mutex::default(),
+            mended: AtomicUsize::new(0),
             turns: Semaphore::new(WORKERS),
             waiting: AtomicUsize::new(0),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
@@ -134,18 +138,27 @@ impl Tracker {
 
     /// Appends to a client's file what comes often and one by one. The index takes it in with the next look, or before anybody
     /// reads: so what a reader sees is the same, and a thousand such requests cost the index as much as one.
+    ///
+    /// What is short is done on the thread that serves where nothing has to be waited for: handing it to another thread and back
+    /// takes several times as long as the append.
     pub(super) async fn append(
         &self,
-        what: impl FnOnce(&mut Index) -> Result<Item, Failure> + Send + 'static,
+        is_short: bool,
+        what: impl Fn(&mut Index, Wait) -> Result<Option<Item>, Failure> + Send + 'static,
     ) -> Result<(), Failure> {
+        if is_short {
+            match self.shared.append_at_once(&what) {
+                Ok(true) => return Ok(()),
+                Err(failure) if !failure.is_damage() => return Err(failure),
+                // The other way waits, and mends.
+                Ok(false) | Err(_) => {}
+            }
+        }
         self.in_turn(move |shared| {
             shared.look()?;
             let mut index = lock(&shared.index);
-            let item = what(&mut index)?;
-            let mut behind = lock(&shared.behind);
-            if !behind.contains(&item) {
-                behind.push(item);
-            }
+            let item = what(&mut index, Wait::Yes)?;
+            shared.is_behind(item);
             Ok(())
         })
         .await
@@ -166,7 +179,7 @@ impl Tracker {
         drop(waiting);
         let Ok(_turn) = turn else { return Err(Failure::busy("the tracker is closing")) };
         let worker = Arc::clone(&shared);
-        let done = tokio::task::spawn_blocking(move || what(&worker)).await;
+        let done = tokio::task::spawn_blocking(move || worker.mending(what)).await;
         done.unwrap_or_else(|why| Err(Failure::internal(format!("the request broke off: {why}"))))
     }
 }
@@ -180,15 +193,59 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Whether the folders are to be looked at: when that was done last, and how long it took.
+fn is_due(looked: Option<(Instant, Duration)>) -> bool {
+    looked.is_none_or(|(when, took)| when.elapsed() > LOOK_EVERY.max(took * 4))
+}
+
 impl Shared {
+    /// A damaged index is made anew, once for all who found it so, and they are told to ask again.
+    fn mending<T>(&self, what: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mended = self.mended.load(Ordering::SeqCst);
+        let failure = match what(self) {
+            Err(failure) if failure.is_damage() => failure,
+            other => return other,
+        };
+        let mut index = lock(&self.index);
+        if self.mended.load(Ordering::SeqCst) == mended {
+            index.make_anew(failure.message())?;
+            self.mended.fetch_add(1, Ordering::SeqCst);
+            lock(&self.behind).clear();
+            lock(&self.readers).clear();
+            *lock(&self.looked) = None;
+            self.tell(&mut index);
+        }
+        Err(Failure::busy("the index was damaged and is made anew from the folders of the runs: ask again"))
+    }
+
+    /// `false`: something is to be waited for, or to be looked at first.
+    fn append_at_once(
+        &self,
+        what: impl Fn(&mut Index, Wait) -> Result<Option<Item>, Failure>,
+    ) -> Result<bool, Failure> {
+        if is_due(*lock(&self.looked)) {
+            return Ok(false);
+        }
+        let Ok(mut index) = self.index.try_lock() else { return Ok(false) };
+        let item = what(&mut index, Wait::No)?;
+        let is_done = item.is_some();
+        self.is_behind(item);
+        Ok(is_done)
+    }
+
+    /// The index is to take this in before anybody reads. The caller has the index's lock.
+    fn is_behind(&self, item: Option<Item>) {
+        let mut behind = lock(&self.behind);
+        if let Some(item) = item.filter(|item| !behind.contains(item)) {
+            behind.push(item);
+        }
+    }
+
     /// Looks at the folders if the last look is long ago. Whoever finds another at it goes on with what is known, but
     /// for the first look, which all wait for.
     fn look(&self) -> Result<(), Failure> {
-        let is_due = |looked: &Option<(Instant, Duration)>| {
-            looked.is_none_or(|(when, took)| when.elapsed() > LOOK_EVERY.max(took * 4))
-        };
         let looked = *lock(&self.looked);
-        if !is_due(&looked) {
+        if !is_due(looked) {
             return Ok(());
         }
         let mut index = match (looked, self.index.try_lock()) {
@@ -196,7 +253,7 @@ impl Shared {
             (Some(_), Err(_)) => return Ok(()),
             (None, Err(_)) => lock(&self.index),
         };
-        if !is_due(&lock(&self.looked)) {
+        if !is_due(*lock(&self.looked)) {
             return Ok(());
         }
         let begun = Instant::now();

@@ -1,5 +1,6 @@
 //! Registered models, their versions and aliases.
 
+mod pages;
 mod search;
 
 use axum::extract::State;
@@ -14,6 +15,8 @@ use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::documents::{LoggedModel, Registered, Registry, Version};
 use crate::clients::events::{Pair, RegistryEvent};
 use crate::index::{Amend, Item, Reader, document_in};
+
+pub(super) use pages::routes as page_routes;
 
 pub(super) fn routes() -> Router<Tracker> {
     let alias = get(get_by_alias).post(set_alias).delete(delete_alias);

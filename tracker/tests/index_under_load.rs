@@ -1,0 +1,112 @@
+//! The index behind the server: what comes one by one, beside another process, and when it breaks.
+
+mod support;
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Server, until};
+
+/// The index takes in what comes one by one when it is asked for: nobody can tell.
+#[test]
+fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
+    let server = Server::start(None);
+    let (run, _) = server.new_run();
+    let log = |step: u64| {
+        let metric =
+            json!({ "run_id": run, "key": "loss", "value": 0.5, "timestamp": 1_000 + step, "step": step });
+        assert_eq!(server.mlflow("runs/log-metric", &metric).0, 200);
+    };
+    let history = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
+    let mut revision = json!(null);
+    for step in 1..=20 {
+        log(step);
+        let file = server.runs().join(format!(".tracker/clients/0/{run}/events.jsonl"));
+        assert_eq!(std::fs::read_to_string(file).expect("read").lines().count() as u64, step + 1);
+        let (_, found) = server.json("GET", &history, &Value::Null);
+        assert_eq!(found["metrics"].as_array().expect("points").len() as u64, step);
+        let (_, found) = server.json("GET", &format!("/api/runs/{run}"), &Value::Null);
+        assert_eq!((&found["latest"][0]["step"], found["revision"] != revision), (&json!(step), true));
+        revision = found["revision"].clone();
+    }
+    // A run that is deleted meanwhile takes none, nor does one that isn't there.
+    log(21);
+    assert_eq!(server.mlflow("runs/delete", &json!({ "run_id": run })).0, 200);
+    let late = json!({ "run_id": run, "key": "loss", "value": 1, "timestamp": 1, "step": 22 });
+    let (status, why) = server.mlflow("runs/log-metric", &late);
+    assert!(
+        status == 400 && why["message"].as_str().is_some_and(|why| why.contains("active")),
+        "{status} {why}"
+    );
+    assert_eq!(server.mlflow("runs/log-metric", &json!({ "run_id": "x", "key": "k", "value": 1 })).0, 404);
+    let (_, found) = server.json("GET", &history, &Value::Null);
+    assert_eq!(found["metrics"].as_array().expect("points").len(), 21);
+}
+
+/// Another process writes to the index meanwhile: what is logged waits for it, and everybody is answered.
+#[test]
+fn whoever_logs_while_another_process_writes_waits_and_loses_nothing() {
+    let server = Server::start(None);
+    let (run, _) = server.new_run();
+    let log = |step: u64| {
+        let metric = json!({ "run_id": run, "key": "loss", "value": 0.5, "timestamp": 1_000, "step": step });
+        server.mlflow("runs/log-metric", &metric).0
+    };
+    assert_eq!(log(1), 200);
+    let mut other = rusqlite::Connection::open(server.runs().join(".tracker/index.sqlite")).expect("opened");
+    let immediate = rusqlite::TransactionBehavior::Immediate;
+    let writes = other.transaction_with_behavior(immediate).expect("begun");
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| log(2));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!late.is_finished(), "it waits for the other's write");
+        assert_eq!(server.request("GET", "/style.css", "", "").0, 200, "and nobody else for it");
+        writes.commit().expect("ended");
+        assert_eq!(late.join().expect("no panic"), 200);
+    });
+    let history = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
+    let (_, found) = server.json("GET", &history, &Value::Null);
+    assert_eq!(found["metrics"].as_array().expect("points").len(), 2);
+}
+
+/// The index breaks under the server: it says so, makes it anew from the folders, and goes on.
+#[test]
+fn a_damaged_index_is_made_anew_while_it_is_served() {
+    let (remarks, said) = std::sync::mpsc::channel();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::over(dir, None, move |remark| remarks.send(remark.to_owned()).expect("kept"));
+    let (run, _) = server.new_run();
+    let metrics: Vec<Value> =
+        (0..1_000).map(|step| json!({ "key": "loss", "value": 1, "step": step })).collect();
+    assert_eq!(server.mlflow("runs/log-batch", &json!({ "run_id": run, "metrics": metrics })).0, 200);
+    let path = server.runs().join(".tracker/index.sqlite");
+    let history = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
+    let whole = |(status, found): (u16, Value)| {
+        status == 200 && found["metrics"].as_array().map(Vec::len) == Some(1_000)
+    };
+    // From its beginning, and only what nobody has read so far.
+    for from in [0, 4_096] {
+        assert!(whole(server.json("GET", &history, &Value::Null)));
+        let keeper = rusqlite::Connection::open(&path).expect("opened");
+        keeper.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("written");
+        drop(keeper);
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[from..].fill(0x5a);
+        let mut file = std::fs::File::options().write(true).open(&path).expect("opened");
+        file.write_all(&bytes).expect("damaged");
+        drop(file);
+        // Others who ask while it is mended are told to ask again; nobody gets a wrong answer.
+        until("the whole history again", || {
+            let (status, found) = server.json("GET", &history, &Value::Null);
+            assert!(status == 503 || whole((status, found.clone())), "{status} {found}");
+            status == 200
+                && said.try_recv().is_ok_and(|said| {
+                    assert!(said.contains("made anew") && said.contains("index.sqlite.damaged"), "{said}");
+                    true
+                })
+        });
+    }
+    let log = json!({ "run_id": run, "key": "loss", "value": 1, "timestamp": 1, "step": 5_000 });
+    assert_eq!(server.mlflow("runs/log-metric", &log).0, 200);
+}
