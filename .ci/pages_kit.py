@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 
-from chromium import wait_for
-
 coordinator = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "target/release/coordinator").resolve()
 pictures = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
 DEADLINE = 60
