@@ -221,7 +221,9 @@ def check_bonfire(client, root):
     assert run.info.status == "FINISHED" and run.info.run_name == finished.name
     assert run.data.metrics["validation/accuracy"] == record["final"]["metrics"]["validation/accuracy"]
     assert run.data.tags["bonfire.digest"] == record["final"]["digest"]
-    assert run.inputs.dataset_inputs[0].dataset.digest == record["dataset"]["digest"]
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.digest == record["dataset"]["digest"]
+    assert json.loads(data.dataset.profile)["num_rows"] > 0 and json.loads(data.dataset.source)["uri"], data
     for what, *arguments in [(client.log_metric, "x", 1), (client.log_param, "x", "1"), (client.delete_run,),
                              (client.set_tag, "bonfire.digest", "mine"), (client.log_text, "x", "x.txt")]:
         try:

@@ -6,9 +6,10 @@ tracker, MLflow, W&B's files and TensorBoard's, turn about, which of the two com
 
 Two things are measured of the steps between the first tenth and the last: their time, from metrics.jsonl, which other work on
 the machine and where its threads happen to be put change by several percent; and the processor time of the coordinator's
-process, which has all that tracking does and hardly changes. On a machine whose processors are all taken by workers, a
+process, which has all that tracking does and changes less. On a machine whose processors are all taken by workers, a
 microsecond of the one is a microsecond of the others less: so the second says what the first can't. Each is given with the 95 %
-interval of its median over the pairs (bootstrap).
+interval of its median over the pairs (bootstrap). Beside it stands what the threads that only track have computed: there is nothing
+to subtract in it.
 
 MLflow is a real server over SQLite if its program is named, else a small one in a process of its own that takes everything at
 once, so that what is measured is the coordinator's part and not the server's share of the machine.
@@ -62,13 +63,16 @@ def measure(asked, folder, url):
             taken.append(train(asked, folder, [*settings, f"tracker.mlflow_uri={url}"]))
     processors = os.cpu_count()
     for name, taken in [("no sinks", none), ("all sinks", full)]:
-        steps, busy = (sorted(1e6 * one[what] for one in taken) for what in (0, 1))
+        steps, busy, own = (sorted(1e6 * one[what] for one in taken) for what in (0, 1, 2))
         print(f"{name:10} a step takes {statistics.median(steps):7.1f} us ({steps[0]:.1f} to {steps[-1]:.1f}), of the coordinator's "
-              f"processor time {statistics.median(busy):7.1f} us ({busy[0]:.1f} to {busy[-1]:.1f})")
+              f"processor time {statistics.median(busy):7.1f} us ({busy[0]:.1f} to {busy[-1]:.1f}), of that in threads that only track "
+              f"{statistics.median(own):5.1f} us ({own[0]:.1f} to {own[-1]:.1f})")
     step = statistics.median(one[0] for one in none)
     of_time = [1e2 * (b[0] / a[0] - 1) for a, b in zip(none, full)]
     of_work = [1e2 * (b[1] - a[1]) / (step * processors) for a, b in zip(none, full)]
-    for what, found in [("of a step's time", of_time), (f"of {processors} processors' time in a step", of_work)]:
+    of_threads = [1e2 * one[2] / (step * processors) for one in full]
+    work = f"of {processors} processors' time in a step"
+    for what, found in [("of a step's time", of_time), (work, of_work), (f"{work}, by the threads that only track", of_threads)]:
         low, high = interval(found)
         print(f"all sinks cost {statistics.median(found):+.2f} % {what} (median of {len(found)} pairs, 95 %: {low:+.2f} to {high:+.2f})")
 
@@ -81,7 +85,7 @@ def interval(values, times=10_000):
 
 
 def train(asked, folder, settings):
-    """Seconds of a step, and seconds that the coordinator's process computed in a step."""
+    """Seconds of a step, and seconds that the coordinator's process and its threads that only track computed in a step."""
     runs = folder / "runs"
     keys = [f"run.dir={runs}", "run.name=run", f"train.epochs={asked.epochs}", "checkpoint.every=1h",
             "train.evaluate_every=0", *settings]
@@ -103,11 +107,12 @@ def train(asked, folder, settings):
         print("  note: the end of the run was not sent in time; the steps are measured all the same")
     shutil.rmtree(runs)
     steps = last[0] - first[0]
-    return (last[1] - first[1]) / steps, (last[2] - first[2]) / steps
+    return tuple((after - before) / steps for before, after in zip(first[1:], last[1:]))
 
 
 def watch(process, metrics, epochs):
-    """Step, time and the process's processor time, after a tenth of the epochs and when the last one is nearly over."""
+    """Step, time, the process's processor time and that of its threads that only track, after a tenth of the epochs and when the
+    last one is nearly over."""
     # What clock_getcpuclockid(3) gives for a process.
     clock, marks = ~process.pid << 3 | 2, []
     deadline = time.monotonic() + DEADLINE
@@ -115,8 +120,17 @@ def watch(process, metrics, epochs):
         time.sleep(0.02)
         busy, newest = time.clock_gettime(clock), tail(metrics)
         if newest and newest["epoch"] >= epochs * (0.1, 0.95)[len(marks)]:
-            marks.append((newest["step"], newest["time"], busy))
+            marks.append((newest["step"], newest["time"], busy, tracking(process.pid)))
     return marks if len(marks) == 2 else (None, None)
+
+
+def tracking(pid):
+    """Seconds that the sinks' and the tracker's threads have computed."""
+    seconds = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().startswith(("sink-", "tracker")):
+            seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return seconds
 
 
 def tail(path):

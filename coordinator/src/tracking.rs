@@ -58,7 +58,7 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
 
 /// The runtime of a tracker: one thread, on which all that is short is done, and further ones for what waits for a disk.
 fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread().thread_name("tracker").enable_all().build()
 }
 
 /// The folder is one that holds runs, or may.

@@ -11,6 +11,7 @@ use super::values::{self, Sample, Writer};
 use super::{IndexError, Kind, documents};
 use crate::clients::NOTES;
 use crate::clients::events::{NoteEvent, Pair};
+use crate::provenance::{DatasetInput, Input, Tag};
 use crate::{Metric, RunRecord, RunStatus};
 
 /// Longest first line of a file of metrics that is looked at for its time.
@@ -178,20 +179,9 @@ impl Follow<'_> {
                 "UPDATE runs SET status = ?, body = ? WHERE folder = ?",
                 params![status, body, folder],
             )?;
-            let data = &record.dataset;
             let find = "SELECT id FROM runs WHERE folder = ?";
             let run: i64 = connection.query_row(find, [folder], |row| row.get(0))?;
-            let input = serde_json::json!({
-                "tags": [{ "key": "mlflow.data.context", "value": "training" }],
-                "dataset": {
-                    "name": data.name, "digest": data.digest, "source_type": "dvc",
-                    "source": serde_json::json!({ "version": data.version }).to_string(),
-                },
-            });
-            connection.execute(
-                "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, 'training', ?)",
-                params![run, data.name, data.digest, input.to_string()],
-            )?;
+            put_inputs(connection, run, &record)?;
             put_pairs(connection, "tags", run, &own_tags(&record, folder))
         };
         self.sql(write()).map(Ok)
@@ -220,6 +210,32 @@ impl Follow<'_> {
         };
         self.sql(write())
     }
+}
+
+/// What the run reads, as the record has it with source and profile; else made from its dataset.
+fn put_inputs(connection: &Connection, run: i64, record: &RunRecord) -> rusqlite::Result<()> {
+    let data = &record.dataset;
+    let made = || Input {
+        tags: vec![Tag { key: "mlflow.data.context".to_owned(), value: "training".to_owned() }],
+        dataset: DatasetInput {
+            name: data.name.clone(),
+            digest: data.digest.clone(),
+            source_type: "dvc".to_owned(),
+            source: serde_json::json!({ "version": data.version }).to_string(),
+            ..DatasetInput::default()
+        },
+    };
+    let known = &record.provenance.inputs;
+    let inputs = if known.is_empty() { vec![made()] } else { known.clone() };
+    connection.execute("DELETE FROM inputs WHERE run = ?", [run])?;
+    for input in inputs {
+        let body = serde_json::to_string(&input).unwrap_or_default();
+        connection.execute(
+            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, 'training', ?)",
+            params![run, input.dataset.name, input.dataset.digest, body],
+        )?;
+    }
+    Ok(())
 }
 
 /// Tags by which MLflow's clients find what a run of ours is. Notes can't set them.

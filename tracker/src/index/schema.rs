@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::IndexError;
 
 /// Goes up with every change of the tables: an index of another one is made anew from the folders.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 
 /// How long one process waits for another's write.
 const BUSY: Duration = Duration::from_secs(10);
