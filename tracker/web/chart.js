@@ -8,9 +8,9 @@ const MARGIN = { left: 54, right: 10, top: 9, bottom: 24 };
 const LEGEND_MAX = 12;
 const AXES = {
   // The steps of a reading of machines count readings: its epoch says where the run was.
-  step: { label: "step", of: (series, i) => (series.per_epoch ? Math.round(series.epoch[i] * series.per_epoch) : series.step[i]) },
+  step: { label: "step", isWhole: true, of: (series, i) => (series.per_epoch ? Math.round(series.epoch[i] * series.per_epoch) : series.step[i]) },
   epoch: { label: "epoch", of: (series, i) => series.epoch?.[i] ?? series.step[i] },
-  samples: { label: "samples", of: (series, i) => series.samples?.[i] ?? series.step[i] },
+  samples: { label: "samples", isWhole: true, of: (series, i) => series.samples?.[i] ?? series.step[i] },
   time: { label: "after", of: (series, i) => series.time_ms[i] - series.began },
 };
 
@@ -257,7 +257,8 @@ export class Chart {
     ink.textBaseline = "alphabetic";
     const places = across === "time" ? timeTicks : ticks;
     for (const x of places(extent.left, extent.right, Math.max(3, Math.floor(width / 75)))) {
-      if (x < extent.left) continue;
+      // There is no half of a step.
+      if (x < extent.left || (AXES[across].isWhole && !Number.isInteger(x))) continue;
       const text = across === "time" ? duration(x) : number(x);
       const half = ink.measureText(text).width / 2;
       ink.fillText(text, Math.min(Math.max(toX(x), MARGIN.left + half - 8), width - half - 2), height - 7);

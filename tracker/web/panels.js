@@ -23,7 +23,7 @@ export function facts(run) {
   const end = run.end_ms ?? (run.status === "running" ? Date.now() : run.updated_ms);
   const list = [
     ["step", number(run.step ?? record?.final?.step)],
-    epoch !== undefined && ["epochs", number(epoch)],
+    epoch > 0 && ["epochs", number(epoch)],
     ["train loss", latest.has("train/loss") && number(of("train/loss"))],
     ["validation loss", latest.has("validation/loss") && number(of("validation/loss"))],
     ["validation accuracy", latest.has("validation/accuracy") && number(of("validation/accuracy"))],
