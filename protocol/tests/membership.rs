@@ -6,7 +6,7 @@ use protocol::coordinator::{CheckpointEvery, Event, Note, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, RunId, StepKey};
 use protocol::journal::Record;
-use protocol::messages::{EndReason, FromWorker, Held, Join, Ready, ToWorker, View};
+use protocol::messages::{EndReason, Failure, FromWorker, Held, Join, Ready, ToWorker, View};
 use table::{Table, join, ready, run_plan};
 
 /// Nothing of another run's history may come into this one, although both count from the same numbers.
@@ -133,6 +133,33 @@ fn a_local_worker_that_cannot_be_started_ends_a_run_only_before_it_has_begun() {
     assert!(table.warnings().iter().any(|warning| warning.contains("worker-0: no memory")));
     table.say(5, FromWorker::Join(join("w", None)));
     assert_eq!(table.sent(5).last(), Some(&&ToWorker::Load { step: 0 }));
+}
+
+/// What keeps a newcomer from getting ready may be its own machine's; what puts the last member out would put out any.
+#[test]
+fn a_newcomer_that_fails_before_it_is_ready_ends_no_run_that_has_begun() {
+    let failed = |message: &str| FromWorker::Failed(Failure { code: 4, message: message.to_owned() });
+    let (mut table, _) = Table::working(run_plan(1));
+    table.handle(Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    let message = FromWorker::Join(Join { instance: 5, ..join("newcomer", None) });
+    table.handle(Event::Message { connection: 5, message });
+    table.say(5, failed("the data plane can't be reached"));
+    assert_eq!(table.outcome(), None);
+    assert!(table.warnings().iter().any(|warning| warning.contains("the data plane can't be reached")));
+    table.say(6, FromWorker::Join(join("w", None)));
+    assert_eq!(table.sent(6).last(), Some(&&ToWorker::Load { step: 0 }), "another goes on");
+    table.say(6, failed("the data can't be read"));
+    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(4));
+
+    let mut table = Table::new(run_plan(1));
+    let message = FromWorker::Join(Join { instance: 5, ..join("newcomer", None) });
+    table.handle(Event::Message { connection: 5, message });
+    table.say(5, failed("model.hiden is no key"));
+    assert_eq!(
+        table.outcome().map(|outcome| outcome.code),
+        Some(4),
+        "before the run has begun nobody would do better"
+    );
 }
 
 /// The time until the members of a view that say nothing are put out.

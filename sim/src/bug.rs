@@ -34,6 +34,8 @@ pub enum Bug {
     KeepsSlicesOverAbort,
     /// A coordinator that was paused goes through its deadlines as if it had been awake.
     TrustsTimeAfterPause,
+    /// A member computes all of its microbatches again when a step is tried again in another view.
+    ForgetsPartials,
     /// Members' state checks and hashes are not compared (all are made equal).
     IgnoresDisagreement,
 }

@@ -111,6 +111,10 @@ impl World<'_> {
                 Ok(())
             }
             What::Appended => self.on_appended(),
+            What::LaunchFailed => {
+                let reason = "no processes are left".to_owned();
+                self.handle_coordinator(Event::LaunchFailed { code: 4, reason })
+            }
             What::Uploaded(worker, member, step, state) => self.on_uploaded((worker, member), step, state),
             What::Written(number, step, state) => self.on_written(number, step, state),
             What::Download(worker, step) => self.on_download(worker, step),

@@ -3,8 +3,8 @@
 use protocol::coordinator::{OnNan, Outcome};
 use protocol::messages::EndReason;
 
-use crate::life::{Chaos, Life};
-use crate::transport::CONNECT_MS;
+use crate::life::{Chaos, Life, Which};
+use crate::transport::{CONNECT_MS, PROOF_PAUSE_MS_MAX, UNPROVEN};
 use crate::watch::Finding;
 use crate::world::{LifeEnd, World};
 
@@ -20,12 +20,14 @@ impl World<'_> {
     /// for that, one after another.
     ///
     /// A partition's last moment may leave a worker in an attempt to connect; its old stream dies of silence; a coordinator
-    /// that took over waits for the members of the last view; to whom the state couldn't be brought is put off; and the first
+    /// that took over waits for the members of the last view; one that came meanwhile pauses before it tries the data plane
+    /// again; to whom the state couldn't be brought is put off; and the first
     /// step of the view has its own deadline.
     pub(crate) fn patience_ms(&self) -> u64 {
         let plan = &self.scenario.plan;
         let reach_ms = plan.lease_ms + SILENT_LEASES * plan.lease_ms + CONNECT_MS + RETRY_MS;
-        reach_ms + plan.rejoin_ms + PUT_OFF_MS + plan.load_timeout_ms + self.step_ms()
+        let prove_ms = CONNECT_MS + PROOF_PAUSE_MS_MAX;
+        reach_ms + prove_ms + plan.rejoin_ms + PUT_OFF_MS + plan.load_timeout_ms + self.step_ms()
     }
 
     /// How long the longest step takes when nothing is wrong.
@@ -123,7 +125,17 @@ impl World<'_> {
         // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
         let differ = ["differ", "the replay of step", "another digest", "is not the journalled one"];
         let was_flipped = self.watch.was_tainted && says(&differ);
-        was_stopped || stops_at_nan || is_full || is_short || is_changed || was_flipped
+        // Before anybody has worked, a worker that can't be started is for a person to look at.
+        let was_hurt = self.fired.iter().any(|chaos| {
+            matches!(chaos, Chaos::LaunchFails(_) | Chaos::KillWorker(_) | Chaos::KillAll { .. })
+        });
+        let is_unstarted = was_hurt && says(&["a local worker failed"]);
+        // The same goes for one that can't reach the data plane.
+        let is_cut =
+            |chaos: &Chaos| matches!(chaos, Chaos::Partition { which, .. } if *which != Which::Control);
+        let is_unproven = self.fired.iter().any(is_cut) && says(&[UNPROVEN]);
+        let is_person_needed = is_unstarted || is_unproven;
+        was_stopped || stops_at_nan || is_full || is_short || is_changed || was_flipped || is_person_needed
     }
 
     /// Whoever was left in peace ends in peace.

@@ -79,6 +79,12 @@ pub(crate) struct Contribution {
 }
 
 impl Contribution {
+    /// The microbatches that this member still holds of a step, or of the same one in an earlier view.
+    pub(crate) fn held_of(&self, key: StepKey, member: MemberId) -> Vec<u32> {
+        let is_same = (self.key.step, self.key.phase, self.member) == (key.step, key.phase, member);
+        self.computed.iter().filter(|_| is_same).map(|(microbatch, _)| *microbatch).collect()
+    }
+
     /// Computes the member's microbatches of a step; those that it has computed in a view that gave the step up, it
     /// keeps. Also how many were computed now.
     pub(crate) fn compute(

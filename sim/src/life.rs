@@ -91,6 +91,8 @@ pub enum Chaos {
     JournalFails(u64),
     /// Versions can't be written for so long.
     DiskFull(u64),
+    /// No local worker can be started for so long.
+    LaunchFails(u64),
     /// So many other workers come late, all at once.
     Joiners(usize),
     /// So many frames of the data plane arrive corrupt; whoever finds one drops the connection.
@@ -146,6 +148,7 @@ impl Chaos {
             | Self::Stall { ms, .. }
             | Self::PauseWorker(_, ms)
             | Self::PauseCoordinator(ms)
+            | Self::LaunchFails(ms)
             | Self::JournalFails(ms)
             | Self::DiskFull(ms)
             | Self::RestartCoordinator { after_ms: ms, .. } => *ms,
@@ -239,7 +242,7 @@ impl Scenario {
 fn draw(random: &mut Random, workers: usize) -> Chaos {
     // Some strike a worker that comes late, or nobody.
     let worker = random.below(workers + 1);
-    match random.between(0, 39) {
+    match random.between(0, 40) {
         0..=2 => Chaos::KillWorker(worker),
         3 => Chaos::KillCoordinator { host: random.one_in(2) },
         4..=7 => Chaos::RestartCoordinator { host: random.one_in(3), after_ms: random.between(1, 20_000) },
@@ -268,6 +271,7 @@ fn draw(random: &mut Random, workers: usize) -> Chaos {
         36 => Chaos::KillAll { apart_ms: random.between(1, 5_000) },
         37 => Chaos::WorkerClock(worker, leap(random)),
         38 => Chaos::CoordinatorClock(leap(random)),
+        39 => Chaos::LaunchFails(random.between(1_000, 20_000)),
         _ => Chaos::SlowEdge { worker, which: which(random), ms: random.between(50, 2_000) },
     }
 }

@@ -26,8 +26,20 @@ impl World<'_> {
             }
         }
         let held = node.contribution.take();
+        let holds = held.as_ref().map(|held| held.held_of(key, member)).unwrap_or_default();
+        let held = held.filter(|_| self.bug != Some(Bug::ForgetsPartials));
         let (contribution, fresh) =
             Contribution::compute(held, self.scenario, &self.toy, (&view, member), key, &state, self.bug);
+        let again =
+            contribution.computed().iter().filter(|(microbatch, _)| holds.contains(microbatch)).count();
+        if fresh + again as u64 > contribution.computed().len() as u64 {
+            return Err(format!(
+                "recomputed: member {:#x} held {holds:?} of step {} and has computed {fresh} of {} in another view",
+                member.0,
+                key.step,
+                contribution.computed().len()
+            ));
+        }
         for (microbatch, samples) in contribution.computed() {
             self.watch.on_computed(key, member, *microbatch, samples.clone())?;
         }

@@ -90,6 +90,10 @@ pub(crate) enum What {
     Appended,
     /// A worker's driver has done something.
     Worker(usize, worker::Event),
+    /// A worker that was admitted under this name proves that it reaches the data plane, for the so many-th time.
+    Prove(usize, MemberId, u32),
+    /// A local worker could not be started, or ended before it joined.
+    LaunchFailed,
     /// A worker's driver has computed its microbatches of this key.
     Computed(usize, protocol::ids::StepKey),
     /// A worker's driver is to apply this commit.
@@ -129,6 +133,7 @@ impl What {
             | Self::WorkerTick(worker)
             | Self::DataConnect(worker, _)
             | Self::Worker(worker, _)
+            | Self::Prove(worker, _, _)
             | Self::Computed(worker, _)
             | Self::Apply(worker, _) => Some(*worker),
             Self::Continue(process) => *process,
@@ -143,6 +148,7 @@ impl What {
             | Self::Shown(..)
             | Self::Take(..)
             | Self::Exported
+            | Self::LaunchFailed
             | Self::Supervise(_)
             | Self::Healed
             | Self::Strike(_) => None,
@@ -196,6 +202,7 @@ impl Queue {
                     | What::Shown(..)
                     | What::Take(..)
                     | What::Exported
+                    | What::LaunchFailed
             )
         });
     }

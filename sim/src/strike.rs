@@ -12,7 +12,7 @@ use crate::watch::Finding;
 use crate::world::World;
 
 /// A supervisor starts a killed worker again after this.
-const RESPAWN_MS: u64 = 1_000;
+pub(crate) const RESPAWN_MS: u64 = 1_000;
 
 impl World<'_> {
     pub(crate) fn strike(&mut self, chaos: Chaos) -> Finding {
@@ -84,6 +84,7 @@ impl World<'_> {
             }
             Chaos::JournalFails(ms) => self.disk.journal_fails_until = now + ms,
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
+            Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
             Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None, true)),
             Chaos::CorruptFrames(count) => self.corrupt_frames = count,
             Chaos::Stale => self.send_stale(),
@@ -132,8 +133,11 @@ impl World<'_> {
         let Some(node) = self.workers.get_mut(worker).filter(|node| node.is_alive) else { return };
         node.is_alive = false;
         node.machine = None;
-        let slot = node.slot;
+        let (slot, has_joined) = (node.slot, node.member.is_some());
         self.break_links(worker);
+        if slot.is_some() && !has_joined {
+            self.queue.put(1, What::LaunchFailed);
+        }
         if self.is_supervised {
             self.queue.put(RESPAWN_MS, What::Supervise(slot.map(|slot| slot as usize)));
         }

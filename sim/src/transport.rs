@@ -1,5 +1,7 @@
 //! Messages and connections between workers and the coordinator.
 
+use protocol::ids::MemberId;
+use protocol::messages::Failure;
 use protocol::worker::Event;
 
 use crate::link::Way;
@@ -9,6 +11,12 @@ use crate::world::World;
 
 /// Attempts to connect are given up after this.
 pub(crate) const CONNECT_MS: u64 = 10_000;
+/// A worker that can't reach the data plane tries so often, with pauses that double.
+const PROOF_ATTEMPTS: u32 = 10;
+const PROOF_PAUSE_MS: u64 = 1_000;
+pub(crate) const PROOF_PAUSE_MS_MAX: u64 = 60_000;
+/// What it says at last.
+pub(crate) const UNPROVEN: &str = "the data plane can't be reached";
 /// How soon a connection that is refused has been tried often enough.
 const REFUSED_MS: u64 = 600;
 
@@ -104,6 +112,25 @@ impl World<'_> {
         }
         let reason = format!("no answer for {CONNECT_MS} ms");
         self.handle_worker(worker, Event::Disconnected { reason })
+    }
+
+    /// A worker that can't reach the data plane isn't ready: it would hold the others up.
+    pub(crate) fn on_prove(&mut self, worker: usize, member: MemberId, attempt: u32) -> Finding {
+        let now = self.queue.now();
+        if self.workers[worker].member != Some(member) {
+            return Ok(()); // It has joined again since.
+        }
+        if self.cuts.blocked_until(now, worker, Plane::Data).is_none() && self.coordinator.is_some() {
+            let elements = self.toy.elements as u64;
+            return self.handle_worker(worker, Event::Prepared { elements });
+        }
+        if attempt == PROOF_ATTEMPTS {
+            let message = format!("{UNPROVEN}: no answer for {CONNECT_MS} ms ({attempt} attempts)");
+            return self.handle_worker(worker, Event::Failed(Failure { code: 4, message }));
+        }
+        let pause_ms = (PROOF_PAUSE_MS << (attempt - 1)).min(PROOF_PAUSE_MS_MAX);
+        self.queue.put(CONNECT_MS + pause_ms, What::Prove(worker, member, attempt + 1));
+        Ok(())
     }
 
     /// A worker opens a data connection for a view. Meanwhile its compute thread does nothing else.

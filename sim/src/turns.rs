@@ -2,6 +2,7 @@
 
 use crate::life::{Chaos, Life};
 use crate::network::{Plane, What};
+use crate::strike::RESPAWN_MS;
 use crate::watch::Finding;
 use crate::world::World;
 
@@ -60,9 +61,7 @@ impl World<'_> {
                 return Ok(());
             }
             What::Supervise(slot) => {
-                if self.coordinator.is_some() || self.is_restarting {
-                    self.start_worker(slot, true);
-                }
+                self.supervise(slot);
                 return Ok(());
             }
             _ => {}
@@ -76,6 +75,19 @@ impl World<'_> {
             None => self.at_coordinator(what)?,
         }
         self.check_waits()
+    }
+
+    /// Whoever looks after workers starts another one, if the system lets it.
+    fn supervise(&mut self, slot: Option<usize>) {
+        if self.coordinator.is_none() && !self.is_restarting {
+            return;
+        }
+        if slot.is_some() && self.queue.now() < self.launches_fail_until {
+            self.queue.put(0, What::LaunchFailed);
+            self.queue.put(RESPAWN_MS, What::Supervise(slot));
+            return;
+        }
+        self.start_worker(slot, true);
     }
 
     /// A state on its way gets no further while its worker is cut off.

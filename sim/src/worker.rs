@@ -98,6 +98,7 @@ impl World<'_> {
                 if due.is_none_or(|at| at > clock) { Ok(()) } else { self.handle_worker(worker, Event::Tick) }
             }
             What::Worker(_, event) => self.handle_worker(worker, event),
+            What::Prove(_, member, attempt) => self.on_prove(worker, member, attempt),
             What::Computed(_, key) => self.on_computed(worker, key),
             What::Apply(_, commit) => self.on_apply(worker, &commit),
             _ => Ok(()),
@@ -162,8 +163,7 @@ impl World<'_> {
                 (node.connecting, node.waiting, node.view) = (None, None, None);
                 (node.expected, node.early) = (None, None);
                 let took_ms = self.random.between(1, 500);
-                let elements = self.toy.elements as u64;
-                self.queue.put(took_ms, What::Worker(worker, Event::Prepared { elements }));
+                self.queue.put(took_ms, What::Prove(worker, welcome.member, 1));
             }
             Output::Initialise => {
                 let state = self.toy.initial(self.scenario.plan.geometry.seed);

@@ -95,6 +95,8 @@ pub struct World<'a> {
     pub(crate) told: Told,
     /// The coordinator is dead and will be started again.
     pub(crate) is_restarting: bool,
+    /// No local worker can be started until then.
+    pub(crate) launches_fail_until: u64,
     /// A coordinator that was started again found nothing to do.
     pub(crate) was_complete: bool,
     pub(crate) wait_for: usize,
@@ -132,6 +134,7 @@ impl<'a> World<'a> {
             fired: Vec::new(),
             told: Told::default(),
             is_restarting: false,
+            launches_fail_until: 0,
             was_complete: false,
             wait_for: 1,
             trace: None,

@@ -81,6 +81,12 @@ fn a_sum_in_place_over_a_held_partial() {
 }
 
 #[test]
+fn what_a_member_holds_is_computed_again() {
+    let found: Vec<String> = sweep(Bug::ForgetsPartials, |at| Life::with(3, &[(at, Chaos::KillWorker(2))]));
+    assert!(found.iter().any(|message| message.contains("recomputed")), "{found:?}");
+}
+
+#[test]
 fn an_absent_child_is_added_as_zero() {
     check(Bug::AddsAbsentAsZero, &["bit-exact"], |_| {}, &[Life::quiet(2)]);
 }

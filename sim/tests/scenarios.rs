@@ -148,6 +148,40 @@ fn a_lost_worker_costs_one_retry_of_its_own_microbatches() {
     assert!(retries > 20, "only {retries} of 52 kills hit a step");
 }
 
+/// Behind a firewall, perhaps: it would hold the others up, so it never enters.
+#[test]
+fn a_newcomer_that_cant_reach_the_data_plane_costs_the_others_nothing() {
+    let cut = Chaos::Partition { worker: 2, which: Which::Data, up: true, down: true, ms: 600_000 };
+    let life = Life::with(2, &[(100, cut), (101, Chaos::Joiners(1))]);
+    for seed in 0..6 {
+        let scenario = scenario(seed);
+        let world = completed(&scenario, &life, None);
+        let told = world.told();
+        assert_eq!((told.retries, told.rewinds), (0, 0), "{told:?}");
+        assert!(told.shares.iter().flatten().all(|(name, _)| name != "worker-2"), "{:?}", told.shares);
+    }
+}
+
+/// All are gone, and for a while the system gives no process: the run waits.
+#[test]
+fn local_workers_that_cant_be_started_for_a_while_are_started_later() {
+    let chaos = [(150, Chaos::LaunchFails(15_000)), (151, Chaos::KillAll { apart_ms: 0 })];
+    let life = Life::supervised(2, &chaos);
+    for seed in 0..6 {
+        let scenario = scenario(seed);
+        let world = completed(&scenario, &life, None);
+        let told = world.told();
+        assert!(told.warnings.iter().any(|text| text.contains("a local worker failed")), "{told:?}");
+    }
+}
+
+/// Nobody has worked yet: whoever looks after workers can't, and a person has to.
+#[test]
+fn a_local_worker_that_dies_before_it_joins_ends_a_run_that_has_not_begun() {
+    let life = Life::supervised(1, &[(1, Chaos::KillWorker(0))]);
+    check(&life, EndReason::Failed, 4, &["a local worker failed", "--resume"]);
+}
+
 #[test]
 fn a_silent_worker_loses_its_lease_and_comes_back() {
     let scenario = slow(3);

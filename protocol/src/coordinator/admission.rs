@@ -36,7 +36,9 @@ impl Coordinator {
         let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
         let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
         self.put(Output::Close { connection });
-        if self.has_begun && self.roster.len() > 1 {
+        // What keeps a newcomer from getting ready may be its own machine's.
+        let is_ready = self.roster.get(id).is_some_and(|member| member.elements.is_some());
+        if self.has_begun && (self.roster.len() > 1 || !is_ready) {
             self.warn(message);
             return self.lose(now, id, &failure.message);
         }
