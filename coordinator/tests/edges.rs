@@ -13,7 +13,7 @@ use support::{Place, signal, until, wait};
 
 /// Other loopback addresses, one for each test, at which ports of 127.0.0.1 are to be had that are passed on and no others:
 /// what a firewall before the coordinator's host lets through.
-const HOSTS: [&str; 2] = ["127.0.0.2", "127.0.0.3"];
+const HOSTS: [&str; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
 
 /// Passes so many connections on; later ones are hung up on.
 #[derive(Clone)]
@@ -149,4 +149,32 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     assert!(warned, "{said}");
     let record = place.record("small");
     assert_eq!(record["retries"], 0, "nobody paid for it: {record:#}");
+}
+
+/// Another coordinator has another data plane: a worker that still tries the old one gives that up.
+#[test]
+fn a_worker_that_tries_a_data_plane_that_is_gone_turns_to_the_new_one() {
+    let place = Place::new();
+    let run = ["--local-workers", "1", "--set", "train.epochs=100000"];
+    let mut first = place.coordinator(&run).spawn().expect("started");
+    let (control, host) = (control_port(&place), HOSTS[2]);
+    until("steps", || support::steps_committed(&place) > 20);
+    let through = Door::to(control, host, 0, u32::MAX);
+    let guest = guest(&place, host, through.port);
+    until("its Join", || is_known(&place));
+    first.kill().expect("killed");
+    first.wait().expect("waited for");
+    let second = place.coordinator(&[&run[..], &["--resume"]].concat()).spawn().expect("started");
+    // From now on whatever the coordinator listens at is to be had.
+    let ports = || listening(second.id()).into_iter().filter(|port| *port != control).collect::<Vec<_>>();
+    let mut doors: Vec<Door> = Vec::new();
+    until("a proof and a view's own connection", || {
+        let known: Vec<u16> = doors.iter().map(|door| door.port).collect();
+        let new = ports().into_iter().filter(|port| !known.contains(port));
+        doors.extend(new.map(|port| Door::to(port, host, port, u32::MAX)));
+        doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>() >= 2
+    });
+    signal(second.id(), "INT");
+    assert_eq!(wait(second).status.code(), Some(130));
+    assert_eq!(wait(guest).status.code(), Some(130));
 }

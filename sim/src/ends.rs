@@ -113,7 +113,7 @@ impl World<'_> {
             && says(&["not finite"]);
         // The last version is tried for a while, and not for ever.
         let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
-        let is_full = was_full && says(&["no space left", "could not be written as a version"]);
+        let is_full = was_full && says(&["no space left", "could not be written"]);
         // Whom nobody starts again, or who was kept from coming until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0

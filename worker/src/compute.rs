@@ -2,7 +2,7 @@
 //! after the other.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 
 use protocol::ids::StepKey;
@@ -18,6 +18,7 @@ use crate::exchange::Reduced;
 use crate::fail;
 use crate::figures::Figures;
 use crate::member::Member;
+use crate::proof::Proof;
 use crate::session::Client;
 use crate::transfer::CONNECTION;
 
@@ -122,8 +123,16 @@ pub(crate) fn spawn(
                 return;
             }
         };
-        let mut bench =
-            Bench { registry, device, figures, own, link: None, member: None, connection_failures: 0 };
+        let mut bench = Bench {
+            registry,
+            device,
+            figures,
+            own,
+            link: None,
+            member: None,
+            proof: None,
+            connection_failures: 0,
+        };
         let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
@@ -168,6 +177,9 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Orders that fail for the connection's sake so often in a row are given up.
 const CONNECTION_FAILURES_MAX: u32 = 5;
 
+/// The driver has gone.
+struct Disconnected;
+
 /// What the thread has before and after it is a member.
 struct Bench {
     registry: Registry,
@@ -176,16 +188,20 @@ struct Bench {
     own: SyncSender<Command>,
     link: Option<Box<Link>>,
     member: Option<Box<Member>>,
+    /// While it isn't known whether the member reaches the data plane.
+    proof: Option<Proof>,
     connection_failures: u32,
 }
 
 impl Bench {
     fn run(&mut self, commands: &Receiver<Command>, answers: &mpsc::Sender<Trigger>) {
-        while let Ok(command) = commands.recv() {
-            if matches!(command, Command::Quit) {
-                return;
-            }
-            let event = match self.carry_out(command) {
+        loop {
+            let done = match self.next(commands) {
+                Ok(Some(Command::Quit)) | Err(Disconnected) => return,
+                Ok(Some(command)) => self.carry_out(command),
+                Ok(None) => self.prove(),
+            };
+            let event = match done {
                 Ok(None) => continue,
                 Ok(Some(event)) => {
                     self.connection_failures = 0;
@@ -197,6 +213,26 @@ impl Bench {
                 return;
             }
         }
+    }
+
+    /// The next command; none where the data plane is to be tried first.
+    fn next(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Disconnected> {
+        let Some(proof) = &self.proof else { return commands.recv().map(Some).map_err(|_| Disconnected) };
+        match commands.recv_timeout(proof.pause()) {
+            Ok(command) => Ok(Some(command)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Disconnected),
+        }
+    }
+
+    /// Tries to reach the data plane; a member that does is prepared.
+    fn prove(&mut self) -> Result<Option<Event>, Failure> {
+        let (Some(member), Some(mut proof)) = (&self.member, self.proof.take()) else { return Ok(None) };
+        if proof.settle(member.try_data_plane())? {
+            return Ok(Some(Event::Prepared { elements: member.parameters.len() as u64 }));
+        }
+        self.proof = Some(proof);
+        Ok(None)
     }
 
     /// A broken connection is tried again by joining again; but not for ever.
@@ -215,6 +251,8 @@ impl Bench {
         match command {
             Command::Connected(link) => {
                 self.link = Some(link);
+                // Whatever was tried was the way to where it was admitted before.
+                self.proof = None;
                 return Ok(None);
             }
             Command::Prepare(welcome) => {
@@ -231,10 +269,8 @@ impl Bench {
                         self.member = Some(Box::new(member));
                     }
                 }
-                let Some(member) = &self.member else { return Ok(None) };
-                member.prove_data_plane()?;
-                let elements = member.parameters.len() as u64;
-                return Ok(Some(Event::Prepared { elements }));
+                self.proof = Some(Proof::begin());
+                return Ok(None);
             }
             _ => {}
         }

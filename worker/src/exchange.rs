@@ -27,12 +27,6 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an address may take to answer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// The first pause after an attempt to prove that the data plane can be reached; each is twice as long as the one before.
-const PROOF_PAUSE: Duration = Duration::from_secs(1);
-/// The longest.
-const PROOF_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Attempts in all, over about five minutes.
-const PROOF_ATTEMPTS: u32 = 10;
 /// Every data connection of this process has a number, so that news of an old one are known as such.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
@@ -191,25 +185,14 @@ impl Drop for Exchange {
     }
 }
 
-/// Whether the data plane can be reached: a worker that can't reach it, behind a firewall perhaps, must not enter a view and
-/// hold the others up. Tried with growing pauses.
-pub(crate) fn prove(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), Failure> {
-    let mut pause = PROOF_PAUSE;
-    for attempt in 1.. {
-        let Err(error) = open(way, who) else { break };
-        let what = format!(
-            "the data plane of the coordinator at {}:{} can't be reached: {error}",
-            way.host, way.port
-        );
-        if attempt == PROOF_ATTEMPTS {
-            let way_out = "that port must be open to this machine, as the control port is";
-            return Err(fail(4, format!("{what}; {way_out} ({attempt} attempts)")));
-        }
-        tracing::warn!("{what}; trying again in {} s", pause.as_secs());
-        std::thread::sleep(pause);
-        pause = (2 * pause).min(PROOF_PAUSE_MAX);
-    }
-    Ok(())
+/// An attempt to reach the data plane, for nothing but to know whether it can be.
+///
+/// # Errors
+/// With the address and what went wrong.
+pub(crate) fn try_to_reach(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), String> {
+    open(way, who).map(drop).map_err(|error| {
+        format!("the data plane of the coordinator at {}:{} can't be reached: {error}", way.host, way.port)
+    })
 }
 
 fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<TcpStream, String> {

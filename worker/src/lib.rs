@@ -14,6 +14,7 @@ mod exchange;
 mod feed;
 mod figures;
 mod member;
+mod proof;
 mod session;
 mod spans;
 mod state;

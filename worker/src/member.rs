@@ -197,10 +197,10 @@ impl Member {
         Ok(())
     }
 
-    /// See [`exchange::prove`].
-    pub(crate) fn prove_data_plane(&self) -> Result<(), Failure> {
+    /// See [`exchange::try_to_reach`].
+    pub(crate) fn try_data_plane(&self) -> Result<(), String> {
         let way = Way { host: &self.host, port: self.data_port, token: &self.token };
-        exchange::prove(&way, (self.welcome.run, self.welcome.member))
+        exchange::try_to_reach(&way, (self.welcome.run, self.welcome.member))
     }
 
     /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.
