@@ -119,7 +119,7 @@ impl World<'_> {
         let is_alone = life.missing > 0
             || !life.is_supervised && self.fired.iter().any(|chaos| !chaos.victims().is_empty())
             || !self.is_healed
-            || now <= self.disturbed_until + join_ms;
+            || now <= self.disturbed_until + join_ms + CONNECT_MS + PROOF_PAUSE_MS_MAX;
         let is_short = is_alone && says(&["to join", "workers to be ready", "to come back"]);
         let is_changed = life.other_data && says(&["the replay of step"]);
         // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
@@ -147,6 +147,9 @@ impl World<'_> {
                 Some((2 | 4, _)) if node.is_late => {} // Refused, or after the end.
                 Some((130, _)) if self.fired.contains(&Chaos::Stop) => {}
                 Some((4, message)) if message.contains("no coordinator was reached") => {} // Put out before the end.
+                // Of an earlier coordinator, which nobody could help, and before the next.
+                Some((4, message)) if message.contains("a local worker failed") => {}
+                Some((4, message)) if message == "connection refused" => {}
                 Some((2, message)) if message.contains("elastic.max_workers") => {} // Its place was taken meanwhile.
                 Some((code, message)) => {
                     return Err(format!("worker {index} of a completed run exited with {code}: {message}"));

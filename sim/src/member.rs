@@ -120,7 +120,7 @@ impl World<'_> {
     fn push(&mut self, worker: usize, frames: Vec<FromMember>) {
         for frame in frames {
             if !self.send_up(worker, Plane::Data, Up::Frame(frame)) {
-                self.workers[worker].exchange = None;
+                self.lose_data(worker);
                 return;
             }
         }

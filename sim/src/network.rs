@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::ids::MemberId;
+use protocol::ids::{MemberId, ViewId};
 use protocol::messages::{FromWorker, ToWorker};
 use protocol::worker;
 
@@ -92,6 +92,8 @@ pub(crate) enum What {
     Worker(usize, worker::Event),
     /// A worker that was admitted under this name proves that it reaches the data plane, for the so many-th time.
     Prove(usize, MemberId, u32),
+    /// A worker without a data connection has waited for a view after this one.
+    NoView(usize, ViewId),
     /// A local worker could not be started, or ended before it joined.
     LaunchFailed,
     /// A worker's driver has computed its microbatches of this key.
@@ -134,6 +136,7 @@ impl What {
             | Self::DataConnect(worker, _)
             | Self::Worker(worker, _)
             | Self::Prove(worker, _, _)
+            | Self::NoView(worker, _)
             | Self::Computed(worker, _)
             | Self::Apply(worker, _) => Some(*worker),
             Self::Continue(process) => *process,

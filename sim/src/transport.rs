@@ -1,6 +1,6 @@
 //! Messages and connections between workers and the coordinator.
 
-use protocol::ids::MemberId;
+use protocol::ids::{MemberId, ViewId};
 use protocol::messages::Failure;
 use protocol::worker::Event;
 
@@ -11,6 +11,8 @@ use crate::world::World;
 
 /// Attempts to connect are given up after this.
 pub(crate) const CONNECT_MS: u64 = 10_000;
+/// A worker whose data connection broke waits so long for another view.
+const NO_VIEW_MS: u64 = 5_000;
 /// A worker that can't reach the data plane tries so often, with pauses that double.
 const PROOF_ATTEMPTS: u32 = 10;
 const PROOF_PAUSE_MS: u64 = 1_000;
@@ -170,6 +172,27 @@ impl World<'_> {
         let waiting = node.waiting.take();
         self.send_up(worker, Plane::Data, Up::Connected(member));
         waiting.map_or(Ok(()), |key| self.start_computing(worker, key))
+    }
+
+    /// A worker finds its data connection broken. Another view follows, for which it opens another one; unless the coordinator
+    /// knew before it made the last one.
+    pub(crate) fn lose_data(&mut self, worker: usize) {
+        self.workers[worker].exchange = None;
+        if let Some(view) = self.workers[worker].view.as_ref().map(|view| view.id) {
+            self.queue.put(NO_VIEW_MS, What::NoView(worker, view));
+        }
+    }
+
+    pub(crate) fn on_no_view(&mut self, worker: usize, view: ViewId) -> Finding {
+        let node = &mut self.workers[worker];
+        let is_same = node.view.as_ref().is_some_and(|now| now.id == view);
+        let is_cut_off = node.exchange.is_none() && node.connecting.is_none() && node.expected.is_some();
+        if !is_same || !is_cut_off {
+            return Ok(());
+        }
+        (node.view, node.expected) = (None, None);
+        let reason = "the data connection broke, and no other view followed".to_owned();
+        self.handle_worker(worker, Event::Disconnected { reason })
     }
 
     /// A worker gives its data connection up; the coordinator sees it end.

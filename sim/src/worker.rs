@@ -85,8 +85,7 @@ impl World<'_> {
                         let reason = "connection reset".to_owned();
                         return self.handle_worker(worker, Event::Disconnected { reason });
                     }
-                    // Another view follows, for which it opens another one.
-                    Plane::Data => self.workers[worker].exchange = None,
+                    Plane::Data => self.lose_data(worker),
                 }
                 Ok(())
             }
@@ -98,6 +97,7 @@ impl World<'_> {
                 if due.is_none_or(|at| at > clock) { Ok(()) } else { self.handle_worker(worker, Event::Tick) }
             }
             What::Worker(_, event) => self.handle_worker(worker, event),
+            What::NoView(_, view) => self.on_no_view(worker, view),
             What::Prove(_, member, attempt) => self.on_prove(worker, member, attempt),
             What::Computed(_, key) => self.on_computed(worker, key),
             What::Apply(_, commit) => self.on_apply(worker, &commit),
@@ -118,7 +118,7 @@ impl World<'_> {
                 self.handle_worker(worker, Event::Disconnected { reason })
             }
             Down::Closed => {
-                self.workers[worker].exchange = None;
+                self.lose_data(worker);
                 Ok(())
             }
         }

@@ -162,6 +162,24 @@ fn a_newcomer_that_cant_reach_the_data_plane_costs_the_others_nothing() {
     }
 }
 
+/// A data connection breaks, and the news of it is slower than the view that makes up for it: the member sends its part on the
+/// dead connection. It joins again then, rather than waiting for the step's deadline.
+#[test]
+fn a_member_that_hears_of_a_break_after_the_next_view_joins_again() {
+    let slow = Chaos::SlowEdge { worker: 1, which: Which::Data, ms: 1_900 };
+    let mut broken = 0;
+    for at in 80..200 {
+        let scenario = scenario(at);
+        let world =
+            completed(&scenario, &Life::supervised(2, &[(60, slow), (at, Chaos::CorruptFrames(1))]), None);
+        let told = world.told();
+        let is_late = |reason: &String| reason.contains("has not computed its part");
+        assert!(!told.left.iter().any(is_late), "at {at}: {:?}", told.left);
+        broken += told.retries;
+    }
+    assert!(broken > 20, "only {broken} connections broke");
+}
+
 /// All are gone, and for a while the system gives no process: the run waits.
 #[test]
 fn local_workers_that_cant_be_started_for_a_while_are_started_later() {

@@ -4,6 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use protocol::ids::StepKey;
 use protocol::messages::{Commit, Failure, View, Welcome};
@@ -131,6 +132,7 @@ pub(crate) fn spawn(
             link: None,
             member: None,
             proof: None,
+            cut_off: None,
             connection_failures: 0,
         };
         let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
@@ -177,6 +179,10 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Orders that fail for the connection's sake so often in a row are given up.
 const CONNECTION_FAILURES_MAX: u32 = 5;
 
+/// Where a data connection breaks another view follows, unless the coordinator knew of it before the last one: then the member
+/// joins again. Longer than the coordinator takes to make a view.
+const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The driver has gone.
 struct Disconnected;
 
@@ -190,6 +196,8 @@ struct Bench {
     member: Option<Box<Member>>,
     /// While it isn't known whether the member reaches the data plane.
     proof: Option<Proof>,
+    /// Since when the member waits for another view, as its data connection broke.
+    cut_off: Option<Instant>,
     connection_failures: u32,
 }
 
@@ -199,7 +207,11 @@ impl Bench {
             let done = match self.next(commands) {
                 Ok(Some(Command::Quit)) | Err(Disconnected) => return,
                 Ok(Some(command)) => self.carry_out(command),
-                Ok(None) => self.prove(),
+                Ok(None) => self.look_after(),
+            };
+            self.cut_off = match &self.member {
+                Some(member) if member.is_cut_off() => self.cut_off.or_else(|| Some(Instant::now())),
+                _ => None,
             };
             let event = match done {
                 Ok(None) => continue,
@@ -215,14 +227,28 @@ impl Bench {
         }
     }
 
-    /// The next command; none where the data plane is to be tried first.
+    /// The next command; none where something is overdue first.
     fn next(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Disconnected> {
-        let Some(proof) = &self.proof else { return commands.recv().map(Some).map_err(|_| Disconnected) };
-        match commands.recv_timeout(proof.pause()) {
+        let view = self.cut_off.map(|since| VIEW_PATIENCE.saturating_sub(since.elapsed()));
+        let Some(pause) = self.proof.as_ref().map(Proof::pause).into_iter().chain(view).min() else {
+            return commands.recv().map(Some).map_err(|_| Disconnected);
+        };
+        match commands.recv_timeout(pause) {
             Ok(command) => Ok(Some(command)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(Disconnected),
         }
+    }
+
+    /// Does what is overdue.
+    fn look_after(&mut self) -> Result<Option<Event>, Failure> {
+        if self.cut_off.is_none_or(|since| since.elapsed() < VIEW_PATIENCE) {
+            return self.prove();
+        }
+        if let Some(member) = &mut self.member {
+            member.leave_view();
+        }
+        Err(fail(CONNECTION, "the data connection broke, and no other view followed"))
     }
 
     /// Tries to reach the data plane; a member that does is prepared.

@@ -203,6 +203,18 @@ impl Member {
         exchange::try_to_reach(&way, (self.welcome.run, self.welcome.member))
     }
 
+    /// Whether it waits for a mean that can't come, as its data connection broke: another view must follow.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let has_none = |work: &Work| !work.is_alone && work.exchange.is_none();
+        self.expected.is_some() && self.work.as_ref().is_some_and(has_none)
+    }
+
+    /// It is about to join again; what it has computed stays.
+    pub(crate) fn leave_view(&mut self) {
+        self.work = None;
+        self.expected = None;
+    }
+
     /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.
     pub(crate) fn lose_exchange(&mut self, number: Option<u64>, reason: &str) {
         let Some(work) = &mut self.work else { return };
