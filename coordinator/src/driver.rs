@@ -18,7 +18,7 @@ use crate::record::Recorder;
 use crate::retention::Retention;
 use crate::slots::Slots;
 use crate::status::StatusReport;
-use crate::uploads::Uploads;
+use crate::uploads::{Uploads, Written};
 
 /// Triggers that may wait for the driver: enough for a message of each of a thousand members at once.
 pub(crate) const TRIGGERS_MAX: usize = 4_096;
@@ -71,12 +71,12 @@ pub(crate) enum Trigger {
         /// How.
         reason: String,
     },
-    /// A version is in place, or couldn't be had.
+    /// A version came, or couldn't be had.
     Version {
         /// Its step.
         step: u64,
-        /// Its manifest, or the error.
-        result: Result<Manifest, String>,
+        /// What has become of it, or the error.
+        result: Result<Written, String>,
     },
     /// A state is there to be taken, or couldn't be had.
     State {
@@ -266,9 +266,10 @@ impl Driver {
         }
     }
 
-    fn version(&mut self, step: u64, result: Result<Manifest, String>) {
+    fn version(&mut self, step: u64, result: Result<Written, String>) {
         match result {
-            Ok(manifest) => {
+            Ok(Written::Deviates) => self.handle(Event::VersionDeviates { step }),
+            Ok(Written::InPlace(manifest)) => {
                 self.recorder.version(&manifest);
                 self.handle(Event::VersionWritten { step, digest: digest_of(&manifest) });
             }
@@ -378,7 +379,9 @@ impl Driver {
                     self.reduction.committed(committed.key);
                     later.push(Output::Committed(committed));
                 }
-                Output::ExpectVersion { step, from } => self.uploads.expect_version(step, from),
+                Output::ExpectVersion { step, from, digest } => {
+                    self.uploads.expect_version(step, from, digest);
+                }
                 Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
                 note @ Output::Note(_) => later.push(note),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use protocol::ids::{MemberId, RunId};
-use protocol::messages;
+use protocol::messages::{self, UploadKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,19 +16,19 @@ use tonic::service::Interceptor;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 use wire::auth::Guard;
-use wire::convert::to_worker_out;
+use wire::convert::{to_worker_out, upload_kind_in};
 use wire::proto::bonfire_server::Bonfire;
 use wire::proto::{
     CheckpointReply, CheckpointRequest, DownloadChunk, DownloadRequest, FromWorker, StatusReply,
-    StatusRequest, StopReply, StopRequest, ToWorker, UploadBegin, UploadChunk, UploadKind, UploadReply,
-    download_request, upload_chunk,
+    StatusRequest, StopReply, StopRequest, ToWorker, UploadBegin, UploadChunk, UploadReply, download_request,
+    upload_chunk,
 };
 use wire::token::Token;
 
 use crate::counted::Number;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::streams::{self, CHUNKS_MAX, Patience};
-use crate::uploads::{Kind, Uploads};
+use crate::uploads::Uploads;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -162,13 +162,14 @@ impl Service {
             return reply;
         }
         self.tell(match kind {
-            Kind::Version => Trigger::Version {
+            UploadKind::Version => Trigger::Version {
                 step,
-                result: received
-                    .and_then(|(m, _)| m.ok_or_else(|| "a version without a manifest".to_owned())),
+                result: received.and_then(|(written, _)| {
+                    written.ok_or_else(|| "a version without a manifest".to_owned())
+                }),
             },
-            Kind::Export => Trigger::Exports { result: received.map(drop) },
-            Kind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
+            UploadKind::Export => Trigger::Exports { result: received.map(drop) },
+            UploadKind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
         })
         .await?;
         reply
@@ -178,16 +179,12 @@ impl Service {
         self.triggers.send(trigger).await.map_err(|_| over())
     }
 
-    fn kind(&self, begin: &UploadBegin) -> Result<Kind, Status> {
+    fn kind(&self, begin: &UploadBegin) -> Result<UploadKind, Status> {
         if begin.run != self.run.0 {
             return Err(Status::failed_precondition("an upload for another run"));
         }
-        match UploadKind::try_from(begin.kind) {
-            Ok(UploadKind::Version) => Ok(Kind::Version),
-            Ok(UploadKind::Export) => Ok(Kind::Export),
-            Ok(UploadKind::State) => Ok(Kind::State),
-            _ => Err(Status::invalid_argument(format!("an upload of kind {}", begin.kind))),
-        }
+        upload_kind_in("UploadBegin.kind", begin.kind)
+            .map_err(|bad| Status::invalid_argument(bad.to_string()))
     }
 
     fn path(&self, request: DownloadRequest) -> Result<PathBuf, Status> {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use store::versions::Manifest;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,7 +15,7 @@ use wire::transport::{FINISH_DEADLINE, JOIN_DEADLINE, STALL_DEADLINE};
 
 use crate::beside::Told;
 use crate::driver::Trigger;
-use crate::uploads::{Claim, Ticket};
+use crate::uploads::{Claim, Ticket, Written};
 
 /// Chunks that may wait for the disk or the network.
 pub(crate) const CHUNKS_MAX: usize = 4;
@@ -81,8 +80,8 @@ pub(crate) async fn listen(
     let _ = triggers.send(Trigger::Disconnected { connection, reason }).await;
 }
 
-/// What is known of an upload that is whole: its manifest, if it is a version, and the digest that its sender told.
-pub(crate) type Received = (Option<Manifest>, [u8; 32]);
+/// What is known of an upload that came whole: what has become of it, if it is a version, and the digest that its sender told.
+pub(crate) type Received = (Option<Written>, [u8; 32]);
 
 /// Has an upload written by a thread that may wait for the disk.
 ///
@@ -112,8 +111,8 @@ fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<Received, Stri
             Part::Finish(finish) => {
                 let digest = <[u8; 32]>::try_from(finish.state_digest.as_slice());
                 let digest = digest.map_err(|_| "a state digest that has not 32 bytes".to_owned())?;
-                let manifest = receiving.finish(&finish.model_digest, &digest)?;
-                return Ok((manifest, digest));
+                let written = receiving.finish(&finish.model_digest, &digest)?;
+                return Ok((written, digest));
             }
         }
     }

@@ -6,20 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::ids::MemberId;
+use protocol::messages::UploadKind;
 use store::versions::{self, FileWriter, Manifest, VersionWriter};
 use store::write_file;
 use tracing::{info, warn};
-
-/// What is being uploaded.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Kind {
-    /// A version.
-    Version,
-    /// The exports.
-    Export,
-    /// A state that is shown to those that lack it.
-    State,
-}
 
 /// What a manifest says beside the files.
 #[derive(Clone, Debug)]
@@ -37,13 +27,15 @@ pub(crate) struct Lineage {
 pub(crate) struct Uploads {
     run_dir: PathBuf,
     lineage: Arc<Lineage>,
-    expected: Arc<Mutex<BTreeMap<Kind, Expected>>>,
+    expected: Arc<Mutex<BTreeMap<UploadKind, Expected>>>,
 }
 
 /// The upload of its kind that the machine asked for last.
 struct Expected {
     step: u64,
     from: MemberId,
+    /// The state digest that it must have, if that is known.
+    digest: Option<[u8; 32]>,
     /// It counts those of its kind.
     number: u64,
     has_begun: bool,
@@ -60,19 +52,19 @@ impl Uploads {
         self.run_dir.join("checkpoints")
     }
 
-    /// This member will upload this version.
-    pub(crate) fn expect_version(&self, step: u64, from: MemberId) {
-        self.expect(Kind::Version, step, from);
+    /// This member will upload this version; one with another state digest takes nothing's place.
+    pub(crate) fn expect_version(&self, step: u64, from: MemberId, digest: Option<[u8; 32]>) {
+        self.expect(UploadKind::Version, step, from, digest);
     }
 
     /// This member will upload the exports.
     pub(crate) fn expect_export(&self, step: u64, from: MemberId) {
-        self.expect(Kind::Export, step, from);
+        self.expect(UploadKind::Export, step, from, None);
     }
 
     /// This member will show its state.
     pub(crate) fn expect_state(&self, step: u64, from: MemberId) {
-        self.expect(Kind::State, step, from);
+        self.expect(UploadKind::State, step, from, None);
     }
 
     /// Where a state is kept while it is shown. It needs to outlast nothing, so nothing of it is synced.
@@ -86,15 +78,15 @@ impl Uploads {
         let _ = std::fs::remove_file(self.shown());
     }
 
-    fn expect(&self, kind: Kind, step: u64, from: MemberId) {
+    fn expect(&self, kind: UploadKind, step: u64, from: MemberId, digest: Option<[u8; 32]>) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         // Whatever else was expected of this kind has been given up by the machine, begun or not.
         let number = expected.get(&kind).map_or(0, |before| before.number + 1);
-        expected.insert(kind, Expected { step, from, number, has_begun: false });
+        expected.insert(kind, Expected { step, from, digest, number, has_begun: false });
     }
 
     /// Takes an upload in hand, once: what nobody expects is refused.
-    pub(crate) fn claim(&self, kind: Kind, step: u64, from: MemberId) -> Result<Claim, String> {
+    pub(crate) fn claim(&self, kind: UploadKind, step: u64, from: MemberId) -> Result<Claim, String> {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = expected.get_mut(&kind).filter(|asked| (asked.step, asked.from) == (step, from));
         let Some(asked) = asked.filter(|asked| !asked.has_begun) else {
@@ -102,7 +94,7 @@ impl Uploads {
         };
         asked.has_begun = true;
         let ticket = Ticket { own: self.clone(), kind, number: asked.number, stage: Arc::default() };
-        Ok(Claim { ticket, step })
+        Ok(Claim { ticket, step, digest: asked.digest })
     }
 
     /// Takes void versions out of the way.
@@ -137,7 +129,7 @@ enum Place {
 #[derive(Clone)]
 pub(crate) struct Ticket {
     own: Uploads,
-    kind: Kind,
+    kind: UploadKind,
     number: u64,
     stage: Arc<AtomicU8>,
 }
@@ -171,10 +163,20 @@ impl Ticket {
     }
 }
 
+/// What has become of a version that came whole.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// It is in place.
+    InPlace(Manifest),
+    /// It isn't the one that it must be, and nothing is left of it.
+    Deviates,
+}
+
 /// An upload that is expected and has come, before the disk is asked for anything.
 pub(crate) struct Claim {
     ticket: Ticket,
     step: u64,
+    digest: Option<[u8; 32]>,
 }
 
 impl Claim {
@@ -185,20 +187,20 @@ impl Claim {
 
     /// Makes room for it on the disk. Blocking, as all that follows.
     pub(crate) fn open(self) -> Result<Receiving, String> {
-        let Self { ticket, step } = self;
+        let Self { ticket, step, digest } = self;
         let place = match ticket.kind {
-            Kind::Version => {
+            UploadKind::Version => {
                 let checkpoints = ticket.own.checkpoints();
                 Place::Version(VersionWriter::begin(&checkpoints, step).map_err(|e| e.to_string())?)
             }
-            Kind::Export => Place::Export(Vec::new()),
-            Kind::State => {
+            UploadKind::Export => Place::Export(Vec::new()),
+            UploadKind::State => {
                 let path = ticket.own.shown();
                 ticket.own.forget_shown();
                 Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
             }
         };
-        Ok(Receiving { ticket, step, place, file: None })
+        Ok(Receiving { ticket, step, digest, place, file: None })
     }
 }
 
@@ -206,6 +208,8 @@ impl Claim {
 pub(crate) struct Receiving {
     ticket: Ticket,
     step: u64,
+    /// The state digest that it must have, if that is known.
+    digest: Option<[u8; 32]>,
     place: Place,
     file: Option<(FileWriter, u64)>,
 }
@@ -256,13 +260,17 @@ impl Receiving {
         writer.add(file).map(drop).map_err(|e| e.to_string())
     }
 
-    /// All files are here: makes them durable. A version's manifest is returned.
+    /// All files are here: makes them durable, unless this is another version than the one that it must be. What has become
+    /// of a version is returned.
     pub(crate) fn finish(
         mut self,
         model_digest: &[u8],
-        state_digest: &[u8],
-    ) -> Result<Option<Manifest>, String> {
+        state_digest: &[u8; 32],
+    ) -> Result<Option<Written>, String> {
         self.end_file()?;
+        if self.digest.is_some_and(|expected| expected != *state_digest) {
+            return Ok(Some(Written::Deviates));
+        }
         let late = || "another one was asked for meanwhile, or this one was given up".to_owned();
         let ticket = self.ticket.clone();
         match self.place {
@@ -280,7 +288,7 @@ impl Receiving {
                 };
                 let manifest =
                     writer.finish(manifest, || ticket.put_in_place()).map_err(|e| e.to_string())?;
-                manifest.map(Some).ok_or_else(late)
+                manifest.map(|manifest| Some(Written::InPlace(manifest))).ok_or_else(late)
             }
             _ if !ticket.put_in_place() => Err(late()),
             Place::Export(files) => {
@@ -322,7 +330,7 @@ mod tests {
     }
 
     fn begin(uploads: &Uploads, from: MemberId) -> Receiving {
-        uploads.claim(Kind::Version, 7, from).and_then(Claim::open).expect("expected")
+        uploads.claim(UploadKind::Version, 7, from).and_then(Claim::open).expect("expected")
     }
 
     #[test]
@@ -330,15 +338,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
         let (member, other) = (MemberId(1), MemberId(2));
-        uploads.expect_version(7, member);
-        assert!(uploads.claim(Kind::Version, 7, other).is_err());
-        assert!(uploads.claim(Kind::Version, 8, member).is_err());
+        uploads.expect_version(7, member, None);
+        assert!(uploads.claim(UploadKind::Version, 7, other).is_err());
+        assert!(uploads.claim(UploadKind::Version, 8, member).is_err());
         let mut upload = begin(&uploads, member);
         upload.file("model.safetensors", 3).expect("begun");
         upload.bytes(b"abc").expect("written");
-        let manifest = upload.finish(&[1], &[2]).expect("finished").expect("a manifest");
+        let written = upload.finish(&[1], &[2; 32]).expect("finished");
+        let Some(Written::InPlace(manifest)) = written else { panic!("not in place") };
         assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
-        assert!(uploads.claim(Kind::Version, 7, member).is_err(), "once");
+        assert!(uploads.claim(UploadKind::Version, 7, member).is_err(), "once");
         assert_eq!(versions::verify(&uploads.checkpoints(), 7).expect("whole").files.len(), 1);
     }
 
@@ -347,16 +356,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
         let (deviant, other) = (MemberId(1), MemberId(2));
-        uploads.expect_version(7, deviant);
+        uploads.expect_version(7, deviant, None);
         let mut old = begin(&uploads, deviant);
         old.file("model.safetensors", 3).expect("begun");
         old.bytes(b"abd").expect("written");
         let ticket = old.ticket.clone();
         assert!(ticket.is_valid());
-        uploads.expect_version(7, other);
+        uploads.expect_version(7, other, None);
         assert!(!ticket.is_valid());
         let new = begin(&uploads, other);
-        assert!(old.finish(&[1], &[2]).is_err_and(|why| why.contains("another one was asked for")));
+        assert!(old.finish(&[1], &[2; 32]).is_err_and(|why| why.contains("another one was asked for")));
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
         assert!(new.ticket.is_valid());
     }
@@ -367,8 +376,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
         let begin = |step| {
-            uploads.expect_version(step, MemberId(1));
-            let claim = uploads.claim(Kind::Version, step, MemberId(1)).expect("expected");
+            uploads.expect_version(step, MemberId(1), None);
+            let claim = uploads.claim(UploadKind::Version, step, MemberId(1)).expect("expected");
             let mut upload = claim.open().expect("opened");
             upload.file("model.safetensors", 3).expect("begun");
             upload.bytes(b"abc").expect("written");
@@ -376,25 +385,45 @@ mod tests {
         };
         let upload = begin(7);
         assert!(upload.ticket.give_up() && upload.ticket.give_up());
-        assert!(upload.finish(&[1], &[2]).is_err_and(|why| why.contains("given up")));
+        assert!(upload.finish(&[1], &[2; 32]).is_err_and(|why| why.contains("given up")));
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
         let left = std::fs::read_dir(uploads.checkpoints()).expect("listed").count();
         assert_eq!(left, 0, "its files went with it");
         let upload = begin(8);
         let ticket = upload.ticket.clone();
-        upload.finish(&[1], &[2]).expect("finished");
+        upload.finish(&[1], &[2; 32]).expect("finished");
         assert!(!ticket.give_up());
+    }
+
+    /// A replay that went another way must not take the place of what it should have come to.
+    #[test]
+    fn a_version_that_is_not_the_journalled_one_takes_nothings_place() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let uploads = uploads(dir.path());
+        let write = |bytes: &[u8], digest: [u8; 32]| {
+            uploads.expect_version(7, MemberId(1), Some([2; 32]));
+            let mut upload = begin(&uploads, MemberId(1));
+            upload.file("model.safetensors", 3).expect("begun");
+            upload.bytes(bytes).expect("written");
+            upload.finish(&[1], &digest).expect("whole")
+        };
+        assert!(matches!(write(b"abc", [2; 32]), Some(Written::InPlace(_))));
+        assert!(matches!(write(b"abd", [3; 32]), Some(Written::Deviates)));
+        let kept = std::fs::read(versions::folder(&uploads.checkpoints(), 7).join("model.safetensors"));
+        assert_eq!(kept.expect("it is there"), b"abc");
+        let left = std::fs::read_dir(uploads.checkpoints()).expect("listed").count();
+        assert_eq!(left, 1, "nothing is left of the other");
     }
 
     #[test]
     fn a_short_file_makes_no_version() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let uploads = uploads(dir.path());
-        uploads.expect_version(7, MemberId(1));
+        uploads.expect_version(7, MemberId(1), None);
         let mut upload = begin(&uploads, MemberId(1));
         upload.file("model.safetensors", 4).expect("begun");
         upload.bytes(b"abc").expect("written");
-        assert!(upload.finish(&[1], &[2]).is_err());
+        assert!(upload.finish(&[1], &[2; 32]).is_err());
         assert!(versions::list(&uploads.checkpoints()).expect("listed").is_empty());
     }
 

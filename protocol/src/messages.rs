@@ -126,6 +126,26 @@ pub enum FromWorker {
     },
     /// The worker can't go on.
     Failed(Failure),
+    /// What it was to upload is not with the coordinator, which may not even have heard of it.
+    NotUploaded {
+        /// What.
+        kind: UploadKind,
+        /// Step of the state.
+        step: u64,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// What a member uploads when it is asked to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum UploadKind {
+    /// A version.
+    Version,
+    /// The exports.
+    Export,
+    /// A state that is shown to those that lack it.
+    State,
 }
 
 /// Why a worker can't go on, with the exit code that the run should end with.

@@ -8,7 +8,7 @@ use protocol::history::History;
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
-    UpdateScalars, Verdict, View, Welcome,
+    UpdateScalars, UploadKind, Verdict, View, Welcome,
 };
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
@@ -101,6 +101,10 @@ fn ready() -> impl Strategy<Value = Ready> {
     )
 }
 
+fn upload_kind() -> impl Strategy<Value = UploadKind> {
+    prop_oneof![Just(UploadKind::Version), Just(UploadKind::Export), Just(UploadKind::State)]
+}
+
 fn from_worker() -> impl Strategy<Value = FromWorker> {
     let steps = prop_oneof![0u64..7, any::<u64>()];
     prop_oneof![
@@ -113,6 +117,11 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         Just(FromWorker::Heartbeat),
         Just(FromWorker::Leaving { reason: String::new() }),
         any::<u8>().prop_map(|code| FromWorker::Failed(Failure { code, message: String::new() })),
+        (upload_kind(), 0u64..7).prop_map(|(kind, step)| FromWorker::NotUploaded {
+            kind,
+            step,
+            reason: String::new()
+        }),
     ]
 }
 
@@ -128,6 +137,7 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::StateShown { step, digest: [digest; 32] }),
         1 => steps.clone().prop_map(|step| Event::StateNotShown { step, reason: String::new() }),
         2 => (steps.clone(), 0u8..2).prop_map(|(step, digest)| Event::VersionWritten { step, digest: [digest; 32] }),
+        1 => steps.clone().prop_map(|step| Event::VersionDeviates { step }),
         1 => steps.prop_map(move |step| Event::VersionFailed { step, reason: reason() }),
         1 => Just(Event::Exported),
         1 => Just(Event::ExportFailed { reason: reason() }),

@@ -26,6 +26,8 @@ pub enum Bug {
     ForgetsAppliedSteps,
     /// Neither the store nor the loading worker holds a version against its manifest.
     SkipsVersionChecks,
+    /// A version takes the place of the one of the same step, whatever the journal says that it must be.
+    ReplacesVersions,
     /// A worker that joins again doesn't say what it is prepared for.
     ForgetsPrepared,
     /// Reduced slices of a step that a member hasn't begun are dropped instead of kept.

@@ -33,6 +33,8 @@ pub(crate) struct CoordinatorNode {
     pub(crate) current: Option<StepKey>,
     /// Who is to upload which version, until it has; and how many were asked for.
     pub(crate) uploads: (u64, Option<(u64, MemberId)>),
+    /// The state digest that the version must have, if that is known.
+    pub(crate) journalled: Option<[u8; 32]>,
     /// Who is to show which state, until it has.
     pub(crate) shows: Option<(u64, MemberId)>,
     /// The state that was shown.
@@ -73,6 +75,7 @@ impl World<'_> {
             here: BTreeMap::new(),
             current: None,
             uploads: (0, None),
+            journalled: None,
             shows: None,
             shown: None,
             tick_at: None,
@@ -116,7 +119,7 @@ impl World<'_> {
                 self.handle_coordinator(Event::LaunchFailed { code: 4, reason })
             }
             What::Uploaded(worker, member, step, state) => self.on_uploaded((worker, member), step, state),
-            What::Written(number, step, state) => self.on_written(number, step, state),
+            What::Written(from, number, step, state) => self.on_written((from, number), step, state),
             What::Download(worker, step) => self.on_download(worker, step),
             What::Shown(worker, step, state) => self.on_shown(worker, step, state),
             What::Take(worker, step) => self.on_take(worker, step),
@@ -266,9 +269,10 @@ impl World<'_> {
                     node.shows = Some((step, from));
                 }
             }
-            Output::ExpectVersion { step, from } => {
+            Output::ExpectVersion { step, from, digest } => {
                 if let Some(node) = &mut self.coordinator {
                     node.uploads = (node.uploads.0 + 1, Some((step, from)));
+                    node.journalled = digest.filter(|_| self.bug != Some(Bug::ReplacesVersions));
                 }
             }
             Output::ExpectExport { .. } => {}

@@ -113,7 +113,9 @@ impl World<'_> {
             && says(&["not finite"]);
         // The last version is tried for a while, and not for ever.
         let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
-        let is_full = was_full && says(&["no space left", "could not be written"]);
+        let was_refused = self.fired.iter().any(|chaos| matches!(chaos, Chaos::UploadsFail(_)));
+        let is_unwritten =
+            was_full && says(&["no space left"]) || was_refused && says(&["connection refused"]);
         // Whom nobody starts again, or who was kept from coming until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0
@@ -135,7 +137,13 @@ impl World<'_> {
             |chaos: &Chaos| matches!(chaos, Chaos::Partition { which, .. } if *which != Which::Control);
         let is_unproven = self.fired.iter().any(is_cut) && says(&[UNPROVEN]);
         let is_person_needed = is_unstarted || is_unproven;
-        was_stopped || stops_at_nan || is_full || is_short || is_changed || was_flipped || is_person_needed
+        was_stopped
+            || stops_at_nan
+            || is_unwritten
+            || is_short
+            || is_changed
+            || was_flipped
+            || is_person_needed
     }
 
     /// Whoever was left in peace ends in peace.

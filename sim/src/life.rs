@@ -91,6 +91,8 @@ pub enum Chaos {
     JournalFails(u64),
     /// Versions can't be written for so long.
     DiskFull(u64),
+    /// No upload can be begun for so long.
+    UploadsFail(u64),
     /// No local worker can be started for so long.
     LaunchFails(u64),
     /// So many other workers come late, all at once.
@@ -148,6 +150,7 @@ impl Chaos {
             | Self::Stall { ms, .. }
             | Self::PauseWorker(_, ms)
             | Self::PauseCoordinator(ms)
+            | Self::UploadsFail(ms)
             | Self::LaunchFails(ms)
             | Self::JournalFails(ms)
             | Self::DiskFull(ms)
@@ -242,7 +245,7 @@ impl Scenario {
 fn draw(random: &mut Random, workers: usize) -> Chaos {
     // Some strike a worker that comes late, or nobody.
     let worker = random.below(workers + 1);
-    match random.between(0, 40) {
+    match random.between(0, 41) {
         0..=2 => Chaos::KillWorker(worker),
         3 => Chaos::KillCoordinator { host: random.one_in(2) },
         4..=7 => Chaos::RestartCoordinator { host: random.one_in(3), after_ms: random.between(1, 20_000) },
@@ -272,6 +275,7 @@ fn draw(random: &mut Random, workers: usize) -> Chaos {
         37 => Chaos::WorkerClock(worker, leap(random)),
         38 => Chaos::CoordinatorClock(leap(random)),
         39 => Chaos::LaunchFails(random.between(1_000, 20_000)),
+        40 => Chaos::UploadsFail(random.between(100, 20_000)),
         _ => Chaos::SlowEdge { worker, which: which(random), ms: random.between(50, 2_000) },
     }
 }

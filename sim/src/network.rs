@@ -102,8 +102,9 @@ pub(crate) enum What {
     Apply(usize, protocol::messages::Commit),
     /// What a worker uploads under this name has arrived whole at the coordinator.
     Uploaded(usize, MemberId, u64, State),
-    /// The coordinator's driver has written this version's files, or failed to: of that number of all uploads.
-    Written(u64, u64, State),
+    /// The coordinator's driver has written this version's files, or failed to: from whom, and of which number of all
+    /// uploads.
+    Written(usize, u64, u64, State),
     /// A worker waits for this version's bytes.
     Download(usize, u64),
     /// A state that a worker shows has arrived whole at the coordinator.

@@ -84,6 +84,7 @@ impl World<'_> {
             }
             Chaos::JournalFails(ms) => self.disk.journal_fails_until = now + ms,
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
+            Chaos::UploadsFail(ms) => self.uploads_fail_until = now + ms,
             Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
             Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None, true)),
             Chaos::CorruptFrames(count) => self.corrupt_frames = count,

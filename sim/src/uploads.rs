@@ -3,6 +3,8 @@
 use protocol::coordinator::Event;
 use protocol::ids::MemberId;
 use protocol::journal::Record;
+use protocol::messages::UploadKind;
+use protocol::worker;
 
 use crate::bug::Bug;
 use crate::disk::StoredVersion;
@@ -57,6 +59,18 @@ impl World<'_> {
         Best { versions: self.disk.whole_versions(), members: members.collect() }
     }
 
+    /// Whether no upload can be begun now.
+    pub(crate) fn uploads_fail(&self) -> bool {
+        self.queue.now() < self.uploads_fail_until
+    }
+
+    /// A worker hears that its upload has failed.
+    pub(crate) fn not_uploaded(&mut self, worker: usize, kind: UploadKind, step: u64, reason: &str) {
+        let after_ms = self.random.between(1, self.scenario.speeds.network_ms.max(1));
+        let event = worker::Event::NotUploaded { kind, step, reason: reason.to_owned() };
+        self.queue.put(after_ms, What::Worker(worker, event));
+    }
+
     pub(crate) fn on_uploaded(&mut self, from: (usize, MemberId), step: u64, state: State) -> Finding {
         let (worker, member) = from;
         let Some(node) = &mut self.coordinator else { return Ok(()) };
@@ -68,6 +82,9 @@ impl World<'_> {
             let reason = "connection reset".to_owned();
             return self.handle_coordinator(Event::VersionFailed { step, reason });
         }
+        if node.journalled.is_some_and(|expected| expected != state.digest()) {
+            return self.handle_coordinator(Event::VersionDeviates { step });
+        }
         let stored = self.disk.versions.get(&step);
         let is_whole = stored.is_some_and(|version| {
             version.manifest == Some(state.digest()) && version.state.as_ref() == Some(&state)
@@ -77,17 +94,18 @@ impl World<'_> {
             self.disk.versions.insert(step, StoredVersion { state: None, manifest: None });
         }
         let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
-        self.queue.put(took_ms, What::Written(number, step, state));
+        self.queue.put(took_ms, What::Written(worker, number, step, state));
         Ok(())
     }
 
-    pub(crate) fn on_written(&mut self, number: u64, step: u64, state: State) -> Finding {
+    pub(crate) fn on_written(&mut self, (from, number): (usize, u64), step: u64, state: State) -> Finding {
         if self.coordinator.as_ref().is_none_or(|node| node.uploads.0 != number) {
             return Ok(()); // Given up for another one.
         }
         if self.queue.now() < self.disk.full_until {
-            return self
-                .handle_coordinator(Event::VersionFailed { step, reason: "no space left".to_owned() });
+            let reason = "no space left".to_owned();
+            self.not_uploaded(from, UploadKind::Version, step, &reason);
+            return self.handle_coordinator(Event::VersionFailed { step, reason });
         }
         self.watch.on_version(step, &state)?;
         let digest = state.digest();
@@ -126,6 +144,7 @@ impl World<'_> {
                 return self.handle_coordinator(Event::StateShown { step, digest });
             }
         };
+        self.not_uploaded(worker, UploadKind::State, step, reason);
         self.handle_coordinator(Event::StateNotShown { step, reason: reason.to_owned() })
     }
 

@@ -1,7 +1,7 @@
 //! A worker's driver in the simulation: thin, as the real one.
 
 use protocol::PROTOCOL_VERSION;
-use protocol::messages::{FromWorker, Join};
+use protocol::messages::{FromWorker, Join, UploadKind};
 use protocol::reduce::slices;
 use protocol::worker::{Event, Options, Output, Worker};
 
@@ -168,6 +168,11 @@ impl World<'_> {
             Output::Initialise => {
                 let state = self.toy.initial(self.scenario.plan.geometry.seed);
                 let took_ms = self.random.between(1, speeds.upload_ms);
+                if self.uploads_fail() {
+                    let reason = "connection refused".to_owned();
+                    self.queue.put(took_ms, What::Worker(worker, Event::Disconnected { reason }));
+                    return Ok(());
+                }
                 if let Some(member) = self.workers[worker].member {
                     self.queue.put(took_ms, What::Uploaded(worker, member, 0, state.clone()));
                 }
@@ -183,6 +188,12 @@ impl World<'_> {
                 self.workers[worker].made_by = None;
                 let after_ms = self.random.between(0, speeds.network_ms);
                 self.queue.put(after_ms, What::Take(worker, step));
+            }
+            Output::ShowState { step } if self.uploads_fail() => {
+                self.not_uploaded(worker, UploadKind::State, step, "connection refused");
+            }
+            Output::WriteVersion { step } if self.uploads_fail() => {
+                self.not_uploaded(worker, UploadKind::Version, step, "connection refused");
             }
             Output::ShowState { step } => {
                 self.flip_donor(worker);

@@ -97,6 +97,8 @@ pub struct World<'a> {
     pub(crate) is_restarting: bool,
     /// No local worker can be started until then.
     pub(crate) launches_fail_until: u64,
+    /// No upload can be begun until this time.
+    pub(crate) uploads_fail_until: u64,
     /// A coordinator that was started again found nothing to do.
     pub(crate) was_complete: bool,
     pub(crate) wait_for: usize,
@@ -135,6 +137,7 @@ impl<'a> World<'a> {
             told: Told::default(),
             is_restarting: false,
             launches_fail_until: 0,
+            uploads_fail_until: 0,
             was_complete: false,
             wait_for: 1,
             trace: None,

@@ -131,6 +131,24 @@ fn applied_steps_are_forgotten_at_a_resume() {
     check(Bug::ForgetsAppliedSteps, &["bit-exact"], |_| {}, &[kill_at(300), Life::quiet(2)]);
 }
 
+/// The newest version is damaged, so its steps are done again, and a bit flips meanwhile at the only member.
+#[test]
+fn a_version_of_another_replay_takes_the_place_of_the_journalled_one() {
+    let scenario = scenario(4);
+    let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
+    let flip = Chaos::FlipBit { worker: 0, at: 378_883, bit: 31 };
+    let mut found = Vec::new();
+    for at in 15..80 {
+        let replay = Life { damaged_version: true, ..Life::with(1, &[(at, flip)]) };
+        let lives = [Life::with(1, &[(90, Chaos::Stop)]), replay, Life::quiet(2)];
+        run(&scenario, &lives, reference.clone(), None, false)
+            .unwrap_or_else(|violation| panic!("without the bug, at {at}: {violation}"));
+        found.extend(run(&scenario, &lives, reference.clone(), Some(Bug::ReplacesVersions), false).err());
+    }
+    let found: Vec<String> = found.into_iter().map(|violation| violation.message).collect();
+    is_found(&found, "is whole");
+}
+
 #[test]
 fn a_damaged_version_is_loaded() {
     let damaged = Life { damaged_version: true, ..Life::quiet(2) };

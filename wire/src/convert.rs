@@ -6,7 +6,7 @@ use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{self, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
-    UpdateScalars, Verdict, View, Welcome,
+    UpdateScalars, UploadKind, Verdict, View, Welcome,
 };
 
 use crate::proto;
@@ -81,6 +81,9 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
         FromWorker::Heartbeat => M::Heartbeat(proto::Heartbeat::default()),
         FromWorker::Leaving { reason } => M::Leaving(proto::Leaving { reason }),
         FromWorker::Failed(failure) => M::Failed(failure_out(failure)),
+        FromWorker::NotUploaded { kind, step, reason } => {
+            M::NotUploaded(proto::NotUploaded { kind: upload_kind_out(kind).into(), step, reason })
+        }
     };
     proto::FromWorker { message: Some(message) }
 }
@@ -102,6 +105,11 @@ pub fn from_worker_in(message: proto::FromWorker) -> Result<FromWorker, BadMessa
         M::Heartbeat(_) => FromWorker::Heartbeat,
         M::Leaving(leaving) => FromWorker::Leaving { reason: text("Leaving.reason", leaving.reason)? },
         M::Failed(failure) => FromWorker::Failed(failure_in(failure)?),
+        M::NotUploaded(upload) => FromWorker::NotUploaded {
+            kind: upload_kind_in("NotUploaded.kind", upload.kind)?,
+            step: upload.step,
+            reason: text("NotUploaded.reason", upload.reason)?,
+        },
     })
 }
 
@@ -218,6 +226,29 @@ fn key_in(key: proto::StepKey) -> Result<StepKey, BadMessage> {
 /// Training steps count from 1: no batch belongs to step 0, and asking for its samples is an error of the program.
 fn step_in(message: &'static str, step: u64, phase: Phase) -> Result<u64, BadMessage> {
     if step == 0 && phase == Phase::Train { bad(message, "is 0 in training") } else { Ok(step) }
+}
+
+/// What is uploaded, for the wire.
+#[must_use]
+pub fn upload_kind_out(kind: UploadKind) -> proto::UploadKind {
+    match kind {
+        UploadKind::Version => proto::UploadKind::Version,
+        UploadKind::Export => proto::UploadKind::Export,
+        UploadKind::State => proto::UploadKind::State,
+    }
+}
+
+/// What is uploaded, from the wire.
+///
+/// # Errors
+/// When the value means nothing.
+pub fn upload_kind_in(message: &'static str, kind: i32) -> Result<UploadKind, BadMessage> {
+    match proto::UploadKind::try_from(kind) {
+        Ok(proto::UploadKind::Version) => Ok(UploadKind::Version),
+        Ok(proto::UploadKind::Export) => Ok(UploadKind::Export),
+        Ok(proto::UploadKind::State) => Ok(UploadKind::State),
+        _ => bad(message, format!("is {kind}")),
+    }
 }
 
 fn phase_out(phase: Phase) -> proto::Phase {

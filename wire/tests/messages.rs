@@ -10,7 +10,7 @@ use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{CommitRecord, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
-    UpdateScalars, Verdict, View, Welcome,
+    UpdateScalars, UploadKind, Verdict, View, Welcome,
 };
 use wire::convert::{
     BadMessage, MEMBERS_MAX, SUMS_MAX, TASKS_MAX, TEXT_MAX, from_worker_in, from_worker_out, to_worker_in,
@@ -102,6 +102,10 @@ fn ready() -> impl Strategy<Value = Ready> {
     )
 }
 
+fn upload_kind() -> impl Strategy<Value = UploadKind> {
+    prop_oneof![Just(UploadKind::Version), Just(UploadKind::Export), Just(UploadKind::State)]
+}
+
 fn from_worker() -> impl Strategy<Value = FromWorker> {
     prop_oneof![
         join().prop_map(FromWorker::Join),
@@ -112,6 +116,11 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         Just(FromWorker::Heartbeat),
         text().prop_map(|reason| FromWorker::Leaving { reason }),
         failure().prop_map(FromWorker::Failed),
+        (upload_kind(), any::<u64>(), text()).prop_map(|(kind, step, reason)| FromWorker::NotUploaded {
+            kind,
+            step,
+            reason
+        }),
     ]
 }
 

@@ -129,13 +129,14 @@ pub(crate) fn spawn(
             device,
             figures,
             own,
+            answers: answers.clone(),
             link: None,
             member: None,
             proof: None,
             cut_off: None,
             connection_failures: 0,
         };
-        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands, &answers)));
+        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands)));
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
             let failure = fail(4, format!("the compute thread panicked: {what}"));
@@ -192,6 +193,7 @@ struct Bench {
     device: OpenDevice,
     figures: Figures,
     own: SyncSender<Command>,
+    answers: mpsc::Sender<Trigger>,
     link: Option<Box<Link>>,
     member: Option<Box<Member>>,
     /// While it isn't known whether the member reaches the data plane.
@@ -202,7 +204,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn run(&mut self, commands: &Receiver<Command>, answers: &mpsc::Sender<Trigger>) {
+    fn run(&mut self, commands: &Receiver<Command>) {
         loop {
             let done = match self.next(commands) {
                 Ok(Some(Command::Quit)) | Err(Disconnected) => return,
@@ -215,13 +217,14 @@ impl Bench {
             };
             let event = match done {
                 Ok(None) => continue,
+                Ok(Some(event @ Event::NotUploaded { .. })) => event,
                 Ok(Some(event)) => {
                     self.connection_failures = 0;
                     event
                 }
                 Err(failure) => self.failed(failure),
             };
-            if answers.blocking_send(Trigger::Worked(event)).is_err() {
+            if self.answers.blocking_send(Trigger::Worked(event)).is_err() {
                 return;
             }
         }
@@ -289,9 +292,9 @@ impl Bench {
                         self.member = Some(member);
                     }
                     None => {
-                        let own = self.own.clone();
+                        let ways = (self.own.clone(), self.answers.clone());
                         let opened = (&self.device, self.figures.clone());
-                        let member = Member::prepare(&self.registry, opened, *link, &welcome, own)?;
+                        let member = Member::prepare(&self.registry, opened, *link, &welcome, ways)?;
                         self.member = Some(Box::new(member));
                     }
                 }
@@ -305,10 +308,7 @@ impl Bench {
             Command::Initialise => member.initialise().map(Some),
             Command::Load { step } => member.load(step).map(Some),
             Command::TakeState { step } => member.take_state(step).map(Some),
-            Command::ShowState { step } => {
-                member.show_state(step);
-                Ok(None)
-            }
+            Command::ShowState { step } => Ok(member.show_state(step)),
             Command::EnterView(view) => member.enter_view(&view).map(|()| None),
             Command::Compute(key) => member.compute(key),
             Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),

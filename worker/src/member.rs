@@ -13,6 +13,7 @@ use protocol::messages::{Failure, Timings, Welcome};
 use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
+use tokio::sync::mpsc;
 use trainer::{
     Agreement, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision, Registry,
 };
@@ -20,6 +21,7 @@ use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
 use crate::data::Samples;
+use crate::driver::Trigger;
 use crate::exchange::{self, Exchange, Reduced, Way};
 use crate::fail;
 use crate::feed::{Feed, Place};
@@ -35,6 +37,8 @@ pub(crate) struct Member {
     pub(crate) data_port: u16,
     /// Where the exchange tells what it received.
     pub(crate) commands: SyncSender<Command>,
+    /// Where the versions' thread tells what it could not upload.
+    answers: mpsc::Sender<Trigger>,
 
     pub(crate) welcome: Welcome,
     pub(crate) config: Config,
@@ -96,7 +100,7 @@ impl Member {
         (device, figures): (&OpenDevice, Figures),
         link: Link,
         welcome: &Welcome,
-        commands: SyncSender<Command>,
+        (commands, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
     ) -> Result<Self, Failure> {
         let config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
@@ -119,7 +123,7 @@ impl Member {
             layout.parameters.iter().map(|parameter| parameter.offset..parameter.offset + parameter.len);
         let gradients = Accumulator::new(regions.collect());
         let parameters = vec![0.0; layout.elements];
-        let versions = Versions::start(transfer.clone())?;
+        let versions = Versions::start(transfer.clone(), answers.clone())?;
         tracing::info!(model = config.model.kind, elements = layout.elements, "model and data are ready");
         let mut member = Self {
             transfer,
@@ -127,6 +131,7 @@ impl Member {
             host,
             data_port: welcome.data_port,
             commands,
+            answers,
             welcome: welcome.clone(),
             config,
             plan,
@@ -187,7 +192,7 @@ impl Member {
             .map_err(|error| fail(2, error.to_string()))?;
         let Link { client, token, host, runtime } = link;
         self.transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
-        self.versions = Versions::start(self.transfer.clone())?;
+        self.versions = Versions::start(self.transfer.clone(), self.answers.clone())?;
         (self.token, self.host, self.data_port) = (token, host, welcome.data_port);
         self.welcome = welcome.clone();
         // The data connection was opened under another name.

@@ -1,15 +1,14 @@
 //! States in and out: state 0, versions that are loaded, and what is handed to the versions' thread.
 
-use protocol::messages::Failure;
+use protocol::messages::{Failure, UploadKind};
 use protocol::worker::Event;
 use trainer::export::ExportInfo;
 use trainer::{flat_state, tensors};
-use wire::proto::UploadKind;
 
 use crate::compute::failure;
 use crate::fail;
 use crate::member::Member;
-use crate::transfer::Remote;
+use crate::transfer::{CONNECTION, Remote};
 use crate::versions::{Job, MODEL_FILE, OPTIMIZER_FILE};
 
 impl Member {
@@ -24,8 +23,10 @@ impl Member {
         }
         let job = Job::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
-        // Nobody can load it before it is there.
-        self.versions.wait()?;
+        // One that the coordinator refuses is no reason to end: its disk may have room for the next attempt.
+        self.versions
+            .wait()
+            .or_else(|failure| if failure.code == CONNECTION { Err(failure) } else { Ok(()) })?;
         Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
     }
 
@@ -74,17 +75,18 @@ impl Member {
     }
 
     /// Sends the state as it lies in memory. Training waits for it, so nothing is converted, copied or synced.
-    pub(crate) fn show_state(&self, step: u64) {
+    pub(crate) fn show_state(&self, step: u64) -> Option<Event> {
         let shown = self.transfer.upload(UploadKind::State, step).and_then(|mut upload| {
             let digest = flat_state::write(&self.parameters, &self.optimizer, &mut upload)
                 .map_err(|error| fail(4, error.to_string()))?;
             upload.finish(&[], &digest)
         });
-        match shown {
-            Ok(()) => tracing::info!(step, "state is shown to others"),
-            // The coordinator knows by the broken upload and decides what it means.
-            Err(failure) => tracing::warn!("state {step} is not shown: {}", failure.message),
-        }
+        let Err(Failure { message: reason, .. }) = shown else {
+            tracing::info!(step, "state is shown to others");
+            return None;
+        };
+        tracing::warn!("state {step} is not shown: {reason}");
+        Some(Event::NotUploaded { kind: UploadKind::State, step, reason })
     }
 
     /// Takes the state that another member shows.

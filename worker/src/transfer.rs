@@ -3,14 +3,15 @@
 use std::io::Write;
 
 use protocol::ids::{MemberId, RunId};
-use protocol::messages::Failure;
+use protocol::messages::{Failure, UploadKind};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::CHUNK_BYTES;
+use wire::convert::upload_kind_out;
 use wire::proto::{
-    DatasetFile, DownloadRequest, ShownState, UploadBegin, UploadChunk, UploadFile, UploadFinish, UploadKind,
+    DatasetFile, DownloadRequest, ShownState, UploadBegin, UploadChunk, UploadFile, UploadFinish,
     VersionFile, download_request, upload_chunk,
 };
 use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
@@ -72,8 +73,8 @@ impl Transfer {
         let mut client = self.client.clone();
         let call = self.runtime.spawn(async move { client.upload(ReceiverStream::new(outgoing)).await });
         let mut upload = Upload { chunks, call, runtime: self.runtime.clone(), pending: Vec::new() };
-        let (run, member) = (self.run.0.to_vec(), self.member.0);
-        upload.send(upload_chunk::Part::Begin(UploadBegin { run, member, kind: kind.into(), step }))?;
+        let (run, member, kind) = (self.run.0.to_vec(), self.member.0, upload_kind_out(kind).into());
+        upload.send(upload_chunk::Part::Begin(UploadBegin { run, member, kind, step }))?;
         Ok(upload)
     }
 

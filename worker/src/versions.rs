@@ -5,12 +5,14 @@
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use protocol::messages::Failure;
+use protocol::messages::{Failure, UploadKind};
+use protocol::worker::Event;
+use tokio::sync::mpsc;
 use trainer::HostOptimizer;
 use trainer::export::ExportInfo;
 use trainer::tensors::{self, Metadata};
-use wire::proto::UploadKind;
 
+use crate::driver::Trigger;
 use crate::fail;
 use crate::transfer::Transfer;
 
@@ -35,6 +37,17 @@ pub(crate) enum Job {
         /// What an exported model says of itself.
         info: Box<ExportInfo>,
     },
+}
+
+impl Job {
+    /// What is to be said of it where it failed.
+    fn failed(&self, failure: &Failure) -> Event {
+        let (kind, step) = match self {
+            Self::Version { step } => (UploadKind::Version, *step),
+            Self::Export { step, .. } => (UploadKind::Export, *step),
+        };
+        Event::NotUploaded { kind, step, reason: failure.message.clone() }
+    }
 }
 
 impl std::fmt::Display for Job {
@@ -68,8 +81,8 @@ enum Rest {
 }
 
 impl Versions {
-    /// Starts the thread. It ends when this is dropped.
-    pub(crate) fn start(transfer: Transfer) -> Result<Self, Failure> {
+    /// Starts the thread, which tells what it could not upload. It ends when this is dropped.
+    pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<Trigger>) -> Result<Self, Failure> {
         let (jobs, inbox) = sync_channel::<(Job, Snapshot)>(1);
         let (outbox, done) = sync_channel(1);
         let body = move || {
@@ -77,8 +90,11 @@ impl Versions {
                 let result = upload(&transfer, &job, &snapshot);
                 match &result {
                     Ok(()) => tracing::info!("{job} is uploaded"),
-                    // The coordinator knows by the broken upload and decides what it means.
-                    Err(failure) => tracing::warn!("{job} is not uploaded: {}", failure.message),
+                    Err(failure) => {
+                        tracing::warn!("{job} is not uploaded: {}", failure.message);
+                        // A driver that has gone needs no news.
+                        let _ = answers.blocking_send(Trigger::Worked(job.failed(failure)));
+                    }
                 }
                 if outbox.send((snapshot, result)).is_err() {
                     return;

@@ -1,11 +1,12 @@
 use std::path::Path;
 
 use protocol::ids::MemberId;
+use protocol::messages::UploadKind;
 use tokio_stream::pending;
 use wire::proto::{Join, UploadFile, UploadFinish, from_worker};
 
 use super::*;
-use crate::uploads::{Kind, Lineage, Uploads};
+use crate::uploads::{Lineage, Uploads};
 
 /// Short for what must not come, so that a test that waits for it is soon over.
 const PATIENCE: Patience = Patience {
@@ -22,8 +23,8 @@ fn uploads(dir: &Path) -> Uploads {
 }
 
 fn claim(uploads: &Uploads) -> Claim {
-    uploads.expect_version(7, MemberId(1));
-    uploads.claim(Kind::Version, 7, MemberId(1)).expect("it is expected")
+    uploads.expect_version(7, MemberId(1), None);
+    uploads.claim(UploadKind::Version, 7, MemberId(1)).expect("it is expected")
 }
 
 fn part(part: Part) -> Result<UploadChunk, Status> {
@@ -51,8 +52,9 @@ async fn a_whole_upload_is_a_version() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let uploads = uploads(dir.path());
     let chunks = tokio_stream::iter(whole()).chain(pending());
-    let (manifest, digest) = receive(claim(&uploads), chunks, PATIENCE).await.expect("whole");
-    assert_eq!((manifest.expect("a version").step, digest), (7, [2; 32]));
+    let (written, digest) = receive(claim(&uploads), chunks, PATIENCE).await.expect("whole");
+    assert!(matches!(written, Some(Written::InPlace(manifest)) if manifest.step == 7));
+    assert_eq!(digest, [2; 32]);
     assert_eq!(left(&uploads), 1);
 }
 

@@ -28,6 +28,9 @@ impl Coordinator {
             FromWorker::Heartbeat => self.send(connection, ToWorker::Alive),
             FromWorker::Leaving { reason } => self.on_leaving(now, id, &reason),
             FromWorker::Failed(failure) => self.on_failed(now, id, &failure),
+            FromWorker::NotUploaded { kind, step, reason } => {
+                self.on_not_uploaded(now, (id, kind, step), &reason);
+            }
         }
     }
 

@@ -15,6 +15,9 @@ const RETRY_MS: u64 = 1_000;
 /// A full disk is looked at again at least this often.
 const RETRY_MS_MAX: u64 = 10_000;
 
+/// The exports are tried so often: the last version is there, and whoever resumes the run has them written.
+const EXPORT_ATTEMPTS_MAX: u32 = 3;
+
 /// What is left to do.
 #[derive(Debug)]
 pub(super) struct Closing {
@@ -27,6 +30,8 @@ pub(super) struct Closing {
     failing_since: Option<Millis>,
     retry_at: Option<Millis>,
     export: Export,
+    /// Attempts at the exports that came to nothing.
+    exports_failed: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +71,9 @@ impl Coordinator {
         let applied_until = now.saturating_add(self.plan.load_timeout_ms);
         let export = Export::NotAsked;
         let (failing_since, retry_at) = (None, None);
-        let closing = Closing { checks, applied_until, attempts: 0, failing_since, retry_at, export };
+        let exports_failed = 0;
+        let closing =
+            Closing { checks, applied_until, attempts: 0, failing_since, retry_at, export, exports_failed };
         self.state = State::Closing(closing);
         self.advance_closing(now);
     }
@@ -152,10 +159,10 @@ impl Coordinator {
             return self
                 .fail(4, &format!("state {step} could not be written as a version ({tried}): {reason}"));
         }
-        self.try_last_version_later(now);
+        self.try_again_later(now);
     }
 
-    fn try_last_version_later(&mut self, now: Millis) {
+    fn try_again_later(&mut self, now: Millis) {
         let State::Closing(closing) = &mut self.state else { return };
         let pause_ms = (RETRY_MS << closing.attempts.min(10)).min(RETRY_MS_MAX);
         closing.attempts = closing.attempts.saturating_add(1);
@@ -168,6 +175,7 @@ impl Coordinator {
         let State::Closing(closing) = &mut self.state else { return };
         match closing.export {
             Export::InFlight { .. } => {}
+            Export::NotAsked if closing.retry_at.is_some() => {}
             Export::NotAsked if self.plan.export => {
                 let Some((from, connection)) = self.first_holder() else {
                     return self.gather(now);
@@ -193,16 +201,23 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn on_export_failed(&mut self, reason: &str) {
-        let State::Closing(closing) = &self.state else { return };
-        if let Export::InFlight { .. } = closing.export {
-            self.fail(
-                4,
-                &format!(
-                    "all steps are done and the last version is written, but the export failed: {reason}"
-                ),
-            );
+    /// Whether this member is to upload the exports and has not.
+    pub(super) fn is_exporting(&self, id: MemberId) -> bool {
+        matches!(&self.state, State::Closing(closing)
+            if matches!(closing.export, Export::InFlight { from, .. } if from == id))
+    }
+
+    pub(super) fn on_export_failed(&mut self, now: Millis, reason: &str) {
+        let State::Closing(closing) = &mut self.state else { return };
+        let Export::InFlight { .. } = closing.export else { return };
+        closing.export = Export::NotAsked;
+        closing.exports_failed += 1;
+        if closing.exports_failed < EXPORT_ATTEMPTS_MAX {
+            self.warn(format!("the export failed: {reason}; it is tried again"));
+            return self.try_again_later(now);
         }
+        let done = "all steps are done and the last version is written";
+        self.fail(4, &format!("{done}, but the export failed: {reason}"));
     }
 
     /// After the last commit a lost member takes nothing with it but what it was uploading.
@@ -215,7 +230,7 @@ impl Coordinator {
             closing.export = Export::NotAsked;
         }
         if !self.uploads.is_busy() && self.uploads.durable_step() != Some(self.position.step) {
-            self.try_last_version_later(now);
+            self.try_again_later(now);
         }
         self.advance_closing(now);
     }
@@ -232,7 +247,7 @@ impl Coordinator {
         {
             let reason =
                 format!("waited {} ms for {}", self.plan.transfer_timeout_ms, self.roster.name(from));
-            return self.on_export_failed(&reason);
+            return self.on_export_failed(now, &reason);
         }
         if closing.retry_at.is_some_and(|at| now >= at) {
             closing.retry_at = None;
@@ -256,6 +271,7 @@ impl Coordinator {
         }
         match self.uploads.in_flight() {
             Some(upload) => format!("{} to upload version {}", self.roster.name(upload.from), upload.step),
+            None if closing.exports_failed > 0 => "another attempt at the exports".to_owned(),
             None if closing.retry_at.is_some() => format!("another attempt at version {step}"),
             None => format!("version {step}"),
         }

@@ -154,7 +154,8 @@ impl Coordinator {
             member.ordered = Some(0);
             member.holds = None;
         }
-        self.put(Output::ExpectVersion { step: 0, from: by });
+        let digest = self.expected_version(0);
+        self.put(Output::ExpectVersion { step: 0, from: by, digest });
         self.send(connection, ToWorker::Initialise);
     }
 

@@ -99,6 +99,11 @@ impl Coordinator {
         }
     }
 
+    /// Whether this member is to show the state of this step and has not.
+    pub(super) fn is_showing(&self, step: u64, from: MemberId) -> bool {
+        self.shown.is_some_and(|shown| (shown.step, shown.from, shown.digest) == (step, from, None))
+    }
+
     /// The digest of the state of this step, if it is there to be taken.
     pub(super) fn shown_digest(&self, step: u64) -> Option<[u8; 32]> {
         self.shown.as_ref().filter(|shown| shown.step == step)?.digest

@@ -2,6 +2,7 @@
 
 use super::appends::After;
 use super::machine::{Coordinator, Position, State};
+use super::roster::Member;
 use super::verdict::Disagreement;
 use super::views::Kept;
 use super::{Note, Output};
@@ -40,7 +41,7 @@ impl Coordinator {
     pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
         let was_in_view = self.is_in_view(id);
         let Some(name) = self.forget(id, reason) else { return };
-        self.first_version_failed_by.retain(|by| *by != id);
+        self.first_version_failed.retain(|(by, _)| *by != id);
         match &self.state {
             State::Initialising(state) if state.by == id => self.gather(now),
             State::Stepping(_) if was_in_view => self.retry(now, &format!("{name} is gone: {reason}")),
@@ -116,12 +117,17 @@ impl Coordinator {
         let State::Stepping(step) = &self.state else { return };
         let waited_ms = step.until.saturating_sub(step.started);
         let what = self.describe_step(step);
-        let late: Vec<MemberId> = self
-            .roster
-            .iter()
-            .map(|member| member.id)
-            .filter(|id| self.is_in_view(*id) && !step.has_computed(*id))
-            .collect();
+        let members = self.roster.iter();
+        let behind = members.filter(|member| self.is_in_view(member.id) && !step.has_computed(member.id));
+        let has_time = |member: &&Member| member.is_newcomer() && now < step.newcomers_until;
+        let (in_time, late): (Vec<&Member>, Vec<&Member>) = behind.partition(has_time);
+        let is_in_time = late.is_empty() && !in_time.is_empty();
+        let late: Vec<MemberId> = late.iter().map(|member| member.id).collect();
+        if is_in_time {
+            let State::Stepping(step) = &mut self.state else { return };
+            step.until = step.newcomers_until;
+            return;
+        }
         if !late.is_empty() {
             for id in late {
                 self.evict(

@@ -96,7 +96,7 @@ pub struct Coordinator {
     /// When the first of those that are kept waiting may enter.
     pub(super) bars_until: Option<Millis>,
     /// Whose first version could not be written; an attempt that was lost with its member doesn't count.
-    pub(super) first_version_failed_by: Vec<MemberId>,
+    pub(super) first_version_failed: Vec<(MemberId, String)>,
     /// How often in a row a step was computed by all and no member was ready.
     pub(super) stuck: u32,
     pub(super) balance: Balance,
@@ -152,7 +152,7 @@ impl Coordinator {
             absent: Absent::default(),
             troubles: Troubles::default(),
             bars_until: None,
-            first_version_failed_by: Vec::new(),
+            first_version_failed: Vec::new(),
             stuck: 0,
             balance: Balance::default(),
             clock: now,
@@ -187,11 +187,12 @@ impl Coordinator {
             Event::Journalled => self.on_journalled(now),
             Event::JournalFailed { reason } => self.on_journal_failed(now, &reason),
             Event::VersionWritten { step, digest } => self.on_version_written(now, step, digest),
+            Event::VersionDeviates { step } => self.on_version_deviates(now, step),
             Event::VersionFailed { step, reason } => self.on_version_failed(now, step, &reason),
             Event::StateShown { step, digest } => self.on_state_shown(now, step, digest),
             Event::StateNotShown { step, reason } => self.on_state_not_shown(now, step, &reason),
             Event::Exported => self.on_exported(now),
-            Event::ExportFailed { reason } => self.on_export_failed(&reason),
+            Event::ExportFailed { reason } => self.on_export_failed(now, &reason),
             Event::StopRequested { reason } => self.on_stop(now, reason),
             Event::CheckpointRequested => self.uploads.request(),
             Event::Computed { member, key } => self.on_computed(member, key),
@@ -344,7 +345,10 @@ impl Coordinator {
                 shift(until);
             }
             State::Initialising(state) => shift(&mut state.until),
-            State::Stepping(step) => shift(&mut step.until),
+            State::Stepping(step) => {
+                shift(&mut step.until);
+                shift(&mut step.newcomers_until);
+            }
             State::Closing(closing) => closing.shift(shift),
             State::Opening | State::Committing(_) | State::Ending(_) | State::Finished(_) => {}
         }

@@ -65,6 +65,11 @@ pub enum Event {
         /// Its state digest.
         digest: [u8; 32],
     },
+    /// What was uploaded is not the journalled version of this step, and took nothing's place.
+    VersionDeviates {
+        /// Its step.
+        step: u64,
+    },
     /// The version could not be had: writing or the upload failed.
     VersionFailed {
         /// Its step.
@@ -151,12 +156,14 @@ pub enum Output {
     OpenView(View),
     /// The step was committed: its partials and slices are free. Comes before the Commit messages.
     Committed(Committed),
-    /// This member is expected to upload this version; answered by VersionWritten or VersionFailed.
+    /// This member is expected to upload this version; answered by VersionWritten, VersionDeviates or VersionFailed.
     ExpectVersion {
         /// The step.
         step: u64,
         /// Who uploads it.
         from: MemberId,
+        /// The journalled state digest, if there was such a version before: no other may take its place.
+        digest: Option<[u8; 32]>,
     },
     /// This member is expected to show its state; answered by StateShown or StateNotShown. What was shown is of no
     /// use any more when a view opens.

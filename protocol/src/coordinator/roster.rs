@@ -59,6 +59,11 @@ impl Member {
         self.elements.is_some() && !self.is_barred && self.ordered.is_none() && self.holds == Some(step)
     }
 
+    /// Whether it has not finished a step yet.
+    pub(super) fn is_newcomer(&self) -> bool {
+        self.speed == 0.0
+    }
+
     /// Whether it can enter a view that goes on from this state.
     pub(super) fn can_enter(&self, step: u64) -> bool {
         self.leaving.is_none() && self.can_show(step)

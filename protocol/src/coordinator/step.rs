@@ -23,6 +23,8 @@ const PACE_DECAY: u64 = 16;
 pub(super) struct Step {
     pub(super) key: StepKey,
     pub(super) until: Millis,
+    /// Newcomers have until then: a member's first step may compile what its warm-up didn't.
+    pub(super) newcomers_until: Millis,
     pub(super) started: Millis,
     /// Whose part of it is at the reducer.
     pub(super) computed: BTreeSet<MemberId>,
@@ -71,27 +73,18 @@ impl Pace {
 impl Coordinator {
     pub(super) fn begin_step(&mut self, now: Millis, key: StepKey) {
         let pace = *self.pace.of(key.phase);
-        let by_pace = |slowest: u64| self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR));
-        // A member's first step may compile what its warm-up didn't.
-        let budget_ms = match pace {
-            Some(slowest) if self.has_newcomers() => by_pace(slowest).max(self.plan.load_timeout_ms),
-            Some(slowest) => by_pace(slowest),
-            None => self.plan.load_timeout_ms,
-        };
-        let until = now.saturating_add(budget_ms);
+        let first_ms = self.plan.load_timeout_ms;
+        let budget_ms = pace.map_or(first_ms, |slowest| {
+            self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR))
+        });
         self.state = State::Stepping(Step {
             key,
-            until,
+            until: now.saturating_add(budget_ms),
+            newcomers_until: now.saturating_add(budget_ms.max(first_ms)),
             started: now,
             computed: BTreeSet::new(),
             readies: BTreeMap::new(),
         });
-    }
-
-    /// Whether a member of the view has not finished a step yet.
-    fn has_newcomers(&self) -> bool {
-        let view = self.view.as_ref().map(|view| view.id);
-        self.roster.iter().any(|member| member.view == view && member.speed == 0.0)
     }
 
     pub(super) fn on_computed(&mut self, id: MemberId, key: StepKey) {

@@ -9,6 +9,7 @@ use crate::Millis;
 use crate::history::Resume;
 use crate::ids::MemberId;
 use crate::journal::Record;
+use crate::messages::UploadKind;
 
 /// A run whose first version can't be written so often doesn't begin.
 const FIRST_VERSION_ATTEMPTS_MAX: usize = 3;
@@ -121,6 +122,11 @@ impl Uploads {
         self.in_flight
     }
 
+    /// Whether the version of this step is awaited from this member.
+    fn is_from(&self, step: u64, from: MemberId) -> bool {
+        self.in_flight.is_some_and(|upload| (upload.step, upload.from) == (step, from))
+    }
+
     /// Whether the next news about a version will come by itself.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight.is_some() || self.recording.is_some()
@@ -171,7 +177,34 @@ impl Coordinator {
         // The driver takes the newest that was asked for, and no other of this step.
         uploads.void.remove(&step);
         uploads.awaited.insert(step);
-        self.put(Output::ExpectVersion { step, from });
+        let digest = self.expected_version(step);
+        self.put(Output::ExpectVersion { step, from, digest });
+    }
+
+    /// The state digest that a version of this step must have, as a replay comes to the same bits.
+    pub(super) fn expected_version(&self, step: u64) -> Option<[u8; 32]> {
+        self.history.expected_version(step, self.roster.shared_fingerprint())
+    }
+
+    /// What was uploaded is not what the journal knows of this step.
+    pub(super) fn on_version_deviates(&mut self, now: Millis, step: u64) {
+        if matches!(self.state, State::Ending(_)) {
+            return;
+        }
+        let is_awaited = self.uploads.take_written(step);
+        if !is_awaited || step > self.position.step {
+            // Of a history that went back meanwhile.
+            self.warn(format!(
+                "version {step} was uploaded with another state digest than the journalled one"
+            ));
+            return self.advance(now);
+        }
+        self.fail_other_version(step);
+    }
+
+    fn fail_other_version(&mut self, step: u64) {
+        let what = format!("version {step} was written again and its state digest is not the journalled one");
+        self.fail(4, &format!("{what}: the replay went another way"));
     }
 
     pub(super) fn on_version_written(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
@@ -187,15 +220,8 @@ impl Coordinator {
             self.warn(format!("version {step} was written, but step {step} is not committed"));
             return self.advance(now);
         }
-        let expected = self.history.expected_version(step, self.roster.shared_fingerprint());
-        if expected.is_some_and(|expected| expected != digest) {
-            return self.fail(
-                4,
-                &format!(
-                    "version {step} was written again and its state digest is not the journalled one: the replay \
-                     went another way"
-                ),
-            );
+        if self.expected_version(step).is_some_and(|expected| expected != digest) {
+            return self.fail_other_version(step);
         }
         self.uploads.recording = Some(step);
         self.append(Record::Version { step, digest }, true, After::Version { step, digest });
@@ -223,12 +249,16 @@ impl Coordinator {
 
     pub(super) fn on_version_failed(&mut self, now: Millis, step: u64, reason: &str) {
         if let State::Initialising(state) = &self.state {
-            self.first_version_failed_by.push(state.by);
-            if self.first_version_failed_by.len() < FIRST_VERSION_ATTEMPTS_MAX {
+            self.first_version_failed.push((state.by, reason.to_owned()));
+            if self.first_version_failed.len() < FIRST_VERSION_ATTEMPTS_MAX {
                 self.warn(format!("the first version could not be written: {reason}; it is tried again"));
                 return self.gather(now);
             }
-            return self.fail(4, &format!("the first version could not be written: {reason}"));
+            let mut reasons: Vec<&str> =
+                self.first_version_failed.iter().map(|(_, why)| why.as_str()).collect();
+            reasons.dedup();
+            return self
+                .fail(4, &format!("the first version could not be written: {}", reasons.join("; then ")));
         }
         if self.uploads.in_flight.is_none_or(|upload| upload.step != step) {
             return;
@@ -239,6 +269,23 @@ impl Coordinator {
         match self.state {
             State::Closing(_) => self.on_last_version_failed(now, reason),
             _ => self.advance(now),
+        }
+    }
+
+    /// A member says that its upload has failed, which may have ended before it was begun.
+    pub(super) fn on_not_uploaded(&mut self, now: Millis, upload: (MemberId, UploadKind, u64), reason: &str) {
+        let (id, kind, step) = upload;
+        let reason = format!("{}: {reason}", self.roster.name(id));
+        let is_awaited = match kind {
+            UploadKind::Version => self.uploads.is_from(step, id),
+            UploadKind::State => self.is_showing(step, id),
+            UploadKind::Export => self.is_exporting(id),
+        };
+        match kind {
+            _ if !is_awaited => {} // The driver has said so, or another one is asked for.
+            UploadKind::Version => self.on_version_failed(now, step, &reason),
+            UploadKind::State => self.on_state_not_shown(now, step, &reason),
+            UploadKind::Export => self.on_export_failed(now, &reason),
         }
     }
 

@@ -141,6 +141,11 @@ impl Worker {
                 });
             }
             Event::Applied { step, state_check } => self.on_applied(step, state_check),
+            // To a coordinator that was lost meanwhile it means nothing.
+            Event::NotUploaded { .. } if matches!(self.state, State::Joining | State::Lost { .. }) => {}
+            Event::NotUploaded { kind, step, reason } => {
+                self.send(FromWorker::NotUploaded { kind, step, reason });
+            }
             Event::Failed(failure) => {
                 self.send(FromWorker::Failed(failure.clone()));
                 self.exit(EndReason::Failed, failure.code, failure.message);

@@ -11,7 +11,9 @@ mod step;
 pub use machine::Worker;
 
 use crate::ids::StepKey;
-use crate::messages::{Commit, EndReason, Failure, FromWorker, Sums, Timings, ToWorker, View, Welcome};
+use crate::messages::{
+    Commit, EndReason, Failure, FromWorker, Sums, Timings, ToWorker, UploadKind, View, Welcome,
+};
 
 /// What a driver tells the machine.
 #[derive(Clone, PartialEq, Debug)]
@@ -61,6 +63,15 @@ pub enum Event {
         /// Its state check.
         state_check: u64,
     },
+    /// What it was to upload didn't get to the coordinator. That is no reason to end.
+    NotUploaded {
+        /// What.
+        kind: UploadKind,
+        /// Step of the state.
+        step: u64,
+        /// Why.
+        reason: String,
+    },
     /// Something that the worker can't recover from (device, data, memory, data plane).
     Failed(Failure),
     /// SIGTERM or SIGINT.
@@ -99,8 +110,8 @@ pub enum Output {
         /// Its step.
         step: u64,
     },
-    /// Upload the current state for those that lack it, while the run holds still. A failure is no reason for
-    /// [`Event::Failed`]; the coordinator's driver sees it.
+    /// Upload the current state for those that lack it, while the run holds still. A failure is answered with
+    /// [`Event::NotUploaded`].
     ShowState {
         /// Its step.
         step: u64,
@@ -113,8 +124,8 @@ pub enum Output {
     /// Applied: after `(Evaluate, k)` with the state check of state k once more.
     Apply(Commit),
     /// Take a snapshot of the current state and upload it as a version, behind the training. The machine goes on
-    /// at once and is not told when it is done: the coordinator knows by the manifest. A failed upload is no
-    /// reason for [`Event::Failed`]; the coordinator's driver sees it.
+    /// at once and is not told when it is done: the coordinator knows by the manifest. A failure is answered with
+    /// [`Event::NotUploaded`].
     WriteVersion {
         /// Its step.
         step: u64,
