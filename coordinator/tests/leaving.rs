@@ -16,12 +16,6 @@ fn begin(place: &Place, more: &[&str]) -> Child {
     child
 }
 
-fn guest(place: &Place, name: &str) -> Child {
-    let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
-    let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
-    place.worker(&arguments).spawn().expect("started")
-}
-
 fn status(place: &Place) -> Value {
     let output = wait(place.command(&["status", "--output", "json"]).spawn().expect("started"));
     serde_json::from_slice(&output.stdout).unwrap_or_default()
@@ -33,7 +27,7 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
     let place = Place::new();
     place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
     let run = begin(&place, &[]);
-    let first = guest(&place, "first");
+    let first = place.guest("first");
     until("the run has committed steps", || steps_committed(&place) > 20);
     assert_eq!(status(&place)["newest_version"], 0, "no version is due for an hour");
     signal(first.id(), "TERM");
@@ -43,7 +37,7 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
     assert_eq!(paused["state"], "paused", "{paused:#}");
     assert!(paused["step"].as_u64() > Some(0) && paused["newest_version"] == paused["step"], "{paused:#}");
 
-    let second = guest(&place, "second");
+    let second = place.guest("second");
     assert_eq!(wait(run).status.code(), Some(0));
     assert_eq!(wait(second).status.code(), Some(0));
     assert_eq!(place.digest("small"), place.digest("whole"));
@@ -57,11 +51,11 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
 fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
     let place = Place::new();
     let run = begin(&place, &["--set", "elastic.lease=500ms", "--set", "elastic.min_workers=2"]);
-    let [first, second] = ["first", "second"].map(|name| guest(&place, name));
+    let [first, second] = ["first", "second"].map(|name| place.guest(name));
     until("the run has committed steps", || steps_committed(&place) > 20);
     signal(second.id(), "STOP");
     until("it is missed", || status(&place)["state"] == "paused");
-    let third = guest(&place, "third");
+    let third = place.guest("third");
     let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
     until("the export, which comes last", || export.is_file());
     signal(second.id(), "CONT");
@@ -80,14 +74,14 @@ fn a_worker_that_comes_when_the_run_is_over_is_told_at_once() {
     let run = place.coordinator(&[&RUN[..], &lease].concat()).spawn().expect("started");
     until("the run has committed steps", || steps_committed(&place) > 20);
     let local = worker_of(run.id());
-    let first = guest(&place, "first");
+    let first = place.guest("first");
     until("it works", || status(&place)["members"].as_array().is_some_and(|members| members.len() == 2));
     signal(local, "STOP");
     let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
     until("the export, which comes last", || export.is_file());
     // The coordinator has listened for those that were lost, and waits for the process that doesn't end.
     std::thread::sleep(std::time::Duration::from_secs(5));
-    let late = wait(guest(&place, "late"));
+    let late = wait(place.guest("late"));
     let said = String::from_utf8_lossy(&late.stderr);
     assert_eq!(late.status.code(), Some(0), "{said}");
     assert!(said.contains("steps are done"), "{said}");

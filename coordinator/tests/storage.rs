@@ -77,6 +77,22 @@ impl<'a> Mounted<'a> {
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// The folder of versions.
+    fn checkpoints(&self) -> PathBuf {
+        self.place.run_dir("small").join("checkpoints")
+    }
+
+    /// No version can be written from now on.
+    fn refuse_versions(&self) {
+        let path = self.checkpoints();
+        self.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path.to_str().expect("a readable path")]);
+    }
+
+    /// Versions can be written again.
+    fn take_versions(&self) {
+        self.inside(&["umount", "-l", self.checkpoints().to_str().expect("a readable path")]);
+    }
+
     /// `coordinator status`, from outside.
     fn status(&self) -> Value {
         let run_dir = self.run_dir();
@@ -140,9 +156,7 @@ fn versions_that_cant_be_written_stop_no_training_and_the_next_one_is_tried() {
     let long = ["--set", "train.epochs=200000", "--set", "checkpoint.every=20 steps"];
     let run = Mounted::start(&place, "true", &long);
     until("there is a version", || run.status()["newest_version"].as_u64() > Some(0));
-    let checkpoints = place.run_dir("small").join("checkpoints");
-    let path = checkpoints.to_str().expect("a readable path");
-    run.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path]);
+    run.refuse_versions();
     until("a version fails, and the person hears why", || {
         says(&run.status(), "warning", "Read-only file system")
     });
@@ -150,18 +164,41 @@ fn versions_that_cant_be_written_stop_no_training_and_the_next_one_is_tried() {
     until("the training goes on", || run.status()["step"].as_u64() > then["step"].as_u64().map(|s| s + 50));
     assert_eq!(run.status()["state"], "running");
     let kept = then["newest_version"].as_u64().expect("a step");
-    assert!(
-        checkpoints.join(format!("step-{kept:08}/manifest.json")).is_file(),
-        "the last good version stays"
-    );
-    run.inside(&["umount", "-l", path]);
+    let is_there = |step: u64| run.checkpoints().join(format!("step-{step:08}/manifest.json")).is_file();
+    assert!(is_there(kept), "the last good version stays");
+    run.take_versions();
     until("the next version is written", || run.status()["newest_version"].as_u64() > Some(kept));
     signal(run.child.id(), "INT");
+    let checkpoints = run.checkpoints();
     assert_eq!(wait(run.child).status.code(), Some(130));
     let record = place.record("small");
     let last = record["final"]["step"].as_u64().expect("a step");
     assert!(checkpoints.join(format!("step-{last:08}/manifest.json")).is_file());
     assert!(record["events"].to_string().contains("Read-only file system"), "{}", record["events"]);
+}
+
+/// Nothing is lost yet, and a person is there: the run ends and says why, whoever was to write it.
+#[test]
+fn a_first_version_that_cant_be_written_ends_the_run_in_words() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.complete(&["--set", "run.name=whole"]);
+    let run = Mounted::start(&place, "true", &["--local-workers", "0"]);
+    until("it has an address", || place.run_dir("small").join("address").is_file());
+    run.refuse_versions();
+    let worker = place.guest("guest");
+    let output = wait(run.child);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("the first version could not be written"), "{said}");
+    assert!(said.contains("Read-only file system") && said.contains("--resume"), "{said}");
+    let events = place.record("small")["events"].to_string();
+    assert!(events.contains("it is tried again") && events.contains("\"repeated\":1"), "{events}");
+    assert_eq!(wait(worker).status.code(), Some(4), "it is told the end");
+    place.complete(&["--resume"]);
+    assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
 /// All steps are done, and the disk takes no version: the members keep what they hold until it does.
@@ -175,18 +212,47 @@ fn the_last_version_waits_for_a_disk_that_takes_it() {
     place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
     let run = Mounted::start(&place, "true", &some);
     until("there is a version", || run.run_dir().join("checkpoints/step-00000000/manifest.json").is_file());
-    let checkpoints = place.run_dir("small").join("checkpoints");
-    let path = checkpoints.to_str().expect("a readable path");
-    run.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path]);
+    run.refuse_versions();
     until("it waits for room", || {
         run.status()["waiting_for"]
             .as_str()
             .is_some_and(|text| text.contains("another attempt at version 300"))
     });
-    run.inside(&["umount", "-l", path]);
+    run.take_versions();
     let output = wait(run.child);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(place.digest("small"), place.digest("whole"));
+}
+
+/// Only the metrics' disk is full: they wait, and nothing else does.
+#[test]
+fn metrics_that_cant_be_written_stop_no_training_and_come_later() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
+    let begun = place.coordinator(&[&RUN[..], &["--output", "json"]].concat()).spawn().expect("started");
+    until("it commits steps", || support::steps_committed(&place) > 50);
+    signal(begun.id(), "INT");
+    let begun = wait(begun);
+    std::fs::create_dir(place.path().join("metrics")).expect("made");
+    let mount = "mount -t tmpfs -o size=64k none metrics && mv runs/small/metrics.jsonl metrics \
+                 && ln -s \"$PWD/metrics/metrics.jsonl\" runs/small";
+    let run = Mounted::start(&place, mount, &[&RUN[..], &["--resume"]].concat());
+    until("a person hears why", || says(&run.status(), "warning", "metrics.jsonl: No space left"));
+    let then = run.status();
+    until("the training goes on", || run.status()["step"].as_u64() > then["step"].as_u64().map(|s| s + 50));
+    run.inside(&["mount", "-o", "remount,size=64m", place.path().join("metrics").to_str().expect("a path")]);
+
+    let output = wait(run.child);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert_eq!(place.digest("small"), place.digest("whole"));
+    let whole = std::fs::read_to_string(place.run_dir("whole").join("metrics.jsonl")).expect("read");
+    let mut all = named(&String::from_utf8_lossy(&begun.stdout));
+    all.extend(named(&out));
+    assert_eq!(all, named(&whole));
 }
 
 #[test]

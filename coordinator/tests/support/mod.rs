@@ -112,6 +112,13 @@ impl Place {
         command
     }
 
+    /// A worker from elsewhere for the run `small`.
+    pub(crate) fn guest(&self, name: &str) -> Child {
+        let address = std::fs::read_to_string(self.run_dir("small").join("address")).expect("its address");
+        let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
+        self.worker(&arguments).spawn().expect("started")
+    }
+
     /// Runs to the end and asks for exit code 0.
     pub(crate) fn complete(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.finish(arguments);
@@ -138,6 +145,18 @@ impl Place {
     #[allow(dead_code, reason = "not every test program compares runs")]
     pub(crate) fn digest(&self, name: &str) -> String {
         self.record(name)["final"]["digest"].as_str().expect("a digest").to_owned()
+    }
+}
+
+impl Drop for Place {
+    /// A test that fails leaves nothing running: whatever works in the folder ends with it.
+    fn drop(&mut self) {
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let is_here = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == self.path());
+            if is_here {
+                let _ = Command::new("kill").arg("-9").arg(process.file_name()).status();
+            }
+        }
     }
 }
 
