@@ -149,7 +149,9 @@ impl Figures {
             Note::Left { reason, .. } if !reason.starts_with(ASKED) => self.evictions.increment(),
             Note::Retry { .. } => self.retries.increment(),
             Note::Rewound { .. } => self.rewinds.increment(),
-            Note::Waiting { reason } => self.paused.set(if reason.is_empty() { 0.0 } else { 1.0 }),
+            Note::Waiting { reason, late_ms } => {
+                self.paused.set(if reason.is_empty() || late_ms.is_some() { 0.0 } else { 1.0 });
+            }
             _ => {}
         }
     }

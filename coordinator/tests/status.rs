@@ -31,12 +31,6 @@ fn begin(place: &Place, more: &[&str]) -> Child {
     child
 }
 
-fn guest(place: &Place, name: &str) -> Child {
-    let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
-    let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
-    place.worker(&arguments).spawn().expect("started")
-}
-
 fn is(place: &Place, state: &str) -> bool {
     status(place).1["state"] == state
 }
@@ -64,7 +58,7 @@ fn a_run_below_its_fewest_workers_pauses_says_so_and_goes_on_by_itself() {
         text.contains("2 more workers to join") && text.contains("worker --coordinator http://127.0.0.1:");
     assert!(code == Some(0) && advises && !text.contains(" left\n"), "{text}");
 
-    let [first, second] = ["first", "second"].map(|name| guest(&place, name));
+    let [first, second] = ["first", "second"].map(|name| place.guest(name));
     until("the run trains", || steps_committed(&place) > 20);
     let (_, running) = status(&place);
     assert_eq!((&running["state"], &running["waiting_for"]), (&"running".into(), &"".into()), "{running:#}");
@@ -89,7 +83,7 @@ fn a_run_below_its_fewest_workers_pauses_says_so_and_goes_on_by_itself() {
         "{lost:?}"
     );
 
-    let third = guest(&place, "third");
+    let third = place.guest("third");
     until("it goes on", || is(&place, "running") && status(&place).1["step"].as_u64() > paused_at.as_u64());
     interrupt(run, vec![first, second, third]);
     let record = place.record("small");
@@ -104,10 +98,10 @@ fn a_run_below_its_fewest_workers_pauses_says_so_and_goes_on_by_itself() {
 fn who_is_refused_again_and_again_takes_one_line_of_the_record() {
     let place = Place::new();
     let run = begin(&place, &["--set", "elastic.max_workers=1"]);
-    let first = guest(&place, "first");
+    let first = place.guest("first");
     until("the run trains", || steps_committed(&place) > 20);
     for _ in 0..2 {
-        let output = wait(guest(&place, "surplus"));
+        let output = wait(place.guest("surplus"));
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let (_, report) = status(&place);
@@ -124,7 +118,7 @@ fn who_is_refused_again_and_again_takes_one_line_of_the_record() {
 fn a_coordinator_that_is_gone_is_missed_and_its_successor_says_what_that_cost() {
     let place = Place::new();
     let mut run = begin(&place, &[]);
-    let worker = guest(&place, "worker");
+    let worker = place.guest("worker");
     until("the run trains", || steps_committed(&place) > 20);
     run.kill().expect("killed");
     run.wait().expect("waited for");
@@ -149,4 +143,26 @@ fn a_coordinator_that_is_gone_is_missed_and_its_successor_says_what_that_cost() 
         "a run that is over is no failure"
     );
     assert!(place.record("small")["timings"]["restart_seconds"].as_f64() > Some(0.0));
+}
+
+/// A worker hangs: long before its lease is over, whoever asks hears whom the run waits for.
+#[test]
+fn a_step_that_takes_long_says_whom_it_waits_for() {
+    let place = Place::new();
+    let run = begin(&place, &["--set", "elastic.min_workers=2"]);
+    let [first, second] = ["first", "second"].map(|name| place.guest(name));
+    until("the run trains", || steps_committed(&place) > 20);
+    signal(second.id(), "STOP");
+    let waits_for = |words: &str| status(&place).1["waiting_for"].as_str().is_some_and(|text| text == words);
+    let says = |words: &str| said(&place).1.contains(words);
+    until("it says whom it waits for", || says("waiting for second to "));
+    assert!(is(&place, "running"), "it is no pause: {:#}", status(&place).1);
+    signal(second.id(), "CONT");
+    until("it goes on", || waits_for(""));
+    interrupt(run, vec![first, second]);
+    let record = place.record("small");
+    assert_eq!(events(&record, "left").len(), 0, "{:#}", record["events"]);
+    let late =
+        events(&record, "waiting").into_iter().filter(|event| event["cost_seconds"].as_f64() > Some(1.9));
+    assert_eq!(late.count(), 1, "{:#}", record["events"]);
 }

@@ -85,8 +85,8 @@ impl ParquetTable {
             if self.types[at] == Typed::Unusable {
                 continue;
             }
-            if !put(field, &self.null, text) {
-                problem.get_or_insert_with(|| format!("column {name:?} is not UTF-8 here"));
+            if let Err(why) = put(field, &self.null, text) {
+                problem.get_or_insert_with(|| format!("column {name:?} {why} here"));
             }
         }
         problem.map_or(Ok(true), |problem| Err(self.error(problem)))
@@ -131,8 +131,8 @@ fn typed(column: &Type) -> Typed {
     }
 }
 
-/// Writes a field as text, as a csv file would have it; false if it is none.
-fn put(field: &Field, null: &str, text: &mut String) -> bool {
+/// Writes a field as text, as a csv file would have it; what is wrong with it if it is none.
+fn put(field: &Field, null: &str, text: &mut String) -> Result<(), &'static str> {
     // Writing to a String can't fail.
     let _ = match field {
         Field::Null => write!(text, "{null}"),
@@ -141,11 +141,12 @@ fn put(field: &Field, null: &str, text: &mut String) -> bool {
         Field::Double(value) => write!(text, "{value}"),
         Field::Bytes(value) => match std::str::from_utf8(value.data()) {
             Ok(value) => write!(text, "{value}"),
-            Err(_) => return false,
+            Err(_) => return Err("is not UTF-8"),
         },
-        other => write!(text, "{other}"),
+        // A day or a moment that no calendar has.
+        other => guarded(|| Ok(write!(text, "{other}"))).map_err(|_| "has a value that can't be written")?,
     };
-    true
+    Ok(())
 }
 
 /// Reads by the parquet crate. Its reader of damaged files has asserted in places: that is an error of the file here.

@@ -267,3 +267,13 @@ proptest! {
         }
     }
 }
+
+/// One bit of a day's number, in a file of another program.
+#[test]
+fn a_day_that_no_calendar_has_is_refused() {
+    let dir = folder();
+    let changes = [Change::Set(428, 6)];
+    let path = write(dir.path(), "t.parquet", &mutated(foreign("version-2.parquet"), &changes));
+    let why = Plan::prepare(&config("parquet", &path), None).expect_err("no such day").to_string();
+    assert!(why.contains("t.parquet") && why.contains("has a value that can't be written here"), "{why}");
+}

@@ -224,8 +224,8 @@ fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
 fn a_member_that_is_far_too_late_is_put_out_by_name() {
     let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..run_plan(2) });
     table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
-    assert!(table.machine.waits_for().contains("w to be ready with step 1 (Train)"));
-    table.now = table.machine.next_deadline().expect("a deadline");
+    assert!(table.machine.waits_for().contains("w to compute its part of step 1"));
+    table.now += run_plan(2).load_timeout_ms;
     table.handle(Event::Tick);
     let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
         panic!("w is put out")
@@ -490,4 +490,42 @@ fn more_than_max_workers_are_refused() {
     assert_eq!(table.refusal(2), None, "until the first view more may come");
     let failure = table.refusal(3).expect("a refusal");
     assert!(failure.message.contains("elastic.max_workers = 3"), "{}", failure.message);
+}
+
+/// What people are told that a step waits for, in order.
+fn late_steps(table: &Table) -> Vec<&str> {
+    let waits = table.outputs.iter().filter_map(|output| match output {
+        Output::Note(Note::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
+        _ => None,
+    });
+    waits.collect()
+}
+
+#[test]
+fn people_hear_who_holds_a_step_up() {
+    let (mut table, view) = Table::working(run_plan(2));
+    table.step(&view, 1);
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    let wait = |table: &mut Table, ms: u64| {
+        table.now += ms;
+        for connection in 0..2 {
+            table.say(connection, FromWorker::Heartbeat);
+        }
+        table.handle(Event::Tick);
+    };
+    wait(&mut table, 1_900);
+    assert_eq!(late_steps(&table), [""; 0]);
+    table.handle(Event::Computed { member: view.members[0].member, key });
+    wait(&mut table, 100);
+    assert_eq!(late_steps(&table), ["w-2 to compute its part of step 2"]);
+    table.handle(Event::Computed { member: view.members[1].member, key });
+    wait(&mut table, 1_900);
+    assert_eq!(late_steps(&table).len(), 1, "not at once again");
+    wait(&mut table, 100);
+    assert_eq!(late_steps(&table)[1..], ["w, w-2 to be ready with step 2"]);
+    table.step(&view, 2);
+    let waits =
+        table.outputs.iter().rev().find(|output| matches!(output, Output::Note(Note::Waiting { .. })));
+    let over = Output::Note(Note::Waiting { reason: String::new(), late_ms: None });
+    assert_eq!(waits, Some(&over));
 }

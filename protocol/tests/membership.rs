@@ -332,3 +332,22 @@ fn a_newcomers_first_step_gives_nobody_else_more_time() {
     wait(&mut table, 30_000);
     assert_eq!(put_out(&table), [2]);
 }
+
+/// Timers of a busy machine are late all the time, which keeps nobody in the run who is lost.
+#[test]
+fn a_lease_ends_where_every_tick_is_a_little_late() {
+    let (mut table, _) = Table::working(run_plan(2));
+    table.now += 1_000;
+    for connection in 0..2 {
+        table.say(connection, FromWorker::Heartbeat);
+    }
+    let heard_at = table.now;
+    let is_put_out = |table: &Table| table.outputs.contains(&Output::Close { connection: 1 });
+    while !is_put_out(&table) {
+        table.now = table.machine.next_deadline().expect("a lease").max(table.now) + 3;
+        table.say(0, FromWorker::Heartbeat);
+        table.handle(Event::Tick);
+        assert!(table.now < heard_at + 15_000, "the lease is 10 s");
+    }
+    assert!(table.now >= heard_at + 10_000);
+}

@@ -116,13 +116,15 @@ fn a_member_that_cant_begin_an_upload_is_heard() {
 }
 
 /// All steps are done, and nothing is written; the version is asked for.
-fn at_the_last_version() -> Table {
-    let plan = RunPlan { total_steps: 2, step_timeout_ms: 600_000, ..run_plan(1) };
+fn at_the_last_version(workers: u32) -> Table {
+    let plan = RunPlan { total_steps: 2, step_timeout_ms: 600_000, ..run_plan(workers) };
     let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), lease_ms: 10_000_000, ..plan };
     let (mut table, view) = Table::working(plan);
     table.step(&view, 1);
     table.step(&view, 2);
-    table.say(0, FromWorker::Applied { step: 2, state_check: 1 });
+    for connection in 0..u64::from(workers) {
+        table.say(connection, FromWorker::Applied { step: 2, state_check: 1 });
+    }
     table
 }
 
@@ -149,18 +151,36 @@ fn is_last_version(message: &ToWorker) -> bool {
 
 #[test]
 fn the_last_version_waits_half_an_hour_for_room_and_ten_seconds_where_somebody_asked_for_the_end() {
-    let mut table = at_the_last_version();
+    let mut table = at_the_last_version(1);
     let ms = last_version_fails(&mut table);
     assert!((30 * 60_000..31 * 60_000).contains(&ms), "{ms} ms");
     let outcome = table.outcome().expect("the end");
     assert!(outcome.code == 4 && outcome.message.contains("(tried for 18"), "{}", outcome.message);
     assert!(outcome.message.contains("no room"), "{}", outcome.message);
 
-    let mut table = at_the_last_version();
+    let mut table = at_the_last_version(1);
     table.handle(Event::StopRequested { reason: "SIGTERM".to_owned() });
     let ms = last_version_fails(&mut table);
     assert!((10_000..20_000).contains(&ms), "{ms} ms");
     assert_eq!(table.outcome().expect("the end").code, 4);
+}
+
+/// An attempt that ends with its member says nothing of the disk.
+#[test]
+fn another_member_has_its_try_where_the_last_attempt_was_a_lost_members() {
+    let mut table = at_the_last_version(2);
+    table.handle(Event::VersionFailed { step: 2, reason: "no room".to_owned() });
+    table.handle(Event::StopRequested { reason: "SIGTERM".to_owned() });
+    table.now += 10_000;
+    table.handle(Event::Tick);
+    table.handle(Event::VersionFailed { step: 2, reason: "connection reset".to_owned() });
+    assert_eq!(table.outcome(), None, "the news of its loss may be on its way");
+    table.handle(Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    table.now += 10_000;
+    table.handle(Event::Tick);
+    assert!(table.sent(1).into_iter().any(is_last_version));
+    table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
+    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(130));
 }
 
 #[test]

@@ -381,3 +381,17 @@ fn a_worker_that_was_paused_itself_blames_nobody() {
     table.now += 2_500;
     assert_eq!(table.handle(Event::Tick), [Output::Send(FromWorker::Heartbeat)]);
 }
+
+/// Timers of a busy machine are late all the time: a coordinator that is gone is given up all the same.
+#[test]
+fn a_silent_coordinator_is_lost_where_every_tick_is_a_little_late() {
+    let mut table = Table::working();
+    loop {
+        table.now = table.machine.next_deadline().expect("a heartbeat") + 3;
+        assert!(table.now < 40_000, "twelve heartbeats are 30 s");
+        let outputs = table.handle(Event::Tick);
+        if matches!(outputs.last(), Some(Output::Reconnect { .. })) {
+            return assert!(table.now >= 30_000);
+        }
+    }
+}

@@ -29,6 +29,8 @@ pub(crate) struct CoordinatorNode {
     pub(crate) heard: BTreeMap<usize, u64>,
     /// The workers that are members.
     pub(crate) here: BTreeMap<MemberId, usize>,
+    /// Since when those workers are members that are not ready yet.
+    pub(crate) unready: BTreeMap<usize, u64>,
     /// The step that the machine works on.
     pub(crate) current: Option<StepKey>,
     /// Who is to upload which version, until it has; and how many were asked for.
@@ -73,6 +75,7 @@ impl World<'_> {
             backlog: Backlog::default(),
             heard: BTreeMap::new(),
             here: BTreeMap::new(),
+            unready: BTreeMap::new(),
             current: None,
             uploads: (0, None),
             journalled: None,
@@ -155,6 +158,9 @@ impl World<'_> {
     /// A message on a control stream.
     pub(crate) fn hear(&mut self, worker: usize, generation: usize, message: FromWorker) -> Finding {
         let connection = connection_number(worker, generation);
+        if let (FromWorker::Prepared { .. }, Some(node)) = (&message, &mut self.coordinator) {
+            node.unready.remove(&worker);
+        }
         self.handle_coordinator(Event::Message { connection, message })
     }
 
@@ -281,6 +287,7 @@ impl World<'_> {
     }
 
     fn take_note(&mut self, note: Note) -> Finding {
+        let now = self.queue.now();
         match note {
             Note::Retry { .. } => self.told.retries += 1,
             Note::Rewound { to_step, reason, .. } => {
@@ -292,6 +299,7 @@ impl World<'_> {
             Note::Joined { member, join } => {
                 if let (Some(node), Ok(worker)) = (&mut self.coordinator, usize::try_from(join.instance)) {
                     node.here.insert(member, worker);
+                    node.unready.insert(worker, now);
                 }
             }
             Note::ViewOpened { .. } => self.told.views += 1,

@@ -33,6 +33,8 @@ pub struct Speeds {
     pub journal_ms: u64,
     /// A version's upload and its files.
     pub upload_ms: u64,
+    /// A timer, after it is due.
+    pub timer_ms: u64,
 }
 
 impl Scenario {
@@ -74,6 +76,7 @@ impl Scenario {
             compute_ms: [5, 60][random.below(2)],
             journal_ms: [1, 30][random.below(2)],
             upload_ms: [20, 400, 4_000][random.below(3)],
+            timer_ms: [0, 1, 15][Random::stream(seed, "timers").below(3)],
         };
         let plan = RunPlan {
             geometry,

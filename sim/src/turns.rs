@@ -150,13 +150,15 @@ impl World<'_> {
     fn arm_ticks(&mut self) {
         let now = self.queue.now();
         let clock = self.coordinator_clock();
+        // A busy machine's timers are never on time.
+        let late_ms = self.scenario.speeds.timer_ms;
         if let Some(node) = &mut self.coordinator
             && let Some(due) = node.machine.next_deadline()
         {
             let at = now + due.saturating_sub(clock);
             if node.tick_at.is_none_or(|armed| armed > at) {
                 node.tick_at = Some(at);
-                self.queue.put_at(at, What::CoordinatorTick);
+                self.queue.put_at(at + self.random.between(late_ms.min(1), late_ms), What::CoordinatorTick);
             }
         }
         for worker in 0..self.workers.len() {
@@ -170,7 +172,8 @@ impl World<'_> {
             let Some(at) = due.map(|due| now + due.saturating_sub(clock)) else { continue };
             if node.tick_at.is_none_or(|armed| armed > at) {
                 node.tick_at = Some(at);
-                self.queue.put_at(at, What::WorkerTick(worker));
+                self.queue
+                    .put_at(at + self.random.between(late_ms.min(1), late_ms), What::WorkerTick(worker));
             }
         }
     }

@@ -51,8 +51,13 @@ impl World<'_> {
     /// The states that a run that goes back could go on from: whole versions, and what members hold.
     pub(crate) fn best_to_go_on_from(&self) -> Best {
         let Some(node) = &self.coordinator else { return Best::default() };
+        let now = self.queue.now();
         let leaves = |worker: usize| self.fired.contains(&crate::life::Chaos::Leave(worker));
-        let here = node.here.values().filter(|worker| !leaves(**worker)).map(|worker| &self.workers[*worker]);
+        // One that isn't ready for so long may never be.
+        let ready_ms = self.scenario.plan.load_timeout_ms;
+        let hangs = |worker| node.unready.get(&worker).is_some_and(|since| now >= since + ready_ms);
+        let here = node.here.values().filter(|worker| !leaves(**worker) && !hangs(**worker));
+        let here = here.map(|worker| &self.workers[*worker]);
         let members = here
             .filter(|worker| worker.is_alive && worker.is_connected())
             .filter_map(|worker| Some(Claim { commit: worker.made_by?, prepared: worker.prepared_before }));

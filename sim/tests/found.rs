@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
+use protocol::early_stopping::EarlyStopping;
 use protocol::schedule::Schedule;
 use sim::{Chaos, Life, Scenario, Which, reference, run};
 
@@ -29,7 +30,8 @@ fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
     plan.export = true;
     (plan.min_workers, plan.max_workers) = (1, 16);
     scenario.toy = sim::Toy { elements: 24, salt: 7, nan_sample: None, weightless: 0 };
-    scenario.speeds = sim::Speeds { network_ms: 20, compute_ms: 60, journal_ms: 30, upload_ms: 400 };
+    scenario.speeds =
+        sim::Speeds { network_ms: 20, compute_ms: 60, journal_ms: 30, upload_ms: 400, timer_ms: 0 };
     tune(&mut scenario);
     scenario
 }
@@ -158,4 +160,39 @@ fn who_comes_back_takes_its_own_place() {
     let (which, down) = (Which::Control, true);
     let stall = Chaos::Stall { worker: 1, which, up: false, down, ms: 60_000 };
     holds((60..160).step_by(4), full, |at| Life::with(2, &[(at, stall)]));
+}
+
+/// The holder of the newest state couldn't reach the data plane: the others waited for it, gave up, and the run ended although
+/// they could have gone on from a version. (Seen.)
+#[test]
+fn a_holder_that_cant_be_ready_is_not_waited_for_to_the_end() {
+    let cut = |at: u64| {
+        let (which, up, down, ms) = (Which::Data, false, true, 95_000);
+        let partition = Chaos::Partition { worker: 0, which, up, down, ms };
+        let restart = Chaos::RestartCoordinator { host: false, after_ms: 5_000 };
+        Life::supervised(3, &[(at, Chaos::CorruptFrames(4)), (at + 90, partition), (at + 104, restart)])
+    };
+    holds(20..140, |scenario| scenario.speeds.network_ms = 300, cut);
+}
+
+/// The host's crash took the record of an evaluation, a member brought the next step's commit back, and a run that was to end
+/// early at the evaluation after that went on. (Seen.)
+#[test]
+fn an_evaluation_that_decides_is_not_lost_with_the_host() {
+    // The loss grows, so the second evaluation is worse than the first, if that is known.
+    let rule = EarlyStopping {
+        metric: "loss".to_owned(),
+        sum: 0,
+        scale: 1.0,
+        lower_is_better: true,
+        min_delta: 0.0,
+        patience: 1,
+    };
+    let stops_early = |scenario: &mut Scenario| {
+        scenario.plan.early_stopping = Some(rule.clone());
+        scenario.plan.geometry.batch = 12;
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+    };
+    let restart = Chaos::RestartCoordinator { host: true, after_ms: 5_000 };
+    holds(20..320, stops_early, |at| Life::supervised(2, &[(at, restart)]));
 }

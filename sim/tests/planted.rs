@@ -120,7 +120,10 @@ fn a_torn_tail_is_not_cut() {
 #[test]
 fn another_replay_goes_unnoticed() {
     // One version at the start: the resumed run replays everything, with a dataset that was changed.
-    let sparse = |scenario: &mut Scenario| scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
+    let sparse = |scenario: &mut Scenario| {
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
+        scenario.plan.early_stopping = None;
+    };
     let changed = Life { other_data: true, ..Life::quiet(2) };
     let expected = ["came back as", "bit-exact"];
     check(Bug::IgnoresReplayedHashes, &expected, sparse, &[kill_at(300), changed, Life::quiet(2)]);

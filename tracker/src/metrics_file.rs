@@ -191,6 +191,15 @@ impl MetricsFile {
         Ok(std::mem::take(&mut self.waiting))
     }
 
+    /// Waits until the disk has what was written.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn sync(&self) -> Result<(), MetricsError> {
+        let io = |source| MetricsError::Io { path: self.path.display().to_string(), source };
+        self.file.sync_data().map_err(io)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         if self.torn {
             self.file.set_len(self.whole)?;

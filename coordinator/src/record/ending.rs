@@ -10,7 +10,7 @@ use super::Recorder;
 impl Recorder {
     /// The run is over: what run.json is to say of it.
     pub(crate) fn conclude(&mut self, outcome: &Outcome, seconds: f64, exact: bool) {
-        self.waits_for("");
+        self.waits_for("", None);
         self.record.status = match outcome.reason {
             EndReason::Completed => RunStatus::Completed,
             EndReason::Interrupted => RunStatus::Interrupted,

@@ -62,7 +62,7 @@ impl Recorder {
                 let text = format!("held still for {held_ms} ms after step {step}");
                 self.happened("hold", &text, Some(*held_ms));
             }
-            Note::Waiting { reason } => self.waits_for(reason),
+            Note::Waiting { reason, late_ms } => self.waits_for(reason, *late_ms),
             Note::Warning { message } => self.warning(message),
             Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
         }

@@ -57,6 +57,8 @@ pub(crate) struct Recorder {
     progress: Progress,
     newest_version: Option<u64>,
     waiting_for: String,
+    /// While a step is under way.
+    waits_in_step: bool,
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
     beside: Beside,
@@ -95,6 +97,7 @@ impl Recorder {
             progress,
             newest_version: None,
             waiting_for: String::new(),
+            waits_in_step: false,
             says_what_it_waits_for: false,
             beside,
             due: Due::default(),
@@ -173,8 +176,11 @@ impl Recorder {
         }
     }
 
-    /// A version is in place: run.json is written with it.
+    /// A version is in place: run.json is written with it, and its metrics are on the disk, as none of its steps is done again.
     pub(crate) fn version(&mut self, manifest: &Manifest) {
+        if let Err(trouble) = self.file.sync() {
+            self.metrics_wait(&trouble);
+        }
         self.newest_version = Some(manifest.step);
         self.beside.figures.checkpoint_age.reset();
         self.record.final_state.digest.clone_from(&manifest.digest);

@@ -1,6 +1,6 @@
 //! What takes its time before it is known what it cost: waiting, coming back to where history was, starting again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tracing::info;
@@ -42,19 +42,24 @@ impl Recorder {
         self.spells.restart = Some(self.begin("restart", &text, began));
     }
 
-    /// What the run waits for now; nothing where that is empty.
-    pub(super) fn waits_for(&mut self, reason: &str) {
+    /// What the run waits for now; nothing where that is empty. A step that waits has done so for a while already.
+    pub(super) fn waits_for(&mut self, reason: &str, late_ms: Option<u64>) {
         self.waiting_for = reason.to_owned();
+        self.waits_in_step = late_ms.is_some();
         if reason.is_empty() {
             return self.waits_no_more();
         }
         info!(reason, "waiting");
         let text = format!("waiting for {reason}");
-        if self.says_what_it_waits_for {
+        if self.says_what_it_waits_for || self.waits_in_step {
             self.display.event("waiting", &text, &json!({}));
         }
         let spell = match self.spells.waiting.take() {
-            None => self.begin("waiting", &text, Instant::now()),
+            None => {
+                let late = Duration::from_millis(late_ms.unwrap_or(0));
+                let since = Instant::now();
+                self.begin("waiting", &text, since.checked_sub(late).unwrap_or(since))
+            }
             Some(spell) => {
                 if let Some(event) = self.event_of(&spell) {
                     event.text = text;

@@ -39,7 +39,7 @@ impl Recorder {
     }
 
     fn state(&self) -> &'static str {
-        match (&self.view, self.waiting_for.is_empty()) {
+        match (&self.view, self.waiting_for.is_empty() || self.waits_in_step) {
             (None, _) => "starting",
             (Some(_), true) => "running",
             (Some(_), false) => "paused",

@@ -155,7 +155,7 @@ impl Recorder {
     }
 
     /// Metrics are not worth a run, but the trouble is loud: once, however many steps it lasts.
-    fn metrics_wait(&mut self, trouble: &MetricsError) {
+    pub(super) fn metrics_wait(&mut self, trouble: &MetricsError) {
         error!(%trouble, "metrics can't be written");
         let lost = self.file.left_out() > 0;
         let then = if lost { "so many wait that the oldest are lost" } else { "they wait until they can" };

@@ -29,6 +29,8 @@ pub(super) struct Closing {
     /// When the first of them failed.
     failing_since: Option<Millis>,
     retry_at: Option<Millis>,
+    /// By whom the last attempt was made that may be, and why it failed.
+    giving_up: Option<(MemberId, String)>,
     export: Export,
     /// Attempts at the exports that came to nothing.
     exports_failed: u32,
@@ -71,9 +73,16 @@ impl Coordinator {
         let applied_until = now.saturating_add(self.plan.load_timeout_ms);
         let export = Export::NotAsked;
         let (failing_since, retry_at) = (None, None);
-        let exports_failed = 0;
-        let closing =
-            Closing { checks, applied_until, attempts: 0, failing_since, retry_at, export, exports_failed };
+        let closing = Closing {
+            checks,
+            applied_until,
+            attempts: 0,
+            failing_since,
+            retry_at,
+            giving_up: None,
+            export,
+            exports_failed: 0,
+        };
         self.state = State::Closing(closing);
         self.advance_closing(now);
     }
@@ -149,17 +158,24 @@ impl Coordinator {
     }
 
     /// The last version could not be written. The disk may have room later.
-    pub(super) fn on_last_version_failed(&mut self, now: Millis, reason: &str) {
-        let step = self.position.step;
+    pub(super) fn on_last_version_failed(&mut self, now: Millis, from: MemberId, reason: &str) {
         let patience_ms = if self.stop.is_some() { STOP_PATIENCE_MS } else { self.plan.last_version_ms };
         let State::Closing(closing) = &mut self.state else { return };
         let failing_ms = now.saturating_sub(*closing.failing_since.get_or_insert(now));
-        if failing_ms >= patience_ms {
-            let tried = format!("tried for {} s", failing_ms / 1_000);
-            return self
-                .fail(4, &format!("state {step} could not be written as a version ({tried}): {reason}"));
+        if failing_ms < patience_ms {
+            return self.try_again_later(now);
         }
-        self.try_again_later(now);
+        // It may have failed because its member is lost, which is heard in a moment: then another one has its try.
+        closing.giving_up = Some((from, reason.to_owned()));
+        closing.retry_at = Some(now.saturating_add(RETRY_MS));
+    }
+
+    /// The moment has passed.
+    fn give_up_last_version(&mut self, now: Millis, reason: &str) {
+        let (step, State::Closing(closing)) = (self.position.step, &self.state) else { return };
+        let tried_ms = closing.failing_since.map_or(0, |since| now.saturating_sub(since));
+        let tried = format!("tried for {} s", tried_ms / 1_000);
+        self.fail(4, &format!("state {step} could not be written as a version ({tried}): {reason}"));
     }
 
     fn try_again_later(&mut self, now: Millis) {
@@ -251,7 +267,12 @@ impl Coordinator {
         }
         if closing.retry_at.is_some_and(|at| now >= at) {
             closing.retry_at = None;
-            self.advance_closing(now);
+            match closing.giving_up.take() {
+                Some((from, reason)) if self.roster.get(from).is_some() => {
+                    self.give_up_last_version(now, &reason);
+                }
+                _ => self.advance_closing(now),
+            }
         }
     }
 

@@ -60,17 +60,20 @@ impl Coordinator {
     pub(super) fn gather(&mut self, now: Millis) {
         self.begin_hold(now);
         self.lift_bars();
-        self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
+        self.start_gathering(now);
         self.advance_gathering(now);
+    }
+
+    pub(super) fn start_gathering(&mut self, now: Millis) {
+        let until = now.saturating_add(self.plan.join_timeout_ms);
+        self.state = State::Gathering { until, is_extended: false };
     }
 
     fn advance_gathering(&mut self, now: Millis) {
         let here = self.roster.available().count();
         if here < self.needed()
             || self.waits_for_orphans(now)
-            || self.adopting.is_some()
-            // A version that is whole counts as soon as the journal has it.
-            || self.uploads.is_recording()
+            || self.waits_for_journal()
             || self.adopt_lost_tail()
         {
             return;
@@ -82,6 +85,11 @@ impl Coordinator {
         if self.holder_until().is_none_or(|until| now >= until) {
             self.restore(now);
         }
+    }
+
+    /// Whether the journal is to take what may be gone on from: a version that is whole counts as soon as it is there.
+    fn waits_for_journal(&self) -> bool {
+        self.adopting.is_some() || self.uploads.is_recording()
     }
 
     /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
@@ -259,7 +267,7 @@ impl Coordinator {
     pub(super) fn pause(&mut self, now: Millis) {
         self.end_hold(now);
         self.lift_bars();
-        self.state = State::Gathering { until: now.saturating_add(self.plan.join_timeout_ms) };
+        self.start_gathering(now);
     }
 
     /// What follows the committed state; `None` if all steps are done, or the run ends early.
@@ -283,12 +291,27 @@ impl Coordinator {
     }
 
     pub(super) fn on_gathering_tick(&mut self, now: Millis) {
-        let State::Gathering { until } = self.state else { return };
+        let State::Gathering { until, is_extended } = self.state else { return };
         self.advance_gathering(now);
         if !matches!(self.state, State::Gathering { .. }) || now < until {
             return;
         }
-        let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.describe_gathering(now));
+        let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.waits_for());
+        if self.waits_for_journal() {
+            self.warn(waited);
+            self.start_gathering(now);
+            return;
+        }
+        if self.roster.available().count() >= self.needed() {
+            // Enough are here, and whoever has the newest state still has time; but not each time that it comes back.
+            let holder_until = self.holder_until().filter(|until| now < *until && !is_extended);
+            if let Some(until) = holder_until {
+                self.state = State::Gathering { until, is_extended: true };
+                return;
+            }
+            self.warn(format!("{waited}; those that are here go on without"));
+            return self.restore(now);
+        }
         if !self.has_begun && self.roster.available().count() >= self.plan.min_workers.max(1) as usize {
             self.warn(format!("{waited}; those that are here begin"));
             self.has_begun = true;
@@ -326,8 +349,7 @@ impl Coordinator {
         if let Some(holder_until) = holder_until {
             return until.min(holder_until);
         }
-        let is_recording = self.adopting.is_some() || self.uploads.is_recording();
-        if self.roster.available().count() < self.needed() || is_recording {
+        if self.roster.available().count() < self.needed() || self.waits_for_journal() {
             return until;
         }
         // At once, where there is a worker to try with; else when one of those that lack the state may be tried again.

@@ -222,7 +222,7 @@ impl Coordinator {
         self.view = None;
         // Nothing steps until the states are there again.
         self.begin_hold(self.clock);
-        self.state = State::Gathering { until: self.clock.saturating_add(self.plan.join_timeout_ms) };
+        self.start_gathering(self.clock);
         let reason = reason.to_owned();
         self.note(Note::Rewound { from_step, to_step, reason: reason.clone() });
         self.append(Record::Rewind { to_step, void, reason }, true, After::Nothing);

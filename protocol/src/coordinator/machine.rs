@@ -24,12 +24,18 @@ use crate::messages::{ToWorker, View};
 const END_APPENDS_MAX: u32 = 3;
 /// A tick that is later than this (or half a lease, if that is more) means that this process was paused.
 const PAUSE_MS: u64 = 1_000;
+/// A tick is on time if it is no later than this part of a lease.
+const PUNCTUAL: u64 = 50;
 
 /// Where the run stands. Each state names what it waits for.
 #[derive(Debug)]
 pub(super) enum State {
     /// Too few workers are here, or the members of the last view may still come back.
-    Gathering { until: Millis },
+    Gathering {
+        until: Millis,
+        /// Whoever has the newest state has been given more time.
+        is_extended: bool,
+    },
     /// One member makes state 0 and uploads it.
     Initialising(Initialising),
     /// Members load or recover the state that the run goes on from.
@@ -135,7 +141,7 @@ impl Coordinator {
         // Where workers are still at work their number is known; a start waits for as many as it was asked to.
         let has_begun = orphans > 0;
         let mut machine = Self {
-            state: State::Gathering { until },
+            state: State::Gathering { until, is_extended: false },
             roster: Roster::default(),
             uploads: Uploads::new(resume, now),
             shown: None,
@@ -219,10 +225,10 @@ impl Coordinator {
     pub fn next_deadline(&self) -> Option<Millis> {
         let lease = self.roster.heard_since().map(|since| since.saturating_add(self.plan.lease_ms));
         let state = match &self.state {
-            State::Gathering { until } => Some(self.gathering_deadline(*until)),
+            State::Gathering { until, .. } => Some(self.gathering_deadline(*until)),
             State::Loading { until, .. } | State::Handover { until, .. } => Some(*until),
             State::Initialising(initialising) => Some(initialising.until),
-            State::Stepping(step) => Some(step.until),
+            State::Stepping(step) => Some(step.until.min(step.late_at)),
             State::Closing(closing) => closing.deadline(),
             State::Opening | State::Committing(_) => None,
             State::Ending(_) => return self.appends.retry_at(),
@@ -318,6 +324,7 @@ impl Coordinator {
                 self.give_up_handover(now, "the transfer of the state took too long");
             }
             State::Stepping(step) if now >= step.until => self.on_step_expired(now),
+            State::Stepping(step) if now >= step.late_at => self.on_late_step(now),
             State::Closing(_) => self.on_closing_tick(now),
             _ => {}
         }
@@ -328,26 +335,28 @@ impl Coordinator {
     fn forgive_own_pause(&mut self, now: Millis) {
         // What the event before was late by is forgiven already.
         let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due.max(self.clock)));
-        if late_ms == 0 {
+        let lease_ms = self.plan.lease_ms;
+        // Timers of a busy machine are late all the time: were that forgiven, whoever is lost would never be.
+        if late_ms <= lease_ms / PUNCTUAL {
             return;
         }
-        let lease_ms = self.plan.lease_ms;
         if late_ms <= PAUSE_MS.max(lease_ms / 2) {
             // And a little more: a lease that ended meanwhile would end now, before what has come is read.
             return self.roster.extend_leases(now, late_ms + late_ms.min(PAUSE_MS));
         }
-        self.roster.extend_leases(now, now);
+        self.roster.forgive_pause(now, late_ms);
         let shift = |until: &mut Millis| {
             *until = until.saturating_add(late_ms).max(now.saturating_add(lease_ms));
         };
         match &mut self.state {
-            State::Gathering { until } | State::Loading { until, .. } | State::Handover { until, .. } => {
+            State::Gathering { until, .. } | State::Loading { until, .. } | State::Handover { until, .. } => {
                 shift(until);
             }
             State::Initialising(state) => shift(&mut state.until),
             State::Stepping(step) => {
                 shift(&mut step.until);
                 shift(&mut step.newcomers_until);
+                shift(&mut step.late_at);
             }
             State::Closing(closing) => closing.shift(shift),
             State::Opening | State::Committing(_) | State::Ending(_) | State::Finished(_) => {}
@@ -360,14 +369,15 @@ impl Coordinator {
         if matches!(self.state, State::Finished(_)) {
             return; // Its outcome was the last word.
         }
-        let is_routine = matches!(
-            self.state,
-            State::Stepping(_) | State::Committing(_) | State::Opening | State::Ending(_)
-        );
-        let reason = if is_routine && !self.appends.is_failing() { String::new() } else { self.waits_for() };
+        let (reason, late_ms) = match &self.state {
+            _ if self.appends.is_failing() => (self.waits_for(), None),
+            State::Stepping(step) => (step.late.clone(), Some(self.clock.saturating_sub(step.started))),
+            State::Committing(_) | State::Opening | State::Ending(_) => (String::new(), None),
+            _ => (self.waits_for(), None),
+        };
         if reason != self.waiting {
             self.waiting.clone_from(&reason);
-            self.note(Note::Waiting { reason });
+            self.note(Note::Waiting { reason, late_ms });
         }
     }
 

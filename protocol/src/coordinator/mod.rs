@@ -271,6 +271,8 @@ pub enum Note {
     Waiting {
         /// For whom and why; empty when it goes on.
         reason: String,
+        /// For how long a step has been under way that takes long, in milliseconds.
+        late_ms: Option<u64>,
     },
     /// A warning.
     Warning {

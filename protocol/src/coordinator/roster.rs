@@ -70,6 +70,16 @@ impl Member {
     }
 }
 
+/// Names in a line for people.
+const NAMES_SHOWN_MAX: usize = 8;
+
+/// The first of many names.
+pub(super) fn some_of(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
 /// The members: a thousand of them say something in every step, so none is looked for in a list.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
@@ -182,6 +192,14 @@ impl Roster {
         let later = |heard: Millis| heard.saturating_add(late_ms).min(now);
         self.members.values_mut().for_each(|member| member.heard_at = later(member.heard_at));
         self.heard_since = self.heard_since.map(later);
+    }
+
+    /// This process was paused for so long, in which nobody could get ready.
+    pub(super) fn forgive_pause(&mut self, now: Millis, late_ms: u64) {
+        self.extend_leases(now, now);
+        for member in self.members.values_mut() {
+            member.joined_at = member.joined_at.saturating_add(late_ms).min(now);
+        }
     }
 
     /// The member that has been silent for longest.

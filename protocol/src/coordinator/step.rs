@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::appends::After;
 use super::machine::{Coordinator, Position, State};
+use super::roster::some_of;
 use super::verdict;
 use super::views::Kept;
 use super::{Committed, Output};
@@ -15,6 +16,12 @@ use crate::schedule::update_scalars;
 
 /// A step may take so many times what steps take before its members count as lost.
 const SLOWEST_FACTOR: u64 = 10;
+/// A step that takes so many times what steps take is said to be late, and by whom,
+const LATE_FACTOR: u64 = 5;
+/// but none before that, in milliseconds,
+const LATE_MS: u64 = 2_000;
+/// and of a run's first, which compile, none before that.
+const FIRST_LATE_MS: u64 = 10_000;
 /// The part of the difference by which a quicker step lowers the pace.
 const PACE_DECAY: u64 = 16;
 
@@ -26,6 +33,10 @@ pub(super) struct Step {
     /// Newcomers have until then: a member's first step may compile what its warm-up didn't.
     pub(super) newcomers_until: Millis,
     pub(super) started: Millis,
+    /// When people are told next who holds it up.
+    pub(super) late_at: Millis,
+    /// What they were told.
+    pub(super) late: String,
     /// Whose part of it is at the reducer.
     pub(super) computed: BTreeSet<MemberId>,
     readies: BTreeMap<MemberId, Ready>,
@@ -77,11 +88,14 @@ impl Coordinator {
         let budget_ms = pace.map_or(first_ms, |slowest| {
             self.plan.step_timeout_ms.max(slowest.saturating_mul(SLOWEST_FACTOR))
         });
+        let late_ms = pace.map_or(FIRST_LATE_MS, |slowest| LATE_MS.max(slowest.saturating_mul(LATE_FACTOR)));
         self.state = State::Stepping(Step {
             key,
             until: now.saturating_add(budget_ms),
             newcomers_until: now.saturating_add(budget_ms.max(first_ms)),
             started: now,
+            late_at: now.saturating_add(late_ms),
+            late: String::new(),
             computed: BTreeSet::new(),
             readies: BTreeMap::new(),
         });
@@ -163,7 +177,9 @@ impl Coordinator {
             .filter_map(|member| step.readies.get(&member.id).map(|ready| (member.id, ready.timings)))
             .collect();
         let record = self.record(now, &ready, verdict);
-        self.append(Record::Commit(record.clone()), false, After::Commit);
+        // A member brings back what the journal loses of training, but nobody an evaluation that decides over the end.
+        let is_decisive = key.phase == Phase::Evaluate && self.plan.early_stopping.is_some();
+        self.append(Record::Commit(record.clone()), is_decisive, After::Commit);
         let decided = Decided { record, started, timings };
         self.state = State::Committing(Box::new(decided));
     }
@@ -306,13 +322,31 @@ impl Coordinator {
         }
     }
 
+    /// Tells people who holds the step up: soon, and again when it has taken twice as long.
+    pub(super) fn on_late_step(&mut self, now: Millis) {
+        let State::Stepping(step) = &self.state else { return };
+        let late = self.describe_step(step);
+        let State::Stepping(step) = &mut self.state else { return };
+        step.late = late;
+        step.late_at = now.saturating_add(now.saturating_sub(step.started).max(1));
+    }
+
+    /// Whose part isn't at the reducer; where all are, who hasn't taken what was reduced.
     pub(super) fn describe_step(&self, step: &Step) -> String {
         let ranks = self.roster.ranks();
-        let late: Vec<&str> = ranks
-            .iter()
-            .filter(|member| self.is_in_view(member.id) && !step.readies.contains_key(&member.id))
-            .map(|member| member.name.as_str())
-            .collect();
-        format!("{} to be ready with step {} ({:?})", late.join(", "), step.key.step, step.key.phase)
+        let names = |is_meant: &dyn Fn(MemberId) -> bool| -> Vec<&str> {
+            let members = ranks.iter().filter(|member| self.is_in_view(member.id) && is_meant(member.id));
+            members.map(|member| member.name.as_str()).collect()
+        };
+        let what = match step.key.phase {
+            Phase::Train => format!("step {}", step.key.step),
+            Phase::Evaluate => format!("the evaluation of state {}", step.key.step),
+        };
+        let behind = names(&|id| !step.has_computed(id));
+        if !behind.is_empty() {
+            return format!("{} to compute its part of {what}", some_of(&behind));
+        }
+        let unready = names(&|id| !step.readies.contains_key(&id));
+        format!("{} to be ready with {what}", some_of(&unready))
     }
 }

@@ -260,14 +260,11 @@ impl Coordinator {
             return self
                 .fail(4, &format!("the first version could not be written: {}", reasons.join("; then ")));
         }
-        if self.uploads.in_flight.is_none_or(|upload| upload.step != step) {
-            return;
-        }
-        self.uploads.in_flight = None;
+        let Some(upload) = self.uploads.in_flight.take_if(|upload| upload.step == step) else { return };
         // In the middle of a run the next one that is due is the next attempt.
         self.warn(format!("version {step} could not be written: {reason}"));
         match self.state {
-            State::Closing(_) => self.on_last_version_failed(now, reason),
+            State::Closing(_) => self.on_last_version_failed(now, upload.from, reason),
             _ => self.advance(now),
         }
     }

@@ -10,7 +10,7 @@ use sim::real::{Programs, Storms, by_kind, figures};
 
 /// Chaos on real processes: runs of the real programs under random faults must end with the quiet run's digest.
 #[derive(Parser)]
-#[command(name = "chaos", version, about)]
+#[command(name = "chaos", version)]
 struct Arguments {
     /// Begin no further seed after so many minutes.
     #[arg(long)]
