@@ -6,7 +6,7 @@ mod table;
 
 use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
-use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Outcome, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, StepKey};
 use protocol::journal::{CommitRecord, Record};
@@ -528,4 +528,61 @@ fn people_hear_who_holds_a_step_up() {
         table.outputs.iter().rev().find(|output| matches!(output, Output::Note(Note::Waiting { .. })));
     let over = Output::Note(Note::Waiting { reason: String::new(), late_ms: None });
     assert_eq!(waits, Some(&over));
+}
+
+/// The journal refuses each attempt for ten minutes; how the run ended meanwhile.
+fn journal_fails(machine: &mut Coordinator, from: u64) -> Option<Outcome> {
+    let mut now = from;
+    while now < from + 600_000 {
+        machine.handle(now, Event::Tick);
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::Append { .. } => {
+                    machine.handle(now, Event::JournalFailed { reason: "no space left".to_owned() });
+                }
+                Output::Finished(outcome) => return Some(outcome),
+                _ => {}
+            }
+        }
+        now = machine.next_deadline().map_or(now + 1_000, |at| at.max(now + 1));
+    }
+    None
+}
+
+#[test]
+fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_has_not() {
+    let mut machine = Coordinator::new(run_plan(2), 1, History::fresh(), 0);
+    let outcome = journal_fails(&mut machine, 0).expect("nothing is lost, and a person is there");
+    assert!(
+        outcome.code == 4 && outcome.message.contains("the journal, which can't be written"),
+        "{outcome:?}"
+    );
+
+    // All are lost while the journal is to take a version.
+    let (mut table, view) = Table::working(run_plan(1));
+    table.step(&view, 1);
+    table.step(&view, 2);
+    table.machine.handle(table.now, Event::VersionWritten { step: 2, digest: [2; 32] });
+    table.machine.handle(table.now, Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    assert_eq!(journal_fails(&mut table.machine, table.now), None);
+    assert_eq!(table.machine.waits_for(), "the journal, which can't be written");
+}
+
+/// A coordinator that slept within a step doesn't take that for the time that steps take.
+#[test]
+fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
+    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000, ..run_plan(1) });
+    table.now += 8 * 3_600_000;
+    table.handle(Event::Tick);
+    table.step(&view, 1);
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    for _ in 0..70 {
+        table.now += 1_000;
+        table.say(0, FromWorker::Heartbeat);
+        table.handle(Event::Tick);
+    }
+    assert!(
+        table.sent(0).iter().any(|message| matches!(message, ToWorker::Evicted { .. })),
+        "{key:?} has a minute"
+    );
 }

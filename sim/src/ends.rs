@@ -116,6 +116,9 @@ impl World<'_> {
         let was_refused = self.fired.iter().any(|chaos| matches!(chaos, Chaos::UploadsFail(_)));
         let is_unwritten =
             was_full && says(&["no space left"]) || was_refused && says(&["connection refused"]);
+        // So is the journal before anything is done.
+        let was_unjournalled = self.fired.iter().any(|chaos| matches!(chaos, Chaos::JournalFails(_)));
+        let is_unjournalled = was_unjournalled && says(&["the journal, which can't be written"]);
         // Whom nobody starts again, or who was kept from coming until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0
@@ -140,6 +143,7 @@ impl World<'_> {
         was_stopped
             || stops_at_nan
             || is_unwritten
+            || is_unjournalled
             || is_short
             || is_changed
             || was_flipped

@@ -25,6 +25,8 @@ impl World<'_> {
                 node.given_up.push(abandoned);
             }
         }
+        // What comes of another view meanwhile is of no use any more.
+        node.expected = None;
         let held = node.contribution.take();
         let holds = held.as_ref().map(|held| held.held_of(key, member)).unwrap_or_default();
         let held = held.filter(|_| self.bug != Some(Bug::ForgetsPartials));

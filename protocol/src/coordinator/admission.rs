@@ -54,7 +54,7 @@ impl Coordinator {
     pub(super) fn on_disconnected(&mut self, now: Millis, connection: u64, reason: &str) {
         if let Some(id) = self.roster.by_connection(connection).map(|member| member.id) {
             self.expect_back(now, id);
-            self.lose(now, id, &format!("its control stream ended: {reason}"));
+            self.lose(now, id, reason);
         }
     }
 

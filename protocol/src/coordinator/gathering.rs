@@ -89,7 +89,7 @@ impl Coordinator {
 
     /// Whether the journal is to take what may be gone on from: a version that is whole counts as soon as it is there.
     fn waits_for_journal(&self) -> bool {
-        self.adopting.is_some() || self.uploads.is_recording()
+        self.adopting.is_some() || self.uploads.is_recording() || self.appends.is_failing()
     }
 
     /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
@@ -296,12 +296,11 @@ impl Coordinator {
         if !matches!(self.state, State::Gathering { .. }) || now < until {
             return;
         }
-        let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.waits_for());
-        if self.waits_for_journal() {
-            self.warn(waited);
-            self.start_gathering(now);
-            return;
+        // A run that has begun is paused for as long as its journal can't be written; before that a person is there.
+        if self.has_begun && self.waits_for_journal() {
+            return self.start_gathering(now);
         }
+        let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.waits_for());
         if self.roster.available().count() >= self.needed() {
             // Enough are here, and whoever has the newest state still has time; but not each time that it comes back.
             let holder_until = self.holder_until().filter(|until| now < *until && !is_extended);
@@ -324,6 +323,13 @@ impl Coordinator {
     pub(super) fn on_loading_expired(&mut self, now: Millis) {
         let waited_ms = self.plan.load_timeout_ms;
         let message = format!("waited {waited_ms} ms for {}", self.waits_for());
+        if let State::Initialising(state) = &mut self.state
+            && self.has_begun
+            && self.appends.is_failing()
+        {
+            state.until = now.saturating_add(waited_ms);
+            return;
+        }
         let State::Loading { step, .. } = self.state else {
             return self.fail(4, &format!("{message} and gave up"));
         };

@@ -285,7 +285,8 @@ impl Coordinator {
         let (after, next) = self.appends.written();
         self.outputs.extend(next);
         match after {
-            None | Some(After::Nothing) => {}
+            None => {}
+            Some(After::Nothing) => self.advance(now),
             Some(After::OpenView) => self.on_view_journalled(now),
             Some(After::Adopt) => self.on_adopted(now),
             Some(After::Commit) => self.on_commit_journalled(now),
@@ -357,6 +358,7 @@ impl Coordinator {
                 shift(&mut step.until);
                 shift(&mut step.newcomers_until);
                 shift(&mut step.late_at);
+                step.started = step.started.saturating_add(late_ms).min(now);
             }
             State::Closing(closing) => closing.shift(shift),
             State::Opening | State::Committing(_) | State::Ending(_) | State::Finished(_) => {}

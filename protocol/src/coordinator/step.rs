@@ -53,7 +53,8 @@ impl Step {
 #[derive(Debug)]
 pub(super) struct Decided {
     pub(super) record: CommitRecord,
-    started: Millis,
+    /// What it took the members; what the journal takes says nothing of them.
+    took_ms: u64,
     timings: Vec<(MemberId, Timings)>,
 }
 
@@ -169,7 +170,7 @@ impl Coordinator {
             },
         };
         let State::Stepping(step) = &self.state else { return };
-        let started = step.started;
+        let took_ms = now.saturating_sub(step.started);
         let timings: Vec<(MemberId, Timings)> = self
             .roster
             .ranks()
@@ -180,7 +181,7 @@ impl Coordinator {
         // A member brings back what the journal loses of training, but nobody an evaluation that decides over the end.
         let is_decisive = key.phase == Phase::Evaluate && self.plan.early_stopping.is_some();
         self.append(Record::Commit(record.clone()), is_decisive, After::Commit);
-        let decided = Decided { record, started, timings };
+        let decided = Decided { record, took_ms, timings };
         self.state = State::Committing(Box::new(decided));
     }
 
@@ -247,7 +248,7 @@ impl Coordinator {
 
     pub(super) fn on_commit_journalled(&mut self, now: Millis) {
         let State::Committing(decided) = std::mem::replace(&mut self.state, State::Opening) else { return };
-        let Decided { record, started, timings } = *decided;
+        let Decided { record, took_ms, timings } = *decided;
         let (key, next) = (record.key, record.next);
         let is_evaluation = key.phase == Phase::Evaluate;
         self.position = Position { step: key.step, applied: record.applied, evaluated: is_evaluation };
@@ -269,7 +270,6 @@ impl Coordinator {
         }
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
-        let took_ms = now.saturating_sub(started);
         self.pace.note(key.phase, took_ms);
         if next.evaluate {
             self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// What the record of a run says of what was done to it: a word for each, and what an event of this kind (or
 /// any) then contains.
 const EVIDENCE: [(&str, &str, &str); 8] = [
-    ("a stream that ended", "left", "control stream ended"),
+    ("a stream that ended", "left", "its control stream"),
     ("a lease that ran out", "left", "nothing was heard from it"),
     ("a worker that left", "left", "it leaves: SIGTERM"),
     ("a data connection that broke", "", "data connection broke"),

@@ -21,7 +21,8 @@ pub struct VersionWriter {
 /// A file of a version that is being written: hashed as it grows.
 #[derive(Debug)]
 pub struct FileWriter {
-    path: PathBuf,
+    /// Where it will be, for errors.
+    place: PathBuf,
     name: String,
     file: File,
     hasher: blake3::Hasher,
@@ -36,7 +37,7 @@ impl VersionWriter {
     pub fn begin(checkpoints: &Path, step: u64) -> Result<Self, StoreError> {
         let target = folder(checkpoints, step);
         let temporary = temporary_name(&target);
-        // In the words of the version: the same trouble with the next one's temporary name is the same trouble.
+        // Errors are in the words of the version: the same trouble with the next temporary name is the same trouble.
         std::fs::create_dir_all(&temporary).map_err(StoreError::at(&target))?;
         Ok(Self { target, temporary, files: Vec::new() })
     }
@@ -46,13 +47,13 @@ impl VersionWriter {
     /// # Errors
     /// When the file system says no, or the name is taken or no plain file name.
     pub fn file(&self, name: &str) -> Result<FileWriter, StoreError> {
-        let path = self.temporary.join(name);
+        let place = self.target.join(name);
         if !is_file_name(name) {
             let source = std::io::Error::new(ErrorKind::InvalidInput, "no name for a file of a version");
-            return Err(StoreError { path, source });
+            return Err(StoreError { path: place, source });
         }
-        let file = File::create_new(&path).map_err(StoreError::at(&path))?;
-        Ok(FileWriter { path, name: name.to_owned(), file, hasher: blake3::Hasher::new(), size: 0 })
+        let file = File::create_new(self.temporary.join(name)).map_err(StoreError::at(&place))?;
+        Ok(FileWriter { place, name: name.to_owned(), file, hasher: blake3::Hasher::new(), size: 0 })
     }
 
     /// Takes a finished file into the version.
@@ -79,8 +80,9 @@ impl VersionWriter {
         manifest.files = std::mem::take(&mut self.files);
         let bytes = manifest
             .to_bytes()
-            .map_err(|why| StoreError { path: self.temporary.clone(), source: why.into() })?;
-        write_file(&self.temporary.join(MANIFEST), &bytes)?;
+            .map_err(|why| StoreError { path: self.target.clone(), source: why.into() })?;
+        write_file(&self.temporary.join(MANIFEST), &bytes)
+            .map_err(|error| StoreError { path: self.target.join(MANIFEST), ..error })?;
         if !is_wanted() {
             return Ok(None);
         }
@@ -118,7 +120,7 @@ impl FileWriter {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(StoreError::at(&self.path))
+        self.file.write_all(bytes).map_err(StoreError::at(&self.place))
     }
 
     /// Bytes written so far.
@@ -128,7 +130,7 @@ impl FileWriter {
     }
 
     fn finish(self) -> Result<FileEntry, StoreError> {
-        self.file.sync_all().map_err(StoreError::at(&self.path))?;
+        self.file.sync_all().map_err(StoreError::at(&self.place))?;
         let blake3 = self.hasher.finalize().to_hex().to_string();
         Ok(FileEntry { name: self.name, size: self.size, blake3 })
     }
@@ -143,8 +145,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_full_disk_is_told_with_the_files_name() {
         let file = File::options().write(true).open("/dev/full").expect("Linux has it");
-        let path = PathBuf::from("checkpoints/step-00000001/model.safetensors");
-        let mut writer = FileWriter { path, name: "m".into(), file, hasher: blake3::Hasher::new(), size: 0 };
+        let place = PathBuf::from("checkpoints/step-00000001/model.safetensors");
+        let mut writer = FileWriter { place, name: "m".into(), file, hasher: blake3::Hasher::new(), size: 0 };
         let error = writer.write(b"more").expect_err("the disk is full");
         assert_eq!(error.kind(), StoreErrorKind::Full);
         assert!(error.to_string().contains("model.safetensors"), "{error}");
@@ -159,7 +161,8 @@ mod tests {
             assert_eq!(error.source.kind(), ErrorKind::InvalidInput, "{name:?}");
         }
         let _first = writer.file("f").expect("begun");
-        writer.file("f").expect_err("taken");
+        let error = writer.file("f").expect_err("taken");
+        assert_eq!(error.path, folder(dir.path(), 1).join("f"), "not in the words of what is temporary");
     }
 
     #[test]
