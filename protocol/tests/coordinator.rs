@@ -6,7 +6,7 @@ mod table;
 
 use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
-use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Outcome, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, StepKey};
 use protocol::journal::{CommitRecord, Record};
@@ -193,46 +193,6 @@ fn before_the_first_view_another_worker_may_take_a_lost_ones_place() {
     table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
     table.say(2, FromWorker::Loaded { step: 0, digest: [0; 32] });
     assert!(matches!(table.sent(2).last(), Some(ToWorker::View(_))));
-}
-
-#[test]
-fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
-    let expire = |table: &mut Table, words: &str| {
-        // Heartbeats keep the leases; only the wait itself runs out.
-        for _ in 0..200 {
-            let Some(due) = table.machine.next_deadline() else { break };
-            table.now = due.max(table.now).min(table.now + 2_000);
-            for connection in 0..2 {
-                table.say(connection, FromWorker::Heartbeat);
-            }
-            table.handle(Event::Tick);
-        }
-        let outcome = table.outcome().expect("the end");
-        assert_eq!(outcome.code, 4);
-        assert!(outcome.message.contains(words), "{}", outcome.message);
-    };
-    let mut table = Table::new(RunPlan { min_workers: 2, ..run_plan(2) });
-    table.say(0, FromWorker::Join(join("a", None)));
-    expire(&mut table, "1 more worker to join (1 of 2 are here)");
-    let mut table = Table::new(run_plan(2));
-    table.say(0, FromWorker::Join(join("a", None)));
-    table.say(1, FromWorker::Join(join("b", None)));
-    expire(&mut table, "a to make and upload the first state");
-}
-
-#[test]
-fn a_member_that_is_far_too_late_is_put_out_by_name() {
-    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..run_plan(2) });
-    table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
-    assert!(table.machine.waits_for().contains("w to compute its part of step 1"));
-    table.now += run_plan(2).load_timeout_ms;
-    table.handle(Event::Tick);
-    let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
-        panic!("w is put out")
-    };
-    assert!(reason.contains("has not computed its part"), "{reason}");
-    let view = table.last_view(1);
-    assert_eq!((view.members[0].name.as_str(), view.step), ("w-2", 1));
 }
 
 #[test]
@@ -490,99 +450,4 @@ fn more_than_max_workers_are_refused() {
     assert_eq!(table.refusal(2), None, "until the first view more may come");
     let failure = table.refusal(3).expect("a refusal");
     assert!(failure.message.contains("elastic.max_workers = 3"), "{}", failure.message);
-}
-
-/// What people are told that a step waits for, in order.
-fn late_steps(table: &Table) -> Vec<&str> {
-    let waits = table.outputs.iter().filter_map(|output| match output {
-        Output::Note(Note::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
-        _ => None,
-    });
-    waits.collect()
-}
-
-#[test]
-fn people_hear_who_holds_a_step_up() {
-    let (mut table, view) = Table::working(run_plan(2));
-    table.step(&view, 1);
-    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
-    let wait = |table: &mut Table, ms: u64| {
-        table.now += ms;
-        for connection in 0..2 {
-            table.say(connection, FromWorker::Heartbeat);
-        }
-        table.handle(Event::Tick);
-    };
-    wait(&mut table, 1_900);
-    assert_eq!(late_steps(&table), [""; 0]);
-    table.handle(Event::Computed { member: view.members[0].member, key });
-    wait(&mut table, 100);
-    assert_eq!(late_steps(&table), ["w-2 to compute its part of step 2"]);
-    table.handle(Event::Computed { member: view.members[1].member, key });
-    wait(&mut table, 1_900);
-    assert_eq!(late_steps(&table).len(), 1, "not at once again");
-    wait(&mut table, 100);
-    assert_eq!(late_steps(&table)[1..], ["w, w-2 to be ready with step 2"]);
-    table.step(&view, 2);
-    let waits =
-        table.outputs.iter().rev().find(|output| matches!(output, Output::Note(Note::Waiting { .. })));
-    let over = Output::Note(Note::Waiting { reason: String::new(), late_ms: None });
-    assert_eq!(waits, Some(&over));
-}
-
-/// The journal refuses each attempt for ten minutes; how the run ended meanwhile.
-fn journal_fails(machine: &mut Coordinator, from: u64) -> Option<Outcome> {
-    let mut now = from;
-    while now < from + 600_000 {
-        machine.handle(now, Event::Tick);
-        while let Some(output) = machine.poll_output() {
-            match output {
-                Output::Append { .. } => {
-                    machine.handle(now, Event::JournalFailed { reason: "no space left".to_owned() });
-                }
-                Output::Finished(outcome) => return Some(outcome),
-                _ => {}
-            }
-        }
-        now = machine.next_deadline().map_or(now + 1_000, |at| at.max(now + 1));
-    }
-    None
-}
-
-#[test]
-fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_has_not() {
-    let mut machine = Coordinator::new(run_plan(2), 1, History::fresh(), 0);
-    let outcome = journal_fails(&mut machine, 0).expect("nothing is lost, and a person is there");
-    assert!(
-        outcome.code == 4 && outcome.message.contains("the journal, which can't be written"),
-        "{outcome:?}"
-    );
-
-    // All are lost while the journal is to take a version.
-    let (mut table, view) = Table::working(run_plan(1));
-    table.step(&view, 1);
-    table.step(&view, 2);
-    table.machine.handle(table.now, Event::VersionWritten { step: 2, digest: [2; 32] });
-    table.machine.handle(table.now, Event::Disconnected { connection: 0, reason: "killed".to_owned() });
-    assert_eq!(journal_fails(&mut table.machine, table.now), None);
-    assert_eq!(table.machine.waits_for(), "the journal, which can't be written");
-}
-
-/// A coordinator that slept within a step doesn't take that for the time that steps take.
-#[test]
-fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
-    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000, ..run_plan(1) });
-    table.now += 8 * 3_600_000;
-    table.handle(Event::Tick);
-    table.step(&view, 1);
-    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
-    for _ in 0..70 {
-        table.now += 1_000;
-        table.say(0, FromWorker::Heartbeat);
-        table.handle(Event::Tick);
-    }
-    assert!(
-        table.sent(0).iter().any(|message| matches!(message, ToWorker::Evicted { .. })),
-        "{key:?} has a minute"
-    );
 }

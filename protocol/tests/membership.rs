@@ -6,7 +6,7 @@ use protocol::coordinator::{CheckpointEvery, Event, Note, Output, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, RunId, StepKey};
 use protocol::journal::Record;
-use protocol::messages::{EndReason, Failure, FromWorker, Held, Join, Ready, Timings, ToWorker, View};
+use protocol::messages::{EndReason, Failure, FromWorker, Held, Join, Ready, ToWorker, View};
 use table::{Table, join, ready, run_plan};
 
 /// Nothing of another run's history may come into this one, although both count from the same numbers.
@@ -289,65 +289,4 @@ fn one_that_was_started_again_is_not_waited_for() {
     table.now += 700;
     table.say(1, FromWorker::Join(join("worker-0", Some(0))));
     assert!(went_back(&table), "{}", table.machine.waits_for());
-}
-
-/// Its first step may compile what its warm-up didn't; those that have worked before have no such reason.
-#[test]
-fn a_newcomers_first_step_gives_nobody_else_more_time() {
-    let working = || {
-        let plan =
-            RunPlan { lease_ms: 10_000_000, step_timeout_ms: 30_000, load_timeout_ms: 60_000, ..run_plan(2) };
-        let (mut table, view) = Table::working(plan);
-        let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
-        let timings = Timings { compute_us: 1_000, samples: 2, ..Timings::default() };
-        for connection in 0..2 {
-            table.say(connection, FromWorker::Ready(Ready { timings, ..ready(key) }));
-        }
-        table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
-        table.say(2, FromWorker::Join(join("newcomer", None)));
-        table.step(&view, 2);
-        table.handle(Event::StateShown { step: 2, digest: [2; 32] });
-        table.say(2, FromWorker::Loaded { step: 2, digest: [2; 32] });
-        let view = table.last_view(2);
-        assert_eq!(view.members.len(), 3);
-        (table, StepKey { view: view.id, step: 3, phase: Phase::Train }, view)
-    };
-    let put_out = |table: &Table| -> Vec<u64> {
-        let is_evicted = |message: &&ToWorker| matches!(message, ToWorker::Evicted { .. });
-        (0..3).filter(|connection| table.sent(*connection).iter().any(is_evicted)).collect()
-    };
-    let wait = |table: &mut Table, ms: u64| {
-        table.now += ms;
-        table.handle(Event::Tick);
-    };
-    let (mut table, key, view) = working();
-    table.handle(Event::Computed { member: view.members[0].member, key });
-    wait(&mut table, 30_000);
-    assert_eq!(put_out(&table), [1]);
-
-    let (mut table, key, view) = working();
-    view.members[..2].iter().for_each(|info| table.handle(Event::Computed { member: info.member, key }));
-    wait(&mut table, 30_000);
-    assert_eq!(put_out(&table), [0; 0], "the newcomer has until its own deadline");
-    wait(&mut table, 30_000);
-    assert_eq!(put_out(&table), [2]);
-}
-
-/// Timers of a busy machine are late all the time, which keeps nobody in the run who is lost.
-#[test]
-fn a_lease_ends_where_every_tick_is_a_little_late() {
-    let (mut table, _) = Table::working(run_plan(2));
-    table.now += 1_000;
-    for connection in 0..2 {
-        table.say(connection, FromWorker::Heartbeat);
-    }
-    let heard_at = table.now;
-    let is_put_out = |table: &Table| table.outputs.contains(&Output::Close { connection: 1 });
-    while !is_put_out(&table) {
-        table.now = table.machine.next_deadline().expect("a lease").max(table.now) + 3;
-        table.say(0, FromWorker::Heartbeat);
-        table.handle(Event::Tick);
-        assert!(table.now < heard_at + 15_000, "the lease is 10 s");
-    }
-    assert!(table.now >= heard_at + 10_000);
 }

@@ -296,11 +296,14 @@ impl Coordinator {
         if !matches!(self.state, State::Gathering { .. }) || now < until {
             return;
         }
-        // A run that has begun is paused for as long as its journal can't be written; before that a person is there.
-        if self.has_begun && self.waits_for_journal() {
-            return self.start_gathering(now);
-        }
         let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.waits_for());
+        if self.waits_for_journal() {
+            // A run that has begun is paused for as long as its journal can't be written; before that a person is there.
+            return match self.has_begun {
+                true => self.start_gathering(now),
+                false => self.fail(4, &format!("{waited} and gave up")),
+            };
+        }
         if self.roster.available().count() >= self.needed() {
             // Enough are here, and whoever has the newest state still has time; but not each time that it comes back.
             let holder_until = self.holder_until().filter(|until| now < *until && !is_extended);

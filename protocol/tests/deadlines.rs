@@ -1,0 +1,214 @@
+//! Deadlines: what each wait has, whose it is, what people hear before it is over, and what doesn't count.
+
+mod table;
+
+use protocol::coordinator::{Coordinator, Event, Note, Outcome, Output, RunPlan};
+use protocol::history::History;
+use protocol::ids::{Phase, StepKey};
+use protocol::messages::{FromWorker, Ready, Timings, ToWorker};
+use table::{Table, join, ready, run_plan};
+
+#[test]
+fn every_wait_has_a_deadline_that_names_who_is_waited_for() {
+    let expire = |table: &mut Table, words: &str| {
+        // Heartbeats keep the leases; only the wait itself runs out.
+        for _ in 0..200 {
+            let Some(due) = table.machine.next_deadline() else { break };
+            table.now = due.max(table.now).min(table.now + 2_000);
+            for connection in 0..2 {
+                table.say(connection, FromWorker::Heartbeat);
+            }
+            table.handle(Event::Tick);
+        }
+        let outcome = table.outcome().expect("the end");
+        assert_eq!(outcome.code, 4);
+        assert!(outcome.message.contains(words), "{}", outcome.message);
+    };
+    let mut table = Table::new(RunPlan { min_workers: 2, ..run_plan(2) });
+    table.say(0, FromWorker::Join(join("a", None)));
+    expire(&mut table, "1 more worker to join (1 of 2 are here)");
+    let mut table = Table::new(run_plan(2));
+    table.say(0, FromWorker::Join(join("a", None)));
+    table.say(1, FromWorker::Join(join("b", None)));
+    expire(&mut table, "a to make and upload the first state");
+}
+
+#[test]
+fn a_member_that_is_far_too_late_is_put_out_by_name() {
+    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..run_plan(2) });
+    table.say(1, FromWorker::Ready(ready(StepKey { view: view.id, step: 1, phase: Phase::Train })));
+    assert!(table.machine.waits_for().contains("w to compute its part of step 1"));
+    table.now += run_plan(2).load_timeout_ms;
+    table.handle(Event::Tick);
+    let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
+        panic!("w is put out")
+    };
+    assert!(reason.contains("has not computed its part"), "{reason}");
+    let view = table.last_view(1);
+    assert_eq!((view.members[0].name.as_str(), view.step), ("w-2", 1));
+}
+
+/// Its first step may compile what its warm-up didn't; those that have worked before have no such reason.
+#[test]
+fn a_newcomers_first_step_gives_nobody_else_more_time() {
+    let working = || {
+        let plan =
+            RunPlan { lease_ms: 10_000_000, step_timeout_ms: 30_000, load_timeout_ms: 60_000, ..run_plan(2) };
+        let (mut table, view) = Table::working(plan);
+        let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+        let timings = Timings { compute_us: 1_000, samples: 2, ..Timings::default() };
+        for connection in 0..2 {
+            table.say(connection, FromWorker::Ready(Ready { timings, ..ready(key) }));
+        }
+        table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+        table.say(2, FromWorker::Join(join("newcomer", None)));
+        table.step(&view, 2);
+        table.handle(Event::StateShown { step: 2, digest: [2; 32] });
+        table.say(2, FromWorker::Loaded { step: 2, digest: [2; 32] });
+        let view = table.last_view(2);
+        assert_eq!(view.members.len(), 3);
+        (table, StepKey { view: view.id, step: 3, phase: Phase::Train }, view)
+    };
+    let put_out = |table: &Table| -> Vec<u64> {
+        let is_evicted = |message: &&ToWorker| matches!(message, ToWorker::Evicted { .. });
+        (0..3).filter(|connection| table.sent(*connection).iter().any(is_evicted)).collect()
+    };
+    let wait = |table: &mut Table, ms: u64| {
+        table.now += ms;
+        table.handle(Event::Tick);
+    };
+    let (mut table, key, view) = working();
+    table.handle(Event::Computed { member: view.members[0].member, key });
+    wait(&mut table, 30_000);
+    assert_eq!(put_out(&table), [1]);
+
+    let (mut table, key, view) = working();
+    view.members[..2].iter().for_each(|info| table.handle(Event::Computed { member: info.member, key }));
+    wait(&mut table, 30_000);
+    assert_eq!(put_out(&table), [0; 0], "the newcomer has until its own deadline");
+    wait(&mut table, 30_000);
+    assert_eq!(put_out(&table), [2]);
+}
+
+/// Timers of a busy machine are late all the time, which keeps nobody in the run who is lost.
+#[test]
+fn a_lease_ends_where_every_tick_is_a_little_late() {
+    let (mut table, _) = Table::working(run_plan(2));
+    table.now += 1_000;
+    for connection in 0..2 {
+        table.say(connection, FromWorker::Heartbeat);
+    }
+    let heard_at = table.now;
+    let is_put_out = |table: &Table| table.outputs.contains(&Output::Close { connection: 1 });
+    while !is_put_out(&table) {
+        table.now = table.machine.next_deadline().expect("a lease").max(table.now) + 3;
+        table.say(0, FromWorker::Heartbeat);
+        table.handle(Event::Tick);
+        assert!(table.now < heard_at + 15_000, "the lease is 10 s");
+    }
+    assert!(table.now >= heard_at + 10_000);
+}
+
+/// What people are told that a step waits for, in order.
+fn late_steps(table: &Table) -> Vec<&str> {
+    let waits = table.outputs.iter().filter_map(|output| match output {
+        Output::Note(Note::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
+        _ => None,
+    });
+    waits.collect()
+}
+
+#[test]
+fn people_hear_who_holds_a_step_up() {
+    let (mut table, view) = Table::working(run_plan(2));
+    table.step(&view, 1);
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    let wait = |table: &mut Table, ms: u64| {
+        table.now += ms;
+        for connection in 0..2 {
+            table.say(connection, FromWorker::Heartbeat);
+        }
+        table.handle(Event::Tick);
+    };
+    wait(&mut table, 1_900);
+    assert_eq!(late_steps(&table), [""; 0]);
+    table.handle(Event::Computed { member: view.members[0].member, key });
+    wait(&mut table, 100);
+    assert_eq!(late_steps(&table), ["w-2 to compute its part of step 2"]);
+    table.handle(Event::Computed { member: view.members[1].member, key });
+    wait(&mut table, 1_900);
+    assert_eq!(late_steps(&table).len(), 1, "not at once again");
+    wait(&mut table, 100);
+    assert_eq!(late_steps(&table)[1..], ["w, w-2 to be ready with step 2"]);
+    table.step(&view, 2);
+    let waits =
+        table.outputs.iter().rev().find(|output| matches!(output, Output::Note(Note::Waiting { .. })));
+    let over = Output::Note(Note::Waiting { reason: String::new(), late_ms: None });
+    assert_eq!(waits, Some(&over));
+}
+
+/// The journal refuses each attempt for ten minutes; how the run ended meanwhile.
+fn journal_fails(machine: &mut Coordinator, from: u64) -> Option<Outcome> {
+    let mut now = from;
+    while now < from + 600_000 {
+        machine.handle(now, Event::Message { connection: 0, message: FromWorker::Heartbeat });
+        machine.handle(now, Event::Tick);
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::Append { .. } => {
+                    machine.handle(now, Event::JournalFailed { reason: "no space left".to_owned() });
+                }
+                Output::Finished(outcome) => return Some(outcome),
+                Output::Note(Note::Warning { message }) => assert!(!message.contains("go on"), "{message}"),
+                _ => {}
+            }
+        }
+        now = machine.next_deadline().map_or(now + 1_000, |at| at.max(now + 1));
+    }
+    None
+}
+
+#[test]
+fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_has_not() {
+    let mut machine = Coordinator::new(run_plan(2), 1, History::fresh(), 0);
+    let outcome = journal_fails(&mut machine, 0).expect("nothing is lost, and a person is there");
+    assert!(
+        outcome.code == 4 && outcome.message.contains("the journal, which can't be written"),
+        "{outcome:?}"
+    );
+
+    // The term's record alone is missing, and all else is there.
+    let mut machine = Coordinator::new(run_plan(1), 1, History::fresh(), 0);
+    machine.handle(0, Event::Message { connection: 0, message: FromWorker::Join(join("w", None)) });
+    machine.handle(0, Event::Message { connection: 0, message: FromWorker::Prepared { elements: 3 } });
+    let outcome = journal_fails(&mut machine, 0).expect("it doesn't go on without a journal");
+    assert!(outcome.message.contains("the journal, which can't be written and gave up"), "{outcome:?}");
+
+    // All are lost while the journal is to take a version.
+    let (mut table, view) = Table::working(run_plan(1));
+    table.step(&view, 1);
+    table.step(&view, 2);
+    table.machine.handle(table.now, Event::VersionWritten { step: 2, digest: [2; 32] });
+    table.machine.handle(table.now, Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    assert_eq!(journal_fails(&mut table.machine, table.now), None);
+    assert_eq!(table.machine.waits_for(), "the journal, which can't be written");
+}
+
+/// A coordinator that slept within a step doesn't take that for the time that steps take.
+#[test]
+fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
+    let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000, ..run_plan(1) });
+    table.now += 8 * 3_600_000;
+    table.handle(Event::Tick);
+    table.step(&view, 1);
+    let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
+    for _ in 0..70 {
+        table.now += 1_000;
+        table.say(0, FromWorker::Heartbeat);
+        table.handle(Event::Tick);
+    }
+    assert!(
+        table.sent(0).iter().any(|message| matches!(message, ToWorker::Evicted { .. })),
+        "{key:?} has a minute"
+    );
+}
