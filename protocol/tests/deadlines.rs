@@ -179,6 +179,7 @@ fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_
 
     // The term's record alone is missing, and all else is there.
     let mut machine = Coordinator::new(run_plan(1), 1, History::fresh(), 0);
+    machine.handle(0, Event::JournalFailed { reason: "no space left".to_owned() });
     machine.handle(0, Event::Message { connection: 0, message: FromWorker::Join(join("w", None)) });
     machine.handle(0, Event::Message { connection: 0, message: FromWorker::Prepared { elements: 3 } });
     let outcome = journal_fails(&mut machine, 0).expect("it doesn't go on without a journal");
