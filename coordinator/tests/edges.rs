@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -68,13 +69,14 @@ fn control_port(place: &Place) -> u16 {
 }
 
 /// A worker that comes to the run by the other address.
-fn guest(place: &Place, host: &str, port: u16) -> std::process::Child {
+fn guest(place: &Place, host: &str, port: u16) -> Child {
+    guest_command(place, host, port).spawn().expect("started")
+}
+
+fn guest_command(place: &Place, host: &str, port: u16) -> Command {
     let token = place.run_dir("small").join("token").display().to_string();
     let url = format!("http://{host}:{port}");
-    place
-        .worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "guest"])
-        .spawn()
-        .expect("started")
+    place.worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "guest"])
 }
 
 /// The guest is named in the run's record.
@@ -130,23 +132,33 @@ fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
 #[test]
 fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     let place = Place::new();
-    let run =
-        place.coordinator(&["--local-workers", "1", "--set", "train.epochs=200"]).spawn().expect("started");
+    let run = place
+        .coordinator(&["--local-workers", "1", "--set", "train.epochs=100000"])
+        .spawn()
+        .expect("started");
     let host = HOSTS[1];
     let through = Door::to(control_port(&place), host, 0, u32::MAX);
     until("steps", || support::steps_committed(&place) > 20);
-    let cut_off = guest(&place, host, through.port);
+    let log = place.path().join("guest.log");
+    let mut cut_off = guest_command(&place, host, through.port)
+        .stderr(std::fs::File::create(&log).expect("its log"))
+        .spawn()
+        .expect("started");
     until("the other worker's Join", || is_known(&place));
     let at_join = support::steps_committed(&place);
+    // Steps are faster than a connection is given up.
+    let warning = format!("the data plane of the coordinator at {host}:");
+    until("its warning", || {
+        let said = std::fs::read_to_string(&log).expect("its log");
+        said.lines().any(|line| line.contains(&warning) && line.contains("trying again in 1 s"))
+    });
     until("steps without it", || support::steps_committed(&place) > at_join + 100);
+    assert!(cut_off.try_wait().expect("looked at").is_none(), "it waits");
     signal(run.id(), "INT");
     let output = wait(run);
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     signal(cut_off.id(), "KILL");
-    let said = String::from_utf8_lossy(&wait(cut_off).stderr).into_owned();
-    let warned = said.contains(&format!("the data plane of the coordinator at {host}:"))
-        && said.contains("trying again in 1 s");
-    assert!(warned, "{said}");
+    wait(cut_off);
     let record = place.record("small");
     assert_eq!(record["retries"], 0, "nobody paid for it: {record:#}");
 }

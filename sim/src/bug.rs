@@ -36,6 +36,8 @@ pub enum Bug {
     KeepsSlicesOverAbort,
     /// A coordinator that was paused goes through its deadlines as if it had been awake.
     TrustsTimeAfterPause,
+    /// The coordinator takes a member that says nothing for one that lives.
+    KeepsTheSilent,
     /// A member computes all of its microbatches again when a step is tried again in another view.
     ForgetsPartials,
     /// Members' state checks and hashes are not compared (all are made equal).

@@ -6,7 +6,7 @@ use protocol::coordinator::{Coordinator, Event, Note, Output};
 use protocol::history::History;
 use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::journal::Record;
-use protocol::messages::{Commit, FromWorker, Ready, ToWorker, View};
+use protocol::messages::{Commit, EndReason, FromWorker, Ready, ToWorker, View};
 
 use crate::backlog::Backlog;
 use crate::bug::Bug;
@@ -111,6 +111,7 @@ impl World<'_> {
                 if node.machine.next_deadline().is_none_or(|at| at > clock) {
                     return Ok(());
                 }
+                self.hear_the_silent()?;
                 self.handle_coordinator(Event::Tick)?;
                 let due = self.coordinator.as_ref().and_then(|node| node.machine.next_deadline());
                 self.idle_ticks = if due.is_some_and(|at| at <= clock) { self.idle_ticks + 1 } else { 0 };
@@ -238,6 +239,7 @@ impl World<'_> {
             Output::Send { connection, message } => {
                 self.watch_sent(&message)?;
                 let (worker, generation) = of_number(connection);
+                self.workers[worker].told_to_end = end_of(&message);
                 self.send_down(worker, Plane::Control, generation, Down::Control(message));
             }
             Output::Close { connection } => {
@@ -336,6 +338,16 @@ impl World<'_> {
         }
         World::archive(&mut self.archive.commits, commit.clone());
         Ok(())
+    }
+}
+
+/// The exit code and the message of a worker that hears this.
+fn end_of(message: &ToWorker) -> Option<(u8, String)> {
+    match message {
+        ToWorker::Refused(failure) => Some((failure.code, failure.message.clone())),
+        ToWorker::End { reason: EndReason::Interrupted, message } => Some((130, message.clone())),
+        ToWorker::End { reason: EndReason::Failed, message } => Some((4, message.clone())),
+        _ => None,
     }
 }
 

@@ -23,6 +23,7 @@ pub mod real;
 mod run;
 mod scenario;
 mod shrink;
+mod silence;
 mod strike;
 mod summing;
 mod toy;

@@ -15,10 +15,10 @@ use crate::toy::State;
 pub(crate) struct WorkerNode {
     pub(crate) machine: Option<Worker>,
     pub(crate) is_alive: bool,
-    /// Came after the others.
-    pub(crate) is_late: bool,
     /// Exit code and message.
     pub(crate) exit: Option<(u8, String)>,
+    /// The same, of an end or a refusal that a coordinator has sent it.
+    pub(crate) told_to_end: Option<(u8, String)>,
     pub(crate) member: Option<MemberId>,
     pub(crate) state: Option<State>,
     /// Computes so many times slower.
@@ -66,12 +66,12 @@ pub(crate) struct WorkerNode {
 }
 
 impl WorkerNode {
-    pub(crate) fn new(slot: Option<usize>, is_late: bool, elements: usize) -> Self {
+    pub(crate) fn new(slot: Option<usize>, elements: usize) -> Self {
         Self {
             machine: None,
             is_alive: true,
-            is_late,
             exit: None,
+            told_to_end: None,
             member: None,
             state: None,
             slowness: 1,

@@ -56,6 +56,17 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The planted bug: before its deadlines the coordinator takes all members to have been heard.
+    pub(crate) fn hear_the_silent(&mut self) -> Finding {
+        let (Some(node), Some(Bug::KeepsTheSilent)) = (&self.coordinator, self.bug) else { return Ok(()) };
+        for worker in node.here.values().copied().collect::<Vec<_>>() {
+            if let Some(newest) = self.workers[worker].newest(Plane::Control) {
+                self.hear(worker, newest, FromWorker::Heartbeat)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The message as a worker with this bug would understand it.
     pub(crate) fn planted_command(&self, worker: usize, message: ToWorker) -> ToWorker {
         let node = &self.workers[worker];

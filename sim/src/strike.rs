@@ -73,7 +73,10 @@ impl World<'_> {
                     node.clock += ms;
                 }
             }
-            Chaos::CoordinatorClock(ms) => self.coordinator_leap += ms,
+            Chaos::CoordinatorClock(ms) => {
+                self.coordinator_leap += ms;
+                self.excuse_silence();
+            }
             Chaos::Stop => self.tell_coordinator(Event::StopRequested { reason: "SIGINT".to_owned() })?,
             Chaos::Checkpoint => self.tell_coordinator(Event::CheckpointRequested)?,
             Chaos::Leave(worker) => {
@@ -86,7 +89,7 @@ impl World<'_> {
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
             Chaos::UploadsFail(ms) => self.uploads_fail_until = now + ms,
             Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
-            Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None, true)),
+            Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None)),
             Chaos::CorruptFrames(count) => self.corrupt_frames = count,
             Chaos::Stale => self.send_stale(),
             Chaos::Duplicates => self.send_duplicates(),

@@ -87,7 +87,7 @@ impl World<'_> {
             self.queue.put(RESPAWN_MS, What::Supervise(slot));
             return;
         }
-        self.start_worker(slot, true);
+        self.start_worker(slot);
     }
 
     /// A state on its way gets no further while its worker is cut off.
@@ -116,13 +116,14 @@ impl World<'_> {
         let living = self.workers.iter().filter(|node| node.is_alive).count();
         let needed = self.scenario.plan.min_workers.max(1) as usize + leavers;
         if self.is_supervised && self.coordinator.is_some() {
-            (living..needed).for_each(|_| self.start_worker(None, true));
+            (living..needed).for_each(|_| self.start_worker(None));
         }
     }
 
     /// Whatever isn't over has a deadline ahead of it, or work in flight that will answer.
     fn check_waits(&mut self) -> Finding {
         self.arm_ticks();
+        self.check_leases()?;
         if let Some(node) = &self.coordinator
             && node.machine.next_deadline().is_none()
             && node.appending.is_none()

@@ -13,10 +13,10 @@ use crate::watch::Finding;
 use crate::world::{CLOCK, World};
 
 impl World<'_> {
-    /// A process is started, in a slot of the coordinator's or from elsewhere; late are those after the first ones.
-    pub(crate) fn start_worker(&mut self, slot: Option<usize>, is_late: bool) {
+    /// A process is started, in a slot of the coordinator's or from elsewhere.
+    pub(crate) fn start_worker(&mut self, slot: Option<usize>) {
         let index = self.workers.len();
-        self.workers.push(WorkerNode::new(slot, is_late, self.toy.elements));
+        self.workers.push(WorkerNode::new(slot, self.toy.elements));
         let after_ms = self.random.between(0, 200);
         self.queue.put(after_ms, What::StartWorker(index));
     }
@@ -31,7 +31,7 @@ impl World<'_> {
             if self.is_restarting {
                 self.queue.put(500, What::StartWorker(worker));
             } else {
-                self.exit_worker(worker, 4, "connection refused");
+                self.exit_worker(worker, 4, "no coordinator was reached");
             }
             return Ok(());
         }

@@ -207,7 +207,7 @@ impl<'a> World<'a> {
             return Ok(LifeEnd::WasComplete);
         }
         for worker in 0..life.workers {
-            self.start_worker(Some(worker), false);
+            self.start_worker(Some(worker));
         }
         self.run(life)?;
         let end = match self.outcome.take() {

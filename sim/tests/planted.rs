@@ -251,6 +251,13 @@ fn a_paused_worker_trusts_its_clock() {
 }
 
 #[test]
+fn a_silent_member_is_kept() {
+    let cut = Chaos::Partition { worker: 1, which: Which::Both, up: true, down: true, ms: 60_000 };
+    let found = sweep(Bug::KeepsTheSilent, |at| Life::supervised(3, &[(at, cut)]));
+    is_found(&found, "silent for longer");
+}
+
+#[test]
 fn a_deviant_replica_goes_unnoticed() {
     let flip = Chaos::FlipBit { worker: 1, at: 0, bit: 20 };
     let found = sweep(Bug::IgnoresDisagreement, |at| Life::supervised(3, &[(at, flip)]));

@@ -1,0 +1,70 @@
+//! Who is silent is given up, in time and no sooner: nobody is blamed for what waits to be read.
+
+use protocol::ids::MemberId;
+
+use crate::network::{Plane, What};
+use crate::watch::Finding;
+use crate::world::World;
+
+impl World<'_> {
+    /// No member is silent for longer than a lease, by a clock that neither stood still nor leapt meanwhile.
+    pub(crate) fn check_leases(&self) -> Finding {
+        // A timer is late, and an append that ends the run is not interrupted.
+        let Some(node) = self.coordinator.as_ref().filter(|node| !node.backlog.is_paused) else {
+            return Ok(());
+        };
+        let is_ending =
+            node.machine.next_deadline().is_none() || self.queue.now() < self.disk.journal_fails_until;
+        let patience_ms = self.scenario.plan.lease_ms + self.scenario.speeds.timer_ms;
+        let clock = self.coordinator_clock();
+        let silent = node.here.values().find(|worker| {
+            node.heard.get(worker).is_some_and(|heard| clock > heard.saturating_add(patience_ms))
+        });
+        match silent.filter(|_| !is_ending) {
+            Some(worker) => {
+                Err(format!("time: worker {worker} is a member and silent for longer than {patience_ms} ms"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the coordinator's clock says of its workers' silence means nothing: it stood still, or leapt.
+    pub(crate) fn excuse_silence(&mut self) {
+        let clock = self.coordinator_clock();
+        if let Some(node) = &mut self.coordinator {
+            node.heard.values_mut().for_each(|heard| *heard = (*heard).max(clock));
+        }
+    }
+
+    /// A worker gives its coordinator up for its silence: not while what that has said in time waits to be read.
+    pub(crate) fn check_silence(&self, worker: usize, reason: &str) -> Finding {
+        let unread = |(_, what): &&(u64, What)| matches!(what, What::Down { plane: Plane::Control, .. });
+        let backlog = &self.workers[worker].backlog;
+        match backlog.waiting.iter().find(unread) {
+            Some((at, _)) if reason.starts_with("nothing was heard") => Err(format!(
+                "time: worker {worker} gives up on a coordinator ({reason}) whose message of {at} ms waits to be read"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The coordinator puts a member out for its silence: not while what it has said in time waits to be read.
+    pub(crate) fn check_blame(&self, member: MemberId, reason: &str) -> Finding {
+        let (Some(worker), Some(node)) =
+            (self.workers.iter().position(|node| node.member == Some(member)), &self.coordinator)
+        else {
+            return Ok(());
+        };
+        let until = node.heard.get(&worker).map_or(0, |heard| heard + self.scenario.plan.lease_ms);
+        let unread = |(at, what): &&(u64, What)| {
+            matches!(what, What::Up { worker: from, plane: Plane::Control, .. } if *from == worker)
+                && *at < until
+        };
+        match node.backlog.waiting.iter().find(unread) {
+            Some((at, _)) if reason.contains("(lease ") => Err(format!(
+                "time: worker {worker} is put out ({reason}) and its message of {at} ms waits to be read"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
