@@ -9,13 +9,13 @@ use crate::world::World;
 impl World<'_> {
     /// No member is silent for longer than a lease, by a clock that neither stood still nor leapt meanwhile.
     pub(crate) fn check_leases(&self) -> Finding {
-        // A timer is late, and an append that ends the run is not interrupted.
         let Some(node) = self.coordinator.as_ref().filter(|node| !node.backlog.is_paused) else {
             return Ok(());
         };
         let is_ending =
             node.machine.next_deadline().is_none() || self.queue.now() < self.disk.journal_fails_until;
-        let patience_ms = self.scenario.plan.lease_ms + self.scenario.speeds.timer_ms;
+        // Timers are late: this one, and the one at which a leap was found.
+        let patience_ms = self.scenario.plan.lease_ms + 2 * self.scenario.speeds.timer_ms;
         let clock = self.coordinator_clock();
         let silent = node.here.values().find(|worker| {
             node.heard.get(worker).is_some_and(|heard| clock > heard.saturating_add(patience_ms))
