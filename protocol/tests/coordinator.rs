@@ -250,7 +250,10 @@ fn a_state_is_shown_by_another_member_where_the_first_is_lost() {
 #[test]
 fn a_state_that_cant_be_shown_holds_nobody_up_and_another_digest_is_not_taken() {
     let mut table = holding();
-    table.handle(Event::StateNotShown { step: 1, reason: "no space left".to_owned() });
+    for member in 0..2 {
+        assert_eq!(table.sent(member).last(), Some(&&ToWorker::ShowState { step: 1 }), "each has one try");
+        table.handle(Event::StateNotShown { step: 1, reason: "no space left".to_owned() });
+    }
     let view = table.last_view(0);
     assert_eq!((view.step, view.members.len()), (2, 2), "the others go on without the joiner");
     assert!(table.warnings().iter().any(|text| text.contains("no space left")), "{:?}", table.warnings());

@@ -213,3 +213,87 @@ fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
         "{key:?} has a minute"
     );
 }
+
+/// Waits with heartbeats of some for so long, or until the end.
+fn wait_for(table: &mut Table, alive: &[u64], ms: u64) {
+    let until = table.now + ms;
+    while table.now < until && table.outcome().is_none() {
+        let due = table.machine.next_deadline().unwrap_or(until);
+        table.now = due.clamp(table.now + 1, until.min(table.now + 2_000));
+        alive.iter().for_each(|connection| table.say(*connection, FromWorker::Heartbeat));
+        table.handle(Event::Tick);
+    }
+}
+
+/// All have computed and nobody is ready, again and again: the retries are bounded.
+#[test]
+fn a_step_that_nobody_gets_ready_with_is_not_tried_for_ever() {
+    let (mut table, _) = Table::working(run_plan(2));
+    for attempt in 0..3 {
+        assert_eq!(table.outcome(), None, "after {attempt} attempts");
+        let view = table.last_view(0);
+        let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+        view.members.iter().for_each(|info| table.handle(Event::Computed { member: info.member, key }));
+        wait_for(&mut table, &[0, 1], 61_000);
+    }
+    let outcome = table.outcome().expect("the end");
+    assert!(outcome.message.contains("w, w-2 to be ready with step 1 and gave up"), "{}", outcome.message);
+}
+
+/// Packets to one member are lost without a word: what it sends still arrives, and its control stream is whole.
+#[test]
+fn a_member_that_the_reduced_gradient_doesnt_reach_is_put_out() {
+    let (mut table, view) = Table::working(run_plan(3));
+    let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+    view.members.iter().for_each(|info| table.handle(Event::Computed { member: info.member, key }));
+    for connection in [0, 2] {
+        table.say(connection, FromWorker::Ready(ready(key)));
+    }
+    wait_for(&mut table, &[0, 1, 2], 61_000);
+    let evicted: Vec<&ToWorker> =
+        table.sent(1).into_iter().filter(|message| matches!(message, ToWorker::Evicted { .. })).collect();
+    let [ToWorker::Evicted { reason, forget: false }] = evicted[..] else { panic!("{evicted:?}") };
+    assert!(reason.contains("was not ready within 60000 ms as others were"), "{reason}");
+    let view = table.last_view(0);
+    assert_eq!((view.members.len(), view.step), (2, 1));
+}
+
+/// A device that hangs at the very end: whoever has the last state finishes the run.
+#[test]
+fn a_member_that_doesnt_apply_the_last_step_is_done_without() {
+    let (mut table, view) = Table::working(RunPlan { total_steps: 1, ..run_plan(2) });
+    table.step(&view, 1);
+    table.say(1, FromWorker::Applied { step: 1, state_check: 1 });
+    wait_for(&mut table, &[0, 1], 61_000);
+    let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
+        panic!("w is put out: {:?}", table.sent(0).last())
+    };
+    assert!(reason.contains("has not applied the last step within 60000 ms"), "{reason}");
+    wait_for(&mut table, &[1], 5_000);
+    assert!(table.sent(1).contains(&&ToWorker::WriteVersion { step: 1 }), "{:?}", table.sent(1));
+    table.handle(Event::VersionWritten { step: 1, digest: [1; 32] });
+    assert_eq!(table.outcome().map(|outcome| outcome.code), Some(0));
+}
+
+/// A run that had begun: others may come and load what these can't.
+#[test]
+fn members_that_dont_load_a_state_are_waited_for_a_few_times() {
+    let (mut table, view) = Table::working(run_plan(2));
+    table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
+    table.step(&view, 1);
+    for connection in 0..2 {
+        table.handle(Event::Disconnected { connection, reason: "killed".to_owned() });
+    }
+    table.say(2, FromWorker::Join(join("hangs", None)));
+    wait_for(&mut table, &[2], 6_000);
+    assert!(table.sent(2).contains(&&ToWorker::Load { step: 0 }), "{:?}", table.sent(2));
+    wait_for(&mut table, &[2], 61_000);
+    assert_eq!(table.outcome(), None, "a slow disk is no end");
+    let warned = |table: &Table| {
+        table.warnings().iter().any(|text| text.contains("hangs to load state 0; others may come"))
+    };
+    assert!(warned(&table), "{:?}", table.warnings());
+    wait_for(&mut table, &[2], 400_000);
+    let outcome = table.outcome().expect("the end");
+    assert!(outcome.message.contains("hangs to load state 0 and gave up"), "{}", outcome.message);
+}

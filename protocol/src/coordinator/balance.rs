@@ -38,7 +38,6 @@ impl Coordinator {
     }
 
     pub(super) fn view_began(&mut self, now: Millis) {
-        self.stuck = 0;
         self.balance = Balance { looked_at: now, steps: 0, unbalanced: 0 };
     }
 

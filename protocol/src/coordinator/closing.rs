@@ -142,7 +142,7 @@ impl Coordinator {
             return;
         }
         let step = self.position.step;
-        let Some((from, connection)) = self.first_holder() else {
+        let Some((from, connection)) = self.holder() else {
             // Whatever was not a version is computed again.
             return self.gather(now);
         };
@@ -150,11 +150,10 @@ impl Coordinator {
         self.send(connection, ToWorker::WriteVersion { step });
     }
 
-    /// The first member that holds the last state.
-    fn first_holder(&self) -> Option<(MemberId, u64)> {
+    /// A member that holds the last state.
+    fn holder(&self) -> Option<(MemberId, u64)> {
         let step = self.position.step;
-        let ranks = self.roster.ranks();
-        ranks.iter().find(|member| member.can_show(step)).map(|member| (member.id, member.connection))
+        self.roster.uploader(|member| member.can_show(step))
     }
 
     /// The last version could not be written. The disk may have room later.
@@ -193,7 +192,7 @@ impl Coordinator {
             Export::InFlight { .. } => {}
             Export::NotAsked if closing.retry_at.is_some() => {}
             Export::NotAsked if self.plan.export => {
-                let Some((from, connection)) = self.first_holder() else {
+                let Some((from, connection)) = self.holder() else {
                     return self.gather(now);
                 };
                 let State::Closing(closing) = &mut self.state else { return };
@@ -225,7 +224,8 @@ impl Coordinator {
 
     pub(super) fn on_export_failed(&mut self, now: Millis, reason: &str) {
         let State::Closing(closing) = &mut self.state else { return };
-        let Export::InFlight { .. } = closing.export else { return };
+        let Export::InFlight { from, .. } = closing.export else { return };
+        self.roster.note_failed_upload(from);
         closing.export = Export::NotAsked;
         closing.exports_failed += 1;
         if closing.exports_failed < EXPORT_ATTEMPTS_MAX {
@@ -254,9 +254,7 @@ impl Coordinator {
     pub(super) fn on_closing_tick(&mut self, now: Millis) {
         let State::Closing(closing) = &mut self.state else { return };
         if closing.waits_for_checks() && now >= closing.applied_until {
-            let message =
-                format!("waited {} ms for {} and gave up", self.plan.load_timeout_ms, self.waits_for());
-            return self.fail(4, &message);
+            return self.put_out_late(now);
         }
         if let Export::InFlight { from, until } = closing.export
             && now >= until
@@ -273,6 +271,17 @@ impl Coordinator {
                 }
                 _ => self.advance_closing(now),
             }
+        }
+    }
+
+    /// Those that don't apply the last step are done without, as in any other step.
+    fn put_out_late(&mut self, now: Millis) {
+        let State::Closing(closing) = &self.state else { return };
+        let late: Vec<MemberId> =
+            closing.checks.iter().filter(|(_, check)| check.is_none()).map(|(id, _)| *id).collect();
+        let waited_ms = self.plan.load_timeout_ms;
+        for id in late {
+            self.evict(now, id, &format!("it has not applied the last step within {waited_ms} ms"), false);
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::Output;
 use super::absent::Lost;
+use super::loss::STUCK_MAX;
 use super::machine::{Coordinator, State};
+use super::roster::Member;
 use crate::Millis;
 use crate::ids::{MemberId, Phase};
 use crate::messages::{Failure, ToWorker};
@@ -14,6 +16,12 @@ pub(super) struct Initialising {
     pub(super) until: Millis,
     /// What the member says that it holds.
     loaded: Option<[u8; 32]>,
+}
+
+impl Initialising {
+    pub(super) fn has_loaded(&self) -> bool {
+        self.loaded.is_some()
+    }
 }
 
 impl Coordinator {
@@ -94,7 +102,7 @@ impl Coordinator {
 
     /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
     /// committed one.
-    fn holders_to_be(&self) -> impl Iterator<Item = &super::roster::Member> {
+    fn holders_to_be(&self) -> impl Iterator<Item = &Member> {
         let (step, newest) = (self.position.step, self.newest_to_go_on_from());
         let hash = self.history.last_commit(step).map(|commit| commit.hash);
         self.roster.iter().filter(move |member| {
@@ -154,8 +162,7 @@ impl Coordinator {
         if self.position.step > 0 {
             self.rewind(0, false, "no version and no member has a state of this run");
         }
-        let first = self.roster.available().next().map(|first| (first.id, first.connection));
-        let Some((by, connection)) = first else { return };
+        let Some((by, connection)) = self.roster.uploader(Member::is_available) else { return };
         let until = now.saturating_add(self.plan.load_timeout_ms);
         self.state = State::Initialising(Initialising { by, until, loaded: None });
         if let Some(member) = self.roster.get_mut(by) {
@@ -169,7 +176,7 @@ impl Coordinator {
 
     /// Has all that could work and don't hold the state load it.
     fn order_loads(&mut self, now: Millis, step: u64, order: &ToWorker) {
-        let is_wanted = |member: &super::roster::Member| {
+        let is_wanted = |member: &Member| {
             member.is_available()
                 && member.holds != Some(step)
                 && member.ordered != Some(step)
@@ -337,10 +344,12 @@ impl Coordinator {
             return self.fail(4, &format!("{message} and gave up"));
         };
         let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
-        if holders < self.needed() {
+        let is_enough = holders >= self.needed();
+        self.stuck += u32::from(!is_enough);
+        if !is_enough && (!self.has_begun || self.stuck > STUCK_MAX) {
             return self.fail(4, &format!("{message} and gave up"));
         }
-        self.warn(format!("{message}; the others go on"));
+        self.warn(format!("{message}; {}", if is_enough { "the others go on" } else { "others may come" }));
         for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
             member.ordered = None;
             member.trouble.put_off(now);

@@ -8,6 +8,9 @@ use crate::messages::{EndReason, ToWorker};
 use super::Output;
 use super::roster::Member;
 
+/// The members hold still while a state is brought to others: where one fails another one has its try.
+const ATTEMPTS_MAX: usize = 2;
+
 /// A state that a member shows to those that lack it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Shown {
@@ -66,14 +69,13 @@ impl Coordinator {
         if is_under_way {
             return;
         }
+        let donors = self.roster.iter().filter(|member| member.can_show(step)).count();
         let State::Handover { attempts, .. } = &mut self.state else { return };
-        if *attempts > 0 {
+        if *attempts >= ATTEMPTS_MAX || *attempts > 0 && donors == 1 {
             return self.give_up_handover(now, "the state could not be uploaded");
         }
         *attempts += 1;
-        let donors = self.roster.ranks();
-        let mut donors = donors.iter().filter(|member| member.can_show(step));
-        let Some((from, connection)) = donors.next().map(|donor| (donor.id, donor.connection)) else {
+        let Some((from, connection)) = self.roster.uploader(|member| member.can_show(step)) else {
             return self.gather(now);
         };
         if as_version {
@@ -93,7 +95,8 @@ impl Coordinator {
     }
 
     pub(super) fn on_state_not_shown(&mut self, now: Millis, step: u64, reason: &str) {
-        if self.shown.take_if(|shown| shown.step == step && shown.digest.is_none()).is_some() {
+        if let Some(shown) = self.shown.take_if(|shown| shown.step == step && shown.digest.is_none()) {
+            self.roster.note_failed_upload(shown.from);
             self.warn(format!("state {step} could not be shown: {reason}"));
             self.advance(now);
         }
@@ -128,7 +131,9 @@ impl Coordinator {
     }
 
     pub(super) fn give_up_handover(&mut self, now: Millis, reason: &str) {
-        self.shown.take_if(|shown| shown.digest.is_none());
+        if let Some(shown) = self.shown.take_if(|shown| shown.digest.is_none()) {
+            self.roster.note_failed_upload(shown.from);
+        }
         let ids: Vec<MemberId> = self.joiners(now).map(|member| member.id).collect();
         let names: Vec<String> = ids.iter().map(|id| self.roster.name(*id)).collect();
         if !names.is_empty() {

@@ -17,8 +17,9 @@ const EDGE_FAILURES_MAX: u32 = 2;
 const EDGE_GRACE_MS: u64 = 200;
 /// Members that disagree on a reduced gradient so often in a row don't agree by another try.
 const DISAGREEMENTS_MAX: u32 = 2;
-/// A step whose members all have computed and none is ready is tried again so often.
-const STUCK_MAX: u32 = 2;
+/// A step whose members all have computed and none is ready is tried again so often in a row; so is a state that too few
+/// come to hold.
+pub(super) const STUCK_MAX: u32 = 2;
 
 impl Coordinator {
     /// Removes a member and says so.
@@ -129,21 +130,29 @@ impl Coordinator {
             return;
         }
         if !late.is_empty() {
-            for id in late {
-                self.evict(
-                    now,
-                    id,
-                    &format!("it has not computed its part of the step within {waited_ms} ms"),
-                    false,
-                );
-            }
-            return;
+            let reason = format!("it has not computed its part of the step within {waited_ms} ms");
+            return late.into_iter().for_each(|id| self.evict(now, id, &reason, false));
+        }
+        let cut_off = self.cut_off();
+        if !cut_off.is_empty() {
+            let reason = format!(
+                "it was not ready within {waited_ms} ms as others were: what is reduced doesn't reach it"
+            );
+            return cut_off.into_iter().for_each(|id| self.evict(now, id, &reason, false));
         }
         self.stuck += 1;
         if self.stuck > STUCK_MAX {
             return self.fail(4, &format!("waited {waited_ms} ms for {what} and gave up"));
         }
         self.retry(now, &format!("waited {waited_ms} ms for {what}"));
+    }
+
+    /// Members that are not ready where all have computed and others are: their data connection takes and doesn't give.
+    fn cut_off(&self) -> Vec<MemberId> {
+        let State::Stepping(step) = &self.state else { return Vec::new() };
+        let members = self.roster.iter().map(|member| member.id).filter(|id| self.is_in_view(*id));
+        let (ready, behind): (Vec<MemberId>, Vec<MemberId>) = members.partition(|id| step.is_ready(*id));
+        if ready.is_empty() { Vec::new() } else { behind }
     }
 
     /// Members that must be equal are not.

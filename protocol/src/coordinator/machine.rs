@@ -42,7 +42,7 @@ pub(super) enum State {
     Loading { until: Millis, step: u64 },
     /// The run holds still while a member shows the committed state to those that lack it, or makes it a version
     /// where that has to outlast the members.
-    Handover { until: Millis, step: u64, attempts: u32, as_version: bool },
+    Handover { until: Millis, step: u64, attempts: usize, as_version: bool },
     /// A view's record is on its way to the journal.
     Opening,
     /// The members work on a step.

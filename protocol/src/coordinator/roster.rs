@@ -44,6 +44,8 @@ pub(super) struct Member {
     pub(super) edge_failures: u32,
     /// Whether it is to open its data connection again.
     pub(super) edge_is_broken: bool,
+    /// Uploads of a state, a version or exports that came to nothing.
+    pub(super) failed_uploads: u32,
     /// Samples a second, averaged over its steps; 0 before the first.
     pub(super) speed: f64,
 }
@@ -148,6 +150,7 @@ impl Roster {
             view: None,
             edge_failures: 0,
             edge_is_broken: false,
+            failed_uploads: 0,
             speed: 0.0,
         };
         self.members.insert(id, member);
@@ -174,6 +177,19 @@ impl Roster {
     /// Those that could work, in rank order.
     pub(super) fn available(&self) -> impl Iterator<Item = &Member> {
         self.ranks().into_iter().filter(|member| member.is_available())
+    }
+
+    /// Who of some is to upload something: whoever has failed least often, the first in rank order of those.
+    pub(super) fn uploader(&self, is_fit: impl Fn(&Member) -> bool) -> Option<(MemberId, u64)> {
+        let fit = self.ranks().into_iter().filter(|member| is_fit(member));
+        fit.min_by_key(|member| member.failed_uploads).map(|member| (member.id, member.connection))
+    }
+
+    /// An upload of a member has come to nothing: another one is asked before it.
+    pub(super) fn note_failed_upload(&mut self, id: MemberId) {
+        if let Some(member) = self.get_mut(id) {
+            member.failed_uploads = member.failed_uploads.saturating_add(1);
+        }
     }
 
     /// The numerics fingerprint that all share.

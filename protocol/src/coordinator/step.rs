@@ -45,7 +45,11 @@ pub(super) struct Step {
 impl Step {
     /// Whether this member has done its part.
     pub(super) fn has_computed(&self, id: MemberId) -> bool {
-        self.computed.contains(&id) || self.readies.contains_key(&id)
+        self.computed.contains(&id) || self.is_ready(id)
+    }
+
+    pub(super) fn is_ready(&self, id: MemberId) -> bool {
+        self.readies.contains_key(&id)
     }
 }
 
@@ -241,8 +245,8 @@ impl Coordinator {
             || self.uploads.is_owed()
             || wants_best
             || key.phase == Phase::Train && self.plan.version_due(step, self.uploads.since_ms(now));
-        let first = self.roster.ranks().into_iter().find(|member| self.is_in_view(member.id));
-        let version = first.map(|member| member.id).filter(|_| is_due && self.uploads.can_ask(step));
+        let uploader = self.roster.uploader(|member| self.is_in_view(member.id));
+        let version = uploader.map(|(id, _)| id).filter(|_| is_due && self.uploads.can_ask(step));
         Next { version, evaluate, last, hold }
     }
 

@@ -249,7 +249,13 @@ impl Coordinator {
 
     pub(super) fn on_version_failed(&mut self, now: Millis, step: u64, reason: &str) {
         if let State::Initialising(state) = &self.state {
-            self.first_version_failed.push((state.by, reason.to_owned()));
+            let (by, has_loaded) = (state.by, state.has_loaded());
+            self.roster.note_failed_upload(by);
+            // Another one may make the first state now. Of its own this one says Loaded, or has.
+            if let Some(member) = self.roster.get_mut(by).filter(|_| has_loaded) {
+                member.ordered = None;
+            }
+            self.first_version_failed.push((by, reason.to_owned()));
             if self.first_version_failed.len() < FIRST_VERSION_ATTEMPTS_MAX {
                 self.warn(format!("the first version could not be written: {reason}; it is tried again"));
                 return self.gather(now);
@@ -261,6 +267,7 @@ impl Coordinator {
                 .fail(4, &format!("the first version could not be written: {}", reasons.join("; then ")));
         }
         let Some(upload) = self.uploads.in_flight.take_if(|upload| upload.step == step) else { return };
+        self.roster.note_failed_upload(upload.from);
         // In the middle of a run the next one that is due is the next attempt.
         self.warn(format!("version {step} could not be written: {reason}"));
         match self.state {
