@@ -261,7 +261,8 @@ fn a_member_that_the_reduced_gradient_doesnt_reach_is_put_out() {
 /// A device that hangs at the very end: whoever has the last state finishes the run.
 #[test]
 fn a_member_that_doesnt_apply_the_last_step_is_done_without() {
-    let (mut table, view) = Table::working(RunPlan { total_steps: 1, ..run_plan(2) });
+    let (mut table, view) =
+        Table::working(RunPlan { total_steps: 1, transfer_timeout_ms: 600_000, ..run_plan(2) });
     table.step(&view, 1);
     table.say(1, FromWorker::Applied { step: 1, state_check: 1 });
     wait_for(&mut table, &[0, 1], 61_000);
@@ -296,4 +297,21 @@ fn members_that_dont_load_a_state_are_waited_for_a_few_times() {
     wait_for(&mut table, &[2], 400_000);
     let outcome = table.outcome().expect("the end");
     assert!(outcome.message.contains("hangs to load state 0 and gave up"), "{}", outcome.message);
+}
+
+/// The same, where it is to upload the last version.
+#[test]
+fn a_last_version_that_its_member_doesnt_bring_is_another_ones() {
+    let (mut table, view) = Table::working(RunPlan { total_steps: 1, ..run_plan(2) });
+    let by = table.step(&view, 1).next.version;
+    assert_eq!(by, Some(view.members[0].member));
+    for connection in 0..2 {
+        table.say(connection, FromWorker::Applied { step: 1, state_check: 1 });
+    }
+    wait_for(&mut table, &[0, 1], 65_000);
+    let Some(ToWorker::Evicted { reason, forget: false }) = table.sent(0).last() else {
+        panic!("w is put out: {:?}", table.sent(0).last())
+    };
+    assert!(reason.contains("has not uploaded version 1 within 60000 ms"), "{reason}");
+    assert!(table.sent(1).contains(&&ToWorker::WriteVersion { step: 1 }), "{:?}", table.sent(1));
 }

@@ -139,7 +139,7 @@ impl World<'_> {
         let is_cut =
             |chaos: &Chaos| matches!(chaos, Chaos::Partition { which, .. } if *which != Which::Control);
         let is_unproven = self.fired.iter().any(is_cut) && says(&[UNPROVEN]);
-        let is_person_needed = is_unstarted || is_unproven;
+        let is_person_needed = is_unstarted || is_unproven || self.is_hung(life, &outcome.message);
         was_stopped
             || stops_at_nan
             || is_unwritten
@@ -148,6 +148,21 @@ impl World<'_> {
             || is_changed
             || was_flipped
             || is_person_needed
+    }
+
+    /// A device hangs, and there is no other one, or none with the state.
+    fn is_hung(&self, life: &Life, message: &str) -> bool {
+        let victims: Vec<usize> = self.fired.iter().flat_map(Chaos::victims).collect();
+        let hung = self.fired.iter().filter_map(|chaos| match chaos {
+            Chaos::HangWorker(worker, _) => Some(*worker),
+            _ => None,
+        });
+        let is_struck = (0..life.workers).all(|worker| victims.contains(&worker));
+        let says = |words: &str| message.contains(words);
+        hung.into_iter().any(|worker| {
+            let is_first = is_struck && (says("to make and upload the first state") || says("to load state"));
+            is_first || says(&format!("waited 60000 ms for worker-{worker} to upload it"))
+        })
     }
 
     /// Whoever was left in peace ends in peace, or as a coordinator told it to: one of an earlier term may have given up.

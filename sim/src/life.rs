@@ -64,6 +64,8 @@ pub enum Chaos {
     BreakData(usize),
     /// A worker hears and says nothing for so long.
     PauseWorker(usize, u64),
+    /// A worker's device does nothing for so long; its streams live, and so do its heartbeats.
+    HangWorker(usize, u64),
     /// The coordinator hears and says nothing for so long.
     PauseCoordinator(u64),
     /// A worker computes so many times slower.
@@ -149,6 +151,7 @@ impl Chaos {
             Self::Partition { ms, .. }
             | Self::Stall { ms, .. }
             | Self::PauseWorker(_, ms)
+            | Self::HangWorker(_, ms)
             | Self::PauseCoordinator(ms)
             | Self::UploadsFail(ms)
             | Self::LaunchFails(ms)
@@ -168,6 +171,7 @@ impl Chaos {
             | Self::BreakControl(worker)
             | Self::BreakData(worker)
             | Self::PauseWorker(worker, _)
+            | Self::HangWorker(worker, _)
             | Self::Leave(worker)
             | Self::WorkerClock(worker, _)
             | Self::SlowEdge { worker, .. }
@@ -245,7 +249,7 @@ impl Scenario {
 fn draw(random: &mut Random, workers: usize) -> Chaos {
     // Some strike a worker that comes late, or nobody.
     let worker = random.below(workers + 1);
-    match random.between(0, 41) {
+    match random.between(0, 43) {
         0..=2 => Chaos::KillWorker(worker),
         3 => Chaos::KillCoordinator { host: random.one_in(2) },
         4..=7 => Chaos::RestartCoordinator { host: random.one_in(3), after_ms: random.between(1, 20_000) },
@@ -276,6 +280,8 @@ fn draw(random: &mut Random, workers: usize) -> Chaos {
         38 => Chaos::CoordinatorClock(leap(random)),
         39 => Chaos::LaunchFails(random.between(1_000, 20_000)),
         40 => Chaos::UploadsFail(random.between(100, 20_000)),
+        41 => Chaos::HangWorker(worker, random.between(1_000, 29_000)),
+        42 => Chaos::HangWorker(worker, random.between(40_000, 300_000)),
         _ => Chaos::SlowEdge { worker, which: which(random), ms: random.between(50, 2_000) },
     }
 }

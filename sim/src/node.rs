@@ -23,6 +23,8 @@ pub(crate) struct WorkerNode {
     pub(crate) state: Option<State>,
     /// Computes so many times slower.
     pub(crate) slowness: u64,
+    /// Its device does nothing until then.
+    pub(crate) hangs_until: u64,
     /// Messages on its control stream and frames take so much longer.
     pub(crate) delays_ms: [u64; 2],
     /// What its clock is ahead of the world's.
@@ -75,6 +77,7 @@ impl WorkerNode {
             member: None,
             state: None,
             slowness: 1,
+            hangs_until: 0,
             delays_ms: [0; 2],
             clock: 0,
             backlog: Backlog::default(),

@@ -54,6 +54,11 @@ impl World<'_> {
                 let is_alive = self.workers.get(worker).is_some_and(|node| node.is_alive);
                 self.pause(Some(worker).filter(|_| is_alive), ms, is_alive);
             }
+            Chaos::HangWorker(worker, ms) => {
+                if let Some(node) = self.workers.get_mut(worker) {
+                    node.hangs_until = node.hangs_until.max(now + ms);
+                }
+            }
             Chaos::PauseCoordinator(ms) => self.pause(None, ms, self.coordinator.is_some()),
             Chaos::SlowWorker(worker, factor) => {
                 if let Some(node) = self.workers.get_mut(worker) {

@@ -66,7 +66,8 @@ impl World<'_> {
             }
             _ => {}
         }
-        let Some(what) = self.delay_transfer(what).and_then(|what| self.set_aside(process, what)) else {
+        let what = self.delay_transfer(what).and_then(|what| self.delay_work(what));
+        let Some(what) = what.and_then(|what| self.set_aside(process, what)) else {
             return Ok(());
         };
         self.note(|| format!("{what:?}"));
@@ -106,6 +107,25 @@ impl World<'_> {
             }
             None => Some(what),
         }
+    }
+
+    /// What a device that hangs was to do is done when it doesn't any more.
+    fn delay_work(&mut self, what: What) -> Option<What> {
+        let (What::Computed(worker, _)
+        | What::Apply(worker, _)
+        | What::Prove(worker, ..)
+        | What::Uploaded(worker, ..)
+        | What::Shown(worker, ..)
+        | What::Worker(worker, protocol::worker::Event::Loaded { .. })) = what
+        else {
+            return Some(what);
+        };
+        let until = self.workers[worker].hangs_until;
+        if self.queue.now() >= until {
+            return Some(what);
+        }
+        self.queue.put_at(until, what);
+        None
     }
 
     /// All faults are over. A supervisor sees to it that there are enough workers.

@@ -172,6 +172,12 @@ impl<'a> World<'a> {
         self.stood_still_ms
     }
 
+    /// When something was committed or became a version last, in virtual milliseconds.
+    #[must_use]
+    pub fn last_progress_ms(&self) -> u64 {
+        self.last_progress
+    }
+
     /// The newest version that is whole.
     #[must_use]
     pub fn newest_version(&self) -> Option<(u64, [u8; 32])> {

@@ -156,6 +156,11 @@ impl Coordinator {
         self.roster.uploader(|member| member.can_show(step))
     }
 
+    /// Whether somebody else could upload the last state.
+    pub(super) fn has_other_holder(&self, id: MemberId) -> bool {
+        self.roster.iter().any(|member| member.id != id && member.can_show(self.position.step))
+    }
+
     /// The last version could not be written. The disk may have room later.
     pub(super) fn on_last_version_failed(&mut self, now: Millis, from: MemberId, reason: &str) {
         let patience_ms = if self.stop.is_some() { STOP_PATIENCE_MS } else { self.plan.last_version_ms };

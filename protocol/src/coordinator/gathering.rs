@@ -341,12 +341,14 @@ impl Coordinator {
             return;
         }
         let State::Loading { step, .. } = self.state else {
-            return self.fail(4, &format!("{message} and gave up"));
+            return self.on_version_failed(now, 0, &message);
         };
         let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
+        // As at a start for which not all have come.
+        self.has_begun |= holders >= self.plan.min_workers.max(1) as usize;
         let is_enough = holders >= self.needed();
         self.stuck += u32::from(!is_enough);
-        if !is_enough && (!self.has_begun || self.stuck > STUCK_MAX) {
+        if !is_enough && self.stuck > STUCK_MAX {
             return self.fail(4, &format!("{message} and gave up"));
         }
         self.warn(format!("{message}; {}", if is_enough { "the others go on" } else { "others may come" }));

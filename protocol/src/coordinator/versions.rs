@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::appends::After;
+use super::loss::STUCK_MAX;
 use super::machine::{Coordinator, State};
 use super::{Note, Output};
 use crate::Millis;
@@ -297,6 +298,15 @@ impl Coordinator {
         let Some(upload) = self.uploads.in_flight.filter(|upload| now >= upload.until) else { return };
         let from = self.roster.name(upload.from);
         let waited_ms = self.plan.transfer_timeout_ms;
+        // At the end nobody computes, so a device that hangs shows here alone.
+        if matches!(self.state, State::Closing(_))
+            && self.stuck < STUCK_MAX
+            && self.has_other_holder(upload.from)
+        {
+            self.stuck += 1;
+            let reason = format!("it has not uploaded version {} within {waited_ms} ms", upload.step);
+            return self.evict(now, upload.from, &reason, false);
+        }
         let reason = format!("waited {waited_ms} ms for {from} to upload it");
         self.on_version_failed(now, upload.step, &reason);
     }
