@@ -318,6 +318,7 @@ impl Parts<'_> {
         let seconds = self.began.elapsed().as_secs_f64();
         recorder.conclude(outcome, seconds, exact);
         let until = Instant::now() + RECORD_PATIENCE;
+        let mut said = String::new();
         while let Err(why) = recorder.settle() {
             if Instant::now() >= until {
                 tracing::error!("{why}; given up after {} s", RECORD_PATIENCE.as_secs());
@@ -327,7 +328,11 @@ impl Parts<'_> {
                 );
                 return if outcome.code == 0 { 4 } else { outcome.code };
             }
-            tracing::error!("the run is over, but {why}; trying again in {} s", RECORD_PAUSE.as_secs());
+            if said != why {
+                let (every, patience) = (RECORD_PAUSE.as_secs(), RECORD_PATIENCE.as_secs());
+                tracing::error!("the run is over, but {why}; trying again every {every} s for {patience} s");
+                said = why;
+            }
             tokio::time::sleep(RECORD_PAUSE).await;
         }
         recorder.say_end(outcome, seconds);
