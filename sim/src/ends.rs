@@ -150,14 +150,15 @@ impl World<'_> {
             || is_person_needed
     }
 
-    /// A device hangs, and there is no other one, or none with the state.
+    /// A device hangs, and there are too few others, or none with the state.
     fn is_hung(&self, life: &Life, message: &str) -> bool {
         let victims: Vec<usize> = self.fired.iter().flat_map(Chaos::victims).collect();
         let hung = self.fired.iter().filter_map(|chaos| match chaos {
             Chaos::HangWorker(worker, _) => Some(*worker),
             _ => None,
         });
-        let is_struck = (0..life.workers).all(|worker| victims.contains(&worker));
+        let sound = (0..life.workers).filter(|worker| !victims.contains(worker)).count();
+        let is_struck = sound < self.scenario.plan.min_workers.max(1) as usize;
         let says = |words: &str| message.contains(words);
         hung.into_iter().any(|worker| {
             let is_first = is_struck && (says("to make and upload the first state") || says("to load state"));
