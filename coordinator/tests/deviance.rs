@@ -28,7 +28,8 @@ const NEAR: f32 = 0.02;
 fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run() {
     let place = Place::new();
     place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
-    let run = [&RUN[..], &["--set", "local.workers=3", "--local-workers", "0"]].concat();
+    // It does no step without all three: of two that differ nobody would know which one is right.
+    let run = [&RUN[..], &["--local-workers", "0", "--set", "elastic.min_workers=3"]].concat();
     let child = place.coordinator(&run).spawn().expect("started");
     until("the coordinator says where it is", || place.run_dir("small").join("address").exists());
     let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
@@ -38,10 +39,7 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
         place.worker(&arguments).spawn().expect("started")
     };
     let workers = ["sound", "also-sound", "damaged"].map(start);
-    // Of two that differ nobody would know which one is right.
-    until("all three are in the view", || views(&place).iter().any(|text| text.starts_with("3 members")));
-    let so_far = steps_committed(&place);
-    until("they have committed steps", || steps_committed(&place) > so_far + 20);
+    until("they have committed steps", || steps_committed(&place) > 20);
 
     let damaged = workers[2].id();
     signal(damaged, "STOP");
@@ -73,14 +71,6 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
     for worker in workers {
         assert_eq!(wait(worker).status.code(), Some(0));
     }
-}
-
-/// What run.json, which is written whole each time, says of views so far.
-fn views(place: &Place) -> Vec<String> {
-    let text = std::fs::read(place.run_dir("small").join("run.json")).unwrap_or_default();
-    let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let events = record["events"].as_array().map(Vec::as_slice).unwrap_or_default();
-    events.iter().filter_map(|event| event["text"].as_str().map(str::to_owned)).collect()
 }
 
 /// The first parameters of the first layer as memory has them: `[in, out]`, where the file has `[out, in]`.

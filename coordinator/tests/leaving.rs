@@ -5,7 +5,7 @@ mod support;
 use std::process::Child;
 
 use serde_json::Value;
-use support::{Place, signal, steps_committed, until, wait, worker_of};
+use support::{Place, signal, steps_committed, until, wait, while_stopped, worker_of};
 
 const RUN: [&str; 4] = ["--set", "train.epochs=300", "--set", "checkpoint.every=1h"];
 
@@ -26,11 +26,14 @@ fn status(place: &Place) -> Value {
 fn the_last_worker_hands_its_state_over_before_it_goes() {
     let place = Place::new();
     place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
-    let run = begin(&place, &[]);
+    let run = begin(&place, &["--set", "elastic.lease=60s"]);
     let first = place.guest("first");
     until("the run has committed steps", || steps_committed(&place) > 20);
-    assert_eq!(status(&place)["newest_version"], 0, "no version is due for an hour");
-    signal(first.id(), "TERM");
+    while_stopped(&[first.id()], || {
+        assert_eq!(status(&place)["newest_version"], 0, "no version is due for an hour");
+        // It hears of that when it goes on.
+        signal(first.id(), "TERM");
+    });
     let output = wait(first);
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     let paused = status(&place);
@@ -50,7 +53,8 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
 #[test]
 fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
     let place = Place::new();
-    let run = begin(&place, &["--set", "elastic.lease=500ms", "--set", "elastic.min_workers=2"]);
+    // A lease that those who work keep on a busy machine too.
+    let run = begin(&place, &["--set", "elastic.lease=2s", "--set", "elastic.min_workers=2"]);
     let [first, second] = ["first", "second"].map(|name| place.guest(name));
     until("the run has committed steps", || steps_committed(&place) > 20);
     signal(second.id(), "STOP");
@@ -70,12 +74,18 @@ fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
 #[test]
 fn a_worker_that_comes_when_the_run_is_over_is_told_at_once() {
     let place = Place::new();
-    let lease = ["--local-workers", "1", "--set", "elastic.lease=500ms"];
-    let run = place.coordinator(&[&RUN[..], &lease].concat()).spawn().expect("started");
+    // Long enough for another worker to enter it.
+    let long = ["--local-workers", "1", "--set", "elastic.lease=2s", "--set", "train.epochs=3000"];
+    let run = place.coordinator(&[&RUN[..], &long].concat()).spawn().expect("started");
     until("the run has committed steps", || steps_committed(&place) > 20);
     let local = worker_of(run.id());
     let first = place.guest("first");
-    until("it works", || status(&place)["members"].as_array().is_some_and(|members| members.len() == 2));
+    let is_at_work = |member: &Value| member["state"] == "in the view";
+    until("it works", || {
+        let status = status(&place);
+        let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.len() == 2 && members.iter().all(is_at_work)
+    });
     signal(local, "STOP");
     let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
     until("the export, which comes last", || export.is_file());

@@ -5,10 +5,10 @@ mod support;
 
 use std::process::Command;
 
-use support::{Place, alive, signal, steps_committed, until, wait, worker_of};
+use support::{Place, alive, signal, steps_committed, until, wait, while_stopped, worker_of, workers_of};
 
 /// Enough epochs that a run is still at work when it is interfered with.
-const LONG: [&str; 2] = ["--set", "train.epochs=2000"];
+const LONG: [&str; 2] = ["--set", "train.epochs=200000"];
 
 #[test]
 fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
@@ -99,11 +99,17 @@ fn a_worker_that_is_told_to_leave_finishes_its_step_and_goes() {
 fn a_worker_from_elsewhere_enters_a_run_that_is_under_way() {
     let place = Place::new();
     quiet(&place);
-    let child = place.coordinator(&[&SOME[..], &["--local-workers", "1"]].concat()).spawn().expect("started");
+    let lease = ["--local-workers", "1", "--set", "elastic.lease=60s"];
+    let child = place.coordinator(&[&SOME[..], &lease].concat()).spawn().expect("started");
     until("the run has committed steps", || steps_committed(&place) > 20);
     let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
-    let joiner =
-        place.worker(&["--coordinator", address.trim(), "--name", "guest"]).spawn().expect("started");
+    let joiner = while_stopped(&workers_of(child.id()), || {
+        let mut joiner = place.worker(&["--coordinator", address.trim(), "--name", "guest"]);
+        let joiner = joiner.stderr(place.log("guest.log")).spawn().expect("started");
+        // From then on it enters between any two steps, of which there are many.
+        until("it is ready", || place.said("guest.log").contains("every shape is compiled"));
+        joiner
+    });
     assert_eq!(wait(child).status.code(), Some(0));
     assert_eq!(wait(joiner).status.code(), Some(0));
     assert_eq!(place.digest("small"), place.digest("whole"));

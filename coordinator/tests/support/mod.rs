@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -106,6 +107,7 @@ impl Place {
             .args(arguments)
             .current_dir(self.path())
             .env("XDG_RUNTIME_DIR", self.path())
+            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -117,6 +119,24 @@ impl Place {
         let address = std::fs::read_to_string(self.run_dir("small").join("address")).expect("its address");
         let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
         self.worker(&arguments).spawn().expect("started")
+    }
+
+    /// A new file for what a program says, for a test that must know it before the program's end.
+    pub(crate) fn log(&self, name: &str) -> File {
+        File::create(self.path().join(name)).expect("a log")
+    }
+
+    /// What a program has said so far into [`Place::log`].
+    pub(crate) fn said(&self, name: &str) -> String {
+        let bytes = std::fs::read(self.path().join(name)).expect("its log");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether this worker is a member of the run `small`, as `coordinator status` says.
+    pub(crate) fn has_member(&self, name: &str) -> bool {
+        let output = wait(self.command(&["status", "--output", "json"]).spawn().expect("started"));
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        status["members"].as_array().is_some_and(|members| members.iter().any(|one| one["name"] == name))
     }
 
     /// Runs to the end and asks for exit code 0.
@@ -221,18 +241,35 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
+/// The worker processes of this coordinator. It has other children for moments, such as git.
+pub(crate) fn workers_of(coordinator: u32) -> Vec<u32> {
+    // Children belong to the thread that started them.
+    let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
+    let children = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
+    let found: Vec<String> = tasks.flatten().filter_map(children).collect();
+    let is_worker = |pid: &u32| {
+        alive(*pid)
+            && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "worker")
+    };
+    found
+        .iter()
+        .flat_map(|text| text.split_whitespace())
+        .filter_map(|pid| pid.parse::<u32>().ok())
+        .filter(is_worker)
+        .collect()
+}
+
 /// A worker process of this coordinator.
 pub(crate) fn worker_of(coordinator: u32) -> u32 {
-    let children = std::fs::read_to_string(format!("/proc/{coordinator}/task/{coordinator}/children"));
-    let mut found: Vec<u32> =
-        children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    if found.is_empty() {
-        // Children belong to the thread that started them.
-        let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    *found.last().expect("a local worker")
+    *workers_of(coordinator).last().expect("a local worker")
+}
+
+/// Stops processes, does something, and lets them go on. A run whose workers are stopped stays where it is, so that what
+/// must come before its end does, however slow this machine is. A step may take 30 s, and a worker be silent for its lease:
+/// then they are put out.
+pub(crate) fn while_stopped<T>(pids: &[u32], act: impl FnOnce() -> T) -> T {
+    pids.iter().for_each(|pid| signal(*pid, "STOP"));
+    let done = act();
+    pids.iter().for_each(|pid| signal(*pid, "CONT"));
+    done
 }
