@@ -35,7 +35,7 @@ use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::retention::Retention;
 use crate::rpc::{Service, guard};
-use crate::signals;
+use crate::signals::Signals;
 use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
@@ -203,6 +203,9 @@ impl Parts<'_> {
             // `trainer sample` writes text with it, wherever the file is by then.
             self.write(&self.dir.path().join("tokenizer.json"), json.as_bytes())?;
         }
+        // Whoever reads the address finds a run that ends in order when it is told to.
+        let signals = Signals::listen()
+            .map_err(|why| Refusal::failed(format!("signals can't be listened to: {why}")))?;
         self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
 
         let config = &self.resolved.config;
@@ -278,7 +281,7 @@ impl Parts<'_> {
         let mut hosted = tracking::host(&self.resolved.config, self.dir.path(), &mut recorder);
         let following = Running::start(self.sinks.clone(), self.dir.path(), &mut recorder);
         recorder.follow_with(following.hearing(hosted.said()));
-        let signals = tokio::spawn(signals::pass_on(triggers));
+        let signals = tokio::spawn(signals.pass_on(triggers));
         let retention = Retention::new(config.checkpoint.keep, &config.checkpoint.best);
         let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
         let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
