@@ -7,7 +7,6 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use sim::real::listening;
 use support::{Place, signal, until, wait};
@@ -103,29 +102,21 @@ fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
         .map(|port| Door::to(port, host, port, 1))
         .collect();
     let through = Door::to(control, host, 0, u32::MAX);
-    let mut guest = guest(&place, host, through.port);
+    let mut guest =
+        guest_command(&place, host, through.port).stderr(place.log("guest.log")).spawn().expect("started");
     let passed = || doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>();
     until("the proof", || passed() > 0);
     until("its first Join", || is_known(&place));
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(
-        guest.try_wait().expect("looked at").is_none(),
-        "{}",
-        String::from_utf8_lossy(&wait(guest).stderr)
-    );
-    doors.iter().for_each(|door| door.limit.store(u32::MAX, Ordering::Relaxed));
+    until("it has found the door shut", || place.said("guest.log").contains("can't be reached"));
+    assert!(guest.try_wait().expect("looked at").is_none(), "{}", place.said("guest.log"));
     let before = passed();
+    doors.iter().for_each(|door| door.limit.store(u32::MAX, Ordering::Relaxed));
     // A proof and a view's own connection.
     until("its second view", || passed() >= before + 2);
     signal(run.id(), "INT");
     assert_eq!(wait(run).status.code(), Some(130));
     let output = wait(guest);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.code() == Some(130) && said.contains("can't be reached"),
-        "{:?}: {said}",
-        output.status
-    );
+    assert_eq!(output.status.code(), Some(130), "{}", place.said("guest.log"));
 }
 
 /// A worker behind a firewall that lets the control port through alone says so and waits, and the others train.

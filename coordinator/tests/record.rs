@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{DEADLINE, Place, wait};
+use support::{DEADLINE, Place, wait, while_stopped, workers_of};
 
 fn git(place: &Path, arguments: &[&str]) {
     let status = Command::new("git")
@@ -80,15 +80,12 @@ fn a_resumed_run_adds_its_start_and_no_diff_where_none_is_wanted() {
     let place = checkout();
     let long = ["--set", "train.epochs=300", "--set", "tracker.git_diff=false"];
     let child = place.coordinator(&long).spawn().expect("started");
-    let record = place.run_dir("small").join("run.json");
-    until("a version", || {
-        let text = std::fs::read_to_string(&record).ok()?;
-        text.contains("\"starts\"").then_some(())?;
-        std::fs::metadata(place.run_dir("small").join("metrics.jsonl")).ok().filter(|meta| meta.len() > 0)
-    });
+    until("steps", || (support::steps_committed(&place) > 0).then_some(()));
     let address = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
-    let stop = place.command(&["stop", "--connect", address.trim()]).output().expect("asked");
-    assert!(stop.status.success());
+    let mut stop = place.command(&["stop", "--connect", address.trim()]);
+    // Another length would change the schedule, so the run is a short one.
+    let stop = while_stopped(&workers_of(child.id()), || stop.output().expect("asked"));
+    assert!(stop.status.success(), "{}", String::from_utf8_lossy(&stop.stderr));
     assert_eq!(wait(child).status.code(), Some(130));
     place.complete(&[&long[..], &["--resume"]].concat());
     let record = place.record("small");
@@ -180,14 +177,16 @@ fn prometheus_finds_what_the_coordinator_and_a_worker_do() {
     let child = place.coordinator(&[&LONG[..], &listen].concat()).spawn().expect("started");
     let file = |name: &str| std::fs::read_to_string(place.run_dir("small").join(name)).ok();
     let address = until("the run's address", || file("address"));
-    // A port that is free now: nobody else here takes ports of the system's choice without giving them back.
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-    let own = format!("127.0.0.1:{port}");
     let guest = place
-        .worker(&["--coordinator", address.trim(), "--name", "guest", "--metrics", &own])
+        .worker(&["--coordinator", address.trim(), "--name", "guest", "--metrics", "127.0.0.1:0"])
+        .stderr(place.log("guest.log"))
         .spawn()
         .expect("started");
+    let own = until("the worker's own address", || {
+        let said = place.said("guest.log");
+        let (_, url) = said.split_once("metrics at ")?;
+        Some(url.lines().next()?.to_owned()).filter(|url| url.ends_with("/metrics"))
+    });
     let url = until("the scrape's address", || file("metrics-address"));
     let seen = until("two members and steps", || {
         let seen = scrape(&url)?;
@@ -209,7 +208,7 @@ fn prometheus_finds_what_the_coordinator_and_a_worker_do() {
     assert_eq!(value(&seen, "bonfire_evictions_total"), 0.0);
     assert_eq!(value(&seen, "bonfire_paused"), 0.0);
     let worker = until("the worker's figures", || {
-        let seen = scrape(&format!("http://{own}/metrics"))?;
+        let seen = scrape(&own)?;
         (value(&seen, "bonfire_worker_microbatches_total") > 20.0).then_some(seen)
     });
     assert!(value(&worker, "bonfire_worker_step") > 0.0);

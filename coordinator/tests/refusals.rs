@@ -7,17 +7,14 @@ use std::process::Child;
 
 use support::{Place, steps_committed, until, wait};
 
-/// A run without local workers on this port, long enough to outlast the test.
-fn waiting(place: &Place, port: u16, more: &[&str]) -> Child {
-    let listen = format!("127.0.0.1:{port}");
-    let arguments = ["--local-workers", "0", "--listen", &listen, "--set", "train.epochs=200000"];
-    let child = place.coordinator(&[&arguments[..], more].concat()).spawn().expect("started");
-    until("the coordinator says where it is", || place.run_dir("small").join("address").exists());
-    child
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+/// A run without local workers, long enough to outlast the test, and where it is.
+fn waiting(place: &Place) -> (Child, String) {
+    let arguments = ["--local-workers", "0", "--set", "train.epochs=200000"];
+    let child = place.coordinator(&arguments).spawn().expect("started");
+    let address = place.run_dir("small").join("address");
+    until("the coordinator says where it is", || address.exists());
+    let url = std::fs::read_to_string(&address).expect("its address");
+    (child, url.trim().to_owned())
 }
 
 fn interrupt(child: Child) {
@@ -38,10 +35,8 @@ fn an_address_in_use_is_named_with_code_2() {
 #[test]
 fn a_worker_with_another_runs_token_is_refused_and_the_run_goes_on() {
     let (here, elsewhere) = (Place::new(), Place::new());
-    let port = free_port();
-    let other = waiting(&elsewhere, free_port(), &[]);
-    let run = waiting(&here, port, &[]);
-    let url = format!("http://127.0.0.1:{port}");
+    let (other, _) = waiting(&elsewhere);
+    let (run, url) = waiting(&here);
     let wrong = elsewhere.run_dir("small").join("token");
     let wrong = wrong.to_str().expect("a path of this test");
     let stranger = ["--coordinator", &url, "--token-file", wrong, "--join-timeout", "1s"];
@@ -61,9 +56,7 @@ fn a_worker_with_another_runs_token_is_refused_and_the_run_goes_on() {
 #[test]
 fn a_worker_whose_port_has_another_run_now_enters_that_with_nothing_of_the_first() {
     let (first, second) = (Place::new(), Place::new());
-    let port = free_port();
-    let mut run = waiting(&first, port, &[]);
-    let url = format!("http://127.0.0.1:{port}");
+    let (mut run, url) = waiting(&first);
     // Where this worker looks for tokens, both coordinators write them.
     let worker = first.worker(&["--coordinator", &url, "--device", "cpu"]).spawn().expect("started");
     until("the first run trains", || steps_committed(&first) > 20);
@@ -72,8 +65,8 @@ fn a_worker_whose_port_has_another_run_now_enters_that_with_nothing_of_the_first
 
     let quiet = ["--set", "run.seed=8", "--set", "train.epochs=4"];
     second.complete(&[&quiet[..], &["--set", "run.name=whole"]].concat());
-    let listen = format!("127.0.0.1:{port}");
-    let here = ["--local-workers", "0", "--listen", &listen];
+    let listen = url.trim_start_matches("http://");
+    let here = ["--local-workers", "0", "--listen", listen];
     let mut another = second.coordinator(&[&quiet[..], &here].concat());
     another.env("XDG_RUNTIME_DIR", first.path());
     let output = wait(another.spawn().expect("started"));

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::Duration;
 
 use support::{Place, signal, steps_committed, until, wait};
@@ -48,9 +49,10 @@ fn one_signal_that_comes_twice_finishes_the_step_all_the_same() {
     let place = Place::new();
     let supervisor = place.coordinator(&LONG).spawn().expect("started");
     until("the run has committed steps", || steps_committed(&place) > 20);
-    let own = coordinator(&place).expect("a coordinator");
-    signal(own, "INT");
-    signal(supervisor.id(), "INT");
+    let both = [coordinator(&place).expect("a coordinator"), supervisor.id()].map(|pid| pid.to_string());
+    // One command, so that they come as close together as a terminal's.
+    let sent = Command::new("kill").arg("-INT").args(both).status().expect("kill runs");
+    assert!(sent.success());
     assert_eq!(wait(supervisor).status.code(), Some(130));
     let record = place.record("small");
     let message = record["message"].as_str().expect("a message");
@@ -105,5 +107,10 @@ fn a_coordinator_may_be_killed_at_any_point_again_and_again() {
     }
     let said = place.complete(&run);
     assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
+    // One that no coordinator lived long enough to admit is waited for by nobody, and tries for minutes.
+    for worker in processes(&place, "worker") {
+        // It may be about to end by itself.
+        let _ = Command::new("kill").arg("-TERM").arg(worker.to_string()).output();
+    }
     until("its workers have ended", || processes(&place, "worker").is_empty());
 }
