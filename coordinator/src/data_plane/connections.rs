@@ -128,6 +128,7 @@ fn check_blocks(values: &[f32], hashes: &[u64]) -> Result<(), String> {
 mod tests {
     use std::io::Read;
     use std::sync::mpsc::sync_channel;
+    use std::time::Instant;
 
     use super::super::greeting::GREETED_MAX;
     use super::*;
@@ -170,6 +171,11 @@ mod tests {
         let first = &mut crowd[0];
         first.set_read_timeout(Some(handshake::DEADLINE / 2)).expect("set");
         first.read_to_end(&mut Vec::new()).expect("its end, before the deadline of its greeting");
-        assert!(readers() <= 2 * GREETED_MAX, "{} threads", readers());
+        // So were most of the others, whose threads take a moment to end.
+        let began = Instant::now();
+        while readers() > 2 * GREETED_MAX {
+            assert!(began.elapsed() < handshake::DEADLINE / 2, "{} threads", readers());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -41,6 +41,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     use protocol::ids::{Phase, ViewId};
@@ -51,27 +52,41 @@ mod tests {
         StepKey { view: ViewId(view), step, phase: Phase::Train }
     }
 
-    /// Whether a slice passes the gate at once, or only after `change`.
-    fn passes(gate: &Arc<Gate>, key: StepKey, slice: u32, change: impl FnOnce(&Gate)) -> bool {
-        let (own, (passed, is_through)) = (gate.clone(), std::sync::mpsc::channel());
-        let waiter = std::thread::spawn(move || {
+    /// Short for what must not come, and long for what must.
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A slice that comes to the gate; told when it is through.
+    fn come(gate: &Arc<Gate>, key: StepKey, slice: u32) -> Receiver<()> {
+        let (own, (passed, is_through)) = (gate.clone(), channel());
+        std::thread::spawn(move || {
             own.wait(key, slice);
             let _ = passed.send(());
         });
-        let at_once = is_through.recv_timeout(Duration::from_millis(50)).is_ok();
+        is_through
+    }
+
+    /// Whether a slice passes the gate.
+    fn passes(gate: &Arc<Gate>, key: StepKey, slice: u32) -> bool {
+        come(gate, key, slice).recv_timeout(LONG).is_ok()
+    }
+
+    /// Whether a slice passes the gate after `change` and not before.
+    fn waits(gate: &Arc<Gate>, key: StepKey, slice: u32, change: impl FnOnce(&Gate)) -> bool {
+        let is_through = come(gate, key, slice);
+        let is_early = is_through.recv_timeout(SHORT).is_ok();
         change(gate);
-        waiter.join().expect("the waiter ends");
-        at_once
+        !is_early && is_through.recv_timeout(LONG).is_ok()
     }
 
     #[test]
     fn readers_wait_for_the_window() {
         let gate = Arc::new(Gate::default());
-        assert!(passes(&gate, key(1, 1), WINDOW - 1, |_| {}), "a step that isn't begun");
-        assert!(!passes(&gate, key(1, 1), WINDOW, |gate| gate.set(key(1, 1), 1)), "beyond its window");
-        assert!(!passes(&gate, key(1, 1), WINDOW + 1, |gate| gate.set(key(1, 1), 2)));
-        assert!(!passes(&gate, key(1, 1), 99, |gate| gate.set(key(1, 2), 0)), "the next step frees it");
-        assert!(!passes(&gate, key(1, 2), 99, |gate| gate.set(key(2, 0), u32::MAX)), "and so does a view");
-        assert!(passes(&gate, key(1, 2), 99, |_| {}), "what is older is dropped by the reducer");
+        assert!(passes(&gate, key(1, 1), WINDOW - 1), "a step that isn't begun");
+        assert!(waits(&gate, key(1, 1), WINDOW, |gate| gate.set(key(1, 1), 1)), "beyond its window");
+        assert!(waits(&gate, key(1, 1), WINDOW + 1, |gate| gate.set(key(1, 1), 2)));
+        assert!(waits(&gate, key(1, 1), 99, |gate| gate.set(key(1, 2), 0)), "the next step frees it");
+        assert!(waits(&gate, key(1, 2), 99, |gate| gate.set(key(2, 0), u32::MAX)), "and so does a view");
+        assert!(passes(&gate, key(1, 2), 99), "what is older is dropped by the reducer");
     }
 }

@@ -52,7 +52,8 @@ async fn a_whole_upload_is_a_version() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let uploads = uploads(dir.path());
     let chunks = tokio_stream::iter(whole()).chain(pending());
-    let (written, digest) = receive(claim(&uploads), chunks, PATIENCE).await.expect("whole");
+    // A disk takes its time.
+    let (written, digest) = receive(claim(&uploads), chunks, Patience::default()).await.expect("whole");
     assert!(matches!(written, Some(Written::InPlace(manifest)) if manifest.step == 7));
     assert_eq!(digest, [2; 32]);
     assert_eq!(left(&uploads), 1);
@@ -83,7 +84,8 @@ async fn a_disk_that_takes_no_version_says_so_at_once() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let uploads = uploads(dir.path());
     std::fs::write(uploads.checkpoints(), "in the way").expect("written");
-    let why = receive(claim(&uploads), pending::<Result<UploadChunk, Status>>(), PATIENCE).await;
+    let nothing = pending::<Result<UploadChunk, Status>>();
+    let why = receive(claim(&uploads), nothing, Patience::default()).await;
     let why = why.expect_err("there is no such folder");
     assert!(why.contains("checkpoints"), "{why}");
 }

@@ -5,7 +5,7 @@ use super::*;
 
 const RUN: RunId = RunId([3; 16]);
 const MEMBER: MemberId = MemberId(1 << 32 | 7);
-/// Long enough for a loaded machine, short enough for a test that waits for it.
+/// For what must not come: short enough for a test that waits for it.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn token(byte: u8) -> Token {
@@ -64,7 +64,7 @@ fn worker_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     far.write_all(bytes).expect("sent");
     far.shutdown(Shutdown::Write).expect("shut");
-    connect_within(&mut near, &token(1), RUN, MEMBER, SHORT).expect_err("not a coordinator")
+    connect_within(&mut near, &token(1), RUN, MEMBER, DEADLINE).expect_err("not a coordinator")
 }
 
 /// What the coordinator says of a worker that sends these bytes.
@@ -72,7 +72,7 @@ fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     near.write_all(bytes).expect("sent");
     near.shutdown(Shutdown::Write).expect("shut");
-    accept_within(&mut far, &token(1), RUN, SHORT).expect_err("not a worker")
+    accept_within(&mut far, &token(1), RUN, DEADLINE).expect_err("not a worker")
 }
 
 fn version(number: u32) -> Vec<u8> {
