@@ -11,7 +11,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -77,11 +76,11 @@ def mid_run(programs: pathlib.Path) -> dict[str, str]:
         try:
             run = pathlib.Path(folder) / "watched"
             url = until("the run's address", lambda: (run / "address").read_text().strip())
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                own = f"127.0.0.1:{free.getsockname()[1]}"
-            guest = [programs / "worker", "--coordinator", url, "--name", "guest", "--device", "cpu", "--metrics", own]
-            started.append(subprocess.Popen(guest, env=environment, stderr=subprocess.DEVNULL))
+            guest = [programs / "worker", "--coordinator", url, "--name", "guest", "--device", "cpu", "--metrics", "127.0.0.1:0"]
+            log = pathlib.Path(folder) / "guest.log"
+            with open(log, "w") as said:
+                started.append(subprocess.Popen(guest, env=environment, stderr=said))
+            own = until("the worker's own address", lambda: re.search(r"metrics at http://(\S+)/metrics$", log.read_text(), re.M))[1]
             address = until("metrics-address", lambda: (run / "metrics-address").read_text())
             address = address.strip().removeprefix("http://").removesuffix("/metrics")
 

@@ -4,7 +4,6 @@ run that is removed, nothing at all."""
 import http.server
 import json
 import shutil
-import socket
 import threading
 import time
 
@@ -124,13 +123,11 @@ def check_away(page, folder, like):
     going = Going(folder, like)
     token = folder.parent / "another-token"
     token.write_text("fedcba9876543210")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     is_shown = "check.chart('Loss')?.dataset.points === '{}' && !document.querySelector('.error') && document.getElementById('live').textContent === 'live'"
     going.more(50)
-    served = Served(folder, port=port)
+    served = Served(folder)
     url = served.__enter__()
+    served.port = int(url.rsplit(":", 1)[1])
     page.open(f"{url}/#/run/{going.identity}", is_shown.format(50))
     page.js("window.mark = 'kept'")
     going.more(10)
@@ -146,7 +143,7 @@ def check_away(page, folder, like):
     going.more(5)
     page.wait(is_shown.format(85))
     served.kill()
-    locked = Served(folder, "--token-file", token, port=port)
+    locked = Served(folder, "--token-file", token, port=served.port)
     locked.__enter__()
     said = page.wait("document.querySelector('.error a') && document.querySelector('.error').textContent")
     assert "asks for its token" in said, said

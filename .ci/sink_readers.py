@@ -23,7 +23,9 @@ DEADLINE_S = 100
 
 
 def lines(run, name="metrics.jsonl"):
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+    """The whole ones: of a run that goes on the last may be half written yet."""
+    whole, _, _ = (run / name).read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def number(value):
