@@ -25,15 +25,20 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
+    /// The next one's name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+
     /// Makes triggers of them. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor passes it on:
     /// what comes at once is one signal.
     pub(crate) async fn pass_on(mut self, triggers: mpsc::Sender<Trigger>) {
         let mut last: Option<Instant> = None;
         loop {
-            let name = tokio::select! {
-                _ = self.interrupt.recv() => "SIGINT",
-                _ = self.terminate.recv() => "SIGTERM",
-            };
+            let name = self.next().await;
             if last.is_some_and(|last| last.elapsed() < SIGNALS_APART) {
                 continue;
             }
@@ -42,5 +47,15 @@ impl Signals {
                 return;
             }
         }
+    }
+}
+
+/// Waits for one of them; for ever where the system lets nobody listen.
+pub(crate) async fn told_to_end() {
+    match Signals::listen() {
+        Ok(mut signals) => {
+            signals.next().await;
+        }
+        Err(_) => std::future::pending().await,
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use configs::Resolved;
 use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
-use tokio::signal::unix::{SignalKind, signal};
 use tracker::sink::{PushError, SinkConfig, Sinks};
 
 use crate::cli::PushArgs;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
+use crate::signals;
 
 /// How long the end of a run waits for trackers that take nothing, if it came by itself: four times that if they do.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -84,7 +84,7 @@ impl Running {
         let Some(sinks) = self.sinks else { return };
         let patience = if outcome.reason == EndReason::Interrupted { PATIENCE_INTERRUPTED } else { PATIENCE };
         let mut ending = tokio::task::spawn_blocking(move || sinks.finish(patience));
-        let stopped = told_to_end();
+        let stopped = signals::told_to_end();
         tokio::pin!(stopped);
         let mut hint = Box::pin(tokio::time::sleep(SILENCE));
         let mut is_hinted = false;
@@ -108,19 +108,6 @@ impl Running {
                 }
             }
         }
-    }
-}
-
-/// SIGINT or SIGTERM.
-async fn told_to_end() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

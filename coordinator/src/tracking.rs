@@ -15,6 +15,7 @@ use wire::token;
 use crate::cli::ServeArgs;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
+use crate::signals;
 
 /// In a run's folder, while the tracker is served beside the run.
 const ADDRESS: &str = "tracker-address";
@@ -53,7 +54,7 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
     let tracker = Tracker::open(&args.dir, access, |remark| eprintln!("tracker: {remark}"));
     let tracker = tracker.map_err(Refusal::failed)?;
     println!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display());
-    tracker::server::serve(listener, tracker, stopped()).await.map_err(Refusal::failed)
+    tracker::server::serve(listener, tracker, signals::told_to_end()).await.map_err(Refusal::failed)
 }
 
 /// The runtime of a tracker: one thread, on which all that is short is done, and further ones for what waits for a disk.
@@ -82,20 +83,6 @@ fn access_token(path: &Path) -> Result<AccessToken, Refusal> {
     let at = |why: &dyn std::fmt::Display| Refusal::config(format!("--token-file {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|why| at(&why))?;
     AccessToken::parse(&text).map_err(|why| at(&why))
-}
-
-/// SIGINT or SIGTERM.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// The tracker beside a run.

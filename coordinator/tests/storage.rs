@@ -342,5 +342,6 @@ fn a_run_is_over_when_its_record_says_so() {
     let output = wait(child);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), place.said("coordinator.log"));
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert_eq!(err.matches(why).count(), 1, "once: {err}");
     assert_eq!(place.record("small")["status"], "completed");
 }

@@ -66,14 +66,14 @@ fn noise_on_every_port_changes_nothing() {
     let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let halves = [&b"GET / HTTP/1.1\r\n\r\n"[..], PREFACE, &noise, &[0xff; 4_096], b""];
     let mut open = Vec::new();
-    for port in ports {
-        for bytes in halves {
+    while_stopped(&workers_of(child.id()), || {
+        for (port, bytes) in ports.iter().flat_map(|port| halves.map(|bytes| (*port, bytes))) {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
             // It may be hung up on in the middle.
             let _ = stream.write_all(bytes);
             open.push(stream);
         }
-    }
+    });
     is_unharmed(&place, child);
 }
 
@@ -139,14 +139,15 @@ fn workers_of_other_releases_and_other_tasks_are_told_so() {
         device: "cpu".to_owned(),
         ..Join::default()
     };
-    let other = Join { protocol_version: protocol::PROTOCOL_VERSION + 1, ..join.clone() };
-    let said = refusal(&place, other);
-    assert!(said.contains("protocol version") && said.contains("one release"), "{said}");
-    let other = Join { tasks: vec![Task { name: "own".to_owned(), schema: 1 }], ..join.clone() };
-    let said = refusal(&place, other);
-    assert!(said.contains("doesn't know the task") && said.contains("it knows own"), "{said}");
-    let said = refusal(&place, join);
-    assert!(said.contains("schema") && said.contains("999") && said.contains("one build"), "{said}");
+    let release = Join { protocol_version: protocol::PROTOCOL_VERSION + 1, ..join.clone() };
+    let task = Join { tasks: vec![Task { name: "own".to_owned(), schema: 1 }], ..join.clone() };
+    let joins = [release, task, join];
+    let said = while_stopped(&workers_of(child.id()), || joins.map(|join| refusal(&place, join)));
+    let [release, task, schema] = &said;
+    assert!(release.contains("protocol version") && release.contains("one release"), "{said:?}");
+    assert!(task.contains("doesn't know the task") && task.contains("it knows own"), "{said:?}");
+    let says = |words: &&str| schema.contains(words);
+    assert!(["schema", "999", "one build"].iter().all(says), "{said:?}");
     is_unharmed(&place, child);
     let events = place.record("small")["events"].to_string();
     assert_eq!(events.matches("stranger was refused").count(), 3, "{events}");
