@@ -232,9 +232,6 @@ impl Driver {
                 self.sessions.insert(connection, outbox);
             }
             Trigger::Message { connection, message } => {
-                if let FromWorker::Prepared { elements } = &message {
-                    self.reduction.elements(*elements);
-                }
                 self.slots.hear(connection, &message);
                 self.handle(Event::Message { connection, message });
             }
@@ -372,6 +369,9 @@ impl Driver {
                 Output::Append { record, durable } => self.append(&record, durable),
                 Output::OpenView(view) => {
                     self.uploads.forget_shown();
+                    if let Some(elements) = self.machine.elements() {
+                        self.reduction.elements(elements);
+                    }
                     self.reduction.open_view(view.clone());
                     later.push(Output::OpenView(view));
                 }

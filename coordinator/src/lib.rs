@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),
     };
     let outcome = match cli.command {
-        None if cli.run.supervise => runtime.block_on(supervise::supervise()),
+        None if cli.run.supervise => runtime.block_on(supervise::supervise(&cli.run)),
         None => runtime.block_on(run::run(&cli.run)),
         Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
         Some(Command::Reproduce(args)) => reproduce::reproduce(&args),

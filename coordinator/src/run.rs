@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use configs::{Config, Resolved};
 use datasets::{FileEntry, Plan};
@@ -160,6 +160,12 @@ fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
         set.push(format!("local.workers={workers}"));
     }
     Config::load(path, &set).map_err(Refusal::config)
+}
+
+/// The name of the run that this process held, if it began so late and held one.
+pub(crate) fn held_by(args: &RunArgs, pid: u32, began: SystemTime) -> Option<String> {
+    let resolved = resolve(args).ok()?;
+    RunDir::held_by(&resolved.config.run.dir, pid, began)
 }
 
 fn local_worker(config: &Config) -> Result<Option<PathBuf>, Refusal> {

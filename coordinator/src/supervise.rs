@@ -1,16 +1,18 @@
 //! `--supervise`: a parent process that starts the coordinator again when it dies.
 //!
 //! What ends with an exit code of the contract has said what it had to say; what is killed or panics is started again
-//! with `--resume`, where its workers wait for it.
+//! with `--resume`, where its workers wait for it: on the run that it held, whatever other runs are there.
 
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 
+use crate::cli::RunArgs;
 use crate::prepare::Refusal;
+use crate::run;
 
 /// Deaths in a row, each soon after its start, after which nothing is gained by another.
 const QUICK_DEATHS_MAX: u32 = 5;
@@ -22,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const INTERRUPTED: u8 = 130;
 
 /// Runs this program without `--supervise` until it ends in order; its exit code.
-pub(crate) async fn supervise() -> Result<u8, Refusal> {
+pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
     let program = std::env::current_exe()
         .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
     let mut arguments: Vec<_> =
@@ -31,11 +33,12 @@ pub(crate) async fn supervise() -> Result<u8, Refusal> {
     let mut told = Told::watch()?;
     let mut quick_deaths = 0;
     loop {
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), SystemTime::now());
         let child = Command::new(&program)
             .args(&arguments)
             .spawn()
             .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
+        let pid = child.id();
         let status = told
             .until_end_of(child)
             .await
@@ -54,8 +57,12 @@ pub(crate) async fn supervise() -> Result<u8, Refusal> {
             return Ok(INTERRUPTED);
         }
         eprintln!("coordinator: it died ({status}); starting it again");
-        if !arguments.iter().any(|argument| argument == "--resume") {
-            arguments.push("--resume".into());
+        // One that died before it held a run is started as it was.
+        if let Some(name) = pid.and_then(|pid| run::held_by(args, pid, began_at)) {
+            arguments.extend(["--set".into(), format!("run.name={name}").into()]);
+            if !arguments.iter().any(|argument| argument == "--resume") {
+                arguments.push("--resume".into());
+            }
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::world::{LifeEnd, World};
 const SILENT_LEASES: u64 = 3;
 /// The longest pause before a worker tries to reach its coordinator again, or the coordinator its journal.
 const RETRY_MS: u64 = 12_000;
+/// A person who finds that nobody comes ends the run, so long after a start would be given up.
+const NIGHT_MS: u64 = 30_000;
 /// A worker to which the state couldn't be brought is tried again after that.
 const PUT_OFF_MS: u64 = 30_000;
 
@@ -46,6 +48,13 @@ impl World<'_> {
     pub(crate) fn check_progress(&mut self) -> Finding {
         let now = self.queue.now();
         let since = self.last_progress.max(self.disturbed_until);
+        // It waits without end, and nobody comes: a person ends it.
+        let night_ms = self.scenario.plan.join_timeout_ms + NIGHT_MS;
+        if self.coordinator.is_some() && self.is_short_of_workers() && now > since + night_ms {
+            self.note(|| "nobody comes".to_owned());
+            self.fired.push(Chaos::Stop);
+            return self.strike(Chaos::Stop);
+        }
         let is_quiet = self.is_healed && self.coordinator.is_some() && now > since;
         if !is_quiet {
             return Ok(());
@@ -59,6 +68,11 @@ impl World<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn is_short_of_workers(&self) -> bool {
+        let living = self.workers.iter().filter(|node| node.is_alive).count();
+        living < self.scenario.plan.min_workers.max(1) as usize
     }
 
     pub(crate) fn who_waits(&self) -> String {

@@ -1,7 +1,7 @@
 //! A step at a member: its microbatches, their exchange, and the update.
 
 use protocol::ids::{Phase, StepKey};
-use protocol::messages::{Commit, Timings};
+use protocol::messages::{Commit, Failure, Timings};
 use protocol::worker::Event;
 
 use crate::bug::Bug;
@@ -186,7 +186,13 @@ impl World<'_> {
     pub(crate) fn on_apply(&mut self, worker: usize, commit: &Commit) -> Finding {
         let toy = self.toy;
         let node = &mut self.workers[worker];
-        let (Some(state), Some(reduced)) = (&mut node.state, node.reduced.take()) else { return Ok(()) };
+        let is_its =
+            |reduced: &Reduced| (reduced.key.step, reduced.key.phase) == (commit.key.step, commit.key.phase);
+        let Some(reduced) = node.reduced.take().filter(is_its) else {
+            let message = format!("step {} is not prepared here", commit.key.step);
+            return self.handle_worker(worker, Event::Failed(Failure { code: 4, message }));
+        };
+        let Some(state) = &mut node.state else { return Ok(()) };
         if commit.key.phase == Phase::Train {
             toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
             state.tainted |= self.watch.is_tainted(reduced.key);

@@ -52,12 +52,11 @@ impl World<'_> {
     pub(crate) fn best_to_go_on_from(&self) -> Best {
         let Some(node) = &self.coordinator else { return Best::default() };
         let now = self.queue.now();
-        let leaves = |worker: usize| self.fired.contains(&crate::life::Chaos::Leave(worker));
         // One that isn't ready for so long may never be. Of a leap of its clock the coordinator knows what its next deadline was
         // late by, so it may take up to a lease of what went by before for a part of that.
         let ready_ms = self.scenario.plan.load_timeout_ms.saturating_sub(self.scenario.plan.lease_ms);
         let hangs = |worker| node.unready.get(&worker).is_some_and(|since| now >= since + ready_ms);
-        let here = node.here.values().filter(|worker| !leaves(**worker) && !hangs(**worker));
+        let here = node.here.values().filter(|worker| !hangs(**worker));
         let here = here.map(|worker| &self.workers[*worker]);
         let members = here
             .filter(|worker| worker.is_alive && worker.is_connected())

@@ -3,8 +3,12 @@
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crate::atomic::{StoreError, TEMPORARY, sync_parent, temporary_writer};
+
+/// How much earlier a file that is written now may say that it was: the clocks of disks on other machines are others.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// Why a run directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +153,19 @@ impl RunDir {
         let unfinished =
             names.iter().find(|name| Self::status(&runs.join(name)).as_deref() != Some("completed"));
         Ok(unfinished.or(names.first()).cloned())
+    }
+
+    /// The name of the run whose lock this process took last, if it began so late: process ids come again.
+    #[must_use]
+    pub fn held_by(runs: &Path, pid: u32, began: SystemTime) -> Option<String> {
+        let is_its = |run: &Path| {
+            let lock = run.join("lock");
+            let taken = std::fs::metadata(&lock).and_then(|lock| lock.modified()).ok();
+            taken.is_some_and(|taken| taken + CLOCKS_APART >= began)
+                && std::fs::read_to_string(&lock).is_ok_and(|holder| holder.trim() == pid.to_string())
+        };
+        let run = std::fs::read_dir(runs).ok()?.flatten().find(|run| is_its(&run.path()))?;
+        run.file_name().into_string().ok()
     }
 
     /// `status` of a run's `run.json`; none if that isn't there yet or can't be read.

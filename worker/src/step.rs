@@ -193,7 +193,11 @@ impl Member {
         let began = Instant::now();
         self.figures.enter(Doing::Commit);
         self.held = None;
-        let prepared = self.prepared.take().filter(|reduced| reduced.key == commit.key);
+        // Of whichever view: the machine has held its hash against the commit's, and a step that was tried again in another
+        // view comes to the same.
+        let is_its =
+            |reduced: &Reduced| (reduced.key.step, reduced.key.phase) == (commit.key.step, commit.key.phase);
+        let prepared = self.prepared.take().filter(is_its);
         let reduced =
             prepared.ok_or_else(|| fail(4, format!("step {} is not prepared here", commit.key.step)))?;
         if commit.key.phase == Phase::Train {

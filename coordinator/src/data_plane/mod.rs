@@ -90,7 +90,7 @@ impl Reduction {
         self.port
     }
 
-    /// The length of the flat gradient, once a member has said it.
+    /// The length of the flat gradient, in whatever view opens next.
     pub(crate) fn elements(&self, elements: u64) {
         self.tell(Input::Elements(usize::try_from(elements).unwrap_or(usize::MAX)));
     }

@@ -78,6 +78,8 @@ impl Summing {
                     self.end_step(key);
                 }
                 Input::Gone { member, number, reason } => self.gone(member, number, &reason),
+                // A proof's connection may be heard of after the one that works.
+                Input::Connected { member, number, .. } if self.is_newer(member, number) => {}
                 Input::Connected { member, number, writer } => {
                     // What was reduced before this member was connected: it may have had no part in it.
                     for outgoing in self.unsent.remove(&member).unwrap_or_default() {
@@ -89,6 +91,11 @@ impl Summing {
                 Input::Partial { member, header, values } => self.partial(member, &header, values),
             }
         }
+    }
+
+    /// Whether a connection of this member is known that was made after this one.
+    fn is_newer(&self, member: MemberId, number: u64) -> bool {
+        self.writers.get(&member).is_some_and(|(known, _)| *known > number)
     }
 
     /// Nothing up to `key` is summed any more.

@@ -242,6 +242,7 @@ impl Coordinator {
                 self.dismiss_leavers();
                 self.gather(now);
             }
+            State::Gathering { .. } | State::Loading { .. } if self.leaves_too_few() => self.hold(now),
             _ => {
                 self.dismiss_leavers();
                 self.advance(now);

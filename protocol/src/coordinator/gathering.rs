@@ -275,6 +275,16 @@ impl Coordinator {
         self.end_hold(now);
         self.lift_bars();
         self.start_gathering(now);
+        // Who is left may be lost, too, before others come.
+        let step = self.position.step;
+        let is_kept = self.uploads.is_busy() || self.uploads.durable_step() == Some(step);
+        if self.has_begun
+            && !is_kept
+            && let Some((from, connection)) = self.roster.uploader(|member| member.can_show(step))
+        {
+            self.expect_version(now, step, from);
+            self.send(connection, ToWorker::WriteVersion { step });
+        }
     }
 
     /// What follows the committed state; `None` if all steps are done, or the run ends early.
@@ -325,6 +335,11 @@ impl Coordinator {
             self.warn(format!("{waited}; those that are here begin"));
             self.has_begun = true;
             return self.advance_gathering(now);
+        }
+        if self.has_begun {
+            // Whoever comes in the morning finds it waiting.
+            self.warn(format!("{waited}, and waits on"));
+            return self.start_gathering(now);
         }
         self.fail(4, &format!("{waited} and gave up"));
     }

@@ -36,15 +36,20 @@ impl Coordinator {
     /// The run stands still after the commit of a step, as that commit has told the members.
     pub(super) fn hold(&mut self, now: Millis) {
         self.begin_hold(now);
-        let leavers = self.roster.iter().filter(|member| member.leaving.is_some()).count();
-        let rest = self.roster.available().filter(|member| member.holds == Some(self.position.step)).count();
-        // Whoever leaves too few behind leaves a version behind too.
         let keeps_best = self.is_best(self.position.step) && !self.uploads.has_asked(self.position.step);
-        let needs_version = leavers > 0 && rest < self.needed() || keeps_best;
+        let needs_version = self.leaves_too_few() || keeps_best;
         if needs_version || self.joiners(now).next().is_some() {
             return self.begin_handover(now, needs_version);
         }
         self.finish_hold(now);
+    }
+
+    /// Whoever leaves with the committed state and too few others that hold it leaves a version behind.
+    pub(super) fn leaves_too_few(&self) -> bool {
+        let step = self.position.step;
+        let rest = self.roster.iter().filter(|member| member.can_enter(step)).count();
+        let mut leavers = self.roster.iter().filter(|member| member.leaving.is_some());
+        rest < self.needed() && leavers.any(|member| member.can_show(step))
     }
 
     /// The committed state goes to those that lack it.
@@ -71,7 +76,7 @@ impl Coordinator {
         }
         let donors = self.roster.iter().filter(|member| member.can_show(step)).count();
         let State::Handover { attempts, .. } = &mut self.state else { return };
-        if *attempts >= ATTEMPTS_MAX || *attempts > 0 && donors == 1 {
+        if *attempts >= ATTEMPTS_MAX || *attempts > 0 && donors == 1 && !as_version {
             return self.give_up_handover(now, "the state could not be uploaded");
         }
         *attempts += 1;

@@ -264,6 +264,12 @@ impl Coordinator {
         }
     }
 
+    /// Elements of the model that the members have said, each the same.
+    #[must_use]
+    pub fn elements(&self) -> Option<u64> {
+        self.roster.iter().find_map(|member| member.elements)
+    }
+
     /// The last committed step.
     #[must_use]
     pub fn committed_step(&self) -> u64 {

@@ -149,8 +149,11 @@ impl Coordinator {
         let (key, lost_ms) = (step.key, now.saturating_sub(step.started));
         self.keep_sets(key);
         self.note(Note::Retry { step: key.step, reason: reason.to_owned(), lost_ms });
-        self.dismiss_leavers();
         self.view = None;
+        if self.leaves_too_few() {
+            return self.hold(now);
+        }
+        self.dismiss_leavers();
         let committed = self.position.step;
         let holders = self.roster.iter().filter(|member| member.can_enter(committed)).count();
         if holders >= self.needed() {

@@ -37,6 +37,10 @@ impl Worker {
     }
 
     pub(super) fn on_evicted(&mut self, now: Millis, reason: &str, forget: bool) {
+        if self.leaving {
+            let message = format!("left, as the others go on without it: {reason}");
+            return self.exit(crate::messages::EndReason::Interrupted, 130, message);
+        }
         self.set_aside();
         if forget {
             self.forget_state();
