@@ -206,8 +206,18 @@ fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) 
         }
         return Err(Refusal::data(format!("no version in {} can be used", checkpoints.display())));
     };
-    let digest = known.get(&manifest.step).copied().unwrap_or_default();
-    history.resume_from(manifest.step, digest).map_err(Refusal::data)?;
+    let digest = |step: u64| known.get(&step).copied().unwrap_or_default();
+    history.resume_from(manifest.step, digest(manifest.step)).map_err(Refusal::data)?;
+    // A replica that was wrong when the newest was made may come to light now: there is one from before.
+    let proven = history.proven_step();
+    if manifest.step > proven {
+        let (before, _) =
+            versions::newest_valid(&checkpoints, |step| known.contains_key(&step) && step <= proven)
+                .map_err(Refusal::data)?;
+        if let Some(before) = before {
+            history.fall_back_to(before.step, digest(before.step)).map_err(Refusal::data)?;
+        }
+    }
     remarks.push(format!("going on from version {} ({})", manifest.step, checkpoints.display()));
     Ok(())
 }

@@ -46,6 +46,8 @@ pub struct History {
     last_commit: Option<CommitRecord>,
     end: Option<EndRecord>,
     resume: Option<Resume>,
+    /// Others that are whole.
+    fallbacks: Vec<Resume>,
 }
 
 /// A journal that is not a history, or a version that is not in it.
@@ -234,6 +236,30 @@ impl History {
                 Ok(())
             }
         }
+    }
+
+    /// Another version that is whole, for a replica that turns out to have been wrong when the newest was made.
+    ///
+    /// # Errors
+    /// As [`History::resume_from`].
+    pub fn fall_back_to(&mut self, step: u64, digest: [u8; 32]) -> Result<(), HistoryError> {
+        let newest = self.resume;
+        self.resume_from(step, digest)?;
+        self.fallbacks.extend(std::mem::replace(&mut self.resume, newest));
+        Ok(())
+    }
+
+    /// The versions beside the chosen one that are whole.
+    pub(crate) fn fallbacks(&self) -> &[Resume] {
+        &self.fallbacks
+    }
+
+    /// The latest state of which the journal shows that nothing can have come from a deviant replica: with the commit of a
+    /// step all members have said the same check of the state before it, so that what was made of the state before that is
+    /// what everybody went on from.
+    #[must_use]
+    pub fn proven_step(&self) -> u64 {
+        self.last_step().saturating_sub(2)
     }
 
     /// The chosen version.

@@ -25,7 +25,12 @@ impl World<'_> {
             .collect();
         let versions = if self.bug == Some(Bug::SkipsVersionChecks) { named } else { verified };
         let mut versions = versions.into_iter();
-        versions.find(|(step, digest)| history.resume_from(*step, *digest).is_ok()).map(|(step, _)| step)
+        let chosen = versions.find(|(step, digest)| history.resume_from(*step, *digest).is_ok());
+        let proven = history.proven_step();
+        versions
+            .filter(|(step, _)| *step <= proven)
+            .find(|(step, digest)| history.fall_back_to(*step, *digest).is_ok());
+        chosen.map(|(step, _)| step)
     }
 
     pub(crate) fn on_appended(&mut self) -> Finding {

@@ -143,7 +143,7 @@ impl Coordinator {
         let mut machine = Self {
             state: State::Gathering { until, is_extended: false },
             roster: Roster::default(),
-            uploads: Uploads::new(resume, now),
+            uploads: Uploads::new(resume, history.fallbacks(), now),
             shown: None,
             view: None,
             has_begun,
@@ -163,7 +163,7 @@ impl Coordinator {
             balance: Balance::default(),
             clock: now,
             position,
-            proven_step: resume.map_or(0, |resume| resume.step),
+            proven_step: resume.map_or(0, |resume| resume.step).min(history.proven_step()),
             stop: None,
             pace: Pace::default(),
             term,

@@ -44,10 +44,12 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    pub(super) fn new(resume: Option<Resume>, now: Millis) -> Self {
+    pub(super) fn new(resume: Option<Resume>, fallbacks: &[Resume], now: Millis) -> Self {
         let durable = resume.map(|resume| (resume.step, resume.digest));
         let asked_step = resume.map(|resume| resume.step);
-        let known = durable.into_iter().collect();
+        let fallbacks = fallbacks.iter().map(|whole| (whole.step, whole.digest));
+        let mut known: Vec<(u64, [u8; 32])> = fallbacks.chain(durable).collect();
+        known.sort_unstable_by_key(|(step, _)| *step);
         Self {
             in_flight: None,
             recording: None,

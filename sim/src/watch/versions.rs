@@ -55,7 +55,8 @@ impl Watch {
         if chosen < best {
             return Err(format!("versions: the run resumes from {chosen:?} and version {best:?} is whole"));
         }
-        (self.agreed, self.proven) = (chosen.unwrap_or(0), chosen.unwrap_or(0));
+        let chosen = chosen.unwrap_or(0);
+        (self.agreed, self.proven) = (self.agreed.min(chosen), self.proven.min(chosen));
         Ok(())
     }
 
