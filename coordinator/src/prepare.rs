@@ -210,13 +210,13 @@ fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) 
     history.resume_from(manifest.step, digest(manifest.step)).map_err(Refusal::data)?;
     // A replica that was wrong when the newest was made may come to light now: there is one from before.
     let proven = history.proven_step();
-    if manifest.step > proven {
-        let (before, _) =
-            versions::newest_valid(&checkpoints, |step| known.contains_key(&step) && step <= proven)
-                .map_err(Refusal::data)?;
-        if let Some(before) = before {
-            history.fall_back_to(before.step, digest(before.step)).map_err(Refusal::data)?;
-        }
+    let mut step = manifest.step;
+    while step > proven {
+        let is_before = |other: u64| known.contains_key(&other) && other < step;
+        let (before, _) = versions::newest_valid(&checkpoints, is_before).map_err(Refusal::data)?;
+        let Some(before) = before else { break };
+        step = before.step;
+        history.fall_back_to(step, digest(step)).map_err(Refusal::data)?;
     }
     remarks.push(format!("going on from version {} ({})", manifest.step, checkpoints.display()));
     Ok(())

@@ -2,6 +2,7 @@
 
 mod support;
 
+use protocol::coordinator::CheckpointEvery;
 use protocol::messages::EndReason;
 use sim::{Chaos, Life, Which, World};
 use support::{check, completed, outcome, scenario, slow};
@@ -212,5 +213,36 @@ fn the_others_go_on_whatever_befalls_one() {
             // The slowest way: a first state that is not made, then another one's that is loaded by two, and a step.
             assert!(took_ms < 200_000, "{took_ms} ms with {trouble:?} at {at}");
         }
+    }
+}
+
+/// The others are lost while it leaves, or are lost already: what it holds becomes a version first.
+#[test]
+fn who_leaves_last_leaves_its_state() {
+    for (min_workers, leaves_first) in [(1, true), (2, false)] {
+        let mut scenario = slow(4);
+        scenario.plan.min_workers = min_workers;
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+        for at in (100..300).step_by(10) {
+            let (leave, kill) = (Chaos::Leave(0), Chaos::KillWorker(1));
+            let chaos =
+                if leaves_first { [(at, leave), (at + 2, kill)] } else { [(at, kill), (at + 4, leave)] };
+            let world = completed(&scenario, &Life::supervised(2, &chaos), None);
+            assert_eq!(world.told().rewinds, 0, "at {at}: {:?}", world.told().left);
+        }
+    }
+}
+
+/// Nobody is there to hear how long it waits, and whoever comes later finds the state as a version.
+#[test]
+fn a_run_that_pauses_writes_a_version() {
+    let mut scenario = slow(4);
+    scenario.plan.min_workers = 2;
+    scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+    for at in (140..300).step_by(40) {
+        let mut world = World::new(&scenario, None, None);
+        let found = outcome(&mut world, &Life::with(2, &[(at, Chaos::KillWorker(1))]));
+        assert_eq!((found.code, world.newest_version().map(|(step, _)| step)), (130, Some(found.step)));
+        assert!(found.step > 0, "{found:?}");
     }
 }

@@ -4,9 +4,10 @@ mod support;
 
 use std::sync::Arc;
 
+use protocol::coordinator::CheckpointEvery;
 use protocol::messages::EndReason;
-use sim::{Chaos, Life, reference, run};
-use support::{check, completed, scenario, slow};
+use sim::{Chaos, Life, World, reference, run};
+use support::{check, completed, outcome, scenario, slow};
 
 #[test]
 fn a_coordinator_that_is_killed_at_any_event_goes_on_from_what_its_members_hold() {
@@ -105,4 +106,86 @@ fn without_any_whole_version_the_run_starts_again_from_its_seed() {
         run(&scenario, &[host_dies_early(event), Life::quiet(3)], reference.clone(), None, false)
             .unwrap_or_else(|violation| panic!("killed at {event}: {violation}"));
     }
+}
+
+/// A step is committed in another view than the one that a member was prepared in, and that member alone is left.
+#[test]
+fn a_step_that_was_committed_in_another_view_is_recovered() {
+    for slow_steps in [false, true] {
+        let scenario = if slow_steps { slow(1) } else { scenario(1) };
+        for (at, later) in
+            (60..300).step_by(3).flat_map(|at| (1..40).step_by(6).map(move |later| (at, later)))
+        {
+            let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
+            let chaos =
+                [(at, Chaos::BreakControl(0)), (at + later, restart), (at + later, Chaos::KillWorker(1))];
+            completed(&scenario, &Life::with(2, &chaos), None);
+        }
+    }
+}
+
+/// Its device hangs while it does so, longer than a state is waited for.
+#[test]
+fn a_commit_that_is_recovered_late_costs_no_state() {
+    let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
+    for seed in 0..4 {
+        let scenario = scenario(seed);
+        for (at, later) in
+            (20..140).step_by(3).flat_map(|at| (1..40).step_by(5).map(move |later| (at, later)))
+        {
+            let chaos = [(at, restart), (at + later, Chaos::HangWorker(0, 90_000))];
+            completed(&scenario, &Life::supervised(1, &chaos), None);
+        }
+    }
+}
+
+/// The uploader's replica goes wrong, its version is there, and the coordinator is started again before the others' checks
+/// tell: they have them go back further than to that version.
+#[test]
+fn a_deviants_version_is_not_gone_back_to_after_a_restart() {
+    let mut rewound = 0;
+    for seed in 0..3 {
+        let mut scenario = scenario(seed);
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1);
+        let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
+        for (at, later) in
+            (80..300).step_by(4).flat_map(|at| (0..14).step_by(2).map(move |later| (at, later)))
+        {
+            let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 20 };
+            let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
+            let mut world = World::new(&scenario, Some(reference.clone()), None);
+            let found = outcome(&mut world, &Life::with(3, &[(at, flip), (at + later, restart)]));
+            assert_eq!(found.code, 0, "{}", found.message);
+            if world.told().rewinds > 0 {
+                rewound += 1;
+                let digest = world.newest_version().map(|(_, digest)| digest);
+                assert_eq!(
+                    digest,
+                    Some(reference.digest),
+                    "seed {seed}, a flip at {at}, a restart {later} later"
+                );
+            }
+        }
+    }
+    assert!(rewound > 100, "{rewound}");
+}
+
+/// A replica goes wrong while steps are computed once more: the replay is begun again, and comes to what is history.
+#[test]
+fn a_flip_in_a_replay_costs_another_replay() {
+    let mut again = 0;
+    for seed in 0..3 {
+        let mut scenario = scenario(seed);
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+        for (at, later) in
+            (200..330).step_by(20).flat_map(|at| (40..200).step_by(8).map(move |later| (at, later)))
+        {
+            let flip = Chaos::FlipBit { worker: 4, at: 0, bit: 20 };
+            let life = Life::supervised(3, &[(at, Chaos::KillAll { apart_ms: 0 }), (at + later, flip)]);
+            let world = completed(&scenario, &life, None);
+            again +=
+                usize::from(world.told().warnings.iter().any(|text| text.contains("once more from state")));
+        }
+    }
+    assert!(again > 0, "no flip came into a replay");
 }

@@ -41,6 +41,13 @@ impl Coordinator {
         self.put(Output::Close { connection });
         // What keeps a newcomer from getting ready may be its own machine's.
         let is_ready = self.roster.get(id).is_some_and(|member| member.elements.is_some());
+        // What it could not load nobody can.
+        let ordered = self.roster.get(id).and_then(|member| member.ordered).filter(|_| failure.code == 3);
+        let is_passed_over = ordered.is_some_and(|step| self.pass_version_over(step, &failure.message));
+        if is_passed_over {
+            self.forget(id, &failure.message);
+            return self.gather(now);
+        }
         if self.has_begun && (self.roster.len() > 1 || !is_ready) {
             self.warn(message);
             return self.lose(now, id, &failure.message);

@@ -89,10 +89,10 @@ impl Coordinator {
 
     pub(super) fn on_applied(&mut self, now: Millis, id: MemberId, step: u64, state_check: u64) {
         let position = self.position.step;
+        if self.roster.get(id).is_some_and(|member| member.recovers == Some(step)) {
+            return self.on_recovered(now, id, step);
+        }
         let State::Closing(closing) = &mut self.state else {
-            if self.roster.get(id).is_some_and(|member| member.ordered == Some(step)) {
-                return self.on_recovered(now, id, step);
-            }
             if !matches!(self.state, State::Ending(_)) {
                 self.reject(now, id, &format!("it said Applied of step {step} before the last step"));
             }

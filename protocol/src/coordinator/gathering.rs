@@ -234,6 +234,9 @@ impl Coordinator {
             self.warn(message.clone());
             return self.evict(now, id, &message, true);
         }
+        if self.pass_version_over(step, &message) {
+            return self.gather(now);
+        }
         self.fail(3, &message);
     }
 
@@ -366,9 +369,16 @@ impl Coordinator {
         if !is_enough && self.stuck > STUCK_MAX {
             return self.fail(4, &format!("{message} and gave up"));
         }
+        if !is_enough && self.roster.iter().any(|member| member.recovers == Some(step)) {
+            // Nobody else may have the state that it is about to reach.
+            self.warn(format!("{message}, and waits on"));
+            self.state = State::Loading { until: now.saturating_add(waited_ms), step };
+            return;
+        }
         self.warn(format!("{message}; {}", if is_enough { "the others go on" } else { "others may come" }));
         for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
-            member.ordered = None;
+            // One that was to reach it by a recovered commit is no longer where it was, and not there yet.
+            (member.ordered, member.holds) = (None, None);
             member.trouble.put_off(now);
         }
         self.advance_loading(now);

@@ -199,6 +199,20 @@ impl Coordinator {
         self.gather(now);
     }
 
+    /// A replay came to another gradient than the one that is history. A replica may have gone wrong just now, which its
+    /// state's check would tell with the next step: history goes back once more.
+    pub(super) fn on_other_replay(&mut self, now: Millis, step: u64, message: &str) {
+        let to_step = self.uploads.newest_until(self.proven_step);
+        let (Some(to_step), false) = (to_step, self.doubted.is_some_and(|doubted| step <= doubted)) else {
+            return self.fail(4, message);
+        };
+        self.doubted = Some(step);
+        self.warn(format!("{message}; once more from state {to_step}"));
+        self.rewind(to_step, false, message);
+        self.roster.iter_mut().for_each(|member| member.holds = None);
+        self.gather(now);
+    }
+
     /// Nobody can say who is right: what is in doubt is void, and a person has to look.
     fn fail_disagreement(&mut self, disagreement: &Disagreement) {
         let mut message = disagreement.message.clone();

@@ -70,7 +70,7 @@ impl Coordinator {
         };
         let mut connections = Vec::new();
         for member in self.roster.iter_mut().filter(|member| is_prepared(member)) {
-            member.ordered = Some(step);
+            (member.ordered, member.recovers) = (Some(step), Some(step));
             member.claim = None;
             connections.push(member.connection);
         }
@@ -91,9 +91,14 @@ impl Coordinator {
 
     /// A member has applied a recovered commit.
     pub(super) fn on_recovered(&mut self, now: Millis, id: MemberId, step: u64) {
+        let is_history = self.history.last_commit(step).is_some();
         if let Some(member) = self.roster.get_mut(id) {
-            member.ordered = None;
-            member.holds = Some(step);
+            member.recovers = None;
+            // If it is late it may be told to load another state by now, or history may have gone back.
+            if member.ordered.is_none_or(|ordered| ordered == step) {
+                member.ordered = None;
+                member.holds = Some(step).filter(|_| is_history);
+            }
         }
         self.advance(now);
     }

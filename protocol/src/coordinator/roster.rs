@@ -32,6 +32,8 @@ pub(super) struct Member {
     pub(super) holds: Option<u64>,
     /// The state that it was told to load, or to reach by a recovered commit, and hasn't reached.
     pub(super) ordered: Option<u64>,
+    /// The step whose recovered commit it was told to apply, until it has.
+    pub(super) recovers: Option<u64>,
     /// Why it wants to leave.
     pub(super) leaving: Option<String>,
     /// What it has cost the others so far.
@@ -144,6 +146,7 @@ impl Roster {
             claim: join.holds.clone().filter(|_| join.run == Some(run)),
             holds: None,
             ordered: None,
+            recovers: None,
             leaving: None,
             trouble: Trouble::default(),
             is_barred: false,

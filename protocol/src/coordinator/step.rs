@@ -161,7 +161,7 @@ impl Coordinator {
             self.proven_step = self.proven_step.max(self.position.step.saturating_sub(1));
         }
         if let Err(message) = self.check_replay(key, ready.hash) {
-            return self.fail(4, &message);
+            return self.on_other_replay(now, key.step, &message);
         }
         let verdict = match key.phase {
             Phase::Evaluate => Verdict::Apply,

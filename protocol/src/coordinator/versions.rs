@@ -114,6 +114,18 @@ impl Uploads {
         self.asked_step = self.asked_step.filter(|step| *step <= to_step);
     }
 
+    /// A version is not what was written: the one before is used. False if there is none.
+    fn pass_over(&mut self, step: u64) -> bool {
+        if !self.known.iter().any(|(known, _)| *known < step) {
+            return false;
+        }
+        self.known.retain(|(known, _)| *known != step);
+        self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
+        // It may be written again.
+        self.asked_step = self.asked_step.filter(|asked| *asked != step);
+        true
+    }
+
     fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
         if self.durable.is_none_or(|(durable, _)| step >= durable) {
             self.durable = Some((step, digest));
@@ -170,6 +182,19 @@ impl Uploads {
 }
 
 impl Coordinator {
+    /// A version that a member was to load can't be used, and nobody holds its state. Whether there is another one.
+    pub(super) fn pass_version_over(&mut self, step: u64, why: &str) -> bool {
+        let is_alone = self.roster.iter().all(|member| member.holds != Some(step));
+        let is_passed_over = self.has_begun && is_alone && self.uploads.pass_over(step);
+        if is_passed_over {
+            self.warn(format!("version {step} can't be used: {why}; the version before is"));
+            for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
+                member.ordered = None;
+            }
+        }
+        is_passed_over
+    }
+
     pub(super) fn expect_version(&mut self, now: Millis, step: u64, from: MemberId) {
         let until = now.saturating_add(self.plan.transfer_timeout_ms);
         let uploads = &mut self.uploads;

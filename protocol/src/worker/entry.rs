@@ -1,7 +1,7 @@
 //! From Join to the first view, and from a lost coordinator back to Join.
 
 use super::Output;
-use super::machine::{Order, State, Worker};
+use super::machine::{Order, State, Then, Worker};
 use crate::Millis;
 use crate::messages::{FromWorker, Held, Welcome};
 
@@ -118,8 +118,8 @@ impl Worker {
     pub(super) fn on_order(&mut self, order: Order) {
         match &mut self.state {
             State::Idle | State::Holding | State::Computing { .. } | State::Ready { .. } => self.load(order),
-            State::Loading { next, .. } => *next = Some(order),
-            State::Applying { then, .. } => *then = Some(super::machine::Then::Load(order)),
+            State::Loading { next, .. } => *next = Some(Then::Load(order)),
+            State::Applying { then, .. } => *then = Some(Then::Load(order)),
             _ => self.refuse("an order to load a state"),
         }
     }
@@ -135,15 +135,18 @@ impl Worker {
     }
 
     pub(super) fn on_loaded(&mut self, step: u64, digest: [u8; 32], state_check: u64) {
-        match self.state {
-            State::Loading { next: Some(order), .. } => self.load(order),
-            State::Loading { .. } => {
-                self.held = Some((step, state_check));
-                self.state = State::Idle;
-                self.send(FromWorker::Loaded { step, digest });
-            }
-            // Asked for by a coordinator that was lost meanwhile: no commit vouches for it.
-            _ => {}
+        let State::Loading { next, .. } = &mut self.state else {
+            return; // Asked for by a coordinator that was lost meanwhile: no commit vouches for it.
+        };
+        let next = next.take();
+        if let Some(Then::Load(order)) = next {
+            return self.load(order);
+        }
+        self.held = Some((step, state_check));
+        self.state = State::Idle;
+        self.send(FromWorker::Loaded { step, digest });
+        if let Some(Then::View(view)) = next {
+            self.on_view(*view);
         }
     }
 }

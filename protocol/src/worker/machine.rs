@@ -25,7 +25,8 @@ pub(super) enum State {
     /// Waits for an order, or for a view in which its state fits.
     Idle,
     /// The driver makes or fetches a state; waits for Loaded. Another order may have come meanwhile.
-    Loading { order: Order, next: Option<Order> },
+    /// A view may come while it loads a state once more that it had said Loaded of, late.
+    Loading { order: Order, next: Option<Then> },
     /// The driver computes and exchanges; waits for Reduced.
     Computing { key: StepKey },
     /// Ready is said; waits for Commit.

@@ -12,7 +12,9 @@ impl Worker {
             return; // Older than what this member works in: a late message of another membership.
         }
         match &mut self.state {
-            State::Applying { then, .. } => *then = Some(Then::View(Box::new(view))),
+            State::Applying { then: next, .. } | State::Loading { next, .. } => {
+                *next = Some(Then::View(Box::new(view)));
+            }
             State::Idle | State::Computing { .. } | State::Ready { .. } | State::Holding => self.enter(view),
             _ => self.refuse("a view"),
         }
@@ -119,7 +121,11 @@ impl Worker {
         self.hold(&commit, step, state_check);
         if recovers {
             self.state = State::Idle;
-            return self.send(FromWorker::Applied { step, state_check });
+            self.send(FromWorker::Applied { step, state_check });
+            if let Some(Then::Load(order)) = then {
+                self.load(order); // It took too long: the others have gone on from another state.
+            }
+            return;
         }
         if commit.next.version.is_some() && commit.next.version == self.member {
             self.put(Output::WriteVersion { step });

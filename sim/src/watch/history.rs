@@ -66,7 +66,9 @@ impl Watch {
         }
         let last = self.history.keys().map(|(step, _)| *step).max().unwrap_or(0);
         self.consumed.retain(|step, _| *step <= last);
-        (self.agreed, self.proven) = (0, 0);
+        // What a committed step says: its members had said the same check of the state before.
+        self.agreed = self.last().saturating_sub(1);
+        self.proven = self.agreed.saturating_sub(1);
     }
 
     /// The journal lost it and has it again: it must be what it was.

@@ -50,13 +50,11 @@ impl Watch {
     ///
     /// # Errors
     /// When it could have gone on from a newer one.
-    pub(crate) fn on_resume(&mut self, chosen: Option<u64>, whole: &[(u64, [u8; 32])]) -> Finding {
+    pub(crate) fn on_resume(&self, chosen: Option<u64>, whole: &[(u64, [u8; 32])]) -> Finding {
         let best = self.newest_whole(whole, u64::MAX);
         if chosen < best {
             return Err(format!("versions: the run resumes from {chosen:?} and version {best:?} is whole"));
         }
-        let chosen = chosen.unwrap_or(0);
-        (self.agreed, self.proven) = (self.agreed.min(chosen), self.proven.min(chosen));
         Ok(())
     }
 
