@@ -220,6 +220,33 @@ fn a_torn_version_is_named_and_the_one_before_is_used() {
     assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
+/// The disk damages a version while the run lives, and then all workers are lost: the version before is used.
+#[test]
+fn a_version_that_is_damaged_under_a_run_is_passed_over() {
+    let place = Place::new();
+    let some = ["--set", "train.epochs=300", "--set", "checkpoint.every=400 steps"];
+    place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
+    let child = place.coordinator(&[&some[..], &["--local-workers", "2"]].concat()).spawn().expect("started");
+    let checkpoints = place.run_dir("small").join("checkpoints");
+    until("a version", || checkpoints.join("step-00000400/manifest.json").is_file());
+    let workers = workers_of(child.id());
+    workers.iter().for_each(|pid| signal(*pid, "STOP"));
+    for step in [400, 800, 1_200] {
+        let model = checkpoints.join(format!("step-{step:08}/model.safetensors"));
+        let Ok(mut bytes) = std::fs::read(&model) else { continue };
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&model, bytes).expect("damaged");
+    }
+    workers.iter().for_each(|pid| signal(*pid, "KILL"));
+    let output = wait(child);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
+    let warned = events(&place, "warning");
+    assert!(warned.iter().any(|text| text.contains("version 400 can't be used")), "{warned:?}");
+}
+
 #[test]
 fn changed_data_is_refused_on_resume_and_the_file_named() {
     let place = Place::new();

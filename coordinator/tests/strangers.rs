@@ -12,7 +12,7 @@ use support::{Place, steps_committed, until, wait, while_stopped, workers_of};
 use tokio_stream::StreamExt;
 use wire::auth::Bearer;
 use wire::proto::bonfire_client::BonfireClient;
-use wire::proto::{FromWorker, Join, Task, from_worker, to_worker};
+use wire::proto::{FromWorker, Join, Prepared, Task, from_worker, to_worker};
 use wire::token::Token;
 
 /// Short enough to be waited for, with workers that may be stopped for as long as something is done to it.
@@ -105,26 +105,42 @@ fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
     drop(crowd);
 }
 
-/// What the coordinator answers to a worker that joins like this.
-fn refusal(place: &Place, join: Join) -> String {
+/// What the coordinator answers to a stream that begins like this, before it ends.
+fn answer(place: &Place, first: from_worker::Message) -> Option<to_worker::Message> {
     let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
     let url = address(place);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let asked = async {
         let channel = wire::transport::endpoint(&url).expect("a URL").connect().await.expect("connected");
         let mut client = BonfireClient::with_interceptor(channel, Bearer::new(&token));
-        let said = FromWorker { message: Some(from_worker::Message::Join(join)) };
+        let said = FromWorker { message: Some(first) };
         let stream = tokio_stream::iter([said]).chain(tokio_stream::pending());
         let mut answers = client.session(stream).await.expect("a stream").into_inner();
-        match answers.message().await.expect("an answer").expect("not the end").message {
-            Some(to_worker::Message::Refused(failure)) => {
-                assert_eq!(failure.code, 2);
-                failure.message
-            }
-            other => panic!("{other:?}"),
-        }
+        answers.message().await.ok().flatten().and_then(|answer| answer.message)
     };
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), asked).await.expect("in time") })
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(40), asked).await.expect("in time") })
+}
+
+fn refusal(place: &Place, join: Join) -> String {
+    match answer(place, from_worker::Message::Join(join)) {
+        Some(to_worker::Message::Refused(failure)) => {
+            assert_eq!(failure.code, 2);
+            failure.message
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A stream that never joined says how long its gradient is: nobody sums slices of that length.
+#[test]
+fn what_a_stream_says_that_never_joined_changes_nothing() {
+    let place = Place::new();
+    let child = run(&place);
+    let said = while_stopped(&workers_of(child.id()), || {
+        answer(&place, from_worker::Message::Prepared(Prepared { elements: 5 }))
+    });
+    assert!(!matches!(said, Some(to_worker::Message::View(_))), "{said:?}");
+    is_unharmed(&place, child);
 }
 
 #[test]

@@ -114,3 +114,36 @@ fn a_coordinator_may_be_killed_at_any_point_again_and_again() {
     }
     until("its workers have ended", || processes(&place, "worker").is_empty());
 }
+
+/// Two unnamed runs of one configuration: what is started again is the one that died, whatever became of the other.
+#[test]
+fn a_supervisor_starts_its_own_run_again() {
+    let place = Place::new();
+    let config = std::fs::read_to_string(place.path().join("run.toml")).expect("its configuration");
+    let unnamed = config.replace("name = \"small\"", "");
+    std::fs::write(place.path().join("run.toml"), unnamed).expect("written");
+    let start = |number: u32| {
+        let child = place.coordinator(&LONG).spawn().expect("started");
+        let dir = place.path().join(format!("runs/run-{number}"));
+        let metrics = dir.join("metrics.jsonl");
+        until("it trains", || std::fs::metadata(&metrics).is_ok_and(|metrics| metrics.len() > 0));
+        (child, dir)
+    };
+    // Nothing while it is written.
+    let held_by = |dir: &std::path::Path| -> Option<u32> {
+        std::fs::read_to_string(dir.join("lock")).expect("its lock").trim().parse().ok()
+    };
+    let (first, own) = start(1);
+    let (second, other) = start(2);
+    signal(second.id(), "INT");
+    assert_eq!(wait(second).status.code(), Some(130));
+    let (before, others) = (held_by(&own), held_by(&other));
+    signal(before.expect("a process id"), "KILL");
+    until("it is started again", || held_by(&own).is_some_and(|now| Some(now) != before));
+    assert_eq!(held_by(&other), others, "nobody touches the other run");
+    signal(first.id(), "INT");
+    let output = wait(first);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(130) && said.contains("starting it again"), "{said}");
+    assert!(!place.path().join("runs/run-3").exists(), "no third one was begun");
+}
