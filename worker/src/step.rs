@@ -195,9 +195,8 @@ impl Member {
         self.held = None;
         // Of whichever view: the machine has held its hash against the commit's, and a step that was tried again in another
         // view comes to the same.
-        let is_its =
-            |reduced: &Reduced| (reduced.key.step, reduced.key.phase) == (commit.key.step, commit.key.phase);
-        let prepared = self.prepared.take().filter(is_its);
+        let its = (commit.key.step, commit.key.phase);
+        let prepared = self.prepared.take().filter(|reduced| (reduced.key.step, reduced.key.phase) == its);
         let reduced =
             prepared.ok_or_else(|| fail(4, format!("step {} is not prepared here", commit.key.step)))?;
         if commit.key.phase == Phase::Train {
