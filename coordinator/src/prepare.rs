@@ -339,7 +339,7 @@ fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlySt
     }))
 }
 
-/// How long a run waits for its workers: long enough to walk to another machine and start one.
+/// How long a start waits for its workers: long enough to walk to another machine and start one.
 const JOIN_TIMEOUT_MS: u64 = 3_600_000;
 
 fn schedule(config: &Config, total_steps: u64) -> Schedule {

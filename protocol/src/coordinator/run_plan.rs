@@ -75,7 +75,7 @@ pub struct RunPlan {
     pub export: bool,
     /// A member of which nothing is heard for so long is lost.
     pub lease_ms: u64,
-    /// How long the run waits for workers to join: at the start, and when it has fewer than it needs.
+    /// How long a start waits for workers to join. A run that had begun waits without end, and says so that often.
     pub join_timeout_ms: u64,
     /// How long a coordinator that takes over waits for all members of the last view to come back, before it goes on
     /// with those that have; and how long a lost member is waited for that alone holds the committed state.
