@@ -296,9 +296,13 @@ impl History {
         mark.is_some_and(|mark| (mark.view, mark.hash) == (commit.key.view, commit.hash))
     }
 
-    /// Whether a commit that the journal lacks can have been its next: of a view that no rewind has left behind.
+    /// Whether a commit that the journal lacks can have been its next, or one that others before it were lost with: of a view
+    /// that no rewind has left behind. Views are durable before anybody hears of them, so what is lost is of the last one.
     pub(crate) fn can_adopt(&self, commit: &CommitRecord) -> bool {
-        commit.key.step == self.last_step() + 1
+        let next = self.last_step() + 1;
+        let is_next = commit.key.step == next;
+        let is_beyond = commit.key.step > next && self.last_view == Some(commit.key.view);
+        (is_next || is_beyond)
             && commit.key.phase == Phase::Train
             && self.rewound_in.is_none_or(|view| commit.key.view > view)
             && commit.key.view.0 >> 32 <= u64::from(self.term)
@@ -381,6 +385,7 @@ impl History {
                 self.check_view(index, commit.key.view.0)?;
                 self.fold_commit(index, commit)?;
             }
+            Record::Adopted(commit) if self.can_adopt(commit) => self.note_commit(commit),
             Record::Adopted(commit) => self.fold_commit(index, commit)?,
             Record::Version { step, digest } => {
                 let last = self.last_step();

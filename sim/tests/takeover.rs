@@ -189,3 +189,20 @@ fn a_flip_in_a_replay_costs_another_replay() {
     }
     assert!(again > 0, "no flip came into a replay");
 }
+
+/// The host's crash takes several commits from the journal's end, and all members live: nothing is computed again.
+#[test]
+fn what_a_crash_takes_of_the_journal_comes_back_however_much_it_is() {
+    let mut adopted = 0;
+    for seed in 0..4 {
+        let mut scenario = scenario(seed);
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
+        for at in (200..400).step_by(8) {
+            let restart = Chaos::RestartCoordinator { host: true, after_ms: 1_000 };
+            let world = completed(&scenario, &Life::with(3, &[(at, restart)]), None);
+            assert_eq!(world.told().rewinds, 0, "seed {seed}, a crash at {at}");
+            adopted += usize::from(world.told().warnings.iter().any(|text| text.contains("brought it back")));
+        }
+    }
+    assert!(adopted > 10, "{adopted}");
+}

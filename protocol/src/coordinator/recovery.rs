@@ -2,6 +2,7 @@
 
 use super::appends::After;
 use super::machine::{Coordinator, Position};
+use super::roster::Member;
 use crate::Millis;
 use crate::ids::MemberId;
 use crate::journal::Record;
@@ -31,13 +32,14 @@ impl Coordinator {
     /// A commit that the journal lost with its host, brought back by a member that had applied it, goes into the journal.
     /// Whether there is one.
     pub(super) fn adopt_lost_tail(&mut self) -> bool {
-        let next = self.position.step.saturating_add(1);
-        let lost = self
-            .roster
-            .available()
-            .filter(|member| member.claim.as_ref().is_some_and(|held| held.step == next))
-            .find_map(|member| member.claim.as_ref()?.commit.as_deref())
+        let beyond =
+            |member: &Member| member.claim.as_ref().is_some_and(|held| held.step > self.position.step);
+        let members = self.roster.available().filter(|member| beyond(member));
+        let commits = members.filter_map(|member| member.claim.as_ref()?.commit.as_deref());
+        // One after the other, as far as members have them.
+        let lost = commits
             .filter(|commit| self.history.can_adopt(commit))
+            .min_by_key(|commit| commit.key.step)
             .cloned();
         let Some(commit) = lost else { return false };
         self.adopting = Some(commit.clone());
@@ -62,7 +64,7 @@ impl Coordinator {
     /// Members that were prepared for the last commit and didn't hear of it apply it now. Whether there are any.
     pub(super) fn recover_prepared(&mut self, step: u64) -> bool {
         let Some(record) = self.history.last_commit(step).cloned() else { return false };
-        let is_prepared = |member: &super::roster::Member| {
+        let is_prepared = |member: &Member| {
             member.is_available()
                 && member.ordered.is_none()
                 && member.holds.is_some_and(|holds| holds + 1 == step)

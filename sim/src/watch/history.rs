@@ -74,18 +74,24 @@ impl Watch {
     /// The journal lost it and has it again: it must be what it was.
     fn on_adopted(&mut self, key: StepKey, hash: u64) -> Finding {
         let last = self.last();
-        let known = self.committed.get(&(key.step, key.phase)).map(|(hash, _)| *hash);
-        if key.step != last + 1 || known != Some(hash) {
-            return Err(format!(
-                "one history: step {} was adopted after step {last} and never committed",
-                key.step
-            ));
+        // Those before it in its view come back with it.
+        for step in last + 1..=key.step {
+            let own = StepKey { step, ..key };
+            let known = self.committed.get(&(step, key.phase)).map(|(hash, _)| *hash);
+            let Some(known) = known.filter(|known| step < key.step || *known == hash) else {
+                return Err(format!(
+                    "one history: step {step} was adopted after step {last} and never committed"
+                ));
+            };
+            self.history.insert((step, key.phase), (own, known));
+            if let Some(samples) = self.lost_samples.get(&own) {
+                self.consumed.insert(step, samples.clone());
+            }
         }
-        self.history.insert((key.step, key.phase), (key, hash));
-        if let Some(samples) = self.lost_samples.get(&key) {
-            self.consumed.insert(key.step, samples.clone());
+        match key.step > last {
+            true => Ok(()),
+            false => Err(format!("one history: step {} was adopted after step {last}", key.step)),
         }
-        Ok(())
     }
 
     fn on_committed(&mut self, scenario: &Scenario, key: StepKey, hash: u64) -> Finding {
