@@ -3,8 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use protocol::journal::{Record, decode, encode};
+
+use crate::overdue::Overdue;
+
+/// A disk takes a record in less.
+const APPEND_TIME: Duration = Duration::from_secs(5);
 
 /// Why the journal can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,7 @@ pub(crate) struct JournalFile {
     whole: u64,
     /// Whether the file may be longer than `whole`.
     torn: bool,
+    overdue: Overdue,
 }
 
 impl JournalFile {
@@ -52,13 +59,28 @@ impl JournalFile {
             .map_err(|source| JournalError::Damaged { path: path.display().to_string(), source })?;
         let whole = decoded.good_bytes as u64;
         let cut = bytes.len() as u64 - whole;
-        let mut journal = Self { file, path: path.to_owned(), whole, torn: cut > 0 };
+        let own = path.display().to_string();
+        let overdue = Overdue::watch(APPEND_TIME, move |took| {
+            let seconds = took.as_secs();
+            tracing::error!(
+                "{own} has been taking a record for {seconds} s: its disk hangs, and the run waits for it"
+            );
+        });
+        let overdue = overdue.map_err(io)?;
+        let mut journal = Self { file, path: path.to_owned(), whole, torn: cut > 0, overdue };
         journal.cut_back()?;
         Ok((journal, decoded.records, cut))
     }
 
     /// Appends a record: with the operating system when this returns, on the disk if `durable`.
     pub(crate) fn append(&mut self, record: &Record, durable: bool) -> Result<(), JournalError> {
+        self.overdue.begins();
+        let appended = self.append_whole(record, durable);
+        self.overdue.ends();
+        appended
+    }
+
+    fn append_whole(&mut self, record: &Record, durable: bool) -> Result<(), JournalError> {
         self.cut_back()?;
         let bytes = encode(record);
         self.torn = true;

@@ -17,6 +17,7 @@ mod figures;
 mod journal_file;
 mod launch;
 mod origin;
+mod overdue;
 mod prepare;
 mod rates;
 mod record;
