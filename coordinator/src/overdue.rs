@@ -63,7 +63,10 @@ mod tests {
     fn what_goes_on_is_said_again_and_again_and_what_is_over_is_not() {
         let (said, heard) = channel();
         let patience = Duration::from_millis(20);
-        let overdue = Overdue::watch(patience, move |took| drop(said.send(took))).expect("a thread");
+        let say = move |took| {
+            let _ = said.send(took);
+        };
+        let overdue = Overdue::watch(patience, say).expect("a thread");
         std::thread::sleep(3 * patience);
         assert!(heard.try_recv().is_err(), "nothing goes on");
         overdue.begins();
