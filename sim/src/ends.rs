@@ -174,9 +174,10 @@ impl World<'_> {
         let sound = (0..life.workers).filter(|worker| !victims.contains(worker)).count();
         let is_struck = sound < self.scenario.plan.min_workers.max(1) as usize;
         let says = |words: &str| message.contains(words);
+        let waited_ms = self.scenario.plan.transfer_timeout_ms;
         hung.into_iter().any(|worker| {
             let is_first = is_struck && (says("to make and upload the first state") || says("to load state"));
-            is_first || says(&format!("waited 60000 ms for worker-{worker} to upload it"))
+            is_first || says(&format!("waited {waited_ms} ms for worker-{worker} to upload it"))
         })
     }
 

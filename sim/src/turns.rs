@@ -35,6 +35,8 @@ impl World<'_> {
                 self.note(|| format!("CHAOS {event:?}"));
                 self.fired.push(*event);
                 self.strike(*event)?;
+                // A clock that has leapt is past deadlines.
+                self.arm_ticks();
             }
             self.dispatch(what)?;
         }

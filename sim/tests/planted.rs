@@ -1,5 +1,7 @@
 //! Every planted bug is caught, by the checker that is there for it; without the bug the same lives hold.
 
+mod support;
+
 use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
@@ -8,22 +10,10 @@ use sim::{Bug, Chaos, Life, Scenario, Which, World, reference, run};
 /// Seeds that a bug may take to show itself.
 const SEEDS: u64 = 12;
 
-/// A scenario in which there is something to see: several microbatches of odd count, several steps, one element of
-/// each kind.
+/// A scenario in which there is something to see: microbatches of odd count, several steps, one element of each kind.
 fn scenario(seed: u64) -> Scenario {
-    let mut scenario = Scenario::of(seed);
-    let plan = &mut scenario.plan;
-    plan.min_workers = 1;
-    plan.geometry.samples = 33;
-    plan.geometry.batch = 11;
-    plan.geometry.microbatch = 1;
-    plan.geometry.evaluation_samples = 5;
-    plan.total_steps = 9;
-    plan.checkpoint_every = CheckpointEvery::Steps(2);
-    plan.evaluate_every_epochs = 1;
-    scenario.toy.elements = 24;
-    scenario.toy.nan_sample = None;
-    scenario.toy.weightless = 0;
+    let mut scenario = support::scenario(seed);
+    scenario.plan.geometry.microbatch = 1;
     scenario
 }
 

@@ -70,6 +70,7 @@ impl Coordinator {
         self.lift_bars();
         self.start_gathering(now);
         self.advance_gathering(now);
+        self.keep_state(now);
     }
 
     pub(super) fn start_gathering(&mut self, now: Millis) {
@@ -278,10 +279,15 @@ impl Coordinator {
         self.end_hold(now);
         self.lift_bars();
         self.start_gathering(now);
-        // Who is left may be lost, too, before others come.
+        self.keep_state(now);
+    }
+
+    /// A run that begins to wait writes a version: who is left may be lost, too, before others come.
+    fn keep_state(&mut self, now: Millis) {
         let step = self.position.step;
+        let waits = self.has_begun && matches!(self.state, State::Gathering { .. });
         let is_kept = self.uploads.is_busy() || self.uploads.durable_step() == Some(step);
-        if self.has_begun
+        if waits
             && !is_kept
             && let Some((from, connection)) = self.roster.uploader(|member| member.can_show(step))
         {

@@ -17,8 +17,8 @@ const EDGE_FAILURES_MAX: u32 = 2;
 const EDGE_GRACE_MS: u64 = 200;
 /// Members that disagree on a reduced gradient so often in a row don't agree by another try.
 const DISAGREEMENTS_MAX: u32 = 2;
-/// A step whose members all have computed and none is ready is tried again so often in a row; so is a state that too few
-/// come to hold.
+/// So often in a row it is tried again without a commit between: a step whose members all have computed and none is ready, a
+/// state that too few come to hold, a last version that its member doesn't bring.
 pub(super) const STUCK_MAX: u32 = 2;
 
 impl Coordinator {

@@ -116,7 +116,7 @@ impl Uploads {
 
     /// A version is not what was written: the one before is used. False if there is none.
     fn pass_over(&mut self, step: u64) -> bool {
-        if !self.known.iter().any(|(known, _)| *known < step) {
+        if self.digest(step).is_none() || !self.known.iter().any(|(known, _)| *known < step) {
             return false;
         }
         self.known.retain(|(known, _)| *known != step);
