@@ -369,10 +369,8 @@ impl Driver {
                 Output::Append { record, durable } => self.append(&record, durable),
                 Output::OpenView(view) => {
                     self.uploads.forget_shown();
-                    if let Some(elements) = self.machine.elements() {
-                        self.reduction.elements(elements);
-                    }
-                    self.reduction.open_view(view.clone());
+                    // A view without members any more sums nothing.
+                    self.reduction.open_view(view.clone(), self.machine.elements().unwrap_or_default());
                     later.push(Output::OpenView(view));
                 }
                 Output::Committed(committed) => {

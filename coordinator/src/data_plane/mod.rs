@@ -40,8 +40,7 @@ const INPUTS_MAX: usize = 1_024;
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
 
 enum Input {
-    Elements(usize),
-    OpenView(View),
+    OpenView { view: View, elements: usize },
     Committed(StepKey),
     Connected { member: MemberId, number: u64, writer: Sender<Outgoing> },
     Gone { member: MemberId, number: u64, reason: String },
@@ -90,14 +89,9 @@ impl Reduction {
         self.port
     }
 
-    /// The length of the flat gradient, in whatever view opens next.
-    pub(crate) fn elements(&self, elements: u64) {
-        self.tell(Input::Elements(usize::try_from(elements).unwrap_or(usize::MAX)));
-    }
-
-    /// From now on frames of this view count.
-    pub(crate) fn open_view(&self, view: View) {
-        self.tell(Input::OpenView(view));
+    /// From now on frames of this view count, of flat gradients of this length.
+    pub(crate) fn open_view(&self, view: View, elements: u64) {
+        self.tell(Input::OpenView { view, elements: usize::try_from(elements).unwrap_or(usize::MAX) });
     }
 
     /// This step and all before it are done.

@@ -64,14 +64,13 @@ impl Summing {
     pub(super) fn run(mut self, inbox: &Receiver<Input>) {
         while let Ok(input) = inbox.recv() {
             match input {
-                Input::Elements(elements) => self.elements = elements,
-                Input::OpenView(view) => {
+                Input::OpenView { view, elements } => {
                     // What readers hold back of an older view is the past now.
                     self.end_step(StepKey { view: view.id, step: 0, phase: Phase::Train });
                     let is_in = |member: &MemberId| view.members.iter().any(|info| info.member == *member);
                     self.writers.retain(|member, _| is_in(member));
                     self.unsent.clear();
-                    self.view = Some(view);
+                    (self.view, self.elements) = (Some(view), elements);
                 }
                 Input::Committed(key) => {
                     self.committed = self.committed.max(Some(key));
