@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved};
 use datasets::{FileEntry, Plan};
@@ -153,19 +153,14 @@ fn full_batch(config: &Config, plan: &Plan) -> u32 {
     config.train.batch_size.min(u32::try_from(training).unwrap_or(u32::MAX))
 }
 
-fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
+/// The configuration that a start asks for.
+pub(crate) fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
     let path = args.config.as_deref().ok_or_else(|| Refusal::config("--config FILE is missing"))?;
     let mut set = args.set.clone();
     if let Some(workers) = args.local_workers {
         set.push(format!("local.workers={workers}"));
     }
     Config::load(path, &set).map_err(Refusal::config)
-}
-
-/// The name of the run that this process held, if it began so late and held one.
-pub(crate) fn held_by(args: &RunArgs, pid: u32, began: SystemTime) -> Option<String> {
-    let resolved = resolve(args).ok()?;
-    RunDir::held_by(&resolved.config.run.dir, pid, began)
 }
 
 fn local_worker(config: &Config) -> Result<Option<PathBuf>, Refusal> {

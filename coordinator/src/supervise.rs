@@ -3,15 +3,18 @@
 //! What ends with an exit code of the contract has said what it had to say; what is killed or panics is started again
 //! with `--resume`, where its workers wait for it: on the run that it held, whatever other runs are there.
 
+use std::ffi::OsString;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
+use store::RunDir;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::RunArgs;
 use crate::prepare::Refusal;
+use crate::reproduce::toml_string;
 use crate::run;
 
 /// Deaths in a row, each soon after its start, after which nothing is gained by another.
@@ -27,8 +30,11 @@ const INTERRUPTED: u8 = 130;
 pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
     let program = std::env::current_exe()
         .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
-    let mut arguments: Vec<_> =
+    let arguments: Vec<_> =
         std::env::args_os().skip(1).filter(|argument| argument != "--supervise").collect();
+    // Of a configuration that can't be read the coordinator says what is wrong.
+    let runs = run::resolve(args).ok().map(|resolved| resolved.config.run.dir);
+    let mut again: Vec<OsString> = Vec::new();
     // Watched before there is a coordinator, and between two of them: none is left behind, none is started again.
     let mut told = Told::watch()?;
     let mut quick_deaths = 0;
@@ -36,6 +42,7 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
         let (began, began_at) = (Instant::now(), SystemTime::now());
         let child = Command::new(&program)
             .args(&arguments)
+            .args(&again)
             .spawn()
             .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
         let pid = child.id();
@@ -58,11 +65,10 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
         }
         eprintln!("coordinator: it died ({status}); starting it again");
         // One that died before it held a run is started as it was.
-        if let Some(name) = pid.and_then(|pid| run::held_by(args, pid, began_at)) {
-            arguments.extend(["--set".into(), format!("run.name={name}").into()]);
-            if !arguments.iter().any(|argument| argument == "--resume") {
-                arguments.push("--resume".into());
-            }
+        let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
+        if let Some(name) = held {
+            again = vec!["--set".into(), format!("run.name={}", toml_string(&name)).into()];
+            again.extend((!args.resume).then(|| "--resume".into()));
         }
     }
 }

@@ -173,7 +173,7 @@ impl Original {
 }
 
 /// A value for `--set`, which reads it as TOML.
-fn toml_string(text: &str) -> String {
+pub(crate) fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
