@@ -23,7 +23,7 @@ from pages_kit import DEADLINE, HELPERS, Served, end, looks, quiet, record, stil
 from pages_trouble import AWAY, check_away, check_hostile, check_token
 
 # Of what a person waits for; what was measured is printed, and this says only that nothing is broken.
-OPENS_IN_S = 30
+OPENS_IN_S = 5
 RUNS, POINTS, KEYS = 1_000, 1_000_000, ["train/loss", "train/accuracy", "train/gradient_norm", "train/learning_rate"]
 # One step up, one down, among a quarter of a million: no thinning may lose them.
 EXTREMES = {("long", 123_457): 77.25, ("long", 123_459): -55.5}

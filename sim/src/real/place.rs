@@ -42,9 +42,9 @@ impl Small {
     /// 5 steps an epoch, the last of them short: 96 rows for training in batches of 20.
     fn config(self) -> String {
         let (shape, model, epochs, every) = match self {
-            Self::Mlp => ("", "kind = \"mlp\"\nhidden = [16]\ndropout = 0.1", 1_000, "40 steps"),
+            Self::Mlp => ("", "kind = \"mlp\"\nhidden = [16]\ndropout = 0.1", 600, "40 steps"),
             Self::Cnn => {
-                ("image_shape = [1, 8, 8]", "kind = \"cnn\"\nchannels = [4]\nhidden = 8", 1_000, "40 steps")
+                ("image_shape = [1, 8, 8]", "kind = \"cnn\"\nchannels = [4]\nhidden = 8", 600, "40 steps")
             }
             Self::Large => ("", "kind = \"mlp\"\nhidden = [2000, 1900]\ndropout = 0.1", 2_000, "1m"),
         };

@@ -15,11 +15,11 @@ use super::proxy::Proxy;
 use crate::random::Random;
 
 /// Longest that a run may take, with all its faults.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_secs(90);
 /// Most guests alive at once.
 pub(super) const GUESTS_MAX: usize = 6;
 /// After a run's end its workers have so long to end too.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(3);
 /// After the storm, how often it is seen to that the run has a worker.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
 /// How often this program looks around.
