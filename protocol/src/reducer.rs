@@ -142,10 +142,25 @@ impl Reducer {
         Self { key, elements, parts, sums_missing, weight, tree, slices, lowest_open: 0, spare: Vec::new() }
     }
 
+    /// With a buffer for the first mean, such as the one that the step before gave back: a step then takes as many buffers
+    /// as it gives, and a pool stays as it is however many steps it serves.
+    #[must_use]
+    pub fn with_spare(mut self, spare: Vec<f32>) -> Self {
+        self.spare = spare;
+        self
+    }
+
     /// Of which step.
     #[must_use]
     pub fn key(&self) -> StepKey {
         self.key
+    }
+
+    /// The most slice buffers that a driver needs for a step like this one: a window of partials of every node, and the
+    /// means, which wait for slow members. What a pool holds beyond that is never used again.
+    #[must_use]
+    pub fn buffers_max(&self) -> usize {
+        self.parts.len() * WINDOW.min(self.slices()) as usize + self.slices.len() + 1
     }
 
     /// Slices that this step has.

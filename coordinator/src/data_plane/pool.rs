@@ -2,21 +2,73 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers of slices at rest.
+/// Buffers of slices at rest. As many rest as the step in flight can use: what is given beyond that is freed, so that
+/// neither a slip in the counting nor a view that was larger once keeps memory for good.
 #[derive(Default)]
 pub(super) struct Pool {
-    buffers: Mutex<Vec<Vec<f32>>>,
+    state: Mutex<Resting>,
+}
+
+#[derive(Default)]
+struct Resting {
+    buffers: Vec<Vec<f32>>,
+    count_max: usize,
 }
 
 impl Pool {
+    /// An empty buffer: of another step's slice where there is one.
+    pub(super) fn take_empty(&self) -> Vec<f32> {
+        let mut buffer = self.lock().buffers.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    /// A buffer of this length; what is in it is to be overwritten.
     pub(super) fn take(&self, length: usize) -> Vec<f32> {
-        let mut buffer =
-            self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut buffer = self.lock().buffers.pop().unwrap_or_default();
         buffer.resize(length, 0.0);
         buffer
     }
 
     pub(super) fn give(&self, buffers: impl IntoIterator<Item = Vec<f32>>) {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).extend(buffers);
+        let mut state = self.lock();
+        let room = state.count_max.saturating_sub(state.buffers.len());
+        state.buffers.extend(buffers.into_iter().filter(|buffer| buffer.capacity() > 0).take(room));
+    }
+
+    /// From now on at most so many rest.
+    pub(super) fn bound(&self, count_max: usize) {
+        let mut state = self.lock();
+        state.count_max = count_max;
+        state.buffers.truncate(count_max);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Resting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn resting(&self) -> usize {
+        self.lock().buffers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_step_can_use_is_freed() {
+        let pool = Pool::default();
+        pool.bound(3);
+        pool.give((0..5).map(|_| vec![1.0; 8]));
+        assert_eq!(pool.resting(), 3);
+        assert_eq!(pool.take(4).len(), 4);
+        assert!(pool.take_empty().is_empty());
+        assert_eq!(pool.resting(), 1);
+        pool.give([vec![1.0; 8], Vec::new()]);
+        assert_eq!(pool.resting(), 2, "a buffer that holds nothing is none");
+        pool.bound(1);
+        assert_eq!(pool.resting(), 1);
     }
 }

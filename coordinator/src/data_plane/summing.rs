@@ -63,32 +63,36 @@ impl Summing {
 
     pub(super) fn run(mut self, inbox: &Receiver<Input>) {
         while let Ok(input) = inbox.recv() {
-            match input {
-                Input::OpenView { view, elements } => {
-                    // What readers hold back of an older view is the past now.
-                    self.end_step(StepKey { view: view.id, step: 0, phase: Phase::Train });
-                    let is_in = |member: &MemberId| view.members.iter().any(|info| info.member == *member);
-                    self.writers.retain(|member, _| is_in(member));
-                    self.unsent.clear();
-                    (self.view, self.elements) = (Some(view), elements);
-                }
-                Input::Committed(key) => {
-                    self.committed = self.committed.max(Some(key));
-                    self.end_step(key);
-                }
-                Input::Gone { member, number, reason } => self.gone(member, number, &reason),
-                // A proof's connection may be heard of after the one that works.
-                Input::Connected { member, number, .. } if self.is_newer(member, number) => {}
-                Input::Connected { member, number, writer } => {
-                    // What was reduced before this member was connected: it may have had no part in it.
-                    for outgoing in self.unsent.remove(&member).unwrap_or_default() {
-                        let _ = writer.send(outgoing);
-                    }
-                    self.writers.insert(member, (number, writer));
-                }
-                Input::Sums { member, header, sums, presence } => self.sums(member, &header, sums, presence),
-                Input::Partial { member, header, values } => self.partial(member, &header, values),
+            self.take_in(input);
+        }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::OpenView { view, elements } => {
+                // What readers hold back of an older view is the past now.
+                self.end_step(StepKey { view: view.id, step: 0, phase: Phase::Train });
+                let is_in = |member: &MemberId| view.members.iter().any(|info| info.member == *member);
+                self.writers.retain(|member, _| is_in(member));
+                self.unsent.clear();
+                (self.view, self.elements) = (Some(view), elements);
             }
+            Input::Committed(key) => {
+                self.committed = self.committed.max(Some(key));
+                self.end_step(key);
+            }
+            Input::Gone { member, number, reason } => self.gone(member, number, &reason),
+            // A proof's connection may be heard of after the one that works.
+            Input::Connected { member, number, .. } if self.is_newer(member, number) => {}
+            Input::Connected { member, number, writer } => {
+                // What was reduced before this member was connected: it may have had no part in it.
+                for outgoing in self.unsent.remove(&member).unwrap_or_default() {
+                    let _ = writer.send(outgoing);
+                }
+                self.writers.insert(member, (number, writer));
+            }
+            Input::Sums { member, header, sums, presence } => self.sums(member, &header, sums, presence),
+            Input::Partial { member, header, values } => self.partial(member, &header, values),
         }
     }
 
@@ -170,7 +174,15 @@ impl Summing {
                 Phase::Train => return None,
                 Phase::Evaluate => self.geometry.evaluation().microbatches,
             };
-            self.step = Some(Reducer::new(key, count, &of_view(view, key, count), self.elements));
+            let reducer = Reducer::new(key, count, &of_view(view, key, count), self.elements);
+            // An evaluation has no gradients: what training uses rests meanwhile.
+            self.step = Some(match key.phase {
+                Phase::Train => {
+                    self.pool.bound(reducer.buffers_max());
+                    reducer.with_spare(self.pool.take_empty())
+                }
+                Phase::Evaluate => reducer,
+            });
         }
         self.step.as_mut()
     }
@@ -211,6 +223,7 @@ mod tests {
     use protocol::ids::ViewId;
     use protocol::messages::MemberInfo;
     use protocol::order::Order;
+    use protocol::reduce::slice_range;
     use protocol::reducer::ReducedSums;
 
     use super::*;
@@ -238,6 +251,58 @@ mod tests {
             phase: Phase::Train,
             dealt: vec![],
         }
+    }
+
+    /// Frames of a whole step from two members with two microbatches each, as their connections' readers hand them in.
+    fn step(pool: &Pool, step: u64) -> Vec<Input> {
+        let key = StepKey { view: ViewId(1), step, phase: Phase::Train };
+        let header = |kind, member: u64, slice| Header {
+            kind,
+            key,
+            node_level: 1,
+            node_index: member as u32 - 1,
+            slice,
+            tail_bytes: 0,
+            floats: 0,
+        };
+        let sums = [1, 2].map(|member| Input::Sums {
+            member: MemberId(member),
+            header: header(wire::frames::Kind::PartialSums, member, 0),
+            sums: vec![0.0, 4.0],
+            presence: vec![1],
+        });
+        let partials = (0..2).flat_map(|slice| {
+            [1, 2].map(|member| Input::Partial {
+                member: MemberId(member),
+                header: header(wire::frames::Kind::Partial, member, slice),
+                values: pool.take(slice_range(slice, ELEMENTS).len()),
+            })
+        });
+        sums.into_iter().chain(partials).chain([Input::Committed(key)]).collect()
+    }
+
+    /// One slice and a part of another.
+    const ELEMENTS: usize = protocol::reduce::SLICE + 5;
+
+    #[test]
+    fn a_thousand_steps_hold_as_much_as_a_few() {
+        let mut summing = summing();
+        let (pool, (triggers, mut told)) = (summing.pool.clone(), mpsc::channel(64));
+        summing.triggers = triggers;
+        (summing.view, summing.elements) = (Some(view(&[1, 2])), ELEMENTS);
+        let (writer, outbox) = channel();
+        let other = channel().0;
+        summing.writers = BTreeMap::from([(MemberId(1), (1, writer)), (MemberId(2), (2, other))]);
+        let mut resting = Vec::new();
+        for number in 1..=1_000 {
+            step(&pool, number).into_iter().for_each(|input| summing.take_in(input));
+            // What both members have taken is free again; what was told of the step was heard.
+            while outbox.try_recv().is_ok() {}
+            while told.try_recv().is_ok() {}
+            resting.push(pool.resting());
+        }
+        assert_eq!(resting[999], resting[9], "slice buffers at rest after a thousand steps and after ten");
+        assert!(summing.sent.len() <= 2, "{} slices are held for writers", summing.sent.len());
     }
 
     #[test]
