@@ -194,7 +194,15 @@ impl RunRecord {
     /// When the file can't be read or is no run record.
     pub fn read(path: &Path) -> Result<Self, RecordError> {
         let text = std::fs::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
-        serde_json::from_slice(&text).map_err(|source| RecordError::Form { path: path.to_owned(), source })
+        Self::from_bytes(&text).map_err(|source| RecordError::Form { path: path.to_owned(), source })
+    }
+
+    /// Reads a record from the file's bytes.
+    ///
+    /// # Errors
+    /// Where and why they are no run record.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
     }
 
     /// Writes it whole or not at all.
