@@ -72,7 +72,7 @@ export const artifact = (experiment, id, path) =>
 
 const STREAM_AGAIN_MS = 3000;
 
-/** A run's changes as they come. `on` has run, points, reset, gone, up, down, and refused where an answer says why none come.
+/** A run's changes as they come. `on` has run, points, reset, gone, end, up, down, and refused where an answer says why none come.
     Returns what ends it. */
 export function stream(id, on) {
   let [source, timer, isEnded] = [null, null, false];
@@ -85,7 +85,7 @@ export function stream(id, on) {
   };
   const open = () => {
     source = new EventSource(`api/runs/${encodeURIComponent(id)}/stream`);
-    for (const kind of ["run", "points", "reset", "gone"]) {
+    for (const kind of ["run", "points", "reset", "gone", "end"]) {
       source.addEventListener(kind, (event) => {
         if (kind === "gone") source.close();
         on[kind]?.(JSON.parse(event.data || "{}"));

@@ -1,7 +1,7 @@
 // A line chart on a canvas: several series, a crosshair by pointer or arrow keys, zoom by dragging, smoothing, a
 // logarithmic scale.
 
-import { h, show } from "./dom.js";
+import { h, show, visible } from "./dom.js";
 import { duration, number } from "./format.js";
 
 const MARGIN = { left: 54, right: 10, top: 9, bottom: 24 };
@@ -365,7 +365,7 @@ export class Chart {
     // Not in the legend, which would become longer and push the page about under the pointer.
     this.place.textContent = place === null ? "" : `${axis.label} ${this.axis() === "time" ? duration(place) : number(place)}`;
     const said = items.map(({ one, value }) => `${one.label} ${number(value)}`).join(", ");
-    this.canvas.setAttribute("aria-label", `${this.title}${place === null ? "" : `, ${this.place.textContent}`}: ${said || "no points"}`);
+    this.canvas.setAttribute("aria-label", visible(`${this.title}${place === null ? "" : `, ${this.place.textContent}`}: ${said || "no points"}`));
   }
 }
 

@@ -1,5 +1,9 @@
 // Elements without a framework. Text is always text: nothing that a run says is taken for HTML.
 
+/** Characters that turn a line around or can't be seen at all, shown as what they are. Line breaks and tabs stay. */
+export const visible = (text) => String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g,
+  (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
+
 /** h("a.quiet", {href}, "text", child, [children]) */
 export function h(tag, ...rest) {
   const [name, ...classes] = tag.split(".");
@@ -9,7 +13,7 @@ export function h(tag, ...rest) {
     if (part === null || part === undefined || part === false) continue;
     if (part instanceof Node) element.append(part);
     else if (typeof part === "object") assign(element, part);
-    else element.append(String(part));
+    else element.append(visible(part));
   }
   return element;
 }
@@ -19,7 +23,7 @@ function assign(element, attributes) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") Object.assign(element.style, value);
     else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, name === "title" || name === "aria-label" ? visible(value) : value);
   }
 }
 

@@ -1,6 +1,6 @@
 // The way from an address to a view, and the keys that work everywhere.
 
-import { error, h, show } from "./dom.js";
+import { error, h, show, visible } from "./dom.js";
 import { compareView } from "./compare.js";
 import { modelView, modelsView } from "./models.js";
 import { runView } from "./run.js";
@@ -20,8 +20,8 @@ export function tellLive(state, text) {
 
 /** Where one is: of the first part the links beside it speak. */
 function trail(...parts) {
-  show(crumbs, parts.slice(1).flatMap((part, index) => [index ? " / " : "", part]).map((part) => (part instanceof Node ? part : document.createTextNode(part))));
-  document.title = ["Bonfire", ...parts.map((part) => (part instanceof Node ? part.textContent : part))].join(" · ");
+  show(crumbs, parts.slice(1).flatMap((part, index) => [index ? " / " : "", part]).map((part) => (part instanceof Node ? part : document.createTextNode(visible(part)))));
+  document.title = ["Bonfire", ...parts.map((part) => (part instanceof Node ? part.textContent : visible(part)))].join(" · ");
 }
 
 async function route() {

@@ -14,13 +14,22 @@ const hash = (digest) => (digest ? code(short(digest), digest) : "–");
 
 const panel = (title, ...rest) => h("section.panel", h("h2", title), rest);
 
-/** The numbers that are looked for first. */
-export function facts(run) {
+/** For how long the run was worked on; its downtime doesn't count, where its record knows. */
+function took({ record, status, start_ms: start, end_ms: end, updated_ms: updated }, now) {
+  const isRunning = status === "running";
+  const active = record?.active;
+  const ms = active
+    ? 1000 * active.seconds + (isRunning ? Math.max(0, now - 1000 * active.until) : 0)
+    : (end ?? (isRunning ? now : updated)) - start;
+  return ms > 0 && duration(active && ms >= 60_000 ? Math.round(ms) : ms);
+}
+
+/** The numbers that are looked for first. `now` is when they were true. */
+export function facts(run, now) {
   const { record } = run;
   const latest = new Map(run.latest.map((metric) => [metric.key, metric]));
   const of = (key) => value(latest.get(key)?.value);
   const epoch = record?.final?.epoch;
-  const end = run.end_ms ?? (run.status === "running" ? Date.now() : run.updated_ms);
   const list = [
     ["step", number(run.step ?? record?.final?.step)],
     epoch > 0 && ["epochs", number(epoch)],
@@ -28,7 +37,7 @@ export function facts(run) {
     ["validation loss", latest.has("validation/loss") && number(of("validation/loss"))],
     ["validation accuracy", latest.has("validation/accuracy") && number(of("validation/accuracy"))],
     ["samples per second", latest.has("train/samples_per_second") && number(of("train/samples_per_second"))],
-    ["took", end > run.start_ms && duration(end - run.start_ms)],
+    ["took", took(run, now)],
   ].filter((fact) => fact && fact[1]);
   return h("dl.facts", list.map(([title, text]) => h("div.fact", h("dt", title), h("dd", { title: text }, text))));
 }
@@ -46,10 +55,41 @@ export function about({ record, start_ms: start, experiment, folder }) {
   return h("p.note.about", parts.filter(Boolean).map(([title, what]) => h("span", `${title} `, what)));
 }
 
-/** A name's newest entry says whether it is there: who comes back after a resume has an older one, too. */
-function present(all, isRunning) {
-  const newest = new Map(all.map((member, index) => [member.name, index]));
-  return (member, index) => isRunning && member.left_step === null && newest.get(member.name) === index;
+/** A row for each worker, whatever its comings and goings: how it stands, and the steps that it took part in. */
+function people(all, isRunning) {
+  const rows = new Map();
+  for (const member of all) {
+    const before = rows.get(member.name);
+    rows.delete(member.name);
+    rows.set(member.name, { ...member, periods: [...(before?.periods ?? []), [member.joined_step, member.left_step]] });
+  }
+  // Of an earlier start of the run nobody saw the workers leave: they left when they came again.
+  for (const row of rows.values()) {
+    row.periods = row.periods.map(([from, to], index) => [from, to ?? row.periods[index + 1]?.[0] ?? null]);
+    row.is_there = isRunning && row.left_step === null;
+  }
+  return [...rows.values()].sort((a, b) => b.is_there - a.is_there || a.name.localeCompare(b.name));
+}
+
+const PERIODS_SHOWN = 4;
+
+/** Of who came more than once: the steps between which it was there. */
+function periods({ periods: all }, end) {
+  if (all.length < 2) return null;
+  const said = all.map(([from, to]) => `${from} – ${to ?? end}`);
+  const shown = `${said.length > PERIODS_SHOWN ? "…, " : ""}${said.slice(-PERIODS_SHOWN).join(", ")}`;
+  return h("div.why", { title: said.join(", ") }, `there ${all.length} times: steps ${shown}`);
+}
+
+/** Parts of a whole as whole percents that sum to it: what rounding leaves goes to those that it took most from. */
+export function percents(parts) {
+  const sum = parts.reduce((all, part) => all + part, 0);
+  const exact = parts.map((part) => (sum > 0 ? (100 * part) / sum : 0));
+  const whole = exact.map(Math.floor);
+  const order = exact.map((part, index) => [part - whole[index], index]).sort((a, b) => b[0] - a[0]);
+  const left = sum > 0 ? 100 - whole.reduce((all, part) => all + part, 0) : 0;
+  for (const [, index] of order.slice(0, left)) whole[index] += 1;
+  return whole;
 }
 
 /** Who is in the view, and how fast. */
@@ -57,32 +97,39 @@ export function members(run) {
   const all = run.record?.members || [];
   if (!all.length) return null;
   const isRunning = run.status === "running";
-  const isThere = present(all, isRunning);
-  const of = (member, what) => value(run.latest.find((metric) => metric.key === `workers/${member.name}/${what}`)?.value);
-  const rows = all.map((member, index) => ({ ...member, is_there: isThere(member, index), index }));
-  rows.sort((a, b) => b.is_there - a.is_there || a.name.localeCompare(b.name) || b.index - a.index);
-  // What is said of a name is of its newest entry.
-  const has = (row) => row.left_step === null && (row.is_there || (!isRunning && all.findLastIndex((m) => m.name === row.name) === row.index));
-  const fastest = Math.max(0, ...rows.filter(has).map((row) => of(row, "samples_per_second") || 0));
-  const speed = (row) => {
-    const rate = has(row) ? of(row, "samples_per_second") : undefined;
-    if (rate === undefined) return "–";
-    return [h("span.meter", { "aria-hidden": "true" }, h("i", { style: { width: `${fastest ? (100 * rate) / fastest : 0}%` } })), number(rate)];
-  };
+  const rows = people(all, isRunning);
+  const latest = new Map(run.latest.map((metric) => [metric.key, metric]));
+  const of = (name, what) => latest.get(`workers/${name}/${what}`);
+  // Shares are of one moment: who wasn't there then has none.
+  const moments = rows.map(({ name }) => of(name, "share")?.time_ms ?? 0);
+  const last = Math.max(...moments);
+  const has = (row) => row.left_step === null && last > 0 && of(row.name, "share")?.time_ms === last;
+  const sharing = rows.filter(has);
+  const parts = sharing.map(({ name }) => value(of(name, "share")?.value) || 0);
+  const whole = percents(parts);
   const share = (row) => {
-    const part = has(row) ? of(row, "share") : undefined;
-    return part === undefined ? "–" : `${Math.round(100 * part)} %`;
+    const index = sharing.indexOf(row);
+    return index < 0 ? "–" : `${whole[index]} %`;
   };
-  const together = value(run.latest.find((metric) => metric.key === "train/samples_per_second")?.value);
+  const rate = (row) => (has(row) ? value(of(row.name, "samples_per_second")?.value) : undefined);
+  const fastest = Math.max(0, ...rows.map((row) => rate(row) || 0));
+  const speed = (row) => {
+    const own = rate(row);
+    if (own === undefined) return "–";
+    return [h("span.meter", { "aria-hidden": "true" }, h("i", { style: { width: `${fastest ? (100 * own) / fastest : 0}%` } })), number(own)];
+  };
+  const together = value(latest.get("train/samples_per_second")?.value);
+  const sum = parts.reduce((total, part) => total + part, 0);
   const throughput = (row) => {
-    const part = has(row) ? of(row, "share") : undefined;
-    return part === undefined || together === undefined ? "–" : number(part * together);
+    const index = sharing.indexOf(row);
+    return index < 0 || together === undefined || !sum ? "–" : number((together * parts[index]) / sum);
   };
   const there = rows.filter((row) => row.is_there).length;
-  const { views, retries } = run.record;
-  const said = [isRunning ? `${there} in the view` : `${new Set(all.map((m) => m.name)).size} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null];
+  const { views, retries, members_left_out: more } = run.record;
+  const said = [isRunning ? `${there} in the view` : `${rows.length} took part`, `${views} ${views === 1 ? "view" : "views"}`, retries ? `${retries} ${retries === 1 ? "step" : "steps"} tried again` : null, more ? `${more} older stays aren't listed` : null];
+  const end = isRunning ? "" : run.step ?? run.record.final?.step ?? "";
   return panel("Who takes part", h("p.note", said.filter(Boolean).join(" · ")), h("div.tall", table([
-    { title: "worker", cell: (row) => [h("span", { class: row.is_there ? "dot on" : "dot" }), row.name, row.left_step !== null && h("div.why", `left after step ${row.left_step}${row.reason ? `: ${row.reason}` : ""}`)] },
+    { title: "worker", cell: (row) => [h("span", { class: row.is_there ? "dot on" : "dot" }), row.name, row.left_step !== null && h("div.why", `left after step ${row.left_step}${row.reason ? `: ${row.reason}` : ""}`), periods(row, end)] },
     { title: "samples/s", kind: "n", cell: throughput },
     { title: "share", kind: "n", cell: share },
     { title: "speed at work", cell: speed },

@@ -19,12 +19,12 @@ function notes(run) {
   return h("section.panel", h("h2", "Notes"), text, h("div.tools", save, said));
 }
 
-function head(run) {
+function head(run, now) {
   return [
     h("div.head", h("h1", run.name), status(run.status), panels.about(run)),
     run.record?.message && run.status !== "completed" ? h(run.status === "failed" ? "p.error" : "p.note", run.record.message) : null,
     run.damaged_lines ? h("p.error", `${run.damaged_lines} lines of the run's files can't be read and are left out.`) : null,
-    panels.facts(run),
+    panels.facts(run, now),
   ];
 }
 
@@ -62,13 +62,15 @@ export async function runView({ main, trail, tellLive }, id) {
   const curves = new Curves(run, look);
   const { slots, elements, tools, parts } = frame(run, curves, look);
   let [files, versions] = [[], []];
-  let [away, refusal] = [null, null];
+  let [away, refusal, ended] = [null, null, null];
 
   function draw() {
-    slots.away.show([away, refusal?.message], () => refusal ? error(refusal) : away && h("p.error", { role: "alert" }, `The tracker can't be reached: this is what it said by ${moment(away).slice(11)}. A run's own tracker ends with the run; `, h("code", "coordinator tracker serve"), " shows all runs at any time."));
+    slots.away.show([away, refusal?.message, ended], () => refusal ? error(refusal) : ended ? h("p.note.ended", { role: "status" }, `This is how the run ended. Its own tracker has ended with it: `, h("code", ended), " shows it, and all runs, at any time.") : away && h("p.error", { role: "alert" }, `The tracker can't be reached: this is what it said by ${moment(away).slice(11)}. A run's own tracker ends with the run; `, h("code", "coordinator tracker serve"), " shows all runs at any time."));
+    // What isn't heard of any more stands still.
+    const now = away ?? Date.now();
     // Only what has changed is made anew: a table keeps its place, a selection stays.
     const { status: stands, record, latest, checkpoints, config } = run;
-    slots.top.show([run.name, stands, run.step, run.start_ms, run.end_ms, record?.message, record?.final, record?.git_commit, latest, stands === "running" && Math.floor(Date.now() / 1000)], () => head(run));
+    slots.top.show([run.name, stands, run.step, run.start_ms, run.end_ms, record?.message, record?.final, record?.git_commit, latest, stands === "running" && Math.floor(now / 1000)], () => head(run, now));
     slots.members.show([stands, record?.members, record?.views, record?.retries, latest.filter(({ key }) => key.startsWith("workers/") || key === "train/samples_per_second")], () => panels.members(run));
     slots.events.show(record?.events, () => panels.events(run));
     slots.confusion.show(record?.final?.confusion, () => panels.confusion(run));
@@ -101,11 +103,13 @@ export async function runView({ main, trail, tellLive }, id) {
   let [revision, timer, isAsking, isClosed] = [run.revision, null, false, false];
   async function again() {
     timer = null;
-    if (isAsking || isClosed) return;
+    if (isAsking || isClosed || ended) return;
     isAsking = true;
     try {
       const before = run;
-      run = await api.run(id);
+      const asked = await api.run(id);
+      if (ended) return;
+      run = asked;
       draw();
       load();
       if (run.status !== before.status || run.checkpoints.length !== before.checkpoints.length) lookForFiles();
@@ -126,6 +130,7 @@ export async function runView({ main, trail, tellLive }, id) {
       curves.again();
     },
     down() {
+      if (ended) return;
       away ??= Date.now();
       tellLive("off", "trying again");
       draw();
@@ -145,13 +150,23 @@ export async function runView({ main, trail, tellLive }, id) {
     },
     points: (change) => curves.append(change.series),
     reset: () => curves.again(),
+    end(last) {
+      if (last.run) run = last.run;
+      // A run that goes on without this tracker may be served again in a moment: the stream is tried again.
+      if (run.status === "running") return draw();
+      ended = last.command;
+      clearTimeout(timer);
+      stop();
+      tellLive("", "ended");
+      draw();
+    },
     gone: () => tellLive("off", "the run was removed"),
   });
   // A browser has six connections to a host for all its tabs: one that nobody looks at gives its own back.
   let stop = follow();
   const seen = () => {
     stop();
-    if (document.hidden) return;
+    if (document.hidden || ended) return;
     stop = follow();
     curves.again();
     again();
