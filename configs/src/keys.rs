@@ -56,7 +56,7 @@ const WIDTH_MAX: u64 = 1 << 20;
 const LAYERS_MAX: u64 = 1 << 10;
 /// Channels, height or width of an image: their product stays a number of 64 bits.
 const SIDE_MAX: u64 = 1 << 16;
-/// Megabytes of a cache: a number of bytes stays one of 64 bits.
+/// Megabytes of a cache or a budget: a number of bytes stays one of 64 bits.
 const CACHE_MB_MAX: u64 = 1 << 24;
 /// Tokens of a window: more than any attention spans.
 const WINDOW_MAX: u64 = 1 << 20;
@@ -201,6 +201,13 @@ pub const KEYS: &[Key] = &[
         "512",
         O,
         "Megabytes of memory in which a folder of images may be kept decoded; one that needs more is decoded as it is read",
+    ),
+    key(
+        "dataset.memory_mb",
+        Kind::Count(1, CACHE_MB_MAX),
+        "4096",
+        O,
+        "Megabytes of memory that reading the data may take in each process: what is kept of them, and what decoding a file takes on the way. What needs more is refused before it is read, with what it needs. The default is half of a machine with 8 GB",
     ),
     key(
         "dataset.window",

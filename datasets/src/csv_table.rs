@@ -7,15 +7,21 @@ use std::path::{Path, PathBuf};
 
 use csv::StringRecord;
 
-use crate::digest::Hashed;
+use crate::digest::{Digests, Hashed};
 use crate::error::DataError;
 use crate::form::Skipped;
+use crate::memory::{Memory, TooMuch};
+use crate::quote::quoted;
 
 /// Columns of a table at most: a guard against a file that is no csv.
 const COLUMNS_MAX: usize = 100_000;
 /// Bytes of the buffer between the file and the parser.
 const BUFFER_BYTES: usize = 1 << 16;
 
+/// What a row takes while it is read, in its own bytes: the record, which doubles as it grows, and the one that it grew from.
+const ROW_TIMES: u64 = 4;
+/// What a column takes beside its name: its place in a row and what is seen of it.
+const COLUMN_BYTES: u64 = 512;
 /// Lines of rows that are left out which a plan names.
 const SKIPPED_LISTED_MAX: usize = 100;
 
@@ -36,7 +42,10 @@ pub(crate) enum OnRagged {
 /// A csv file that is being read. Spaces around a field do not count, quoted or not; empty lines are no rows.
 pub(crate) struct CsvTable {
     path: PathBuf,
-    reader: csv::Reader<Hashed<File>>,
+    reader: csv::Reader<Rationed>,
+    /// Bytes that a row may have: what the budget has for one.
+    row_max: u64,
+    memory: Memory,
     names: Vec<String>,
     record: StringRecord,
     /// Whether `record` is a row that was read already, for want of a header.
@@ -50,7 +59,12 @@ pub(crate) struct CsvTable {
 
 impl CsvTable {
     /// Opens a table and reads its first line: the names, or the first row of a table without a header.
-    pub(crate) fn open(path: &Path, form: Layout, on_ragged: OnRagged) -> Result<Self, DataError> {
+    pub(crate) fn open(
+        path: &Path,
+        form: Layout,
+        on_ragged: OnRagged,
+        memory: &Memory,
+    ) -> Result<Self, DataError> {
         let file = || path.display().to_string();
         let Some(delimiter) = u8::try_from(form.delimiter).ok().filter(|byte| is_delimiter(*byte)) else {
             let problem = format!(
@@ -65,11 +79,13 @@ impl CsvTable {
             .has_headers(false)
             .flexible(true)
             .buffer_capacity(BUFFER_BYTES)
-            .from_reader(Hashed::new(opened));
+            .from_reader(Rationed { inner: Hashed::new(opened), left: 0 });
         let record = StringRecord::new();
         let mut table = Self {
             path: path.to_owned(),
             reader,
+            row_max: memory.left() / ROW_TIMES,
+            memory: memory.clone(),
             names: Vec::new(),
             record,
             is_ahead: false,
@@ -82,6 +98,8 @@ impl CsvTable {
             return Err(DataError::File { file: file(), problem: "the file is empty".to_owned() });
         }
         table.names = table.first_line(form.header)?;
+        let names: u64 = table.names.iter().map(|name| name.len() as u64 + COLUMN_BYTES).sum();
+        memory.hold(names).map_err(|why| why.of(path))?;
         table.is_ahead = !form.header;
         Ok(table)
     }
@@ -148,18 +166,20 @@ impl CsvTable {
         line_error(&self.path, place, problem)
     }
 
-    /// Rows that were read, the digest of the file's bytes, and their number. To be called after the last row.
-    pub(crate) fn finish(self) -> Result<(u64, String, u64), DataError> {
+    /// Rows that were read, and the digests of the file's bytes. To be called after the last row.
+    pub(crate) fn finish(self) -> Result<(u64, Digests), DataError> {
         if self.rows == 0 {
             let file = self.path.display().to_string();
             let problem = "the table has a first line and no rows".to_owned();
             return Err(DataError::File { file, problem });
         }
-        let (digest, bytes) = self.reader.into_inner().digest();
-        Ok((self.rows, digest, bytes))
+        Ok((self.rows, self.reader.into_inner().inner.digests()))
     }
 
     fn read_record(&mut self) -> Result<bool, csv::Error> {
+        // What is kept of the rows before leaves less for this one.
+        self.row_max = self.memory.left() / ROW_TIMES;
+        self.reader.get_mut().left = self.row_max.max(BUFFER_BYTES as u64);
         self.reader.read_record(&mut self.record)
     }
 
@@ -167,15 +187,32 @@ impl CsvTable {
         let place = place_of(&why);
         let problem = match why.kind() {
             csv::ErrorKind::Utf8 { err, .. } => match self.names.get(err.field()) {
-                Some(name) => format!("column {name:?} is not UTF-8 here"),
+                Some(name) => format!("column {} is not UTF-8 here", quoted(name)),
                 None => format!("field {} is not UTF-8", err.field() + 1),
             },
             _ => why.to_string(),
         };
         match why.into_kind() {
+            csv::ErrorKind::Io(source) if source.kind() == std::io::ErrorKind::FileTooLarge => {
+                // At least so much: where the row ends is not known.
+                let takes = self.row_max.saturating_add(1).saturating_mul(ROW_TIMES);
+                let takes = takes.saturating_add(self.memory.limit() - self.memory.left());
+                self.too_long(TooMuch { takes, limit: self.memory.limit() })
+            }
             csv::ErrorKind::Io(source) => DataError::Io { file: self.path.display().to_string(), source },
             _ => self.error_at(place, problem),
         }
+    }
+
+    /// A row that goes on and on: mostly a quote that is never closed, or a file of another form.
+    fn too_long(&self, why: TooMuch) -> DataError {
+        let line = line_at(&self.path, self.place()).unwrap_or(1);
+        let file = format!(
+            "{}, line {line} (a row of more than {} bytes: is a quote left open?)",
+            self.path.display(),
+            self.row_max
+        );
+        DataError::Memory { file, takes: why.takes, limit: why.limit }
     }
 
     fn first_line(&self, header: bool) -> Result<Vec<String>, DataError> {
@@ -194,10 +231,27 @@ impl CsvTable {
                 return Err(self.error(problem));
             }
             if !seen.insert(name) {
-                return Err(self.error(format!("two columns are named {name:?}")));
+                return Err(self.error(format!("two columns are named {}", quoted(name))));
             }
         }
         Ok(self.record.iter().map(|name| name.trim().to_owned()).collect())
+    }
+}
+
+/// A file of which so many bytes may be read at a time: the parser keeps a row whole, however long it is.
+struct Rationed {
+    inner: Hashed<File>,
+    left: u64,
+}
+
+impl Read for Rationed {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        let read = self.inner.read(into)?;
+        self.left = self.left.saturating_sub(read as u64);
+        Ok(read)
     }
 }
 
@@ -247,8 +301,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("t.csv");
         std::fs::write(&path, text).expect("written");
-        let mut table =
-            CsvTable::open(&path, Layout { delimiter: ',', header: true }, OnRagged::Stop).expect("opened");
+        let mut table = CsvTable::open(
+            &path,
+            Layout { delimiter: ',', header: true },
+            OnRagged::Stop,
+            &Memory::megabytes(100),
+        )
+        .expect("opened");
         let mut lines = Vec::new();
         while table.advance().expect("read") {
             let DataError::Line { line, .. } = table.error(String::new()) else { panic!("no line") };
@@ -277,10 +336,14 @@ mod tests {
         // More than a few buffers, and a last line without an end.
         let text = format!("a,b{}", "\n12345678,x".repeat(30_000));
         std::fs::write(&path, &text).expect("written");
-        let mut table =
-            CsvTable::open(&path, Layout { delimiter: ',', header: true }, OnRagged::Stop).expect("opened");
+        let mut table = CsvTable::open(
+            &path,
+            Layout { delimiter: ',', header: true },
+            OnRagged::Stop,
+            &Memory::megabytes(100),
+        )
+        .expect("opened");
         while table.advance().expect("read") {}
-        let digest = crate::md5_of_file(&path).expect("read");
-        assert_eq!(table.finish().expect("rows"), (30_000, digest, text.len() as u64));
+        assert_eq!(table.finish().expect("rows"), (30_000, Digests::of_bytes(text.as_bytes())));
     }
 }

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use configs::Sampling;
 
 use crate::augment::AugmentKey;
-use crate::digest::md5_of_file;
+use crate::digest::Digests;
 use crate::error::DataError;
-use crate::files::{place, read_known};
+use crate::files::{changed, length, place, read_known};
 use crate::form::{Form, Idx, Images};
 use crate::idx::Labelled;
 use crate::images;
 use crate::listing::{FileEntry, directory_digest};
+use crate::memory::Memory;
 use crate::pixels::{Pixels, Store, tables};
 use crate::plan::Plan;
+use crate::quote::quoted;
 use crate::rows::{Read, read_rows};
 use crate::sampler::{Sampler, balanced};
 use crate::split::split;
@@ -86,17 +88,18 @@ impl Dataset {
         {
             return Err(refuse("the plan names another file than its digest is of".to_owned()));
         }
+        let memory = plan.memory();
         let (mut weights, mut tokenizer) = (Vec::new(), None);
         let (samples, rows) = match &plan.form {
             Form::Csv(_) | Form::Parquet(_) => {
-                let (samples, rows, found) = open_table(plan, path)?;
+                let (samples, rows, found) = open_table(plan, path, &memory)?;
                 weights = found;
                 (samples, rows)
             }
-            Form::Idx(idx) => open_idx(plan, idx, path)?,
-            Form::Images(images) => open_images(plan, images, path)?,
+            Form::Idx(idx) => open_idx(plan, idx, path, &memory)?,
+            Form::Images(images) => open_images(plan, images, path, &memory)?,
             Form::Text(text) => {
-                let (tokens, json) = text::open(plan, text, path)?;
+                let (tokens, json) = text::open(plan, text, path, &memory)?;
                 tokenizer = json;
                 (Samples::Text { window: text.window as usize, tokens }, plan.rows)
             }
@@ -266,37 +269,39 @@ fn sampler(
     Sampler::new(&of_training).map(Some)
 }
 
-fn open_table(plan: &Plan, path: &Path) -> Result<(Samples, u64, Vec<f64>), DataError> {
-    let file = || path.display().to_string();
-    let changed = |found| DataError::Changed { file: file(), found, expected: plan.digest.clone() };
-    let bytes = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
-    if bytes != plan.bytes {
-        return Err(changed(md5_of_file(path)?));
+fn open_table(plan: &Plan, path: &Path, memory: &Memory) -> Result<(Samples, u64, Vec<f64>), DataError> {
+    let [entry] = plan.files.as_slice() else {
+        let problem = "the plan of a table has one file".to_owned();
+        return Err(DataError::File { file: path.display().to_string(), problem });
+    };
+    if length(path)? != entry.bytes {
+        return Err(changed(path, entry, &Digests::of_file(path)?));
     }
-    let (rows, weights) = match read_rows(plan, path, true) {
-        // The digest is that of the bytes that became these rows, so nothing can change in between.
-        Ok(Read { rows, weights, digest }) if digest == plan.digest => (rows, weights),
-        Ok(Read { digest, .. }) => return Err(changed(digest)),
+    let (rows, weights) = match read_rows(plan, path, true, plan.rows, memory) {
+        // The digests are those of the bytes that became these rows, so nothing can change in between.
+        Ok(Read { rows, weights, digests }) if entry.differs(&digests).is_none() => (rows, weights),
+        Ok(Read { digests, .. }) => return Err(changed(path, entry, &digests)),
         Err(why) => {
-            let digest = md5_of_file(path)?;
-            return Err(if digest == plan.digest { why } else { changed(digest) });
+            let digests = Digests::of_file(path)?;
+            return Err(if entry.differs(&digests).is_none() { why } else { changed(path, entry, &digests) });
         }
     };
     let count = rows.count as u64;
     Ok((Samples::Table { width: plan.features(), rows }, count, weights))
 }
 
-fn open_idx(plan: &Plan, idx: &Idx, path: &Path) -> Result<(Samples, u64), DataError> {
+fn open_idx(plan: &Plan, idx: &Idx, path: &Path, memory: &Memory) -> Result<(Samples, u64), DataError> {
     let read = |name: &str| {
         let Some(entry) = plan.files.iter().find(|entry| entry.path == name) else {
-            let problem = format!("the plan's files lack {name:?}");
+            let problem = format!("the plan's files lack {}", quoted(name));
             return Err(DataError::File { file: path.display().to_string(), problem });
         };
         let path = place(path, entry)?;
-        read_known(&path, entry).map(|bytes| (path, bytes))
+        let holding = memory.holding(entry.bytes).map_err(|why| why.of(&path))?;
+        read_known(&path, entry).map(|bytes| (path, bytes, holding))
     };
     let (images, labels) = (read(&idx.images)?, read(&idx.labels)?);
-    let found = Labelled::parse((&images.0, &images.1), (&labels.0, &labels.1))?;
+    let found = Labelled::parse((&images.0, &images.1), (&labels.0, &labels.1), memory)?;
     let shape = found.shape;
     if plan.image_shape != Some(shape) || found.names != plan.labels() || idx.scaling.len() != shape[0] {
         let problem = format!("images of {shape:?} with {} labels: not those of the plan", found.names.len());
@@ -313,7 +318,12 @@ fn open_idx(plan: &Plan, idx: &Idx, path: &Path) -> Result<(Samples, u64), DataE
     Ok((Samples::Pixels(pixels), rows))
 }
 
-fn open_images(plan: &Plan, form: &Images, path: &Path) -> Result<(Samples, u64), DataError> {
+fn open_images(
+    plan: &Plan,
+    form: &Images,
+    path: &Path,
+    memory: &Memory,
+) -> Result<(Samples, u64), DataError> {
     let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
     let shape = plan.image_shape.filter(|shape| {
         shape[0] == form.scaling.len() && images::CHANNELS.contains(&shape[0]) && !shape.contains(&0)
@@ -330,25 +340,38 @@ fn open_images(plan: &Plan, form: &Images, path: &Path) -> Result<(Samples, u64)
             continue;
         };
         let label = plan.labels().iter().position(|label| label == class);
-        let label = label.ok_or_else(|| refuse(format!("{:?} is in no class of the plan", entry.path)))?;
+        let label =
+            label.ok_or_else(|| refuse(format!("{} is in no class of the plan", quoted(&entry.path))))?;
         labels.push(u32::try_from(label).unwrap_or(u32::MAX));
         files.push((place(path, entry)?, entry.clone()));
     }
     let bytes = shape.iter().try_fold(files.len(), |all, side| all.checked_mul(*side));
-    let fits = bytes.is_some_and(|bytes| bytes as u64 <= form.cache_mb.saturating_mul(1_000_000));
-    let store = if fits {
-        let decoded = spread(&files, |(path, entry)| images::decode_known(path, entry, shape, form.resize));
-        let mut pixels = Vec::with_capacity(bytes.unwrap_or(0));
-        for image in decoded {
-            pixels.extend_from_slice(&image?);
+    let size = shape.iter().try_fold(1usize, |all, side| all.checked_mul(*side));
+    let size = size.ok_or_else(|| refuse(format!("the plan's image_shape is {shape:?}")))?;
+    let at_once = images::at_once(size, memory).map_err(|why| why.of(path))?;
+    // Half of the budget is for decoding: what doesn't fit is decoded as it is read.
+    let kept_max = form.cache_mb.saturating_mul(1_000_000).min(memory.limit() / 2);
+    let store = if let Some(bytes) = bytes.filter(|bytes| *bytes as u64 <= kept_max) {
+        memory.hold(bytes as u64).map_err(|why| why.of(path))?;
+        let mut pixels = Vec::with_capacity(bytes);
+        for files in files.chunks(at_once) {
+            let decoded =
+                spread(files, |(path, entry)| images::decode_known(path, entry, shape, form.resize, memory));
+            for image in decoded {
+                pixels.extend_from_slice(&image?);
+            }
         }
         Store::Memory(pixels)
     } else {
         // Whether they are the plan's is seen now, so that a run doesn't start on others, and again when each is decoded.
-        for read in spread(&files, |(path, entry)| read_known(path, entry).map(drop)) {
-            read?;
+        let check = |(path, entry): &(PathBuf, FileEntry)| {
+            let found = Digests::of_file(path)?;
+            if entry.differs(&found).is_none() { Ok(()) } else { Err(changed(path, entry, &found)) }
+        };
+        for checked in spread(&files, check) {
+            checked?;
         }
-        Store::Files { files, resize: form.resize }
+        Store::Files { files, resize: form.resize, at_once, memory: memory.clone() }
     };
     let rows = labels.len() as u64;
     let pixels = Pixels { shape, store, labels, scaled: tables(&form.scaling), augment: plan.augment };

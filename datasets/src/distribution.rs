@@ -8,7 +8,9 @@ use std::path::Path;
 use crate::error::DataError;
 use crate::form::{Csv, Form, Parquet};
 use crate::infer::{Seen, is_missing, number};
+use crate::memory::Memory;
 use crate::plan::Plan;
+use crate::survey::keep;
 use crate::table::Table;
 
 /// Numbers that are kept for quantiles in all columns together: 64 MB.
@@ -63,7 +65,7 @@ impl Distributions {
     /// # Errors
     /// When the file can't be read, or is no longer a table.
     pub fn of_plan(plan: &Plan) -> Result<Self, DataError> {
-        Self::of_form(Path::new(&plan.path), &plan.form)
+        Self::of_form(Path::new(&plan.path), &plan.form, &Memory::megabytes(plan.memory_mb))
     }
 
     /// Those of a parquet file by its name, else of a csv file (tsv, if it is named so) with a first line of names.
@@ -71,27 +73,32 @@ impl Distributions {
     /// # Errors
     /// When the file can't be read, or is no table.
     pub fn of_file(path: &Path) -> Result<Self, DataError> {
-        Self::of_form(path, &form_of(path))
+        Self::of_form(path, &form_of(path), &Memory::megabytes(configs::Dataset::default().memory_mb))
     }
 
     /// Those of a table of this form.
-    pub(crate) fn of_form(path: &Path, form: &Form) -> Result<Self, DataError> {
+    pub(crate) fn of_form(path: &Path, form: &Form, memory: &Memory) -> Result<Self, DataError> {
         let missing = match form {
             Form::Csv(csv) => csv.missing.as_slice(),
             Form::Parquet(parquet) => parquet.missing.as_slice(),
             Form::Idx(_) | Form::Images(_) | Form::Text(_) => &[],
         };
-        let mut table = Table::open(form, path, false)?;
+        let mut table = Table::open(form, path, false, memory)?;
         let names: Vec<String> = table.names().iter().take(COLUMNS_MAX).cloned().collect();
         let kept_max = (KEPT_MAX / names.len().max(1)).max(KEPT_OF_A_COLUMN_MIN);
         let mut columns: Vec<Gathered> =
             (0u64..).take(names.len()).map(|column| Gathered::new(column, kept_max)).collect();
         while table.advance()? {
+            let mut more = 0;
             for (column, text) in columns.iter_mut().zip(table.fields()) {
-                column.field(table.place(), text, is_missing(missing, text));
+                more += column.field(table.place(), text, is_missing(missing, text));
+            }
+            if more > 0 {
+                keep(memory, more, || columns.iter_mut().map(|column| column.seen.forget_numbers()).sum())
+                    .map_err(|why| why.of(path))?;
             }
         }
-        let (rows, _, _) = table.finish()?;
+        let (rows, _) = table.finish()?;
         let columns = names.into_iter().zip(columns).map(|(name, column)| column.finish(name)).collect();
         Ok(Self { rows, columns })
     }
@@ -130,9 +137,10 @@ impl Gathered {
         Self { seen, mean: 0.0, squares: 0.0, count: 0, kept: Vec::new(), kept_max, random: column }
     }
 
-    fn field(&mut self, place: u64, text: &str, is_missing: bool) {
-        self.seen.field(place, text, is_missing);
-        let Some(value) = number(text).filter(|_| !is_missing) else { return };
+    /// Takes in a field, and says how much more memory that keeps.
+    fn field(&mut self, place: u64, text: &str, is_missing: bool) -> u64 {
+        let more = self.seen.field(place, text, is_missing);
+        let Some(value) = number(text).filter(|_| !is_missing) else { return more };
         // Welford's running mean and squared deviations (Technometrics 1962).
         self.count += 1;
         let before = value - self.mean;
@@ -140,13 +148,14 @@ impl Gathered {
         self.squares += before * (value - self.mean);
         if self.kept.len() < self.kept_max {
             self.kept.push(value);
-            return;
+            return more;
         }
         // Vitter's algorithm R ("Random sampling with a reservoir", ACM TOMS 1985).
         let place = usize::try_from(self.draw() % self.count).unwrap_or(usize::MAX);
         if let Some(kept) = self.kept.get_mut(place) {
             *kept = value;
         }
+        more
     }
 
     /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::dataset::Batch;
 use crate::form::Tabular;
-use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number, shown};
+use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number};
 use crate::plan::{Feature, Output, Plan, Role};
+use crate::quote::quoted;
 use crate::table::Table;
 
 /// A plan, made ready for a file's columns. Its errors say what is wrong; the caller knows file and line.
@@ -62,7 +63,8 @@ impl<'a> Encoder<'a> {
                     }
                     Feature::Categorical { categories } if categories.len() > CATEGORIES_MAX => {
                         return Err(format!(
-                            "column {name:?} of the plan has more than {CATEGORIES_MAX} texts"
+                            "column {} of the plan has more than {CATEGORIES_MAX} texts",
+                            quoted(name)
                         ));
                     }
                     Feature::Categorical { categories } => {
@@ -131,13 +133,13 @@ impl Target<'_> {
     fn encode(&self, table: &Table, missing: &[String], batch: &mut Batch) -> Result<(), String> {
         let (text, name) = (table.field(self.column), self.name);
         if is_missing(missing, text) {
-            return Err(format!("the target {name:?} is missing here"));
+            return Err(format!("the target {} is missing here", quoted(name)));
         }
         match &self.code {
             TargetCode::Classes { labels, indices } => {
                 let label = indices.get(text).ok_or_else(|| {
                     let hint = hint(text, labels.iter().map(String::as_str), "labels");
-                    format!("the target {name:?} is {}, which is not a label{hint}", shown(text))
+                    format!("the target {} is {}, which is not a label{hint}", quoted(name), quoted(text))
                 })?;
                 batch.labels.push(*label);
             }
@@ -154,7 +156,8 @@ impl Target<'_> {
 fn scaled(name: &str, value: f64, offset: f64, scale: f64) -> Result<f32, String> {
     let scaled = ((value - offset) / scale) as f32;
     if !scaled.is_finite() {
-        return Err(format!("column {name:?}: {value} is beyond f32 once it is scaled by 1/{scale}"));
+        let name = quoted(name);
+        return Err(format!("column {name}: {value} is beyond f32 once it is scaled by 1/{scale}"));
     }
     Ok(scaled)
 }
@@ -192,7 +195,7 @@ impl<'a> Places<'a> {
     fn of(&self, name: &str, what: &str) -> Result<usize, String> {
         self.indices.get(name).copied().ok_or_else(|| {
             let hint = hint(name, self.names.iter().copied(), "columns");
-            format!("there is no column {name:?}, which {what}{hint}")
+            format!("there is no column {}, which {what}{hint}", quoted(name))
         })
     }
 }

@@ -1,10 +1,12 @@
 //! What can be wrong with data: always with the file, and the line, row or byte where there is one.
 
+use crate::quote::{clipped, plain};
+
 /// Why a dataset can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file can't be read.
-    #[error("{file}: {source}")]
+    #[error("{}: {source}", plain(.file))]
     Io {
         /// The file.
         file: String,
@@ -20,7 +22,7 @@ pub enum DataError {
         tried: String,
     },
     /// Something is wrong with a line.
-    #[error("{file}, line {line}: {problem}")]
+    #[error("{}, line {line}: {}", plain(.file), clipped(.problem))]
     Line {
         /// The file.
         file: String,
@@ -30,7 +32,7 @@ pub enum DataError {
         problem: String,
     },
     /// Something is wrong with a row of a file that has no lines.
-    #[error("{file}, row {row}: {problem}")]
+    #[error("{}, row {row}: {}", plain(.file), clipped(.problem))]
     Row {
         /// The file.
         file: String,
@@ -40,7 +42,7 @@ pub enum DataError {
         problem: String,
     },
     /// Something is wrong at a byte.
-    #[error("{file}, byte {offset}: {problem}")]
+    #[error("{}, byte {offset}: {}", plain(.file), clipped(.problem))]
     Byte {
         /// The file.
         file: String,
@@ -50,7 +52,7 @@ pub enum DataError {
         problem: String,
     },
     /// Something is wrong with the whole file.
-    #[error("{file}: {problem}")]
+    #[error("{}: {}", plain(.file), clipped(.problem))]
     File {
         /// The file.
         file: String,
@@ -59,7 +61,8 @@ pub enum DataError {
     },
     /// The file is not the one that the run was started on.
     #[error(
-        "{file} has changed since the run was started: its MD5 is {found}, the run's data have {expected}"
+        "{} has changed since the run was started: its MD5 is {found}, the run's data have {expected}",
+        plain(.file)
     )]
     Changed {
         /// The file.
@@ -68,5 +71,21 @@ pub enum DataError {
         found: String,
         /// The run's.
         expected: String,
+    },
+    /// Reading it takes more memory than it may.
+    #[error(
+        "{}: reading it would take {} MB of memory, where {} MB are allowed: set a higher dataset.memory_mb (for the commands \
+         `datasets` and `trainer` --memory-mb) if this machine has so much",
+        plain(.file),
+        .takes.div_ceil(1_000_000),
+        .limit / 1_000_000
+    )]
+    Memory {
+        /// The file.
+        file: String,
+        /// Bytes of memory, as far as they are known.
+        takes: u64,
+        /// Bytes that may be taken.
+        limit: u64,
     },
 }

@@ -2,9 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::digest::{md5_of_bytes, md5_of_file};
+use crate::digest::Digests;
 use crate::error::DataError;
 use crate::listing::FileEntry;
+use crate::memory::{Memory, read_at_most};
+use crate::registry::{Manifest, RegistryError};
 
 /// Files of a dataset at most: the plan, which lists them, goes to every worker.
 const FILES_MAX: usize = 1_000_000;
@@ -19,19 +21,29 @@ const LEFT_OUT: [&str; 3] = [".git", ".hg", ".dvc"];
 /// # Errors
 /// When neither is a file or a folder, or the registry has no such version.
 pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
-    let of_registry = crate::registry::resolve(uri, None);
-    let of_registry = of_registry.map_err(|why| DataError::File {
-        file: format!("dataset.uri = {uri:?}"),
-        problem: why.to_string(),
+    let memory = Memory::megabytes(configs::Dataset::default().memory_mb);
+    find(uri, config_dir, &memory).map(|(path, _)| path)
+}
+
+/// As [`resolve`], with the version if it is one of the registry.
+pub(crate) fn find(
+    uri: &str,
+    config_dir: Option<&Path>,
+    memory: &Memory,
+) -> Result<(PathBuf, Option<Manifest>), DataError> {
+    let of_registry = crate::registry::resolve_within(uri, None, memory);
+    let of_registry = of_registry.map_err(|why| match why {
+        RegistryError::Table(why @ DataError::Memory { .. }) => why,
+        why => DataError::File { file: format!("dataset.uri = {uri:?}"), problem: why.to_string() },
     })?;
     if let Some(version) = of_registry {
-        return Ok(version.path);
+        return Ok((version.path, Some(version.manifest)));
     }
     let plain = uri.strip_prefix("file://").unwrap_or(uri);
     let beside = config_dir.map(|dir| dir.join(plain)).filter(|path| path != Path::new(plain));
     let candidates = [Some(PathBuf::from(plain)), beside];
     let found = candidates.iter().flatten().find(|path| path.is_file() || path.is_dir());
-    found.cloned().ok_or_else(|| {
+    found.cloned().map(|path| (path, None)).ok_or_else(|| {
         let tried: Vec<String> = candidates.iter().flatten().map(|path| path.display().to_string()).collect();
         DataError::Absent { uri: uri.to_owned(), tried: tried.join(", ") }
     })
@@ -78,35 +90,47 @@ pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
     Ok(paths)
 }
 
-/// A file's bytes and their entry.
-pub(crate) fn read_new(root: &Path, relative: &str) -> Result<(Vec<u8>, FileEntry), DataError> {
+/// A file's bytes and their entry. The caller has asked for the memory of so many bytes.
+pub(crate) fn read_new(root: &Path, relative: &str, most: u64) -> Result<(Vec<u8>, FileEntry), DataError> {
     let path = root.join(relative);
-    let bytes =
-        std::fs::read(&path).map_err(|source| DataError::Io { file: path.display().to_string(), source })?;
-    let entry = FileEntry { path: relative.to_owned(), bytes: bytes.len() as u64, md5: md5_of_bytes(&bytes) };
+    let bytes = read_at_most(&path, most)?.map_err(|why| why.of(&path))?;
+    let entry = FileEntry::new(relative.to_owned(), Digests::of_bytes(&bytes));
     Ok((bytes, entry))
+}
+
+/// How many bytes a file has.
+pub(crate) fn length(path: &Path) -> Result<u64, DataError> {
+    let metadata = std::fs::metadata(path);
+    metadata
+        .map(|metadata| metadata.len())
+        .map_err(|source| DataError::Io { file: path.display().to_string(), source })
 }
 
 /// The entry of a file whose bytes are of no interest.
 pub(crate) fn entry_of(root: &Path, relative: &str) -> Result<FileEntry, DataError> {
-    let path = root.join(relative);
-    let bytes = std::fs::metadata(&path)
-        .map_err(|source| DataError::Io { file: path.display().to_string(), source })?
-        .len();
-    Ok(FileEntry { path: relative.to_owned(), bytes, md5: md5_of_file(&path)? })
+    Ok(FileEntry::new(relative.to_owned(), Digests::of_file(&root.join(relative))?))
 }
 
-/// A file's bytes, if they are those of its entry: what a plan says about them holds.
+/// A file's bytes, if they are those of its entry: what a plan says about them holds. The caller has asked for the memory of
+/// as many bytes as the entry has.
 pub(crate) fn read_known(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, DataError> {
-    let file = || path.display().to_string();
-    let changed = |found| DataError::Changed { file: file(), found, expected: entry.md5.clone() };
-    let found = std::fs::metadata(path).map_err(|source| DataError::Io { file: file(), source })?.len();
-    if found != entry.bytes {
-        return Err(changed(md5_of_file(path)?));
+    if length(path)? != entry.bytes {
+        return Err(changed(path, entry, &Digests::of_file(path)?));
     }
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { file: file(), source })?;
-    let digest = md5_of_bytes(&bytes);
-    if digest == entry.md5 { Ok(bytes) } else { Err(changed(digest)) }
+    let bytes = read_at_most(path, entry.bytes)?.map_err(|why| why.of(path))?;
+    let digests = Digests::of_bytes(&bytes);
+    if entry.differs(&digests).is_none() { Ok(bytes) } else { Err(changed(path, entry, &digests)) }
+}
+
+/// A file is another one than its entry says.
+pub(crate) fn changed(path: &Path, entry: &FileEntry, found: &Digests) -> DataError {
+    let file = path.display().to_string();
+    if found.md5 != entry.md5 {
+        return DataError::Changed { file, found: found.md5.clone(), expected: entry.md5.clone() };
+    }
+    let how =
+        entry.differs(found).unwrap_or_else(|| format!("it has {} bytes, not {}", found.bytes, entry.bytes));
+    DataError::File { file, problem: format!("it has changed since the run was started: {how}") }
 }
 
 /// Where a file of a plan is. A plan comes from elsewhere: none of its paths leads out of the folder.
@@ -140,7 +164,8 @@ mod tests {
 
     #[test]
     fn no_path_of_a_plan_leads_out() {
-        let entry = |path: &str| FileEntry { path: path.to_owned(), bytes: 0, md5: String::new() };
+        let entry =
+            |path: &str| FileEntry { path: path.to_owned(), bytes: 0, md5: String::new(), blake3: None };
         for path in ["", "../x", "/etc/passwd", "a/../../x"] {
             assert!(place(Path::new("d"), &entry(path)).is_err(), "{path}");
         }

@@ -9,11 +9,15 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::DataError;
 use crate::infer::ordered;
+use crate::memory::Memory;
 
 /// The type "unsigned byte", the only one that images and labels come in.
 const UNSIGNED_BYTE: u8 = 0x08;
 /// What deflate makes of a byte at most: 258 bytes of two bits, and a few for rounding.
 const INFLATION_MAX: u64 = 1_040;
+
+/// What an image takes beside its pixels: the number of its label, and its place in a split and in a sampler.
+const ROW_BYTES: u64 = 40;
 
 /// What a file is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +54,12 @@ pub(crate) struct Idx {
 
 impl Idx {
     /// Reads a file's bytes: an array of unsigned bytes of these dimensions, and nothing after it.
-    pub(crate) fn parse(path: &Path, bytes: &[u8], dimensions: Dimensions) -> Result<Self, DataError> {
+    pub(crate) fn parse(
+        path: &Path,
+        bytes: &[u8],
+        dimensions: Dimensions,
+        memory: &Memory,
+    ) -> Result<Self, DataError> {
         let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
         let inflation = if is_gzip { INFLATION_MAX } else { 1 };
         // What the header promises is believed only if so few bytes can hold it.
@@ -65,6 +74,7 @@ impl Idx {
                 source.error(4, format!("the header promises {sizes:?} numbers, which the file can't hold"))
             );
         };
+        memory.hold(promised).map_err(|why| why.of(path))?;
         let numbers = source.read(promised)?;
         if (numbers.len() as u64) < promised {
             let problem = format!("the file ends here, where {sizes:?} numbers take {promised} bytes");
@@ -95,9 +105,10 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The next bytes: so many, or fewer if the file ends. Memory grows with what is there, not with what is asked for.
+    /// The next bytes: so many, or fewer if the file ends. The caller knows that there may be memory for them: with room for
+    /// all, no vector grows to twice its bytes.
     fn read(&mut self, count: u64) -> Result<Vec<u8>, DataError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         let read = self.reader.by_ref().take(count).read_to_end(&mut bytes);
         self.offset += bytes.len() as u64;
         match read {
@@ -152,9 +163,10 @@ impl Labelled {
     pub(crate) fn parse(
         (images_path, images): (&Path, &[u8]),
         (labels_path, labels): (&Path, &[u8]),
+        memory: &Memory,
     ) -> Result<Self, DataError> {
-        let images = Idx::parse(images_path, images, Dimensions::Images)?;
-        let labels = Idx::parse(labels_path, labels, Dimensions::Labels)?;
+        let images = Idx::parse(images_path, images, Dimensions::Images, memory)?;
+        let labels = Idx::parse(labels_path, labels, Dimensions::Labels, memory)?;
         let (count, shape) = (images.sizes[0], images.shape());
         if labels.numbers.len() != count {
             let problem =
@@ -167,6 +179,7 @@ impl Labelled {
                 format!("{count} images of {height} x {width} pixels: there is nothing to learn from");
             return Err(DataError::Byte { file: images_path.display().to_string(), offset: 4, problem });
         }
+        memory.hold((count as u64).saturating_mul(ROW_BYTES)).map_err(|why| why.of(labels_path))?;
         let mut occurs = [false; 256];
         for label in &labels.numbers {
             occurs[usize::from(*label)] = true;

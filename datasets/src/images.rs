@@ -3,15 +3,28 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ColorType, DynamicImage, ImageDecoder, ImageReader};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::error::DataError;
-use crate::files::read_known;
+use crate::files::{length, read_known};
 use crate::listing::FileEntry;
+use crate::memory::{Lease, Memory, TooMuch, read_at_most};
 
 /// What a byte of an image file decodes to at most, in bytes: deflate makes 1032 of one, JPEG a block of 64 of a few
 /// bits. A header that promises more lies.
 const INFLATION_MAX: u64 = 2_048;
+/// Bytes that a decoder may take beside the pixels: for a colour profile, say, which is not used.
+const DECODER_BYTES: u64 = 16_000_000;
+/// What decoding a JPEG takes, in bytes of its pixels: the coefficients of all blocks, of two bytes each, where it comes in
+/// several passes; and the pixels.
+const JPEG_TIMES: u64 = 3;
+/// Bytes of a pixel between the two passes of scaling: four floats.
+const SCALED_PIXEL_BYTES: u64 = 16;
+/// Images at most that are decoded before any of them is put where it stays.
+const AT_ONCE_MAX: u64 = 64;
+/// The part of the budget that they may take.
+const AT_ONCE_PART: u64 = 8;
+
 /// Channels that an image is made to have: grey, colour, colour with transparency.
 pub(crate) const CHANNELS: [usize; 3] = [1, 3, 4];
 
@@ -30,6 +43,9 @@ pub(crate) enum Refused {
     Bad(String),
     /// It is an image of another size.
     Size(String),
+    /// Decoding it takes more memory than it may. It is never left out for that: what is left out must not depend on a
+    /// machine's memory.
+    Memory(TooMuch),
 }
 
 /// Whether a file is an image by its name.
@@ -43,15 +59,22 @@ pub(crate) fn class(path: &str) -> Option<&str> {
     path.split_once('/').map(|(class, _)| class)
 }
 
-/// Reads the header alone, from the beginning of the file.
-pub(crate) fn probe(path: &Path) -> Result<Header, String> {
-    let reader = ImageReader::open(path).map_err(|why| why.to_string())?;
-    let decoder = reader
-        .with_guessed_format()
-        .map_err(|why| why.to_string())?
-        .into_decoder()
-        .map_err(|why| why.to_string())?;
+/// Reads the header alone, from the beginning of the file; of a JPEG the decoder has the whole file for that.
+pub(crate) fn probe(path: &Path, memory: &Memory) -> Result<Header, Refused> {
+    let bad = |why: String| Refused::Bad(why);
+    let bytes = length(path).map_err(|why| bad(why.to_string()))?;
+    let _lease = memory.lease(bytes).map_err(Refused::Memory)?;
+    let reader = ImageReader::open(path).map_err(|why| bad(why.to_string()))?;
+    let mut reader = reader.with_guessed_format().map_err(|why| bad(why.to_string()))?;
+    reader.limits(limits());
+    let decoder = guarded(|| reader.into_decoder().map_err(|why| why.to_string())).map_err(bad)?;
     Ok(header(&decoder))
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(DECODER_BYTES);
+    limits
 }
 
 fn header(decoder: &impl ImageDecoder) -> Header {
@@ -66,11 +89,21 @@ fn header(decoder: &impl ImageDecoder) -> Header {
 
 /// Decodes an image to the channels of the shape, then rows, then columns. Transparency is dropped unless there are four
 /// channels, colour becomes grey (ITU-R BT.709 luma) if there is one.
-pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Vec<u8>, Refused> {
+///
+/// The file's own bytes are in a lease of the budget, which then is for all that decoding takes.
+pub(crate) fn decode(
+    bytes: &[u8],
+    lease: Lease,
+    shape: [usize; 3],
+    resize: bool,
+    memory: &Memory,
+) -> Result<Vec<u8>, Refused> {
     let bad = |why: String| Refused::Bad(format!("the image can't be decoded: {why}"));
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let decoder =
-        reader.map_err(|why| bad(why.to_string()))?.into_decoder().map_err(|why| bad(why.to_string()))?;
+    let mut reader = reader.map_err(|why| bad(why.to_string()))?;
+    reader.limits(limits());
+    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    let decoder = guarded(|| reader.into_decoder().map_err(|why| why.to_string())).map_err(bad)?;
     let [channels, height, width] = shape;
     let found = header(&decoder);
     if decoder.total_bytes() > (bytes.len() as u64).saturating_mul(INFLATION_MAX) {
@@ -87,6 +120,12 @@ pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Ve
     if let Some(why) = cut_short(bytes) {
         return Err(bad(why.to_owned()));
     }
+    let decoded = decoder.total_bytes().saturating_mul(if is_jpeg { JPEG_TIMES } else { 1 });
+    let takes = (bytes.len() as u64).saturating_mul(2).saturating_add(decoded);
+    let takes = takes.saturating_add(beside(found, decoder.color_type(), shape));
+    // One at a time: see `Memory::lease`.
+    drop(lease);
+    let _lease = memory.lease(takes).map_err(Refused::Memory)?;
     let image =
         guarded(|| DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())).map_err(bad)?;
     let image = scaled(image, height as u32, width as u32);
@@ -100,6 +139,32 @@ pub(crate) fn decode(bytes: &[u8], shape: [usize; 3], resize: bool) -> Result<Ve
         pixels.extend(interleaved.iter().skip(channel).step_by(channels));
     }
     Ok(pixels)
+}
+
+/// How many images of so many bytes may be decoded before any of them is put where it stays. Their memory is held.
+pub(crate) fn at_once(bytes: usize, memory: &Memory) -> Result<usize, TooMuch> {
+    let bytes = (bytes as u64).max(1);
+    let count = (memory.limit() / AT_ONCE_PART / bytes).clamp(1, AT_ONCE_MAX);
+    memory.hold(count.saturating_mul(bytes))?;
+    Ok(count as usize)
+}
+
+/// Bytes that scaling to the shape, and putting channel after channel, take beside the decoded pixels.
+fn beside(found: Header, colour: ColorType, [channels, height, width]: [usize; 3]) -> u64 {
+    let product = |sides: &[usize]| sides.iter().fold(1u64, |all, side| all.saturating_mul(*side as u64));
+    let is_scaled = [found.height, found.width] != [height, width];
+    let scaled = match is_scaled {
+        true => {
+            product(&[found.width, height]).saturating_add(product(&[width, height])) * SCALED_PIXEL_BYTES
+        }
+        false => 0,
+    };
+    let is_as_wanted =
+        matches!((colour, channels), (ColorType::L8, 1) | (ColorType::Rgb8, 3) | (ColorType::Rgba8, 4));
+    let pixels = product(&[channels, height, width]);
+    let converted = if is_as_wanted && !is_scaled { 0 } else { pixels };
+    let parted = if channels == 1 { 0 } else { pixels };
+    scaled.saturating_add(converted).saturating_add(parted)
 }
 
 /// Decodes by the image crate's decoders. A panic of theirs is an error of the file here: one image of millions must not end
@@ -134,13 +199,32 @@ pub(crate) fn decode_known(
     entry: &FileEntry,
     shape: [usize; 3],
     resize: bool,
+    memory: &Memory,
 ) -> Result<Vec<u8>, DataError> {
+    let lease = memory.lease(entry.bytes).map_err(|why| why.of(path))?;
     let bytes = read_known(path, entry)?;
-    decode(&bytes, shape, resize).map_err(|why| refusal(path, why))
+    decode(&bytes, lease, shape, resize, memory).map_err(|why| refusal(path, why))
+}
+
+/// Decodes any file.
+pub(crate) fn decode_file(
+    path: &Path,
+    shape: [usize; 3],
+    resize: bool,
+    memory: &Memory,
+) -> Result<Vec<u8>, DataError> {
+    let length = length(path)?;
+    let lease = memory.lease(length).map_err(|why| why.of(path))?;
+    let bytes = read_at_most(path, length)?.map_err(|why| why.of(path))?;
+    decode(&bytes, lease, shape, resize, memory).map_err(|why| refusal(path, why))
 }
 
 /// The error about a file.
 pub(crate) fn refusal(path: &Path, why: Refused) -> DataError {
-    let (Refused::Bad(problem) | Refused::Size(problem)) = why;
-    DataError::File { file: path.display().to_string(), problem }
+    match why {
+        Refused::Bad(problem) | Refused::Size(problem) => {
+            DataError::File { file: path.display().to_string(), problem }
+        }
+        Refused::Memory(why) => why.of(path),
+    }
 }

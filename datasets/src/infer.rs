@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::quote::{beginning, quoted};
+
 /// Distinct texts of a column that are kept at most: beyond it the column is no category.
 pub(crate) const CATEGORIES_MAX: usize = 10_000;
 /// A whole-number target with at most so many distinct values is taken for a class.
 const CLASSES_GUESSED_MAX: usize = 20;
-/// Characters of a field that a message repeats.
-const SHOWN_MAX: usize = 60;
+/// What a distinct text takes beside its bytes: its place in the tree, its count, and what the allocator adds.
+const DISTINCT_BYTES: u64 = 64;
 
 /// A field that stands out: where its row begins, and its text.
 pub(crate) type Spot = (u64, String);
@@ -25,6 +27,10 @@ pub(crate) struct Seen {
     /// Distinct fields and how often each occurs, up to the bound.
     pub(crate) distinct: BTreeMap<String, u64>,
     pub(crate) is_overflown: bool,
+    /// Whether its distinct fields, all of them numbers, were forgotten for want of memory.
+    pub(crate) is_forgotten: bool,
+    /// Bytes that the distinct fields take.
+    pub(crate) kept: u64,
     /// Numbers and their range.
     pub(crate) numbers: u64,
     pub(crate) least: f64,
@@ -34,13 +40,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Takes in a field of the row that begins at `place`.
-    pub(crate) fn field(&mut self, place: u64, text: &str, is_missing: bool) {
-        let spot = || (place, text.to_owned());
+    /// Takes in a field of the row that begins at `place`, and says how much more memory that keeps.
+    pub(crate) fn field(&mut self, place: u64, text: &str, is_missing: bool) -> u64 {
+        // A message shows no more of it.
+        let spot = || (place, beginning(text).to_owned());
         if is_missing {
             self.missing += 1;
             self.first_missing.get_or_insert_with(spot);
-            return;
+            return 0;
         }
         match parse(text) {
             Parsed::Number(value) => {
@@ -59,13 +66,32 @@ impl Seen {
                 self.first_text.get_or_insert_with(spot);
             }
         }
+        if self.is_forgotten {
+            return 0;
+        }
         if let Some(count) = self.distinct.get_mut(text) {
             *count += 1;
-        } else if self.distinct.len() < CATEGORIES_MAX {
-            self.distinct.insert(text.to_owned(), 1);
-        } else {
-            self.is_overflown = true;
+            return 0;
         }
+        if self.distinct.len() >= CATEGORIES_MAX {
+            self.is_overflown = true;
+            return 0;
+        }
+        self.distinct.insert(text.to_owned(), 1);
+        let bytes = text.len() as u64 + DISTINCT_BYTES;
+        self.kept += bytes;
+        bytes
+    }
+
+    /// Forgets the distinct fields if they are many numbers, of which only the range counts, and says how much memory
+    /// that frees.
+    pub(crate) fn forget_numbers(&mut self) -> u64 {
+        if !self.looks_numeric() || self.looks_like_classes() {
+            return 0;
+        }
+        self.is_forgotten = true;
+        self.distinct.clear();
+        std::mem::take(&mut self.kept)
     }
 
     /// Whether every field that is there is a number. (Whether each can be calculated with is asked later.)
@@ -75,7 +101,8 @@ impl Seen {
 
     /// Whether a target like this is a class rather than a number.
     pub(crate) fn looks_like_classes(&self) -> bool {
-        !self.looks_numeric() || (!self.has_fractions && self.distinct.len() <= CLASSES_GUESSED_MAX)
+        !self.looks_numeric()
+            || (!self.has_fractions && !self.is_forgotten && self.distinct.len() <= CLASSES_GUESSED_MAX)
     }
 
     /// The distinct fields, in order.
@@ -120,17 +147,10 @@ pub(crate) fn number(text: &str) -> Option<f64> {
 pub(crate) fn no_number(name: &str, text: &str) -> String {
     match parse(text) {
         Parsed::Unusable => {
-            format!("column {name:?} is numeric, but {text} is not a finite number within +-3.4e38")
+            let (name, text) = (quoted(name), beginning(text));
+            format!("column {name} is numeric, but {text} is not a finite number within +-3.4e38")
         }
-        _ => format!("column {name:?} is numeric, but this field is {}", shown(text)),
-    }
-}
-
-/// The text in quotes, its beginning if it is long.
-pub(crate) fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
+        _ => format!("column {} is numeric, but this field is {}", quoted(name), quoted(text)),
     }
 }
 
@@ -146,12 +166,14 @@ pub(crate) fn is_missing(missing: &[String], text: &str) -> bool {
 
 /// The nearest of some names, or the first of them.
 pub(crate) fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone, what: &str) -> String {
-    let lower = word.to_lowercase();
-    let near = names.clone().map(|name| (strsim::jaro_winkler(&lower, &name.to_lowercase()), name));
+    // Names of a file may be as long as the file.
+    let lower = beginning(word).to_lowercase();
+    let near =
+        names.clone().map(|name| (strsim::jaro_winkler(&lower, &beginning(name).to_lowercase()), name));
     match near.filter(|(similarity, _)| *similarity > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((_, name)) => format!("; did you mean {name:?}?"),
+        Some((_, name)) => format!("; did you mean {}?", quoted(name)),
         None => {
-            let some: Vec<&str> = names.clone().take(12).collect();
+            let some: Vec<&str> = names.clone().take(12).map(beginning).collect();
             let more = if names.count() > 12 { ", ..." } else { "" };
             format!("; {what} are {}{more}", some.join(", "))
         }
@@ -180,10 +202,5 @@ mod tests {
         };
         check(&["10", "9", "-1"], &["-1", "9", "10"]);
         check(&["10", "9", "x"], &["10", "9", "x"]);
-    }
-
-    #[test]
-    fn a_long_field_is_cut_between_characters() {
-        assert_eq!(shown(&"\u{e9}".repeat(100)), format!("{:?}...", "\u{e9}".repeat(60)));
     }
 }

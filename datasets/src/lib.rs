@@ -6,6 +6,7 @@
 //! by ordinals, plain numbers.
 
 mod augment;
+mod below;
 pub mod compare;
 mod csv_table;
 mod dataset;
@@ -20,12 +21,14 @@ mod idx;
 mod images;
 mod infer;
 mod listing;
+mod memory;
 mod overview;
 mod parquet_table;
 mod pixels;
 mod plan;
 mod prepare;
 mod prepare_text;
+mod quote;
 pub mod registry;
 mod rows;
 mod sampler;
@@ -46,7 +49,9 @@ pub use error::DataError;
 pub use files::{place, resolve};
 pub use form::{Csv, Form, Idx, Images, Parquet, Scaling, Skipped, Text, TokenizerFile};
 pub use listing::{FileEntry, directory_digest, listing};
+pub use memory::read_within;
 pub use overview::{Overview, PixelsSeen, Words, format_of};
 pub use plan::{Column, Feature, Output, Plan, Role};
+pub use quote::clipped;
 pub use survey::Profile;
 pub use tokenizer::{Decoding, TextTokenizer};

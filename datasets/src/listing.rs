@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::md5_of_bytes;
+use crate::digest::{Digests, md5_of_bytes};
 
 /// How the digest of a folder ends.
 pub(crate) const FOLDER_SUFFIX: &str = ".dir";
@@ -21,8 +21,31 @@ pub struct FileEntry {
     pub path: String,
     /// Bytes of the file.
     pub bytes: u64,
-    /// MD5 of them, in hexadecimal.
+    /// MD5 of them, in hexadecimal: what DVC calls them by.
     pub md5: String,
+    /// BLAKE3 of them, in hexadecimal: what is trusted. None in records of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+}
+
+impl FileEntry {
+    pub(crate) fn new(path: String, digests: Digests) -> Self {
+        Self { path, bytes: digests.bytes, md5: digests.md5, blake3: Some(digests.blake3) }
+    }
+
+    /// What is wrong with bytes that should be those of this entry; nothing if they are.
+    pub(crate) fn differs(&self, found: &Digests) -> Option<String> {
+        if found.md5 != self.md5 {
+            return Some(format!("its MD5 is {}, not {}", found.md5, self.md5));
+        }
+        match &self.blake3 {
+            Some(blake3) if *blake3 != found.blake3 => Some(format!(
+                "its BLAKE3 is {}, not {blake3}, though its MD5 is the same: somebody made it so on purpose",
+                found.blake3
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// The listing of these files, in any order: the bytes of DVC's `.dir` object.
@@ -81,11 +104,7 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, content: &str) -> FileEntry {
-        FileEntry {
-            path: path.to_owned(),
-            bytes: content.len() as u64,
-            md5: md5_of_bytes(content.as_bytes()),
-        }
+        FileEntry::new(path.to_owned(), Digests::of_bytes(content.as_bytes()))
     }
 
     #[test]
@@ -104,7 +123,7 @@ mod tests {
             ("del\u{7f}ete\u{80}~ ", r"del\u007fete\u0080~ "),
         ];
         for (name, written) in names {
-            let file = FileEntry { path: name.to_owned(), bytes: 0, md5: "0".to_owned() };
+            let file = FileEntry { path: name.to_owned(), bytes: 0, md5: "0".to_owned(), blake3: None };
             let expected = format!("[{{\"md5\": \"0\", \"relpath\": \"{written}\"}}]");
             assert_eq!(String::from_utf8(listing(&[file])).expect("ASCII"), expected);
         }

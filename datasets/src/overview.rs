@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::DataError;
 use crate::files::{list, place};
 use crate::form::Form;
-use crate::images::{is_image, probe};
+use crate::images::{is_image, probe, refusal};
 use crate::plan::Plan;
 use crate::spread::spread;
 use crate::text::is_text;
@@ -57,7 +57,7 @@ pub struct PixelsSeen {
     pub sizes_count: u64,
     /// Mean of each channel over all images, of pixels from 0 to 1, scaled to the shape where they differ in size.
     pub mean: Vec<f64>,
-    /// Standard deviation (of the population) likewise; 1 for a channel that never changes.
+    /// Standard deviation (of the population) likewise; 0 for a channel that never changes.
     pub deviation: Vec<f64>,
 }
 
@@ -100,8 +100,7 @@ impl Overview {
             sampling: configs::Sampling::Each,
             ..config.clone()
         };
-        let plan =
-            if config.format == "text" { plan_of_text(config)? } else { Plan::prepare(&config, None)? };
+        let plan = if config.format == "text" { plan_of_text(config)? } else { planned(&config)? };
         let (pixels, words) = match &plan.form {
             Form::Idx(idx) => {
                 let shape = plan.image_shape.unwrap_or_default();
@@ -133,10 +132,15 @@ impl Overview {
     }
 }
 
+/// Planned on, but never held in memory whole.
+fn planned(config: &Config) -> Result<Plan, DataError> {
+    Plan::prepare_with_profiles(config, None).map(|(plan, _)| plan)
+}
+
 /// A text is cut into windows; one that is shorter than a window into those that it has.
 fn plan_of_text(mut config: Config) -> Result<Plan, DataError> {
     loop {
-        match Plan::prepare(&config, None) {
+        match planned(&config) {
             Err(DataError::File { .. }) if config.window > 1 => config.window /= 2,
             other => return other,
         }
@@ -147,7 +151,10 @@ impl PixelsSeen {
     fn of(shape: [usize; 3], mut sizes: Vec<([usize; 2], u64)>, scaling: &[crate::form::Scaling]) -> Self {
         let sizes_count = sizes.len() as u64;
         sizes.truncate(SIZES_MAX);
-        let (mean, deviation) = scaling.iter().map(|channel| (channel.offset, channel.scale)).unzip();
+        // A plan divides by 1 where nothing varies, and no deviation of numbers from 0 to 1 is above a half.
+        let deviation = |scale: f64| if scale == 1.0 { 0.0 } else { scale };
+        let (mean, deviation) =
+            scaling.iter().map(|channel| (channel.offset, deviation(channel.scale))).unzip();
         Self { shape, sizes, sizes_count, mean, deviation }
     }
 }
@@ -158,9 +165,10 @@ fn sizes(plan: &Plan) -> Result<Vec<([usize; 2], u64)>, DataError> {
     let images: Vec<_> =
         plan.files().iter().filter(|file| is_image(&file.path) && !skipped.contains(&file.path)).collect();
     let root = Path::new(&plan.path);
+    let memory = plan.memory();
     let found = spread(&images, |file| {
         let path = place(root, file)?;
-        probe(&path).map_err(|problem| DataError::File { file: path.display().to_string(), problem })
+        probe(&path, &memory).map_err(|why| refusal(&path, why))
     });
     let mut counts = BTreeMap::new();
     for header in found {

@@ -10,6 +10,7 @@ use crate::error::DataError;
 use crate::form::Scaling;
 use crate::images;
 use crate::listing::FileEntry;
+use crate::memory::Memory;
 use crate::spread::spread;
 use crate::statistics::{positive, settled};
 
@@ -35,6 +36,9 @@ pub(crate) enum Store {
         files: Vec<(PathBuf, FileEntry)>,
         /// Whether they are scaled to the shape.
         resize: bool,
+        /// How many are decoded at once, and what that may take.
+        at_once: usize,
+        memory: Memory,
     },
 }
 
@@ -56,15 +60,17 @@ impl Pixels {
                     out.labels.push(self.labels[row]);
                 }
             }
-            Store::Files { files, resize } => {
+            Store::Files { files, resize, at_once, memory } => {
                 let rows: Vec<(usize, u64)> = rows.collect();
-                let decoded = spread(&rows, |(row, _)| {
-                    let (path, entry) = &files[*row];
-                    images::decode_known(path, entry, self.shape, *resize)
-                });
-                for ((row, number), decoded) in rows.iter().zip(decoded) {
-                    self.put(&decoded?, draw(*number), &mut out.features);
-                    out.labels.push(self.labels[*row]);
+                for rows in rows.chunks(*at_once) {
+                    let decoded = spread(rows, |(row, _)| {
+                        let (path, entry) = &files[*row];
+                        images::decode_known(path, entry, self.shape, *resize, memory)
+                    });
+                    for ((row, number), decoded) in rows.iter().zip(decoded) {
+                        self.put(&decoded?, draw(*number), &mut out.features);
+                        out.labels.push(self.labels[*row]);
+                    }
                 }
             }
         }
@@ -156,14 +162,14 @@ pub(crate) fn sums(pixels: &[u8], [_, height, width]: [usize; 3]) -> Vec<Sums> {
 }
 
 /// How each channel is scaled, from the sums of the training split's images.
-pub(crate) fn scaling<'a>(
+pub(crate) fn scaling<S: AsRef<[Sums]>>(
     channels: usize,
-    images: impl Iterator<Item = &'a [Sums]>,
+    images: impl Iterator<Item = S>,
     normalise: Normalise,
 ) -> Vec<Scaling> {
     let mut totals = vec![Sums::NONE; channels];
     for image in images {
-        for (total, sums) in totals.iter_mut().zip(image) {
+        for (total, sums) in totals.iter_mut().zip(image.as_ref()) {
             total.add(sums);
         }
     }
@@ -178,7 +184,7 @@ mod tests {
     fn mean_deviation_and_range_of_all_pixels() {
         let images = [sums(&[0, 51, 102, 102], [2, 1, 2]), sums(&[255, 204, 102, 102], [2, 1, 2])];
         let check = |normalise, expected: [(f64, f64); 2]| {
-            let found = scaling(2, images.iter().map(Vec::as_slice), normalise);
+            let found = scaling(2, images.iter(), normalise);
             let expected = expected.map(|(offset, scale)| Scaling { offset, scale });
             assert_eq!(found, expected);
         };

@@ -8,6 +8,8 @@ use crate::digest::md5_of_bytes;
 use crate::error::DataError;
 use crate::form::{Form, Tabular};
 use crate::listing::FileEntry;
+use crate::memory::Memory;
+use crate::quote::quoted;
 use crate::split::held_out;
 use crate::statistics::read_settled;
 
@@ -133,6 +135,14 @@ pub struct Plan {
     /// How often each label of a classification occurs in the training split, in their order; else empty.
     #[serde(default)]
     pub label_counts: Vec<u64>,
+    /// Megabytes (10^6 bytes) of memory that reading the data may take, in each process (`dataset.memory_mb`).
+    #[serde(default = "memory_mb")]
+    pub memory_mb: u64,
+}
+
+/// Of a plan of before there was a budget.
+fn memory_mb() -> u64 {
+    configs::Dataset::default().memory_mb
 }
 
 impl Plan {
@@ -237,6 +247,11 @@ impl Plan {
         serde_json::Value::Object(map)
     }
 
+    /// What reading the data may take.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory::megabytes(self.memory_mb)
+    }
+
     /// Rows of the training and of the validation split.
     #[must_use]
     pub fn split_lengths(&self) -> (u64, u64) {
@@ -257,8 +272,9 @@ impl Plan {
         }
         if let Some((label, _)) = labels.iter().zip(counts).find(|(_, count)| **count == 0) {
             return refuse(format!(
-                "model.class_weights = \"balanced\", but no row of the training split has the label {label:?}: lower \
-                 dataset.validation, or set the weights yourself"
+                "model.class_weights = \"balanced\", but no row of the training split has the label {}: lower \
+                 dataset.validation, or set the weights yourself",
+                quoted(label)
             ));
         }
         let all: u64 = counts.iter().sum();

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use configs::{Dataset as Config, OnBad, Sampling};
 
 use crate::error::DataError;
-use crate::files::{entry_of, list, read_new, resolve};
+use crate::files::{entry_of, find, length, list, read_new};
 use crate::form::{Form, Idx, Images, Skipped};
 use crate::idx::{Labelled, find_images, find_labels};
 use crate::images::{self, Refused};
 use crate::infer::ordered;
 use crate::listing::{FileEntry, directory_digest};
-use crate::pixels::{Sums, scaling, sums};
+use crate::memory::Memory;
+use crate::pixels::{scaling, sums};
 use crate::plan::{Output, Plan};
+use crate::quote::quoted;
 use crate::split::split;
-use crate::spread::spread;
+use crate::spread::{spread, try_spread};
 use crate::statistics::settled;
 use crate::survey::{Profile, Survey};
 
@@ -29,7 +31,22 @@ impl Plan {
     /// # Errors
     /// All that can be wrong with the data, with file and line, row or byte.
     pub fn prepare(config: &Config, config_dir: Option<&Path>) -> Result<Self, DataError> {
-        Self::prepare_with_profiles(config, config_dir).map(|(plan, _)| plan)
+        let (plan, _) = Self::prepare_with_profiles(config, config_dir)?;
+        plan.check_memory()?;
+        Ok(plan)
+    }
+
+    /// Whether the data can be held in memory as a worker holds them: it is told before one tries.
+    fn check_memory(&self) -> Result<(), DataError> {
+        let number = match &self.form {
+            Form::Csv(_) | Form::Parquet(_) => 4 * self.features() as u64 + crate::rows::ROW_BYTES,
+            // Images are decoded as they are read where they don't fit; those in idx form were held to be planned on.
+            Form::Idx(_) | Form::Images(_) => 0,
+            Form::Text(text) if text.tokenizer.is_none() => u64::from(text.window),
+            Form::Text(text) => 4 * u64::from(text.window),
+        };
+        let held = self.memory().hold(self.rows.saturating_mul(number));
+        held.map_err(|why| why.of(Path::new(&self.path)))
     }
 
     /// Plans, and says what was seen of each column of a table on the way.
@@ -40,9 +57,13 @@ impl Plan {
         config: &Config,
         config_dir: Option<&Path>,
     ) -> Result<(Self, Vec<Profile>), DataError> {
-        let path = resolve(&config.uri, config_dir)?;
+        let memory = Memory::megabytes(config.memory_mb);
+        let (path, version) = find(&config.uri, config_dir, &memory)?;
         let file = path.display().to_string();
-        let (plan, profiles) = Self::of_form(config, config_dir, path)?;
+        let (plan, profiles) = Self::of_form(config, config_dir, path, memory)?;
+        if let Some(version) = version {
+            version.check_read(&plan.files)?;
+        }
         if config.sampling == Sampling::Balanced && plan.labels().is_empty() {
             let problem = "dataset.sampling = \"balanced\", but these data have no labels".to_owned();
             return Err(DataError::File { file, problem });
@@ -54,12 +75,13 @@ impl Plan {
         config: &Config,
         config_dir: Option<&Path>,
         path: PathBuf,
+        memory: Memory,
     ) -> Result<(Self, Vec<Profile>), DataError> {
-        let found = Found { config, config_dir, path };
+        let found = Found { config, config_dir, path, memory };
         match config.format.as_str() {
             "csv" | "parquet" => {
                 found.check_is_file()?;
-                let survey = Survey::take(config, found.path)?;
+                let survey = Survey::take(config, found.path, &found.memory)?;
                 Ok((survey.plan()?, survey.profiles()))
             }
             "idx" => Ok((found.idx()?, Vec::new())),
@@ -76,6 +98,7 @@ pub(crate) struct Found<'a> {
     /// Beside which relative paths are looked for.
     pub(crate) config_dir: Option<&'a Path>,
     pub(crate) path: PathBuf,
+    pub(crate) memory: Memory,
 }
 
 /// What belongs to the form in a plan.
@@ -128,6 +151,7 @@ impl Found<'_> {
             augment: configs::Augment::default(),
             sampling: self.config.sampling,
             label_counts: parts.label_counts,
+            memory_mb: self.config.memory_mb,
         })
     }
 
@@ -152,11 +176,16 @@ impl Found<'_> {
             }
             None => find_labels(&root, &images, &beside)?,
         };
-        let (image_bytes, image_entry) = read_new(&root, &images)?;
-        let (label_bytes, label_entry) = read_new(&root, &labels)?;
-        let found =
-            Labelled::parse((&root.join(&images), &image_bytes), (&root.join(&labels), &label_bytes))?;
-        drop((image_bytes, label_bytes));
+        let read = |name: &str| {
+            let path = root.join(name);
+            let length = length(&path)?;
+            let holding = self.memory.holding(length).map_err(|why| why.of(&path))?;
+            read_new(&root, name, length).map(|(bytes, entry)| (path, bytes, entry, holding))
+        };
+        let (image_path, image_bytes, image_entry, image_memory) = read(&images)?;
+        let (label_path, label_bytes, label_entry, label_memory) = read(&labels)?;
+        let found = Labelled::parse((&image_path, &image_bytes), (&label_path, &label_bytes), &self.memory)?;
+        drop((image_bytes, label_bytes, image_memory, label_memory));
         let shape = found.shape;
         if !images::CHANNELS.contains(&shape[0]) {
             return self.refuse(format!("{images} has images of {} channels, expected 1, 3 or 4", shape[0]));
@@ -169,11 +198,10 @@ impl Found<'_> {
         let rows = found.labels.len() as u64;
         let size = shape.iter().product::<usize>();
         let training = self.training(rows);
-        let of_training: Vec<Vec<Sums>> = training
+        let of_training = training
             .iter()
-            .map(|row| sums(&found.pixels[*row as usize * size..(*row as usize + 1) * size], shape))
-            .collect();
-        let scaling = scaling(shape[0], of_training.iter().map(Vec::as_slice), self.config.normalise);
+            .map(|row| sums(&found.pixels[*row as usize * size..(*row as usize + 1) * size], shape));
+        let scaling = scaling(shape[0], of_training, self.config.normalise);
         let mut files = vec![image_entry, label_entry];
         for path in beside.iter().filter(|path| is_folder && ![&images, &labels].contains(path)) {
             files.push(entry_of(&root, path)?);
@@ -193,7 +221,11 @@ impl Found<'_> {
 
     fn check_labels(&self, labels: &[String]) -> Result<(), DataError> {
         match labels.len() {
-            0 | 1 => self.refuse(format!("there is one label only ({labels:?}): there is nothing to learn")),
+            0 | 1 => {
+                let labels: Vec<String> = labels.iter().map(|label| quoted(label)).collect();
+                let labels = labels.join(", ");
+                self.refuse(format!("there is one label only ([{labels}]): there is nothing to learn"))
+            }
             2..=LABELS_MAX => Ok(()),
             count => self.refuse(format!("there are {count} labels, at most {LABELS_MAX}")),
         }
@@ -212,8 +244,14 @@ impl Found<'_> {
             if !is_sample(path) {
                 return entry_of(&self.path, path).map(|entry| (entry, None));
             }
-            let (bytes, entry) = read_new(&self.path, path)?;
-            let decoded = images::decode(&bytes, shape, self.config.resize);
+            let whole = self.path.join(path);
+            let length = length(&whole)?;
+            let lease = self.memory.lease(length).map_err(|why| why.of(&whole))?;
+            let (bytes, entry) = read_new(&self.path, path, length)?;
+            let decoded = match images::decode(&bytes, lease, shape, self.config.resize, &self.memory) {
+                Err(Refused::Memory(why)) => return Err(why.of(&whole)),
+                decoded => decoded,
+            };
             Ok((entry, Some(decoded.map(|pixels| sums(&pixels, shape)))))
         });
         let (mut files, mut of_rows, mut skipped) = (Vec::new(), Vec::new(), Skipped::default());
@@ -249,7 +287,7 @@ impl Found<'_> {
             ));
         }
         if let Some(empty) = labels.iter().find(|label| !present.contains(*label)) {
-            return self.refuse(format!("none of the images of class {empty:?} can be used"));
+            return self.refuse(format!("none of the images of class {} can be used", quoted(empty)));
         }
         let training = self.training(of_rows.len() as u64);
         let of_training = training.iter().map(|row| of_rows[*row as usize].as_slice());
@@ -308,7 +346,15 @@ impl Found<'_> {
             }
             return Ok(shape);
         }
-        let headers = spread(samples, |path| images::probe(&self.path.join(path)));
+        let probe = |path: &&String| {
+            let whole = self.path.join(path);
+            match images::probe(&whole, &self.memory) {
+                Err(Refused::Memory(why)) => Err(why.of(&whole)),
+                Err(Refused::Bad(why) | Refused::Size(why)) => Ok(Err(why)),
+                Ok(header) => Ok(Ok(header)),
+            }
+        };
+        let headers = try_spread(samples, probe)?;
         let mut readable = headers.iter().flatten();
         let Some(first) = readable.clone().next() else {
             // The first of them is what is wrong, whether others would be skipped or not.

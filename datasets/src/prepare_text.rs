@@ -83,7 +83,7 @@ impl Found<'_> {
                 problem,
             });
         };
-        TextTokenizer::read(path).map(|read| Some((path.clone(), read)))
+        TextTokenizer::read(path, &self.memory).map(|read| Some((path.clone(), read)))
     }
 
     /// Counts a file's tokens.
@@ -104,10 +104,10 @@ impl Found<'_> {
             seen.files.push(entry);
             return Ok(());
         };
-        match tokenizer.encode_file(&root.join(path), &mut seen.numbers) {
-            Ok((bytes, md5)) => {
-                seen.bytes += bytes;
-                seen.files.push(FileEntry { path: path.to_owned(), bytes, md5 });
+        match tokenizer.encode_file(&root.join(path), &mut seen.numbers, &self.memory) {
+            Ok(digests) => {
+                seen.bytes += digests.bytes;
+                seen.files.push(FileEntry::new(path.to_owned(), digests));
             }
             // A file that is no text goes as a whole: half of it would be no document.
             Err(DataError::Byte { .. }) if self.config.on_bad == OnBad::Skip => {

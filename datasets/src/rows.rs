@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use crate::dataset::Batch;
+use crate::digest::Digests;
 use crate::encode::Encoder;
 use crate::error::DataError;
 use crate::form::Form;
 use crate::idx;
 use crate::images;
+use crate::memory::{Memory, TooMuch, read_whole};
 use crate::pixels::tables;
 use crate::plan::Plan;
 use crate::table::Table;
@@ -24,7 +26,9 @@ impl Plan {
     /// continued rather than predicted row by row.
     pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, false).map(|read| read.rows),
+            Form::Csv(_) | Form::Parquet(_) => {
+                read_rows(self, path, false, 0, &self.memory()).map(|read| read.rows)
+            }
             Form::Idx(form) => read_idx(self, path, &tables(&form.scaling)),
             Form::Images(form) => read_images(self, path, form.resize, &tables(&form.scaling)),
             Form::Text(_) => Err(no_rows(path, "a text is continued, not predicted row by row")),
@@ -50,7 +54,9 @@ impl Plan {
     /// for data that are no table.
     pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => read_rows(self, path, true).map(|read| read.rows),
+            Form::Csv(_) | Form::Parquet(_) => {
+                read_rows(self, path, true, 0, &self.memory()).map(|read| read.rows)
+            }
             _ => Err(no_rows(path, "only tables are read with their targets from elsewhere")),
         }
     }
@@ -60,33 +66,63 @@ fn no_rows(path: &Path, problem: &str) -> DataError {
     DataError::File { file: path.display().to_string(), problem: problem.to_owned() }
 }
 
+/// What a row takes beside its numbers while it is read: its place in a split and in a sampler.
+pub(crate) const ROW_BYTES: u64 = 40;
+
 /// A table that was read.
 pub(crate) struct Read {
     /// All rows as samples.
     pub(crate) rows: Batch,
     /// How often each is drawn, if the plan has weights.
     pub(crate) weights: Vec<f64>,
-    /// The digest of the bytes that were read.
-    pub(crate) digest: String,
+    /// The digests of the bytes that were read.
+    pub(crate) digests: Digests,
 }
 
-/// All rows of a table as samples.
-pub(crate) fn read_rows(plan: &Plan, path: &Path, with_target: bool) -> Result<Read, DataError> {
-    let mut table = Table::open(&plan.form, path, with_target)?;
+/// All rows of a table as samples. There are so many `expected`, as far as that is known.
+pub(crate) fn read_rows(
+    plan: &Plan,
+    path: &Path,
+    with_target: bool,
+    expected: u64,
+    memory: &Memory,
+) -> Result<Read, DataError> {
+    let mut table = Table::open(&plan.form, path, with_target, memory)?;
     let encoder = Encoder::new(plan, table.names(), with_target)
         .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
     let (mut rows, mut weights) = (Batch::default(), Vec::new());
+    let width = plan.features();
+    let mut room = make_room(&mut rows, width, expected, memory).map_err(|why| why.of(path))?;
     while table.advance()? {
+        if rows.count == room {
+            // A vector that grows by itself doubles, and asks nobody.
+            let more = (room as u64 / 2).max(64);
+            room = make_room(&mut rows, width, more, memory).map_err(|why| why.of(path))?;
+        }
         encoder.encode(&table, &mut rows).map_err(|problem| table.error(problem))?;
         weights.extend(encoder.weight(&table));
     }
-    let (_, digest, _) = table.finish()?;
-    Ok(Read { rows, weights, digest })
+    let (_, digests) = table.finish()?;
+    Ok(Read { rows, weights, digests })
+}
+
+/// Makes room for so many more rows, and says for how many there is room then.
+fn make_room(rows: &mut Batch, width: usize, more: u64, memory: &Memory) -> Result<usize, TooMuch> {
+    let bytes = (width as u64).saturating_mul(4).saturating_add(ROW_BYTES);
+    memory.hold(bytes.saturating_mul(more))?;
+    // While they move, the rows so far are there twice.
+    drop(memory.holding((rows.features.len() as u64).saturating_mul(4))?);
+    let more = usize::try_from(more).unwrap_or(0);
+    rows.features.reserve_exact(width.saturating_mul(more));
+    Ok(rows.count + more)
 }
 
 fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
-    let io = |source| DataError::Io { file: path.display().to_string(), source };
-    let images = idx::Idx::parse(path, &std::fs::read(path).map_err(io)?, idx::Dimensions::Images)?;
+    let memory = plan.memory();
+    let (bytes, _file) = read_whole(path, &memory, 1)?;
+    let images = idx::Idx::parse(path, &bytes, idx::Dimensions::Images, &memory)?;
+    // Each number of a byte becomes one of four.
+    memory.hold((images.numbers.len() as u64).saturating_mul(4)).map_err(|why| why.of(path))?;
     let found = images.shape();
     let shape = plan.image_shape.filter(|shape| *shape == found && tables.len() == shape[0]);
     let Some(shape) = shape else {
@@ -95,7 +131,8 @@ fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, Da
     };
     let planes = images.numbers.chunks((shape[1] * shape[2]).max(1)).zip(tables.iter().cycle());
     let scaled = planes.flat_map(|(plane, table)| plane.iter().map(|value| table[usize::from(*value)]));
-    let features: Vec<f32> = scaled.collect();
+    let mut features: Vec<f32> = Vec::with_capacity(images.numbers.len());
+    features.extend(scaled);
     let count = features.len() / shape.iter().product::<usize>().max(1);
     Ok(Batch { count, features, ..Batch::default() })
 }
@@ -117,16 +154,20 @@ fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) ->
     let Some(shape) = plan.image_shape else { return Err(no_rows(path, "the plan has no image_shape")) };
     let root = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let paths: Vec<_> = image_files(path)?.iter().map(|file| root.join(file)).collect();
-    let decoded = crate::spread::spread(&paths, |path| {
-        let io = |source| DataError::Io { file: path.display().to_string(), source };
-        let bytes = std::fs::read(path).map_err(io)?;
-        images::decode(&bytes, shape, resize).map_err(|why| images::refusal(path, why))
-    });
+    let memory = plan.memory();
+    let size = shape.iter().try_fold(paths.len(), |all, side| all.checked_mul(*side));
+    let numbers = size.ok_or_else(|| no_rows(path, "the images have more pixels than can be counted"))?;
+    memory.hold((numbers as u64).saturating_mul(4)).map_err(|why| why.of(path))?;
     let mut batch = Batch { count: paths.len(), ..Batch::default() };
-    for image in decoded {
-        let image = image?;
-        for (scaled, channel) in tables.iter().zip(image.chunks(shape[1] * shape[2])) {
-            batch.features.extend(channel.iter().map(|value| scaled[usize::from(*value)]));
+    batch.features.reserve_exact(numbers);
+    let at_once = images::at_once(shape.iter().product(), &memory).map_err(|why| why.of(path))?;
+    for paths in paths.chunks(at_once) {
+        let decoded = crate::spread::spread(paths, |path| images::decode_file(path, shape, resize, &memory));
+        for image in decoded {
+            let image = image?;
+            for (scaled, channel) in tables.iter().zip(image.chunks((shape[1] * shape[2]).max(1))) {
+                batch.features.extend(channel.iter().map(|value| scaled[usize::from(*value)]));
+            }
         }
     }
     Ok(batch)

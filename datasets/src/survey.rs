@@ -5,15 +5,30 @@ use std::path::PathBuf;
 
 use configs::{ColumnKind, DatasetKind};
 
+use crate::digest::Digests;
 use crate::error::DataError;
 use crate::form::{Csv, Form, Parquet, Skipped};
-use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number, number, shown};
+use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number, number};
 use crate::listing::FileEntry;
+use crate::memory::{Memory, TooMuch};
 use crate::plan::{Column, Output, Plan, Role};
 use crate::prepare::{LABELS_MAX, named};
+use crate::quote::quoted;
 use crate::split::split;
 use crate::statistics::{Statistics, settled};
 use crate::table::{self, Table, Typed};
+
+/// What the number of a row takes where rows are split.
+pub(crate) const ROW_BYTES: u64 = 16;
+
+/// Holds more memory for what is seen of columns; numbers of which there are many are forgotten before it is refused.
+pub(crate) fn keep(memory: &Memory, more: u64, forget: impl FnOnce() -> u64) -> Result<(), TooMuch> {
+    if memory.hold(more).is_ok() {
+        return Ok(());
+    }
+    memory.release(forget());
+    memory.hold(more)
+}
 
 /// What was seen of a column over all rows, for people.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,6 +61,7 @@ impl Profile {
 /// The file, looked at once.
 pub(crate) struct Survey<'a> {
     config: &'a configs::Dataset,
+    memory: Memory,
     path: PathBuf,
     names: Vec<String>,
     /// What the file itself says of each column.
@@ -54,25 +70,33 @@ pub(crate) struct Survey<'a> {
     missing: Vec<String>,
     seen: Vec<Seen>,
     rows: u64,
-    digest: String,
-    bytes: u64,
+    digests: Digests,
     skipped: Option<Skipped>,
 }
 
 impl<'a> Survey<'a> {
-    pub(crate) fn take(config: &'a configs::Dataset, path: PathBuf) -> Result<Self, DataError> {
-        let mut table = Table::open_new(config, &path)?;
+    pub(crate) fn take(
+        config: &'a configs::Dataset,
+        path: PathBuf,
+        memory: &Memory,
+    ) -> Result<Self, DataError> {
+        let mut table = Table::open_new(config, &path, memory)?;
         let (names, types) = (table.names().to_vec(), table.types());
         let missing = table::missing(config);
         let mut seen = vec![Seen::default(); names.len()];
         while table.advance()? {
+            let mut more = 0;
             for (column, text) in seen.iter_mut().zip(table.fields()) {
-                column.field(table.place(), text, is_missing(&missing, text));
+                more += column.field(table.place(), text, is_missing(&missing, text));
+            }
+            if more > 0 {
+                keep(memory, more, || seen.iter_mut().map(Seen::forget_numbers).sum())
+                    .map_err(|why| why.of(&path))?;
             }
         }
         let skipped = table.skipped();
-        let (rows, digest, bytes) = table.finish()?;
-        Ok(Self { config, path, names, types, missing, seen, rows, digest, bytes, skipped })
+        let (rows, digests) = table.finish()?;
+        Ok(Self { config, memory: memory.clone(), path, names, types, missing, seen, rows, digests, skipped })
     }
 
     /// What was seen of each column.
@@ -97,13 +121,9 @@ impl<'a> Survey<'a> {
                 name,
                 uri: config.uri.clone(),
                 path: path.display().to_string(),
-                digest: self.digest.clone(),
-                bytes: self.bytes,
-                files: vec![FileEntry {
-                    path: file.unwrap_or_default(),
-                    bytes: self.bytes,
-                    md5: self.digest.clone(),
-                }],
+                digest: self.digests.md5.clone(),
+                bytes: self.digests.bytes,
+                files: vec![FileEntry::new(file.unwrap_or_default(), self.digests.clone())],
                 rows: self.rows,
                 form,
                 output,
@@ -113,6 +133,7 @@ impl<'a> Survey<'a> {
                 augment: configs::Augment::default(),
                 sampling: config.sampling,
                 label_counts,
+                memory_mb: config.memory_mb,
             }
         });
         self.check_features(&plan)?;
@@ -127,8 +148,8 @@ impl<'a> Survey<'a> {
         let roles: Vec<Role> = (0..self.names.len()).map(|column| self.role(column, target)).collect();
         let is_used = |column: usize| roles[column] != Role::Ignored;
         if let Some(column) = (0..roles.len()).find(|c| is_used(*c) && self.types[*c] == Typed::Unusable) {
-            let name = &self.names[column];
-            let problem = format!("column {name:?} is nested or binary: ignore it with dataset.columns");
+            let name = quoted(&self.names[column]);
+            let problem = format!("column {name} is nested or binary: ignore it with dataset.columns");
             return self.refuse(problem);
         }
         let mut numeric = Vec::with_capacity(roles.len());
@@ -143,6 +164,11 @@ impl<'a> Survey<'a> {
         if self.rows < 2 {
             return self.refuse("one row is too few to learn from".to_owned());
         }
+        // The numbers of all rows, shuffled, and of both splits; and the texts once more for the statistics and the plan.
+        let texts: u64 =
+            self.seen.iter().zip(&numeric).filter(|(_, is)| !**is).map(|(seen, _)| 2 * seen.kept).sum();
+        let held = self.rows.saturating_mul(ROW_BYTES).saturating_add(texts);
+        self.memory.hold(held).map_err(|why| why.of(&self.path))?;
         let (training, _) = split(self.rows, validation, self.config.split_seed);
         let statistics = self.statistics(&roles, &numeric, &training)?;
         self.check_weights(&roles, &statistics)?;
@@ -157,7 +183,8 @@ impl<'a> Survey<'a> {
             let feature = match (role, numeric[column]) {
                 (Role::Feature, true) if statistics.is_empty() => {
                     return self.refuse(format!(
-                        "column {name:?} has no number in the training split: ignore it with dataset.columns"
+                        "column {} has no number in the training split: ignore it with dataset.columns",
+                        quoted(&name)
                     ));
                 }
                 (Role::Feature, true) => {
@@ -284,12 +311,22 @@ impl<'a> Survey<'a> {
             return self.refuse_line(*place, no_number(name, text));
         }
         if is_numeric && seen.numbers == 0 {
-            let problem = format!("column {name:?} has no number in any row: ignore it with dataset.columns");
+            let name = quoted(name);
+            let problem = format!("column {name} has no number in any row: ignore it with dataset.columns");
             return self.refuse(problem);
+        }
+        if !is_numeric && seen.is_forgotten {
+            return self.refuse(format!(
+                "column {} has more different texts than fit into dataset.memory_mb = {}: set it higher, or ignore the \
+                 column with dataset.columns",
+                quoted(name),
+                self.config.memory_mb
+            ));
         }
         if !is_numeric && seen.is_overflown {
             return self.refuse(format!(
-                "column {name:?} has more than {CATEGORIES_MAX} different texts: ignore it with dataset.columns"
+                "column {} has more than {CATEGORIES_MAX} different texts: ignore it with dataset.columns",
+                quoted(name)
             ));
         }
         Ok(is_numeric)
@@ -305,7 +342,7 @@ impl<'a> Survey<'a> {
         let missing = &self.missing;
         let mut columns: Vec<Statistics> = roles.iter().map(|_| Statistics::default()).collect();
         let mut training = training.iter().copied().peekable();
-        let mut table = Table::open_new(self.config, &self.path)?;
+        let mut table = Table::open_new(self.config, &self.path, &self.memory)?;
         let mut row = 0;
         while table.advance()? {
             if training.next_if_eq(&row).is_some() {
@@ -314,9 +351,9 @@ impl<'a> Survey<'a> {
                     let is_weight = roles[column] == Role::Weight;
                     if is_weight && (is_missing || number(text).is_none_or(|weight| weight < 0.0)) {
                         let problem = format!(
-                            "column {:?} has the weights of rows, but this one is {}: expected a number from 0",
-                            self.names[column],
-                            shown(text)
+                            "column {} has the weights of rows, but this one is {}: expected a number from 0",
+                            quoted(&self.names[column]),
+                            quoted(text)
                         );
                         return Err(table.error(problem));
                     }
@@ -330,20 +367,20 @@ impl<'a> Survey<'a> {
             }
             row += 1;
         }
-        let (_, digest, _) = table.finish()?;
-        if digest != self.digest {
+        let (_, digests) = table.finish()?;
+        if digests != self.digests {
             return self.refuse("the file changed while it was read".to_owned());
         }
         Ok(columns)
     }
 
     fn output(&self, target: usize, is_classes: bool, statistics: &Statistics) -> Result<Output, DataError> {
-        let (name, seen) = (&self.names[target], &self.seen[target]);
+        let (name, seen) = (quoted(&self.names[target]), &self.seen[target]);
         if let Some((place, _)) = &seen.first_missing {
             let rows = if seen.missing == 1 { "1 row".to_owned() } else { format!("{} rows", seen.missing) };
             return self.refuse_line(
                 *place,
-                format!("the target {name:?} is missing here ({rows} in all): remove such rows"),
+                format!("the target {name} is missing here ({rows} in all): remove such rows"),
             );
         }
         if !is_classes {
@@ -352,12 +389,13 @@ impl<'a> Survey<'a> {
         let labels = seen.labels();
         if labels.len() < 2 {
             return self.refuse(format!(
-                "the target {name:?} has one label only ({labels:?}): there is nothing to learn"
+                "the target {name} has one label only ([{}]): there is nothing to learn",
+                labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(", ")
             ));
         }
         if labels.len() > LABELS_MAX {
             return self.refuse(format!(
-                "the target {name:?} has {} labels, at most {LABELS_MAX}: is it a number (dataset.kind = \"regression\")?",
+                "the target {name} has {} labels, at most {LABELS_MAX}: is it a number (dataset.kind = \"regression\")?",
                 labels.len()
             ));
         }

@@ -5,9 +5,11 @@ use std::path::Path;
 use configs::{Dataset as Config, OnBad};
 
 use crate::csv_table::{CsvTable, Layout, OnRagged, line_error};
+use crate::digest::Digests;
 use crate::error::DataError;
 use crate::form::{Csv, Form, Skipped};
 use crate::infer::missing_category;
+use crate::memory::Memory;
 use crate::parquet_table::ParquetTable;
 
 /// What a file says of a column.
@@ -29,28 +31,33 @@ pub(crate) enum Table {
 
 impl Table {
     /// Opens a table to plan on it.
-    pub(crate) fn open_new(config: &Config, path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open_new(config: &Config, path: &Path, memory: &Memory) -> Result<Self, DataError> {
         if config.format == "parquet" {
             let missing = missing(config);
-            return ParquetTable::open(path, missing_category(&missing)).map(Self::Parquet);
+            return ParquetTable::open(path, missing_category(&missing), memory).map(Self::Parquet);
         }
         let on_ragged = if config.on_bad == OnBad::Skip { OnRagged::Skip } else { OnRagged::Stop };
         let layout = Layout { delimiter: config.delimiter, header: config.header };
-        Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged)?, on_ragged })
+        Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged, memory)?, on_ragged })
     }
 
     /// Opens a table of a plan's form. Rows are left out only where the plan has left out such rows of its own data, and
     /// only with their targets: a prediction is asked for every row.
-    pub(crate) fn open(form: &Form, path: &Path, with_target: bool) -> Result<Self, DataError> {
+    pub(crate) fn open(
+        form: &Form,
+        path: &Path,
+        with_target: bool,
+        memory: &Memory,
+    ) -> Result<Self, DataError> {
         match form {
             Form::Csv(Csv { delimiter, header, skipped, .. }) => {
                 let may_skip = with_target && skipped.is_some();
                 let on_ragged = if may_skip { OnRagged::Skip } else { OnRagged::Stop };
                 let layout = Layout { delimiter: *delimiter, header: *header };
-                Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged)?, on_ragged })
+                Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged, memory)?, on_ragged })
             }
             Form::Parquet(parquet) => {
-                ParquetTable::open(path, missing_category(&parquet.missing)).map(Self::Parquet)
+                ParquetTable::open(path, missing_category(&parquet.missing), memory).map(Self::Parquet)
             }
             Form::Idx(_) | Form::Images(_) | Form::Text(_) => {
                 let problem = format!("the plan is of {}, not of a table", form.name());
@@ -120,8 +127,8 @@ impl Table {
         }
     }
 
-    /// Rows that were read, the digest of the file's bytes, and their number. To be called after the last row.
-    pub(crate) fn finish(self) -> Result<(u64, String, u64), DataError> {
+    /// Rows that were read, and the digests of the file's bytes. To be called after the last row.
+    pub(crate) fn finish(self) -> Result<(u64, Digests), DataError> {
         match self {
             Self::Csv { table, .. } => table.finish(),
             Self::Parquet(table) => table.finish(),

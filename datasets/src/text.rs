@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::DataError;
-use crate::files::{place, read_known};
+use crate::files::{changed, place, read_known};
 use crate::form::{Text, TokenizerFile};
 use crate::listing::FileEntry;
+use crate::memory::Memory;
 use crate::plan::Plan;
 
 /// Different tokens where they are bytes.
@@ -58,11 +59,16 @@ pub(crate) fn hash(tokens: &[u32]) -> String {
 }
 
 /// The tokens of a plan's files, and the text of the tokenizer's file if one made them.
-pub(crate) fn open(plan: &Plan, text: &Text, path: &Path) -> Result<(Tokens, Option<String>), DataError> {
+pub(crate) fn open(
+    plan: &Plan,
+    text: &Text,
+    path: &Path,
+    memory: &Memory,
+) -> Result<(Tokens, Option<String>), DataError> {
     let (tokens, json) = match &text.tokenizer {
-        None => (Tokens::Bytes(read(plan, path)?), None),
+        None => (Tokens::Bytes(read(plan, path, memory)?), None),
         Some(tokenizer) => {
-            let (numbers, json) = encode(plan, tokenizer, path)?;
+            let (numbers, json) = encode(plan, tokenizer, path, memory)?;
             (Tokens::Numbers(numbers), Some(json))
         }
     };
@@ -80,14 +86,19 @@ pub(crate) fn open(plan: &Plan, text: &Text, path: &Path) -> Result<(Tokens, Opt
     Ok((tokens, json))
 }
 
-fn read(plan: &Plan, path: &Path) -> Result<Vec<u8>, DataError> {
+fn read(plan: &Plan, path: &Path, memory: &Memory) -> Result<Vec<u8>, DataError> {
+    let all = parts(plan).fold(0u64, |all, entry| all.saturating_add(entry.bytes));
+    memory.hold(all).map_err(|why| why.of(path))?;
     let mut tokens = Vec::new();
     for entry in parts(plan) {
         let path = if plan.is_folder() { place(path, entry)? } else { path.to_owned() };
+        let is_only = entry.bytes == all;
+        let _beside = memory.holding(if is_only { 0 } else { entry.bytes }).map_err(|why| why.of(&path))?;
         let bytes = read_known(&path, entry)?;
-        if tokens.is_empty() {
+        if tokens.is_empty() && is_only {
             tokens = bytes;
         } else {
+            tokens.reserve_exact(usize::try_from(all).unwrap_or(0).saturating_sub(tokens.len()));
             tokens.extend_from_slice(&bytes);
         }
     }
@@ -95,12 +106,17 @@ fn read(plan: &Plan, path: &Path) -> Result<Vec<u8>, DataError> {
 }
 
 /// The tokens that the plan's tokenizer makes of its files.
-fn encode(plan: &Plan, file: &TokenizerFile, path: &Path) -> Result<(Vec<u32>, String), DataError> {
+fn encode(
+    plan: &Plan,
+    file: &TokenizerFile,
+    path: &Path,
+    memory: &Memory,
+) -> Result<(Vec<u32>, String), DataError> {
     // Where the coordinator has it, if this is its machine; else beside the data, under its digest, as a worker keeps
     // what it fetched.
     let beside = path.with_file_name(&file.md5);
-    let read = match plan.read_tokenizer(Path::new(&file.path)) {
-        Err(_) if beside.is_file() => plan.read_tokenizer(&beside),
+    let read = match plan.read_tokenizer_within(Path::new(&file.path), memory) {
+        Err(_) if beside.is_file() => plan.read_tokenizer_within(&beside, memory),
         read => read,
     };
     let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
@@ -108,10 +124,9 @@ fn encode(plan: &Plan, file: &TokenizerFile, path: &Path) -> Result<(Vec<u32>, S
     let mut tokens = Vec::new();
     for entry in parts(plan) {
         let path = if plan.is_folder() { place(path, entry)? } else { path.to_owned() };
-        let (_, found) = tokenizer.encode_file(&path, &mut tokens)?;
-        if found != entry.md5 {
-            let (file, expected) = (path.display().to_string(), entry.md5.clone());
-            return Err(DataError::Changed { file, found, expected });
+        let found = tokenizer.encode_file(&path, &mut tokens, memory)?;
+        if entry.differs(&found).is_some() {
+            return Err(changed(&path, entry, &found));
         }
     }
     // Whoever uses them as places in a table relies on it.

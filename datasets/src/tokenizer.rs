@@ -12,9 +12,10 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use crate::digest::{Hashed, md5_of_bytes};
+use crate::digest::{Digests, Hashed, md5_of_bytes};
 use crate::error::DataError;
 use crate::form::{Form, TokenizerFile};
+use crate::memory::{Memory, TooMuch, read_whole};
 use crate::plan::Plan;
 use crate::spread::spread;
 
@@ -24,6 +25,10 @@ const PIECE_BYTES: usize = 1 << 20;
 const PIECES: usize = 16;
 /// Bytes of a tokenizer's file at most: the largest published ones have 34 MB.
 const FILE_BYTES_MAX: u64 = 128 << 20;
+/// What a tokenizer takes in bytes of its file: the text, what it is parsed to on the way, and maps in both directions.
+const FILE_TIMES: u64 = 24;
+/// What it takes as long as it lives, likewise.
+const KEPT_TIMES: u64 = 8;
 /// Numbers that tokens may have: four times the largest published vocabulary. A model's head has a row for each.
 const VOCABULARY_MAX: u32 = 1 << 20;
 /// Tokens that are looked at together when text is made of them.
@@ -63,8 +68,16 @@ impl Plan {
     /// # Errors
     /// When the file can't be read, or is another one.
     pub fn read_tokenizer(&self, path: &Path) -> Result<Option<(TextTokenizer, String)>, DataError> {
+        self.read_tokenizer_within(path, &self.memory())
+    }
+
+    pub(crate) fn read_tokenizer_within(
+        &self,
+        path: &Path,
+        memory: &Memory,
+    ) -> Result<Option<(TextTokenizer, String)>, DataError> {
         let Some(expected) = self.tokenizer() else { return Ok(None) };
-        let read = TextTokenizer::read(path)?;
+        let read = TextTokenizer::read(path, memory)?;
         if read.md5 != expected.md5 {
             let (file, expected) = (path.display().to_string(), expected.md5.clone());
             return Err(DataError::Changed { file, found: read.md5, expected });
@@ -87,16 +100,16 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// When it can't be read, or is no tokenizer.
-    pub(crate) fn read(path: &Path) -> Result<TokenizerRead, DataError> {
-        let io = |source| DataError::Io { file: path.display().to_string(), source };
-        let mut bytes = Vec::new();
-        File::open(path).map_err(io)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    pub(crate) fn read(path: &Path, memory: &Memory) -> Result<TokenizerRead, DataError> {
         let refuse = |problem| DataError::File { file: path.display().to_string(), problem };
-        if bytes.len() as u64 > FILE_BYTES_MAX {
+        if crate::files::length(path)? > FILE_BYTES_MAX {
             return Err(refuse(format!("a tokenizer of more than {FILE_BYTES_MAX} bytes is not read")));
         }
+        let (bytes, parsed) = read_whole(path, memory, FILE_TIMES)?;
         let tokenizer = Self::parse(&bytes).map_err(refuse)?;
         let (md5, length) = (md5_of_bytes(&bytes), bytes.len() as u64);
+        drop(parsed);
+        memory.hold(length.saturating_mul(KEPT_TIMES)).map_err(|why| why.of(path))?;
         let json = String::from_utf8(bytes).map_err(|_| refuse("this is no text".to_owned()))?;
         Ok(TokenizerRead { tokenizer, json, md5, bytes: length })
     }
@@ -148,8 +161,13 @@ impl TextTokenizer {
         guarded(|| self.inner.decode(tokens, false))?.map_err(|why| format!("tokens can't be decoded: {why}"))
     }
 
-    /// Appends the tokens of a file, and says how many bytes it has and what their MD5 is.
-    pub(crate) fn encode_file(&self, path: &Path, tokens: &mut Vec<u32>) -> Result<(u64, String), DataError> {
+    /// Appends the tokens of a file, and says what its bytes are known by.
+    pub(crate) fn encode_file(
+        &self,
+        path: &Path,
+        tokens: &mut Vec<u32>,
+        memory: &Memory,
+    ) -> Result<Digests, DataError> {
         let io = |source| DataError::Io { file: path.display().to_string(), source };
         let mut source = Hashed::new(File::open(path).map_err(io)?);
         let (mut rest, mut offset): (Vec<u8>, u64) = (Vec::new(), 0);
@@ -174,17 +192,33 @@ impl TextTokenizer {
                 self.encode(text).map_err(|problem| wrong(*at, problem))
             });
             for piece in encoded {
-                tokens.extend_from_slice(&piece?);
+                let piece = piece?;
+                make_room(tokens, piece.len(), memory).map_err(|why| why.of(path))?;
+                tokens.extend_from_slice(&piece);
             }
             let done = pieces.last().copied().unwrap_or(0);
             rest.drain(..done);
             offset += done as u64;
             if is_last {
-                let (digest, bytes) = source.digest();
-                return Ok((bytes, digest));
+                return Ok(source.digests());
             }
         }
     }
+}
+
+/// Makes room for so many more tokens, half as many again as there are at a time: a vector that grows by itself doubles, and
+/// asks nobody.
+fn make_room(tokens: &mut Vec<u32>, more: usize, memory: &Memory) -> Result<(), TooMuch> {
+    if tokens.capacity() - tokens.len() >= more {
+        return Ok(());
+    }
+    let more = more.max(tokens.len() / 2);
+    let bytes = |count: usize| (count as u64).saturating_mul(size_of::<u32>() as u64);
+    memory.hold(bytes(tokens.len() + more).saturating_sub(bytes(tokens.capacity())))?;
+    // While they move, they are there twice.
+    drop(memory.holding(bytes(tokens.len()))?);
+    tokens.reserve_exact(more);
+    Ok(())
 }
 
 /// Where the pieces of these bytes end. What stands after the last end is to be continued, unless it is the last.

@@ -355,6 +355,69 @@ fn an_archive_that_is_none_leaves_nothing_behind() {
     }
 }
 
+/// An archive with these entries, of which each has a name, a type and bytes.
+fn entries<'a>(all: impl IntoIterator<Item = (&'a str, tar::EntryType, Vec<u8>)>) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (name, kind, bytes) in all {
+        let mut header = tar::Header::new_gnu();
+        // As whoever means harm writes it, which the builder refuses to.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append(&header, bytes.as_slice()).expect("appended");
+    }
+    tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("packed")
+}
+
+#[test]
+fn an_archive_that_is_too_much_is_refused() {
+    use datasets::fetch::{Unpack, unpack};
+    use tar::EntryType::{GNULongName, Regular, Symlink};
+    let images = |count: usize| vec![1; count * 3073];
+    let test = || ("test_batch.bin", Regular, images(1));
+    let names: Vec<String> = (0..100).map(|number| format!("readme{number}")).collect();
+    let many = names.iter().map(|name| (name.as_str(), Regular, Vec::new()));
+    let check = |archive: Vec<u8>, says: &str| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.tar.gz");
+        std::fs::write(&path, archive).expect("written");
+        let said = unpack(Unpack::Cifar10, &path).expect_err(says).to_string();
+        assert!(said.contains(says) && said.len() < 1_500, "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing is left");
+    };
+    check(
+        entries([("data_batch_1.bin", Regular, images(60_001)), test()]),
+        "more than 60000 images for train",
+    );
+    check(
+        entries([
+            ("data_batch_1.bin", Regular, images(30_001)),
+            ("data_batch_2.bin", Regular, images(30_001)),
+            test(),
+        ]),
+        "more than 60000 images for train",
+    );
+    check(entries([("data_batch_1.bin", Regular, images(1)), test(), test()]), "is in it twice");
+    check(entries([("data_batch_1.bin", Symlink, Vec::new()), test()]), "is no plain file");
+    check(entries(many), "more than 64 files");
+    check(entries([("zeros", Regular, vec![0; 900_000_000])]), "unpacks to more than");
+    check(entries([("name", GNULongName, vec![b'a'; 900_000_000])]), "unpacks to more than");
+    // Where an entry would lie is of no meaning: images alone are taken out.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("sub/a.tar.gz");
+    std::fs::create_dir(dir.path().join("sub")).expect("made");
+    let archive = entries([
+        ("../../data_batch_1.bin", Regular, images(2)),
+        ("/tmp/test_batch.bin", Regular, images(1)),
+    ]);
+    std::fs::write(&path, archive).expect("written");
+    let folder = unpack(Unpack::Cifar10, &path).expect("unpacked");
+    assert_eq!(std::fs::read_dir(folder).expect("listed").count(), 4);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+}
+
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let dir = tempfile::tempdir().expect("a temporary folder");

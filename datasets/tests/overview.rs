@@ -48,6 +48,20 @@ labels
 }
 
 #[test]
+fn a_channel_that_never_changes_has_no_deviation() {
+    let dir = folder();
+    for (class, number) in [("a", 1), ("b", 2)] {
+        let image = image::RgbImage::from_fn(3, 4, |x, _| image::Rgb([40 * x as u8, 0, 7 * number]));
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).expect("encoded");
+        write(dir.path(), &format!("f/{class}/1.png"), &bytes.into_inner());
+    }
+    let pixels = &json(&dir, "f")["images"]["pixels"];
+    assert_eq!((&pixels["mean"][1], &pixels["deviation"][1]), (&0.0.into(), &0.0.into()));
+    assert!(pixels["deviation"][0].as_f64() > Some(0.1) && pixels["deviation"][2].as_f64() > Some(0.01));
+}
+
+#[test]
 fn images_of_several_sizes_are_counted_and_bad_ones_named() {
     let dir = folder();
     pets(&dir.path().join("p"), 3);

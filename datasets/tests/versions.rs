@@ -1,85 +1,13 @@
 //! The commands `add`, `log`, `verify`, `checkout` and `show` of versions, as processes.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod support;
+
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use datasets::registry::resolve;
-
-/// A working directory with its own registry.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self, relative: &str) -> PathBuf {
-        self.0.path().join(relative)
-    }
-
-    fn write(&self, relative: &str, content: impl AsRef<[u8]>) {
-        let path = self.path(relative);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(path, content).expect("written");
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_datasets"));
-        command.current_dir(self.0.path()).args(arguments).env("USER", "ann").env_remove("BONFIRE_DATASETS");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("run")
-    }
-
-    /// What it says when it does well.
-    fn says(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    /// The one line on stderr when it does not.
-    fn fails(&self, arguments: &[&str], code: i32) -> String {
-        let output = self.run(arguments);
-        let stderr = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-        assert!(stderr.starts_with("datasets: ") && stderr.trim_end().lines().count() == 1, "{stderr:?}");
-        stderr
-    }
-
-    fn manifests(&self) -> usize {
-        let folder = self.path(".bonfire/datasets/manifests");
-        walk(&folder).iter().filter(|path| path.extension().is_some_and(|end| end == "json")).count()
-    }
-
-    /// The object of some bytes.
-    fn object(&self, content: &[u8]) -> PathBuf {
-        let files = walk(&self.path(".bonfire/datasets/files"));
-        files.into_iter().find(|path| std::fs::read(path).expect("read") == content).expect("the object")
-    }
-}
-
-/// All files under a folder.
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            files.append(&mut walk(&entry.path()));
-        } else {
-            files.push(entry.path());
-        }
-    }
-    files
-}
-
-fn damage(path: &Path, content: &[u8]) {
-    std::fs::remove_file(path).expect("removed");
-    std::fs::write(path, content).expect("written");
-}
+use support::place::{Place, damage, walk};
 
 #[test]
 fn a_folder_goes_in_and_comes_out_with_the_same_bytes() {
@@ -144,7 +72,7 @@ fn a_manifest_has_its_fields_in_their_order() {
         ["format", "name", "version", "digest", "bytes", "at", "by", "from", "message", "parent", "files"];
     assert_eq!(keys, order);
     let keys: Vec<&str> = value["files"][0].as_object().expect("a file").keys().map(String::as_str).collect();
-    assert_eq!(keys, ["path", "bytes", "md5"]);
+    assert_eq!(keys, ["path", "bytes", "md5", "blake3"]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ impl Samples {
     pub(crate) fn open(plan: &Plan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
         let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
             Ok(dataset) => dataset,
+            // Another copy would take as much.
+            Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
             Err(why) => {
                 tracing::info!("{why}; asking the coordinator for {}", plan.version());
                 open_copy(plan, transfer)?
@@ -106,8 +108,10 @@ fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
     if let Some(tokenizer) = plan.tokenizer() {
         fetch_tokenizer(transfer, &folder.join(file_name(&tokenizer.md5)?), plan)?;
     }
-    if let Ok(dataset) = Dataset::open(plan, &place) {
-        return Ok(dataset);
+    match Dataset::open(plan, &place) {
+        Ok(dataset) => return Ok(dataset),
+        Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
+        Err(_) => {}
     }
     // Another worker may be fetching the same: each has a file of its own until the name is right.
     let partial = folder.join(format!(".{}.{}", plan.digest, std::process::id()));
@@ -132,9 +136,10 @@ fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &Plan) -> Result<(),
     if plan.read_tokenizer(place).is_ok() {
         return Ok(());
     }
-    let digest = file_name(plan.tokenizer().map_or("", |tokenizer| &tokenizer.md5))?;
+    let Some(tokenizer) = plan.tokenizer() else { return Ok(()) };
+    let digest = file_name(&tokenizer.md5)?;
     let partial = place.with_file_name(format!(".{digest}.{}", std::process::id()));
-    let fetched = fetch_file(transfer, digest, &partial).and_then(|()| {
+    let fetched = fetch_file(transfer, digest, tokenizer.bytes, &partial).and_then(|()| {
         plan.read_tokenizer(&partial).map_err(|error| fail(3, error.to_string()))?;
         std::fs::rename(&partial, place).map_err(|error| fail(3, format!("{}: {error}", place.display())))
     });
@@ -145,22 +150,45 @@ fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &Plan) -> Result<(),
 /// Downloads the plan's file, or all of its folder's.
 fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
     if !plan.is_folder() {
-        return fetch_file(transfer, &plan.digest, partial);
+        return fetch_file(transfer, &plan.digest, plan.bytes, partial);
     }
     for entry in plan.files() {
         let place = datasets::place(partial, entry).map_err(|error| fail(3, error.to_string()))?;
         let folder = place.parent().unwrap_or(partial);
         std::fs::create_dir_all(folder).map_err(|error| fail(3, format!("{}: {error}", folder.display())))?;
-        fetch_file(transfer, &entry.md5, &place)?;
+        fetch_file(transfer, &entry.md5, entry.bytes, &place)?;
     }
     Ok(())
 }
 
-fn fetch_file(transfer: &Transfer, digest: &str, place: &Path) -> Result<(), Failure> {
+/// Downloads a file that has so many bytes.
+fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", place.display()));
-    let mut file = std::fs::File::create(place).map_err(|error| failed(&error))?;
-    transfer.download(&Remote::Dataset { digest }, &mut file)?;
-    file.sync_all().map_err(|error| failed(&error))
+    let file = std::fs::File::create(place).map_err(|error| failed(&error))?;
+    let mut sink = AtMost { file, left: bytes };
+    transfer.download(&Remote::Dataset { digest }, &mut sink)?;
+    sink.file.sync_all().map_err(|error| failed(&error))
+}
+
+/// A file that takes so many bytes and no more: whoever sends is believed in nothing, not even in when it ends.
+struct AtMost {
+    file: std::fs::File,
+    left: u64,
+}
+
+impl std::io::Write for AtMost {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(std::io::Error::other("the coordinator sent more bytes than the plan has"));
+        }
+        let written = self.file.write(bytes)?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// A digest as a name that stays in its folder.
@@ -199,7 +227,18 @@ fn spec(plan: &Plan, precision: Precision) -> DataSpec {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn a_download_has_the_bytes_of_its_plan_at_most() {
+        let file = tempfile::tempfile().expect("a file");
+        let mut sink = AtMost { file, left: 5 };
+        sink.write_all(b"abc").expect("within");
+        assert!(sink.write_all(b"def").expect_err("beyond").to_string().contains("more bytes than the plan"));
+        sink.write_all(b"de").expect("the last ones");
+    }
 
     /// A table of so many rows with one feature, the row's number, and two labels in turn.
     pub(crate) fn samples(rows: usize) -> Samples {

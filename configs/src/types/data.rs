@@ -91,6 +91,7 @@ pub struct Dataset {
     pub labels: Option<String>,
     pub resize: bool,
     pub cache_mb: u64,
+    pub memory_mb: u64,
     pub window: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -121,6 +122,7 @@ impl Default for Dataset {
             labels: None,
             resize: false,
             cache_mb: 512,
+            memory_mb: 4_096,
             window: 128,
             tokenizer: None,
             shuffle: Shuffle::Full,

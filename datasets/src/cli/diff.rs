@@ -1,6 +1,6 @@
 //! `datasets diff`.
 
-use datasets::compare::{ClassCount, Difference, Shift, Side, TableDifference, compare};
+use datasets::compare::{ClassCount, Difference, Shift, Side, TableDifference, compare_within};
 use datasets::registry::{Registry, RegistryError};
 
 use super::text::{aligned, counted, one_line, path_line, short};
@@ -11,8 +11,14 @@ const FILES_SHOWN_MAX: usize = 50;
 /// Categories of a column that are listed.
 const CATEGORIES_SHOWN_MAX: usize = 20;
 
-pub(super) fn run(registry: &Registry, a: &str, b: &str, output: Form) -> Result<String, RegistryError> {
-    let difference = compare(&side(registry, a)?, &side(registry, b)?)?;
+pub(super) fn run(
+    registry: &Registry,
+    a: &str,
+    b: &str,
+    memory_mb: u64,
+    output: Form,
+) -> Result<String, RegistryError> {
+    let difference = compare_within(&side(registry, a)?, &side(registry, b)?, memory_mb)?;
     if output == Form::Json {
         let value = serde_json::to_value(&difference)
             .map_err(|why| RegistryError::Wrong { place: format!("{a}, {b}"), problem: why.to_string() })?;

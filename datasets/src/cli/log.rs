@@ -47,6 +47,7 @@ fn value(version: &Manifest) -> serde_json::Value {
         "digest": version.digest,
         "files": version.files.len(),
         "bytes": version.bytes,
+        "md5_only": version.is_md5_only(),
         "at": version.at,
         "by": version.by,
         "from": version.from,

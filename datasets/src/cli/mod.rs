@@ -30,8 +30,19 @@ pub(crate) struct Cli {
     /// The registry's folder
     #[arg(long, global = true, value_name = "DIR", env = DIR_VARIABLE, default_value = DEFAULT_DIR)]
     dir: PathBuf,
+    /// Megabytes of memory that reading data may take, as dataset.memory_mb of a configuration
+    #[arg(long, global = true, value_name = "N", default_value_t = default_memory_mb(),
+        value_parser = clap::value_parser!(u64).range(1..=MEMORY_MB_MAX))]
+    memory_mb: u64,
     #[command(subcommand)]
     command: Command,
+}
+
+/// As the key's: a number of bytes stays one of 64 bits.
+const MEMORY_MB_MAX: u64 = 1 << 24;
+
+fn default_memory_mb() -> u64 {
+    configs::Dataset::default().memory_mb
 }
 
 #[derive(Subcommand)]
@@ -132,13 +143,16 @@ pub(crate) struct Failure {
 impl Cli {
     /// Carries the command out.
     pub(crate) fn run(self) -> Outcome {
-        let registry = Registry::at(self.dir);
+        let memory_mb = self.memory_mb;
+        let registry = Registry::at(self.dir).with_memory_mb(memory_mb);
         let result = match self.command {
             Command::Add { path, name, message } => add::run(&registry, path, name, message),
             Command::Log { name, output } => log::run(&registry, name.as_deref(), output),
-            Command::Show { what, target, output } => show_version::run(&registry, &what, target, output),
+            Command::Show { what, target, output } => {
+                show_version::run(&registry, &what, Asked { target, memory_mb }, output)
+            }
             Command::Verify { version } => return verify::run(&registry, version.as_deref()),
-            Command::Diff { a, b, output } => diff::run(&registry, &a, &b, output),
+            Command::Diff { a, b, output } => diff::run(&registry, &a, &b, memory_mb, output),
             Command::Checkout { version, dest, force } => checkout::run(&registry, &version, &dest, force),
             Command::Fetch(arguments) => fetch::run(&arguments),
         };
@@ -155,6 +169,13 @@ impl Failure {
         let line = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { line, code: error.exit_code() }
     }
+}
+
+/// What is asked of a look at data.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub(crate) target: Option<String>,
+    pub(crate) memory_mb: u64,
 }
 
 /// What a word on the command line means: a path that is there, or a version.

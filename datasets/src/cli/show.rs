@@ -6,6 +6,7 @@ use datasets::{Column, DataError, Distribution, Distributions, Feature, Output, 
 
 use serde_json::json;
 
+use super::Asked;
 use super::show_overview::histogram;
 use super::text::{aligned, blocks, counted, one_line, short};
 
@@ -27,10 +28,11 @@ pub(super) struct TableSeen {
 
 impl TableSeen {
     /// Looks at a table, in the form that its name says.
-    pub(super) fn of(path: &Path, name: Option<String>, target: Option<String>) -> Result<Self, DataError> {
+    pub(super) fn of(path: &Path, name: Option<String>, asked: Asked) -> Result<Self, DataError> {
         let ends = |end: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(end));
-        let mut config =
-            configs::Dataset { uri: path.display().to_string(), name, target, ..Default::default() };
+        let Asked { target, memory_mb } = asked;
+        let uri = path.display().to_string();
+        let mut config = configs::Dataset { uri, name, target, memory_mb, ..Default::default() };
         config.format = if ends("parquet") { "parquet" } else { "csv" }.to_owned();
         config.delimiter = if ends("tsv") { '\t' } else { config.delimiter };
         let (plan, profiles) = Plan::prepare_with_profiles(&config, None)?;
@@ -82,12 +84,12 @@ fn table(plan: &Plan, profiles: &[Profile], all: &Distributions) -> String {
     let mut rows = vec![["column", "kind", "missing", "values"].map(str::to_owned)];
     for (column, profile) in plan.columns().iter().zip(profiles) {
         let (kind, values) = describe(plan, column, profile);
-        rows.push([column.name.clone(), kind.to_owned(), profile.missing.to_string(), values]);
+        rows.push([one_line(&column.name), kind.to_owned(), profile.missing.to_string(), values]);
     }
     text.push_str(&aligned(&rows));
     let target = plan.columns().iter().zip(profiles).find(|(column, _)| column.role == Role::Target);
     if let (Some((column, profile)), Output::Classes { .. }) = (target, &plan.output) {
-        text.push_str(&format!("\nlabels of {}\n", column.name));
+        text.push_str(&format!("\nlabels of {}\n", one_line(&column.name)));
         text.push_str(&histogram(&profile.distinct, LABELS_SHOWN_MAX));
     }
     text.push_str(&distributions(all));

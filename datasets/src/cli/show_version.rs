@@ -5,12 +5,12 @@ use std::path::Path;
 
 use datasets::compare::is_table;
 use datasets::registry::{Manifest, Registry, RegistryError, files_of};
-use datasets::{Overview, format_of};
+use datasets::{DataError, Overview, format_of};
 use serde_json::json;
 
 use super::show::TableSeen;
 use super::text::{aligned, counted, path_line};
-use super::{Form, Meant, show_overview};
+use super::{Asked, Form, Meant, show_overview};
 
 /// Files that are listed.
 const FILES_SHOWN_MAX: usize = 20;
@@ -18,7 +18,7 @@ const FILES_SHOWN_MAX: usize = 20;
 pub(super) fn run(
     registry: &Registry,
     what: &str,
-    target: Option<String>,
+    asked: Asked,
     output: Form,
 ) -> Result<String, RegistryError> {
     let mut shown = match Meant::by(what)? {
@@ -32,12 +32,12 @@ pub(super) fn run(
             let mut shown = Shown::default();
             shown.add("path", json!(path.display().to_string()), &format!("{}\n", path.display()));
             shown.files(&files);
-            shown.content(&path, &files, None, target)?;
+            shown.content(&path, &files, None, asked)?;
             shown
         }
         Meant::Path(path) => {
             let mut shown = Shown::default();
-            shown.file(&path, None, target)?;
+            shown.file(&path, None, asked)?;
             shown
         }
         Meant::Version(reference) => {
@@ -50,10 +50,10 @@ pub(super) fn run(
             match files.as_slice() {
                 _ if manifest.is_folder() => {
                     shown.files(&files);
-                    shown.content(&path, &files, Some(manifest.name), target)?;
+                    shown.content(&path, &files, Some(manifest.name), asked)?;
                 }
                 // A single file is laid out under its own name, which says its form.
-                [_] if format_of(&path)?.is_some() => shown.file(&path, Some(manifest.name), target)?,
+                [_] if format_of(&path)?.is_some() => shown.file(&path, Some(manifest.name), asked)?,
                 _ => shown.files(&files),
             }
             shown
@@ -85,15 +85,10 @@ impl Shown {
     }
 
     /// What a file holds; of a file whose name says nothing, a table.
-    fn file(
-        &mut self,
-        path: &Path,
-        name: Option<String>,
-        target: Option<String>,
-    ) -> Result<(), RegistryError> {
+    fn file(&mut self, path: &Path, name: Option<String>, asked: Asked) -> Result<(), RegistryError> {
         match format_of(path)? {
-            Some(format @ ("idx" | "text")) => self.overview(path, format, name),
-            _ => self.table(path, name, target),
+            Some(format @ ("idx" | "text")) => self.overview(path, format, name, asked.memory_mb),
+            _ => self.table(path, name, asked),
         }
     }
 
@@ -103,40 +98,43 @@ impl Shown {
         folder: &Path,
         files: &[(String, u64)],
         name: Option<String>,
-        target: Option<String>,
+        asked: Asked,
     ) -> Result<(), RegistryError> {
         let mut tables = files.iter().filter(|(path, _)| is_table(path));
         match (tables.next(), tables.next()) {
-            (Some((path, _)), None) => self.table(&folder.join(path), None, target),
+            (Some((path, _)), None) => self.table(&folder.join(path), None, asked),
             (Some(_), Some(_)) => Ok(()),
             (None, _) => match format_of(folder)? {
-                Some(format) => self.overview(folder, format, name),
+                Some(format) => self.overview(folder, format, name, asked.memory_mb),
                 None => Ok(()),
             },
         }
     }
 
-    fn table(
-        &mut self,
-        path: &Path,
-        name: Option<String>,
-        target: Option<String>,
-    ) -> Result<(), RegistryError> {
-        let seen = TableSeen::of(path, name, target)?;
+    fn table(&mut self, path: &Path, name: Option<String>, asked: Asked) -> Result<(), RegistryError> {
+        let seen = TableSeen::of(path, name, asked)?;
         let text = self.parted(seen.text());
         self.add("table", seen.json(), &text);
         Ok(())
     }
 
-    fn overview(&mut self, path: &Path, format: &str, name: Option<String>) -> Result<(), RegistryError> {
+    fn overview(
+        &mut self,
+        path: &Path,
+        format: &str,
+        name: Option<String>,
+        memory_mb: u64,
+    ) -> Result<(), RegistryError> {
         let config = configs::Dataset {
             uri: path.display().to_string(),
             format: format.to_owned(),
             name,
+            memory_mb,
             ..configs::Dataset::default()
         };
         let shown = match Overview::of(&config) {
             Ok(seen) => (json!(seen), show_overview::text(&seen)),
+            Err(why @ DataError::Memory { .. }) => return Err(why.into()),
             // The files are there all the same: that they are no data to train on is no failure of a look at them.
             Err(why) if !self.text.is_empty() => {
                 (json!({ "problem": why.to_string() }), format!("as {format}: {why}\n"))
@@ -172,6 +170,9 @@ fn head(manifest: &Manifest) -> String {
     );
     if let Some(parent) = &manifest.parent {
         text.push_str(&format!("after {}@{}\n", manifest.name, parent.version));
+    }
+    if manifest.is_md5_only() {
+        text.push_str("only MD5s vouch for its files: it was added before there was a BLAKE3\n");
     }
     if let Some(message) = &manifest.message {
         text.push_str(&format!("{}\n", path_line(message)));

@@ -12,7 +12,11 @@ pub(super) fn run(registry: &Registry, version: Option<&str>) -> Outcome {
         Ok(report) if report.damages.is_empty() => {
             let (versions, files) = (counted(report.versions, "version"), counted(report.files, "file"));
             Outcome {
-                text: format!("{versions}, {files}, {} bytes: all as added\n", report.bytes),
+                text: format!(
+                    "{versions}, {files}, {} bytes: all as added\n{}",
+                    report.bytes,
+                    md5_only(&report)
+                ),
                 failure: None,
             }
         }
@@ -23,6 +27,17 @@ pub(super) fn run(registry: &Registry, version: Option<&str>) -> Outcome {
 fn verify(registry: &Registry, version: Option<&str>) -> Result<Report, RegistryError> {
     let reference = version.map(str::parse).transpose()?;
     registry.verify(reference.as_ref(), &Bar::new("verify"))
+}
+
+/// A word on files whose BLAKE3 nobody noted.
+fn md5_only(report: &Report) -> String {
+    if report.md5_only == 0 {
+        return String::new();
+    }
+    format!(
+        "only an MD5 vouches for {}, added before there was a BLAKE3: `datasets add` of the same data makes a version with it\n",
+        counted(report.md5_only, "file")
+    )
 }
 
 fn damaged(registry: &Registry, report: &Report) -> Outcome {

@@ -8,6 +8,7 @@ use super::Side;
 use crate::error::DataError;
 use crate::idx::{Dimensions, Idx};
 use crate::images::{class, is_image};
+use crate::memory::{Memory, read_whole};
 use crate::registry::RegistryError;
 
 /// A class whose number of images is not the same.
@@ -22,7 +23,11 @@ pub struct ClassCount {
 }
 
 /// The classes that have more or fewer images, in order.
-pub(super) fn compare_classes(before: &Side, after: &Side) -> Result<Vec<ClassCount>, RegistryError> {
+pub(super) fn compare_classes(
+    before: &Side,
+    after: &Side,
+    memory: &Memory,
+) -> Result<Vec<ClassCount>, RegistryError> {
     let mut counts: BTreeMap<String, [u64; 2]> = BTreeMap::new();
     for (at, side, other) in [(0, before, after), (1, after, before)] {
         for (path, file) in &side.files {
@@ -32,9 +37,9 @@ pub(super) fn compare_classes(before: &Side, after: &Side) -> Result<Vec<ClassCo
                 }
                 continue;
             }
-            let is_changed = other.files.get(path).is_none_or(|other| other.md5 != file.md5);
+            let is_changed = other.files.get(path).is_none_or(|other| !other.is_same(file));
             if is_changed && path.contains("labels-idx1") {
-                for (label, count) in labels_of(side, path)? {
+                for (label, count) in labels_of(side, path, memory)? {
                     counts.entry(format!("{label} in {path}")).or_default()[at] = count;
                 }
             }
@@ -45,13 +50,14 @@ pub(super) fn compare_classes(before: &Side, after: &Side) -> Result<Vec<ClassCo
 }
 
 /// How often each label occurs in a file in idx form; nothing if it is none, which a run would say.
-fn labels_of(side: &Side, path: &str) -> Result<BTreeMap<u8, u64>, RegistryError> {
+fn labels_of(side: &Side, path: &str, memory: &Memory) -> Result<BTreeMap<u8, u64>, RegistryError> {
     let Some(file) = side.files.get(path) else { return Ok(BTreeMap::new()) };
-    let bytes = std::fs::read(&file.place).map_err(RegistryError::at(&file.place))?;
+    let (bytes, _file) = read_whole(&file.place, memory, 1)?;
     let mut counts = BTreeMap::new();
-    match Idx::parse(&file.place, &bytes, Dimensions::Labels) {
+    match Idx::parse(&file.place, &bytes, Dimensions::Labels, memory) {
         Ok(idx) => idx.numbers.iter().for_each(|label| *counts.entry(*label).or_insert(0) += 1),
         Err(DataError::Io { file, source }) => return Err(RegistryError::Io { place: file, source }),
+        Err(why @ DataError::Memory { .. }) => return Err(why.into()),
         Err(_) => {}
     }
     Ok(counts)

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::digest::md5_of_file;
+use crate::digest::Digests;
 use crate::distribution::Distributions;
 use crate::error::DataError;
+use crate::memory::Memory;
 use crate::registry::{Manifest, Registry, RegistryError, files_of};
 use crate::spread::try_spread;
 
@@ -36,7 +37,18 @@ pub struct Side {
 struct SideFile {
     bytes: u64,
     md5: String,
+    blake3: Option<String>,
     place: PathBuf,
+}
+
+impl SideFile {
+    /// Whether two files have the same bytes: by their BLAKE3 where both have one.
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.blake3, &other.blake3) {
+            (Some(own), Some(other)) => own == other,
+            _ => self.md5 == other.md5,
+        }
+    }
 }
 
 /// What differs.
@@ -84,7 +96,8 @@ impl Side {
     pub fn of_version(registry: &Registry, manifest: &Manifest) -> Self {
         let file = |entry: &crate::listing::FileEntry| {
             let place = registry.object(&entry.md5);
-            (entry.path.clone(), SideFile { bytes: entry.bytes, md5: entry.md5.clone(), place })
+            let (md5, blake3) = (entry.md5.clone(), entry.blake3.clone());
+            (entry.path.clone(), SideFile { bytes: entry.bytes, md5, blake3, place })
         };
         Self {
             label: format!("{}@{}", manifest.name, manifest.version),
@@ -100,9 +113,9 @@ impl Side {
     pub fn of_path(path: &Path) -> Result<Self, RegistryError> {
         let found = files_of(path)?;
         let files = try_spread(&found, |(relative, place)| {
-            let md5 = md5_of_file(place)?;
-            let bytes = std::fs::metadata(place).map_err(RegistryError::at(place))?.len();
-            Ok::<_, RegistryError>((relative.clone(), SideFile { bytes, md5, place: place.clone() }))
+            let Digests { md5, blake3, bytes } = Digests::of_file(place)?;
+            let file = SideFile { bytes, md5, blake3: Some(blake3), place: place.clone() };
+            Ok::<_, RegistryError>((relative.clone(), file))
         })?;
         let files = files.into_iter().collect();
         Ok(Self { label: path.display().to_string(), is_file: !path.is_dir(), files })
@@ -114,6 +127,15 @@ impl Side {
 /// # Errors
 /// When a file can't be read. A table that can't be understood is compared as a file, with a note.
 pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError> {
+    compare_within(before, after, configs::Dataset::default().memory_mb)
+}
+
+/// As [`compare`], with so many megabytes (10^6 bytes) of memory at most for what is in the files.
+///
+/// # Errors
+/// As [`compare`], and when reading a file takes more memory.
+pub fn compare_within(before: &Side, after: &Side, memory_mb: u64) -> Result<Difference, RegistryError> {
+    let memory = || Memory::megabytes(memory_mb);
     let mut after = after.clone();
     if let (true, true, Some(name), Some(other)) =
         (before.is_file, after.is_file, before.files.keys().next(), after.files.keys().next().cloned())
@@ -128,22 +150,23 @@ pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError>
         removed: Vec::new(),
         changed: Vec::new(),
         same: 0,
-        classes: compare_classes(before, &after)?,
+        classes: compare_classes(before, &after, &memory())?,
         tables: Vec::new(),
         notes: Vec::new(),
     };
     let paths: BTreeSet<&String> = before.files.keys().chain(after.files.keys()).collect();
     for path in paths {
         match (before.files.get(path), after.files.get(path)) {
-            (Some(a), Some(b)) if a.md5 == b.md5 => difference.same += 1,
+            (Some(a), Some(b)) if a.is_same(b) => difference.same += 1,
             (Some(a), Some(b)) => {
                 difference.changed.push((path.clone(), a.bytes, b.bytes));
                 if is_table(path) {
-                    match compare_tables(path, &a.place, &b.place) {
+                    match compare_tables(path, &a.place, &b.place, &memory()) {
                         Ok(table) => difference.tables.push(table),
                         Err(DataError::Io { file, source }) => {
                             return Err(RegistryError::Io { place: file, source });
                         }
+                        Err(why @ DataError::Memory { .. }) => return Err(why.into()),
                         Err(why) => difference.notes.push(format!("{path} is not compared by rows: {why}")),
                     }
                 }
@@ -165,10 +188,11 @@ pub fn is_table(path: &str) -> bool {
     })
 }
 
-fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, DataError> {
+fn compare_tables(path: &str, a: &Path, b: &Path, memory: &Memory) -> Result<TableDifference, DataError> {
     // The objects of a registry have no extension: the form goes by the path.
     let form = crate::distribution::form_of(Path::new(path));
-    let (before, after) = (Distributions::of_form(a, &form)?, Distributions::of_form(b, &form)?);
+    let (before, after) =
+        (Distributions::of_form(a, &form, memory)?, Distributions::of_form(b, &form, memory)?);
     let names =
         |all: &Distributions| all.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
     let (old, new) = (names(&before), names(&after));
@@ -179,7 +203,7 @@ fn compare_tables(path: &str, a: &Path, b: &Path) -> Result<TableDifference, Dat
     };
     Ok(TableDifference {
         path: path.to_owned(),
-        rows: compare_rows(a, b, &form, &common)?,
+        rows: compare_rows(a, b, &form, &common, memory)?,
         columns_added: new.iter().filter(|name| !old.contains(name)).cloned().collect(),
         columns_removed: old.iter().filter(|name| !new.contains(name)).cloned().collect(),
         columns: common.iter().filter_map(column).collect(),

@@ -8,7 +8,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::DataError;
 use crate::form::Form;
+use crate::memory::{Memory, TooMuch};
 use crate::table::Table;
+
+/// What a different row takes: its hash and its count, in a map that is half empty after it has grown and is there twice while
+/// it does.
+const ROW_BYTES: u64 = 160;
 
 /// Rows of two tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -27,16 +32,22 @@ pub struct RowCounts {
 /// fields, so two different ones are taken for the same once in 10^20 tables of 10^9 rows; 32 bytes are kept for each.
 ///
 /// # Errors
-/// When a file can't be read, is no table, or lacks one of the columns.
+/// When a file can't be read, is no table, lacks one of the columns, or has more rows than there is memory for.
 pub(super) fn compare_rows(
     a: &Path,
     b: &Path,
     form: &Form,
     columns: &[String],
+    memory: &Memory,
 ) -> Result<RowCounts, DataError> {
     let mut balance: HashMap<u128, i64> = HashMap::new();
-    let rows_before = count(a, form, columns, |row| *balance.entry(row).or_default() -= 1)?;
-    let rows_after = count(b, form, columns, |row| *balance.entry(row).or_default() += 1)?;
+    let mut add = |row: u128, more: i64| {
+        let known = balance.len();
+        *balance.entry(row).or_default() += more;
+        if balance.len() > known { memory.hold(ROW_BYTES) } else { Ok(()) }
+    };
+    let rows_before = count(a, form, columns, memory, |row| add(row, -1))?;
+    let rows_after = count(b, form, columns, memory, |row| add(row, 1))?;
     let (mut rows_added, mut rows_removed) = (0, 0);
     for more in balance.into_values() {
         if more > 0 {
@@ -49,13 +60,20 @@ pub(super) fn compare_rows(
 }
 
 /// Hands each row's hash on, and returns their number.
-fn count(path: &Path, form: &Form, columns: &[String], mut each: impl FnMut(u128)) -> Result<u64, DataError> {
-    let mut table = Table::open(form, path, false)?;
+fn count(
+    path: &Path,
+    form: &Form,
+    columns: &[String],
+    memory: &Memory,
+    mut each: impl FnMut(u128) -> Result<(), TooMuch>,
+) -> Result<u64, DataError> {
+    let mut table = Table::open(form, path, false, memory)?;
     let places = columns.iter().map(|name| table.names().iter().position(|own| own == name));
     let places: Option<Vec<usize>> = places.collect();
     let Some(places) = places else {
         let file = path.display().to_string();
-        return Err(DataError::File { file, problem: format!("it lacks one of the columns {columns:?}") });
+        let problem = "it lacks one of the columns that the other has".to_owned();
+        return Err(DataError::File { file, problem });
     };
     while table.advance()? {
         let mut hasher = Xxh3::new();
@@ -65,7 +83,7 @@ fn count(path: &Path, form: &Form, columns: &[String], mut each: impl FnMut(u128
             hasher.update(&(field.len() as u64).to_le_bytes());
             hasher.update(field.as_bytes());
         }
-        each(hasher.digest128());
+        each(hasher.digest128()).map_err(|why| why.of(path))?;
     }
     Ok(table.finish()?.0)
 }

@@ -1,6 +1,8 @@
 //! The table of public datasets.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -8,6 +10,8 @@ use serde::Deserialize;
 use super::unpack::Unpack;
 use crate::registry::RegistryError;
 
+/// Bytes of a table at most: ten thousand files.
+const TABLE_BYTES_MAX: u64 = 4 << 20;
 /// The table that is built in.
 const BUILT_IN: &str = include_str!("catalog.toml");
 
@@ -60,7 +64,13 @@ impl Catalog {
     pub fn load(over: Option<&Path>) -> Result<Self, RegistryError> {
         let mut catalog = Self::parse(BUILT_IN, Path::new("the built-in table"))?;
         if let Some(path) = over {
-            let text = std::fs::read_to_string(path).map_err(RegistryError::at(path))?;
+            let file = File::open(path).map_err(RegistryError::at(path))?;
+            let mut text = String::new();
+            file.take(TABLE_BYTES_MAX + 1).read_to_string(&mut text).map_err(RegistryError::at(path))?;
+            if text.len() as u64 > TABLE_BYTES_MAX {
+                let problem = format!("a table of more than {TABLE_BYTES_MAX} bytes is not read");
+                return Err(RegistryError::Misused(format!("{}: {problem}", path.display())));
+            }
             catalog.datasets.extend(Self::parse(&text, path)?.datasets);
         }
         Ok(catalog)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, RANGE, RETRY_AFTER};
 
 use super::catalog::PublicFile;
+use crate::below::Below;
 use crate::digest::md5_of_file;
 use crate::registry::{Progress, RegistryError};
 
@@ -60,8 +61,9 @@ pub fn fetch(
     if path.symlink_metadata().is_ok() {
         return check_present(file, path);
     }
-    let parent = path.parent().unwrap_or(folder);
-    std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
+    std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
+    // Nothing is written through a link that lies in the folder.
+    Below::open(folder).and_then(|below| below.folder_of(&file.path).map(drop))?;
     let mut part = Part::open(&path, file.md5.is_some())?;
     let mut line = Line { file, ends: Instant::now() + patience.deadline, patience, progress };
     let mut failure = None;
@@ -112,7 +114,14 @@ impl Part {
         let mut name = whole.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = whole.with_file_name(name);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            &mut options,
+            rustix::fs::OFlags::NOFOLLOW.bits() as i32,
+        );
+        let file = options.open(&path);
         let file = file.map_err(RegistryError::at(&path))?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {

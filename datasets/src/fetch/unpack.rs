@@ -1,5 +1,6 @@
 //! What is published in a form of its own, turned into one that a run reads.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -7,12 +8,17 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 
+use crate::quote::quoted;
 use crate::registry::RegistryError;
 
 /// Bytes of an image of CIFAR-10: red, green and blue planes of 32 x 32, row by row.
 const PIXELS: usize = 3 * 32 * 32;
-/// Records of a file at most: six times what is published.
+/// Images of one use at most: what is published has 50,000 for training.
 const RECORDS_MAX: u64 = 60_000;
+/// Entries of an archive at most: what is published has 9.
+const ENTRIES_MAX: u64 = 64;
+/// Bytes that an archive unpacks to at most: all images of both uses, and as much again for what is passed over.
+const UNPACKED_BYTES_MAX: u64 = 4 * RECORDS_MAX * (PIXELS as u64 + 1);
 
 /// How a file is unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -45,14 +51,20 @@ pub fn unpack(what: Unpack, archive: &Path) -> Result<PathBuf, RegistryError> {
 }
 
 fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
-    std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
+    // A new one: what lies there, a link perhaps, is not written into.
+    std::fs::create_dir(folder).map_err(RegistryError::at(folder))?;
     let mut parts = [Part::create(folder, "train")?, Part::create(folder, "test")?];
     let file = File::open(archive).map_err(RegistryError::at(archive))?;
     let wrong = |problem: String| RegistryError::wrong(archive, problem);
     let broken = |why: std::io::Error| wrong(format!("this is no tar archive: {why}"));
-    let mut tar = tar::Archive::new(GzDecoder::new(file));
-    for entry in tar.entries().map_err(broken)? {
+    let mut tar = tar::Archive::new(Limited { inner: GzDecoder::new(file), left: UNPACKED_BYTES_MAX });
+    let mut names = BTreeSet::new();
+    // Raw: an entry that holds the name of the next one is an entry like others, and not read into memory.
+    for (number, entry) in (1u64..).zip(tar.entries().map_err(broken)?.raw(true)) {
         let mut entry = entry.map_err(broken)?;
+        if number > ENTRIES_MAX {
+            return Err(wrong(format!("there are more than {ENTRIES_MAX} files in it")));
+        }
         let path = entry.path().map_err(broken)?.into_owned();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // They stand in the archive in any order; which image is which number is of no meaning.
@@ -61,16 +73,27 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
             "test_batch.bin" => &mut parts[1],
             _ => continue,
         };
+        if !entry.header().entry_type().is_file() {
+            return Err(wrong(format!("{} is no plain file in it", quoted(&name))));
+        }
+        if !names.insert(name.clone()) {
+            return Err(wrong(format!("{} is in it twice", quoted(&name))));
+        }
         let records = entry.size() / (PIXELS as u64 + 1);
-        if entry.size() % (PIXELS as u64 + 1) != 0 || records > RECORDS_MAX {
-            let problem = format!("{name} has {} bytes, images have {} each", entry.size(), PIXELS + 1);
+        if entry.size() % (PIXELS as u64 + 1) != 0 {
+            let problem =
+                format!("{} has {} bytes, images have {} each", quoted(&name), entry.size(), PIXELS + 1);
             return Err(wrong(problem));
+        }
+        if part.labels.len() as u64 + records > RECORDS_MAX {
+            return Err(wrong(format!("there are more than {RECORDS_MAX} images for {} in it", part.name)));
         }
         let mut record = [0; PIXELS + 1];
         for number in 0..records {
-            entry.read_exact(&mut record).map_err(|why| wrong(format!("{name}, image {number}: {why}")))?;
+            let at = |why: String| wrong(format!("{}, image {number}: {why}", quoted(&name)));
+            entry.read_exact(&mut record).map_err(|why| at(why.to_string()))?;
             if record[0] > 9 {
-                return Err(wrong(format!("{name}, image {number}: the label is {}, not 0 to 9", record[0])));
+                return Err(at(format!("the label is {}, not 0 to 9", record[0])));
             }
             part.push(&record)?;
         }
@@ -79,6 +102,24 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
         return Err(wrong(format!("there are no images for {} in it", part.name)));
     }
     parts.into_iter().try_for_each(|part| part.finish(folder))
+}
+
+/// What is read through it has so many bytes at most.
+struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            std::io::Error::other(format!(
+                "it unpacks to more than {UNPACKED_BYTES_MAX} bytes, which this dataset hasn't"
+            ))
+        })?;
+        Ok(read)
+    }
 }
 
 /// Images of one use, written as they come.

@@ -1,5 +1,6 @@
 //! Adding a version: the bytes first, the manifest last.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Registry;
@@ -11,7 +12,8 @@ use super::reference::check_name;
 use super::source::Source;
 use super::workspace::{Workspace, locked};
 use crate::digest::md5_of_bytes;
-use crate::listing::listing;
+use crate::listing::{FileEntry, listing};
+use crate::quote::quoted;
 use crate::spread::try_spread;
 
 /// What is to be added.
@@ -42,7 +44,7 @@ pub struct Added {
 
 impl Registry {
     /// Reads a file or folder on all cores, keeps each file's bytes once, and writes the manifest of a new version;
-    /// none if the newest version has the same bytes. Until the manifest is there, there is no version: a process that
+    /// none if the newest version has the same bytes (and their BLAKE3). Until the manifest is there, there is no version: a process that
     /// is killed on the way leaves files without one, which the next call uses or sweeps.
     ///
     /// Two calls at the same time make two versions, one after the other.
@@ -55,6 +57,7 @@ impl Registry {
         let workspace = Workspace::begin(&self.root)?;
         progress.begin(source.files.len() as u64, source.files.iter().map(|file| file.bytes).sum());
         let files = try_spread(&source.files, |file| self.take_in(file, &workspace, progress))?;
+        check_collisions(&files, &request.path)?;
         let digest = if source.is_folder {
             let listing = listing(&files);
             let digest = format!("{}.dir", md5_of_bytes(&listing));
@@ -88,12 +91,13 @@ impl Registry {
         let numbers = self.numbers(&manifest.name)?;
         let mut same_as = None;
         if let Some(newest) = numbers.last() {
-            let newest = self.manifest(&manifest.name, *newest)?;
-            if newest.digest == manifest.digest {
+            let newest = self.manifest(&manifest.name, *newest, &self.memory())?;
+            // A version that only an MD5 vouches for has the same bytes, as far as is known: this one says it.
+            if newest.digest == manifest.digest && !newest.is_md5_only() {
                 return Ok(Added { manifest: newest, is_new: false, same_as });
             }
             for number in numbers.iter().rev() {
-                if self.manifest(&manifest.name, *number)?.digest == manifest.digest {
+                if self.manifest(&manifest.name, *number, &self.memory())?.digest == manifest.digest {
                     same_as = Some(*number);
                     break;
                 }
@@ -106,6 +110,24 @@ impl Registry {
         store::write_file(&self.manifest_path(&manifest.name, manifest.version), &manifest.to_json())?;
         Ok(Added { manifest, is_new: true, same_as })
     }
+}
+
+/// Two files with one MD5 and different bytes can't lie in one registry, and are made on purpose only.
+fn check_collisions(files: &[FileEntry], root: &Path) -> Result<(), RegistryError> {
+    let mut seen: HashMap<&str, &FileEntry> = HashMap::new();
+    for file in files {
+        let first = *seen.entry(&file.md5).or_insert(file);
+        if first.blake3 != file.blake3 {
+            let problem = format!(
+                "{} and {} have the same MD5 {}, but not the same BLAKE3: somebody made them so on purpose; trust neither",
+                quoted(&first.path),
+                quoted(&file.path),
+                file.md5
+            );
+            return Err(RegistryError::wrong(root, problem));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folders above durable, in case they are new.

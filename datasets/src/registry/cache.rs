@@ -4,18 +4,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use md5::{Digest, Md5};
-
 use super::Registry;
 use super::error::RegistryError;
 use super::progress::Progress;
 use super::source::SourceFile;
 use super::workspace::Workspace;
-use crate::digest::{hexadecimal, md5_of_bytes};
+use crate::digest::{Digests, Hasher};
 use crate::listing::FileEntry;
 
 /// A file of so many bytes is read at once, hashed and written; a larger one is hashed first and copied if it is new.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
+/// Whoever writes to a file is to be done before it is added.
+const GREW: &str = "the file changed while it was read; add it again when nobody writes to it";
 /// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 1 << 18;
 
@@ -33,31 +33,23 @@ pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, RegistryError> {
     Ok(names)
 }
 
-/// What is read, hashed and counted on the way through.
-pub(super) struct Copied {
-    pub(super) md5: String,
-    pub(super) bytes: u64,
-}
-
 /// Reads to the end, hashing; what is read goes `into`.
 pub(super) fn hash_through(
     mut from: impl Read,
     mut into: impl Write,
     progress: &dyn Progress,
-) -> std::io::Result<Copied> {
-    let mut hasher = Md5::new();
+) -> std::io::Result<Digests> {
+    let mut hasher = Hasher::default();
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut bytes = 0;
     loop {
         let read = match from.read(&mut chunk) {
-            Ok(0) => return Ok(Copied { md5: hexadecimal(&hasher.finalize()), bytes }),
+            Ok(0) => return Ok(hasher.finish()),
             Ok(read) => read,
             Err(why) if why.kind() == ErrorKind::Interrupted => continue,
             Err(why) => return Err(why),
         };
         hasher.update(&chunk[..read]);
         into.write_all(&chunk[..read])?;
-        bytes += read as u64;
         progress.bytes(read as u64);
     }
 }
@@ -71,27 +63,29 @@ impl Registry {
         progress: &dyn Progress,
     ) -> Result<FileEntry, RegistryError> {
         let at = || RegistryError::at(&file.path);
-        let (md5, bytes) = if file.bytes <= WHOLE_BYTES_MAX {
-            let content = std::fs::read(&file.path).map_err(at())?;
+        let digests = if file.bytes <= WHOLE_BYTES_MAX {
+            let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0) + 1);
+            let source = File::open(&file.path).map_err(at())?;
+            source.take(WHOLE_BYTES_MAX + 1).read_to_end(&mut content).map_err(at())?;
+            if content.len() as u64 > WHOLE_BYTES_MAX {
+                return Err(RegistryError::wrong(&file.path, GREW));
+            }
             progress.bytes(content.len() as u64);
-            (self.take_in_bytes(&content, workspace)?, content.len() as u64)
+            let digests = Digests::of_bytes(&content);
+            if !self.has(&digests.md5, &digests, &file.path)? {
+                self.write_in(&digests.md5, &content, workspace)?;
+            }
+            digests
         } else {
             let source = File::open(&file.path).map_err(at())?;
             let hashed = hash_through(source, std::io::sink(), progress).map_err(at())?;
-            if !self.has(&hashed.md5, hashed.bytes) {
+            if !self.has(&hashed.md5, &hashed, &file.path)? {
                 self.copy_in(&file.path, &hashed, workspace)?;
             }
-            (hashed.md5, hashed.bytes)
+            hashed
         };
         progress.file();
-        Ok(FileEntry { path: file.relative.clone(), bytes, md5 })
-    }
-
-    /// Takes bytes in, unless they are there, and returns their MD5.
-    fn take_in_bytes(&self, content: &[u8], workspace: &Workspace) -> Result<String, RegistryError> {
-        let md5 = md5_of_bytes(content);
-        self.take_in_as(&md5, content, workspace)?;
-        Ok(md5)
+        Ok(FileEntry::new(file.relative.clone(), digests))
     }
 
     /// Takes bytes in under a name, unless they are there.
@@ -101,9 +95,13 @@ impl Registry {
         content: &[u8],
         workspace: &Workspace,
     ) -> Result<(), RegistryError> {
-        if self.has(name, content.len() as u64) {
+        if self.has(name, &Digests::of_bytes(content), &self.object(name))? {
             return Ok(());
         }
+        self.write_in(name, content, workspace)
+    }
+
+    fn write_in(&self, name: &str, content: &[u8], workspace: &Workspace) -> Result<(), RegistryError> {
         let temporary = workspace.path();
         let mut file = create(&temporary)?;
         file.write_all(content).and_then(|()| settle(&file)).map_err(RegistryError::at(&temporary))?;
@@ -112,7 +110,7 @@ impl Registry {
 
     /// Copies a file in. A file system that can share blocks (btrfs, XFS) shares them; what counts is that the bytes
     /// under the name are the bytes that were hashed, so they are hashed as they arrive.
-    fn copy_in(&self, path: &Path, expected: &Copied, workspace: &Workspace) -> Result<(), RegistryError> {
+    fn copy_in(&self, path: &Path, expected: &Digests, workspace: &Workspace) -> Result<(), RegistryError> {
         let source = File::open(path).map_err(RegistryError::at(path))?;
         let temporary = workspace.path();
         let file = create(&temporary)?;
@@ -124,11 +122,8 @@ impl Registry {
         };
         let copied = copied.map_err(RegistryError::at(&temporary))?;
         settle(&file).map_err(RegistryError::at(&temporary))?;
-        if copied.md5 != expected.md5 {
-            return Err(RegistryError::wrong(
-                path,
-                "the file changed while it was read; add it again when nobody writes to it",
-            ));
+        if copied != *expected {
+            return Err(RegistryError::wrong(path, GREW));
         }
         self.publish(&temporary, &expected.md5)
     }
@@ -146,9 +141,29 @@ impl Registry {
         }
     }
 
-    /// Whether so many bytes are there under this name. One that was cut is taken in anew; `verify` reads them all.
-    fn has(&self, name: &str, bytes: u64) -> bool {
-        std::fs::metadata(self.object(name)).is_ok_and(|found| found.is_file() && found.len() == bytes)
+    /// Whether these bytes are there under this name. They are read again: an MD5 and a size alone would take another file
+    /// with the same MD5, which can be made on purpose, for the one that is added. What was cut or damaged is taken in anew.
+    fn has(&self, name: &str, expected: &Digests, added: &Path) -> Result<bool, RegistryError> {
+        let path = self.object(name);
+        let is_there = std::fs::metadata(&path);
+        if !is_there.is_ok_and(|found| found.is_file() && found.len() == expected.bytes) {
+            return Ok(false);
+        }
+        let found = Digests::of_file(&path)?;
+        if found == *expected || found.md5 != expected.md5 {
+            return Ok(found == *expected);
+        }
+        Err(RegistryError::wrong(
+            added,
+            format!(
+                "its MD5 {} is that of another file here ({}), but its BLAKE3 is {} and the other's {}: somebody made two files \
+                 with one MD5 on purpose, and this registry, which has DVC's layout, holds one of them; trust neither",
+                expected.md5,
+                path.display(),
+                expected.blake3,
+                found.blake3
+            ),
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copying a version out, checked on the way.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Registry;
@@ -8,7 +8,9 @@ use super::cache::hash_through;
 use super::error::RegistryError;
 use super::manifest::Manifest;
 use super::progress::Progress;
+use crate::below::{Below, Hindered, Within};
 use crate::listing::FileEntry;
+use crate::quote::quoted;
 use crate::spread::try_spread;
 
 impl Registry {
@@ -16,7 +18,8 @@ impl Registry {
     /// when it is whole; a folder that wasn't there appears with all its files or not at all.
     ///
     /// A folder goes to a new or an empty folder. A file goes to a new file, or under its own name into a folder. With
-    /// `force` files of the same names are replaced, and other files stay.
+    /// `force` files of the same names are replaced, and other files stay. Nothing is written through a link that lies in
+    /// the folder.
     ///
     /// # Errors
     /// When the place is taken, when a file here is missing or damaged, or can't be written.
@@ -40,10 +43,13 @@ impl Registry {
             if !force && path.symlink_metadata().is_ok() {
                 return Err(taken(&path, "there is such a file"));
             }
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
-            }
-            self.copy_out(manifest, file, &path, progress)?;
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| RegistryError::wrong(&path, "this is no name for a file"))?;
+            let (folder, name) = Below::open(parent).and_then(|below| below.folder_of(name))?;
+            self.copy_out(manifest, file, &folder, name, force, progress)?;
         }
         Ok(path)
     }
@@ -60,11 +66,12 @@ impl Registry {
                 return Err(taken(to, "this is a file, and the dataset is a folder").without_force());
             }
             let is_empty = std::fs::read_dir(to).map_err(RegistryError::at(to))?.next().is_none();
-            if !is_empty {
-                if !force {
-                    return Err(taken(to, "this folder is not empty"));
-                }
-                return self.copy_all(manifest, to, progress);
+            if !is_empty && !force {
+                return Err(taken(to, "this folder is not empty"));
+            }
+            // A link stays, and what it leads to is filled: nothing can take its place in one step.
+            if !is_empty || to.is_symlink() {
+                return self.copy_all(manifest, to, force, progress);
             }
         }
         // Beside its place, so that it takes the place in one step.
@@ -75,7 +82,7 @@ impl Registry {
         }
         let copied = std::fs::create_dir(&temporary)
             .map_err(RegistryError::at(&temporary))
-            .and_then(|()| self.copy_all(manifest, &temporary, progress))
+            .and_then(|()| self.copy_all(manifest, &temporary, false, progress))
             .and_then(|()| std::fs::rename(&temporary, &to).map_err(RegistryError::at(&to)));
         if copied.is_err() {
             let _ = std::fs::remove_dir_all(&temporary);
@@ -83,17 +90,27 @@ impl Registry {
         copied
     }
 
-    fn copy_all(&self, manifest: &Manifest, to: &Path, progress: &dyn Progress) -> Result<(), RegistryError> {
-        let mut folders: Vec<PathBuf> = manifest
-            .files
-            .iter()
-            .filter_map(|file| to.join(&file.path).parent().map(Path::to_owned))
-            .collect();
-        folders.dedup();
-        for folder in folders {
-            std::fs::create_dir_all(&folder).map_err(RegistryError::at(&folder))?;
+    fn copy_all(
+        &self,
+        manifest: &Manifest,
+        to: &Path,
+        force: bool,
+        progress: &dyn Progress,
+    ) -> Result<(), RegistryError> {
+        let below = Below::open(to)?;
+        // Before any file is replaced: all folders, so that a link in one of them changes nothing.
+        let mut last = None;
+        for file in &manifest.files {
+            let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
+            if parent.is_some() && parent != last {
+                below.folder_of(&file.path)?;
+            }
+            last = parent;
         }
-        try_spread(&manifest.files, |file| self.copy_out(manifest, file, &to.join(&file.path), progress))?;
+        try_spread(&manifest.files, |file| {
+            let (folder, name) = below.folder_of(&file.path)?;
+            self.copy_out(manifest, file, &folder, name, force, progress)
+        })?;
         Ok(())
     }
 
@@ -102,7 +119,9 @@ impl Registry {
         &self,
         manifest: &Manifest,
         file: &FileEntry,
-        path: &Path,
+        folder: &Within,
+        name: &str,
+        force: bool,
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let object = self.object(&file.md5);
@@ -111,29 +130,45 @@ impl Registry {
             RegistryError::wrong(
                 &object,
                 format!(
-                    "{problem}: the bytes of {:?} in {reference}; add the same data again to mend it (a damaged file is \
+                    "{problem}: the bytes of {} in {reference}; add the same data again to mend it (a damaged file is \
                      to be removed first)",
-                    file.path
+                    quoted(&file.path)
                 ),
             )
         };
+        let path = folder.path().join(name);
         let source = File::open(&object).map_err(|why| broken(why.to_string()))?;
-        let temporary = partial(path);
-        let copied = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
+        let temporary = partial_name(name);
+        let copied = folder
+            .create(&temporary)
             .and_then(|copy| hash_through(source, copy, progress))
-            .map_err(RegistryError::at(&temporary))
-            .and_then(|copied| match copied.md5 == file.md5 {
-                true => std::fs::rename(&temporary, path).map_err(RegistryError::at(path)),
-                false => Err(broken(format!("damaged, its MD5 is {}", copied.md5))),
+            .map_err(RegistryError::at(&path))
+            .and_then(|copied| match file.differs(&copied) {
+                Some(how) => Err(broken(format!("damaged, {how}"))),
+                // A file system may take two names for one (README and readme).
+                None if !force && folder.has(name) => Err(RegistryError::wrong(
+                    &path,
+                    "there is a file of that name already: does this file system take two of the version's names for one?",
+                )),
+                None => folder.rename(&temporary, name).map_err(RegistryError::at(&path)),
             });
         if copied.is_err() {
-            let _ = std::fs::remove_file(&temporary);
+            let _ = folder.remove(&temporary);
         }
         progress.file();
         copied
+    }
+}
+
+impl From<Hindered> for RegistryError {
+    fn from(why: Hindered) -> Self {
+        match why {
+            Hindered::Link(path) => Self::Misused(format!(
+                "{}: this is a link, and nothing is written through links: remove it, or name another place",
+                path.display()
+            )),
+            Hindered::Io(path, why) => Self::at(&path)(why),
+        }
     }
 }
 
@@ -152,7 +187,11 @@ fn taken(path: &Path, what: &str) -> RegistryError {
 
 /// A neighbour for what is not finished.
 fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    path.with_file_name(name)
+    path.with_file_name(partial_name(&path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn partial_name(name: &str) -> String {
+    // A name may be as long as a file system takes it.
+    let short: String = name.chars().take(100).collect();
+    format!(".{short}.{}.partial", std::process::id())
 }

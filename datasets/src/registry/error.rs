@@ -4,15 +4,16 @@ use std::io;
 use std::path::Path;
 
 use crate::error::DataError;
+use crate::quote::{clipped, plain};
 
 /// Why a version can't be added, found, checked or copied.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The caller asked for something that can't be: a name that is none, a destination that is taken.
-    #[error("{0}")]
+    #[error("{}", clipped(.0))]
     Misused(String),
     /// Something on disk is missing or isn't what it should be.
-    #[error("{place}: {problem}")]
+    #[error("{}: {}", plain(.place), clipped(.problem))]
     Wrong {
         /// The file or folder.
         place: String,
@@ -20,7 +21,7 @@ pub enum RegistryError {
         problem: String,
     },
     /// The file system said no.
-    #[error("{place}: {source}")]
+    #[error("{}: {source}", plain(.place))]
     Io {
         /// The file or folder.
         place: String,
@@ -34,7 +35,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Table(#[from] DataError),
     /// A server can't be reached, or not in time.
-    #[error("{place}: {problem}")]
+    #[error("{}: {}", plain(.place), clipped(.problem))]
     Unreachable {
         /// The address.
         place: String,

@@ -6,8 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
 use super::reference::MD5_CHARACTERS;
+use crate::digest::Digests;
+use crate::error::DataError;
 use crate::listing::{FileEntry, directory_digest};
+use crate::memory::{Memory, read_whole};
+use crate::quote::quoted;
 
+/// What a manifest takes in bytes of its file while it is read: the file, its entries, and their listing.
+const FILE_TIMES: u64 = 8;
+/// What it takes as long as it lives, likewise.
+const KEPT_TIMES: u64 = 3;
+/// Characters of a whole BLAKE3.
+const BLAKE3_CHARACTERS: usize = 64;
 /// Form of the manifests that this program writes and reads.
 const FORMAT: u32 = 1;
 
@@ -64,6 +74,37 @@ impl Manifest {
         format!("{}@{}", self.name, self.digest.get(..8).unwrap_or(&self.digest))
     }
 
+    /// Whether only an MD5 vouches for some of its files: it was added before there was a BLAKE3.
+    #[must_use]
+    pub fn is_md5_only(&self) -> bool {
+        self.files.iter().any(|file| file.blake3.is_none())
+    }
+
+    /// Holds files that were read against those of this version.
+    pub(crate) fn check_read(&self, read: &[FileEntry]) -> Result<(), DataError> {
+        for file in read {
+            let own = self.files.binary_search_by(|own| own.path.as_bytes().cmp(file.path.as_bytes()));
+            let own = own.ok().and_then(|at| self.files.get(at));
+            let problem = match own {
+                None => Some("it has no such file".to_owned()),
+                Some(own) => file.blake3.as_ref().and_then(|blake3| {
+                    let found = Digests { md5: file.md5.clone(), blake3: blake3.clone(), bytes: file.bytes };
+                    own.differs(&found)
+                }),
+            };
+            if let Some(problem) = problem {
+                let label = format!("{}@{}", self.name, self.version);
+                return Err(DataError::File {
+                    file: file.path.clone(),
+                    problem: format!(
+                        "this is not the file of {label}: {problem} (`datasets verify {label}`)"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Its file.
     pub(super) fn to_json(&self) -> Vec<u8> {
         // Plain strings and numbers in a plain structure: there is no value of it that JSON can't hold.
@@ -73,8 +114,11 @@ impl Manifest {
     }
 
     /// Reads the file and checks that it is what `add` wrote: paths that stay inside, digests that fit each other.
-    pub(super) fn read(path: &Path, name: &str, number: u64) -> Result<Self, RegistryError> {
-        let bytes = std::fs::read(path).map_err(RegistryError::at(path))?;
+    pub(super) fn read(path: &Path, name: &str, number: u64, memory: &Memory) -> Result<Self, RegistryError> {
+        let (bytes, parsed) = match read_whole(path, memory, FILE_TIMES) {
+            Err(DataError::Io { source, .. }) => return Err(RegistryError::at(path)(source)),
+            read => read?,
+        };
         let wrong = |problem: String| {
             RegistryError::wrong(
                 path,
@@ -91,6 +135,8 @@ impl Manifest {
             ));
         }
         manifest.check(name, number).map_err(wrong)?;
+        drop(parsed);
+        memory.hold((bytes.len() as u64).saturating_mul(KEPT_TIMES)).map_err(|why| why.of(path))?;
         Ok(manifest)
     }
 
@@ -107,10 +153,21 @@ impl Manifest {
         }
         for file in &self.files {
             if !is_inside(&file.path) {
-                return Err(format!("the path {:?} leads out of the dataset", file.path));
+                return Err(format!("the path {} leads out of the dataset", quoted(&file.path)));
             }
             if !is_md5(&file.md5) {
-                return Err(format!("{:?} has the MD5 {:?}, which is none", file.path, file.md5));
+                return Err(format!(
+                    "{} has the MD5 {}, which is none",
+                    quoted(&file.path),
+                    quoted(&file.md5)
+                ));
+            }
+            if let Some(blake3) = file.blake3.as_deref().filter(|blake3| !is_blake3(blake3)) {
+                return Err(format!(
+                    "{} has the BLAKE3 {}, which is none",
+                    quoted(&file.path),
+                    quoted(blake3)
+                ));
             }
         }
         let found = match self.files.as_slice() {
@@ -137,6 +194,10 @@ fn is_inside(path: &str) -> bool {
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
+fn is_blake3(text: &str) -> bool {
+    text.len() == BLAKE3_CHARACTERS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 pub(crate) fn is_md5(text: &str) -> bool {
     text.len() == MD5_CHARACTERS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -146,12 +207,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::digest::md5_of_bytes;
 
     fn manifest(paths: &[String]) -> Manifest {
         let mut files: Vec<FileEntry> = paths
             .iter()
-            .map(|path| FileEntry { path: path.clone(), bytes: 1, md5: md5_of_bytes(path.as_bytes()) })
+            .map(|path| {
+                let digests = Digests { bytes: 1, ..Digests::of_bytes(path.as_bytes()) };
+                FileEntry::new(path.clone(), digests)
+            })
             .collect();
         files.sort();
         files.dedup_by(|a, b| a.path == b.path);
@@ -174,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("000002.json");
         std::fs::write(&path, bytes).expect("written");
-        Manifest::read(&path, "d", 2)
+        Manifest::read(&path, "d", 2, &Memory::megabytes(100))
     }
 
     #[test]
@@ -190,6 +253,7 @@ mod tests {
         check("\"s/b\"", "\"s/../b\"", "leads out");
         check("\"s/b\"", "\"s/c\"", "digest");
         check("\"a\"", "\"/a\"", "leads out");
+        check("\"blake3\": \"", "\"blake3\": \"x", "BLAKE3");
         check("\"version\": 2", "\"version\": 3", "in the place of d@2");
         check("\"format\": 1", "\"format\": 9", "newer");
         check("\"bytes\": 2,\n  \"at\"", "\"bytes\": 3,\n  \"at\"", "another sum");

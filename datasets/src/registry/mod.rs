@@ -27,6 +27,8 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 
+use crate::memory::Memory;
+
 pub use add::{Added, Request};
 pub use clock::utc;
 pub use error::RegistryError;
@@ -34,6 +36,7 @@ pub(crate) use manifest::is_md5;
 pub use manifest::{Manifest, Parent};
 pub use progress::{Progress, Quiet};
 pub use reference::{Reference, Version};
+pub(crate) use resolve::resolve_within;
 pub use resolve::{Resolved, resolve};
 pub use source::files_of;
 pub use verify::{Damage, Report};
@@ -47,13 +50,20 @@ pub const DIR_VARIABLE: &str = "BONFIRE_DATASETS";
 #[derive(Clone, Debug)]
 pub struct Registry {
     root: PathBuf,
+    memory_mb: u64,
 }
 
 impl Registry {
     /// The registry in this folder, which need not exist yet.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), memory_mb: configs::Dataset::default().memory_mb }
+    }
+
+    /// The same, with so many megabytes (10^6 bytes) of memory at most for its manifests.
+    #[must_use]
+    pub fn with_memory_mb(self, memory_mb: u64) -> Self {
+        Self { memory_mb, ..self }
     }
 
     /// The registry of `BONFIRE_DATASETS`, else of `.bonfire/datasets` under the working directory.
@@ -97,7 +107,8 @@ impl Registry {
         if numbers.is_empty() {
             return Err(self.unknown(name));
         }
-        numbers.into_iter().map(|number| self.manifest(name, number)).collect()
+        let memory = self.memory();
+        numbers.into_iter().map(|number| self.manifest(name, number, &memory)).collect()
     }
 
     /// The version that a reference means: the newest one if it names none.
@@ -108,12 +119,15 @@ impl Registry {
         let name = &reference.name;
         let numbers = self.numbers(name)?;
         let Some(newest) = numbers.last().copied() else { return Err(self.unknown(name)) };
+        let memory = self.memory();
         let found = match &reference.version {
-            Version::Newest => Some(self.manifest(name, newest)?),
-            Version::Number(number) if numbers.contains(number) => Some(self.manifest(name, *number)?),
+            Version::Newest => Some(self.manifest(name, newest, &memory)?),
+            Version::Number(number) if numbers.contains(number) => {
+                Some(self.manifest(name, *number, &memory)?)
+            }
             Version::Number(_) => None,
             Version::Digest(prefix) => {
-                let all = numbers.iter().map(|number| self.manifest(name, *number));
+                let all = numbers.iter().map(|number| self.manifest(name, *number, &memory));
                 let all = all.collect::<Result<Vec<_>, _>>()?;
                 let mut found: Vec<Manifest> =
                     all.into_iter().filter(|own| own.digest.starts_with(prefix)).collect();
@@ -150,8 +164,12 @@ impl Registry {
     }
 
     /// Reads and checks one manifest.
-    fn manifest(&self, name: &str, number: u64) -> Result<Manifest, RegistryError> {
-        Manifest::read(&self.manifest_path(name, number), name, number)
+    fn manifest(&self, name: &str, number: u64, memory: &Memory) -> Result<Manifest, RegistryError> {
+        Manifest::read(&self.manifest_path(name, number), name, number, memory)
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::megabytes(self.memory_mb)
     }
 
     /// Numbers of a dataset's versions, in order; none if there is no such dataset.

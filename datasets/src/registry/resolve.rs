@@ -8,6 +8,7 @@ use super::error::RegistryError;
 use super::manifest::Manifest;
 use super::reference::{Reference, Version};
 use super::workspace::Workspace;
+use crate::memory::Memory;
 
 /// What a `dataset.uri` begins with that means a registered dataset and nothing else.
 const SCHEME: &str = "dataset:";
@@ -38,6 +39,15 @@ impl Resolved {
 /// # Errors
 /// When it names a registered dataset that isn't there, or whose files are missing or cut.
 pub fn resolve(uri: &str, dir: Option<&Path>) -> Result<Option<Resolved>, RegistryError> {
+    resolve_within(uri, dir, &Memory::megabytes(configs::Dataset::default().memory_mb))
+}
+
+/// As [`resolve`], within a budget of memory for the manifest.
+pub(crate) fn resolve_within(
+    uri: &str,
+    dir: Option<&Path>,
+    memory: &Memory,
+) -> Result<Option<Resolved>, RegistryError> {
     let reference: Reference = match uri.strip_prefix(SCHEME) {
         Some(rest) => rest.parse()?,
         None => match uri.parse::<Reference>() {
@@ -46,6 +56,7 @@ pub fn resolve(uri: &str, dir: Option<&Path>) -> Result<Option<Resolved>, Regist
         },
     };
     let registry = dir.map_or_else(Registry::of_environment, Registry::at);
+    let registry = registry.with_memory_mb(memory.limit() / 1_000_000);
     let manifest = registry.find(&reference)?;
     let path = registry.view(&manifest)?;
     Ok(Some(Resolved { manifest, path }))

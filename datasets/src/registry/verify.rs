@@ -1,6 +1,6 @@
 //! Reading every byte again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::ErrorKind;
 
@@ -10,6 +10,7 @@ use super::error::RegistryError;
 use super::manifest::Manifest;
 use super::progress::Progress;
 use super::reference::Reference;
+use crate::digest::Digests;
 use crate::listing::listing;
 use crate::spread::spread;
 
@@ -31,6 +32,8 @@ pub struct Report {
     pub versions: u64,
     /// Different files that were read.
     pub files: u64,
+    /// Those of them for which only an MD5 vouches: they were added before there was a BLAKE3.
+    pub md5_only: u64,
     /// Bytes that were read.
     pub bytes: u64,
     /// What is wrong; nothing if all is well.
@@ -41,6 +44,9 @@ pub struct Report {
 struct Expected<'a> {
     object: String,
     bytes: Option<u64>,
+    /// None of a listing, whose own bytes are made from what the manifest says.
+    blake3: Option<String>,
+    is_listing: bool,
     version: String,
     path: &'a str,
 }
@@ -61,27 +67,39 @@ impl Registry {
             None => self.all_readable(&mut report.damages)?,
         };
         report.versions = manifests.len() as u64;
-        let mut objects: BTreeMap<&str, Expected> = BTreeMap::new();
+        // By both digests: a version that has the BLAKE3 of a file says more than an older one that has the MD5 alone.
+        let mut objects: BTreeMap<(&str, Option<&str>), Expected> = BTreeMap::new();
         for manifest in &manifests {
             let version = format!("{}@{}", manifest.name, manifest.version);
             for file in &manifest.files {
-                objects.entry(&file.md5).or_insert_with(|| Expected {
+                objects.entry((&file.md5, file.blake3.as_deref())).or_insert_with(|| Expected {
                     object: file.md5.clone(),
                     bytes: Some(file.bytes),
+                    blake3: file.blake3.clone(),
+                    is_listing: false,
                     version: version.clone(),
                     path: &file.path,
                 });
             }
             if manifest.is_folder() {
-                objects.entry(&manifest.digest).or_insert_with(|| Expected {
+                let listing = listing(&manifest.files);
+                objects.entry((&manifest.digest, None)).or_insert_with(|| Expected {
                     object: manifest.digest.clone(),
-                    bytes: Some(listing(&manifest.files).len() as u64),
+                    bytes: Some(listing.len() as u64),
+                    blake3: Some(Digests::of_bytes(&listing).blake3),
+                    is_listing: true,
                     version,
                     path: "(the folder's listing)",
                 });
             }
         }
+        let known: BTreeSet<&str> =
+            objects.keys().filter(|(_, blake3)| blake3.is_some()).map(|(md5, _)| *md5).collect();
+        objects.retain(|(md5, blake3), expected| {
+            blake3.is_some() || expected.is_listing || !known.contains(md5)
+        });
         let objects: Vec<Expected> = objects.into_values().collect();
+        report.md5_only = objects.iter().filter(|expected| expected.blake3.is_none()).count() as u64;
         progress.begin(objects.len() as u64, objects.iter().filter_map(|object| object.bytes).sum());
         let checked = spread(&objects, |expected| self.check(expected, progress));
         report.files = objects.len() as u64;
@@ -96,9 +114,10 @@ impl Registry {
     /// All manifests that can be read; the others are damages.
     fn all_readable(&self, damages: &mut Vec<Damage>) -> Result<Vec<Manifest>, RegistryError> {
         let mut manifests = Vec::new();
+        let memory = self.memory();
         for name in self.names()? {
             for number in self.numbers(&name)? {
-                match self.manifest(&name, number) {
+                match self.manifest(&name, number, &memory) {
                     Ok(manifest) => manifests.push(manifest),
                     Err(error) => damages.push(Damage {
                         version: format!("{name}@{number}"),
@@ -119,9 +138,21 @@ impl Registry {
         let hashed = File::open(&path).and_then(|file| hash_through(file, std::io::sink(), progress));
         progress.file();
         let (bytes, problem) = match hashed {
-            Ok(hashed) if hashed.md5 == md5 && expected.bytes.is_none_or(|bytes| bytes == hashed.bytes) => {
+            Ok(hashed)
+                if hashed.md5 == md5
+                    && expected.bytes.is_none_or(|bytes| bytes == hashed.bytes)
+                    && expected.blake3.as_ref().is_none_or(|blake3| *blake3 == hashed.blake3) =>
+            {
                 return (hashed.bytes, None);
             }
+            Ok(hashed) if hashed.md5 == md5 && expected.blake3.is_some() => (
+                hashed.bytes,
+                format!(
+                    "another file with the same MD5, made on purpose: {place} has the BLAKE3 {}, not {}",
+                    hashed.blake3,
+                    expected.blake3.as_deref().unwrap_or_default()
+                ),
+            ),
             Ok(hashed) => (
                 hashed.bytes,
                 format!("damaged: {place} has the MD5 {} and {} bytes", hashed.md5, hashed.bytes),

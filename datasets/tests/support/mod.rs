@@ -1,6 +1,8 @@
 //! Small real files of every form.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod place;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

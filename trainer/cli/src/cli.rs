@@ -38,7 +38,21 @@ pub struct Source {
     /// A version by its step, `best` by the metric of checkpoint.best, or `newest`
     #[arg(long, value_name = "STEP|best|newest", default_value = "newest")]
     pub version: Which,
+    /// How much may be taken
+    #[command(flatten)]
+    pub memory: Memory,
 }
+
+/// What reading files may take.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Memory {
+    /// Megabytes of memory that reading data may take; by default the run's dataset.memory_mb
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MEMORY_MB_MAX))]
+    pub memory_mb: Option<u64>,
+}
+
+/// As the key's: a number of bytes stays one of 64 bits.
+const MEMORY_MB_MAX: u64 = 1 << 24;
 
 /// `trainer eval`
 #[derive(Args, Debug)]
@@ -117,6 +131,9 @@ pub struct Sample {
     /// doesn't tell
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub window: Option<u32>,
+    /// How much may be taken
+    #[command(flatten)]
+    pub memory: Memory,
     /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,

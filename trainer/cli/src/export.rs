@@ -12,7 +12,7 @@ use crate::run::{Run, Which};
 
 /// Writes the export and says where it is. The same version gives the same bytes as the run's own export.
 pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failure> {
-    let run = Run::open(&ask.source.run_dir)?;
+    let run = Run::open(&ask.source.run_dir, ask.source.memory)?;
     let version = run.version(ask.source.version)?;
     let plan = run.plan()?;
     let model = Model::load(&run, &plan, &version, &DeviceSpec::Cpu, registry)?;

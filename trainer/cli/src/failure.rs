@@ -23,11 +23,16 @@ impl std::error::Error for Failure {}
 
 impl Failure {
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+        Self::of(2, message)
     }
 
     pub(crate) fn data(message: impl Into<String>) -> Self {
-        Self { code: 3, message: message.into() }
+        Self::of(3, message)
+    }
+
+    /// One line: what a library says of a file may repeat the file.
+    fn of(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: datasets::clipped(&message.into()).into_owned() }
     }
 }
 

@@ -1,6 +1,10 @@
 //! A version's model on a device.
 
-use datasets::Plan;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use datasets::{DataError, Plan};
 use store::versions::{self, Manifest};
 use trainer::{DeviceSpec, Engine, ModelConfig, Registry, tensors};
 
@@ -8,6 +12,9 @@ use crate::failure::Failure;
 use crate::run::Run;
 use crate::samples;
 
+/// What a model file's header takes when it is read, in its own bytes: its text twice, its entries, and a tokenizer that may be
+/// in it.
+const HEADER_TIMES: u64 = 36;
 /// A file of a version, as workers name it.
 const MODEL_FILE: &str = "model.safetensors";
 
@@ -32,8 +39,9 @@ impl Model {
         let mut engine = registry.build(kind, &config, &samples::spec(plan), &device)?;
         let path = versions::folder(&run.checkpoints(), version.step).join(MODEL_FILE);
         let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
-        let bytes = std::fs::read(&path).map_err(|why| named(&why))?;
-        let mut parameters = vec![0.0; engine.layout().elements];
+        let elements = engine.layout().elements;
+        let bytes = read_model(&path, Some(elements), run.memory_mb)?;
+        let mut parameters = vec![0.0; elements];
         tensors::decode_model(&bytes, engine.layout(), &mut parameters).map_err(|why| named(&why))?;
         let digest = digest(engine.as_ref(), &parameters);
         if digest != version.digest {
@@ -45,6 +53,37 @@ impl Model {
         engine.write_parameters(&parameters)?;
         Ok(Self { engine, parameters })
     }
+}
+
+/// The bytes of a model's file, whose header may take so many megabytes when it is read; of a model with so many numbers, if
+/// that is known.
+pub(crate) fn read_model(path: &Path, elements: Option<usize>, memory_mb: u64) -> Result<Vec<u8>, Failure> {
+    let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
+    let file = File::open(path).map_err(|why| named(&why))?;
+    let length = file.metadata().map_err(|why| named(&why))?.len();
+    let mut first = [0; 8];
+    // A file that is too short for it is none, which its reader says.
+    let header = (&file).read_exact(&mut first).map_or(0, |()| u64::from_le_bytes(first)).min(length);
+    let takes = header.saturating_mul(HEADER_TIMES);
+    if takes > memory_mb.saturating_mul(1_000_000) {
+        return Err(DataError::Memory {
+            file: path.display().to_string(),
+            takes,
+            limit: memory_mb.saturating_mul(1_000_000),
+        }
+        .into());
+    }
+    let numbers = elements.map(|elements| (elements as u64).saturating_mul(4).saturating_add(header + 8));
+    if numbers.is_some_and(|most| length > most) {
+        return Err(named(&format!("{length} bytes are more than this configuration's model has")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    (&first[..])
+        .take(length)
+        .chain(file.take(length.saturating_sub(8)))
+        .read_to_end(&mut bytes)
+        .map_err(|why| named(&why))?;
+    Ok(bytes)
 }
 
 /// `final.digest` of the parameters, in hexadecimal.

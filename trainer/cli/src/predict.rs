@@ -30,7 +30,7 @@ enum Predicted {
 
 /// Predicts every row of the table, or every image.
 pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Failure> {
-    let run = Run::open(&ask.source.run_dir)?;
+    let run = Run::open(&ask.source.run_dir, ask.source.memory)?;
     let version = run.version(ask.source.version)?;
     let plan = run.plan()?;
     if !ask.input.exists() {

@@ -1,19 +1,24 @@
 //! What a run left behind: its configuration, its dataset's plan, its versions.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use configs::Config;
-use datasets::{Form, Plan, TextTokenizer};
+use datasets::{DataError, Form, Plan, TextTokenizer};
 use store::versions::{self, Manifest};
 use tracker::{MetricsFile, keys};
 
+use crate::cli::Memory;
 use crate::failure::Failure;
 
 /// The plan of the run's dataset, as the coordinator made it at the run's start.
 const PLAN_FILE: &str = "data.json";
+/// Bytes of a configuration at most, as where it is written.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// What a plan takes in bytes of its file while it is read.
+const PLAN_TIMES: u64 = 8;
 /// The tokenizer of a run on text, if it has one.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
@@ -49,13 +54,15 @@ pub(crate) struct Run {
     /// `config.toml` as it stands there.
     pub(crate) config_text: String,
     pub(crate) config: Config,
+    /// Megabytes that reading files may take.
+    pub(crate) memory_mb: u64,
 }
 
 impl Run {
     /// Reads the configuration.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(dir: &Path, memory: Memory) -> Result<Self, Failure> {
         let path = dir.join("config.toml");
-        let config_text = std::fs::read_to_string(&path).map_err(|why| match why.kind() {
+        let config_text = read_text(&path).map_err(|why| match why.kind() {
             ErrorKind::NotFound if dir.is_dir() => {
                 Failure::data(format!("{} is no run directory: it has no config.toml", dir.display()))
             }
@@ -69,25 +76,28 @@ impl Run {
         // "runs/a/." and a link have names too.
         let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { dir: dir.to_owned(), name, config_text, config })
+        let memory_mb = memory.memory_mb.unwrap_or(config.dataset.memory_mb);
+        Ok(Self { dir: dir.to_owned(), name, config_text, config, memory_mb })
     }
 
     /// The plan that the run was trained with. A run that has none is planned again, which gives the same as long
     /// as the file is the same.
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         let path = self.dir.join(PLAN_FILE);
-        match std::fs::read(&path) {
+        match datasets::read_within(&path, self.memory_mb, PLAN_TIMES) {
             Ok(text) => {
                 let plan = serde_json::from_slice(&text);
-                let plan = plan.map_err(|why| {
+                let mut plan: Plan = plan.map_err(|why| {
                     Failure::data(format!("{} is no dataset's plan: {why}", path.display()))
                 })?;
+                plan.memory_mb = self.memory_mb;
                 Ok(self.with_own_tokenizer(plan))
             }
-            Err(why) if why.kind() == ErrorKind::NotFound => {
-                Ok(Plan::prepare(&self.config.dataset, Some(&self.dir))?)
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                let config = configs::Dataset { memory_mb: self.memory_mb, ..self.config.dataset.clone() };
+                Ok(Plan::prepare(&config, Some(&self.dir))?)
             }
-            Err(why) => Err(Failure::data(format!("{}: {why}", path.display()))),
+            Err(why) => Err(why.into()),
         }
     }
 
@@ -182,6 +192,16 @@ impl Run {
     pub(crate) fn metrics(&self) -> Result<Vec<tracker::Metric>, Failure> {
         MetricsFile::read(&self.dir.join("metrics.jsonl")).map_err(|why| Failure::data(why.to_string()))
     }
+}
+
+/// A configuration's text. One that is longer than any is none.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it is longer than {CONFIG_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 fn listed(steps: &[u64]) -> String {

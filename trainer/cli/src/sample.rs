@@ -9,8 +9,9 @@ use store::versions;
 use trainer::{DataSpec, Engine, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target, tensors};
 
 use crate::alphabet::Alphabet;
-use crate::cli::Sample;
+use crate::cli::{Memory, Sample};
 use crate::failure::Failure;
+use crate::model::read_model;
 use crate::run::{Run, Which};
 
 /// A file of a version and of an export.
@@ -51,9 +52,10 @@ struct Writer {
 
 impl Writer {
     fn load(ask: &Sample, registry: &Registry) -> Result<(Self, Alphabet), Failure> {
-        let Found { path, config, tokenizer } = find(&ask.source, ask.version)?;
+        let Found { path, config, tokenizer } = find(&ask.source, ask.version, ask.memory)?;
         let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
-        let bytes = std::fs::read(&path).map_err(|why| named(&why))?;
+        let memory_mb = ask.memory.memory_mb.unwrap_or(configs::Dataset::default().memory_mb);
+        let bytes = read_model(&path, None, memory_mb)?;
         let header = tensors::header(&bytes).map_err(|why| named(&why))?;
         let config = match (config, header.metadata.get("config")) {
             (Some(config), _) => config,
@@ -146,11 +148,11 @@ impl Found {
 }
 
 /// The model's file, its configuration and its tokenizer if a run has them.
-fn find(source: &Path, version: Option<Which>) -> Result<Found, Failure> {
+fn find(source: &Path, version: Option<Which>, memory: Memory) -> Result<Found, Failure> {
     let inside = source.join(MODEL_FILE);
     let file = if source.is_file() { source.to_owned() } else { inside };
     if source.join("config.toml").is_file() || !file.is_file() {
-        let run = Run::open(source)?;
+        let run = Run::open(source, memory)?;
         let manifest = run.version(version.unwrap_or(Which::Newest))?;
         let path = versions::folder(&run.checkpoints(), manifest.step).join(MODEL_FILE);
         return Found::of(path, run);
@@ -166,7 +168,7 @@ fn find(source: &Path, version: Option<Which>) -> Result<Found, Failure> {
     let run = whole.ancestors().nth(3).filter(|dir| dir.join("config.toml").is_file());
     let is_version = whole.parent().is_some_and(|folder| folder.join("manifest.json").is_file());
     match run.filter(|_| is_version) {
-        Some(dir) => Found::of(file, Run::open(dir)?),
+        Some(dir) => Found::of(file, Run::open(dir, memory)?),
         None => Ok(Found { path: file, config: None, tokenizer: None }),
     }
 }

@@ -230,6 +230,30 @@ fn predictions_are_in_the_targets_own_terms() {
 }
 
 #[test]
+fn what_takes_more_memory_than_it_may_is_refused() {
+    let left = Left::new("classification");
+    // A row that never ends, in a file that takes no room on the disk.
+    let path = left.run().join("long.csv");
+    std::fs::write(&path, "a,b").expect("written");
+    std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(40_000_000)).expect("set");
+    let input = path.display().to_string();
+    let says = ["long.csv, line 1", "10 MB are allowed", "--memory-mb"];
+    left.fails(&["predict", "--input", &input, "--memory-mb", "10"], &says);
+    left.fails(&["predict", "--input", &input, "--memory-mb", "1000"], &["long.csv"]);
+    // A model whose header is said to be nearly all of it, and a plan that is none.
+    let model = left.run().join("model.safetensors");
+    std::fs::write(&model, 39_000_000u64.to_le_bytes()).expect("written");
+    std::fs::File::options().write(true).open(&model).and_then(|file| file.set_len(40_000_000)).expect("set");
+    let line = ["trainer", "sample", &model.display().to_string(), "--memory-mb", "100"];
+    let failure =
+        answer(&Cli::try_parse_from(line).expect("a command line"), &Registry::builtin()).expect_err("none");
+    assert!(failure.code == 3 && failure.message.contains("100 MB are allowed"), "{failure}");
+    let plan = left.run().join("data.json");
+    std::fs::File::options().write(true).open(&plan).and_then(|file| file.set_len(40_000_000)).expect("set");
+    left.fails(&["eval", "--memory-mb", "100"], &["data.json", "--memory-mb"]);
+}
+
+#[test]
 fn a_regression_predicts_values() {
     let left = Left::new("regression");
     let table = left.dir.path().join("new.csv");

@@ -1,0 +1,281 @@
+//! What the pages of a parquet file take when they are read, from their headers: before anything is decompressed.
+//!
+//! A page's header says how many bytes the page has when it is decompressed, and how many values. The reader believes both,
+//! so they are looked at first. The headers are in Thrift's compact protocol
+//! (<https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>, `PageHeader`).
+
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+use parquet::basic::Compression;
+use parquet::file::metadata::ColumnChunkMetaData;
+
+/// What a value of a dictionary takes beside its bytes: a reference to them.
+const VALUE_BYTES: u64 = 40;
+/// What the length of a value takes in the encodings that keep lengths apart.
+const LENGTH_BYTES: u64 = 8;
+/// Structures within structures in a page's header at most; the format has three.
+const DEPTH_MAX: u32 = 16;
+
+/// The encodings that keep lengths apart, by their numbers in the format: DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY.
+const DELTA_LENGTHS: i64 = 6;
+const DELTA_BYTES: i64 = 7;
+
+/// What reading a column chunk takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Takes {
+    /// Bytes of its dictionary, in memory.
+    pub(super) dictionary: u64,
+    /// Bytes of its largest page, in memory.
+    pub(super) page: u64,
+    /// Whether values may repeat the beginning of the one before, so that each may be as long as a page.
+    pub(super) has_prefixes: bool,
+    /// Whether lengths are kept apart, whose number is written within a page.
+    pub(super) has_lengths: bool,
+}
+
+/// What is said of one page.
+#[derive(Clone, Copy, Default)]
+struct Header {
+    kind: i64,
+    uncompressed: u64,
+    compressed: u64,
+    values: u64,
+    encoding: i64,
+}
+
+/// Looks at all page headers of a column chunk in the file's bytes.
+pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<Takes, String> {
+    let start = chunk.dictionary_page_offset().filter(|at| *at > 0).unwrap_or(chunk.data_page_offset());
+    let range = usize::try_from(start).ok().zip(usize::try_from(chunk.compressed_size()).ok());
+    let bytes = range.and_then(|(start, length)| file.get(start..start.checked_add(length)?));
+    let mut rest = bytes.ok_or("a column lies outside of the file")?;
+    let mut takes = Takes::default();
+    let is_compressed = chunk.compression() != Compression::UNCOMPRESSED;
+    while !rest.is_empty() {
+        let mut thrift = Thrift { rest };
+        let header = thrift.header().ok_or("the header of a page is damaged")?;
+        rest = thrift.rest;
+        let length = usize::try_from(header.compressed).ok().filter(|length| *length <= rest.len());
+        let (page, after) = rest.split_at(length.ok_or("a page is longer than its column")?);
+        rest = after;
+        // Gzip is decompressed to its end, whatever the header says.
+        if matches!(chunk.compression(), Compression::GZIP(_)) && holds_more(page, header.uncompressed) {
+            return Err("a page holds more than its header says".to_owned());
+        }
+        let bytes = if is_compressed { header.uncompressed } else { 0 };
+        if header.kind == 2 {
+            takes.dictionary = bytes.saturating_add(header.values.saturating_mul(VALUE_BYTES));
+            continue;
+        }
+        let has_lengths = matches!(header.encoding, DELTA_LENGTHS | DELTA_BYTES);
+        let lengths = if has_lengths { header.values.saturating_mul(LENGTH_BYTES) } else { 0 };
+        takes.page = takes.page.max(header.uncompressed.saturating_add(lengths));
+        takes.has_lengths |= has_lengths;
+        takes.has_prefixes |= header.encoding == DELTA_BYTES;
+    }
+    Ok(takes)
+}
+
+/// Whether gzipped bytes are more than so many. Damaged ones are for the reader to name.
+fn holds_more(page: &[u8], expected: u64) -> bool {
+    let read =
+        std::io::copy(&mut MultiGzDecoder::new(page).take(expected.saturating_add(1)), &mut std::io::sink());
+    read.is_ok_and(|read| read > expected)
+}
+
+/// Bytes in Thrift's compact protocol. `None` is an end that comes too early, or a number that can't be.
+struct Thrift<'a> {
+    rest: &'a [u8],
+}
+
+impl Thrift<'_> {
+    fn header(&mut self) -> Option<Header> {
+        let mut header = Header::default();
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (1, 5) => header.kind = self.number()?,
+                (2, 5) => header.uncompressed = u64::try_from(self.number()?).ok()?,
+                (3, 5) => header.compressed = u64::try_from(self.number()?).ok()?,
+                // The page's own header: of data, of a dictionary, of data in the second form.
+                (5 | 7 | 8, 12) => self.page(id == 8, &mut header)?,
+                _ => self.skip(kind, 0)?,
+            }
+        }
+        Some(header)
+    }
+
+    fn page(&mut self, is_second_form: bool, header: &mut Header) -> Option<()> {
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (1, 5) => header.values = u64::try_from(self.number()?).ok()?,
+                (2, 5) if !is_second_form => header.encoding = self.number()?,
+                (4, 5) if is_second_form => header.encoding = self.number()?,
+                _ => self.skip(kind, 1)?,
+            }
+        }
+        Some(())
+    }
+
+    /// The type of the next field, whose id becomes that of `id`; none at the structure's end.
+    fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
+        let byte = self.byte()?;
+        if byte == 0 {
+            return Some(None);
+        }
+        *id = match byte >> 4 {
+            0 => self.number()?,
+            delta => id.checked_add(i64::from(delta))?,
+        };
+        Some(Some(byte & 0x0f))
+    }
+
+    fn skip(&mut self, kind: u8, depth: u32) -> Option<()> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        match kind {
+            // Two booleans, whose value is the type.
+            1 | 2 => {}
+            3 => {
+                self.byte()?;
+            }
+            4..=6 => {
+                self.varint()?;
+            }
+            7 => self.advance(8)?,
+            8 => {
+                let length = self.varint()?;
+                self.advance(length)?;
+            }
+            9 | 10 => {
+                let byte = self.byte()?;
+                let count = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
+                for _ in 0..count {
+                    // In a list a boolean is a byte.
+                    if matches!(byte & 0x0f, 1 | 2) {
+                        self.byte()?;
+                    } else {
+                        self.skip(byte & 0x0f, depth + 1)?;
+                    }
+                }
+            }
+            12 => {
+                let mut id = 0;
+                while let Some(kind) = self.field(&mut id)? {
+                    self.skip(kind, depth + 1)?;
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn advance(&mut self, count: u64) -> Option<()> {
+        self.rest = self.rest.get(usize::try_from(count).ok()?..)?;
+        Some(())
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A signed number, zigzag.
+    fn number(&mut self) -> Option<i64> {
+        let value = self.varint()?;
+        Some((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+}
+
+/// How many values the two kinds of delta encoding say that they have, from the first byte after the levels; none where
+/// that is damaged. A reader makes room for so many.
+pub(super) fn delta_counts(values: &[u8], has_prefixes: bool) -> Option<Vec<u64>> {
+    let mut thrift = Thrift { rest: values };
+    let first = delta_stream(&mut thrift)?;
+    if !has_prefixes {
+        return Some(vec![first]);
+    }
+    // The lengths of the beginnings come first, then those of what follows them.
+    Some(vec![first, delta_stream(&mut thrift)?])
+}
+
+/// Passes over a stream of numbers in DELTA_BINARY_PACKED, and says how many they are.
+fn delta_stream(thrift: &mut Thrift) -> Option<u64> {
+    let (block, minis, count) = (thrift.varint()?, thrift.varint()?, thrift.varint()?);
+    thrift.varint()?;
+    let of_mini = block.checked_div(minis)?;
+    if of_mini == 0 {
+        return None;
+    }
+    let mut left = count.saturating_sub(1);
+    while left > 0 {
+        thrift.varint()?;
+        let widths = thrift.rest.get(..usize::try_from(minis).ok()?)?.to_vec();
+        thrift.advance(minis)?;
+        for width in widths {
+            if left == 0 {
+                break;
+            }
+            thrift.advance(of_mini.checked_mul(u64::from(width))?.div_ceil(8))?;
+            left = left.saturating_sub(of_mini);
+        }
+    }
+    Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_protocol() {
+        let number = |bytes: &[u8]| Thrift { rest: bytes }.number();
+        assert_eq!(number(&[0]), Some(0));
+        assert_eq!(number(&[1]), Some(-1));
+        assert_eq!(number(&[0x80, 0x01]), Some(64));
+        assert_eq!(number(&[0x80]), None, "cut");
+        assert_eq!(number(&[0xff; 11]), None, "too long");
+    }
+
+    #[test]
+    fn a_header_says_what_a_page_takes() {
+        // type 0, uncompressed 1000, compressed 10, {values 7, encoding 6, a list of two strings}
+        let bytes = [
+            0x15, 0x00, 0x15, 0xd0, 0x0f, 0x15, 0x14, 0x2c, 0x15, 0x0e, 0x15, 0x0c, 0x19, 0x28, 1, b'a', 0,
+            0x00, 0x00,
+        ];
+        let mut thrift = Thrift { rest: &bytes };
+        let header = thrift.header().expect("a header");
+        assert_eq!((header.kind, header.uncompressed, header.compressed), (0, 1_000, 10));
+        assert_eq!((header.values, header.encoding, thrift.rest.len()), (7, 6, 0));
+        for cut in 0..bytes.len() {
+            assert!(Thrift { rest: &bytes[..cut] }.header().is_none(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_stream_of_deltas_says_how_many_it_has() {
+        // 128 in a block of 4 minis, 3 values, the first 0; min delta 0, widths 1 0 0 0, 32 bits.
+        let stream = [0x80, 0x01, 4, 3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(delta_counts(&stream, false), Some(vec![3]));
+        assert_eq!(delta_counts(&[stream, stream].concat(), true), Some(vec![3, 3]));
+        assert_eq!(delta_counts(&stream, true), None, "no second stream");
+        assert_eq!(delta_counts(&[0x80, 0x01, 0, 3, 0], false), None, "no minis");
+    }
+}
