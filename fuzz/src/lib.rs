@@ -5,6 +5,7 @@ mod memory;
 
 pub mod config;
 pub mod convert;
+pub mod data;
 pub mod filter;
 pub mod frames;
 pub mod handshake;

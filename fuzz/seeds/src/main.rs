@@ -23,6 +23,12 @@ fn main() {
     put("mlflow", mlflow());
     put("config", configs());
     put("safetensors", tensors());
+    put("csv", tables());
+    put("parquet", vectors("parquet", &[]));
+    put("image", [vectors("png", &[5]), vectors("jpg", &[4])].concat());
+    put("idx", idx());
+    put("tokenizer", texts(TOKENIZERS));
+    put("archive", archives());
 }
 
 /// Bytes of a corpus' files.
@@ -329,5 +335,75 @@ fn tensors() -> Seeds {
         [&[1], header].concat(),
         b"\x01{\"head.bias\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"hidden.weight\":{\"dtype\":\"F16\",\"shape\":[3,2,2],\"data_offsets\":[8,32]}}".to_vec(),
         b"\x01{\"exp_avg/head.bias\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[0,2]}}".to_vec(),
+    ]
+}
+
+/// Tables as people have them, each after the byte that says how it is read.
+fn tables() -> Seeds {
+    let text = |mode: u8, text: &str| [&[mode], text.as_bytes()].concat();
+    vec![
+        text(0, "a,b,y\n1,x,0\n2.5,,1\nNA,z,0\n4,x,1\n5,x,1\n"),
+        text(1, "1,2,3\n4,5,6\n7,8,9\n1,1,1\n"),
+        text(2, "name;size;y\n\"a;\"\"b\"\"\";1,5;no\nc;2;yes\nd;3;no\n"),
+        text(8, "a,y\n1,x\n2\n3,y,z\n4,y\n5,x\n"),
+        text(0x30, "a\tb\r\n1e3\t-.5\r\n\r\n+4\t1e-3\r\ninf\t3\r\n"),
+        text(0, "\u{feff}a,b\r\n1,\"2\n\n\"\r\n3,4\r\n5,6\r\n"),
+    ]
+}
+
+/// Files that other programs wrote, each after the byte that says how it is read.
+fn vectors(extension: &str, mode: &[u8]) -> Seeds {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/tests/vectors/files");
+    let files = std::fs::read_dir(folder).expect("listed").map(|file| file.expect("listed").path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|own| own == extension)).collect();
+    files.sort();
+    files.iter().map(|path| [mode, &std::fs::read(path).expect("read")].concat()).collect()
+}
+
+fn idx() -> Seeds {
+    let images = |sizes: &[u32], numbers: usize| {
+        let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+        bytes.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
+        bytes.extend((0..numbers).map(|number| (number * 7) as u8));
+        bytes
+    };
+    let labels = [&[0, 0, 8, 1, 0, 0, 0, 4][..], &[0, 1, 0, 1]].concat();
+    let both = |images: Vec<u8>| {
+        let all = labels.len() + images.len();
+        [vec![(labels.len() * 256).div_ceil(all) as u8], labels.clone(), images].concat()
+    };
+    vec![both(images(&[4, 2, 3], 24)), both(images(&[4, 3, 1, 1], 12)), both(images(&[4, 2, 3], 20))]
+}
+
+const TOKENIZERS: &[&str] = &[
+    r#"{"version":"1.0","pre_tokenizer":{"type":"Whitespace"},"model":{"type":"WordLevel","vocab":{"to":0,"be":1,"<unk>":2},"unk_token":"<unk>"}}"#,
+    r#"{"version":"1.0","normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Lowercase"},{"type":"Replace","pattern":{"String":" "},"content":"_"}]},"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{"t":0,"o":1,"to":2,"b":3,"e":4},"merges":["t o"],"byte_fallback":false}}"#,
+    r#"{"version":"1.0","added_tokens":[{"id":3,"content":"[X]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"pre_tokenizer":{"type":"Metaspace","replacement":"_","prepend_scheme":"always","split":true},"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["_to",-1.5],["be",-2.0]],"byte_fallback":false}}"#,
+    r###"{"version":"1.0","normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##","cleanup":true},"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"[UNK]":0,"to":1,"##be":2}}}"###,
+];
+
+/// Tar archives with a file or two, as CIFAR-10 has them.
+fn archives() -> Seeds {
+    let entry = |name: &str, kind: u8, bytes: &[u8]| {
+        let mut header = vec![0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
+        header[148..156].copy_from_slice(b"        ");
+        header[156] = kind;
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let padding = vec![0; bytes.len().next_multiple_of(512) - bytes.len()];
+        [header, bytes.to_vec(), padding].concat()
+    };
+    let image = [1; 3073];
+    let end = vec![0; 1024];
+    let (train, test) = (entry("c/data_batch_1.bin", b'0', &image), entry("c/test_batch.bin", b'0', &image));
+    vec![
+        [train.clone(), test.clone(), end.clone()].concat(),
+        [entry("readme", b'0', b"text"), entry("../test_batch.bin", b'2', b""), end.clone()].concat(),
+        [entry("././@LongLink", b'L', b"data_batch_2.bin\0"), train, test, end].concat(),
     ]
 }
