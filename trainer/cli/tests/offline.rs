@@ -249,6 +249,7 @@ fn what_takes_more_memory_than_it_may_is_refused() {
         answer(&Cli::try_parse_from(line).expect("a command line"), &Registry::builtin()).expect_err("none");
     assert!(failure.code == 3 && failure.message.contains("100 MB are allowed"), "{failure}");
     let plan = left.run().join("data.json");
+    std::fs::write(&plan, "{").expect("written");
     std::fs::File::options().write(true).open(&plan).and_then(|file| file.set_len(40_000_000)).expect("set");
     left.fails(&["eval", "--memory-mb", "100"], &["data.json", "--memory-mb"]);
 }
