@@ -5,6 +5,7 @@ mod support;
 
 use std::process::Command;
 
+use protocol::journal::{Record, decode, encode};
 use support::{Place, alive, signal, steps_committed, until, wait, while_stopped, worker_of, workers_of};
 
 /// Enough epochs that a run is still at work when it is interfered with.
@@ -245,6 +246,29 @@ fn a_version_that_is_damaged_under_a_run_is_passed_over() {
     assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
     let warned = events(&place, "warning");
     assert!(warned.iter().any(|text| text.contains("version 400 can't be used")), "{warned:?}");
+}
+
+/// No version is left, and the only worker has trained: state 0 is that of a worker that has not.
+#[test]
+fn a_run_that_begins_anew_in_a_worker_that_has_trained_has_the_same_bits() {
+    let place = Place::new();
+    quiet(&place);
+    let mut child = place.coordinator(&SOME).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let worker = worker_of(child.id());
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    // All that it did is void: what the worker holds counts for nothing.
+    let journal = place.run_dir("small").join("journal");
+    let records = decode(&std::fs::read(&journal).expect("the journal")).expect("a journal").records;
+    let begins = records.iter().filter(|record| matches!(record, Record::Term(_) | Record::View(_))).take(2);
+    let void = Record::Rewind { to_step: 0, void: true, reason: "a deviant".to_owned() };
+    let bytes: Vec<u8> = begins.chain([&void]).flat_map(encode).collect();
+    std::fs::write(&journal, bytes).expect("written");
+    std::fs::remove_dir_all(place.run_dir("small").join("checkpoints")).expect("removed");
+    assert!(alive(worker), "workers wait for another coordinator");
+    let said = place.complete(&[&SOME[..], &["--resume"]].concat());
+    assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
 }
 
 #[test]

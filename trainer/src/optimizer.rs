@@ -98,15 +98,8 @@ impl HostOptimizer {
     /// A constant that no optimizer can work with.
     pub fn new(config: OptimizerConfig, layout: &Layout) -> Result<Self, TrainerError> {
         config.check()?;
-        let names: &[(&'static str, f32)] = match config {
-            // -0.0 * momentum + g is g, bit for bit, -0.0 included: the first step copies the gradient.
-            OptimizerConfig::Sgd { momentum, .. } if momentum > 0.0 => &[("momentum_buffer", -0.0)],
-            OptimizerConfig::Sgd { .. } => &[],
-            OptimizerConfig::Adam { .. } | OptimizerConfig::AdamW { .. } => {
-                &[("exp_avg", 0.0), ("exp_avg_sq", 0.0)]
-            }
-        };
-        let moments = names
+        let moments = config
+            .first_moments()
             .iter()
             .map(|(name, start)| Moment { name, values: vec![*start; layout.elements] })
             .collect();
@@ -157,6 +150,13 @@ impl HostOptimizer {
     /// Its state, to be restored. The lengths must stay.
     pub fn moments_mut(&mut self) -> &mut [Moment] {
         &mut self.moments
+    }
+
+    /// Puts the moments back to their start, for a run that begins anew in a process that has trained.
+    pub fn reset(&mut self) {
+        for (moment, (_, start)) in self.moments.iter_mut().zip(self.config.first_moments()) {
+            moment.values.fill(*start);
+        }
     }
 
     /// One step, in place; gives the state check after it.
@@ -224,6 +224,16 @@ impl From<&configs::Optimizer> for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// The names of the moments, and the value that each begins with.
+    fn first_moments(self) -> &'static [(&'static str, f32)] {
+        match self {
+            // -0.0 * momentum + g is g, bit for bit, -0.0 included: the first step copies the gradient.
+            Self::Sgd { momentum, .. } if momentum > 0.0 => &[("momentum_buffer", -0.0)],
+            Self::Sgd { .. } => &[],
+            Self::Adam { .. } | Self::AdamW { .. } => &[("exp_avg", 0.0), ("exp_avg_sq", 0.0)],
+        }
+    }
+
     fn without_decay(mut self) -> Self {
         let (Self::Sgd { weight_decay, .. }
         | Self::Adam { weight_decay, .. }

@@ -326,3 +326,23 @@ fn the_configurations_section_is_taken_as_it_stands() {
     let expected = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     assert_eq!(adamw, expected);
 }
+
+/// As a worker that has trained begins a run anew: the bits are those of one that has not.
+#[test]
+fn a_reset_optimizer_is_a_new_one() {
+    for name in KINDS {
+        let (config, betas) = config(name);
+        let layout = layout(&[3, 5]);
+        let steps = |optimizer: &mut HostOptimizer| {
+            let mut parameters = START;
+            for step in 1..=4 {
+                optimizer.step(&mut parameters, &gradient(step), |_| true, &scalars(step, betas));
+            }
+            (parameters.map(f32::to_bits), optimizer.state_check(&parameters))
+        };
+        let mut optimizer = HostOptimizer::new(config, &layout).expect("constants of torch's");
+        let first = steps(&mut optimizer);
+        optimizer.reset();
+        assert_eq!(steps(&mut optimizer), first, "{name}");
+    }
+}

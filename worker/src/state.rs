@@ -21,6 +21,8 @@ impl Member {
             self.adopt(&digest)?;
             self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
         }
+        // This process may have trained before: state 0 is that of one that has not.
+        self.optimizer.reset();
         let job = Job::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // One that the coordinator refuses is no reason to end: its disk may have room for the next attempt.
