@@ -8,11 +8,11 @@ use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::messages::{FromWorker, ToWorker};
 use store::versions::Manifest;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::beside::Told;
 use crate::data_plane::Reduction;
-use crate::journal_file::JournalFile;
+use crate::journal_writer::{Appended, JournalWriter};
 use crate::launch::{self, Locals};
 use crate::record::Recorder;
 use crate::retention::Retention;
@@ -36,6 +36,8 @@ const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything that can wake the driver.
 pub(crate) enum Trigger {
+    /// The append that was under way is over.
+    Appended(Appended),
     /// A worker opened a control stream.
     Opened {
         /// Its number.
@@ -124,7 +126,7 @@ pub(crate) struct Driver {
     /// The machine that decides.
     pub(crate) machine: Coordinator,
     /// Where records go.
-    pub(crate) journal: JournalFile,
+    pub(crate) journal: JournalWriter,
     /// The reducer's thread.
     pub(crate) reduction: Reduction,
     /// Versions and exports on their way in.
@@ -144,7 +146,7 @@ impl Driver {
     /// Ready to run.
     pub(crate) fn new(
         machine: Coordinator,
-        journal: JournalFile,
+        journal: JournalWriter,
         reduction: Reduction,
         uploads: Uploads,
         recorder: Recorder,
@@ -181,6 +183,9 @@ impl Driver {
         while self.finished.is_none() {
             let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
             let trigger = tokio::select! {
+                // All members wait for it, and it comes once a step.
+                biased;
+                appended = self.journal.appended() => Some(Trigger::Appended(appended)),
                 Some(trigger) = triggers.recv() => Some(trigger),
                 () = sleep_until(deadline) => None,
             };
@@ -228,6 +233,8 @@ impl Driver {
 
     fn take_in(&mut self, trigger: Trigger) {
         match trigger {
+            Trigger::Appended(Ok(())) => self.handle(Event::Journalled),
+            Trigger::Appended(Err(reason)) => self.handle(Event::JournalFailed { reason }),
             Trigger::Opened { connection, outbox } => {
                 self.sessions.insert(connection, outbox);
             }
@@ -366,7 +373,11 @@ impl Driver {
                 Output::Close { connection } => {
                     self.sessions.remove(&connection);
                 }
-                Output::Append { record, durable } => self.append(&record, durable),
+                Output::Append { record, durable } => {
+                    if let Err(reason) = self.journal.append(record, durable) {
+                        self.handle(Event::JournalFailed { reason });
+                    }
+                }
                 Output::OpenView(view) => {
                     self.uploads.forget_shown();
                     // A view without members any more sums nothing.
@@ -406,16 +417,6 @@ impl Driver {
             let reason = format!("its control stream takes no more messages ({full})");
             self.sessions.remove(&connection);
             self.handle(Event::Disconnected { connection, reason });
-        }
-    }
-
-    fn append(&mut self, record: &protocol::journal::Record, durable: bool) {
-        match self.journal.append(record, durable) {
-            Ok(()) => self.handle(Event::Journalled),
-            Err(reason) => {
-                error!(%reason, "the journal can't be written");
-                self.handle(Event::JournalFailed { reason: reason.to_string() });
-            }
         }
     }
 

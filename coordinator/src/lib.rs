@@ -15,6 +15,7 @@ mod driver;
 mod due;
 mod figures;
 mod journal_file;
+mod journal_writer;
 mod launch;
 mod origin;
 mod overdue;

@@ -29,6 +29,7 @@ use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::figures::{self, Figures, Scrapes};
+use crate::journal_writer::JournalWriter;
 use crate::launch::{self, Launch, Locals};
 use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
@@ -234,6 +235,8 @@ impl Parts<'_> {
                 .line(&format!("{} of the data are left out, first {first}: see data.json", skipped.count));
         }
         let exact = !config.elastic.mixed && past.history.is_exact();
+        let journal = JournalWriter::start(past.journal)
+            .map_err(|why| Refusal::failed(format!("no thread for the journal: {why}")))?;
         let (orphans, rejoin_ms) = (past.history.orphans(), run_plan.rejoin_ms);
         let now = self.began.elapsed().as_millis() as u64;
         let machine = Coordinator::new(run_plan, term, past.history, now);
@@ -284,7 +287,7 @@ impl Parts<'_> {
         recorder.follow_with(following.hearing(hosted.said()));
         let signals = tokio::spawn(signals.pass_on(triggers));
         let retention = Retention::new(config.checkpoint.keep, &config.checkpoint.best);
-        let driver = Driver::new(machine, past.journal, reduction, uploads, recorder, retention, self.began);
+        let driver = Driver::new(machine, journal, reduction, uploads, recorder, retention, self.began);
         let (outcome, mut recorder, locals) = driver.with_locals(locals).run(inbox).await;
         let _ = end.set(ToWorker::End { reason: outcome.reason, message: outcome.message.clone() });
         signals.abort();

@@ -14,6 +14,10 @@ struct Mark {
     hash: u64,
     applied: u64,
     fingerprint: Option<[u8; 32]>,
+    /// See [`CommitRecord::state_check`].
+    state_check: u64,
+    /// How many members have said it.
+    witnesses: usize,
 }
 
 /// The version that a resumed run starts from.
@@ -296,6 +300,16 @@ impl History {
         mark.is_some_and(|mark| (mark.view, mark.hash) == (commit.key.view, commit.hash))
     }
 
+    /// The check of the state of `step` that the commit after it or its evaluation is witness to, and how many members have
+    /// said it.
+    pub(crate) fn state_check(&self, step: u64) -> Option<(u64, usize)> {
+        let of = |key: (u64, Phase)| self.commits.get(&key).filter(|mark| mark.state_check != 0);
+        let after = step.checked_add(1).and_then(|next| of((next, Phase::Train)));
+        let evaluated = of((step, Phase::Evaluate));
+        let known = after.into_iter().chain(evaluated).max_by_key(|mark| mark.witnesses);
+        known.map(|mark| (mark.state_check, mark.witnesses))
+    }
+
     /// Whether a commit that the journal lacks can have been its next, or one that others before it were lost with: of a view
     /// that no rewind has left behind. Views are durable before anybody hears of them, so what is lost is of the last one.
     pub(crate) fn can_adopt(&self, commit: &CommitRecord) -> bool {
@@ -316,6 +330,8 @@ impl History {
             hash: record.hash,
             applied: record.applied,
             fingerprint: self.fingerprint,
+            state_check: record.state_check,
+            witnesses: self.members.max(1),
         };
         self.commits.insert((step, phase), mark);
         match phase {
@@ -375,6 +391,16 @@ impl History {
             self.expected.retain(|(step, _), _| *step <= to_step);
             self.versions.retain(|step, _| *step <= to_step);
         }
+    }
+
+    /// Of what grows with commits, versions and evaluations.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
+        [
+            ("commits", self.commits.len()),
+            ("replayed commits", self.expected.len()),
+            ("evaluations", self.evaluations.len()),
+            ("journalled versions", self.versions.len()),
+        ]
     }
 
     fn fold(&mut self, index: usize, record: &Record) -> Result<(), HistoryError> {

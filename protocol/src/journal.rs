@@ -54,6 +54,9 @@ pub struct CommitRecord {
     pub sums: Sums,
     /// Squared norm of the mean gradient.
     pub squared_norm: f64,
+    /// What all members said of the state before a training step, or of the state that was evaluated; 0 where that is not
+    /// known, as in journals of earlier versions.
+    pub state_check: u64,
 }
 
 /// The run ended in this term.

@@ -348,7 +348,8 @@ fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
     assert_eq!(history.orphans(), 2);
     let mut table = Table::resumed(run_plan(2), 2, history);
     // One has applied step 3, the other was prepared for it and didn't hear of the commit.
-    let held = |step, prepared| Held { step, state_check: 1, prepared, commit: commit_of(step) };
+    // As they said it: see the table's Ready.
+    let held = |step, prepared| Held { step, state_check: 101 + step, prepared, commit: commit_of(step) };
     table.say(0, FromWorker::Join(Join { holds: Some(held(3, None)), ..join("a", None) }));
     assert!(
         table.machine.waits_for().contains("the 2 workers of the last view to come back (1 workers"),
@@ -362,6 +363,39 @@ fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
     let view = table.last_view(0);
     assert_eq!((view.members.len(), view.step), (2, 4));
     assert!(!table.records().iter().any(|record| matches!(record, Record::Rewind { .. })));
+}
+
+/// Two had said the check of state 2 when step 3 was committed: one that comes back with another is refused its state.
+#[test]
+fn a_deviant_that_comes_back_alone_is_held_against_the_journal() {
+    let (mut table, view) = Table::working(run_plan(2));
+    for step in 1..=3 {
+        table.step(&view, step);
+    }
+    let records = table.records();
+    let commit = records.iter().find_map(|record| match record {
+        Record::Commit(commit) if commit.key.step == 2 => Some(Box::new(commit.clone())),
+        _ => None,
+    });
+    for (state_check, is_refused) in [(103, false), (7, true)] {
+        let mut history = History::replay(&records).expect("a history");
+        history.resume_from(0, [0; 32]).expect("version 0");
+        let mut table = Table::resumed(run_plan(2), 2, history);
+        let holds = Held { step: 2, state_check, prepared: None, commit: commit.clone() };
+        table.say(0, FromWorker::Join(Join { holds: Some(holds), ..join("a", None) }));
+        let evicted = table.sent(0).into_iter().find_map(|message| match message {
+            ToWorker::Evicted { reason, forget: true } => Some(reason.clone()),
+            _ => None,
+        });
+        assert_eq!(evicted.is_some(), is_refused, "{evicted:?}");
+        let is_named = evicted.is_none_or(|reason| {
+            reason.starts_with("what members hold of state 2 differs: a deviates from the strict majority")
+        });
+        assert!(is_named);
+        let went_back =
+            table.records().iter().any(|record| matches!(record, Record::Rewind { to_step: 0, .. }));
+        assert_eq!(went_back, is_refused, "it took part in step 2, perhaps with a wrong state");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn commit(term: u64, step: u64, phase: Phase, applied: u64) -> Record {
         next: Next::default(),
         sums: vec![],
         squared_norm: 0.0,
+        state_check: 0,
     })
 }
 

@@ -45,12 +45,21 @@ fn commit() -> impl Strategy<Value = Record> {
         Next { version: member.map(MemberId), evaluate, last, hold: evaluate != last }
     });
     let sums = prop::collection::vec(-1e12f64..1e12, 0..6);
-    (key, any::<u64>(), any::<bool>(), any::<u64>(), scalars, next, sums, 0f64..1e30).prop_map(
-        |(key, hash, applies, applied, scalars, next, sums, squared_norm)| {
+    (key, any::<u64>(), any::<bool>(), any::<u64>(), scalars, next, sums, (0f64..1e30, any::<u64>()))
+        .prop_map(|(key, hash, applies, applied, scalars, next, sums, (squared_norm, state_check))| {
             let verdict = if applies { Verdict::Apply } else { Verdict::Skip };
-            Record::Commit(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm })
-        },
-    )
+            Record::Commit(CommitRecord {
+                key,
+                hash,
+                verdict,
+                applied,
+                scalars,
+                next,
+                sums,
+                squared_norm,
+                state_check,
+            })
+        })
 }
 
 fn record() -> impl Strategy<Value = Record> {
@@ -161,12 +170,36 @@ fn bits_of_nan_and_minus_zero_survive() {
         next: Next::default(),
         sums: vec![odd, -0.0],
         squared_norm: f64::INFINITY,
+        state_check: 7,
     };
     let decoded = decode(&encode(&Record::Commit(record))).expect("whole");
     let Some(Record::Commit(back)) = decoded.records.first() else { panic!("a commit") };
     assert_eq!(back.sums[0].to_bits(), odd.to_bits());
     assert_eq!(back.sums[1].to_bits(), (-0.0f64).to_bits());
     assert_eq!(back.scalars.learning_rate.to_bits(), (-0.0f32).to_bits());
+}
+
+/// A frame as it was written before commits had the state check: read, and not known what the members said.
+#[test]
+fn a_commit_without_the_state_check_is_read() {
+    let record = CommitRecord {
+        key: StepKey { view: ViewId(1), step: 3, phase: Phase::Train },
+        hash: 1,
+        verdict: Verdict::Apply,
+        applied: 3,
+        scalars: UpdateScalars::default(),
+        next: Next::default(),
+        sums: vec![1.0, 2.0],
+        squared_norm: 4.0,
+        state_check: 0,
+    };
+    let frame = encode(&Record::Commit(record.clone()));
+    let payload = &frame[16..frame.len() - 8];
+    let len = u32::try_from(payload.len()).expect("a short record").to_le_bytes();
+    let check = (xxhash_rust::xxh3::xxh3_64(&len) as u32 | 1).to_le_bytes();
+    let hash = xxhash_rust::xxh3::xxh3_64(payload).to_le_bytes();
+    let old = [&len[..], &check, &hash, payload].concat();
+    assert_eq!(decode(&old).expect("a journal").records, [Record::Commit(record)]);
 }
 
 #[test]

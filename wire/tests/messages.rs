@@ -81,6 +81,7 @@ fn record(commit: &Commit) -> CommitRecord {
         next: commit.next,
         sums: vec![1.5, 2.0],
         squared_norm: 0.25,
+        state_check: 9,
     }
 }
 

@@ -41,11 +41,21 @@ impl Absent {
         self.lost.retain(|own, lost| *own != instance && (slot.is_none() || lost.slot != slot));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.lost.len()
+    }
+
     /// The last that was lost of those that hold this state, or may be prepared for it.
     pub(super) fn last_holder(&self, step: u64) -> Option<&Lost> {
         let holds =
             |lost: &&Lost| lost.held.is_some_and(|held| held == step || held.saturating_add(1) == step);
         self.lost.values().filter(holds).max_by_key(|lost| lost.at)
+    }
+
+    /// How many that held a committed state may still come back with it.
+    pub(super) fn holders(&self, now: Millis) -> usize {
+        let is_one = |lost: &&Lost| lost.held.is_some() && now < lost.at.saturating_add(EXPECTED_MS);
+        self.lost.values().filter(is_one).count()
     }
 
     pub(super) fn is_expected(&self, now: Millis) -> bool {

@@ -116,7 +116,12 @@ impl Coordinator {
             self.lose(now, id, "it came back on another stream");
         }
         match self.examine(join) {
-            Ok(()) => self.admit(now, connection, join),
+            Ok(()) => {
+                self.admit(now, connection, join);
+                // While members gather, all have their say first.
+                let is_over = matches!(self.state, State::Closing(_));
+                self.compare_claims(now, is_over);
+            }
             Err(message) => {
                 let failure = Failure { code: 2, message };
                 self.note(Note::Refused { name: join.name.clone(), failure: failure.clone() });

@@ -10,6 +10,8 @@ use crate::journal::Record;
 const RETRY_MS: u64 = 500;
 /// A full disk is looked at again at least this often.
 const RETRY_MS_MAX: u64 = 10_000;
+/// A disk takes a record in less; people are told of one that doesn't.
+const OVERDUE_MS: u64 = 5_000;
 
 /// What the machine does when a record is with the operating system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,26 +44,34 @@ struct Entry {
 pub(super) struct Appends {
     queue: VecDeque<Entry>,
     in_flight: bool,
+    /// When the append that is in flight began.
+    since: Millis,
     retry_at: Option<Millis>,
     failures: u32,
 }
 
 impl Appends {
     /// Queues a record; the output that starts its append, if nothing is in its way.
-    pub(super) fn push(&mut self, record: Record, durable: bool, after: After) -> Option<Output> {
+    pub(super) fn push(
+        &mut self,
+        now: Millis,
+        record: Record,
+        durable: bool,
+        after: After,
+    ) -> Option<Output> {
         self.queue.push_back(Entry { record, durable, after, abandoned: false });
-        if self.retry_at.is_some() { None } else { self.start() }
+        if self.retry_at.is_some() { None } else { self.start(now) }
     }
 
     /// The head is written: what to do now, and the next append.
-    pub(super) fn written(&mut self) -> (Option<After>, Option<Output>) {
+    pub(super) fn written(&mut self, now: Millis) -> (Option<After>, Option<Output>) {
         if !self.in_flight {
             return (None, None);
         }
         self.in_flight = false;
         self.failures = 0;
         let after = self.queue.pop_front().map(|entry| entry.after);
-        (after, self.start())
+        (after, self.start(now))
     }
 
     /// The head could not be written. Returns how often in a row, or `None` if nothing was in flight.
@@ -85,7 +95,7 @@ impl Appends {
             return None;
         }
         self.retry_at = None;
-        self.start()
+        self.start(now)
     }
 
     /// Forgets what isn't in flight: the run ends. Whatever is in flight may or may not become history.
@@ -99,6 +109,10 @@ impl Appends {
         self.failures = 0;
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn retry_at(&self) -> Option<Millis> {
         self.retry_at
     }
@@ -108,12 +122,22 @@ impl Appends {
         self.failures > 0
     }
 
-    fn start(&mut self) -> Option<Output> {
+    /// When the append that is in flight has taken too long.
+    pub(super) fn overdue_at(&self) -> Option<Millis> {
+        self.in_flight.then(|| self.since.saturating_add(OVERDUE_MS))
+    }
+
+    /// Whether it has: the disk neither takes the record nor refuses it.
+    pub(super) fn is_overdue(&self, now: Millis) -> bool {
+        self.overdue_at().is_some_and(|at| now >= at)
+    }
+
+    fn start(&mut self, now: Millis) -> Option<Output> {
         if self.in_flight {
             return None;
         }
         let head = self.queue.front()?;
-        self.in_flight = true;
+        (self.in_flight, self.since) = (true, now);
         Some(Output::Append { record: head.record.clone(), durable: head.durable })
     }
 }

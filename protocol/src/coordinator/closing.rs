@@ -60,6 +60,11 @@ impl Closing {
         }
     }
 
+    /// What members said of the last state.
+    pub(super) fn checks(&self) -> impl Iterator<Item = (MemberId, u64)> {
+        self.checks.iter().filter_map(|(id, check)| check.map(|check| (*id, check)))
+    }
+
     fn waits_for_checks(&self) -> bool {
         self.checks.values().any(Option::is_none)
     }
@@ -126,7 +131,9 @@ impl Coordinator {
         if let Err(disagreement) = verdict::compare_states(&format!("after step {step}"), &checks) {
             return self.on_disagreement(now, &disagreement);
         }
-        self.proven_step = step;
+        if !self.may_be_outvoted(now) {
+            self.proven_step = step;
+        }
         if self.uploads.durable_step() != Some(step) {
             return self.ask_for_last_version(now);
         }

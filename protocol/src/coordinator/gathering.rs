@@ -87,6 +87,9 @@ impl Coordinator {
         {
             return;
         }
+        if self.compare_claims(now, true) {
+            return;
+        }
         let step = self.position.step;
         if self.recover_prepared(step) || self.roster.iter().any(|member| member.can_enter(step)) {
             return self.load_from(now, step);
@@ -98,7 +101,7 @@ impl Coordinator {
 
     /// Whether the journal is to take what may be gone on from: a version that is whole counts as soon as it is there.
     fn waits_for_journal(&self) -> bool {
-        self.adopting.is_some() || self.uploads.is_recording() || self.appends.is_failing()
+        self.adopting.is_some() || self.uploads.is_recording() || self.waits_for_disk()
     }
 
     /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
@@ -357,9 +360,9 @@ impl Coordinator {
     pub(super) fn on_loading_expired(&mut self, now: Millis) {
         let waited_ms = self.plan.load_timeout_ms;
         let message = format!("waited {waited_ms} ms for {}", self.waits_for());
+        let waits_for_disk = self.has_begun && self.waits_for_disk();
         if let State::Initialising(state) = &mut self.state
-            && self.has_begun
-            && self.appends.is_failing()
+            && waits_for_disk
         {
             state.until = now.saturating_add(waited_ms);
             return;

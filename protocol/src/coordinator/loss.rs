@@ -191,12 +191,17 @@ impl Coordinator {
         for member in self.roster.iter_mut() {
             member.holds = None;
         }
+        self.put_out_deviants(now, deviants, &message);
+        self.gather(now);
+    }
+
+    /// Replicas that were wrong may join again, without their states.
+    pub(super) fn put_out_deviants(&mut self, now: Millis, deviants: Vec<MemberId>, message: &str) {
         for id in deviants {
             self.expect_back(now, id);
-            self.tell_evicted(id, &message, true);
-            self.forget(id, &message);
+            self.tell_evicted(id, message, true);
+            self.forget(id, message);
         }
-        self.gather(now);
     }
 
     /// A replay came to another gradient than the one that is history. A replica may have gone wrong just now, which its
@@ -214,7 +219,7 @@ impl Coordinator {
     }
 
     /// Nobody can say who is right: what is in doubt is void, and a person has to look.
-    fn fail_disagreement(&mut self, disagreement: &Disagreement) {
+    pub(super) fn fail_disagreement(&mut self, disagreement: &Disagreement) {
         let mut message = disagreement.message.clone();
         let proven = self.proven_step;
         let voids = disagreement.in_state && self.position.step > proven;

@@ -83,6 +83,10 @@ pub struct Coordinator {
     /// Members of the last term's last view, until this term has a view of its own.
     pub(super) orphans: usize,
     pub(super) rejoin_until: Millis,
+    /// Members of it that had not come back when this term's first view opened, and until when they may.
+    pub(super) unheard: (usize, Millis),
+    /// The last state that somebody claimed at Join, until a commit is witness to it.
+    pub(super) claimed_until: Option<u64>,
     /// A commit that the journal had lost, on its way back into it.
     pub(super) adopting: Option<CommitRecord>,
     /// What members have of a step that no view works on.
@@ -149,6 +153,8 @@ impl Coordinator {
             has_begun,
             orphans,
             rejoin_until: now.saturating_add(plan.rejoin_ms),
+            unheard: (0, now),
+            claimed_until: None,
             adopting: None,
             kept: Kept::default(),
             held_since: None,
@@ -220,6 +226,10 @@ impl Coordinator {
         self.outputs.pop_front()
     }
 
+    pub(super) fn outputs_waiting(&self) -> usize {
+        self.outputs.len()
+    }
+
     /// When [`Event::Tick`] is due next; `None` when the run is over, or only the journal is waited for.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
@@ -231,11 +241,17 @@ impl Coordinator {
             State::Stepping(step) => Some(step.until.min(step.late_at)),
             State::Closing(closing) => closing.deadline(),
             State::Opening | State::Committing(_) => None,
-            State::Ending(_) => return self.appends.retry_at(),
+            State::Ending(_) => return self.appends_deadline(),
             State::Finished(_) => return None,
         };
         let edges = self.broken_edges.as_ref().map(|(at, _)| *at);
-        [lease, state, self.uploads.deadline(), self.appends.retry_at(), edges].into_iter().flatten().min()
+        [lease, state, self.uploads.deadline(), self.appends_deadline(), edges].into_iter().flatten().min()
+    }
+
+    /// When an append is tried again, or has taken so long that people are told.
+    fn appends_deadline(&self) -> Option<Millis> {
+        let overdue = self.appends.overdue_at().filter(|at| self.clock < *at);
+        self.appends.retry_at().into_iter().chain(overdue).min()
     }
 
     /// What the run waits for and why, for people.
@@ -243,6 +259,9 @@ impl Coordinator {
     pub fn waits_for(&self) -> String {
         if self.appends.is_failing() {
             return "the journal, which can't be written".to_owned();
+        }
+        if self.appends.is_overdue(self.clock) {
+            return "the journal, whose disk neither takes a record nor refuses it".to_owned();
         }
         match &self.state {
             State::Gathering { .. } => self.describe_gathering(self.clock),
@@ -288,7 +307,7 @@ impl Coordinator {
     }
 
     fn on_journalled(&mut self, now: Millis) {
-        let (after, next) = self.appends.written();
+        let (after, next) = self.appends.written(now);
         self.outputs.extend(next);
         match after {
             None => {}
@@ -373,12 +392,17 @@ impl Coordinator {
         self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
     }
 
+    /// Whether the journal refuses records at present, or its disk hangs.
+    pub(super) fn waits_for_disk(&self) -> bool {
+        self.appends.is_failing() || self.appends.is_overdue(self.clock)
+    }
+
     fn note_waiting(&mut self) {
         if matches!(self.state, State::Finished(_)) {
             return; // Its outcome was the last word.
         }
         let (reason, late_ms) = match &self.state {
-            _ if self.appends.is_failing() => (self.waits_for(), None),
+            _ if self.waits_for_disk() => (self.waits_for(), None),
             State::Stepping(step) => (step.late.clone(), Some(self.clock.saturating_sub(step.started))),
             State::Committing(_) | State::Opening | State::Ending(_) => (String::new(), None),
             _ => (self.waits_for(), None),
@@ -404,7 +428,7 @@ impl Coordinator {
     }
 
     pub(super) fn append(&mut self, record: Record, durable: bool, after: After) {
-        let output = self.appends.push(record, durable, after);
+        let output = self.appends.push(self.clock, record, durable, after);
         self.outputs.extend(output);
     }
 

@@ -6,7 +6,7 @@ use super::roster::Member;
 use crate::Millis;
 use crate::ids::MemberId;
 use crate::journal::Record;
-use crate::messages::{Commit, Next, ToWorker};
+use crate::messages::{Commit, Held, Next, ToWorker};
 
 impl Coordinator {
     /// Whether members of the last view may still come back.
@@ -18,15 +18,18 @@ impl Coordinator {
     /// A member said at Join what it holds: it counts where a commit of this history made it.
     pub(super) fn look_at_claim(&mut self, id: MemberId) {
         let Some(member) = self.roster.get(id) else { return };
-        let holds = member.claim.as_ref().filter(|held| {
-            held.commit
-                .as_ref()
-                .is_some_and(|commit| commit.key.step == held.step && self.history.has(commit))
-        });
-        let holds = holds.map(|held| held.step);
+        let claimed = member.claim.as_ref().map(|held| held.step);
+        let holds = member.claim.as_ref().filter(|held| self.is_history(held)).map(|held| held.step);
+        self.claimed_until = self.claimed_until.max(claimed);
         if let Some(member) = self.roster.get_mut(id) {
             member.holds = holds;
         }
+    }
+
+    /// Whether a commit of this history has made the state.
+    pub(super) fn is_history(&self, held: &Held) -> bool {
+        let commit = held.commit.as_ref().filter(|commit| commit.key.step == held.step);
+        commit.is_some_and(|commit| self.history.has(commit))
     }
 
     /// A commit that the journal lost with its host, brought back by a member that had applied it, goes into the journal.

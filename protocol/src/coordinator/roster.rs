@@ -99,6 +99,11 @@ impl Roster {
         self.members.len()
     }
 
+    /// Of members and of control streams.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.members.len(), self.connections.len())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }

@@ -48,6 +48,10 @@ impl Step {
         self.computed.contains(&id) || self.is_ready(id)
     }
 
+    pub(super) fn ready_count(&self) -> usize {
+        self.readies.len()
+    }
+
     pub(super) fn is_ready(&self, id: MemberId) -> bool {
         self.readies.contains_key(&id)
     }
@@ -156,7 +160,7 @@ impl Coordinator {
         let Some((_, ready)) = in_rank_order.first() else { return };
         let ready = (*ready).clone();
         self.disagreements = 0;
-        if ready.state_check != 0 {
+        if ready.state_check != 0 && !self.may_be_outvoted(now) {
             // The checks speak of the state before a training step, and of the state that is evaluated.
             self.proven_step = self.proven_step.max(self.position.step.saturating_sub(1));
         }
@@ -219,6 +223,7 @@ impl Coordinator {
             next: self.next_after(now, key, &ready.sums),
             sums: ready.sums.clone(),
             squared_norm: ready.squared_norm,
+            state_check: ready.state_check,
         }
     }
 
@@ -278,16 +283,21 @@ impl Coordinator {
         if next.evaluate {
             self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });
         } else if next.last {
-            return self.start_closing(now);
+            self.start_closing(now);
+            self.compare_new_claims(now, key.step);
+            return;
         } else if next.hold {
             if wants_balance {
                 self.note(super::Note::Warning { message: self.describe_balance() });
             }
-            return self.hold(now);
+            self.hold(now);
+            self.compare_new_claims(now, key.step);
+            return;
         } else {
             self.begin_step(now, StepKey { step: key.step + 1, phase: Phase::Train, ..key });
         }
-        if !self.is_view_whole() {
+        // Others may have come with another state than the one that this commit speaks of.
+        if !self.compare_new_claims(now, key.step) && !self.is_view_whole() {
             self.retry(now, "a member was lost while the step before was committed");
         }
     }

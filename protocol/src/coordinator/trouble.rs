@@ -102,6 +102,10 @@ impl Troubles {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     /// What is known of a worker that comes.
     pub(super) fn of(&mut self, now: Millis, instance: u64) -> Trouble {
         self.kept.remove(&instance).filter(|trouble| !trouble.is_over(now)).unwrap_or_default()

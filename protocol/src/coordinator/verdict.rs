@@ -94,7 +94,8 @@ fn unequal<V: Ord>(values: Vec<(String, V)>) -> Option<Vec<String>> {
     Some(minority.flatten().collect())
 }
 
-fn blame(deviants: &[String], count: usize) -> String {
+/// Who is to blame, for people.
+pub(super) fn blame(deviants: &[String], count: usize) -> String {
     match deviants {
         [] => format!("no strict majority among {count}, so none can be blamed"),
         [one] => format!("{one} deviates from the strict majority"),

@@ -129,6 +129,7 @@ impl Uploads {
     fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
         if self.durable.is_none_or(|(durable, _)| step >= durable) {
             self.durable = Some((step, digest));
+            self.known.retain(|(known, _)| *known != step);
             self.known.push((step, digest));
         }
     }
@@ -173,6 +174,15 @@ impl Uploads {
         self.awaited.remove(&step);
         let is_awaited = self.in_flight.take_if(|upload| upload.step == step).is_some();
         is_awaited || !self.void.contains(&step)
+    }
+
+    /// Of what grows with versions.
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 3] {
+        [
+            ("versions that may be loaded", self.known.len()),
+            ("awaited versions", self.awaited.len()),
+            ("void versions", self.void.len()),
+        ]
     }
 
     /// Whether a version is whole and on its way to the journal.

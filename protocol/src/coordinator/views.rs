@@ -131,7 +131,7 @@ impl Coordinator {
             self.has_begun = true;
             self.uploads.start_clock(now);
         }
-        self.orphans = 0;
+        self.note_unheard(now, view.members.len());
         self.view_began(now);
         self.begin_step(now, key);
     }

@@ -191,6 +191,7 @@ fn put_commit(put: &mut Put<'_>, commit: &CommitRecord) {
         put.u64(sum.to_bits());
     }
     put.u64(commit.squared_norm.to_bits());
+    put.u64(commit.state_check);
 }
 
 fn take_record(take: &mut Take<'_>) -> Option<Record> {
@@ -267,7 +268,9 @@ fn take_commit(take: &mut Take<'_>) -> Option<CommitRecord> {
         sums.push(f64::from_bits(take.u64()?));
     }
     let squared_norm = f64::from_bits(take.u64()?);
-    Some(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm })
+    // Earlier versions ended here.
+    let state_check = if take.0.is_empty() { 0 } else { take.u64()? };
+    Some(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm, state_check })
 }
 
 struct Put<'a>(&'a mut Vec<u8>);

@@ -71,8 +71,8 @@ pub struct Worker {
     pub(super) commit: Option<Box<CommitRecord>>,
     /// A training step that is prepared since before the coordinator was lost, with its hash.
     pub(super) prepared: Option<(u64, u64)>,
-    /// Sums and squared norm of the last Ready.
-    pub(super) reduced: Option<(Sums, f64)>,
+    /// Sums, squared norm and state check of the last Ready.
+    pub(super) reduced: Option<(Sums, f64, u64)>,
     /// A commit whose update was under way when the coordinator was lost.
     pub(super) applying: Option<Box<Commit>>,
     /// What is asked of the state whose update is under way.

@@ -52,7 +52,7 @@ impl Worker {
             return; // Of an abandoned view.
         }
         self.state = State::Ready { key: ready.key, hash: ready.hash };
-        self.reduced = Some((ready.sums.clone(), ready.squared_norm));
+        self.reduced = Some((ready.sums.clone(), ready.squared_norm, ready.state_check));
         self.send(FromWorker::Ready(ready));
     }
 
@@ -148,7 +148,7 @@ impl Worker {
             return;
         }
         // A recovered commit's sums were reduced under the lost coordinator: they are still those of the last Ready.
-        let (sums, squared_norm) = self.reduced.take().unwrap_or_default();
+        let (sums, squared_norm, before) = self.reduced.take().unwrap_or_default();
         self.commit = Some(Box::new(CommitRecord {
             key: commit.key,
             hash: commit.hash,
@@ -158,6 +158,7 @@ impl Worker {
             next: commit.next,
             sums,
             squared_norm,
+            state_check: before,
         }));
     }
 
