@@ -40,6 +40,16 @@ pub enum Bug {
     KeepsTheSilent,
     /// A member computes all of its microbatches again when a step is tried again in another view.
     ForgetsPartials,
+    /// The coordinator is told that a record is written while the disk still hangs.
+    CommitsBeforeItIsWritten,
+    /// The coordinator's driver takes exports that failed for those that are in place.
+    ForgetsFailedExports,
+    /// A worker says that its numerics are those of the others.
+    HidesNumerics,
+    /// A worker takes what isn't finite for finite.
+    TrustsNan,
+    /// The data plane keeps connections that are gone.
+    KeepsDeadConnections,
     /// Members' state checks and hashes are not compared (all are made equal).
     IgnoresDisagreement,
 }

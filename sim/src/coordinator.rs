@@ -14,7 +14,7 @@ use crate::exchange::FromMember;
 use crate::network::{Down, Plane, Up, What};
 use crate::summing::{Connection, Summing};
 use crate::toy::State;
-use crate::watch::Finding;
+use crate::watch::{Finding, Way};
 use crate::world::{CLOCK, World};
 
 /// One incarnation.
@@ -23,6 +23,10 @@ pub(crate) struct CoordinatorNode {
     pub(crate) summing: Summing,
     /// The append in flight.
     pub(crate) appending: Option<(Record, bool)>,
+    /// When it began, by the coordinator's clock and by the world's.
+    pub(crate) appending_since: (u64, u64),
+    /// The record of the run's end is on its way.
+    pub(crate) is_ending: bool,
     /// What happens while the process is paused.
     pub(crate) backlog: Backlog,
     /// When each worker was heard last.
@@ -65,13 +69,17 @@ impl World<'_> {
             self.choose_version(&mut history);
         }
         let mut plan = self.scenario.plan.clone();
+        plan.on_nan = self.on_nan;
         plan.wait_for_workers = u32::try_from(wait_for).unwrap_or(u32::MAX);
         let term = self.disk.take_term();
+        (self.started_at, self.lost_at) = (self.queue.now(), None);
         let machine = Coordinator::new(plan, term, history, self.coordinator_clock());
         self.coordinator = Some(CoordinatorNode {
             machine,
             summing: Summing::new(self.scenario, self.bug),
             appending: None,
+            appending_since: (0, 0),
+            is_ending: false,
             backlog: Backlog::default(),
             heard: BTreeMap::new(),
             here: BTreeMap::new(),
@@ -86,6 +94,13 @@ impl World<'_> {
         });
         self.drain_coordinator()?;
         Ok(true)
+    }
+
+    /// Until when members that were lost may come back with another state: what those that are there say proves less.
+    fn outvoted_until(&self) -> u64 {
+        let lost = self.lost_at.map(|at| at + EXPECTED_MS);
+        let started = self.started_at + self.scenario.plan.join_timeout_ms;
+        lost.map_or(started, |lost| lost.max(started))
     }
 
     /// What the coordinator's clock says.
@@ -127,7 +142,7 @@ impl World<'_> {
             What::Download(worker, step) => self.on_download(worker, step),
             What::Shown(worker, step, state) => self.on_shown(worker, step, state),
             What::Take(worker, step) => self.on_take(worker, step),
-            What::Exported => self.handle_coordinator(Event::Exported),
+            What::Exported => self.on_exported(),
             _ => Ok(()),
         }
     }
@@ -174,6 +189,9 @@ impl World<'_> {
                 self.handle_coordinator(Event::Disconnected { connection, reason })
             }
             Plane::Data => {
+                if let Some(link) = self.workers[worker].link(plane, generation) {
+                    link.is_noticed = true;
+                }
                 let node = self.coordinator.as_mut();
                 match node.and_then(|node| node.summing.gone((worker, generation))) {
                     Some(member) => self.handle_coordinator(Event::DataPlaneLost { member, reason }),
@@ -248,11 +266,13 @@ impl World<'_> {
             }
             Output::Append { record, durable } => {
                 let took_ms = self.random.between(0, self.scenario.speeds.journal_ms);
+                let (clock, now) = (self.coordinator_clock(), self.queue.now());
                 if let Some(node) = &mut self.coordinator {
                     if node.appending.is_some() {
                         return Err("two appends at once".to_owned());
                     }
-                    node.appending = Some((record, durable));
+                    node.is_ending |= matches!(record, Record::End(_));
+                    (node.appending, node.appending_since) = (Some((record, durable)), (clock, now));
                 }
                 self.queue.put(took_ms, What::Appended);
             }
@@ -296,7 +316,16 @@ impl World<'_> {
                 self.told.rewinds += 1;
                 let void = !reason.contains("is lost with the workers") && !reason.starts_with("no version");
                 let best = self.best_to_go_on_from();
-                return self.watch.on_rewind(to_step, void, &best);
+                // Of a state that was found wrong when somebody came with another.
+                let found_late = reason.strip_prefix("what members hold of state ");
+                let found_late = found_late.and_then(|rest| rest.split(' ').next()?.parse().ok());
+                let way = match (void, found_late) {
+                    (true, Some(step)) => Way::Late(step),
+                    (true, None) if now < self.outvoted_until() => Way::Outvoted,
+                    (true, None) => Way::Void,
+                    (false, _) => Way::Lost,
+                };
+                return self.watch.on_rewind(to_step, way, &best);
             }
             Note::Joined { member, join } => {
                 if let (Some(node), Ok(worker)) = (&mut self.coordinator, usize::try_from(join.instance)) {
@@ -310,6 +339,7 @@ impl World<'_> {
                 if let Some(node) = &mut self.coordinator {
                     node.here.remove(&member);
                 }
+                self.lost_at = Some(now);
                 self.check_blame(member, &reason)?;
                 self.told.left.push(reason);
             }
@@ -361,6 +391,9 @@ fn next_key(commit: &Commit) -> StepKey {
         StepKey { step: key.step + 1, phase: Phase::Train, ..key }
     }
 }
+
+/// A worker that is lost may come back within this.
+const EXPECTED_MS: u64 = 60_000;
 
 /// Streams that one worker may open, more than any does.
 const GENERATIONS: usize = 1 << 20;

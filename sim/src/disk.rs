@@ -13,6 +13,8 @@ pub(crate) struct StoredVersion {
     pub state: Option<State>,
     /// The digest that the manifest names; without a manifest the version does not exist.
     pub manifest: Option<[u8; 32]>,
+    /// The disk has changed it since.
+    pub is_damaged: bool,
 }
 
 /// One run's directory.
@@ -28,6 +30,8 @@ pub(crate) struct Disk {
     pub term: u32,
     /// Appends fail until this time.
     pub journal_fails_until: u64,
+    /// An append doesn't end before this time.
+    pub journal_hangs_until: u64,
     /// Versions can't be written until this time.
     pub full_until: u64,
 }

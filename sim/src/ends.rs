@@ -1,6 +1,7 @@
 //! How a life may end, and how long it may stand still: progress is checked, and so is every excuse for none.
 
 use protocol::coordinator::{OnNan, Outcome};
+use protocol::history::History;
 use protocol::messages::EndReason;
 
 use crate::life::{Chaos, Life, Which};
@@ -108,8 +109,31 @@ impl World<'_> {
                 false => Err(format!("a message without a way back: \"{}\"", outcome.message)),
             };
         }
-        self.watch.on_completed(self.scenario, self.newest_version(), self.newest_is_tainted())?;
+        let last_is_damaged =
+            self.disk.versions.last_key_value().is_some_and(|(_, version)| version.is_damaged);
+        if !last_is_damaged {
+            self.watch.on_completed(self.scenario, self.newest_version(), self.newest_is_tainted())?;
+        }
+        if self.scenario.plan.export && !self.is_exported {
+            return Err("exports: the run is complete and has none".to_owned());
+        }
+        self.check_claimed_exactness()?;
         self.check_exits()
+    }
+
+    /// What is said of the bits of a run with members of different numerics.
+    fn check_claimed_exactness(&self) -> Finding {
+        let records =
+            protocol::journal::decode(&self.disk.journal).map_err(|error| error.to_string())?.records;
+        let history = History::replay(&records).map_err(|error| error.to_string())?;
+        match history.is_exact() == !self.was_mixed {
+            true => Ok(()),
+            false => Err(format!(
+                "mixed: exactness is {}, and members {} of different numerics",
+                if history.is_exact() { "claimed" } else { "not claimed" },
+                if self.was_mixed { "were" } else { "were not" },
+            )),
+        }
     }
 
     fn newest_is_tainted(&self) -> bool {
@@ -122,17 +146,20 @@ impl World<'_> {
         let says = |words: &[&str]| words.iter().any(|words| outcome.message.contains(words));
         let now = self.queue.now();
         let was_stopped = self.fired.contains(&Chaos::Stop) && says(&["SIGINT"]);
-        let stops_at_nan = self.scenario.plan.on_nan == OnNan::Stop
-            && self.toy.nan_sample.is_some()
-            && says(&["not finite"]);
+        let may_be_nan = self.toy.nan_sample.is_some() || self.watch.is_tainted;
+        let stops_at_nan = self.on_nan == OnNan::Stop && may_be_nan && says(&["not finite"]);
         // The last version is tried for a while, and not for ever.
         let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
         let was_refused = self.fired.iter().any(|chaos| matches!(chaos, Chaos::UploadsFail(_)));
         let is_unwritten =
             was_full && says(&["no space left"]) || was_refused && says(&["connection refused"]);
         // So is the journal before anything is done.
-        let was_unjournalled = self.fired.iter().any(|chaos| matches!(chaos, Chaos::JournalFails(_)));
-        let is_unjournalled = was_unjournalled && says(&["the journal, which can't be written"]);
+        let journal = |chaos: &Chaos| matches!(chaos, Chaos::JournalFails(_) | Chaos::JournalHangs(_));
+        let is_unjournalled = self.fired.iter().any(journal) && says(&["for the journal, wh"]);
+        // Exports are tried for a while, too; and nobody has the state of a version that can't be loaded.
+        let was_unexported = self.fired.iter().any(|chaos| matches!(chaos, Chaos::ExportsFail(_)));
+        let is_unexported = was_unexported && says(&["the export failed: no space left for exports"]);
+        let is_damaged = self.fired.contains(&Chaos::DamageVersion) && says(&["another digest than the one"]);
         // Whom nobody starts again, or who was kept from coming until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0
@@ -143,7 +170,7 @@ impl World<'_> {
         let is_changed = life.other_data && says(&["the replay of step"]);
         // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
         let differ = ["differ", "the replay of step", "another digest", "is not the journalled one"];
-        let was_flipped = self.watch.was_tainted && says(&differ);
+        let was_flipped = self.watch.is_tainted && says(&differ);
         // Before anybody has worked, a worker that can't be started is for a person to look at.
         let was_hurt = self.fired.iter().any(|chaos| {
             matches!(chaos, Chaos::LaunchFails(_) | Chaos::KillWorker(_) | Chaos::KillAll { .. })
@@ -158,6 +185,8 @@ impl World<'_> {
             || stops_at_nan
             || is_unwritten
             || is_unjournalled
+            || is_unexported
+            || is_damaged
             || is_short
             || is_changed
             || was_flipped
@@ -181,15 +210,21 @@ impl World<'_> {
         })
     }
 
-    /// Whoever was left in peace ends in peace, or as a coordinator told it to: one of an earlier term may have given up.
+    /// Whoever wasn't killed ends in peace, as a coordinator told it to, or because of what struck it: a coordinator of an
+    /// earlier term may have given up.
     fn check_exits(&self) -> Finding {
-        let victims: Vec<usize> = self.fired.iter().flat_map(Chaos::victims).collect();
-        for (index, node) in self.workers.iter().enumerate().filter(|(index, _)| !victims.contains(index)) {
+        for (index, node) in self.workers.iter().enumerate() {
             let Some((code, message)) = node.exit.as_ref().filter(|(code, _)| *code != 0) else { continue };
             let was_told = node.told_to_end.as_ref() == Some(&(*code, message.clone()));
             // Put out before the end.
             let is_alone = *code == 4 && message.contains("no coordinator was reached");
-            if !was_told && !is_alone {
+            let has_left = *code == 130 && self.fired.contains(&Chaos::Leave(index));
+            let is_cut = |chaos: &Chaos| {
+                matches!(chaos, Chaos::Partition { worker, which, .. }
+                    if *worker == index && *which != Which::Control)
+            };
+            let is_unproven = *code == 4 && message.contains(UNPROVEN) && self.fired.iter().any(is_cut);
+            if !was_told && !is_alone && !has_left && !is_unproven {
                 return Err(format!("worker {index} of a completed run exited with {code}: {message}"));
             }
         }

@@ -24,6 +24,7 @@ mod run;
 mod scenario;
 mod shrink;
 mod silence;
+mod sizes;
 mod strike;
 mod summing;
 mod toy;

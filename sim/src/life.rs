@@ -91,14 +91,22 @@ pub enum Chaos {
     Leave(usize),
     /// The journal can't be written for so long.
     JournalFails(u64),
+    /// An append to the journal neither ends nor fails for so long.
+    JournalHangs(u64),
     /// Versions can't be written for so long.
     DiskFull(u64),
+    /// The disk damages the newest version.
+    DamageVersion,
+    /// Exports can't be written for so long.
+    ExportsFail(u64),
     /// No upload can be begun for so long.
     UploadsFail(u64),
     /// No local worker can be started for so long.
     LaunchFails(u64),
     /// So many other workers come late, all at once.
     Joiners(usize),
+    /// A worker comes whose numerics are others, to a run that has begun.
+    OtherNumerics,
     /// So many frames of the data plane arrive corrupt; whoever finds one drops the connection.
     CorruptFrames(u32),
     /// Old messages come once more.
@@ -156,6 +164,8 @@ impl Chaos {
             | Self::UploadsFail(ms)
             | Self::LaunchFails(ms)
             | Self::JournalFails(ms)
+            | Self::JournalHangs(ms)
+            | Self::ExportsFail(ms)
             | Self::DiskFull(ms)
             | Self::RestartCoordinator { after_ms: ms, .. } => *ms,
             // Whatever was due before a leap back is due that much later.
@@ -197,6 +207,8 @@ pub struct Life {
     pub other_data: bool,
     /// The newest version's file was damaged before it.
     pub damaged_version: bool,
+    /// `train.on_nan` is "stop".
+    pub stops_at_nan: bool,
     /// A supervisor starts killed workers again, and others where too few are left when all faults are over.
     pub is_supervised: bool,
 }
@@ -205,8 +217,15 @@ impl Life {
     /// Nothing goes wrong.
     #[must_use]
     pub fn quiet(workers: usize) -> Self {
-        let (other_data, damaged_version, is_supervised) = (false, false, false);
-        Self { workers, missing: 0, chaos: Vec::new(), other_data, damaged_version, is_supervised }
+        Self {
+            workers,
+            missing: 0,
+            chaos: Vec::new(),
+            other_data: false,
+            damaged_version: false,
+            stops_at_nan: false,
+            is_supervised: false,
+        }
     }
 
     /// So many workers, and what happens at which event.
@@ -238,7 +257,9 @@ impl Scenario {
             }
             chaos.sort_by_key(|(at, _)| *at);
             let damaged_version = random.one_in(8);
-            lives.push(Life { damaged_version, ..Life::supervised(workers, &chaos) });
+            // The last life passes over what isn't finite, as the quiet run does.
+            let stops_at_nan = random.one_in(3);
+            lives.push(Life { damaged_version, stops_at_nan, ..Life::supervised(workers, &chaos) });
         }
         let workers = random.between(u64::from(self.plan.min_workers), WORKERS_MAX);
         lives.push(Life::quiet(workers as usize));
@@ -249,7 +270,7 @@ impl Scenario {
 fn draw(random: &mut Random, workers: usize) -> Chaos {
     // Some strike a worker that comes late, or nobody.
     let worker = random.below(workers + 1);
-    match random.between(0, 43) {
+    match random.between(0, 50) {
         0..=2 => Chaos::KillWorker(worker),
         3 => Chaos::KillCoordinator { host: random.one_in(2) },
         4..=7 => Chaos::RestartCoordinator { host: random.one_in(3), after_ms: random.between(1, 20_000) },
@@ -282,6 +303,10 @@ fn draw(random: &mut Random, workers: usize) -> Chaos {
         40 => Chaos::UploadsFail(random.between(100, 20_000)),
         41 => Chaos::HangWorker(worker, random.between(1_000, 29_000)),
         42 => Chaos::HangWorker(worker, random.between(40_000, 300_000)),
+        43 | 44 => Chaos::JournalHangs(random.between(100, 40_000)),
+        45 | 46 => Chaos::DamageVersion,
+        47 | 48 => Chaos::ExportsFail(random.between(100, 6_000)),
+        49 => Chaos::OtherNumerics,
         _ => Chaos::SlowEdge { worker, which: which(random), ms: random.between(50, 2_000) },
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Link {
     down_floor: u64,
     cut_at: Option<u64>,
     is_closed: bool,
+    /// The coordinator has noticed its end.
+    pub(crate) is_noticed: bool,
 }
 
 impl Link {

@@ -195,7 +195,7 @@ impl World<'_> {
         let Some(state) = &mut node.state else { return Ok(()) };
         if commit.key.phase == Phase::Train {
             toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
-            state.tainted |= self.watch.is_tainted(reduced.key);
+            state.tainted |= self.watch.is_step_tainted(reduced.key);
             (node.made_by, node.prepared_before) = (Some((commit.key, commit.hash)), None);
         }
         let event = Event::Applied { step: state.step, state_check: state.check() };

@@ -193,6 +193,11 @@ impl Queue {
         Some(what)
     }
 
+    /// What happens later.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &What> {
+        self.waiting.values()
+    }
+
     /// What the coordinator's own driver had under way is gone with it.
     pub(crate) fn forget_coordinators_work(&mut self) {
         self.waiting.retain(|_, what| {

@@ -11,10 +11,17 @@ use crate::link::Link;
 use crate::network::Plane;
 use crate::toy::State;
 
+/// What a worker's numerics are like.
+pub(crate) const NUMERICS: [u8; 32] = [3; 32];
+/// Others.
+pub(crate) const OTHER_NUMERICS: [u8; 32] = [4; 32];
+
 /// One process.
 pub(crate) struct WorkerNode {
     pub(crate) machine: Option<Worker>,
     pub(crate) is_alive: bool,
+    /// Its numerics.
+    pub(crate) fingerprint: [u8; 32],
     /// Exit code and message.
     pub(crate) exit: Option<(u8, String)>,
     /// The same, of an end or a refusal that a coordinator has sent it.
@@ -72,6 +79,7 @@ impl WorkerNode {
         Self {
             machine: None,
             is_alive: true,
+            fingerprint: NUMERICS,
             exit: None,
             told_to_end: None,
             member: None,
@@ -134,6 +142,11 @@ impl WorkerNode {
     /// Whether its control stream is what it seems.
     pub(crate) fn is_connected(&self) -> bool {
         self.session.and_then(|session| self.control.get(session)).is_some_and(|link| !link.is_cut())
+    }
+
+    /// Data connections of whose end the coordinator hasn't heard.
+    pub(crate) fn open_data_links(&self) -> usize {
+        self.data.iter().filter(|link| !link.is_noticed).count()
     }
 
     pub(crate) fn open_data(&mut self, elements: usize) {

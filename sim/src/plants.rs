@@ -2,7 +2,7 @@
 
 use protocol::history::History;
 use protocol::journal::Record;
-use protocol::messages::{Commit, FromWorker, ToWorker};
+use protocol::messages::{Commit, FromWorker, Ready, ToWorker};
 
 use crate::bug::Bug;
 use crate::network::Plane;
@@ -35,6 +35,9 @@ impl World<'_> {
                 let first = node.first_ready.take().filter(|first| first.key == ready.key).unwrap_or(ready);
                 node.first_ready = Some(first.clone());
                 FromWorker::Ready(first)
+            }
+            (Some(Bug::TrustsNan), FromWorker::Ready(ready)) => {
+                FromWorker::Ready(Ready { finite: true, ..ready })
             }
             (Some(Bug::IgnoresDisagreement), FromWorker::Applied { step, .. }) => {
                 FromWorker::Applied { step, state_check: 1 }

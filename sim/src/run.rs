@@ -106,7 +106,7 @@ pub fn run(
     report.given_up = usize::from(!is_complete);
     report.stood_still_ms = world.stood_still_ms();
     // How each life ended was looked at already: a failed one had a reason that was there.
-    if is_complete || world.was_tainted() {
+    if is_complete || world.is_tainted() {
         Ok(report)
     } else {
         Err(violation(scenario, "the last life did not complete the run", &world))

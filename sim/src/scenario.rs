@@ -91,7 +91,8 @@ impl Scenario {
             ..run_plan()
         };
         let early_stopping = early_stopping(&mut Random::stream(seed, "early stopping"));
-        Self { seed, plan: RunPlan { early_stopping, ..plan }, toy, speeds }
+        let mixed = Random::stream(seed, "mixed").one_in(4);
+        Self { seed, plan: RunPlan { early_stopping, mixed, ..plan }, toy, speeds }
     }
 }
 

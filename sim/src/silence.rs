@@ -12,8 +12,9 @@ impl World<'_> {
         let Some(node) = self.coordinator.as_ref().filter(|node| !node.backlog.is_paused) else {
             return Ok(());
         };
-        let is_ending =
-            node.machine.next_deadline().is_none() || self.queue.now() < self.disk.journal_fails_until;
+        let is_ending = node.is_ending
+            || node.machine.next_deadline().is_none()
+            || self.queue.now() < self.disk.journal_fails_until;
         // Timers are late: this one, and the one at which a leap was found.
         let patience_ms = self.scenario.plan.lease_ms + 2 * self.scenario.speeds.timer_ms;
         let clock = self.coordinator_clock();

@@ -8,6 +8,7 @@ use protocol::worker;
 use crate::life::Chaos;
 use crate::link::Way;
 use crate::network::{Down, Plane, Up, What};
+use crate::node::OTHER_NUMERICS;
 use crate::watch::Finding;
 use crate::world::World;
 
@@ -91,7 +92,17 @@ impl World<'_> {
                 }
             }
             Chaos::JournalFails(ms) => self.disk.journal_fails_until = now + ms,
+            Chaos::JournalHangs(ms) => self.disk.journal_hangs_until = now + ms,
             Chaos::DiskFull(ms) => self.disk.full_until = now + ms,
+            Chaos::DamageVersion => self.damage_newest_version(),
+            Chaos::ExportsFail(ms) => self.exports_fail_until = now + ms,
+            Chaos::OtherNumerics if self.watch.has_views() => {
+                let worker = self.workers.len();
+                self.start_worker(None);
+                self.workers[worker].fingerprint = OTHER_NUMERICS;
+            }
+            // Before that it would be the first, and the run its own.
+            Chaos::OtherNumerics => {}
             Chaos::UploadsFail(ms) => self.uploads_fail_until = now + ms,
             Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
             Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None)),
@@ -101,7 +112,7 @@ impl World<'_> {
             Chaos::FlipBit { worker, at, bit } => {
                 if let Some(state) = self.workers.get_mut(worker).and_then(|node| node.state.as_mut()) {
                     state.flip(at, bit);
-                    self.watch.was_tainted = true;
+                    self.watch.on_flip();
                 }
             }
             Chaos::FlipDonor { at, bit } => self.donor_flip = Some((at, bit)),
@@ -112,7 +123,7 @@ impl World<'_> {
     /// A member is about to show its state to others.
     pub(crate) fn flip_donor(&mut self, worker: usize) {
         if let (Some((at, bit)), Some(state)) = (self.donor_flip.take(), &mut self.workers[worker].state) {
-            self.watch.was_tainted = true;
+            self.watch.on_flip();
             state.flip(at, bit);
         }
     }

@@ -89,13 +89,26 @@ impl Summing {
     /// A connection ended: the member that the view has lost by it, unless it has another one or the view has no use
     /// for it.
     pub(crate) fn gone(&mut self, connection: Connection) -> Option<MemberId> {
-        let member = self.members.remove(&connection)?;
+        let member = match self.bug {
+            Some(Bug::KeepsDeadConnections) => *self.members.get(&connection)?,
+            _ => self.members.remove(&connection)?,
+        };
         if self.writers.get(&member) != Some(&connection) {
             return None;
         }
         self.writers.remove(&member);
         let needs_it = self.view.as_ref().is_some_and(|view| view.reduce == ReduceAt::Coordinator);
         needs_it.then_some(member)
+    }
+
+    /// What it holds, by name and size.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
+        [
+            ("data connections", self.members.len()),
+            ("members' newest data connections", self.writers.len()),
+            ("members that aren't connected", self.unsent.len()),
+            ("frames for members that aren't connected", self.unsent.values().map(Vec::len).sum()),
+        ]
     }
 
     /// Whose connection it is.

@@ -8,6 +8,8 @@ use crate::world::World;
 
 /// A life that isn't over by then hangs, whatever its faults.
 const LIFE_MS_MAX: u64 = 30 * 60_000;
+/// An append that takes longer is said to hang.
+const APPEND_PATIENCE_MS: u64 = 5_000;
 /// A deadline that its own tick doesn't move so often in a row is no deadline.
 const IDLE_TICKS_MAX: u32 = 3;
 
@@ -155,6 +157,8 @@ impl World<'_> {
                 node.machine.waits_for()
             ));
         }
+        self.check_hung_append()?;
+        self.check_sizes()?;
         for (index, node) in self.workers.iter().enumerate().filter(|(_, node)| node.is_alive) {
             if node.machine.as_ref().is_some_and(|machine| machine.next_deadline().is_none()) {
                 return Err(format!("no silent hang: worker {index} has no deadline"));
@@ -167,6 +171,24 @@ impl World<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// A disk that hangs is named to whoever asks.
+    fn check_hung_append(&self) -> Finding {
+        let Some(node) = self.coordinator.as_ref().filter(|node| node.appending.is_some()) else {
+            return Ok(());
+        };
+        let patience_ms = APPEND_PATIENCE_MS + 2 * self.scenario.speeds.timer_ms;
+        let (by_clock, since) = node.appending_since;
+        let is_overdue = self.coordinator_clock() > by_clock + patience_ms
+            && self.queue.now() > since + patience_ms
+            && node.backlog.waiting.is_empty()
+            && !node.backlog.is_paused;
+        let said = node.machine.waits_for();
+        match is_overdue && !said.contains("the journal") {
+            true => Err(format!("no silent hang: the journal's disk hangs, and it waits for {said}")),
+            false => Ok(()),
+        }
     }
 
     /// Puts each machine's next deadline into the queue.

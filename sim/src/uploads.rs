@@ -1,8 +1,10 @@
 //! What the coordinator's driver does with its disk: the journal, versions, and states that are shown to others.
 
+use std::collections::BTreeSet;
+
 use protocol::coordinator::Event;
 use protocol::ids::MemberId;
-use protocol::journal::Record;
+use protocol::journal::{Record, ViewRecord};
 use protocol::messages::UploadKind;
 use protocol::worker;
 
@@ -34,6 +36,13 @@ impl World<'_> {
 
     pub(crate) fn on_appended(&mut self) -> Finding {
         let now = self.queue.now();
+        if now < self.disk.journal_hangs_until {
+            self.queue.put_at(self.disk.journal_hangs_until, What::Appended);
+            if self.bug == Some(Bug::CommitsBeforeItIsWritten) {
+                return self.handle_coordinator(Event::Journalled);
+            }
+            return Ok(());
+        }
         let Some((record, durable)) = self.coordinator.as_mut().and_then(|node| node.appending.take()) else {
             return Ok(());
         };
@@ -45,11 +54,42 @@ impl World<'_> {
         self.handle_coordinator(Event::Journalled)
     }
 
+    pub(crate) fn on_exported(&mut self) -> Finding {
+        let fails = self.queue.now() < self.exports_fail_until;
+        self.is_exported |= !fails;
+        if fails && self.bug != Some(Bug::ForgetsFailedExports) {
+            let reason = "no space left for exports".to_owned();
+            return self.handle_coordinator(Event::ExportFailed { reason });
+        }
+        self.handle_coordinator(Event::Exported)
+    }
+
     pub(crate) fn watch_journalled(&mut self, record: &Record) -> Finding {
         if matches!(record, Record::Commit(_) | Record::Adopted(_) | Record::Version { .. }) {
             self.last_progress = self.queue.now();
         }
-        self.watch.on_journalled(self.scenario, record)
+        if let Record::View(view) = record {
+            self.check_numerics(view)?;
+        }
+        self.watch.on_journalled(self.scenario, self.on_nan, record)
+    }
+
+    /// Members of one view have the same numerics, unless the run takes others; and the journal says which.
+    fn check_numerics(&mut self, record: &ViewRecord) -> Finding {
+        let of = |member: MemberId| self.workers.iter().find(|node| node.member == Some(member));
+        let members = record.view.members.iter();
+        let known: Option<BTreeSet<[u8; 32]>> =
+            members.map(|info| Some(of(info.member)?.fingerprint)).collect();
+        let Some(kinds) = known else { return Ok(()) }; // Somebody is somebody else by now.
+        let step = record.view.step;
+        if kinds.len() > 1 && !self.scenario.plan.mixed {
+            return Err(format!("mixed: a view for step {step} has members of two numerics"));
+        }
+        if record.fingerprint.is_none() != (kinds.len() > 1) {
+            return Err(format!("mixed: the journal has the wrong numerics for the view of step {step}"));
+        }
+        self.was_mixed |= kinds.len() > 1;
+        Ok(())
     }
 
     /// The states that a run that goes back could go on from: whole versions, and what members hold.
@@ -100,7 +140,7 @@ impl World<'_> {
         });
         if !is_whole {
             // From here until the manifest a crash leaves a half-written version.
-            self.disk.versions.insert(step, StoredVersion { state: None, manifest: None });
+            self.disk.versions.insert(step, StoredVersion { state: None, manifest: None, is_damaged: false });
         }
         let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
         self.queue.put(took_ms, What::Written(worker, number, step, state));
@@ -118,7 +158,8 @@ impl World<'_> {
         }
         self.watch.on_version(step, &state)?;
         let digest = state.digest();
-        self.disk.versions.insert(step, StoredVersion { state: Some(state), manifest: Some(digest) });
+        let stored = StoredVersion { state: Some(state), manifest: Some(digest), is_damaged: false };
+        self.disk.versions.insert(step, stored);
         self.handle_coordinator(Event::VersionWritten { step, digest })
     }
 
@@ -127,7 +168,10 @@ impl World<'_> {
         let (Some(state), Some(manifest)) = (version.state.clone(), version.manifest) else {
             return Err(format!("versions: version {step} is loaded and has no manifest"));
         };
-        self.watch.on_version(step, &state)?;
+        // Whoever loads it finds that out.
+        if !version.is_damaged || self.bug == Some(Bug::SkipsVersionChecks) {
+            self.watch.on_version(step, &state)?;
+        }
         self.watch.on_version_used(step)?;
         let skips = self.bug == Some(Bug::SkipsVersionChecks);
         let digest = if skips { manifest } else { state.digest() };

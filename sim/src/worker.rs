@@ -7,7 +7,7 @@ use protocol::worker::{Event, Options, Output, Worker};
 
 use crate::bug::Bug;
 use crate::network::{Down, Plane, Up, What};
-use crate::node::WorkerNode;
+use crate::node::{NUMERICS, WorkerNode};
 use crate::toy::State;
 use crate::watch::Finding;
 use crate::world::{CLOCK, World};
@@ -39,7 +39,10 @@ impl World<'_> {
         let join = Join {
             protocol_version: PROTOCOL_VERSION,
             tasks: vec![("toy".to_owned(), 1)],
-            fingerprint: [3; 32],
+            fingerprint: match self.bug {
+                Some(Bug::HidesNumerics) => NUMERICS,
+                _ => self.workers[worker].fingerprint,
+            },
             build: protocol::BUILD.to_owned(),
             name: format!("worker-{worker}"),
             device: "cpu".to_owned(),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use protocol::coordinator::Outcome;
+use protocol::coordinator::{OnNan, Outcome};
 use protocol::messages::{Commit, Ready, View};
 
 use crate::bug::Bug;
 use crate::coordinator::CoordinatorNode;
-use crate::disk::Disk;
+use crate::disk::{Disk, StoredVersion};
 use crate::life::{Chaos, Life};
 use crate::link::Cuts;
 use crate::network::Queue;
@@ -99,9 +99,22 @@ pub struct World<'a> {
     pub(crate) launches_fail_until: u64,
     /// No upload can be begun until this time.
     pub(crate) uploads_fail_until: u64,
+    /// No export can be written until this time.
+    pub(crate) exports_fail_until: u64,
+    /// How often sizes were looked at.
+    pub(crate) looked: u64,
+    /// Whether a view had members of different numerics.
+    pub(crate) was_mixed: bool,
+    /// Whether the exports are in place.
+    pub(crate) is_exported: bool,
+    /// `train.on_nan` of this life.
+    pub(crate) on_nan: OnNan,
     /// A coordinator that was started again found nothing to do.
     pub(crate) was_complete: bool,
     pub(crate) wait_for: usize,
+    /// When this coordinator was started, and when it last lost a member.
+    pub(crate) started_at: u64,
+    pub(crate) lost_at: Option<u64>,
     trace: Option<Vec<String>>,
 }
 
@@ -138,8 +151,15 @@ impl<'a> World<'a> {
             is_restarting: false,
             launches_fail_until: 0,
             uploads_fail_until: 0,
+            exports_fail_until: 0,
+            looked: 0,
+            was_mixed: false,
+            is_exported: false,
+            on_nan: scenario.plan.on_nan,
             was_complete: false,
             wait_for: 1,
+            started_at: 0,
+            lost_at: None,
             trace: None,
         }
     }
@@ -164,6 +184,12 @@ impl<'a> World<'a> {
     #[must_use]
     pub fn was_tainted(&self) -> bool {
         self.watch.was_tainted
+    }
+
+    /// Whether what it has made may still be somewhere.
+    #[must_use]
+    pub fn is_tainted(&self) -> bool {
+        self.watch.is_tainted
     }
 
     /// The longest that nothing was committed although all faults were over, in virtual milliseconds.
@@ -239,6 +265,9 @@ impl<'a> World<'a> {
         (self.is_healing, self.is_healed) = (false, false);
         self.fired.clear();
         self.disk.journal_fails_until = 0;
+        self.disk.journal_hangs_until = 0;
+        self.exports_fail_until = 0;
+        self.on_nan = if life.stops_at_nan { OnNan::Stop } else { self.scenario.plan.on_nan };
         self.disk.full_until = 0;
         self.toy = self.scenario.toy;
         if life.other_data {
@@ -247,14 +276,19 @@ impl<'a> World<'a> {
         if life.damaged_version {
             self.damage_newest_version();
         }
+        let is_tainted = |version: &StoredVersion| version.state.as_ref().is_some_and(|state| state.tainted);
+        let has_tainted_version = self.disk.versions.values().any(is_tainted);
+        self.watch.on_life(has_tainted_version);
     }
 
-    fn damage_newest_version(&mut self) {
+    pub(crate) fn damage_newest_version(&mut self) {
         // Version 0 stays whole here: without it the run starts from its seed, which has a test of its own.
         let newest = self.disk.whole_versions().first().map(|(step, _)| *step).filter(|step| *step > 0);
         let version = newest.and_then(|step| self.disk.versions.get_mut(&step));
-        if let Some(state) = version.and_then(|version| version.state.as_mut()) {
-            state.parameters[0] += 1.0;
+        let Some(version) = version else { return };
+        version.is_damaged = true;
+        if let Some(state) = &mut version.state {
+            state.parameters[0] = f32::from_bits(state.parameters[0].to_bits() ^ 1);
         }
     }
 

@@ -9,7 +9,7 @@ use support::{check, completed, outcome, scenario, slow};
 
 #[test]
 fn a_lost_worker_costs_one_retry_of_its_own_microbatches() {
-    let mut scenario = scenario(2);
+    let mut scenario = scenario(6);
     scenario.speeds.network_ms = 20;
     let quiet = completed(&scenario, &Life::quiet(3), None).told().clone();
     let mut retries = 0;
@@ -220,7 +220,7 @@ fn the_others_go_on_whatever_befalls_one() {
 #[test]
 fn who_leaves_last_leaves_its_state() {
     for (min_workers, leaves_first) in [(1, true), (2, false)] {
-        let mut scenario = slow(4);
+        let mut scenario = slow(6);
         scenario.plan.min_workers = min_workers;
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
         for at in (100..300).step_by(10) {
@@ -244,5 +244,20 @@ fn a_run_that_pauses_writes_a_version() {
         let life = Life::with(2, &[(at, first), (at + 30, last), (at + 40, Chaos::Joiners(2))]);
         let world = completed(&scenario, &life, None);
         assert_eq!(world.told().rewinds, 0, "at {at}: {:?}", world.told().left);
+    }
+}
+
+/// A worker with other numerics comes: it is refused, or the run says that its bits are not claimed (the checkers look).
+#[test]
+fn other_numerics_are_refused_or_end_the_claim() {
+    for mixed in [false, true] {
+        let mut scenario = slow(3);
+        scenario.plan.mixed = mixed;
+        let world = completed(&scenario, &Life::with(2, &[(150, Chaos::OtherNumerics)]), None);
+        let has_worked = world.told().shares.iter().flatten().any(|(name, _)| name == "worker-2");
+        assert_eq!(has_worked, mixed);
+        let end = world.exits()[2].clone().expect("it was told an end");
+        assert_eq!(end.0, if mixed { 0 } else { 2 }, "{}", end.1);
+        assert!(mixed || end.1.contains("numerics fingerprint"), "{}", end.1);
     }
 }

@@ -253,3 +253,45 @@ fn a_deviant_replica_goes_unnoticed() {
     let found = sweep(Bug::IgnoresDisagreement, |at| Life::supervised(3, &[(at, flip)]));
     is_found(&found, "although its members' states or gradients differ");
 }
+
+#[test]
+fn a_commit_is_sent_while_the_journal_hangs() {
+    let hangs = |at| Life::with(3, &[(at, Chaos::JournalHangs(20_000))]);
+    is_found(&sweep(Bug::CommitsBeforeItIsWritten, hangs), "that the journal doesn't hold");
+}
+
+#[test]
+fn exports_that_failed_are_forgotten() {
+    let lives = [Life::with(2, &[(1, Chaos::ExportsFail(600_000))]), Life::quiet(2)];
+    check(Bug::ForgetsFailedExports, &["is complete and has none"], |_| {}, &lives);
+}
+
+#[test]
+fn a_worker_hides_what_its_numerics_are() {
+    let found = sweep(Bug::HidesNumerics, |at| Life::with(2, &[(at, Chaos::OtherNumerics)]));
+    is_found(&found, "members of two numerics");
+}
+
+#[test]
+fn what_is_not_finite_is_applied() {
+    let nan = |scenario: &mut Scenario| scenario.toy.nan_sample = Some(20);
+    check(Bug::TrustsNan, &["is not finite, and is applied"], nan, &[Life::quiet(2)]);
+    let stops = Life { stops_at_nan: true, ..Life::quiet(2) };
+    check(Bug::TrustsNan, &["is not finite, and was committed"], nan, &[stops, Life::quiet(2)]);
+}
+
+#[test]
+fn the_data_plane_grows_with_every_connection() {
+    let breaks: Vec<(u64, Chaos)> = (60..400).step_by(50).map(|at| (at, Chaos::BreakData(1))).collect();
+    check(Bug::KeepsDeadConnections, &["growth: "], |_| {}, &[Life::with(3, &breaks)]);
+}
+
+#[test]
+fn a_version_that_is_damaged_while_the_run_lives_is_loaded() {
+    let mut scenario = scenario(4);
+    scenario.speeds.upload_ms = 20;
+    let life =
+        |at| Life::supervised(2, &[(at, Chaos::DamageVersion), (at + 1, Chaos::KillAll { apart_ms: 0 })]);
+    let found = sweep_of(&scenario, Bug::SkipsVersionChecks, 150..350, life);
+    is_found(&found, "versions:");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
 use protocol::messages::EndReason;
-use sim::{Chaos, Life, World, reference, run};
+use sim::{Chaos, Life, Which, World, reference, run};
 use support::{check, completed, outcome, scenario, slow};
 
 #[test]
@@ -205,4 +205,55 @@ fn what_a_crash_takes_of_the_journal_comes_back_however_much_it_is() {
         }
     }
     assert!(adopted > 10, "{adopted}");
+}
+
+/// A replica goes wrong, the coordinator is started again before the members' checks tell, and the deviant alone comes back
+/// in time: the run goes on from what it holds. The others, which come later, outvote it.
+#[test]
+fn a_deviant_that_was_alone_after_a_takeover_is_found_out_when_the_others_come() {
+    let (mut found_late, mut named) = (0, 0);
+    for seed in 0..4 {
+        let mut scenario = slow(seed);
+        scenario.plan.checkpoint_every = CheckpointEvery::Steps(1);
+        let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
+        for (at, later) in
+            (100..220).step_by(6).flat_map(|at| (0..40).step_by(4).map(move |later| (at, later)))
+        {
+            let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 20 };
+            let cut =
+                |worker| Chaos::Partition { worker, which: Which::Control, up: true, down: true, ms: 15_000 };
+            let restart = Chaos::RestartCoordinator { host: false, after_ms: 100 };
+            let chaos = [(at, flip), (at + later, cut(1)), (at + later, cut(2)), (at + later, restart)];
+            let mut world = World::new(&scenario, Some(reference.clone()), None);
+            let found = outcome(&mut world, &Life::with(3, &chaos));
+            assert_eq!(found.code, 0, "seed {seed}, {chaos:?}: {}", found.message);
+            let told = world.told();
+            let is_late = |text: &String| text.contains("what members hold of state");
+            if told.warnings.iter().any(is_late) {
+                found_late += 1;
+                named += usize::from(told.left.iter().any(|text| text.contains("worker-0 deviates from")));
+                let digest = world.newest_version().map(|(_, digest)| digest);
+                assert_eq!(digest, Some(reference.digest), "seed {seed}, {chaos:?}: {told:?}");
+            }
+        }
+    }
+    assert!(found_late > 20 && named > 0, "{found_late} found out, {named} by name");
+}
+
+#[test]
+fn a_journal_that_hangs_for_a_while_only_takes_time() {
+    let hangs = Life::with(3, &[(120, Chaos::JournalHangs(40_000))]);
+    check(&hangs, EndReason::Completed, 0, &[]);
+    let scenario = scenario(2);
+    for at in (20..400).step_by(7) {
+        let world = completed(&scenario, &Life::with(3, &[(at, Chaos::JournalHangs(40_000))]), None);
+        assert!(world.told().left.is_empty(), "hangs at {at}: {:?}", world.told());
+    }
+}
+
+#[test]
+fn exports_that_fail_for_a_while_are_written() {
+    check(&Life::with(2, &[(1, Chaos::ExportsFail(3_000))]), EndReason::Completed, 0, &[]);
+    let life = Life::with(2, &[(1, Chaos::ExportsFail(3_600_000))]);
+    check(&life, EndReason::Failed, 4, &["but the export failed", "--resume"]);
 }

@@ -1,8 +1,9 @@
 //! One history (invariant 1), and each sample once in it (invariant 2).
 
+use protocol::coordinator::OnNan;
 use protocol::ids::{MemberId, Phase, StepKey};
-use protocol::journal::Record;
-use protocol::messages::Commit;
+use protocol::journal::{CommitRecord, Record};
+use protocol::messages::{Commit, Verdict};
 
 use super::{Finding, Watch};
 use crate::scenario::Scenario;
@@ -12,7 +13,7 @@ impl Watch {
     ///
     /// # Errors
     /// When it breaks invariant 1, 2 or 4.
-    pub(crate) fn on_journalled(&mut self, scenario: &Scenario, record: &Record) -> Finding {
+    pub(crate) fn on_journalled(&mut self, scenario: &Scenario, on_nan: OnNan, record: &Record) -> Finding {
         match record {
             Record::Term(term) if term.term <= self.term => {
                 return Err(format!("one history: term {} after term {}", term.term, self.term));
@@ -22,7 +23,10 @@ impl Watch {
                 let members = view.view.members.iter().map(|info| info.member).collect();
                 self.members.insert(view.view.id.0, members);
             }
-            Record::Commit(commit) => return self.on_committed(scenario, commit.key, commit.hash),
+            Record::Commit(commit) => {
+                self.on_committed(scenario, commit.key, commit.hash)?;
+                return self.check_verdict(scenario, on_nan, commit);
+            }
             Record::Adopted(commit) => return self.on_adopted(commit.key, commit.hash),
             Record::Version { step, .. } => {
                 self.journalled_versions.insert(*step);
@@ -104,7 +108,7 @@ impl Watch {
         if self.history.insert((step, phase), (key, hash)).is_some() {
             return Err(format!("one history: step {step} ({phase:?}) was committed twice"));
         }
-        let is_tainted = self.is_tainted(key);
+        let is_tainted = self.is_step_tainted(key);
         let before = self.committed.insert((step, phase), (hash, is_tainted));
         if let Some((before, was_tainted)) = before
             && before != hash
@@ -128,7 +132,7 @@ impl Watch {
 
     /// Whether a step before has made this history another one than the quiet run's.
     fn has_tainted_past(&self, step: u64) -> bool {
-        self.history.range(..(step, Phase::Train)).any(|(_, (key, _))| self.is_tainted(*key))
+        self.history.range(..(step, Phase::Train)).any(|(_, (key, _))| self.is_step_tainted(*key))
     }
 
     /// Every microbatch was computed once, and its samples are noted for the epoch's count.
@@ -156,6 +160,24 @@ impl Watch {
             self.check_epoch(scenario, key.step)?;
         }
         Ok(())
+    }
+
+    /// What isn't finite is passed over, or ends the run, as `train.on_nan` says.
+    fn check_verdict(&self, scenario: &Scenario, on_nan: OnNan, commit: &CommitRecord) -> Finding {
+        let (step, toy) = (commit.key.step, &scenario.toy);
+        let samples = self.consumed.get(&step).filter(|_| commit.key.phase == Phase::Train);
+        let (Some(samples), Some(nan)) = (samples, toy.nan_sample) else { return Ok(()) };
+        let weighs = toy.weightless == 0 || !nan.is_multiple_of(toy.weightless);
+        if !weighs || !samples.contains(&nan) {
+            return Ok(());
+        }
+        match (on_nan, commit.verdict) {
+            (OnNan::Stop, _) => Err(format!("on_nan: step {step} is not finite, and was committed")),
+            (OnNan::Skip, Verdict::Skip) => Ok(()),
+            (OnNan::Skip, Verdict::Apply) => {
+                Err(format!("on_nan: step {step} is not finite, and is applied"))
+            }
+        }
     }
 
     /// At an epoch's end each sample has counted once.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use protocol::ids::{MemberId, Phase, StepKey};
 
-pub(crate) use versions::{Best, Claim};
+pub(crate) use versions::{Best, Claim, Way};
 
 /// What is wrong.
 pub(crate) type Finding = Result<(), String>;
@@ -65,6 +65,8 @@ pub(crate) struct Watch {
     pub(crate) compares_bits_alone: bool,
     /// Whether there ever was one.
     pub(crate) was_tainted: bool,
+    /// Whether there was one in this life, or an earlier life has left some of it behind.
+    pub(crate) is_tainted: bool,
 }
 
 impl Watch {
@@ -74,15 +76,31 @@ impl Watch {
         Self { reference, ..Self::default() }
     }
 
+    /// A bit flips in a state.
+    pub(crate) fn on_flip(&mut self) {
+        (self.was_tainted, self.is_tainted) = (true, true);
+    }
+
     /// A tainted state contributes to this step.
     pub(crate) fn on_tainted(&mut self, key: StepKey) {
         self.tainted.insert(key);
-        self.was_tainted = true;
+        self.on_flip();
+    }
+
+    /// Another life begins: all processes are new, so what a flip has made is gone where it is neither in the journal nor in
+    /// a version.
+    pub(crate) fn on_life(&mut self, has_tainted_version: bool) {
+        self.is_tainted = has_tainted_version || self.committed.values().any(|(_, is_tainted)| *is_tainted);
     }
 
     /// Whether one has.
-    pub(crate) fn is_tainted(&self, key: StepKey) -> bool {
+    pub(crate) fn is_step_tainted(&self, key: StepKey) -> bool {
         self.tainted.contains(&key)
+    }
+
+    /// Whether any view was ever journalled.
+    pub(crate) fn has_views(&self) -> bool {
+        !self.members.is_empty()
     }
 
     /// The last committed step.

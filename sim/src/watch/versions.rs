@@ -14,6 +14,19 @@ pub(crate) struct Claim {
     pub(crate) prepared: Option<(u64, u64)>,
 }
 
+/// Why history goes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Nobody has the committed state any more.
+    Lost,
+    /// The members' states differ.
+    Void,
+    /// The same, while others may come back that could outvote them: no version is proven by those that are there.
+    Outvoted,
+    /// A member came with another state of this step than the one that the run has gone on from.
+    Late(u64),
+}
+
 /// All that a run that goes back could go on from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Best {
@@ -69,12 +82,20 @@ impl Watch {
     /// # Errors
     /// When it goes back further than it must: than the newest version that is whole (of those that no deviant can have
     /// touched, where one was found) or what a member holds; or not far enough, where states differed.
-    pub(crate) fn on_rewind(&self, to_step: u64, void: bool, best: &Best) -> Finding {
-        let (last, agreed) = (self.last(), self.agreed);
+    pub(crate) fn on_rewind(&self, to_step: u64, way: Way, best: &Best) -> Finding {
+        let (last, void) = (self.last(), way != Way::Lost);
+        let agreed = match way {
+            Way::Late(step) => self.agreed.min(step.saturating_sub(1)),
+            _ => self.agreed,
+        };
         if void && to_step > agreed {
             return Err(format!("versions: a rewind to {to_step}; members last agreed on state {agreed}"));
         }
-        let until = if void { self.proven } else { last };
+        let until = match way {
+            Way::Lost => last,
+            Way::Void => self.proven,
+            Way::Late(_) | Way::Outvoted => return Ok(()),
+        };
         if let Some(version) = self.newest_whole(&best.versions, until).filter(|version| to_step < *version) {
             return Err(format!("versions: a rewind to {to_step}, beyond version {version}, which is whole"));
         }

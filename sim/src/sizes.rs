@@ -1,0 +1,82 @@
+//! Nothing that is held grows: everything has a bound that comes of the members and of the steps in flight.
+
+use protocol::reduce::slices;
+
+use crate::life::Chaos;
+use crate::network::{Down, Plane, What};
+use crate::watch::Finding;
+use crate::world::World;
+
+/// Messages that may wait on one control stream, as at the real coordinator.
+const OUTBOX_MAX: usize = 64;
+/// Records that may wait for the journal: a view or a commit, and what may come meanwhile of a version, a stop, a rewind and
+/// the end.
+const RECORDS_MAX: usize = 8;
+/// Workers that are gone are remembered up to so many.
+const GONE_MAX: usize = 4_096;
+/// What is on its way to workers is counted after so many events.
+const OUTBOXES_EVERY: u64 = 64;
+
+impl World<'_> {
+    pub(crate) fn check_sizes(&mut self) -> Finding {
+        self.looked += 1;
+        let Some(node) = &self.coordinator else { return Ok(()) };
+        let plan = &self.scenario.plan;
+        let members = plan.max_workers as usize;
+        // Of a run that goes on, each step once; of one that went back, once more.
+        let steps = 2 * usize::try_from(plan.total_steps).unwrap_or(usize::MAX) + 2;
+        let frames = slices(self.toy.elements) as usize + 1;
+        // A worker that lost its connection may have opened another before that is noticed; several, if packets are lost.
+        let connections = self.workers.iter().map(|worker| worker.open_data_links()).sum();
+        let bound = |name: &str| match name {
+            "members"
+            | "control streams"
+            | "kept parts of a step"
+            | "members that have computed"
+            | "members that are ready"
+            | "checks of the last state"
+            | "failed first versions"
+            | "members' newest data connections"
+            | "members that aren't connected" => members,
+            "frames for members that aren't connected" => 2 * members * frames,
+            "data connections" => connections,
+            "records on their way" => RECORDS_MAX,
+            "workers that are expected back" | "workers' troubles" => GONE_MAX,
+            "outputs" => 0,
+            "versions"
+            | "commits"
+            | "replayed commits"
+            | "evaluations"
+            | "journalled versions"
+            | "versions that may be loaded"
+            | "awaited versions"
+            | "void versions" => steps,
+            _ => 0,
+        };
+        let sizes = node.machine.sizes().into_iter().chain(node.summing.sizes());
+        for (name, size) in sizes {
+            let bound = bound(name);
+            if size > bound {
+                return Err(format!("growth: {size} {name}, where {bound} are enough"));
+            }
+        }
+        if self.looked.is_multiple_of(OUTBOXES_EVERY) { self.check_outboxes() } else { Ok(()) }
+    }
+
+    /// What waits for a worker that takes nothing. What comes twice was sent once.
+    fn check_outboxes(&self) -> Finding {
+        if self.fired.iter().any(|chaos| matches!(chaos, Chaos::Duplicates | Chaos::Stale)) {
+            return Ok(());
+        }
+        let mut waiting = vec![0; self.workers.len()];
+        for what in self.queue.waiting() {
+            if let What::Down { worker, plane: Plane::Control, payload: Down::Control(_), .. } = what {
+                waiting[*worker] += 1;
+            }
+        }
+        match waiting.iter().position(|count| *count > OUTBOX_MAX) {
+            Some(worker) => Err(format!("growth: {} messages wait for worker {worker}", waiting[worker])),
+            None => Ok(()),
+        }
+    }
+}
