@@ -193,13 +193,20 @@ fn a_commit_without_the_state_check_is_read() {
         squared_norm: 4.0,
         state_check: 0,
     };
-    let frame = encode(&Record::Commit(record.clone()));
-    let payload = &frame[16..frame.len() - 8];
-    let len = u32::try_from(payload.len()).expect("a short record").to_le_bytes();
-    let check = (xxhash_rust::xxh3::xxh3_64(&len) as u32 | 1).to_le_bytes();
-    let hash = xxhash_rust::xxh3::xxh3_64(payload).to_le_bytes();
-    let old = [&len[..], &check, &hash, payload].concat();
-    assert_eq!(decode(&old).expect("a journal").records, [Record::Commit(record)]);
+    let old = encode(&Record::Commit(record.clone()));
+    let new = encode(&Record::Commit(CommitRecord { state_check: 7, ..record.clone() }));
+    assert_eq!(&new[16..old.len()], &old[16..], "what was written before comes first");
+    assert_eq!(new.len(), old.len() + 8);
+    let decoded = decode(&[old, new].concat()).expect("a journal").records;
+    let checks: Vec<u64> = decoded
+        .iter()
+        .filter_map(|record| match record {
+            Record::Commit(commit) => Some(commit.state_check),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(checks, [0, 7]);
+    assert_eq!(decoded[0], Record::Commit(record));
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn commit() -> CommitRecord {
         next: NEXT,
         sums: vec![1.5, 64.0],
         squared_norm: 0.25,
+        state_check: 9,
     }
 }
 

@@ -191,7 +191,10 @@ fn put_commit(put: &mut Put<'_>, commit: &CommitRecord) {
         put.u64(sum.to_bits());
     }
     put.u64(commit.squared_norm.to_bits());
-    put.u64(commit.state_check);
+    // Where it isn't known, the record is what earlier versions wrote.
+    if commit.state_check != 0 {
+        put.u64(commit.state_check);
+    }
 }
 
 fn take_record(take: &mut Take<'_>) -> Option<Record> {
@@ -269,7 +272,7 @@ fn take_commit(take: &mut Take<'_>) -> Option<CommitRecord> {
     }
     let squared_norm = f64::from_bits(take.u64()?);
     // Earlier versions ended here.
-    let state_check = if take.0.is_empty() { 0 } else { take.u64()? };
+    let state_check = if take.0.is_empty() { 0 } else { take.u64().filter(|check| *check != 0)? };
     Some(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm, state_check })
 }
 
