@@ -40,7 +40,8 @@ impl Digests {
 #[derive(Default)]
 pub(crate) struct Hasher {
     md5: Md5,
-    blake3: blake3::Hasher,
+    /// Boxed: it has two kilobytes.
+    blake3: Box<blake3::Hasher>,
     bytes: u64,
 }
 
