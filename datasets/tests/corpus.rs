@@ -37,6 +37,9 @@ fn archive() {
     replay::replay("archive", data::archive);
 }
 
+/// A target's name, and what reads its inputs.
+type Target = (&'static str, fn(&[u8]));
+
 /// Changes of the kept inputs without a fuzzer, for as many seconds each as `BONFIRE_FUZZ_SECONDS` says; the input at work
 /// is kept in the temporary folder, for whoever looks at what ended it.
 #[test]
@@ -44,7 +47,7 @@ fn archive() {
 fn changed_inputs_are_read_or_refused() {
     let seconds = std::env::var("BONFIRE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let only = std::env::var("BONFIRE_FUZZ_TARGET").unwrap_or_default();
-    let targets: [(&str, fn(&[u8])); 6] = [
+    let targets: [Target; 6] = [
         ("csv", data::csv),
         ("parquet", data::parquet),
         ("idx", data::idx),
