@@ -255,7 +255,7 @@ def check_live(page, runs):
         quiet(page)
         # Its tracker ends with it, which the page says; a browser notes each try itself.
         end(process, 130)
-        page.wait("document.querySelector('.error')?.textContent.includes('tracker serve')")
+        page.wait("document.querySelector('.error, .ended')?.textContent.includes('tracker serve')")
         assert page.js("check.inks('Loss')[0]") > 20, "what is known stays"
         page.open("about:blank", "true")
         quiet(page, but=AWAY)

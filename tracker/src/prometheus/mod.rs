@@ -7,6 +7,8 @@
 mod text;
 
 use std::fmt::Write;
+use std::future::Future;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +16,11 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::connections::{self, Limits};
 
 /// `Content-Type` of a scrape.
 pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -158,6 +165,15 @@ struct Family {
     children: Vec<Child>,
 }
 
+/// Scrapers at once: a handful is usual.
+pub const CONNECTIONS_MAX: usize = 16;
+
+/// Serves `/metrics` until it is dropped.
+#[derive(Debug)]
+pub struct Served {
+    _end: oneshot::Sender<()>,
+}
+
 /// The figures of a process.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -263,6 +279,53 @@ impl Registry {
     pub fn router(self: Arc<Self>) -> Router {
         let scrape = move || async move { ([(CONTENT_TYPE, CONTENT)], self.render()) };
         Router::new().route("/metrics", get(scrape))
+    }
+
+    /// Serves `GET /metrics` on a thread of its own, so that no crowd takes a thread that training needs. It ends when the
+    /// handle is dropped.
+    ///
+    /// # Errors
+    /// When the listener can't be used, or the system gives no thread.
+    pub fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<Served> {
+        self.serve_over(listener, connections::plain)
+    }
+
+    /// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake.
+    ///
+    /// # Errors
+    /// As [`Registry::serve`].
+    pub fn serve_over<E, F, S>(
+        self: Arc<Self>,
+        listener: TcpListener,
+        establish: E,
+    ) -> std::io::Result<Served>
+    where
+        E: Fn(TcpStream) -> F + Clone + Send + 'static,
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        listener.set_nonblocking(true)?;
+        let (end, ended) = oneshot::channel::<()>();
+        let (started, is_started) = std::sync::mpsc::channel();
+        let limits = Limits { end: Duration::ZERO, ..Limits::of(CONNECTIONS_MAX) };
+        let router = self.router();
+        let serve = async move |started: std::sync::mpsc::Sender<std::io::Result<()>>| {
+            let listener = tokio::net::TcpListener::from_std(listener);
+            let (listener, bound) = match listener {
+                Ok(listener) => (Some(listener), Ok(())),
+                Err(why) => (None, Err(why)),
+            };
+            let _ = started.send(bound);
+            let Some(listener) = listener else { return };
+            connections::serve(listener, establish, router, limits, async move { drop(ended.await) }).await;
+        };
+        let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(serve(started)),
+            Err(why) => drop(started.send(Err(why))),
+        };
+        std::thread::Builder::new().name("metrics".to_owned()).spawn(run)?;
+        is_started.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))?;
+        Ok(Served { _end: end })
     }
 }
 

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -30,19 +30,22 @@ use crate::index::Reader;
 /// A file's greatest size: more is a mistake, and would fill the disk.
 const FILE_MAX: u64 = 256 << 30;
 
+/// A request for a list has its path in its address, or in a body of no more than this.
+const LIST_MAX: usize = 64 << 10;
+
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
 
 /// Chunks that wait for a slow reader.
-const WAITING: usize = 4;
+const WAITING: usize = 2;
 
 const FILES: &str = "/api/2.0/mlflow-artifacts/artifacts";
 
 pub(super) fn files() -> Router<Tracker> {
     let file = get(read_file).put(write_file).delete(delete_file);
     Router::new()
-        .route(FILES, get(list_path))
-        .route(&format!("{FILES}/{{*path}}"), file.layer(DefaultBodyLimit::disable()))
+        .route(FILES, get(list_path).layer(DefaultBodyLimit::max(LIST_MAX)))
+        .route(&format!("{FILES}/{{*path}}"), file)
 }
 
 pub(super) fn lists() -> Router<Tracker> {
@@ -132,6 +135,7 @@ async fn read_file(
     State(tracker): State<Tracker>,
     UrlPath(path): UrlPath<String>,
 ) -> Result<Response, Failure> {
+    let transfer = tracker.load().transfer()?;
     let asked = path.clone();
     let found = tracker
         .read(move |reader| {
@@ -154,12 +158,17 @@ async fn read_file(
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     // No more than was there when the length was said: a file of metrics grows.
-    Ok((headers, Body::from_stream(chunks(file, metadata.len()))).into_response())
+    Ok((headers, Body::from_stream(chunks(file, metadata.len(), transfer))).into_response())
 }
 
-fn chunks(mut file: tokio::fs::File, length: u64) -> ReceiverStream<std::io::Result<Bytes>> {
+fn chunks(
+    mut file: tokio::fs::File,
+    length: u64,
+    transfer: OwnedSemaphorePermit,
+) -> ReceiverStream<std::io::Result<Bytes>> {
     let (to, chunks) = mpsc::channel(WAITING);
     tokio::spawn(async move {
+        let _transfer = transfer;
         let mut left = length;
         while left > 0 {
             let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
@@ -186,6 +195,7 @@ async fn write_file(
     UrlPath(path): UrlPath<String>,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
+    let _transfer = tracker.load().transfer()?;
     let asked = path.clone();
     let target = tracker
         .read(move |reader| {

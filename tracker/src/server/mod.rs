@@ -73,7 +73,9 @@
 //! - `run`: `{"summary": <as in the list>, "latest": [<as in latest>]}`, first of all and with every change;
 //! - `points`: `{"series": [<as in points, never thinned>]}`: what came since the stream began or the last such event;
 //! - `reset`: `{}`: the run's files were replaced: load it again;
-//! - `gone`: `{}`: the run is no longer there; the stream ends.
+//! - `gone`: `{}`: the run is no longer there; the stream ends;
+//! - `end`: `{"run": <as /api/runs/{id} gives it>, "command": "coordinator tracker serve --dir .."}`: the server ends, and with it
+//!   the stream; this is how the run stands, and what shows it from now on.
 //!
 //! A comment comes at least every 15 seconds. To miss nothing, open the stream first, then ask for the points, and drop
 //! what both bring (a key's points are in the order of steps).
@@ -97,6 +99,7 @@ mod auth;
 mod experiments;
 mod failure;
 mod failure_page;
+mod load;
 mod logged_models;
 mod logging;
 mod pages;
@@ -107,16 +110,26 @@ mod shared;
 mod stream;
 
 use std::future::Future;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::serve::ListenerExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 pub use auth::{AccessToken, TokenError};
 pub(crate) use failure::Failure;
 pub use shared::Tracker;
+
+use crate::connections::{self, Limits};
+
+/// Files that a tracker has open beside its connections: transfers, a writer and four readers of the index, folders that are
+/// looked at.
+pub const FILES_MAX: usize = load::TRANSFERS_MAX + 32;
+
+/// Connections at once; a browser opens six. With the files above a fifth of the thousand that a process may have open where
+/// nothing else is said.
+const CONNECTIONS_MAX: usize = 128;
 
 /// A request's JSON is no longer than this: MLflow's own limit of a batch is a megabyte.
 const JSON_MAX: usize = 8 << 20;
@@ -147,40 +160,45 @@ pub fn router(tracker: Tracker) -> Router {
         .merge(registry::page_routes())
         .merge(pages::routes())
         .nest("/api/2.0/mlflow", mlflow)
-        .merge(artifacts::files())
         .fallback(failure::unknown)
         .layer(DefaultBodyLimit::max(JSON_MAX))
+        .layer(middleware::from_fn_with_state(tracker.clone(), load::bounded))
+        .merge(artifacts::files())
         .layer(middleware::from_fn_with_state(tracker.clone(), auth::check))
         .layer(middleware::from_fn(failure_page::for_browsers))
         .with_state(tracker)
 }
 
-/// How long requests that are under way may take when the server ends.
-const END: Duration = Duration::from_secs(3);
-
-/// Serves the tracker until `end` comes, and then what is under way for three seconds more.
+/// Serves the tracker without encryption until `end` comes, and then what is under way for three seconds more.
 ///
 /// # Errors
-/// When connections can't be taken any more.
+/// Never: what fails is a connection's own.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     tracker: Tracker,
-    end: impl Future<Output = ()> + Send + 'static,
+    end: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    // A header and its body are two writes: without this the second waits for the reader's acknowledgement.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let mut closed = tracker.closed();
+    serve_over(listener, connections::plain, tracker, Limits::of(CONNECTIONS_MAX), end).await;
+    Ok(())
+}
+
+/// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake.
+pub async fn serve_over<E, F, S>(
+    listener: tokio::net::TcpListener,
+    establish: E,
+    tracker: Tracker,
+    limits: Limits,
+    end: impl Future<Output = ()>,
+) where
+    E: Fn(TcpStream) -> F + Clone + Send + 'static,
+    F: Future<Output = std::io::Result<S>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tracker.bound_streams(limits.connections / 2);
     let router = router(tracker.clone());
     let ended = async move {
         end.await;
         tracker.close();
     };
-    let server = axum::serve(listener, router).with_graceful_shutdown(ended);
-    tokio::select! {
-        done = server => done,
-        () = async {
-            let _ = closed.wait_for(|closed| *closed).await;
-            tokio::time::sleep(END).await;
-        } => Ok(()),
-    }
+    connections::serve(listener, establish, router, limits, ended).await;
 }

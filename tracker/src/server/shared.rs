@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
+use super::load::Load;
 use super::{AccessToken, Failure};
 use crate::index::{Index, IndexError, Item, Reader, Wait};
 
@@ -42,6 +43,7 @@ struct Shared {
     turns: Semaphore,
     waiting: AtomicUsize,
     streams: Arc<Semaphore>,
+    load: Load,
     closed: watch::Sender<bool>,
     remark: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -81,14 +83,16 @@ impl Tracker {
             turns: Semaphore::new(WORKERS),
             waiting: AtomicUsize::new(0),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            load: Load::default(),
             closed: watch::Sender::new(false),
             remark: Box::new(remark),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Ends the streams, so that a server can end.
+    /// Ends the streams, so that a server can end. What the folders hold by now is looked at once more, for their last word.
     pub fn close(&self) {
+        *lock(&self.shared.looked) = None;
         self.shared.closed.send_replace(true);
     }
 
@@ -106,6 +110,16 @@ impl Tracker {
 
     pub(super) fn streams(&self) -> &Arc<Semaphore> {
         &self.shared.streams
+    }
+
+    /// No more streams than this, where that is fewer: other requests want connections, too.
+    pub(super) fn bound_streams(&self, most: usize) {
+        let streams = &self.shared.streams;
+        streams.forget_permits(streams.available_permits().saturating_sub(most.max(1)));
+    }
+
+    pub(super) fn load(&self) -> &Load {
+        &self.shared.load
     }
 
     /// Reads from the index, which has looked at the folders a moment ago.

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::api::no_run;
 use super::{Failure, Tracker};
 use crate::index::{Place, Reader};
+use crate::sink::quoted;
 
 /// How often a stream looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -61,7 +62,7 @@ async fn stream(State(tracker): State<Tracker>, Path(id): Path<String>) -> Resul
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(heartbeat))
 }
 
-/// Until the run is gone, the reader is, or the server ends.
+/// Until the run is gone, the reader is, or the server ends, whose last word is how the run stands then.
 async fn follow(
     tracker: Tracker,
     id: String,
@@ -71,6 +72,8 @@ async fn follow(
     let mut closed = tracker.closed();
     let mut sent = Sent::default();
     loop {
+        // Before the look: what is written by then is in it.
+        let is_last = *closed.borrow();
         let (asked, before) = (id.clone(), sent.clone());
         // A failure to read is not the stream's end: the next look may succeed.
         if let Ok((events, now)) = tracker.read(move |reader| news(reader, &asked, before)).await {
@@ -83,12 +86,22 @@ async fn follow(
             }
             sent = now;
         }
+        if is_last && !sent.is_behind {
+            break;
+        }
         tokio::select! {
             () = tokio::time::sleep(if sent.is_behind { CATCH_UP_EVERY } else { LOOK_EVERY }) => {}
             () = to.closed() => return,
-            _ = closed.wait_for(|closed| *closed) => return,
+            _ = closed.wait_for(|closed| *closed), if !is_last => {}
         }
     }
+    let asked = id.clone();
+    let last = tracker.read(move |reader| Ok(reader.run(&asked)?)).await.ok().flatten();
+    let folder = std::path::absolute(tracker.root()).unwrap_or_else(|_| tracker.root().to_owned());
+    let command = format!("coordinator tracker serve --dir {}", quoted(&folder.display().to_string()));
+    let data = json!({ "run": last, "command": command });
+    // Who has gone doesn't need it.
+    let _ = to.send(Ok(Event::default().event("end").data(data.to_string()))).await;
 }
 
 /// What has happened since the last look.

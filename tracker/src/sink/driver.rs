@@ -1,8 +1,9 @@
 //! The threads of the sinks. What training pays is [`Sinks::notify`]: a lock that nobody holds for long.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{BufRead, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// While the end of a run is waited for, patience is short.
 const PAUSE_AT_END: Duration = Duration::from_millis(250);
+
+/// What all sinks have to say and nobody has taken yet; a remark more is left out.
+const SAID_MAX: usize = 256;
 
 /// While something is taken, the end of a run is waited for this many times as long as its patience.
 const PATIENCE_TIMES_MAX: u32 = 4;
@@ -93,7 +97,7 @@ impl Sinks {
     /// When the system has no thread.
     pub fn start(run_dir: &Path, configs: Vec<SinkConfig>) -> std::io::Result<Self> {
         let (shared, run) = (Arc::new(Shared::default()), RunFolder::new(run_dir));
-        let (say, said) = mpsc::channel();
+        let (say, said) = mpsc::sync_channel(SAID_MAX);
         let mut threads = Vec::new();
         for config in configs {
             let (sink, shared, run, say) = (config.sink(&run), shared.clone(), run.clone(), say.clone());
@@ -168,14 +172,28 @@ impl Sinks {
 
     fn left(&self, config: &(String, SinkConfig), why: &str) -> Left {
         let path = self.run.file(Source::Metrics.file());
-        let bytes = std::fs::read(path).unwrap_or_default();
         let offset = self.state(config).map_or(0, |state| state.offset(Source::Metrics));
-        let rest = bytes.get(offset as usize..).unwrap_or_default();
-        let metrics = rest.iter().filter(|byte| **byte == b'\n').count();
+        let metrics = lines_after(&path, offset).unwrap_or(0);
         let what = if metrics == 0 { "the end of the run".to_owned() } else { format!("{metrics} metrics") };
         let (sink, command) = (config.0.clone(), config.1.push_command(self.run.path()));
         let text = format!("{what} not sent to {sink}: {why}. Send later: {command}");
         Left { sink, text }
+    }
+}
+
+/// Lines of a file from a byte on; it may be larger than memory.
+fn lines_after(path: &Path, offset: u64) -> std::io::Result<usize> {
+    let mut file = std::io::BufReader::new(std::fs::File::open(path)?);
+    file.seek(SeekFrom::Start(offset))?;
+    let mut lines = 0;
+    loop {
+        let buffer = file.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(lines);
+        }
+        lines += buffer.iter().filter(|byte| **byte == b'\n').count();
+        let length = buffer.len();
+        file.consume(length);
     }
 }
 
@@ -186,7 +204,7 @@ struct Following {
     run: RunFolder,
     name: &'static str,
     shared: Arc<Shared>,
-    say: Sender<Said>,
+    say: SyncSender<Said>,
     failed_since: Option<Instant>,
     failures: u32,
     /// Whether people were told where to look.
@@ -194,7 +212,7 @@ struct Following {
 }
 
 impl Following {
-    fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: Sender<Said>) -> Self {
+    fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: SyncSender<Said>) -> Self {
         let name = sink.name();
         let (failed_since, failures, is_place_told) = (None, 0, false);
         Self { sink: Some(sink), worker: None, run, name, shared, say, failed_since, failures, is_place_told }
@@ -211,7 +229,8 @@ impl Following {
     }
 
     fn remark(&self, text: &str) {
-        self.say(Said::Remark(format!("{}: {text}", self.name)));
+        // Where nobody has listened for so long, the state in the run's folder says the last error.
+        let _ = self.say.try_send(Said::Remark(format!("{}: {text}", self.name)));
     }
 
     /// Until all of a run that is over was sent; else why not.

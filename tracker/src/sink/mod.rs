@@ -21,6 +21,7 @@ mod testing;
 mod wandb;
 mod worker;
 
+pub(crate) use config::quoted;
 pub use config::{Environment, SinkConfig, SinkConfigError};
 pub use driver::{Left, Sinks};
 pub use folder::RunFolder;

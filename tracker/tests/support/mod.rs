@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 
 /// Everything on loopback is quicker than this by far.
@@ -27,10 +28,25 @@ impl Server {
         Self::over(tempfile::tempdir().expect("a temporary folder"), token, |remark| panic!("{remark}"))
     }
 
+    /// One whose connections are bounded like this.
+    pub(crate) fn bounded(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self::with(dir, None, limits, |remark| panic!("{remark}"))
+    }
+
     /// One that may have something to say.
     pub(crate) fn over(
         dir: tempfile::TempDir,
         token: Option<&str>,
+        remark: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(dir, token, Limits::of(128), remark)
+    }
+
+    fn with(
+        dir: tempfile::TempDir,
+        token: Option<&str>,
+        limits: Limits,
         remark: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("threads");
@@ -39,7 +55,9 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel::<()>();
-        runtime.spawn(tracker::server::serve(listener, tracker, async move { drop(ended.await) }));
+        let ended = async move { drop(ended.await) };
+        let plain = tracker::connections::plain;
+        runtime.spawn(tracker::server::serve_over(listener, plain, tracker, limits, ended));
         Self { address, end: Some(end), runtime, dir }
     }
 

@@ -1,0 +1,198 @@
+//! What requests and answers may hold in memory, all of them together.
+//!
+//! Small ones are bounded by the number of connections. Of large ones the bytes count: a request's until it is answered, an
+//! answer's until its reader has taken it. Where no room is left they are told to come again, and nobody waits for those
+//! that are slow.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::StreamExt;
+
+use super::{Failure, JSON_MAX, Tracker};
+
+/// Up to so many bytes are small.
+const SMALL: usize = 64 << 10;
+
+/// Bytes of all large requests: eight of the largest. What they become when they are read is several times as much.
+const REQUESTS_MAX: usize = 8 * JSON_MAX;
+
+/// Bytes of all large answers.
+const ANSWERS_MAX: usize = 128 << 20;
+
+/// Bytes that are handed to a connection at once: it buffers no more than that.
+const PIECE: usize = 64 << 10;
+
+/// Files of artifacts that are read or written at once: each is open for as long as its transfer takes.
+pub(super) const TRANSFERS_MAX: usize = 32;
+
+/// Bytes and transfers that are free.
+pub(super) struct Load {
+    requests: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+        }
+    }
+}
+
+impl Load {
+    /// A file is about to be read or written.
+    pub(super) fn transfer(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.transfers).try_acquire_owned().map_err(|_| {
+            Failure::busy(format!("{TRANSFERS_MAX} files are on their way: ask again in a moment"))
+        })
+    }
+}
+
+/// Takes so many bytes, if they are free.
+fn take(of: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(of).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+}
+
+/// Reads a request's body, answers it, and hands the answer over piece by piece.
+pub(super) async fn bounded(State(tracker): State<Tracker>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let (body, held) = match read(tracker.load(), body).await {
+        Ok(read) => read,
+        Err(failure) => return failure.into_response(),
+    };
+    let response = next.run(Request::from_parts(head, Body::from(body))).await;
+    drop(held);
+    let Some(length) = response.body().size_hint().exact().filter(|length| *length > SMALL as u64) else {
+        return response;
+    };
+    let Some(permit) = usize::try_from(length).ok().and_then(|bytes| take(&tracker.load().answers, bytes))
+    else {
+        return Failure::busy(format!(
+            "this answer has {length} bytes, and others that are as large are still on their way: ask again in a moment, or \
+             for less"
+        ))
+        .into_response();
+    };
+    response.map(|body| Body::new(Pieces { body, rest: Bytes::new(), left: length, _permit: permit }))
+}
+
+/// The whole body, and what it holds of the load.
+async fn read(load: &Load, body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
+    let too_long = || Failure::invalid(format!("the request has more than {JSON_MAX} bytes"));
+    if body.size_hint().lower() > JSON_MAX as u64 {
+        return Err(too_long());
+    }
+    let (mut body, mut whole) = (body.into_data_stream(), Vec::new());
+    let mut held: Option<OwnedSemaphorePermit> = None;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|why| Failure::invalid(format!("the request's body broke off: {why}")))?;
+        let length = whole.len() + chunk.len();
+        if length > JSON_MAX {
+            return Err(too_long());
+        }
+        if length > SMALL {
+            let more = length - held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let more = take(&load.requests, more).ok_or_else(|| {
+                Failure::busy("other large requests are being read: send this one again in a moment")
+            })?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok((whole, held))
+}
+
+/// An answer's body, copied out piece by piece, so that its memory is its own until the last of it is taken.
+struct Pieces {
+    body: Body,
+    rest: Bytes,
+    left: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                other => return other,
+            }
+        }
+        let length = PIECE.min(self.rest.len());
+        let piece = self.rest.split_to(length);
+        self.left = self.left.saturating_sub(piece.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn large_requests_share_a_bound_and_small_ones_pass_by() {
+        let load = Load::default();
+        let ask = |bytes: usize| block(read(&load, Body::from(vec![7; bytes])));
+        let large: Vec<_> = (0..8).map(|_| ask(JSON_MAX).expect("room for eight")).collect();
+        assert!(ask(SMALL + 1).is_err(), "no room is left");
+        assert_eq!(ask(SMALL).expect("small").0.len(), SMALL);
+        assert!(ask(JSON_MAX + 1).is_err(), "too long");
+        drop(large);
+        assert_eq!(ask(JSON_MAX).expect("room again").0, vec![7; JSON_MAX]);
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_the_same_and_holds_its_bytes_to_its_last() {
+        let load = Load::default();
+        let whole: Vec<u8> = (0..3 * PIECE as u32 + 5).map(|i| i as u8).collect();
+        let permit = take(&load.answers, whole.len()).expect("room");
+        let body = Body::from(whole.clone());
+        let left = whole.len() as u64;
+        let mut pieces =
+            Body::new(Pieces { body, rest: Bytes::new(), left, _permit: permit }).into_data_stream();
+        let mut read = Vec::new();
+        while let Some(piece) = block(pieces.next()) {
+            let piece = piece.expect("a piece");
+            assert!(piece.len() <= PIECE && load.answers.available_permits() < ANSWERS_MAX);
+            read.extend_from_slice(&piece);
+        }
+        assert_eq!(read, whole);
+        drop(pieces);
+        assert_eq!(load.answers.available_permits(), ANSWERS_MAX);
+    }
+}
