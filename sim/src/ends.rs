@@ -126,7 +126,7 @@ impl World<'_> {
         let records =
             protocol::journal::decode(&self.disk.journal).map_err(|error| error.to_string())?.records;
         let history = History::replay(&records).map_err(|error| error.to_string())?;
-        match history.is_exact() == !self.was_mixed {
+        match history.is_exact() != self.was_mixed {
             true => Ok(()),
             false => Err(format!(
                 "mixed: exactness is {}, and members {} of different numerics",

@@ -4,6 +4,7 @@ use protocol::reduce::slices;
 
 use crate::life::Chaos;
 use crate::network::{Down, Plane, What};
+use crate::node::WorkerNode;
 use crate::watch::Finding;
 use crate::world::World;
 
@@ -27,7 +28,7 @@ impl World<'_> {
         let steps = 2 * usize::try_from(plan.total_steps).unwrap_or(usize::MAX) + 2;
         let frames = slices(self.toy.elements) as usize + 1;
         // A worker that lost its connection may have opened another before that is noticed; several, if packets are lost.
-        let connections = self.workers.iter().map(|worker| worker.open_data_links()).sum();
+        let connections = self.workers.iter().map(WorkerNode::open_data_links).sum();
         let bound = |name: &str| match name {
             "members"
             | "control streams"
@@ -42,7 +43,6 @@ impl World<'_> {
             "data connections" => connections,
             "records on their way" => RECORDS_MAX,
             "workers that are expected back" | "workers' troubles" => GONE_MAX,
-            "outputs" => 0,
             "versions"
             | "commits"
             | "replayed commits"
@@ -51,6 +51,7 @@ impl World<'_> {
             | "versions that may be loaded"
             | "awaited versions"
             | "void versions" => steps,
+            // Outputs among them, which are carried out at once.
             _ => 0,
         };
         let sizes = node.machine.sizes().into_iter().chain(node.summing.sizes());
