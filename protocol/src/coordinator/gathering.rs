@@ -236,6 +236,8 @@ impl Coordinator {
         );
         if self.has_begun && self.roster.iter().any(|member| member.holds == Some(step)) {
             self.warn(message.clone());
+            // Whoever holds the state shows it to the next: nobody is sent to a version that a disk has damaged again.
+            self.uploads.forget(step);
             return self.evict(now, id, &message, true);
         }
         if self.pass_version_over(step, &message) {

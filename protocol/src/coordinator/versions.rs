@@ -119,11 +119,15 @@ impl Uploads {
         if self.digest(step).is_none() || !self.known.iter().any(|(known, _)| *known < step) {
             return false;
         }
+        self.forget(step);
+        true
+    }
+
+    /// A version is not what was written, and may be written again.
+    pub(super) fn forget(&mut self, step: u64) {
         self.known.retain(|(known, _)| *known != step);
         self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
-        // It may be written again.
         self.asked_step = self.asked_step.filter(|asked| *asked != step);
-        true
     }
 
     fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
