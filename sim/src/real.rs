@@ -9,12 +9,14 @@
 mod commits;
 mod fault;
 mod figures;
+mod growth;
 mod outcome;
 mod place;
 mod processes;
 mod proxy;
 mod storm;
 mod strikes;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ pub use fault::kinds_of_faults;
 pub use figures::figures;
 pub use outcome::{Failure, Survived, by_kind, kinds_of_evidence};
 pub use processes::listening;
+pub use usage::Usage;
 
 use place::{Place, Small};
 

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
 use super::fault::Fault;
+use super::growth::Growth;
 use super::outcome::{self, Failure, Survived};
 use super::place::{self, Place};
 use super::processes::{self, Found};
@@ -49,6 +50,7 @@ pub(super) struct Storm<'a> {
     pub(super) guests: usize,
     /// Guests that ended with another exit code than 0 or by a signal that nobody sent.
     guests_failed: usize,
+    growth: Growth,
 }
 
 /// Runs a storm in a place and compares its digest with the quiet one.
@@ -73,6 +75,7 @@ pub(super) fn run(
         struck: Vec::new(),
         guests: 0,
         guests_failed: 0,
+        growth: Growth::default(),
     };
     let outcome = storm.ride(seed, &mut random, strikes, digest);
     outcome.map_err(|why| {
@@ -105,6 +108,7 @@ impl Storm<'_> {
         ensure!(record["status"] == "completed", "run.json says status = {}", record["status"]);
         let own = place::digest(&record)?;
         ensure!(own == digest, "its digest is {own}, the quiet run's is {digest}");
+        self.growth.check()?;
         // Who is cut off or stopped as the run ends can't know that it has.
         let is_calm = self.later.is_empty();
         let strays = self.strays();
@@ -145,6 +149,8 @@ impl Storm<'_> {
                     self.tell(&format!("guest {pid} ended by itself with {status}"));
                 }
             }
+            let folder = self.place.path().to_owned();
+            self.growth.look(Instant::now(), || processes::of_folder(&folder));
             self.due(healed)?;
             if let Some(child) = &mut self.coordinator
                 && let Some(status) = child.try_wait().context("the coordinator can't be waited for")?
