@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sim::real::Usage;
-use support::{Place, until, wait, workers_of};
+use support::{Place, until_within, wait, workers_of};
 
 /// What a process may hold more at the end than after its warm-up. 10,000 steps that each kept no more than a kilobyte
 /// would be 10 MiB; glibc gives freed memory back late and in part, which shows as a few MiB that come and go.
@@ -32,6 +32,9 @@ const WARM_UP_LOSSES: u64 = 40;
 /// What is kept for good of a worker that was lost is its line in run.json, its machine's facts and the events of its
 /// coming and going: a few kilobytes, up to a thousand workers.
 const LOSSES_GROWTH_MAX: Usage = Usage { resident_bytes: 12 << 20, ..GROWTH_MAX };
+
+/// Longest that a goal may take: ten thousand steps are a minute or two on a busy machine of two cores.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Evaluations and versions now and then, as real runs have them.
 const QUIET: [&str; 6] = [
@@ -95,7 +98,7 @@ fn soak(place: &Place, more: &[&str], (warm_up, steps): (u64, u64), bound: Usage
     let arguments = [&["--local-workers", "2", "--set", &epochs][..], &QUIET, more].concat();
     let run = place.coordinator(&arguments).spawn().expect("started");
     let reached = |what: &str, goal| {
-        until(what, || step(place) >= goal);
+        until_within(DEADLINE, what, || step(place) >= goal);
         settled(run.id())
     };
     let before = reached("the warm-up is over", warm_up);
@@ -123,7 +126,7 @@ fn two_hundred_workers_that_come_and_are_killed_leave_nothing_behind() {
     let place = Place::new();
     let arguments = [&["--local-workers", "1", "--set", "train.epochs=1000000"][..], &QUIET].concat();
     let run = place.coordinator(&arguments).spawn().expect("started");
-    until("the run is under way", || step(&place) > 100);
+    until_within(DEADLINE, "the run is under way", || step(&place) > 100);
     let mut before = None;
     for first in (0..LOSSES).step_by(AT_ONCE as usize) {
         if first == WARM_UP_LOSSES {
@@ -131,7 +134,7 @@ fn two_hundred_workers_that_come_and_are_killed_leave_nothing_behind() {
         }
         let names: Vec<String> = (first..first + AT_ONCE).map(|number| format!("guest-{number}")).collect();
         let mut guests: Vec<Child> = names.iter().map(|name| place.guest(name)).collect();
-        until("the guests are in the view", || {
+        until_within(DEADLINE, "the guests are in the view", || {
             let inside = in_view(&place);
             names.iter().all(|name| inside.contains(name))
         });
@@ -140,7 +143,7 @@ fn two_hundred_workers_that_come_and_are_killed_leave_nothing_behind() {
             guest.wait().expect("waited for");
         }
     }
-    until("the last ones are gone", || in_view(&place).len() == 1);
+    until_within(DEADLINE, "the last ones are gone", || in_view(&place).len() == 1);
     assert_no_growth(&before.expect("the warm-up"), &settled(run.id()), LOSSES_GROWTH_MAX);
     support::signal(run.id(), "INT");
     assert_eq!(wait(run).status.code(), Some(130));

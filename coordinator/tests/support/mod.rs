@@ -226,10 +226,15 @@ pub(crate) fn alive(pid: u32) -> bool {
 }
 
 /// Waits until a condition holds.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(DEADLINE, what, condition);
+}
+
+/// Waits until a condition holds, for tests that are long by themselves.
+pub(crate) fn until_within(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
+        assert!(began.elapsed() < deadline, "waited {deadline:?} for: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
