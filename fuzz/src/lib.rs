@@ -5,13 +5,18 @@ mod memory;
 
 pub mod config;
 pub mod convert;
+#[cfg(feature = "data")]
 pub mod data;
+#[cfg(feature = "tracker")]
 pub mod filter;
 pub mod frames;
 pub mod handshake;
 pub mod journal;
+#[cfg(feature = "tracker")]
 pub mod metrics;
+#[cfg(feature = "tracker")]
 pub mod mlflow;
+#[cfg(feature = "tracker")]
 pub mod run_record;
 pub mod safetensors;
 

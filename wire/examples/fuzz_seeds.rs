@@ -35,7 +35,7 @@ fn main() {
 type Seeds = Vec<Vec<u8>>;
 
 fn put(target: &str, seeds: Seeds) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     std::fs::create_dir_all(&folder).expect("made");
     for (number, seed) in seeds.iter().enumerate() {
         std::fs::write(folder.join(format!("seed-{number:02}")), seed).expect("written");
@@ -302,7 +302,7 @@ fn mlflow() -> Seeds {
 }
 
 fn configs() -> Seeds {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let preset = |name: &str| {
         let text = std::fs::read_to_string(folder.join(name)).expect("read");
         // Comments are for people.
@@ -325,15 +325,11 @@ fn configs() -> Seeds {
 }
 
 fn tensors() -> Seeds {
-    let mut layout = trainer::Layout::default();
-    layout.push("hidden.weight".to_owned(), vec![2, 3], true);
-    layout.push("head.bias".to_owned(), vec![2], false);
-    let metadata = [("labels".to_owned(), "[\"a\"]".to_owned())].into();
-    let file = trainer::tensors::encode_model(&layout, &vec![0.5; layout.elements], &metadata);
-    let header = &file[8..file.len() - 4 * layout.elements];
+    let header = br#"{"__metadata__":{"labels":"[\"a\"]"},"head.bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"hidden.weight":{"dtype":"F32","shape":[3,2],"data_offsets":[8,32]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header[..], &[1; 32]].concat();
     vec![
         [&[0], &file[..]].concat(),
-        [&[1], header].concat(),
+        [&[1], &header[..]].concat(),
         b"\x01{\"head.bias\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"hidden.weight\":{\"dtype\":\"F16\",\"shape\":[3,2,2],\"data_offsets\":[8,32]}}".to_vec(),
         b"\x01{\"exp_avg/head.bias\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[0,2]}}".to_vec(),
     ]
