@@ -426,6 +426,20 @@ pub const KEYS: &[Key] = &[
         "Metric of the best version: the lowest loss or error, the highest of anything else",
     ),
     key(
+        "checkpoint.sign",
+        Kind::Path,
+        "",
+        O,
+        "Private key (ed25519, PEM) that signs each version's manifest, relative to the working directory, then to this file",
+    ),
+    key(
+        "checkpoint.verify_key",
+        Kind::Path,
+        "",
+        O,
+        "File of public keys: a resume and init.from take only what one of them signed",
+    ),
+    key(
         "tracker.sinks",
         Kind::Words(&["embedded", "mlflow", "wandb", "tensorboard"]),
         "[\"embedded\"]",
@@ -495,6 +509,13 @@ pub const KEYS: &[Key] = &[
         "[\"safetensors\"]",
         O,
         "Exports at the end; [] for none",
+    ),
+    key(
+        "export.sign",
+        Kind::Path,
+        "",
+        O,
+        "Private key (ed25519, PEM) that signs the exports, as checkpoint.sign",
     ),
     key(
         "local.workers",

@@ -296,11 +296,21 @@ pub struct Checkpoint {
     pub every: Every,
     pub keep: usize,
     pub best: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_key: Option<PathBuf>,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { every: Every::Epochs(1), keep: 3, best: "validation/loss".to_owned() }
+        Self {
+            every: Every::Epochs(1),
+            keep: 3,
+            best: "validation/loss".to_owned(),
+            sign: None,
+            verify_key: None,
+        }
     }
 }
 
@@ -351,11 +361,13 @@ pub struct Telemetry {
 #[allow(missing_docs)]
 pub struct Export {
     pub formats: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<PathBuf>,
 }
 
 impl Default for Export {
     fn default() -> Self {
-        Self { formats: vec!["safetensors".to_owned()] }
+        Self { formats: vec!["safetensors".to_owned()], sign: None }
     }
 }
 

@@ -83,11 +83,46 @@ pub(crate) enum Command {
     Stop(Target),
     /// Ask a run for a version after the step in flight
     Checkpoint(Target),
+    /// Keys that sign checkpoints and exports (docs/signing.md)
+    Key {
+        /// What to do with it
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// What runs have logged
     Tracker {
         /// What to do with it
         #[command(subcommand)]
         command: TrackerCommand,
+    },
+}
+
+/// `coordinator key ...`
+#[derive(Subcommand, Debug)]
+pub(crate) enum KeyCommand {
+    /// Make a key: the private one in FILE, for its owner alone, and the public one in FILE.pub
+    Create {
+        /// The file, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Sign files that were not signed as they were written: FILE.sig beside each
+    Sign {
+        /// The private key
+        #[arg(long, value_name = "KEYFILE")]
+        key: PathBuf,
+        /// A checkpoint's manifest.json, or a model file
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Say whether a file, or a checkpoint's folder and all that its manifest names, is signed by a trusted key
+    Verify {
+        /// A file of one or several public keys
+        #[arg(long, value_name = "PUBLIC_KEYS")]
+        key: PathBuf,
+        /// The file, or the checkpoint's folder
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
     },
 }
 

@@ -16,6 +16,7 @@ mod due;
 mod figures;
 mod journal_file;
 mod journal_writer;
+mod keys;
 mod launch;
 mod origin;
 mod overdue;
@@ -34,7 +35,9 @@ mod spans;
 mod status;
 mod streams;
 mod supervise;
+mod sync;
 mod tracking;
+mod upload_stage;
 mod uploads;
 
 use std::io::IsTerminal;
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
+        Some(Command::Key { command }) => keys::command(&command).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Push(args) }) => sinks::push(&args).map(|()| 0),
     };

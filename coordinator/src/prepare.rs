@@ -12,6 +12,7 @@ use protocol::ids::RunId;
 use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
+use store::signing::TrustedKeys;
 use store::{RunDir, RunDirError, versions};
 use tracing::warn;
 use tracker::RunRecord;
@@ -126,8 +127,13 @@ pub(crate) struct Past {
     pub(crate) remarks: Vec<String>,
 }
 
-/// Reads the past of a run's folder.
-pub(crate) fn past(dir: &Path, config: &Config, plan: &Plan) -> Result<Past, Refusal> {
+/// Reads the past of a run's folder. With keys, versions that none of them signed end the start.
+pub(crate) fn past(
+    dir: &Path,
+    config: &Config,
+    plan: &Plan,
+    trusted: Option<&TrustedKeys>,
+) -> Result<Past, Refusal> {
     let mut remarks = Vec::new();
     let (journal, records, cut) = JournalFile::open(&dir.join("journal")).map_err(Refusal::data)?;
     if cut > 0 {
@@ -137,7 +143,7 @@ pub(crate) fn past(dir: &Path, config: &Config, plan: &Plan) -> Result<Past, Ref
         .map_err(|why| Refusal::data(format!("{}: {why}", dir.join("journal").display())))?;
     if history.term() > 0 {
         check_same_run(dir, config, plan, &history)?;
-        choose_version(dir, &mut history, &mut remarks)?;
+        choose_version(dir, trusted, &mut history, &mut remarks)?;
     }
     let record = RunRecord::read(&dir.join("run.json")).ok();
     Ok(Past { journal, history, record, remarks })
@@ -178,7 +184,12 @@ fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -
 }
 
 /// The newest version that is whole and that the journal knows.
-fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) -> Result<(), Refusal> {
+fn choose_version(
+    dir: &Path,
+    trusted: Option<&TrustedKeys>,
+    history: &mut History,
+    remarks: &mut Vec<String>,
+) -> Result<(), Refusal> {
     let checkpoints = dir.join("checkpoints");
     let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
     // Void, or durable a moment before the journal could say so, or good, and the journal has lost its end: they are not used,
@@ -189,7 +200,14 @@ fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) 
         remarks.push(format!("versions {strangers:?} are not in the journal, so they are not used"));
     }
     let (found, passed_over) =
-        versions::newest_valid(&checkpoints, |step| known.contains_key(&step)).map_err(Refusal::data)?;
+        versions::newest_valid(&checkpoints, |step| known.contains_key(&step), trusted)
+            .map_err(Refusal::data)?;
+    // Somebody else's version is no accident of a disk, and the one before may be what they want.
+    if let Some(untrusted) = passed_over.iter().find(|rejected| rejected.is_untrusted) {
+        return Err(Refusal::data(format!(
+            "{untrusted}; take it out of the way if it is known who wrote it, or leave checkpoint.verify_key out"
+        )));
+    }
     for rejected in &passed_over {
         let remark =
             format!("{} can't be used: {}; the version before is", rejected.path.display(), rejected.reason);
@@ -213,7 +231,7 @@ fn choose_version(dir: &Path, history: &mut History, remarks: &mut Vec<String>) 
     let mut step = manifest.step;
     while step > proven {
         let is_before = |other: u64| known.contains_key(&other) && other < step;
-        let (before, _) = versions::newest_valid(&checkpoints, is_before).map_err(Refusal::data)?;
+        let (before, _) = versions::newest_valid(&checkpoints, is_before, trusted).map_err(Refusal::data)?;
         let Some(before) = before else { break };
         step = before.step;
         history.fall_back_to(step, digest(step)).map_err(Refusal::data)?;
@@ -253,12 +271,14 @@ pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
     }
 }
 
-/// The configuration without the trackers that metrics go to, which is no business of the workers': they end up
-/// neither in the files that workers write nor in front of a worker that doesn't know them.
+/// The configuration without the trackers that metrics go to and where keys are kept, which is no business of the workers':
+/// they end up neither in the files that workers write nor in front of a worker that doesn't know them.
 fn for_workers(config: &Config) -> Config {
     let configs::Tracker { git_diff, system_every, listen, .. } = config.tracker.clone();
     let tracker = configs::Tracker { git_diff, system_every, listen, ..configs::Tracker::default() };
-    Config { tracker, ..config.clone() }
+    let mut config = Config { tracker, ..config.clone() };
+    (config.checkpoint.sign, config.checkpoint.verify_key, config.export.sign) = (None, None, None);
+    config
 }
 
 /// What the machine needs to know.
@@ -382,5 +402,10 @@ mod tests {
         let plain = parsed(&[every]);
         assert_eq!(for_workers(&config).to_toml(), plain.to_toml());
         assert_eq!(for_workers(&config).digest(), config.digest());
+        let keys =
+            ["checkpoint.sign=/k", "checkpoint.verify_key=/k.pub", "export.sign=/k"].map(str::to_owned);
+        let signed = Config::parse(preset, "csv.toml", &keys).expect("a configuration");
+        assert!(!for_workers(&signed).to_toml().contains("/k"), "where keys are kept");
+        assert_eq!(signed.digest(), parsed(&[]).digest(), "signing changes no weight");
     }
 }

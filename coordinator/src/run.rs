@@ -30,6 +30,7 @@ use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::figures::{self, Figures, Scrapes};
 use crate::journal_writer::JournalWriter;
+use crate::keys::Keys;
 use crate::launch::{self, Launch, Locals};
 use crate::origin::Origin;
 use crate::prepare::{self, Past, Place, Refusal};
@@ -42,7 +43,7 @@ use crate::source::{self, Source};
 use crate::spans::StepSpans;
 use crate::streams::Patience;
 use crate::tracking;
-use crate::uploads::{Lineage, Uploads};
+use crate::uploads::{Lineage, Signing, Uploads};
 
 /// A run's last record may wait for room on its disk for so long.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
@@ -57,7 +58,8 @@ const SPANS_END: Duration = Duration::from_secs(4);
 pub(crate) fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
     let resolved = Config::load(path, set).map_err(Refusal::config)?;
     let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
-    source::find(&resolved)?;
+    let keys = Keys::read(&resolved)?;
+    source::find(&resolved, keys.trusted.as_ref())?;
     sinks::wanted(&resolved)?;
     let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
@@ -94,6 +96,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
              network is trusted"
         )));
     }
+    let keys = Keys::read(&resolved)?;
     let worker = local_worker(&resolved.config)?;
     let sinks = sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
@@ -101,7 +104,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let mut resolved = prepare::with_data(resolved, &plan)?;
     let config = &resolved.config;
     check_geometry(&prepare::geometry(config, &plan))?;
-    let source = source::find(&resolved);
+    let source = source::find(&resolved, keys.trusted.as_ref());
     if source.is_err() && !source::is_begun(&resolved, args.resume)? {
         // Before a folder is made for it.
         return source.map(|_| 0);
@@ -128,9 +131,10 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
             .map_err(Refusal::config)?,
         None => Vec::new(),
     };
-    let past = prepare::past(dir.path(), config, &plan)?;
+    let past = prepare::past(dir.path(), config, &plan, keys.trusted.as_ref())?;
     let files = files_by_digest(&plan, source)?;
-    let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, sinks, began };
+    let signing = keys.signing;
+    let parts = Parts { args, resolved: &resolved, dir: &dir, plan: &plan, signing, sinks, began };
     parts.start(past, listen, worker, devices, files).await
 }
 
@@ -177,6 +181,7 @@ struct Parts<'a> {
     resolved: &'a Resolved,
     dir: &'a RunDir,
     plan: &'a Plan,
+    signing: Signing,
     sinks: Vec<SinkConfig>,
     began: Instant,
 }
@@ -218,7 +223,8 @@ impl Parts<'_> {
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
             .map_err(Refusal::config)?;
-        let uploads = Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()));
+        let uploads =
+            Uploads::new(self.dir.path(), self.lineage(geometry.steps_per_epoch()), self.signing.clone());
         let (beside, scrapes) = self.beside(&past, run, worker.clone())?;
         let queue = beside.spans.as_ref().map(StepSpans::queue);
         let mut recorder =

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use configs::{Config, Resolved};
+use store::signing::TrustedKeys;
 use store::{RunDir, versions};
 
 use crate::prepare::{Place, Refusal};
@@ -25,16 +26,19 @@ impl Source {
     }
 }
 
-/// What `init.from` names, if it is set.
-pub(crate) fn find(resolved: &Resolved) -> Result<Option<Source>, Refusal> {
+/// What `init.from` names, if it is set; signed, where keys are given.
+pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result<Option<Source>, Refusal> {
     let init = &resolved.config.init;
     let Some(from) = &init.from else { return Ok(None) };
-    let path = file(from, resolved.path.parent())
+    let (path, verified) = file(from, resolved.path.parent(), trusted)
         .map_err(|why| Refusal::data(format!("init.from = {from:?}: {why}")))?;
     let failed = |why: std::io::Error| Refusal::data(format!("{}: {why}", path.display()));
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open(&path).map_err(failed)?).map_err(failed)?;
     let digest = hasher.finalize().to_hex().to_string();
+    if verified.is_some_and(|verified| verified != digest) {
+        return Err(Refusal::data(format!("{} changed while it was read", path.display())));
+    }
     match &init.digest {
         Some(expected) if !expected.eq_ignore_ascii_case(&digest) => Err(Refusal::data(format!(
             "init.from = {from:?}: the BLAKE3 of {} is {digest}, init.digest says {expected}",
@@ -79,30 +83,37 @@ pub(crate) fn settle(
     Ok(None)
 }
 
+/// A file, and the digest of what was verified in it.
+type Verified = (PathBuf, Option<String>);
+
 /// The file of `RUN_DIR`, `RUN_DIR@STEP` or a path, relative to the working directory, then to the configuration.
-fn file(from: &str, config_dir: Option<&Path>) -> Result<PathBuf, String> {
+fn file(from: &str, config_dir: Option<&Path>, trusted: Option<&TrustedKeys>) -> Result<Verified, String> {
     let places = |text: &str| {
         let beside = config_dir.map(|dir| dir.join(text)).filter(|path| path != Path::new(text));
         [Some(PathBuf::from(text)), beside].into_iter().flatten()
     };
     if let Some(path) = places(from).find(|path| path.is_file()) {
-        return Ok(path);
+        let Some(keys) = trusted else { return Ok((path, None)) };
+        let bytes = std::fs::read(&path).map_err(|why| format!("{}: {why}", path.display()))?;
+        keys.verify_file(&path, &bytes).map_err(|why| format!("{} {why}", path.display()))?;
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        return Ok((path, Some(digest)));
     }
     if let Some(dir) = places(from).find(|path| path.is_dir()) {
-        return of_run(&dir, None);
+        return of_run(&dir, None, trusted);
     }
     if let Some((dir, step)) = from.rsplit_once('@')
         && let Some(dir) = places(dir).find(|path| path.is_dir())
     {
         let step =
             step.parse().map_err(|_| format!("{step:?} after the @ is no step, which is a whole number"))?;
-        return of_run(&dir, Some(step));
+        return of_run(&dir, Some(step), trusted);
     }
     let tried: Vec<String> = places(from).map(|path| path.display().to_string()).collect();
     Err(format!("there is no such file or run (tried {})", tried.join(", ")))
 }
 
-fn of_run(dir: &Path, step: Option<u64>) -> Result<PathBuf, String> {
+fn of_run(dir: &Path, step: Option<u64>, trusted: Option<&TrustedKeys>) -> Result<Verified, String> {
     let checkpoints = dir.join("checkpoints");
     let steps = versions::list(&checkpoints).unwrap_or_default();
     let found = match step {
@@ -111,12 +122,15 @@ fn of_run(dir: &Path, step: Option<u64>) -> Result<PathBuf, String> {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(format!("{} has no version of step {step}; it has {known}", dir.display()));
         }
-        Some(step) => versions::verify(&checkpoints, step).map_err(|damaged| damaged.to_string())?.step,
+        Some(step) => versions::verify(&checkpoints, step, trusted).map_err(|damaged| damaged.to_string())?,
         None => {
             let (newest, damaged) =
-                versions::newest_valid(&checkpoints, |_| true).map_err(|why| why.to_string())?;
+                versions::newest_valid(&checkpoints, |_| true, trusted).map_err(|why| why.to_string())?;
+            if let Some(untrusted) = damaged.iter().find(|damaged| damaged.is_untrusted) {
+                return Err(untrusted.to_string());
+            }
             damaged.iter().for_each(|damaged| tracing::warn!("{damaged}; the one before is taken"));
-            newest.map(|newest| newest.step).ok_or_else(|| {
+            newest.ok_or_else(|| {
                 format!(
                     "{} is no run with versions: it has no checkpoints folder with a whole one",
                     dir.display()
@@ -124,6 +138,9 @@ fn of_run(dir: &Path, step: Option<u64>) -> Result<PathBuf, String> {
             })?
         }
     };
-    let path = versions::folder(&checkpoints, found).join(MODEL_FILE);
-    if path.is_file() { Ok(path) } else { Err(format!("{} is missing", path.display())) }
+    let path = versions::folder(&checkpoints, found.step).join(MODEL_FILE);
+    match found.files.into_iter().find(|entry| entry.name == MODEL_FILE) {
+        Some(entry) => Ok((path, Some(entry.blake3))),
+        None => Err(format!("{} is missing", path.display())),
+    }
 }

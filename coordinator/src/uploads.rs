@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::ids::MemberId;
 use protocol::messages::UploadKind;
+use store::signing::SigningKey;
 use store::versions::{self, FileWriter, Manifest, VersionWriter};
 use store::write_file;
 use tracing::{info, warn};
+
+use crate::upload_stage::Stage;
 
 /// What a manifest says beside the files.
 #[derive(Clone, Debug)]
@@ -22,11 +24,21 @@ pub(crate) struct Lineage {
     pub(crate) steps_per_epoch: u64,
 }
 
+/// The keys that what is written is signed with.
+#[derive(Clone, Default)]
+pub(crate) struct Signing {
+    /// Of versions.
+    pub(crate) versions: Option<Arc<SigningKey>>,
+    /// Of exports.
+    pub(crate) exports: Option<Arc<SigningKey>>,
+}
+
 /// Shared by the driver, which expects uploads, and the rpc server, which takes them.
 #[derive(Clone)]
 pub(crate) struct Uploads {
     run_dir: PathBuf,
     lineage: Arc<Lineage>,
+    signing: Signing,
     expected: Arc<Mutex<BTreeMap<UploadKind, Expected>>>,
 }
 
@@ -43,8 +55,8 @@ struct Expected {
 
 impl Uploads {
     /// Into this run's folder.
-    pub(crate) fn new(run_dir: &Path, lineage: Lineage) -> Self {
-        Self { run_dir: run_dir.to_owned(), lineage: Arc::new(lineage), expected: Arc::default() }
+    pub(crate) fn new(run_dir: &Path, lineage: Lineage, signing: Signing) -> Self {
+        Self { run_dir: run_dir.to_owned(), lineage: Arc::new(lineage), signing, expected: Arc::default() }
     }
 
     /// The folder of versions.
@@ -131,13 +143,8 @@ pub(crate) struct Ticket {
     own: Uploads,
     kind: UploadKind,
     number: u64,
-    stage: Arc<AtomicU8>,
+    stage: Arc<Stage>,
 }
-
-/// Stages of an upload: its bytes come, then it is put in place or given up, and never both.
-const COMING: u8 = 0;
-const IN_PLACE: u8 = 1;
-const GIVEN_UP: u8 = 2;
 
 impl Ticket {
     /// Whether no other was asked for since: one that was given up must not be taken for the one that is waited for now,
@@ -149,17 +156,12 @@ impl Ticket {
 
     /// Nobody waits for it any more, whatever the disk does with it later; false where it is in place by now.
     pub(crate) fn give_up(&self) -> bool {
-        self.leave(GIVEN_UP)
+        self.stage.give_up()
     }
 
     /// It is put in place, if it is still waited for.
     pub(crate) fn put_in_place(&self) -> bool {
-        self.is_valid() && self.leave(IN_PLACE)
-    }
-
-    fn leave(&self, to: u8) -> bool {
-        let before = self.stage.compare_exchange(COMING, to, Ordering::Relaxed, Ordering::Relaxed);
-        before.is_ok() || before == Err(to)
+        self.is_valid() && self.stage.put_in_place()
     }
 }
 
@@ -191,7 +193,8 @@ impl Claim {
         let place = match ticket.kind {
             UploadKind::Version => {
                 let checkpoints = ticket.own.checkpoints();
-                Place::Version(VersionWriter::begin(&checkpoints, step).map_err(|e| e.to_string())?)
+                let writer = VersionWriter::begin(&checkpoints, step).map_err(|e| e.to_string())?;
+                Place::Version(writer.signed(ticket.own.signing.versions.clone()))
             }
             UploadKind::Export => Place::Export(Vec::new()),
             UploadKind::State => {
@@ -297,6 +300,9 @@ impl Receiving {
                     let folder = path.parent().unwrap_or(&path);
                     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
                     write_file(&path, &bytes).map_err(|e| e.to_string())?;
+                    if let Some(key) = &self.ticket.own.signing.exports {
+                        key.sign_file(&path, &bytes).map_err(|e| e.to_string())?;
+                    }
                 }
                 Ok(None)
             }
@@ -326,7 +332,7 @@ mod tests {
     fn uploads(dir: &Path) -> Uploads {
         std::fs::create_dir_all(dir.join("checkpoints")).expect("made");
         let lineage = Lineage { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
-        Uploads::new(dir, lineage)
+        Uploads::new(dir, lineage, Signing::default())
     }
 
     fn begin(uploads: &Uploads, from: MemberId) -> Receiving {
@@ -348,7 +354,7 @@ mod tests {
         let Some(Written::InPlace(manifest)) = written else { panic!("not in place") };
         assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
         assert!(uploads.claim(UploadKind::Version, 7, member).is_err(), "once");
-        assert_eq!(versions::verify(&uploads.checkpoints(), 7).expect("whole").files.len(), 1);
+        assert_eq!(versions::verify(&uploads.checkpoints(), 7, None).expect("whole").files.len(), 1);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Bytes that must last.
 //!
 //! This crate owns run directories ([`RunDir`]), versions ([`versions`]: immutable, hashed, their manifest written
-//! last) and whole-file writes ([`write_file`]). It never knows what the bytes mean: no burn, no protocol, no
-//! network.
+//! last), signatures ([`signing`]) and whole-file writes ([`write_file`]). It never knows what the bytes mean: no burn,
+//! no protocol, no network.
 
 mod atomic;
 mod run_dir;
+pub mod signing;
 pub mod versions;
 
 pub use atomic::{StoreError, StoreErrorKind, write_file};

@@ -1,9 +1,9 @@
 //! How far readers may run ahead of the reducer.
 
-use std::sync::{Condvar, Mutex, PoisonError};
-
 use protocol::ids::StepKey;
 use protocol::reducer::WINDOW;
+
+use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// What the readers may take in.
 #[derive(Default)]
@@ -33,8 +33,11 @@ impl Gate {
             };
             slice < lowest_open.saturating_add(WINDOW)
         };
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.moved.wait_while(open, |open| !admits(open)));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // As `wait_while`, which the model checker's Condvar hasn't.
+        while !admits(&open) {
+            open = self.moved.wait(open).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 

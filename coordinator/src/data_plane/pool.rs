@@ -1,6 +1,6 @@
 //! Buffers that go round between readers, the reducer and writers.
 
-use std::sync::{Mutex, PoisonError};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Buffers of slices at rest. As many rest as the step in flight can use: what is given beyond that is freed, so that
 /// neither a slip in the counting nor a view that was larger once keeps memory for good.
@@ -43,7 +43,7 @@ impl Pool {
         state.buffers.truncate(count_max);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Resting> {
+    fn lock(&self) -> MutexGuard<'_, Resting> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

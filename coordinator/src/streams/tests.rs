@@ -6,7 +6,7 @@ use tokio_stream::pending;
 use wire::proto::{Join, UploadFile, UploadFinish, from_worker};
 
 use super::*;
-use crate::uploads::{Lineage, Uploads};
+use crate::uploads::{Lineage, Signing, Uploads};
 
 /// Short for what must not come, so that a test that waits for it is soon over.
 const PATIENCE: Patience = Patience {
@@ -19,7 +19,7 @@ type Chunks = Vec<Result<UploadChunk, Status>>;
 
 fn uploads(dir: &Path) -> Uploads {
     let lineage = Lineage { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
-    Uploads::new(dir, lineage)
+    Uploads::new(dir, lineage, Signing::default())
 }
 
 fn claim(uploads: &Uploads) -> Claim {

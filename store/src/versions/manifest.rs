@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
 
+/// The name of its signature.
+pub const MANIFEST_SIGNATURE: &str = "manifest.json.sig";
+
 /// One file of a version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -84,7 +87,7 @@ impl Manifest {
     }
 }
 
-/// Whether this names a file beside the manifest: not the manifest itself, nothing elsewhere.
+/// Whether this names a file beside the manifest: not the manifest itself nor its signature, nothing elsewhere.
 pub(super) fn is_file_name(name: &str) -> bool {
-    !matches!(name, "" | "." | ".." | MANIFEST) && !name.contains(['/', '\\', '\0'])
+    !matches!(name, "" | "." | ".." | MANIFEST | MANIFEST_SIGNATURE) && !name.contains(['/', '\\', '\0'])
 }

@@ -10,8 +10,9 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::atomic::{StoreError, sync_parent, temporary_name};
+use crate::signing::TrustedKeys;
 
-pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use manifest::{FileEntry, MANIFEST, MANIFEST_SIGNATURE, Manifest};
 pub use writer::{FileWriter, VersionWriter};
 
 /// The folder of a step's version.
@@ -28,6 +29,8 @@ pub struct Rejected {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it may be whole, and isn't signed by a trusted key: nothing that a disk does.
+    pub is_untrusted: bool,
 }
 
 /// Steps of the folders that have a manifest, newest first.
@@ -52,13 +55,27 @@ pub fn list(checkpoints: &Path) -> Result<Vec<u64>, StoreError> {
     Ok(steps)
 }
 
-/// Reads a version's manifest and verifies size and hash of every file it names.
+/// Reads a version's manifest and verifies size and hash of every file it names, and the manifest's signature where keys
+/// are given.
 ///
 /// # Errors
 /// What is wrong with the version.
-pub fn verify(checkpoints: &Path, step: u64) -> Result<Manifest, Rejected> {
+pub fn verify(checkpoints: &Path, step: u64, trusted: Option<&TrustedKeys>) -> Result<Manifest, Rejected> {
     let path = folder(checkpoints, step);
-    let rejected = |reason: String| Rejected { path: path.clone(), reason };
+    let manifest = verify_folder(&path, trusted)?;
+    if manifest.step != step {
+        let reason = format!("{MANIFEST} speaks of step {}", manifest.step);
+        return Err(Rejected { path, reason, is_untrusted: false });
+    }
+    Ok(manifest)
+}
+
+/// The same of a version's folder, wherever it is.
+///
+/// # Errors
+/// What is wrong with the version.
+pub fn verify_folder(path: &Path, trusted: Option<&TrustedKeys>) -> Result<Manifest, Rejected> {
+    let rejected = |reason: String| Rejected { path: path.to_owned(), reason, is_untrusted: false };
     let bytes = match std::fs::read(path.join(MANIFEST)) {
         Err(why) if why.kind() == ErrorKind::NotFound => {
             return Err(rejected(format!("there is no {MANIFEST}")));
@@ -66,8 +83,10 @@ pub fn verify(checkpoints: &Path, step: u64) -> Result<Manifest, Rejected> {
         other => other.map_err(|why| rejected(format!("{MANIFEST}: {why}")))?,
     };
     let manifest = Manifest::from_bytes(&bytes).map_err(|why| rejected(format!("{MANIFEST} {why}")))?;
-    if manifest.step != step {
-        return Err(rejected(format!("{MANIFEST} speaks of step {}", manifest.step)));
+    if let Some(keys) = trusted {
+        let untrusted =
+            |why| Rejected { path: path.to_owned(), reason: format!("it {why}"), is_untrusted: true };
+        keys.verify_file(&path.join(MANIFEST), &bytes).map_err(untrusted)?;
     }
     for entry in &manifest.files {
         verify_file(&path.join(&entry.name), entry).map_err(rejected)?;
@@ -100,18 +119,19 @@ fn verify_file(path: &Path, entry: &FileEntry) -> Result<(), String> {
     Ok(())
 }
 
-/// The newest version of which every file is whole, among those that `usable` allows, and those that had to be
-/// passed over.
+/// The newest version of which every file is whole (and signed, where keys are given), among those that `usable` allows,
+/// and those that had to be passed over.
 ///
 /// # Errors
 /// When the folder can't be read.
 pub fn newest_valid(
     checkpoints: &Path,
     usable: impl Fn(u64) -> bool,
+    trusted: Option<&TrustedKeys>,
 ) -> Result<(Option<Manifest>, Vec<Rejected>), StoreError> {
     let mut passed_over = Vec::new();
     for step in list(checkpoints)?.into_iter().filter(|step| usable(*step)) {
-        match verify(checkpoints, step) {
+        match verify(checkpoints, step, trusted) {
             Ok(manifest) => return Ok((Some(manifest), passed_over)),
             Err(rejected) => passed_over.push(rejected),
         }

@@ -31,7 +31,7 @@ fn write(checkpoints: &Path, step: u64) {
 
 /// Version 1 is whole, version 2 was damaged: 1 is found and 2 is named with what is wrong in `name`.
 fn check_passed_over(checkpoints: &Path, name: &str, damage: &str) {
-    let (found, passed_over) = newest_valid(checkpoints, |_| true).expect("listed");
+    let (found, passed_over) = newest_valid(checkpoints, |_| true, None).expect("listed");
     assert_eq!(found.map(|m| m.step), Some(1), "{name} {damage}");
     assert_eq!(passed_over.len(), 1, "{name} {damage}");
     assert!(passed_over[0].path.ends_with("step-00000002"));
@@ -69,7 +69,7 @@ fn damage_at_any_byte_of_any_file_is_found_and_the_version_before_is_used() {
         }
         std::fs::write(&path, &whole).expect("mended");
     }
-    assert_eq!(verify(dir.path(), 2).expect("whole again").step, 2);
+    assert_eq!(verify(dir.path(), 2, None).expect("whole again").step, 2);
 }
 
 #[test]
@@ -77,9 +77,9 @@ fn a_version_in_anothers_place_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write(dir.path(), 1);
     std::fs::rename(folder(dir.path(), 1), folder(dir.path(), 2)).expect("renamed");
-    let said = verify(dir.path(), 2).expect_err("another step's").to_string();
+    let said = verify(dir.path(), 2, None).expect_err("another step's").to_string();
     assert!(said.contains("speaks of step 1"), "{said}");
-    assert!(verify(dir.path(), 9).expect_err("absent").reason.contains("no manifest.json"));
+    assert!(verify(dir.path(), 9, None).expect_err("absent").reason.contains("no manifest.json"));
 }
 
 /// The states a writer can be killed in: the folder with any prefix of its files, without a manifest.
@@ -98,7 +98,7 @@ fn a_crash_between_files_leaves_no_version() {
         std::mem::forget(writer);
         assert_eq!(list(dir.path()).expect("listed"), [1], "after {files} files");
         write(dir.path(), 2);
-        let (found, passed_over) = newest_valid(dir.path(), |_| true).expect("listed");
+        let (found, passed_over) = newest_valid(dir.path(), |_| true, None).expect("listed");
         assert_eq!((found.map(|m| m.step), passed_over.len()), (Some(2), 0), "after {files} files");
     }
 }
@@ -113,7 +113,7 @@ fn a_folder_without_a_manifest_is_no_version() {
     assert!(list(dir.path()).expect("listed").is_empty());
     // Its place can be taken.
     write(dir.path(), 1);
-    verify(dir.path(), 1).expect("whole");
+    verify(dir.path(), 1, None).expect("whole");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn retention_after_a_step_back_keeps_what_was_written_last() {
     write(dir.path(), 25);
     assert_eq!(retain(dir.path(), 25, 1, &[10]).expect("removed"), [20]);
     assert_eq!(list(dir.path()).expect("listed"), [40, 30, 25, 10]);
-    let (found, passed_over) = newest_valid(dir.path(), |step| step != 30).expect("listed");
+    let (found, passed_over) = newest_valid(dir.path(), |step| step != 30, None).expect("listed");
     assert_eq!(found.map(|manifest| manifest.step), Some(25));
     assert!(passed_over[0].to_string().contains("step-00000040"), "{}", passed_over[0]);
     // It has got beyond them.
@@ -167,7 +167,7 @@ fn void_versions_are_set_aside_and_not_chosen() {
     assert!(set_aside(dir.path(), |_| false).expect("nothing is void").is_empty());
     assert_eq!(set_aside(dir.path(), |step| step > 10).expect("set aside"), [30, 20]);
     assert_eq!(list(dir.path()).expect("listed"), [10]);
-    let (found, passed_over) = newest_valid(dir.path(), |_| true).expect("listed");
+    let (found, passed_over) = newest_valid(dir.path(), |_| true, None).expect("listed");
     assert_eq!((found.map(|manifest| manifest.step), passed_over.len()), (Some(10), 0));
     let aside = |step: u64| dir.path().join(format!("void-step-{step:08}"));
     assert!(aside(20).join(MANIFEST).is_file() && aside(30).join(MANIFEST).is_file());
@@ -183,9 +183,9 @@ fn only_usable_versions_are_looked_at() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write(dir.path(), 1);
     write(dir.path(), 2);
-    let (found, passed_over) = newest_valid(dir.path(), |step| step < 2).expect("listed");
+    let (found, passed_over) = newest_valid(dir.path(), |step| step < 2, None).expect("listed");
     assert_eq!((found.map(|m| m.step), passed_over.len()), (Some(1), 0));
-    let (found, _) = newest_valid(dir.path(), |_| false).expect("listed");
+    let (found, _) = newest_valid(dir.path(), |_| false, None).expect("listed");
     assert!(found.is_none());
 }
 

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::manifest::{FileEntry, MANIFEST, Manifest, is_file_name};
 use super::{folder, remove};
 use crate::atomic::{StoreError, sync_parent, temporary_name, write_file};
+use crate::signing::SigningKey;
 
 /// A version that is being written. Dropped unfinished, it is no version.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct VersionWriter {
     target: PathBuf,
     temporary: PathBuf,
     files: Vec<FileEntry>,
+    key: Option<Arc<SigningKey>>,
 }
 
 /// A file of a version that is being written: hashed as it grows.
@@ -39,7 +42,14 @@ impl VersionWriter {
         let temporary = temporary_name(&target);
         // Errors are in the words of the version: the same trouble with the next temporary name is the same trouble.
         std::fs::create_dir_all(&temporary).map_err(StoreError::at(&target))?;
-        Ok(Self { target, temporary, files: Vec::new() })
+        Ok(Self { target, temporary, files: Vec::new(), key: None })
+    }
+
+    /// With a key, its manifest is signed: what it names is hashed in it.
+    #[must_use]
+    pub fn signed(mut self, key: Option<Arc<SigningKey>>) -> Self {
+        self.key = key;
+        self
     }
 
     /// Begins a file.
@@ -81,8 +91,13 @@ impl VersionWriter {
         let bytes = manifest
             .to_bytes()
             .map_err(|why| StoreError { path: self.target.clone(), source: why.into() })?;
-        write_file(&self.temporary.join(MANIFEST), &bytes)
-            .map_err(|error| StoreError { path: self.target.join(MANIFEST), ..error })?;
+        let manifest_file = self.temporary.join(MANIFEST);
+        let in_place = |error| StoreError { path: self.target.join(MANIFEST), ..error };
+        // Before the manifest, which is written last.
+        if let Some(key) = &self.key {
+            key.sign_file(&manifest_file, &bytes).map_err(in_place)?;
+        }
+        write_file(&manifest_file, &bytes).map_err(in_place)?;
         if !is_wanted() {
             return Ok(None);
         }
@@ -180,7 +195,7 @@ mod tests {
         assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"old");
         write(b"new").finish(super::super::tests::manifest(1), || true).expect("finished");
         assert_eq!(std::fs::read(folder(dir.path(), 1).join("f")).expect("read"), b"new");
-        super::super::verify(dir.path(), 1).expect("whole");
+        super::super::verify(dir.path(), 1, None).expect("whole");
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "the replaced one is gone");
     }
 }

@@ -38,6 +38,9 @@ pub struct Source {
     /// A version by its step, `best` by the metric of checkpoint.best, or `newest`
     #[arg(long, value_name = "STEP|best|newest", default_value = "newest")]
     pub version: Which,
+    /// Take only a version that is signed by one of the public keys in this file (docs/signing.md)
+    #[arg(long, value_name = "FILE")]
+    pub verify_key: Option<PathBuf>,
     /// How much may be taken
     #[command(flatten)]
     pub memory: Memory,
@@ -101,6 +104,9 @@ pub struct Export {
     /// The folder to write to; by default one below RUN_DIR/exports
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Sign the export with this private key: a file .sig beside it
+    #[arg(long, value_name = "KEYFILE")]
+    pub sign: Option<PathBuf>,
 }
 
 /// `trainer sample`
@@ -112,6 +118,9 @@ pub struct Sample {
     /// Of a run: a version by its step, `best` by the metric of checkpoint.best, or `newest`
     #[arg(long, value_name = "STEP|best|newest")]
     pub version: Option<Which>,
+    /// Take only a version or export that is signed by one of the public keys in this file (docs/signing.md)
+    #[arg(long, value_name = "FILE")]
+    pub verify_key: Option<PathBuf>,
     /// What the text begins with
     #[arg(long, value_name = "TEXT", default_value = "\n")]
     pub prompt: String,

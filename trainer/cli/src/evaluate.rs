@@ -20,7 +20,7 @@ use crate::samples;
 /// Evaluates the version on the validation split of the run's dataset.
 pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failure> {
     let run = Run::open(&ask.source.run_dir, ask.source.memory)?;
-    let version = run.version(ask.source.version)?;
+    let version = run.version(ask.source.version, ask.source.verify_key.as_deref())?;
     let plan = run.plan()?;
     let dataset = Dataset::open(&plan, &data_file(&run, &plan, ask.data.as_deref())?)?;
     if dataset.evaluation_len() == 0 {

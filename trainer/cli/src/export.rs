@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use store::signing::SigningKey;
 use trainer::export::ExportInfo;
 use trainer::{DeviceSpec, Registry};
 
@@ -12,8 +13,10 @@ use crate::run::{Run, Which};
 
 /// Writes the export and says where it is. The same version gives the same bytes as the run's own export.
 pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failure> {
+    let key = ask.sign.as_deref().map(SigningKey::read).transpose();
+    let key = key.map_err(|why| Failure::usage(format!("--sign: {why}")))?;
     let run = Run::open(&ask.source.run_dir, ask.source.memory)?;
-    let version = run.version(ask.source.version)?;
+    let version = run.version(ask.source.version, ask.source.verify_key.as_deref())?;
     let plan = run.plan()?;
     let model = Model::load(&run, &plan, &version, &DeviceSpec::Cpu, registry)?;
     let tokenizer = run.tokenizer(&plan)?;
@@ -42,6 +45,9 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
         .map_err(|why| Failure { code: 4, message: format!("{}: {why}", folder.display()) })?;
     let path = folder.join(file);
     store::write_file(&path, &bytes)?;
+    if let Some(key) = &key {
+        key.sign_file(&path, &bytes)?;
+    }
     Ok(format!("step {} of {}: {} ({} bytes)\n", version.step, run.name, path.display(), bytes.len()))
 }
 

@@ -31,7 +31,7 @@ enum Predicted {
 /// Predicts every row of the table, or every image.
 pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Failure> {
     let run = Run::open(&ask.source.run_dir, ask.source.memory)?;
-    let version = run.version(ask.source.version)?;
+    let version = run.version(ask.source.version, ask.source.verify_key.as_deref())?;
     let plan = run.plan()?;
     if !ask.input.exists() {
         return Err(Failure::data(format!("--input {}: no such file or folder", ask.input.display())));

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use configs::Config;
 use datasets::{DataError, Form, Plan, TextTokenizer};
+use store::signing::TrustedKeys;
 use store::versions::{self, Manifest};
 use tracker::{MetricsFile, keys};
 
@@ -128,8 +129,12 @@ impl Run {
         self.dir.join("checkpoints")
     }
 
-    /// The version that is asked for, verified. Damaged ones are named and, unless asked for by step, passed over.
-    pub(crate) fn version(&self, which: Which) -> Result<Manifest, Failure> {
+    /// The version that is asked for, verified; signed too, where a file of public keys is given or the run's configuration
+    /// has one. Damaged ones are named and, unless asked for by step, passed over.
+    pub(crate) fn version(&self, which: Which, verify_key: Option<&Path>) -> Result<Manifest, Failure> {
+        let trusted =
+            verify_key.or(self.config.checkpoint.verify_key.as_deref()).map(trusted_keys).transpose()?;
+        let trusted = trusted.as_ref();
         let checkpoints = self.checkpoints();
         let steps = match versions::list(&checkpoints) {
             Err(why) if why.kind() == store::StoreErrorKind::Absent => Vec::new(),
@@ -143,11 +148,12 @@ impl Run {
                     listed(&steps)
                 )));
             }
-            Which::Step(step) => {
-                versions::verify(&checkpoints, step).map_err(|damaged| Failure::data(damaged.to_string()))?
+            Which::Step(step) => versions::verify(&checkpoints, step, trusted)
+                .map_err(|damaged| Failure::data(damaged.to_string()))?,
+            Which::Newest => self.first_whole(steps, trusted, "whole")?,
+            Which::Best => {
+                self.first_whole(self.by_value(&steps)?, trusted, "whole and has been evaluated")?
             }
-            Which::Newest => self.first_whole(steps, "whole")?,
-            Which::Best => self.first_whole(self.by_value(&steps)?, "whole and has been evaluated")?,
         };
         if manifest.config_digest != self.config.digest() {
             tracing::warn!("config.toml has changed since the version of step {} was written", manifest.step);
@@ -155,10 +161,17 @@ impl Run {
         Ok(manifest)
     }
 
-    fn first_whole(&self, steps: Vec<u64>, wanted: &str) -> Result<Manifest, Failure> {
+    fn first_whole(
+        &self,
+        steps: Vec<u64>,
+        trusted: Option<&TrustedKeys>,
+        wanted: &str,
+    ) -> Result<Manifest, Failure> {
         for step in steps {
-            match versions::verify(&self.checkpoints(), step) {
+            match versions::verify(&self.checkpoints(), step, trusted) {
                 Ok(manifest) => return Ok(manifest),
+                // No accident of a disk: what is before it may be what somebody wants.
+                Err(untrusted) if untrusted.is_untrusted => return Err(Failure::data(untrusted.to_string())),
                 Err(damaged) => tracing::warn!("{damaged}; trying the next one"),
             }
         }
@@ -202,6 +215,11 @@ fn read_text(path: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other(format!("it is longer than {CONFIG_BYTES_MAX} bytes")));
     }
     Ok(text)
+}
+
+/// Reads a file of public keys.
+pub(crate) fn trusted_keys(path: &Path) -> Result<TrustedKeys, Failure> {
+    TrustedKeys::read(path).map_err(|why| Failure::usage(format!("the keys to verify with: {why}")))
 }
 
 fn listed(steps: &[u64]) -> String {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use configs::Config;
 use datasets::TextTokenizer;
+use store::signing::TrustedKeys;
 use store::versions;
 use trainer::{DataSpec, Engine, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target, tensors};
 
@@ -12,7 +13,7 @@ use crate::alphabet::Alphabet;
 use crate::cli::{Memory, Sample};
 use crate::failure::Failure;
 use crate::model::read_model;
-use crate::run::{Run, Which};
+use crate::run::{Run, Which, trusted_keys};
 
 /// A file of a version and of an export.
 const MODEL_FILE: &str = "model.safetensors";
@@ -52,7 +53,8 @@ struct Writer {
 
 impl Writer {
     fn load(ask: &Sample, registry: &Registry) -> Result<(Self, Alphabet), Failure> {
-        let Found { path, config, tokenizer } = find(&ask.source, ask.version, ask.memory)?;
+        let verify_key = ask.verify_key.as_deref();
+        let Found { path, config, tokenizer } = find(&ask.source, ask.version, verify_key, ask.memory)?;
         let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
         let memory_mb = ask.memory.memory_mb.unwrap_or(configs::Dataset::default().memory_mb);
         let bytes = read_model(&path, None, memory_mb)?;
@@ -148,12 +150,17 @@ impl Found {
 }
 
 /// The model's file, its configuration and its tokenizer if a run has them.
-fn find(source: &Path, version: Option<Which>, memory: Memory) -> Result<Found, Failure> {
+fn find(
+    source: &Path,
+    version: Option<Which>,
+    verify_key: Option<&Path>,
+    memory: Memory,
+) -> Result<Found, Failure> {
     let inside = source.join(MODEL_FILE);
     let file = if source.is_file() { source.to_owned() } else { inside };
     if source.join("config.toml").is_file() || !file.is_file() {
         let run = Run::open(source, memory)?;
-        let manifest = run.version(version.unwrap_or(Which::Newest))?;
+        let manifest = run.version(version.unwrap_or(Which::Newest), verify_key)?;
         let path = versions::folder(&run.checkpoints(), manifest.step).join(MODEL_FILE);
         return Found::of(path, run);
     }
@@ -167,10 +174,25 @@ fn find(source: &Path, version: Option<Which>, memory: Memory) -> Result<Found, 
     let whole = file.canonicalize().unwrap_or_else(|_| file.clone());
     let run = whole.ancestors().nth(3).filter(|dir| dir.join("config.toml").is_file());
     let is_version = whole.parent().is_some_and(|folder| folder.join("manifest.json").is_file());
+    if let Some(keys) = verify_key.map(trusted_keys).transpose()? {
+        check_signature(&whole, is_version, &keys)?;
+    }
     match run.filter(|_| is_version) {
         Some(dir) => Found::of(file, Run::open(dir, memory)?),
         None => Ok(Found { path: file, config: None, tokenizer: None }),
     }
+}
+
+/// A version's file is signed with its manifest, an export by itself.
+fn check_signature(file: &Path, is_version: bool, keys: &TrustedKeys) -> Result<(), Failure> {
+    if let Some(folder) = file.parent().filter(|_| is_version) {
+        return versions::verify_folder(folder, Some(keys))
+            .map(drop)
+            .map_err(|why| Failure::data(why.to_string()));
+    }
+    let named = |why: &dyn std::fmt::Display| Failure::data(format!("{} {why}", file.display()));
+    let bytes = std::fs::read(file).map_err(|why| named(&why))?;
+    keys.verify_file(file, &bytes).map_err(|why| named(&why))
 }
 
 /// The token whose part of the probabilities holds `draw`, from 0 to below 1.

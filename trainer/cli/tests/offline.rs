@@ -7,6 +7,7 @@ use clap::Parser;
 use configs::Config;
 use datasets::{Batch, Dataset, Plan};
 use serde_json::Value;
+use store::signing::{SigningKey, TrustedKeys};
 use store::versions::{self, Manifest, VersionWriter};
 use tempfile::TempDir;
 use tracker::{Metric, MetricsFile};
@@ -352,4 +353,41 @@ fn wrong_words_are_refused_by_the_command_line() {
         let refused = Cli::try_parse_from(["trainer"].iter().chain(words)).expect_err("refused");
         assert_eq!(refused.exit_code(), 2, "{words:?}");
     }
+}
+
+#[test]
+fn only_what_is_signed_by_a_trusted_key_is_used_where_one_is_given() {
+    let left = Left::new("classification");
+    let (key, other) = (left.dir.path().join("key"), left.dir.path().join("other"));
+    let public = SigningKey::create(&key).expect("made").display().to_string();
+    let others = SigningKey::create(&other).expect("made").display().to_string();
+    let asks: [&[&str]; 3] =
+        [&["eval"], &["predict", "--input", "absent.csv"], &["export", "--format", "safetensors"]];
+    for ask in asks {
+        left.fails(&[ask, &["--verify-key", &public]].concat(), &["step-00000010", "is not signed"]);
+    }
+    let manifest = versions::folder(&left.run().join("checkpoints"), 10).join(versions::MANIFEST);
+    let bytes = std::fs::read(&manifest).expect("read");
+    SigningKey::read(&key).expect("read").sign_file(&manifest, &bytes).expect("signed");
+    left.ask(&["eval", "--verify-key", &public]).expect("an answer");
+    left.fails(&["eval", "--verify-key", &others], &["is not signed by a key of", "other.pub"]);
+    left.fails(&["eval", "--version", "5", "--verify-key", &public], &["step-00000005", "is not signed"]);
+
+    let out = left.dir.path().join("signed");
+    let (folder, key) = (out.display().to_string(), key.display().to_string());
+    let words =
+        ["export", "--format", "safetensors", "--verify-key", &public, "--sign", &key, "--out", &folder];
+    left.ask(&words).expect("an answer");
+    let file = out.join("model.safetensors");
+    let trusted = TrustedKeys::read(Path::new(&public)).expect("read");
+    assert_eq!(trusted.verify_file(&file, &std::fs::read(&file).expect("read")), Ok(()));
+    let failure = left.ask(&["eval", "--verify-key", "absent.pub"]).expect_err("no answer");
+    assert_eq!(failure.code, 2, "{failure}");
+
+    // The run's own word counts where the command line says nothing.
+    let named = format!("[checkpoint]\nverify_key = {others:?}\n");
+    let named = left.config.to_toml().replacen("[checkpoint]\n", &named, 1);
+    std::fs::write(left.run().join("config.toml"), named).expect("written");
+    left.fails(&["eval"], &["is not signed by a key of", "other.pub"]);
+    left.ask(&["eval", "--verify-key", &public]).expect("an answer");
 }

@@ -1,0 +1,106 @@
+//! Runs the models; a deadlock or a broken promise panics with the interleaving that led to it.
+//!
+//! The modules are the coordinator's own. They take their locks from `crate::sync`, which is std's there and loom's here.
+#![allow(dead_code, reason = "the modules are whole, and the models use a part")]
+
+#[path = "../../coordinator/src/data_plane/gate.rs"]
+mod gate;
+#[path = "../../coordinator/src/data_plane/pool.rs"]
+mod pool;
+#[path = "../../coordinator/src/upload_stage.rs"]
+mod upload_stage;
+
+/// As `coordinator/src/sync.rs`.
+mod sync {
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
+    pub(crate) mod atomic {
+        pub(crate) use loom::sync::atomic::{AtomicU8, Ordering};
+    }
+}
+
+use loom::sync::Arc;
+use loom::thread;
+use protocol::ids::{Phase, StepKey, ViewId};
+use protocol::reducer::WINDOW;
+
+use gate::Gate;
+use pool::Pool;
+use upload_stage::Stage;
+
+type Model = (&'static str, fn());
+
+const MODELS: [Model; 4] = [
+    ("readers pass the gate once they are admitted", readers_pass),
+    ("a new view frees whoever waits at the gate", a_view_frees),
+    ("an upload is put in place or given up, never both", one_end_of_an_upload),
+    ("a pool keeps no more than its bound", a_pool_is_bounded),
+];
+
+fn main() {
+    for (name, model) in MODELS {
+        loom::model(model);
+        println!("{name}: ok");
+    }
+}
+
+fn key(view: u64, step: u64) -> StepKey {
+    StepKey { view: ViewId(view), step, phase: Phase::Train }
+}
+
+/// Two connections run ahead of the reducer by different lengths. Whoever misses a word waits for ever.
+fn readers_pass() {
+    let gate = Arc::new(Gate::default());
+    let readers = [WINDOW, WINDOW + 1].map(|slice| {
+        let gate = gate.clone();
+        thread::spawn(move || gate.wait(key(1, 1), slice))
+    });
+    gate.set(key(1, 1), 1);
+    gate.set(key(1, 1), 2);
+    for reader in readers {
+        reader.join().expect("it passed");
+    }
+}
+
+/// What a reader waits with is of the past then, and dropped by the reducer.
+fn a_view_frees() {
+    let gate = Arc::new(Gate::default());
+    let reader = {
+        let gate = gate.clone();
+        thread::spawn(move || gate.wait(key(1, 1), WINDOW + 7))
+    };
+    gate.set(key(1, 1), 0);
+    gate.set(key(2, 1), 0);
+    reader.join().expect("it passed");
+}
+
+/// A deadline passes as the disk is done.
+fn one_end_of_an_upload() {
+    let stage = Arc::new(Stage::default());
+    let putting = {
+        let stage = stage.clone();
+        thread::spawn(move || stage.put_in_place())
+    };
+    let is_given_up = stage.give_up();
+    let is_in_place = putting.join().expect("it ended");
+    assert_ne!(is_given_up, is_in_place);
+    assert_eq!(stage.give_up(), is_given_up, "what has ended stays so");
+}
+
+/// A view begins while readers still give back buffers of the one before.
+fn a_pool_is_bounded() {
+    let pool = Arc::new(Pool::default());
+    pool.bound(2);
+    let reader = {
+        let pool = pool.clone();
+        thread::spawn(move || {
+            let buffer = pool.take(1);
+            pool.give([buffer, vec![0.0]]);
+        })
+    };
+    pool.give([vec![0.0], vec![0.0]]);
+    pool.bound(1);
+    reader.join().expect("it gave");
+    assert!(pool.take(1).capacity() > 0);
+    assert_eq!(pool.take_empty().capacity(), 0, "one rested at most");
+}
