@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use wire::tls::Security;
 
 /// Elastic distributed training: shards a dataset to workers and keeps the run.
 #[derive(Parser, Debug)]
@@ -49,9 +50,58 @@ pub(crate) struct RunArgs {
     /// Start the coordinator again if it dies: the run goes on with the workers that it has
     #[arg(long)]
     pub(crate) supervise: bool,
-    /// Allow a --listen address off loopback: nothing is encrypted yet
+    /// What encrypts its ports
+    #[command(flatten)]
+    pub(crate) security: ServerSecurity,
+    /// Ask workers and people for a certificate that this authority has signed (a file of certificates)
+    #[arg(long, value_name = "F", conflicts_with = "insecure")]
+    pub(crate) tls_ca: Option<PathBuf>,
+}
+
+/// How a command that listens is spoken to: off loopback under TLS, with a certificate that it makes itself.
+#[derive(Args, Clone, Default, Debug)]
+pub(crate) struct ServerSecurity {
+    /// Speak TLS on loopback too
+    #[arg(long, conflicts_with = "insecure")]
+    pub(crate) tls: bool,
+    /// Show this certificate (with those that have signed it) instead of one that is made here
+    #[arg(long, value_name = "F", requires = "tls_key", conflicts_with = "insecure")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "F", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Encrypt nothing off loopback either: whoever is on the network between reads the token, the data and the model, and can
+    /// change them
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+/// How a command that calls a coordinator trusts it.
+#[derive(Args, Clone, Default, Debug)]
+pub(crate) struct ClientSecurity {
+    /// Trust the coordinator's certificate by this authority and its name, rather than by the fingerprint beside the token
+    #[arg(long, value_name = "F")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// A certificate to show, where the run asks for one
+    #[arg(long, value_name = "F", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "F", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Speak http:// to another machine: whoever is on the network between reads the token
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+impl From<&ClientSecurity> for Security {
+    fn from(own: &ClientSecurity) -> Self {
+        Self {
+            ca: own.tls_ca.clone(),
+            certificate: own.tls_cert.clone(),
+            key: own.tls_key.clone(),
+            insecure: own.insecure,
+        }
+    }
 }
 
 /// Form of standard output.
@@ -162,6 +212,9 @@ pub(crate) struct ServeArgs {
     /// The token that requests must carry is in this file: needed for an address off this machine
     #[arg(long, value_name = "F")]
     pub(crate) token_file: Option<PathBuf>,
+    /// What encrypts it
+    #[command(flatten)]
+    pub(crate) security: ServerSecurity,
 }
 
 /// What `coordinator reproduce` takes.
@@ -181,12 +234,15 @@ pub(crate) struct Target {
     /// The run's directory
     #[arg(value_name = "RUN_DIR", conflicts_with = "connect")]
     pub(crate) run_dir: Option<PathBuf>,
-    /// The coordinator's address, such as http://host:port
+    /// The coordinator's address, such as https://host:port
     #[arg(long, value_name = "URL")]
     pub(crate) connect: Option<String>,
     /// The run's token, if it is not found without being named
     #[arg(long, value_name = "F")]
     pub(crate) token_file: Option<PathBuf>,
+    /// How the coordinator is trusted
+    #[command(flatten)]
+    pub(crate) security: ClientSecurity,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = OutputForm::Text)]
     pub(crate) output: OutputForm,

@@ -10,7 +10,9 @@ use tracker::{RunRecord, RunStatus};
 use wire::auth::Bearer;
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{CheckpointRequest, StatusRequest, StopRequest};
-use wire::token::{self, Token};
+use wire::secured::{Spoken, what_is_spoken};
+use wire::tls::{Security, TlsError, Way};
+use wire::token::{self, TokenLine};
 
 use crate::cli::{OutputForm, Target};
 use crate::prepare::Refusal;
@@ -43,8 +45,11 @@ pub(crate) async fn status(target: &Target) -> Result<(), Refusal> {
 }
 
 async fn ask(target: &Target, dir: Option<&Path>) -> Result<StatusReport, Refusal> {
-    let mut client = connect(target, dir).await?;
-    Ok(client.status(StatusRequest {}).await.map_err(|status| said(&status))?.into_inner())
+    let mut called = connect(target, dir).await?;
+    match called.client.status(StatusRequest {}).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => Err(called.refusal(&status).await),
+    }
 }
 
 fn show(report: &StatusReport, form: OutputForm) {
@@ -57,17 +62,21 @@ fn show(report: &StatusReport, form: OutputForm) {
 
 /// `coordinator stop`
 pub(crate) async fn stop(target: &Target) -> Result<(), Refusal> {
-    let mut client = connect(target, directory(target)?.as_deref()).await?;
+    let mut called = connect(target, directory(target)?.as_deref()).await?;
     let reason = "coordinator stop was called".to_owned();
-    client.stop(StopRequest { reason }).await.map_err(|status| said(&status))?;
+    if let Err(status) = called.client.stop(StopRequest { reason }).await {
+        return Err(called.refusal(&status).await);
+    }
     print("the run finishes its step, writes a version and ends; --resume goes on\n");
     Ok(())
 }
 
 /// `coordinator checkpoint`
 pub(crate) async fn checkpoint(target: &Target) -> Result<(), Refusal> {
-    let mut client = connect(target, directory(target)?.as_deref()).await?;
-    client.checkpoint(CheckpointRequest {}).await.map_err(|status| said(&status))?;
+    let mut called = connect(target, directory(target)?.as_deref()).await?;
+    if let Err(status) = called.client.checkpoint(CheckpointRequest {}).await {
+        return Err(called.refusal(&status).await);
+    }
     print("a version follows the step in flight\n");
     Ok(())
 }
@@ -77,9 +86,41 @@ fn print(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes());
 }
 
+/// A coordinator that was reached.
+struct Called {
+    client: Client,
+    /// Where, for messages.
+    address: String,
+    host: String,
+    port: u16,
+    is_plain: bool,
+}
+
+impl Called {
+    /// Why it has not done what it was asked for.
+    async fn refusal(&self, status: &Status) -> Refusal {
+        let is_of_transport = matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable);
+        if !is_of_transport {
+            return said(status);
+        }
+        if self.is_plain && what_is_spoken(&self.host, self.port).await == Spoken::Tls {
+            return Refusal::config(format!(
+                "{}: the coordinator there speaks TLS: use https://",
+                self.address
+            ));
+        }
+        match TlsError::within(status) {
+            Some(trouble) if !trouble.is_passing => {
+                Refusal::config(format!("{}: {}", self.address, trouble.message))
+            }
+            _ => said(status),
+        }
+    }
+}
+
 fn said(status: &Status) -> Refusal {
     match status.code() {
-        tonic::Code::Unauthenticated => Refusal::config(status.message()),
+        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Refusal::config(status.message()),
         tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Refusal::failed(format!(
             "the coordinator took the call and has not answered within {} s: it is stopped, or its machine is at its \
              limit",
@@ -128,17 +169,55 @@ fn from_record(dir: Option<&Path>, form: OutputForm, refusal: Refusal) -> Result
     Ok(())
 }
 
-async fn connect(target: &Target, dir: Option<&Path>) -> Result<Client, Refusal> {
+async fn connect(target: &Target, dir: Option<&Path>) -> Result<Called, Refusal> {
     let address = address(target, dir)?;
-    let (_, port) = token::host_and_port(&address)
-        .ok_or_else(|| Refusal::config(format!("{address:?}: expected http://HOST:PORT")))?;
-    let token = token_of(target, dir, port)?;
-    let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
+    let (host, port) = token::host_and_port(&address)
+        .ok_or_else(|| Refusal::config(format!("{address:?}: expected https://HOST:PORT")))?;
+    let line = token_of(target, dir, port)?;
+    let way = way(target, &address, &host, port, &line).await?;
+    let url = match way {
+        _ if address.contains("://") => address.clone(),
+        Way::Plain => format!("http://{address}"),
+        Way::Tls(_) => format!("https://{address}"),
+    };
     let endpoint = wire::transport::endpoint(&url)
         .map_err(|why| Refusal::config(format!("{address:?}: {why}")))?
         .timeout(DEADLINE);
-    let channel = endpoint.connect().await.map_err(|why| Refusal::failed(nobody(dir, &address, &why)))?;
-    Ok(BonfireClient::with_interceptor(channel, Bearer::new(&token)))
+    match wire::transport::connect(&endpoint, &way).await {
+        Ok(channel) => {
+            let client = BonfireClient::with_interceptor(channel, Bearer::new(&line.token));
+            Ok(Called { client, address, host, port, is_plain: matches!(way, Way::Plain) })
+        }
+        Err(why) => {
+            if let Some(trouble) = TlsError::within(&why).filter(|trouble| !trouble.is_passing) {
+                let message = match what_is_spoken(&host, port).await {
+                    Spoken::Http2 => "the coordinator there doesn't encrypt: use http://".to_owned(),
+                    _ => trouble.message,
+                };
+                return Err(Refusal::config(format!("{address}: {message}")));
+            }
+            Err(Refusal::failed(nobody(dir, &address, &why)))
+        }
+    }
+}
+
+/// How the coordinator is spoken to. What it has written into its run's folder is its own choice, and needs no flag.
+async fn way(
+    target: &Target,
+    address: &str,
+    host: &str,
+    port: u16,
+    line: &TokenLine,
+) -> Result<Way, Refusal> {
+    let mut security = Security::from(&target.security);
+    if target.connect.is_none() && address.starts_with("http://") {
+        security.insecure = true;
+    }
+    let is_loopback = match tokio::net::lookup_host((host, port)).await {
+        Ok(found) => found.into_iter().all(|address| token::is_loopback(address.ip())),
+        Err(why) => return Err(Refusal::failed(format!("the host {host} is not known: {why}"))),
+    };
+    security.way(address, host, is_loopback, line.fingerprint).map_err(Refusal::config)
 }
 
 /// Where the coordinator is.
@@ -168,11 +247,11 @@ fn nobody(dir: Option<&Path>, address: &str, why: &dyn std::fmt::Display) -> Str
     }
 }
 
-fn token_of(target: &Target, dir: Option<&Path>, port: u16) -> Result<Token, Refusal> {
+fn token_of(target: &Target, dir: Option<&Path>, port: u16) -> Result<TokenLine, Refusal> {
     let path = match (&target.token_file, dir) {
         (Some(path), _) => path.clone(),
         (None, Some(dir)) => dir.join("token"),
         (None, None) => token::discovery_file(port).map_err(Refusal::config)?,
     };
-    Token::read(&path).map_err(Refusal::config)
+    TokenLine::read(&path).map_err(Refusal::config)
 }

@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
+use wire::secured::Secured;
+use wire::tls::ServerTls;
 use wire::transport;
 
 static RECEIVED: AtomicU64 = AtomicU64::new(0);
@@ -59,7 +61,7 @@ impl Number {
 
 /// A connection.
 pub(crate) struct Counted {
-    stream: TcpStream,
+    stream: Secured<TcpStream>,
     number: Number,
     /// Until it has shown the token.
     stranger: Option<Stranger>,
@@ -100,7 +102,10 @@ impl Stranger {
 }
 
 /// What becomes of a connection that came in.
-pub(crate) fn admit(accepted: std::io::Result<TcpStream>) -> Option<std::io::Result<Counted>> {
+pub(crate) fn admit(
+    accepted: std::io::Result<TcpStream>,
+    tls: Option<&ServerTls>,
+) -> Option<std::io::Result<Counted>> {
     let stream = match accepted {
         Ok(stream) => stream,
         Err(why) => {
@@ -120,6 +125,7 @@ pub(crate) fn admit(accepted: std::io::Result<TcpStream>) -> Option<std::io::Res
     OPEN.fetch_add(1, Ordering::Relaxed);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let stranger = Some(Stranger::enter(number));
+    let stream = Secured::new(stream, tls.map(ServerTls::control));
     Some(Ok(Counted { stream, number: Number(number), stranger }))
 }
 

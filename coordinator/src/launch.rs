@@ -21,6 +21,8 @@ pub(crate) struct Launch {
     pub(crate) url: String,
     /// The run's token.
     pub(crate) token_file: PathBuf,
+    /// Whether the run speaks in the open off loopback.
+    pub(crate) insecure: bool,
     /// Where their logs go.
     pub(crate) logs: PathBuf,
     /// `--device` of each slot; its length is the number of slots.
@@ -190,6 +192,7 @@ impl Launch {
             .arg(slot.to_string())
             .arg("--name")
             .arg(format!("worker-{slot}"))
+            .args(self.insecure.then_some("--insecure"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -5,6 +5,7 @@
 //! burn or `trainer`, so it runs on a small machine.
 
 mod beside;
+mod certificates;
 mod cli;
 mod client;
 mod counted;

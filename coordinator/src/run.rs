@@ -20,9 +20,11 @@ use tracing::warn;
 use tracker::sink::SinkConfig;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::proto::bonfire_server::BonfireServer;
-use wire::token::{self, Token};
+use wire::tls::ServerTls;
+use wire::token::{self, Token, TokenLine};
 
 use crate::beside::{self, Beside};
+use crate::certificates;
 use crate::cli::RunArgs;
 use crate::counted;
 use crate::data_plane::Reduction;
@@ -90,14 +92,14 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
     let resolved = resolve(args)?;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
-    if !token::is_loopback(listen.ip()) && !args.insecure {
-        return Err(Refusal::config(format!(
-            "--listen {listen} is reached from other machines and nothing is encrypted yet: pass --insecure if the \
-             network is trusted"
-        )));
-    }
     let keys = Keys::read(&resolved)?;
     let worker = local_worker(&resolved.config)?;
+    if worker.is_some() && args.tls_ca.is_some() {
+        return Err(Refusal::config(
+            "--tls-ca asks every worker for a certificate, and workers that are started here have none: pass \
+             --local-workers 0, and start them with --tls-cert and --tls-key",
+        ));
+    }
     let sinks = sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
     let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
@@ -199,7 +201,9 @@ impl Parts<'_> {
         let data = TcpListener::bind(SocketAddr::new(listen.ip(), 0))
             .map_err(|why| Refusal::failed(format!("no port for the data plane: {why}")))?;
         let address = control.local_addr().map_err(Refusal::failed)?;
-        let (token, discovery) = self.token(address)?;
+        let tls = self.tls(address)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (token, discovery) = self.token(address, tls.as_ref())?;
         let (run, term) = self.take_term(&past.history)?;
         self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
@@ -213,12 +217,12 @@ impl Parts<'_> {
         // Whoever reads the address finds a run that ends in order when it is told to.
         let signals = Signals::listen()
             .map_err(|why| Refusal::failed(format!("signals can't be listened to: {why}")))?;
-        self.write(&self.dir.path().join("address"), format!("http://{address}\n").as_bytes())?;
+        self.write(&self.dir.path().join("address"), format!("{scheme}://{address}\n").as_bytes())?;
 
         let config = &self.resolved.config;
         let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
         let geometry = prepare::geometry(config, self.plan);
-        let reduction = Reduction::start(data, token.clone(), run, geometry, &triggers)
+        let reduction = Reduction::start(data, tls.clone(), token.clone(), run, geometry, &triggers)
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
@@ -256,14 +260,15 @@ impl Parts<'_> {
             end: end.clone(),
             patience: Patience::default(),
         };
-        let server = serve(control, service, token, config.elastic.lease.0)?;
+        let server = serve(control, tls, service, token, config.elastic.lease.0)?;
         beside::sample(config.tracker.system_every.0, &triggers);
         let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
-                url: format!("http://{address}"),
+                url: format!("{scheme}://{}", certificates::near(address)),
                 token_file: self.token_path(),
+                insecure: self.args.security.insecure,
                 logs: self.dir.path().join("logs"),
                 devices,
             };
@@ -273,7 +278,7 @@ impl Parts<'_> {
             None => {
                 recorder.say_what_it_waits_for();
                 recorder.line(&format!(
-                    "waiting for workers: worker --coordinator http://{address} (token in {})",
+                    "waiting for workers: worker --coordinator {scheme}://{address} --token-file {}",
                     self.token_path().display()
                 ));
             }
@@ -376,19 +381,32 @@ impl Parts<'_> {
         self.args.token_file.clone().unwrap_or_else(|| self.dir.path().join("token"))
     }
 
-    /// The run's token, kept from before or made now, and the file where workers of this user find it.
-    fn token(&self, address: SocketAddr) -> Result<(Token, PathBuf), Refusal> {
+    /// What encrypts the run's ports, if anything does.
+    fn tls(&self, address: SocketAddr) -> Result<Option<ServerTls>, Refusal> {
+        let (security, authority) = (&self.args.security, self.args.tls_ca.as_deref());
+        let tls = certificates::server_tls(security, authority, address.ip(), &self.dir.path().join("tls"))?;
+        if tls.is_none() && !token::is_loopback(address.ip()) {
+            eprintln!("coordinator: {}", certificates::INSECURE);
+        }
+        Ok(tls)
+    }
+
+    /// The run's token, kept from before or made now, and the file where workers of this user find it. The line says whom
+    /// they trust, as it is at this start.
+    fn token(&self, address: SocketAddr, tls: Option<&ServerTls>) -> Result<(Token, PathBuf), Refusal> {
         let path = self.token_path();
-        let token = if path.exists() {
-            Token::read(&path).map_err(Refusal::config)?
-        } else {
-            let token = Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?;
-            token.write(&path).map_err(Refusal::failed)?;
-            token
+        let before = path.exists().then(|| TokenLine::read(&path)).transpose().map_err(Refusal::config)?;
+        let token = match &before {
+            Some(line) => line.token.clone(),
+            None => Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?,
         };
+        let line = TokenLine { token, fingerprint: tls.map(ServerTls::fingerprint) };
+        if before.as_ref() != Some(&line) {
+            line.write(&path).map_err(Refusal::failed)?;
+        }
         let discovery = token::discovery_file(address.port()).map_err(Refusal::failed)?;
-        token.write(&discovery).map_err(Refusal::failed)?;
-        Ok((token, discovery))
+        line.write(&discovery).map_err(Refusal::failed)?;
+        Ok((line.token, discovery))
     }
 
     fn take_term(&self, history: &History) -> Result<(RunId, u32), Refusal> {
@@ -478,13 +496,15 @@ impl Parts<'_> {
 
 fn serve(
     control: TcpListener,
+    tls: Option<ServerTls>,
     service: Service,
     token: Token,
     lease: Duration,
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
     control.set_nonblocking(true).map_err(Refusal::failed)?;
     let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
-    let incoming = TcpListenerStream::new(listener).filter_map(counted::admit);
+    let incoming =
+        TcpListenerStream::new(listener).filter_map(move |accepted| counted::admit(accepted, tls.as_ref()));
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);

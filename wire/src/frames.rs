@@ -5,12 +5,12 @@
 //! which travel in the tail and which the receiver needs anyway, so a gradient is hashed once on each side.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use protocol::ids::{Phase, StepKey, ViewId};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::stream::DataStream;
 use crate::{traffic, transport};
 
 #[cfg(target_endian = "big")]
@@ -187,7 +187,7 @@ pub fn checksum(header: &[u8], tail: &[u8]) -> u64 {
 ///
 /// # Errors
 /// When the system refuses an option.
-pub fn prepare_socket(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
+pub fn prepare_socket(stream: &DataStream, timeout: Duration) -> std::io::Result<()> {
     transport::prepare(stream)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))

@@ -1,6 +1,7 @@
 //! How a data connection begins: both sides prove that they know the run's token, which itself never crosses this
 //! socket. Each sends a nonce, and the proof of either covers both nonces, so no proof serves twice or for the other
-//! side.
+//! side. Where the connection is under TLS, it covers what only the two ends of this session know too: a proof that somebody in
+//! between passes on proves nothing.
 //!
 //! | from | bytes |
 //! | --- | --- |
@@ -9,18 +10,18 @@
 //! | coordinator | 0 and its proof, or the length of a reason, and the reason |
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use protocol::ids::{MemberId, RunId};
 
+use crate::stream::DataStream;
 use crate::token::{Token, hex};
 
 /// How long the whole of it may take, however slowly the other side drips.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Version of the handshake and of the frames that follow.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const MAGIC: [u8; 4] = *b"BNFH";
 const PREFIX_BYTES: usize = 8;
@@ -35,6 +36,9 @@ pub enum HandshakeError {
     /// The connection failed.
     #[error("data connection: {0}")]
     Io(#[from] std::io::Error),
+    /// No TLS came about.
+    #[error("data connection: {0}")]
+    Tls(#[from] crate::tls::TlsError),
     /// The other side did not say its word in time.
     #[error("the peer of the data connection said nothing for {0:?}")]
     TimedOut(Duration),
@@ -75,7 +79,7 @@ pub enum HandshakeError {
 /// # Errors
 /// When the coordinator can't be talked to, says no, or doesn't know the token itself.
 pub fn connect(
-    stream: &mut TcpStream,
+    stream: &mut DataStream,
     token: &Token,
     run: RunId,
     member: MemberId,
@@ -87,17 +91,18 @@ pub fn connect(
 ///
 /// # Errors
 /// When the peer is not a member of this run; it is told why.
-pub fn accept(stream: &mut TcpStream, token: &Token, run: RunId) -> Result<MemberId, HandshakeError> {
+pub fn accept(stream: &mut DataStream, token: &Token, run: RunId) -> Result<MemberId, HandshakeError> {
     accept_within(stream, token, run, DEADLINE)
 }
 
 fn connect_within(
-    stream: &mut TcpStream,
+    stream: &mut DataStream,
     token: &Token,
     run: RunId,
     member: MemberId,
     deadline: Duration,
 ) -> Result<(), HandshakeError> {
+    let binding = stream.binding()?;
     let mut stream = Bounded::new(stream, deadline);
     let found = stream.read_array()?;
     if let Err(error) = check_prefix(found) {
@@ -105,7 +110,7 @@ fn connect_within(
         let _ = stream.write(&prefix());
         return Err(error);
     }
-    let nonces = Nonces { coordinator: stream.read_array()?, worker: crate::random_bytes()? };
+    let nonces = Nonces { coordinator: stream.read_array()?, worker: crate::random_bytes()?, binding };
     let mut hello = Vec::with_capacity(HELLO_BYTES);
     hello.extend_from_slice(&prefix());
     hello.extend_from_slice(&run.0);
@@ -129,11 +134,12 @@ fn connect_within(
 }
 
 fn accept_within(
-    stream: &mut TcpStream,
+    stream: &mut DataStream,
     token: &Token,
     run: RunId,
     deadline: Duration,
 ) -> Result<MemberId, HandshakeError> {
+    let binding = stream.binding()?;
     let mut stream = Bounded::new(stream, deadline);
     let nonce: [u8; NONCE_BYTES] = crate::random_bytes()?;
     stream.write(&[&prefix()[..], &nonce].concat())?;
@@ -142,7 +148,7 @@ fn accept_within(
             // All of it before the judgement: a socket closed over unread bytes may lose the refusal.
             let found = stream.read_array()?;
             let member = MemberId(u64::from_le_bytes(stream.read_array()?));
-            let nonces = Nonces { coordinator: nonce, worker: stream.read_array()? };
+            let nonces = Nonces { coordinator: nonce, worker: stream.read_array()?, binding };
             let theirs = blake3::Hash::from_bytes(stream.read_array()?);
             judge(token, run, found, member, &nonces, theirs)
         }
@@ -199,6 +205,8 @@ fn check_prefix(found: [u8; PREFIX_BYTES]) -> Result<(), HandshakeError> {
 struct Nonces {
     coordinator: [u8; NONCE_BYTES],
     worker: [u8; NONCE_BYTES],
+    /// Of the TLS session; zeros without one.
+    binding: [u8; 32],
 }
 
 #[derive(Clone, Copy)]
@@ -215,6 +223,7 @@ fn proof(token: &Token, side: Side, nonces: &Nonces, run: RunId, member: MemberI
     });
     hasher.update(&nonces.coordinator);
     hasher.update(&nonces.worker);
+    hasher.update(&nonces.binding);
     hasher.update(&run.0);
     hasher.update(&member.0.to_le_bytes());
     hasher.finalize()
@@ -222,13 +231,13 @@ fn proof(token: &Token, side: Side, nonces: &Nonces, run: RunId, member: MemberI
 
 /// A socket with one deadline for all that is read and written.
 struct Bounded<'a> {
-    stream: &'a mut TcpStream,
+    stream: &'a mut DataStream,
     deadline: Duration,
     until: Instant,
 }
 
 impl<'a> Bounded<'a> {
-    fn new(stream: &'a mut TcpStream, deadline: Duration) -> Self {
+    fn new(stream: &'a mut DataStream, deadline: Duration) -> Self {
         Self { stream, deadline, until: Instant::now() + deadline }
     }
 

@@ -3,7 +3,7 @@
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
 //! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
 //! ([`token`]) and how rpc calls carry it ([`auth`]), what workers say of themselves beside the protocol ([`beside`]),
-//! how sockets are set ([`transport`]), and how many bytes went over the data plane ([`traffic`]). It never decides
+//! how sockets are set ([`transport`]), whom TLS trusts ([`tls`]) and the sockets under it ([`stream`], [`secured`]), and how many bytes went over the data plane ([`traffic`]). It never decides
 //! anything, and never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
 pub mod auth;
@@ -11,6 +11,9 @@ pub mod beside;
 pub mod convert;
 pub mod frames;
 pub mod handshake;
+pub mod secured;
+pub mod stream;
+pub mod tls;
 pub mod token;
 pub mod traffic;
 pub mod transport;

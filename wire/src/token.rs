@@ -6,8 +6,13 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::tls::Fingerprint;
+
 /// The metadata key of the control plane.
 pub const METADATA_KEY: &str = "authorization";
+
+/// A token file's line is shorter by far.
+const LINE_BYTES_MAX: u64 = 4096;
 
 /// 32 random bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub enum TokenError {
         source: std::io::Error,
     },
     /// Not 64 hexadecimal digits.
-    #[error("token file {}: not a token (64 hexadecimal digits)", path.display())]
+    #[error("token file {}: not a token (64 hexadecimal digits, and behind a colon the fingerprint of the run's CA where there is one)", path.display())]
     Malformed {
         /// Which.
         path: PathBuf,
@@ -72,16 +77,7 @@ impl Token {
     /// Reads 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim().as_bytes();
-        if text.len() != 64 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
-            let digit = |c: u8| (c as char).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Some(Self(bytes))
+        unhex(text.trim()).map(Self)
     }
 
     /// The value of the `authorization` metadata.
@@ -100,13 +96,61 @@ impl Token {
         blake3::Hash::from_bytes(self.0) == blake3::Hash::from_bytes(theirs.0)
     }
 
+    /// Reads the token of a token file.
+    ///
+    /// # Errors
+    /// When it can't be read or has no token.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        TokenLine::read(path).map(|line| line.token)
+    }
+
+    /// Writes a token file without a fingerprint, as [`TokenLine::write`] does.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), TokenError> {
+        TokenLine { token: self.clone(), fingerprint: None }.write(path)
+    }
+}
+
+/// What a token file holds, in one line that can be pasted: the token, and behind a colon the fingerprint of the run's CA
+/// where the run speaks TLS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenLine {
+    /// Who asks.
+    pub token: Token,
+    /// Who answers.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl TokenLine {
+    /// Reads `TOKEN` or `TOKEN:sha256-FINGERPRINT`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (token, fingerprint) = match text.trim().split_once(':') {
+            None => (text, None),
+            Some((token, fingerprint)) => (token, Some(Fingerprint::parse(fingerprint)?)),
+        };
+        Some(Self { token: Token::parse(token)?, fingerprint })
+    }
+
+    /// What [`parse`](Self::parse) reads: a secret.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let fingerprint = self.fingerprint.map(|fingerprint| format!(":{fingerprint}")).unwrap_or_default();
+        self.token.to_hex() + &fingerprint
+    }
+
     /// Reads a token file.
     ///
     /// # Errors
     /// When it can't be read or has no token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokenError::Io { path: path.to_owned(), source })?;
+        let error = |source| TokenError::Io { path: path.to_owned(), source };
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(error)?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(file, LINE_BYTES_MAX), &mut text)
+            .map_err(error)?;
         Self::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
     }
 
@@ -116,31 +160,50 @@ impl Token {
     /// # Errors
     /// When it can't be written.
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
-        let error = |source| TokenError::Io { path: path.to_owned(), source };
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(format!(".{}", std::process::id()));
-        let fresh = PathBuf::from(fresh);
-        // What a process of the same number left behind when it was killed.
-        match std::fs::remove_file(&fresh) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(error(e)),
-            _ => {}
-        }
-        let mut file =
-            std::fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh).map_err(error)?;
-        let written = file
-            .write_all(format!("{}\n", self.to_hex()).as_bytes())
-            .and_then(|()| std::fs::rename(&fresh, path));
-        if written.is_err() {
-            // The first error is the one that tells.
-            let _ = std::fs::remove_file(&fresh);
-        }
-        written.map_err(error)
+        write_private(path, format!("{}\n", self.to_line()).as_bytes())
+            .map_err(|source| TokenError::Io { path: path.to_owned(), source })
     }
+}
+
+/// Writes a file that only its owner can read, whole or not at all; an old one is replaced in one go.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(fresh);
+    // What a process of the same number left behind when it was killed.
+    match std::fs::remove_file(&fresh) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let written = file.write_all(bytes).and_then(|()| std::fs::rename(&fresh, path));
+    if written.is_err() {
+        // The first error is the one that tells.
+        let _ = std::fs::remove_file(&fresh);
+    }
+    written
 }
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads 64 hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let digit = |c: u8| (c as char).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(bytes)
 }
 
 /// The folder in which coordinators of this user leave their tokens, a file per port.
@@ -182,10 +245,10 @@ pub fn discovery_file(port: u16) -> Result<PathBuf, TokenError> {
     Ok(discovery_folder()?.join(port.to_string()))
 }
 
-/// The host and port of a control URL such as `http://host:7000`.
+/// The host and port of a control URL such as `https://host:7000`.
 #[must_use]
 pub fn host_and_port(url: &str) -> Option<(String, u16)> {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next()?;
     let (host, port) = authority.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -216,6 +279,29 @@ mod tests {
         assert_ne!(Token::random().expect("random"), token);
         assert!(!format!("{token:?}").contains(&token.to_hex()));
         std::fs::write(&path, "xyz").expect("written");
+        assert!(matches!(Token::read(&path), Err(TokenError::Malformed { .. })));
+    }
+
+    #[test]
+    fn the_fingerprint_is_behind_the_token() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("token");
+        let fingerprint = Fingerprint::parse(&format!("sha256-{}", "0a".repeat(32)));
+        let line = TokenLine { token: Token([7; 32]), fingerprint };
+        assert!(line.fingerprint.is_some());
+        line.write(&path).expect("written");
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert_eq!(text, format!("{}:sha256-{}\n", "07".repeat(32), "0a".repeat(32)));
+        assert_eq!(TokenLine::read(&path).expect("read"), line);
+        assert_eq!(Token::read(&path).expect("read"), line.token);
+        assert!(!format!("{line:?}").contains("0707"), "a token is never shown");
+        let token = "07".repeat(32);
+        for cut in
+            [format!("{token}:"), format!("{token}:sha256-0a"), format!("{token}:md5-{token}"), ":".into()]
+        {
+            assert_eq!(TokenLine::parse(&cut), None, "{cut}");
+        }
+        std::fs::write(&path, "0".repeat(1 << 20)).expect("written");
         assert!(matches!(Token::read(&path), Err(TokenError::Malformed { .. })));
     }
 
@@ -274,6 +360,7 @@ mod tests {
     fn urls_and_loopback() {
         assert_eq!(host_and_port("http://a.example:7000/"), Some(("a.example".into(), 7000)));
         assert_eq!(host_and_port("http://[::1]:7000"), Some(("::1".into(), 7000)));
+        assert_eq!(host_and_port("https://a.example:7000"), Some(("a.example".into(), 7000)));
         assert_eq!(host_and_port("127.0.0.1:1"), Some(("127.0.0.1".into(), 1)));
         assert_eq!(host_and_port("http://host"), None);
         assert!(is_loopback("::ffff:127.0.0.1".parse().expect("an address")));

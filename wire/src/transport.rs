@@ -8,7 +8,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tonic::transport::{Endpoint, Error, Server};
+use tonic::transport::{Channel, Endpoint, Error, Server};
+
+use crate::secured::Connector;
+use crate::tls::Way;
 
 /// Flow-control window of a stream: a file goes at the speed of the link, not of its round trips (4 MiB are 10 Gbit/s
 /// over 3 ms).
@@ -59,6 +62,26 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Error> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
+/// Connects it in this way.
+///
+/// # Errors
+/// When it can't be reached; [`TlsError::within`](crate::tls::TlsError::within) finds what TLS has to say.
+pub async fn connect(endpoint: &Endpoint, way: &Way) -> Result<Channel, Error> {
+    match way {
+        Way::Plain => endpoint.connect().await,
+        Way::Tls(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
+    }
+}
+
+/// A channel that connects in this way with the first call.
+#[must_use]
+pub fn connect_lazily(endpoint: &Endpoint, way: &Way) -> Channel {
+    match way {
+        Way::Plain => endpoint.connect_lazy(),
+        Way::Tls(tls) => endpoint.connect_with_connector_lazy(Connector(tls.clone())),
+    }
 }
 
 /// The coordinator's server. `lease` is what a member may take to show that it lives: its connection is not given up

@@ -12,6 +12,7 @@ use wire::frames::{
     BODY_FLOATS_MAX, FrameError, FrameStream, HEADER_BYTES, Header, Kind, TAIL_BYTES_MAX, blocks, checksum,
     prepare_socket, sums,
 };
+use wire::stream::DataStream;
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -261,13 +262,14 @@ fn the_largest_sums_fit_a_tail() {
     assert!(tail.len() <= TAIL_BYTES_MAX, "{}", tail.len());
 }
 
-fn pair(timeout: Duration) -> (FrameStream<TcpStream>, FrameStream<TcpStream>) {
+fn pair(timeout: Duration) -> (FrameStream<DataStream>, FrameStream<DataStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
     let far = listener.accept().expect("accepted").0;
     let prepared = |stream: TcpStream| {
+        let stream = DataStream::plain(stream);
         prepare_socket(&stream, timeout).expect("prepared");
-        assert!(stream.nodelay().expect("asked"));
+        assert!(stream.socket().nodelay().expect("asked"));
         FrameStream::new(stream, "worker-3".to_owned(), timeout)
     };
     (prepared(near), prepared(far))
@@ -309,14 +311,14 @@ fn a_peer_that_stops_is_named_after_the_wait() {
 
     // Within a header, within a body: not between frames, where silence is no fault.
     let (near, mut far) = pair(wait);
-    let mut near = near.get_ref();
+    let mut near = near.get_ref().clone();
     near.write_all(&good(Kind::Slice).encode(&[])[..20]).expect("sent");
     let begun = Instant::now();
     timed_out(far.read_header(&mut Vec::new()).map(drop));
     assert!(begun.elapsed() >= wait && begun.elapsed() < WAIT);
 
     let (near, mut far) = pair(wait);
-    let mut near = near.get_ref();
+    let mut near = near.get_ref().clone();
     near.write_all(&Header { floats: 8, ..good(Kind::Slice) }.encode(&[])).expect("sent");
     far.read_header(&mut Vec::new()).expect("whole");
     timed_out(far.read_body(&mut [0.0; 8]));

@@ -11,7 +11,7 @@ use trainer::DeviceSpec;
 #[derive(Parser, Debug)]
 #[command(name = "worker", version)]
 pub struct Cli {
-    /// The coordinator's control address, such as http://127.0.0.1:7070
+    /// The coordinator's control address, such as https://host:7070
     #[arg(long, value_name = "URL", required_unless_present = "list_devices")]
     pub coordinator: Option<String>,
     /// auto, cpu, ndarray, wgpu, vulkan, cuda, or one of several: wgpu:1
@@ -26,13 +26,23 @@ pub struct Cli {
     /// Address at which other members reach this one; unused while the coordinator reduces
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<SocketAddr>,
-    /// The run's token, if it is not found without being named
+    /// The run's token and the fingerprint of its certificate, if it is not found without being named: RUN_DIR/token
     #[arg(long, value_name = "F")]
     pub token_file: Option<PathBuf>,
+    /// Trust the coordinator's certificate by this authority and its name, rather than by the fingerprint beside the token
+    #[arg(long, value_name = "F")]
+    pub tls_ca: Option<PathBuf>,
+    /// A certificate to show, where the run asks for one
+    #[arg(long, value_name = "F", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "F", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// How long to try to join before giving up, such as 5m or 30s
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub join_timeout: Duration,
-    /// Allow a coordinator off loopback: nothing is encrypted yet
+    /// Speak http:// to a coordinator on another machine: whoever is on the network between reads the token, the data and
+    /// the model, and can change them
     #[arg(long)]
     pub insecure: bool,
     /// Serve /metrics for Prometheus at this address, such as 127.0.0.1:9465

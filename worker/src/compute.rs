@@ -12,6 +12,7 @@ use protocol::worker::Event;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use trainer::{DeviceSpec, OpenDevice, Registry};
+use wire::tls::ClientTls;
 use wire::token::Token;
 
 use crate::driver::Trigger;
@@ -84,6 +85,8 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     /// For the data plane.
     pub(crate) token: Token,
+    /// What encrypts it, if anything does.
+    pub(crate) tls: Option<ClientTls>,
     /// Host of both planes.
     pub(crate) host: String,
     /// Drives the client.

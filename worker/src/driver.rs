@@ -173,6 +173,7 @@ impl Driver {
         let link = Box::new(Link {
             client: session.files.clone(),
             token: session.token.clone(),
+            tls: session.tls.clone(),
             host: self.address.host.clone(),
             runtime: tokio::runtime::Handle::current(),
         });

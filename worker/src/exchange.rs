@@ -12,6 +12,8 @@ use protocol::reduce::{BLOCK, BlockFacts, block_hash, slice_range, slices};
 use protocol::tree::Node;
 use wire::frames::{self, FrameError, FrameStream, Header, Kind};
 use wire::handshake;
+use wire::stream::DataStream;
+use wire::tls::ClientTls;
 use wire::token::Token;
 
 use crate::compute::Command;
@@ -73,12 +75,14 @@ pub(crate) struct Way<'a> {
     pub(crate) port: u16,
     /// The run's token.
     pub(crate) token: &'a Token,
+    /// What encrypts it, if anything does.
+    pub(crate) tls: Option<&'a ClientTls>,
 }
 
 /// The data connection. Dropping it closes the socket, which ends the reader.
 pub(crate) struct Exchange {
     number: u64,
-    writer: FrameStream<TcpStream>,
+    writer: FrameStream<DataStream>,
     /// Where buffers go back to the reader.
     returns: SyncSender<Box<Reduced>>,
     tail: Vec<u8>,
@@ -108,7 +112,7 @@ impl Exchange {
             attempt += 1;
         };
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let incoming = stream.try_clone().map_err(|error| failed(&error))?;
+        let incoming = stream.clone();
         // One buffer goes round: no slice of the next step can come before this member has applied this one.
         let (returns, free) = sync_channel(1);
         returns.try_send(buffer).map_err(|error| failed(&error))?;
@@ -181,7 +185,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // The reader's clone keeps the socket open otherwise. An error means that it is closed already.
-        let _ = self.writer.get_ref().shutdown(std::net::Shutdown::Both);
+        let _ = self.writer.get_ref().shutdown();
     }
 }
 
@@ -195,8 +199,13 @@ pub(crate) fn try_to_reach(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), 
     })
 }
 
-fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<TcpStream, String> {
-    let mut stream = reach(way).map_err(|error| error.to_string())?;
+fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<DataStream, String> {
+    let socket = reach(way).map_err(|error| error.to_string())?;
+    let mut stream = match way.tls {
+        None => DataStream::plain(socket),
+        Some(tls) => DataStream::connect(socket, tls.data().clone(), tls.name().clone(), handshake::DEADLINE)
+            .map_err(|error| error.to_string())?,
+    };
     handshake::connect(&mut stream, way.token, run, member).map_err(|error| error.to_string())?;
     frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| error.to_string())?;
     Ok(stream)

@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing_appender::non_blocking::WorkerGuard;
 use trainer::Registry;
+use wire::tls::Security;
 
 use crate::about::About;
 pub use crate::cli::Cli;
@@ -92,7 +93,13 @@ fn start_log() -> WorkerGuard {
 
 fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
     let url = cli.coordinator.as_deref().unwrap_or_default();
-    let address = Address::parse(url, cli.token_file.clone(), cli.insecure)?;
+    let security = Security {
+        ca: cli.tls_ca.clone(),
+        certificate: cli.tls_cert.clone(),
+        key: cli.tls_key.clone(),
+        insecure: cli.insecure,
+    };
+    let address = Address::parse(url, cli.token_file.clone(), security)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use trainer::{
     Agreement, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision, Registry,
 };
+use wire::tls::ClientTls;
 use wire::token::Token;
 
 use crate::compute::{Command, Link, failure};
@@ -33,6 +34,7 @@ use crate::versions::Versions;
 pub(crate) struct Member {
     pub(crate) transfer: Transfer,
     pub(crate) token: Token,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) host: String,
     pub(crate) data_port: u16,
     /// Where the exchange tells what it received.
@@ -106,7 +108,7 @@ impl Member {
             .map_err(|error| fail(2, error.to_string()))?;
         let plan = serde_json::from_str::<Plan>(&welcome.data_plan)
             .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
-        let Link { client, token, host, runtime } = link;
+        let Link { client, token, tls, host, runtime } = link;
         let transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
         let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
@@ -128,6 +130,7 @@ impl Member {
         let mut member = Self {
             transfer,
             token,
+            tls,
             host,
             data_port: welcome.data_port,
             commands,
@@ -190,10 +193,10 @@ impl Member {
     pub(crate) fn join_again(&mut self, link: Link, welcome: &Welcome) -> Result<(), Failure> {
         self.config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
-        let Link { client, token, host, runtime } = link;
+        let Link { client, token, tls, host, runtime } = link;
         self.transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
         self.versions = Versions::start(self.transfer.clone(), self.answers.clone())?;
-        (self.token, self.host, self.data_port) = (token, host, welcome.data_port);
+        (self.token, self.tls, self.host, self.data_port) = (token, tls, host, welcome.data_port);
         self.welcome = welcome.clone();
         // The data connection was opened under another name.
         self.work = None;
@@ -204,7 +207,7 @@ impl Member {
 
     /// See [`exchange::try_to_reach`].
     pub(crate) fn try_data_plane(&self) -> Result<(), String> {
-        let way = Way { host: &self.host, port: self.data_port, token: &self.token };
+        let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
         exchange::try_to_reach(&way, (self.welcome.run, self.welcome.member))
     }
 

@@ -13,7 +13,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use wire::auth::Bearer;
 use wire::proto::bonfire_client::BonfireClient;
-use wire::token::{self, Token};
+use wire::secured::{Spoken, what_is_spoken};
+use wire::tls::{ClientTls, Security, TlsError, Way};
+use wire::token::{self, Token, TokenLine};
 use wire::transport::{self, CONNECT_DEADLINE};
 
 use crate::about::About;
@@ -43,13 +45,13 @@ pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 /// Where the coordinator is and how to prove oneself to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
-    /// As given, with a scheme.
+    /// As given.
     pub(crate) url: String,
     /// Its host, which is the data plane's too.
     pub(crate) host: String,
     port: u16,
     token_file: Option<PathBuf>,
-    insecure: bool,
+    security: Security,
     /// What this worker says of itself beside the protocol.
     pub(crate) about: About,
 }
@@ -68,6 +70,8 @@ pub(crate) struct Session {
     pub(crate) files: Client,
     /// The token that was admitted, for the data plane.
     pub(crate) token: Token,
+    /// What encrypts the data plane, as it does this stream.
+    pub(crate) tls: Option<ClientTls>,
     /// Messages to the coordinator.
     pub(crate) outbox: mpsc::Sender<FromWorker>,
     reader: Reader,
@@ -84,15 +88,11 @@ impl Drop for Reader {
 
 impl Address {
     /// Reads the command line's URL.
-    pub(crate) fn parse(url: &str, token_file: Option<PathBuf>, insecure: bool) -> Result<Self, Failure> {
+    pub(crate) fn parse(url: &str, token_file: Option<PathBuf>, security: Security) -> Result<Self, Failure> {
         let Some((host, port)) = token::host_and_port(url) else {
-            return Err(fail(2, format!("--coordinator {url}: expected http://HOST:PORT")));
+            return Err(fail(2, format!("--coordinator {url}: expected https://HOST:PORT")));
         };
-        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        if !url.starts_with("http://") {
-            return Err(fail(2, format!("--coordinator {url}: only http:// is spoken so far")));
-        }
-        Ok(Self { url, host, port, token_file, insecure, about: About::default() })
+        Ok(Self { url: url.to_owned(), host, port, token_file, security, about: About::default() })
     }
 
     /// Saying this of itself.
@@ -108,8 +108,8 @@ impl Address {
         Ok(found.into_iter().all(|address| token::is_loopback(address.ip())))
     }
 
-    /// The token as it is now: the coordinator may write it later than the worker starts.
-    fn token(&self, loopback: bool) -> Result<Token, Problem> {
+    /// The token's line as it is now: the coordinator may write it later than the worker starts.
+    fn token(&self, loopback: bool) -> Result<TokenLine, Problem> {
         let path = match &self.token_file {
             Some(path) => path.clone(),
             None if !loopback => {
@@ -119,7 +119,7 @@ impl Address {
             }
             None => token::discovery_file(self.port).map_err(|error| lasting(error.to_string()))?,
         };
-        Token::read(&path).map_err(|error| passing(2, error.to_string()))
+        TokenLine::read(&path).map_err(|error| passing(2, error.to_string()))
     }
 
     /// Opens the control stream, trying again until the timeout.
@@ -187,28 +187,28 @@ impl Address {
 
     async fn attempt(&self, number: u64, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
         let loopback = self.is_loopback().await?;
-        if !loopback && !self.insecure {
-            let message =
-                format!("{} is off this machine and nothing is encrypted yet: pass --insecure", self.host);
-            return Err(lasting(message));
-        }
-        let token = match self.token(loopback) {
-            Ok(token) => token,
+        let line = match self.token(loopback) {
+            Ok(line) => line,
             // Without a coordinator there is no token either: then that is what is wrong.
             Err(problem @ Problem::Passing(_)) => {
                 return Err(self.why_not_connected().await.unwrap_or(problem));
             }
             Err(problem) => return Err(problem),
         };
-        let unreachable =
-            |error: &dyn std::error::Error| passing(4, format!("can't be reached: {}", chain(error)));
-        let endpoint = transport::endpoint(&self.url)
-            .map_err(|error| lasting(format!("--coordinator {}: {error}", self.url)))?;
-        let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+        let way = self.security.way(&self.url, &self.host, loopback, line.fingerprint);
+        let way = way.map_err(|error| lasting(format!("--coordinator {error}")))?;
+        let url = with_scheme(&self.url, &way);
+        let endpoint =
+            transport::endpoint(&url).map_err(|error| lasting(format!("--coordinator {url}: {error}")))?;
+        let channel = match transport::connect(&endpoint, &way).await {
+            Ok(channel) => channel,
+            Err(error) => return Err(self.why_not_agreed(&error, &line, loopback).await),
+        };
+        let token = line.token;
         let bearer = Bearer::new(&token);
         let mut client = client_over(channel, bearer.clone());
         // It connects with the first file.
-        let files = client_over(endpoint.connect_lazy(), bearer);
+        let files = client_over(transport::connect_lazily(&endpoint, &way), bearer);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
         let about = self.about.clone();
         let outgoing = ReceiverStream::new(outgoing).map(move |message| about.out(message));
@@ -223,10 +223,46 @@ impl Address {
                     format!("the coordinator did not take the run's token: {}", status.message()),
                 ));
             }
-            Err(status) => return Err(passing(4, format!("can't be reached: {}", status_text(&status)))),
+            Err(status) => return Err(self.why_no_answer(&way, &status).await),
         };
         let reader = Reader(tokio::spawn(read(number, incoming, triggers.clone())));
-        Ok(Session { files, token, outbox, reader })
+        Ok(Session { files, token, tls: way.tls().cloned(), outbox, reader })
+    }
+
+    /// Why no connection came about. What TLS refuses stays so, unless the token's line has changed meanwhile.
+    async fn why_not_agreed(
+        &self,
+        error: &tonic::transport::Error,
+        line: &TokenLine,
+        loopback: bool,
+    ) -> Problem {
+        let unreachable = format!("can't be reached: {}", chain(error));
+        let Some(why) = TlsError::within(error) else { return passing(4, unreachable) };
+        let spoken = what_is_spoken(&self.host, self.port).await;
+        if !why.is_passing && spoken != Spoken::Http2 {
+            let has_changed = self.token(loopback).is_ok_and(|now| now.fingerprint != line.fingerprint);
+            let message = format!("{}: {}", self.url, why.message);
+            return if has_changed { passing(2, message) } else { lasting(message) };
+        }
+        match spoken {
+            Spoken::Http2 => lasting(format!(
+                "{}: the coordinator there doesn't encrypt: use http:// and, from another machine, --insecure on both sides",
+                self.url
+            )),
+            _ => passing(4, unreachable),
+        }
+    }
+
+    /// Why a connection that came about has brought no stream.
+    async fn why_no_answer(&self, way: &Way, status: &tonic::Status) -> Problem {
+        if matches!(way, Way::Plain) && what_is_spoken(&self.host, self.port).await == Spoken::Tls {
+            return lasting(format!("{}: the coordinator there speaks TLS: use https://", self.url));
+        }
+        // Under TLS 1.3 a server says after the client's last word that it doesn't accept its certificate.
+        match TlsError::within(status) {
+            Some(why) if !why.is_passing => lasting(format!("{}: {}", self.url, why.message)),
+            _ => passing(4, format!("can't be reached: {}", status_text(status))),
+        }
     }
 }
 
@@ -263,6 +299,15 @@ async fn read(
     };
     // Nobody listens any more: then the worker is ending already.
     let _ = triggers.send(Trigger::ControlLost { attempt, reason }).await;
+}
+
+/// The URL with the scheme that is spoken.
+fn with_scheme(url: &str, way: &Way) -> String {
+    match (url.contains("://"), way) {
+        (true, _) => url.to_owned(),
+        (false, Way::Plain) => format!("http://{url}"),
+        (false, Way::Tls(_)) => format!("https://{url}"),
+    }
 }
 
 fn client_over(channel: Channel, bearer: Bearer) -> Client {
@@ -309,10 +354,11 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let parse = |url| Address::parse(url, None, false);
-        assert_eq!(parse("127.0.0.1:7").expect("without a scheme").url, "http://127.0.0.1:7");
+        let parse = |url| Address::parse(url, None, Security::default());
+        assert_eq!(with_scheme("127.0.0.1:7", &Way::Plain), "http://127.0.0.1:7");
+        assert_eq!(with_scheme("https://host:7", &Way::Plain), "https://host:7");
         assert_eq!(parse("http://[::1]:7/").expect("IPv6").host, "::1");
-        for wrong in ["", "http://host", "https://host:7", "http://host:x"] {
+        for wrong in ["", "http://host", "http://host:x"] {
             assert_eq!(parse(wrong).expect_err(wrong).code, 2);
         }
     }
@@ -324,7 +370,8 @@ mod tests {
         Token::random().expect("random").write(&file).expect("written");
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-        let address = Address::parse(&format!("http://{free}"), Some(file), false).expect("an address");
+        let address =
+            Address::parse(&format!("http://{free}"), Some(file), Security::default()).expect("an address");
         let (triggers, mut inbox) = mpsc::channel(4);
         let failure = address.join(Duration::from_millis(300), &triggers, &mut inbox).await.err();
         let failure = failure.expect("nobody listens there");
@@ -336,7 +383,7 @@ mod tests {
     async fn a_missing_token_is_said_with_its_path_and_code_2() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
-        let address = Address::parse(&url, Some("/nonexistent/token".into()), false);
+        let address = Address::parse(&url, Some("/nonexistent/token".into()), Security::default());
         let (triggers, mut inbox) = mpsc::channel(4);
         let joined = address.expect("an address").join(Duration::ZERO, &triggers, &mut inbox).await;
         let failure = joined.err().expect("no token");
@@ -346,7 +393,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_ends_the_attempts() {
-        let address = Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), false);
+        let address =
+            Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), Security::default());
         let (triggers, mut inbox) = mpsc::channel(4);
         triggers.send(Trigger::Signalled { signal: "SIGTERM" }).await.expect("room");
         let joined = address.expect("an address").join(Duration::from_secs(60), &triggers, &mut inbox).await;

@@ -52,7 +52,7 @@ impl Member {
         let elements = self.engine.layout().elements;
         let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
         let buffer = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
-        let way = Way { host: &self.host, port: self.data_port, token: &self.token };
+        let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
         Exchange::connect(&way, who, (elements, presence_bytes), buffer, self.commands.clone())
     }
 

@@ -10,7 +10,9 @@ use protocol::ids::{MemberId, RunId};
 use protocol::reduce::{BLOCK, block_hash};
 use tracing::warn;
 use wire::frames::{FrameStream, Kind, blocks, prepare_socket, sums};
-use wire::handshake;
+use wire::handshake::{self, HandshakeError};
+use wire::stream::DataStream;
+use wire::tls::ServerTls;
 use wire::token::Token;
 
 use super::gate::Gate;
@@ -22,6 +24,7 @@ use super::{Input, SOCKET_TIMEOUT, spawn, writer};
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) token: Token,
+    pub(super) tls: Option<ServerTls>,
     pub(super) run: RunId,
     pub(super) inputs: SyncSender<Input>,
     pub(super) pool: Arc<Pool>,
@@ -54,11 +57,11 @@ impl Connections {
         }
     }
 
-    fn serve(&self, number: u64, mut stream: TcpStream) {
-        let judged = handshake::accept(&mut stream, &self.token, self.run);
+    fn serve(&self, number: u64, socket: TcpStream) {
+        let judged = self.greet(socket);
         self.greeting.leave(number);
-        let member = match judged {
-            Ok(member) => member,
+        let (member, stream) = match judged {
+            Ok(judged) => judged,
             Err(why) => {
                 warn!(%why, "a data connection was refused");
                 return;
@@ -71,17 +74,26 @@ impl Connections {
         let _ = self.inputs.send(Input::Gone { member, number, reason });
     }
 
+    fn greet(&self, socket: TcpStream) -> Result<(MemberId, DataStream), HandshakeError> {
+        let mut stream = match &self.tls {
+            None => DataStream::plain(socket),
+            Some(tls) => DataStream::accept(socket, tls.data().clone(), handshake::DEADLINE)?,
+        };
+        let member = handshake::accept(&mut stream, &self.token, self.run)?;
+        Ok((member, stream))
+    }
+
     /// Reads until the connection ends, and says how.
     fn serve_member(
         &self,
         member: MemberId,
         number: u64,
-        stream: TcpStream,
+        stream: DataStream,
     ) -> Result<std::convert::Infallible, String> {
         let error = |why: std::io::Error| format!("its data connection can't be used: {why}");
         prepare_socket(&stream, SOCKET_TIMEOUT).map_err(error)?;
         let peer = "its worker".to_owned();
-        let writing = FrameStream::new(stream.try_clone().map_err(error)?, peer.clone(), SOCKET_TIMEOUT);
+        let writing = FrameStream::new(stream.clone(), peer.clone(), SOCKET_TIMEOUT);
         let (outgoing, outbox) = channel();
         spawn("data-write", move || writer::write(writing, &outbox)).map_err(error)?;
         self.tell(Input::Connected { member, number, writer: outgoing })?;
@@ -151,6 +163,7 @@ mod tests {
         let (inputs, inbox) = sync_channel(8);
         let connections = Connections {
             token: token.clone(),
+            tls: None,
             run,
             inputs,
             pool: Arc::default(),
@@ -161,7 +174,7 @@ mod tests {
         spawn("data-accept", move || connections.accept(&listener)).expect("a thread");
         let connect = || TcpStream::connect(address).expect("connected");
         let mut crowd: Vec<TcpStream> = (0..4 * GREETED_MAX).map(|_| connect()).collect();
-        let mut own = connect();
+        let mut own = DataStream::plain(connect());
         handshake::connect(&mut own, &token, run, member).expect("admitted at once");
         match inbox.recv_timeout(handshake::DEADLINE).expect("told") {
             Input::Connected { member: found, .. } => assert_eq!(found, member),

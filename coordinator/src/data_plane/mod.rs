@@ -25,6 +25,7 @@ use protocol::plan::Geometry;
 use protocol::reducer::{ReducedSlice, ReducedSums};
 use tokio::sync::mpsc;
 use wire::frames::Header;
+use wire::tls::ServerTls;
 use wire::token::Token;
 
 use crate::driver::Trigger;
@@ -66,6 +67,7 @@ impl Reduction {
     /// Starts the threads over a bound listener.
     pub(crate) fn start(
         listener: TcpListener,
+        tls: Option<ServerTls>,
         token: Token,
         run: RunId,
         geometry: Geometry,
@@ -78,8 +80,16 @@ impl Reduction {
         let summing = Summing::new(geometry, pool.clone(), gate.clone(), triggers.clone());
         spawn("reducer", move || summing.run(&inbox))?;
         let greeting = Arc::new(Greeting::default());
-        let connections =
-            Connections { token, run, inputs: inputs.clone(), pool, gate, greeting, numbers: Arc::default() };
+        let connections = Connections {
+            token,
+            tls,
+            run,
+            inputs: inputs.clone(),
+            pool,
+            gate,
+            greeting,
+            numbers: Arc::default(),
+        };
         spawn("data-accept", move || connections.accept(&listener))?;
         Ok(Self { inputs, port })
     }

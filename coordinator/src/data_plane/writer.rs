@@ -1,16 +1,16 @@
 //! A thread for each connection writes what its member is to have.
 
-use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
 use protocol::ids::StepKey;
 use tracing::debug;
 use wire::frames::{FrameStream, Header, Kind, blocks, sums};
+use wire::stream::DataStream;
 
 use super::Outgoing;
 
 /// Until there is nothing more to come, or the connection fails.
-pub(super) fn write(mut frames: FrameStream<TcpStream>, outbox: &Receiver<Outgoing>) {
+pub(super) fn write(mut frames: FrameStream<DataStream>, outbox: &Receiver<Outgoing>) {
     let mut tail = Vec::new();
     while let Ok(outgoing) = outbox.recv() {
         let written = match &outgoing {
@@ -27,7 +27,7 @@ pub(super) fn write(mut frames: FrameStream<TcpStream>, outbox: &Receiver<Outgoi
         if let Err(why) = written {
             // The reader of the same connection reports the loss; closing the socket makes sure that it notices.
             debug!(%why, "a slice can't be sent");
-            let _ = frames.get_ref().shutdown(std::net::Shutdown::Both);
+            let _ = frames.get_ref().shutdown();
             return;
         }
     }

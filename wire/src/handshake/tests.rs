@@ -1,4 +1,4 @@
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
@@ -12,10 +12,10 @@ fn token(byte: u8) -> Token {
     Token::parse(&format!("{byte:02x}").repeat(32)).expect("64 digits")
 }
 
-fn pair() -> (TcpStream, TcpStream) {
+fn pair() -> (DataStream, DataStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let worker = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
-    (worker, listener.accept().expect("accepted").0)
+    (DataStream::plain(worker), DataStream::plain(listener.accept().expect("accepted").0))
 }
 
 /// Both sides' outcomes.
@@ -63,7 +63,7 @@ fn another_token_or_run_is_refused_and_both_sides_know_why() {
 fn worker_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     far.write_all(bytes).expect("sent");
-    far.shutdown(Shutdown::Write).expect("shut");
+    far.socket().shutdown(Shutdown::Write).expect("shut");
     connect_within(&mut near, &token(1), RUN, MEMBER, DEADLINE).expect_err("not a coordinator")
 }
 
@@ -71,7 +71,7 @@ fn worker_meets(bytes: &[u8]) -> HandshakeError {
 fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     near.write_all(bytes).expect("sent");
-    near.shutdown(Shutdown::Write).expect("shut");
+    near.socket().shutdown(Shutdown::Write).expect("shut");
     accept_within(&mut far, &token(1), RUN, DEADLINE).expect_err("not a worker")
 }
 
@@ -99,13 +99,19 @@ fn a_coordinator_without_the_token_is_not_believed() {
 
 #[test]
 fn a_proof_serves_neither_twice_nor_for_the_other_side() {
-    let nonces = |coordinator, worker| Nonces { coordinator: [coordinator; 32], worker: [worker; 32] };
+    let bound = |coordinator, worker, binding| Nonces {
+        coordinator: [coordinator; 32],
+        worker: [worker; 32],
+        binding: [binding; 32],
+    };
+    let nonces = |coordinator, worker| bound(coordinator, worker, 5);
     let own = proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER);
     assert_eq!(own, proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER));
     for other in [
         proof(&token(2), Side::Worker, &nonces(1, 2), RUN, MEMBER),
         proof(&token(1), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
         proof(&token(1), Side::Worker, &nonces(9, 2), RUN, MEMBER),
+        proof(&token(1), Side::Worker, &bound(1, 2, 9), RUN, MEMBER),
         proof(&token(1), Side::Worker, &nonces(1, 9), RUN, MEMBER),
         proof(&token(1), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
         proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),

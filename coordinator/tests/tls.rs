@@ -1,0 +1,235 @@
+//! TLS on loopback, where it is asked for: the bits are the same, and every kind of misunderstanding ends at once with a
+//! message that helps. Between two hosts: tests/two_hosts.rs.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Child, Output};
+use std::time::{Duration, Instant};
+
+use rcgen::{CertificateParams, KeyPair};
+use support::{DEADLINE, Place, steps_committed, until, wait};
+use wire::tls::Fingerprint;
+use wire::token::{Token, TokenLine};
+
+/// A run that goes on until it is stopped.
+const LONG: [&str; 4] = ["--set", "train.epochs=100000", "--set", "checkpoint.every=1000 steps"];
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn address(place: &Place) -> String {
+    let path = place.run_dir("small").join("address");
+    until("the run's address", || path.exists());
+    std::fs::read_to_string(path).expect("read").trim().to_owned()
+}
+
+fn token_file(place: &Place) -> String {
+    place.run_dir("small").join("token").display().to_string()
+}
+
+fn stop(place: &Place, run: Child) {
+    let output = wait(place.command(&["stop"]).spawn().expect("started"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = wait(run);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+}
+
+/// A worker that can't join: it says so at once, and not after its join timeout.
+fn refused(place: &Place, arguments: &[&str], words: &[&str]) {
+    let began = Instant::now();
+    let timeout = format!("{}s", 10 * DEADLINE.as_secs());
+    let worker = place.worker(&[arguments, &["--device", "cpu", "--join-timeout", &timeout]].concat());
+    refused_by(arguments, worker_output(worker), words);
+    assert!(began.elapsed() < DEADLINE);
+}
+
+fn worker_output(mut worker: std::process::Command) -> Output {
+    wait(worker.spawn().expect("started"))
+}
+
+fn refused_by(arguments: &[&str], output: Output, words: &[&str]) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{said}");
+    for word in words {
+        assert!(said.contains(word), "{arguments:?}: {word:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn a_run_under_tls_comes_to_the_same_bits_and_keeps_its_authority_over_a_resume() {
+    let place = Place::new();
+    place.complete(&["--local-workers", "2", "--set", "run.name=plain"]);
+    assert!(!place.run_dir("plain").join("tls").exists(), "loopback pays nothing");
+    place.complete(&["--local-workers", "2", "--tls"]);
+    assert_eq!(place.digest("small"), place.digest("plain"));
+    let line = TokenLine::read(Path::new(&token_file(&place))).expect("the token's line");
+    assert!(line.fingerprint.is_some() && address(&place).starts_with("https://127.0.0.1:"));
+
+    let run = place
+        .coordinator(&[&LONG[..], &["--resume", "--local-workers", "2", "--tls"]].concat())
+        .spawn()
+        .expect("started");
+    let before = steps_committed(&place);
+    until("steps after the resume", || steps_committed(&place) > before);
+    assert_eq!(TokenLine::read(Path::new(&token_file(&place))).expect("the line"), line);
+    let status = wait(place.command(&["status", "--output", "json"]).spawn().expect("started"));
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stderr));
+    let checkpoint = wait(place.command(&["checkpoint"]).spawn().expect("started"));
+    assert_eq!(checkpoint.status.code(), Some(0), "{}", text(&checkpoint.stderr));
+    let by_name = ["status", "--connect", &address(&place), "--token-file", &token_file(&place)];
+    let status = wait(place.command(&by_name).spawn().expect("started"));
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stderr));
+    stop(&place, run);
+}
+
+#[test]
+fn misunderstandings_about_tls_end_at_once_with_a_way_out() {
+    let place = Place::new();
+    let run = place
+        .coordinator(&[&LONG[..], &["--local-workers", "1", "--tls"]].concat())
+        .spawn()
+        .expect("started");
+    let url = address(&place);
+    until("steps", || steps_committed(&place) > 0);
+    let file = token_file(&place);
+    // The very address and token file are enough.
+    let mut guest = place.guest("guest");
+    until("the guest is in", || place.has_member("guest"));
+    guest.kill().expect("killed");
+    guest.wait().expect("waited for");
+
+    let plain = url.replace("https://", "http://");
+    refused(&place, &["--coordinator", &plain, "--token-file", &file], &["speaks TLS: use https://"]);
+    let output = place.command(&["status", "--connect", &plain, "--token-file", &file]).output();
+    refused_by(&["status"], output.expect("run"), &["speaks TLS: use https://"]);
+
+    let own = TokenLine::read(Path::new(&file)).expect("the line");
+    let write = |name: &str, line: TokenLine| {
+        let path = place.path().join(name);
+        line.write(&path).expect("written");
+        path.display().to_string()
+    };
+    let other = Fingerprint::parse(&format!("sha256-{}", "0".repeat(64)));
+    let other = write("other", TokenLine { fingerprint: other, ..own.clone() });
+    let both = [own.fingerprint.expect("TLS").to_string(), format!("sha256-{}", "0".repeat(64))];
+    let words = [&both[0][..], &both[1], "copy the line"];
+    refused(&place, &["--coordinator", &url, "--token-file", &other], &words);
+    let output = place.command(&["status", "--connect", &url, "--token-file", &other]).output();
+    refused_by(&["status"], output.expect("run"), &words);
+    let bare = write("bare", TokenLine { fingerprint: None, ..own.clone() });
+    refused(&place, &["--coordinator", &url, "--token-file", &bare], &["TOKEN:sha256-", "--tls-ca"]);
+
+    // The run's authority as an organisation's would be: names and all.
+    let ca = place.run_dir("small").join("tls/ca.pem").display().to_string();
+    let status =
+        place.command(&["status", "--connect", &url, "--token-file", &bare, "--tls-ca", &ca]).output();
+    assert_eq!(status.expect("run").status.code(), Some(0));
+    let nowhere = ["--coordinator", &url, "--token-file", &bare, "--tls-ca", "nowhere.pem"];
+    refused(&place, &nowhere, &["--tls-ca nowhere.pem", "No such file"]);
+    let empty = place.path().join("empty.pem");
+    std::fs::write(&empty, "").expect("written");
+    let empty = empty.display().to_string();
+    let keys = ["--coordinator", &url, "--token-file", &file, "--tls-cert", &ca, "--tls-key", &empty];
+    refused(&place, &keys, &["--tls-key", "no private key"]);
+    stop(&place, run);
+}
+
+#[test]
+fn tls_where_none_is_spoken_ends_at_once() {
+    let place = Place::new();
+    let run = place.coordinator(&[&LONG[..], &["--local-workers", "1"]].concat()).spawn().expect("started");
+    let url = address(&place).replace("http://", "https://");
+    until("steps", || steps_committed(&place) > 0);
+    let token = Token::read(Path::new(&token_file(&place))).expect("the token");
+    let file = place.path().join("line");
+    let fingerprint = Fingerprint::parse(&format!("sha256-{}", "1".repeat(64)));
+    TokenLine { token, fingerprint }.write(&file).expect("written");
+    let file = file.display().to_string();
+    refused(&place, &["--coordinator", &url, "--token-file", &file], &["doesn't encrypt", "http://"]);
+    let output = place.command(&["status", "--connect", &url, "--token-file", &file]).output();
+    refused_by(&["status"], output.expect("run"), &["doesn't encrypt"]);
+    stop(&place, run);
+}
+
+/// An organisation's own certificates, on both sides.
+#[test]
+fn a_run_with_an_authority_of_its_own_asks_workers_for_certificates() {
+    let place = Place::new();
+    let write = |name: &str, text: String| {
+        let path = place.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = write("ca.pem", params.self_signed(&key).expect("signed").pem());
+    let issuer = rcgen::Issuer::new(params, key);
+    let signed = |name: &str| {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+        let certificate = params.signed_by(&key, &issuer).expect("signed").pem();
+        (write(&format!("{name}.pem"), certificate), write(&format!("{name}.key"), key.serialize_pem()))
+    };
+    let (own, worker) = (signed("coordinator"), signed("worker"));
+    let security = ["--tls-cert", &own.0, "--tls-key", &own.1, "--tls-ca", &ca];
+    let (code, _, said) = place.finish(&[&security[..], &["--local-workers", "1"]].concat());
+    assert!(code == Some(2) && said.contains("--local-workers 0"), "{code:?}\n{said}");
+    let mixed = ["--tls-cert", &own.0, "--tls-key", &worker.1];
+    let (code, _, said) = place.finish(&mixed);
+    assert!(code == Some(2) && said.contains("not the key of the certificate"), "{code:?}\n{said}");
+
+    let run = place
+        .coordinator(&[&security[..], &LONG, &["--local-workers", "0"]].concat())
+        .spawn()
+        .expect("started");
+    let (url, file) = (address(&place), token_file(&place));
+    let bare = ["--coordinator", &url, "--token-file", &file];
+    refused(&place, &bare, &["--tls-cert"]);
+    let shown = ["--tls-cert", &worker.0, "--tls-key", &worker.1];
+    let joins = [&bare[..], &shown, &["--tls-ca", &ca, "--device", "cpu", "--name", "guest"]].concat();
+    let worker = place.worker(&joins).spawn().expect("started");
+    until("steps", || steps_committed(&place) > 5);
+    let output = wait(place.command(&[&["stop"], &shown[..]].concat()).spawn().expect("started"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(wait(run).status.code(), Some(130));
+    assert_eq!(wait(worker).status.code(), Some(130));
+}
+
+/// Whoever says nothing, or nonsense, to a port under TLS is hung up on and costs nobody else anything.
+#[test]
+fn strangers_at_ports_under_tls_change_nothing() {
+    let place = Place::new();
+    let run = place
+        .coordinator(&[&LONG[..], &["--local-workers", "1", "--tls"]].concat())
+        .spawn()
+        .expect("started");
+    address(&place);
+    until("steps", || steps_committed(&place) > 0);
+    let ports = sim::real::listening(run.id());
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    let mut open = Vec::new();
+    for port in ports.iter().flat_map(|port| [port; 40]) {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &hello, &[0xff; 512], b""] {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", *port)).expect("connected");
+            let _ = std::io::Write::write_all(&mut stream, bytes);
+            open.push(stream);
+        }
+    }
+    let before = steps_committed(&place);
+    let guest = place.guest("guest");
+    until("the guest is in", || place.has_member("guest"));
+    until("steps among strangers", || steps_committed(&place) > before + 20);
+    // Who speaks HTTP in the open is told what to do.
+    let url = address(&place).replace("https://", "");
+    let mut stream = std::net::TcpStream::connect(url).expect("connected");
+    std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer and an end");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("use https://"), "{answer}");
+    stop(&place, run);
+    assert_eq!(wait(guest).status.code(), Some(130));
+}

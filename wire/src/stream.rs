@@ -1,0 +1,321 @@
+//! A socket of the data plane, plain or under TLS: blocking, read by one thread and written by another.
+//!
+//! rustls' connection belongs to both threads. Its lock is held while bytes are encrypted or decrypted, never while a socket
+//! is waited for: the reader reads from the socket into a buffer of its own and then takes the lock, the writer encrypts
+//! under the lock and then writes to the socket, in the order in which it has encrypted. So a peer that takes nothing stops
+//! the writer alone, and a peer that sends nothing the reader alone.
+
+use std::io::{ErrorKind, IoSlice, Read, Result, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+
+use crate::tls::TlsError;
+
+/// Ciphertext that is read at once: four records.
+const ARRIVED_BYTES: usize = 64 << 10;
+/// Bytes that are encrypted under one lock: some 50 microseconds.
+const SEALED_BYTES_MAX: usize = 128 << 10;
+/// What both sides of a TLS session alone can derive goes into the proofs of the handshake under this label (RFC 5705).
+const BINDING_LABEL: &[u8] = b"EXPORTER-bonfire-data-plane";
+
+/// One socket; clones share it.
+#[derive(Clone, Debug)]
+pub struct DataStream {
+    socket: Arc<TcpStream>,
+    tls: Option<Arc<Session>>,
+}
+
+/// What a TLS session's threads share.
+struct Session {
+    connection: Mutex<Connection>,
+    /// The reader's.
+    arrived: Mutex<Arrived>,
+    /// The writer's.
+    sealed: Mutex<Sealed>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("Session")
+    }
+}
+
+/// Ciphertext from the socket that isn't decrypted yet.
+struct Arrived {
+    bytes: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
+/// Ciphertext for the socket.
+#[derive(Default)]
+struct Sealed {
+    bytes: Vec<u8>,
+    /// A record was cut: nothing that follows could be read.
+    is_broken: bool,
+}
+
+impl DataStream {
+    /// In the open.
+    #[must_use]
+    pub fn plain(socket: TcpStream) -> Self {
+        Self { socket: Arc::new(socket), tls: None }
+    }
+
+    /// As the client of a TLS session, agreed on within `deadline`.
+    ///
+    /// # Errors
+    /// When the server isn't the one that `config` trusts, doesn't agree, or takes too long.
+    pub fn connect(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        deadline: Duration,
+    ) -> std::result::Result<Self, TlsError> {
+        let connection = ClientConnection::new(config, name).map_err(TlsError::of)?;
+        Self::agree(socket, connection.into(), deadline)
+    }
+
+    /// As the server of a TLS session, agreed on within `deadline`.
+    ///
+    /// # Errors
+    /// When the client doesn't agree, or takes too long.
+    pub fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        deadline: Duration,
+    ) -> std::result::Result<Self, TlsError> {
+        let connection = ServerConnection::new(config).map_err(TlsError::of)?;
+        Self::agree(socket, connection.into(), deadline)
+    }
+
+    fn agree(
+        socket: TcpStream,
+        mut connection: Connection,
+        deadline: Duration,
+    ) -> std::result::Result<Self, TlsError> {
+        connection.set_buffer_limit(Some(SEALED_BYTES_MAX));
+        let until = Instant::now() + deadline;
+        let left = || match until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(late(deadline)),
+            left => Ok(left),
+        };
+        let mut arrived = Arrived { bytes: vec![0; ARRIVED_BYTES].into(), from: 0, to: 0 };
+        while connection.is_handshaking() || connection.wants_write() {
+            if connection.wants_write() {
+                socket.set_write_timeout(Some(left()?))?;
+                send(&mut connection, &socket).map_err(|why| in_time(why, deadline))?;
+                continue;
+            }
+            socket.set_read_timeout(Some(left()?))?;
+            match arrived.fill(&socket) {
+                Ok(0) => return Err(TlsError::of_io(ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(why) => return Err(in_time(why, deadline)),
+            }
+            while arrived.from < arrived.to && connection.is_handshaking() {
+                if let Err(why) = arrived.feed(&mut connection) {
+                    // The other side should hear why.
+                    let _ = send(&mut connection, &socket);
+                    return Err(TlsError::of_io(why));
+                }
+            }
+        }
+        socket.set_read_timeout(None)?;
+        socket.set_write_timeout(None)?;
+        let session = Session {
+            connection: Mutex::new(connection),
+            arrived: Mutex::new(arrived),
+            sealed: Mutex::default(),
+        };
+        Ok(Self { socket: Arc::new(socket), tls: Some(Arc::new(session)) })
+    }
+
+    /// Bytes that only the two ends of this TLS session know; zeros for a plain socket. Proofs cover them, so that whoever
+    /// passes a proof on from one session into another has proven nothing.
+    ///
+    /// # Errors
+    /// Never in a session that was agreed on.
+    pub fn binding(&self) -> Result<[u8; 32]> {
+        let Some(session) = &self.tls else { return Ok([0; 32]) };
+        let exported = lock(&session.connection).export_keying_material([0; 32], BINDING_LABEL, None);
+        exported.map_err(std::io::Error::other)
+    }
+
+    /// As a socket's.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.socket.set_read_timeout(timeout)
+    }
+
+    /// As a socket's.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.socket.set_write_timeout(timeout)
+    }
+
+    /// Ends both directions at once, for all who read and write.
+    ///
+    /// # Errors
+    /// When it is closed already.
+    pub fn shutdown(&self) -> Result<()> {
+        self.socket.shutdown(Shutdown::Both)
+    }
+
+    /// The socket itself, whoever it is shared with.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl AsFd for DataStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Read for DataStream {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+        match &self.tls {
+            None => (&*self.socket).read(into),
+            Some(session) => session.read(&self.socket, into),
+        }
+    }
+}
+
+impl Write for DataStream {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<usize> {
+        match &self.tls {
+            None => (&*self.socket).write_vectored(parts),
+            Some(session) => session.write(&self.socket, parts),
+        }
+    }
+
+    /// Nothing waits: what [`write`](Self::write) takes is in the socket when it returns.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Session {
+    fn read(&self, socket: &TcpStream, into: &mut [u8]) -> Result<usize> {
+        let mut arrived = lock(&self.arrived);
+        loop {
+            // The lock of the connection ends with the statement, before the socket is waited for.
+            let taken = take(&mut lock(&self.connection), &mut arrived, into)?;
+            if taken > 0 || into.is_empty() {
+                return Ok(taken);
+            }
+            match arrived.fill(socket) {
+                // Frames have lengths and connections no last word: an end is an end, with TLS's own word for it or without.
+                Ok(0) => return Ok(0),
+                Ok(_) => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    fn write(&self, mut socket: &TcpStream, parts: &[IoSlice<'_>]) -> Result<usize> {
+        let mut sealed = lock(&self.sealed);
+        if sealed.is_broken {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        sealed.bytes.clear();
+        let taken = {
+            let mut connection = lock(&self.connection);
+            let taken = connection.writer().write_vectored(parts)?;
+            while connection.wants_write() {
+                connection.write_tls(&mut sealed.bytes)?;
+            }
+            taken
+        };
+        let written = socket.write_all(&sealed.bytes);
+        sealed.is_broken = written.is_err();
+        written.map(|()| taken)
+    }
+}
+
+impl Arrived {
+    /// Waits for more. All that was there has been decrypted.
+    fn fill(&mut self, mut socket: &TcpStream) -> Result<usize> {
+        let read = loop {
+            match socket.read(&mut self.bytes) {
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        (self.from, self.to) = (0, read);
+        Ok(read)
+    }
+
+    /// Hands some of it to the connection.
+    fn feed(&mut self, connection: &mut Connection) -> Result<()> {
+        self.from += connection.read_tls(&mut &self.bytes[self.from..self.to])?;
+        connection
+            .process_new_packets()
+            .map(drop)
+            .map_err(|why| std::io::Error::new(ErrorKind::InvalidData, why))
+    }
+}
+
+/// Plaintext of what has arrived; 0 where that is no whole record yet.
+fn take(connection: &mut Connection, arrived: &mut Arrived, into: &mut [u8]) -> Result<usize> {
+    let mut taken = 0;
+    loop {
+        while taken < into.len() {
+            match connection.reader().read(&mut into[taken..]) {
+                Ok(0) => break,
+                Ok(read) => taken += read,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+                Err(why) => return Err(why),
+            }
+        }
+        if taken == into.len() || arrived.from == arrived.to {
+            return Ok(taken);
+        }
+        arrived.feed(connection)?;
+    }
+}
+
+/// All that the connection has to say by itself.
+fn send(connection: &mut Connection, mut socket: &TcpStream) -> Result<()> {
+    let mut bytes = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut bytes)?;
+    }
+    socket.write_all(&bytes)
+}
+
+fn in_time(why: std::io::Error, deadline: Duration) -> TlsError {
+    match why.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => late(deadline),
+        _ => TlsError::of_io(why),
+    }
+}
+
+fn late(deadline: Duration) -> TlsError {
+    let what = format!("TLS was not agreed on within {deadline:?}");
+    TlsError::Io(std::io::Error::new(ErrorKind::TimedOut, what))
+}
+
+/// What a thread that panicked has left is as good as before: its connection ends.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

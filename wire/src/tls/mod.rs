@@ -1,0 +1,214 @@
+//! TLS 1.3 for every plane: who is trusted, which certificates are shown, and what went wrong in words that help.
+//!
+//! A run's coordinator has a certificate of a CA that was made for this run alone. The [`Fingerprint`] of that CA travels
+//! with the token, in one line, and is all that a client trusts: the server's certificate must be of this very CA. Names and
+//! dates say nothing then: the CA signs one server, is as old as the run, and a host whose clock is wrong joins all the same.
+//! Who is on the other end is proven by the token, inside.
+//!
+//! An organisation's own certificates are checked as usual, against its CA, with names and dates.
+
+mod client;
+mod files;
+mod server;
+mod validity;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, CertificateError};
+
+pub use client::{ClientTls, Security, Way};
+pub use files::{Identity, certificates};
+pub use server::ServerTls;
+
+/// What is spoken inside: a connection to another plane's port is refused before anything is said.
+const CONTROL: &[u8] = b"h2";
+const DATA: &[u8] = b"bonfire-data/1";
+const PAGES: &[u8] = b"http/1.1";
+
+/// Why no TLS comes about.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file of keys or certificates that can't be used.
+    #[error("{option} {path}: {problem}")]
+    File {
+        /// The option that names it.
+        option: &'static str,
+        /// Which.
+        path: String,
+        /// What is wrong with it, and what helps.
+        problem: String,
+    },
+    /// Options or addresses that don't go together.
+    #[error("{0}")]
+    Options(String),
+    /// The server is of another CA than the token says.
+    #[error(
+        "its certificate is of {found}, and the token's line names {expected}: copy the line of this run's token file again; \
+         if it is the same, something between the hosts pretends to be the coordinator"
+    )]
+    OtherFingerprint {
+        /// What the token's line names.
+        expected: Fingerprint,
+        /// Of the last certificate that was shown.
+        found: String,
+    },
+    /// The server's certificate is not accepted.
+    #[error("its certificate is not accepted: {0}")]
+    Certificate(String),
+    /// The other side said no.
+    #[error("it refused this side's TLS: {0}")]
+    Refused(String),
+    /// The other side speaks something else.
+    #[error("it speaks no TLS at this port ({0})")]
+    NoTls(String),
+    /// The connection failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// What was found out of an error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// In words.
+    pub message: String,
+    /// Whether another attempt may go better.
+    pub is_passing: bool,
+}
+
+impl TlsError {
+    /// Whether another attempt may go better.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Io(_))
+    }
+
+    /// What TLS has to do with an error, by its causes.
+    #[must_use]
+    pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
+        let of = |error: &Self| Trouble { message: error.to_string(), is_passing: error.is_passing() };
+        std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+            let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let of_rustls = inside.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            error.downcast_ref().map(of).or_else(|| of_rustls.map(|error| of(&Self::of(error.clone()))))
+        })
+    }
+
+    /// What rustls says, in words with a way out.
+    #[must_use]
+    pub fn of(error: rustls::Error) -> Self {
+        use rustls::Error::{AlertReceived, InappropriateMessage, InvalidCertificate, InvalidMessage};
+        match error {
+            InvalidCertificate(CertificateError::Other(other)) => {
+                match other.0.downcast_ref::<client::NotPinned>() {
+                    Some(client::NotPinned { expected, found }) => {
+                        Self::OtherFingerprint { expected: *expected, found: found.clone() }
+                    }
+                    None => Self::Certificate(other.0.to_string()),
+                }
+            }
+            InvalidCertificate(why) => Self::Certificate(in_words(&why)),
+            AlertReceived(alert) => Self::Refused(refusal(alert)),
+            InvalidMessage(_) | InappropriateMessage { .. } => Self::NoTls(error.to_string()),
+            error => Self::Refused(error.to_string()),
+        }
+    }
+
+    /// What a socket of rustls says: its errors come as those of I/O.
+    #[must_use]
+    pub fn of_io(error: std::io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => Self::of(inner.clone()),
+            None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::Io(std::io::Error::new(error.kind(), "it hung up while TLS was agreed on"))
+            }
+            None => Self::Io(error),
+        }
+    }
+}
+
+fn in_words(why: &CertificateError) -> String {
+    use CertificateError as E;
+    match why {
+        E::Expired | E::ExpiredContext { .. } => {
+            format!("{why}: it has to be renewed, unless this host's clock is wrong")
+        }
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            format!("{why}: this host's clock is behind, or the certificate is for later")
+        }
+        E::NotValidForName | E::NotValidForNameContext { .. } => {
+            format!("{why}: use a name that it has, or have one made with this name")
+        }
+        E::UnknownIssuer => "it is of none of the authorities in --tls-ca".to_owned(),
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            format!("{why}: it is not meant for servers")
+        }
+        why => why.to_string(),
+    }
+}
+
+fn refusal(alert: AlertDescription) -> String {
+    use AlertDescription as A;
+    match alert {
+        A::CertificateRequired => {
+            "the run asks for a certificate of this side: name one with --tls-cert and --tls-key".to_owned()
+        }
+        A::UnknownCA | A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
+            format!("the certificate of --tls-cert is not of the run's authority ({alert:?})")
+        }
+        A::CertificateExpired => "the certificate of --tls-cert has expired".to_owned(),
+        A::NoApplicationProtocol => "this is another port of the run than the one that is meant".to_owned(),
+        A::ProtocolVersion => "it speaks another version of TLS than 1.3".to_owned(),
+        alert => format!("{alert:?}"),
+    }
+}
+
+/// ring's ciphers, whatever else the program may have.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// SHA-256 of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    const PREFIX: &str = "sha256-";
+
+    /// Of this certificate.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        Self(bytes)
+    }
+
+    /// Reads what [`Display`](std::fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        crate::token::unhex(text.strip_prefix(Self::PREFIX)?).map(Self)
+    }
+
+    /// As browsers show it: `AB:CD:..`.
+    #[must_use]
+    pub fn as_browsers_show_it(&self) -> String {
+        self.0.map(|byte| format!("{byte:02X}")).join(":")
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{}{}", Self::PREFIX, crate::token::hex(&self.0))
+    }
+}
+
+impl std::fmt::Debug for Fingerprint {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, to)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
