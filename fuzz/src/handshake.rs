@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use protocol::ids::{MemberId, RunId};
 use wire::handshake;
+use wire::stream::DataStream;
 use wire::token::Token;
 
 /// The first byte chooses the side that listens. No stranger gets through, and none may panic or hold up whoever listens.
@@ -19,7 +20,7 @@ pub fn run(data: &[u8]) {
     let data = &data[..data.len().min(16 << 10)];
     stranger.write_all(data).expect("written");
     stranger.shutdown(Shutdown::Write).expect("shut down");
-    let mut own = TcpStream::from(OwnedFd::from(own));
+    let mut own = DataStream::plain(TcpStream::from(OwnedFd::from(own)));
     let admitted = match side % 2 {
         0 => handshake::accept(&mut own, &token, RunId([1; 16])).map(drop),
         _ => handshake::connect(&mut own, &token, RunId([1; 16]), MemberId(1)),

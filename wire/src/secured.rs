@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::{FallibleAccept, TlsStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
-use tonic::codegen::http::Uri;
+use tonic::transport::Uri;
 
 use crate::tls::{ClientTls, TlsError};
 use crate::transport;
@@ -271,9 +271,10 @@ pub async fn what_is_spoken(host: &str, port: u16) -> Spoken {
         socket.write_all(PREFACE).await?;
         let mut answer = [0; 9];
         socket.read_exact(&mut answer).await?;
+        let is_refused = answer.starts_with(b"HTTP") && has_hint(&mut socket).await;
         Ok::<_, Error>(match answer {
             [ALERT, 3, ..] => Spoken::Tls,
-            [b'H', b'T', b'T', b'P', ..] if has_hint(&mut socket).await => Spoken::Tls,
+            _ if is_refused => Spoken::Tls,
             [_, _, _, SETTINGS, ..] => Spoken::Http2,
             _ => Spoken::Unknown,
         })
