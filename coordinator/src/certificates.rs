@@ -37,16 +37,26 @@ pub(crate) fn server_tls(
     if !is_asked_for && (is_loopback(listen) || security.insecure) {
         return Ok(None);
     }
-    let authority = authority.map(|path| certificates("--tls-ca", path)).transpose().map_err(refused)?;
-    if let (Some(certificate), Some(key)) = (&security.tls_cert, &security.tls_key) {
-        let identity = Identity::read(certificate, key).map_err(refused)?;
-        let own = identity.certificate().cloned();
-        let own = own.ok_or_else(|| Refusal::config("--tls-cert has no certificate"))?;
-        return ServerTls::new(&identity, &own, authority).map(Some).map_err(refused);
+    if let Some(own) = own_tls(security, authority)? {
+        return Ok(Some(own));
     }
+    let authority = authority.map(|path| certificates("--tls-ca", path)).transpose().map_err(refused)?;
     let (ca, issuer) = run_authority(folder)?;
     let identity = issue(&ca, &issuer, listen).map_err(unmade)?;
     ServerTls::new(&identity, &ca, authority).map(Some).map_err(refused)
+}
+
+/// With the certificate of `--tls-cert`, if that is given. Files that can't be used are found out before there is a run.
+pub(crate) fn own_tls(
+    security: &ServerSecurity,
+    authority: Option<&Path>,
+) -> Result<Option<ServerTls>, Refusal> {
+    let authority = authority.map(|path| certificates("--tls-ca", path)).transpose().map_err(refused)?;
+    let (Some(certificate), Some(key)) = (&security.tls_cert, &security.tls_key) else { return Ok(None) };
+    let identity = Identity::read(certificate, key).map_err(refused)?;
+    let own = identity.certificate().cloned();
+    let own = own.ok_or_else(|| Refusal::config("--tls-cert has no certificate"))?;
+    ServerTls::new(&identity, &own, authority).map(Some).map_err(refused)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]

@@ -100,6 +100,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
              --local-workers 0, and start them with --tls-cert and --tls-key",
         ));
     }
+    certificates::own_tls(&args.security, args.tls_ca.as_deref())?;
     let sinks = sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
     let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;

@@ -60,17 +60,18 @@ fn refused_by(arguments: &[&str], output: Output, words: &[&str]) {
 #[test]
 fn a_run_under_tls_comes_to_the_same_bits_and_keeps_its_authority_over_a_resume() {
     let place = Place::new();
-    place.complete(&["--local-workers", "2", "--set", "run.name=plain"]);
+    // The length may change then.
+    let kind =
+        ["--set", "schedule.kind=constant", "--set", "schedule.warmup_steps=0", "--local-workers", "2"];
+    place.complete(&[&kind[..], &["--set", "run.name=plain"]].concat());
     assert!(!place.run_dir("plain").join("tls").exists(), "loopback pays nothing");
-    place.complete(&["--local-workers", "2", "--tls"]);
+    place.complete(&[&kind[..], &["--tls"]].concat());
     assert_eq!(place.digest("small"), place.digest("plain"));
     let line = TokenLine::read(Path::new(&token_file(&place))).expect("the token's line");
     assert!(line.fingerprint.is_some() && address(&place).starts_with("https://127.0.0.1:"));
 
-    let run = place
-        .coordinator(&[&LONG[..], &["--resume", "--local-workers", "2", "--tls"]].concat())
-        .spawn()
-        .expect("started");
+    let run =
+        place.coordinator(&[&LONG[..], &kind, &["--resume", "--tls"]].concat()).spawn().expect("started");
     let before = steps_committed(&place);
     until("steps after the resume", || steps_committed(&place) > before);
     assert_eq!(TokenLine::read(Path::new(&token_file(&place))).expect("the line"), line);
@@ -180,6 +181,7 @@ fn a_run_with_an_authority_of_its_own_asks_workers_for_certificates() {
     let mixed = ["--tls-cert", &own.0, "--tls-key", &worker.1];
     let (code, _, said) = place.finish(&mixed);
     assert!(code == Some(2) && said.contains("not the key of the certificate"), "{code:?}\n{said}");
+    assert!(!place.run_dir("small").exists(), "a start that is refused leaves no run");
 
     let run = place
         .coordinator(&[&security[..], &LONG, &["--local-workers", "0"]].concat())

@@ -17,9 +17,9 @@ struct Hosts {
 const ADDRESSES: [&str; 2] = ["10.213.7.1", "10.213.7.2"];
 
 fn ip(arguments: &[&str]) -> bool {
-    let run =
-        Command::new("ip").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    run.status().is_ok_and(|status| status.success())
+    let mut command = Command::new("ip");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 impl Hosts {
@@ -148,8 +148,9 @@ fn between_hosts_nothing_is_read_and_the_token_file_is_all_that_a_worker_needs()
     let (bytes, line) = captured(&hosts, &place, &[]);
     assert!(line.fingerprint.is_some());
     assert!(bytes.len() > 10_000, "{} bytes", bytes.len());
+    let hex = line.token.to_hex();
     let secrets: [(&str, &[u8]); 6] = [
-        ("the token", line.token.to_hex().as_bytes()),
+        ("the token", hex.as_bytes()),
         ("the token's bytes", line.token.bytes()),
         ("a handshake of the data plane", b"BNFH"),
         ("frames of the data plane", b"BNF1"),
@@ -165,7 +166,8 @@ fn between_hosts_nothing_is_read_and_the_token_file_is_all_that_a_worker_needs()
     let place = Place::new();
     let (bytes, line) = captured(&hosts, &place, &["--insecure"]);
     assert!(line.fingerprint.is_none());
-    for part in [line.token.to_hex().as_bytes(), b"BNFH", b"BNF1", b"PRI * HTTP/2.0", b"microbatch_size"] {
+    let hex = line.token.to_hex();
+    for part in [hex.as_bytes(), b"BNFH", b"BNF1", b"PRI * HTTP/2.0", b"microbatch_size"] {
         assert!(contains(&bytes, part), "{}", String::from_utf8_lossy(part));
     }
 }
