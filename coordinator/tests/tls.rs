@@ -189,6 +189,7 @@ fn a_run_with_an_authority_of_its_own_asks_workers_for_certificates() {
         .expect("started");
     let (url, file) = (address(&place), token_file(&place));
     let bare = ["--coordinator", &url, "--token-file", &file];
+    refused(&place, &bare, &["--tls-cert"]);
     let shown = ["--tls-cert", &worker.0, "--tls-key", &worker.1];
     let joins = [&bare[..], &shown, &["--tls-ca", &ca, "--device", "cpu", "--name", "guest"]].concat();
     let worker = place.worker(&joins).spawn().expect("started");

@@ -88,10 +88,24 @@ impl TlsError {
     #[must_use]
     pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
         let of = |error: &Self| Trouble { message: error.to_string(), is_passing: error.is_passing() };
-        std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
-            let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let of_rustls = inside.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            error.downcast_ref().map(of).or_else(|| of_rustls.map(|error| of(&Self::of(error.clone()))))
+        std::iter::successors(Some(error), |error| error.source())
+            .find_map(|error| {
+                let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+                let of_rustls = inside.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                error.downcast_ref().map(of).or_else(|| of_rustls.map(|error| of(&Self::of(error.clone()))))
+            })
+            .or_else(|| Self::alert_within(error))
+    }
+
+    /// HTTP/2 keeps of its socket's error the words alone.
+    fn alert_within(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
+        use AlertDescription as A;
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        causes.find_map(|error| {
+            let said = error.to_string();
+            let alert = [A::CertificateRequired, A::UnknownCA, A::BadCertificate, A::CertificateExpired];
+            let alert = alert.into_iter().find(|alert| said.contains(&format!("fatal alert: {alert:?}")))?;
+            Some(Trouble { message: Self::Refused(refusal(alert)).to_string(), is_passing: false })
         })
     }
 
@@ -140,7 +154,8 @@ fn in_words(why: &CertificateError) -> String {
         E::NotValidForName | E::NotValidForNameContext { .. } => {
             format!("{why}: use a name that it has, or have one made with this name")
         }
-        E::UnknownIssuer => "it is of none of the authorities in --tls-ca".to_owned(),
+        // Of another authority, that has another name or the same.
+        E::UnknownIssuer | E::BadSignature => "it is of none of the authorities in --tls-ca".to_owned(),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             format!("{why}: it is not meant for servers")
         }

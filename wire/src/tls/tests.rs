@@ -140,6 +140,9 @@ fn a_run_that_asks_for_certificates_refuses_whoever_has_none_of_its_authority() 
         let pinned = Trust::Pinned(Fingerprint::of(&authority.certificate));
         let client = ClientTls::new("host", pinned, identity).expect("a client");
         let (near, far) = meet(server.expect("a server"), &client);
+        if far.is_ok() {
+            return (far.map(drop), Ok(0));
+        }
         // The server's no comes with the client's first read.
         let heard = near.map_err(|why| why.to_string()).and_then(|mut near| {
             std::io::Read::read(&mut near, &mut [0]).map_err(|why| TlsError::of_io(why).to_string())
