@@ -99,7 +99,9 @@ struct Called {
 impl Called {
     /// Why it has not done what it was asked for.
     async fn refusal(&self, status: &Status) -> Refusal {
-        let is_of_transport = matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable);
+        // A connection that breaks cancels its calls, or fails them, as it comes.
+        let is_of_transport =
+            matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled);
         if !is_of_transport {
             return said(status);
         }
