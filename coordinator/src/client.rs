@@ -100,8 +100,10 @@ impl Called {
     /// Why it has not done what it was asked for.
     async fn refusal(&self, status: &Status) -> Refusal {
         // A connection that breaks cancels its calls, or fails them, as it comes.
-        let is_of_transport =
-            matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled);
+        let is_of_transport = matches!(
+            status.code(),
+            tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Internal
+        );
         if !is_of_transport {
             return said(status);
         }

@@ -103,7 +103,13 @@ impl TlsError {
         let mut causes = std::iter::successors(Some(error), |error| error.source());
         causes.find_map(|error| {
             let said = error.to_string();
-            let alert = [A::CertificateRequired, A::UnknownCA, A::BadCertificate, A::CertificateExpired];
+            let alert = [
+                A::CertificateRequired,
+                A::DecryptError,
+                A::UnknownCA,
+                A::BadCertificate,
+                A::CertificateExpired,
+            ];
             let alert = alert.into_iter().find(|alert| said.contains(&format!("fatal alert: {alert:?}")))?;
             Some(Trouble { message: Self::Refused(refusal(alert)).to_string(), is_passing: false })
         })
@@ -169,7 +175,12 @@ fn refusal(alert: AlertDescription) -> String {
         A::CertificateRequired => {
             "the run asks for a certificate of this side: name one with --tls-cert and --tls-key".to_owned()
         }
-        A::UnknownCA | A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
+        // Of an authority of the same name its signature can't be made out.
+        A::DecryptError
+        | A::UnknownCA
+        | A::BadCertificate
+        | A::CertificateUnknown
+        | A::UnsupportedCertificate => {
             format!("the certificate of --tls-cert is not of the run's authority ({alert:?})")
         }
         A::CertificateExpired => "the certificate of --tls-cert has expired".to_owned(),
