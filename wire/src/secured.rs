@@ -32,7 +32,7 @@ pub struct Secured<S> {
 
 enum State<S> {
     Plain(S),
-    Greeting(FallibleAccept<Watched<S>>),
+    Greeting(Box<FallibleAccept<Watched<S>>>),
     Open(Box<TlsStream<Watched<S>>>),
     /// It speaks HTTP in the open, and is told so.
     Refusing {
@@ -50,7 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Secured<S> {
             None => State::Plain(stream),
             Some(config) => {
                 let accept = TlsAcceptor::from(config.clone()).accept(Watched::new(stream));
-                State::Greeting(accept.into_fallible())
+                State::Greeting(Box::new(accept.into_fallible()))
             }
         };
         Self { state }

@@ -89,7 +89,7 @@ fn a_reader_that_waits_stops_no_writer_and_a_writer_that_is_stuck_no_reader() {
     }
     assert!(count > 0, "nothing was written while the reader waited");
     assert!(heard.try_recv().is_err());
-    (&mut far.clone()).write_all(b"hello").expect("sent");
+    far.clone().write_all(b"hello").expect("sent");
     assert_eq!(&heard.recv_timeout(DEADLINE).expect("read beside the stuck writer"), b"hello");
     reading.join().expect("no panic");
     near.shutdown().expect("open");
@@ -101,7 +101,7 @@ fn a_wait_that_ends_loses_nothing() {
     near.set_read_timeout(Some(SHORT)).expect("set");
     let why = near.read(&mut [0; 8]).expect_err("nothing comes");
     assert!(matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{why}");
-    (&mut far.clone()).write_all(b"after all").expect("sent");
+    far.clone().write_all(b"after all").expect("sent");
     near.set_read_timeout(Some(DEADLINE)).expect("set");
     let mut found = [0; 9];
     near.read_exact(&mut found).expect("read");

@@ -101,7 +101,7 @@ impl Security {
                 return Err(TlsError::Options(what));
             }
         };
-        ClientTls::new(host, trust, identity).map(Way::Tls)
+        ClientTls::new(host, trust, identity.as_ref()).map(Way::Tls)
     }
 }
 
@@ -122,7 +122,7 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    pub(super) fn new(host: &str, trust: Trust, identity: Option<Identity>) -> Result<Self, TlsError> {
+    pub(super) fn new(host: &str, trust: Trust, identity: Option<&Identity>) -> Result<Self, TlsError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| TlsError::Options(format!("{host:?} is no name of a host, and no address")))?;
         let failed = |why: &dyn std::fmt::Display| TlsError::Options(format!("TLS can't be set up: {why}"));
@@ -138,7 +138,7 @@ impl ClientTls {
                 .map_err(|why| failed(&why))?
                 .dangerous()
                 .with_custom_certificate_verifier(verifier.clone());
-            let mut config = match &identity {
+            let mut config = match identity {
                 None => builder.with_no_client_auth(),
                 Some(identity) => builder
                     .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())

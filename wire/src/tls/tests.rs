@@ -138,7 +138,7 @@ fn a_run_that_asks_for_certificates_refuses_whoever_has_none_of_its_authority() 
             Some(vec![authority.certificate.clone()]),
         );
         let pinned = Trust::Pinned(Fingerprint::of(&authority.certificate));
-        let client = ClientTls::new("host", pinned, identity).expect("a client");
+        let client = ClientTls::new("host", pinned, identity.as_ref()).expect("a client");
         let (near, far) = meet(server.expect("a server"), &client);
         if far.is_ok() {
             return (far.map(drop), Ok(0));
