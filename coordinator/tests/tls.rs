@@ -41,7 +41,7 @@ fn refused(place: &Place, arguments: &[&str], words: &[&str]) {
     let began = Instant::now();
     let timeout = format!("{}s", 10 * DEADLINE.as_secs());
     let worker = place.worker(&[arguments, &["--device", "cpu", "--join-timeout", &timeout]].concat());
-    refused_by(arguments, worker_output(worker), words);
+    refused_by(arguments, &worker_output(worker), words);
     assert!(began.elapsed() < DEADLINE);
 }
 
@@ -49,7 +49,7 @@ fn worker_output(mut worker: std::process::Command) -> Output {
     wait(worker.spawn().expect("started"))
 }
 
-fn refused_by(arguments: &[&str], output: Output, words: &[&str]) {
+fn refused_by(arguments: &[&str], output: &Output, words: &[&str]) {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{said}");
     for word in words {

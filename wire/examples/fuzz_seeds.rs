@@ -13,28 +13,28 @@ use wire::convert::{from_worker_out, to_worker_out};
 use wire::frames::{Header, Kind, blocks, sums};
 
 fn main() {
-    put("journal", journal());
-    put("convert", messages());
-    put("frames", frames());
-    put("handshake", handshakes());
-    put("filter", texts(FILTERS));
-    put("metrics", texts(METRICS));
-    put("run_record", texts(RUN_RECORDS));
-    put("mlflow", mlflow());
-    put("config", configs());
-    put("safetensors", tensors());
-    put("csv", tables());
-    put("parquet", vectors("parquet", &[]));
-    put("image", [vectors("png", &[5]), vectors("jpg", &[4])].concat());
-    put("idx", idx());
-    put("tokenizer", texts(TOKENIZERS));
-    put("archive", archives());
+    put("journal", &journal());
+    put("convert", &messages());
+    put("frames", &frames());
+    put("handshake", &handshakes());
+    put("filter", &texts(FILTERS));
+    put("metrics", &texts(METRICS));
+    put("run_record", &texts(RUN_RECORDS));
+    put("mlflow", &mlflow());
+    put("config", &configs());
+    put("safetensors", &tensors());
+    put("csv", &tables());
+    put("parquet", &vectors("parquet", &[]));
+    put("image", &[vectors("png", &[5]), vectors("jpg", &[4])].concat());
+    put("idx", &idx());
+    put("tokenizer", &texts(TOKENIZERS));
+    put("archive", &archives());
 }
 
 /// Bytes of a corpus' files.
 type Seeds = Vec<Vec<u8>>;
 
-fn put(target: &str, seeds: Seeds) {
+fn put(target: &str, seeds: &[Vec<u8>]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     std::fs::create_dir_all(&folder).expect("made");
     for (number, seed) in seeds.iter().enumerate() {
