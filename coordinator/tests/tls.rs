@@ -104,7 +104,7 @@ fn misunderstandings_about_tls_end_at_once_with_a_way_out() {
     let plain = url.replace("https://", "http://");
     refused(&place, &["--coordinator", &plain, "--token-file", &file], &["speaks TLS: use https://"]);
     let output = place.command(&["status", "--connect", &plain, "--token-file", &file]).output();
-    refused_by(&["status"], output.expect("run"), &["speaks TLS: use https://"]);
+    refused_by(&["status"], &output.expect("run"), &["speaks TLS: use https://"]);
 
     let own = TokenLine::read(Path::new(&file)).expect("the line");
     let write = |name: &str, line: TokenLine| {
@@ -118,7 +118,7 @@ fn misunderstandings_about_tls_end_at_once_with_a_way_out() {
     let words = [&both[0][..], &both[1], "copy the line"];
     refused(&place, &["--coordinator", &url, "--token-file", &other], &words);
     let output = place.command(&["status", "--connect", &url, "--token-file", &other]).output();
-    refused_by(&["status"], output.expect("run"), &words);
+    refused_by(&["status"], &output.expect("run"), &words);
     let bare = write("bare", TokenLine { fingerprint: None, ..own.clone() });
     refused(&place, &["--coordinator", &url, "--token-file", &bare], &["TOKEN:sha256-", "--tls-ca"]);
 
@@ -150,7 +150,7 @@ fn tls_where_none_is_spoken_ends_at_once() {
     let file = file.display().to_string();
     refused(&place, &["--coordinator", &url, "--token-file", &file], &["doesn't encrypt", "http://"]);
     let output = place.command(&["status", "--connect", &url, "--token-file", &file]).output();
-    refused_by(&["status"], output.expect("run"), &["doesn't encrypt"]);
+    refused_by(&["status"], &output.expect("run"), &["doesn't encrypt"]);
     stop(&place, run);
 }
 
