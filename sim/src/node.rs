@@ -20,7 +20,7 @@ pub(crate) const OTHER_NUMERICS: [u8; 32] = [4; 32];
 pub(crate) struct WorkerNode {
     pub(crate) machine: Option<Worker>,
     pub(crate) is_alive: bool,
-    /// Its numerics.
+    /// Stands for what its numerics probe computes; members differ only under `elastic.mixed`.
     pub(crate) fingerprint: [u8; 32],
     /// Exit code and message.
     pub(crate) exit: Option<(u8, String)>,

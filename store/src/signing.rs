@@ -60,7 +60,7 @@ pub enum KeyError {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its mode.
+        /// Permission bits, by which others than its owner may read it.
         mode: u32,
     },
     /// A key is never overwritten.

@@ -9,7 +9,7 @@ pub struct Usage {
     pub resident_bytes: u64,
     /// Its open files, sockets among them.
     pub files: u64,
-    /// Its threads.
+    /// Entries of its task folder, the main thread among them.
     pub threads: u64,
 }
 
