@@ -21,7 +21,7 @@ fn an_address_that_is_none_is_refused_with_code_2() {
     let output = worker(&["--coordinator", "ftp://somewhere"]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("ftp://somewhere") && said.contains("http://HOST:PORT"), "{said}");
+    assert!(said.contains("ftp://somewhere") && said.contains("https://HOST:PORT"), "{said}");
 }
 
 #[test]
