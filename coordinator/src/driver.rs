@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
-use protocol::ids::{MemberId, Phase, StepKey};
+use protocol::ids::Phase;
 use protocol::messages::{FromWorker, ToWorker};
 use store::versions::Manifest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::beside::Told;
-use crate::data_plane::Reduction;
+use crate::data_plane::{self, Loss, Reduction};
 use crate::journal_writer::{Appended, JournalWriter};
 use crate::launch::{self, Locals};
 use crate::record::Recorder;
@@ -51,25 +51,13 @@ pub(crate) enum Trigger {
         connection: u64,
         /// The message.
         message: FromWorker,
+        /// What it takes of [`INBOX_BYTES_MAX`](crate::streams::INBOX_BYTES_MAX).
+        room: Option<OwnedSemaphorePermit>,
     },
     /// A control stream ended.
     Disconnected {
         /// Its number.
         connection: u64,
-        /// How.
-        reason: String,
-    },
-    /// A member's part of a step is at the reducer.
-    Computed {
-        /// Who.
-        member: MemberId,
-        /// Of which step.
-        key: StepKey,
-    },
-    /// The data plane lost a member.
-    DataPlaneLost {
-        /// Who.
-        member: MemberId,
         /// How.
         reason: String,
     },
@@ -119,6 +107,15 @@ pub(crate) enum Trigger {
     Told(Told),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),
+}
+
+/// What has woken the driver.
+#[expect(clippy::large_enum_variant, reason = "one lives for a turn of the loop")]
+enum Wake {
+    Trigger(Trigger),
+    /// The data plane has told something.
+    Notices,
+    Deadline,
 }
 
 /// The parts that the loop works with.
@@ -180,18 +177,28 @@ impl Driver {
         mut triggers: mpsc::Receiver<Trigger>,
     ) -> (Outcome, Recorder, Option<Locals>) {
         self.carry_out();
+        let notices = self.reduction.notices();
         while self.finished.is_none() {
             let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
-            let trigger = tokio::select! {
+            let wake = tokio::select! {
                 // All members wait for it, and it comes once a step.
                 biased;
-                appended = self.journal.appended() => Some(Trigger::Appended(appended)),
-                Some(trigger) = triggers.recv() => Some(trigger),
-                () = sleep_until(deadline) => None,
+                appended = self.journal.appended() => Wake::Trigger(Trigger::Appended(appended)),
+                () = notices.wait() => Wake::Notices,
+                Some(trigger) = triggers.recv() => Wake::Trigger(trigger),
+                () = sleep_until(deadline) => Wake::Deadline,
             };
-            match trigger {
-                Some(trigger) => self.take_in(trigger),
-                None => self.handle(Event::Tick),
+            // Before anything else: what a member says may be its answer to what the reducer did after it told this.
+            self.take_notices(notices.take());
+            match wake {
+                Wake::Trigger(trigger) => self.take_in(trigger),
+                Wake::Notices => {}
+                Wake::Deadline => {
+                    if let Some((key, members)) = self.reduction.behind() {
+                        self.handle(Event::Behind { key, members });
+                    }
+                    self.handle(Event::Tick);
+                }
             }
             self.carry_out();
         }
@@ -238,7 +245,9 @@ impl Driver {
             Trigger::Opened { connection, outbox } => {
                 self.sessions.insert(connection, outbox);
             }
-            Trigger::Message { connection, message } => {
+            Trigger::Message { connection, message, room } => {
+                // What the message took while it waited is free for the next one.
+                drop(room);
                 self.slots.hear(connection, &message);
                 self.handle(Event::Message { connection, message });
             }
@@ -247,8 +256,6 @@ impl Driver {
                 self.stream_ended(connection);
                 self.handle(Event::Disconnected { connection, reason });
             }
-            Trigger::Computed { member, key } => self.handle(Event::Computed { member, key }),
-            Trigger::DataPlaneLost { member, reason } => self.handle(Event::DataPlaneLost { member, reason }),
             Trigger::Version { step, result } => self.version(step, result),
             Trigger::State { step, result } => self.handle(match result {
                 Ok(digest) => Event::StateShown { step, digest },
@@ -267,6 +274,21 @@ impl Driver {
                 // A client that went away needs no answer.
                 let _ = reply.send(self.recorder.status());
             }
+        }
+    }
+
+    fn take_notices(&mut self, told: data_plane::Told) {
+        let computed = told.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
+        let lost = told.lost.into_iter().map(|(member, loss)| match loss {
+            Loss::Broken(reason) => Event::DataPlaneLost { member, reason },
+            Loss::Violation(what) => Event::ProtocolBroken { member, what },
+        });
+        for event in computed.chain(lost) {
+            self.handle(event);
+            self.carry_out();
+        }
+        for (text, count) in self.reduction.identities().take_refusals() {
+            self.recorder.refused(&text, count);
         }
     }
 
@@ -385,7 +407,7 @@ impl Driver {
                     later.push(Output::OpenView(view));
                 }
                 Output::Committed(committed) => {
-                    self.reduction.committed(committed.key);
+                    self.reduction.committed(committed.key, committed.next);
                     later.push(Output::Committed(committed));
                 }
                 Output::ExpectVersion { step, from, digest } => {
@@ -393,7 +415,12 @@ impl Driver {
                 }
                 Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
-                note @ Output::Note(_) => later.push(note),
+                Output::Note(note) => {
+                    if let Note::Left { member, .. } = &note {
+                        self.reduction.identities().revoke(*member);
+                    }
+                    later.push(Output::Note(note));
+                }
                 Output::Finished(outcome) => {
                     info!(step = outcome.step, code = outcome.code, message = outcome.message, "finished");
                     self.finished = Some(outcome);
@@ -410,7 +437,17 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, connection: u64, message: ToWorker) {
+    fn send(&mut self, connection: u64, mut message: ToWorker) {
+        if let ToWorker::Welcome(welcome) = &mut message {
+            match self.reduction.identities().issue(welcome.member) {
+                Ok(key) => welcome.key = key,
+                Err(why) => {
+                    let reason = format!("no key can be drawn for it: {why}");
+                    self.sessions.remove(&connection);
+                    return self.handle(Event::Disconnected { connection, reason });
+                }
+            }
+        }
         let Some(outbox) = self.sessions.get(&connection) else { return };
         if let Err(full) = outbox.try_send(message) {
             // A peer that doesn't read sixty-four messages is as good as gone.

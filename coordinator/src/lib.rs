@@ -15,6 +15,7 @@ mod display;
 mod driver;
 mod due;
 mod figures;
+mod identities;
 mod journal_file;
 mod journal_writer;
 mod keys;

@@ -377,6 +377,18 @@ fn schedule(config: &Config, total_steps: u64) -> Schedule {
     }
 }
 
+/// Sums of a step that a task of one's own may have where nothing is known of them.
+const OWN_SUMS_MAX: usize = 1 << 16;
+
+/// Sums of a step of this run at most: loss, weight, count of the correct, and a confusion matrix.
+pub(crate) fn sums_max(prediction: &Prediction) -> usize {
+    let labels = match prediction {
+        Prediction::Labels(labels) => labels.len(),
+        Prediction::Tokens { .. } | Prediction::Values { .. } => 0,
+    };
+    labels.saturating_mul(labels).saturating_add(3).clamp(OWN_SUMS_MAX, wire::convert::SUMS_MAX)
+}
+
 /// What the metric sums of this dataset mean.
 pub(crate) fn prediction(plan: &Plan) -> Prediction {
     match &plan.output {

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use protocol::ids::{MemberId, RunId};
 use protocol::messages::{self, UploadKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -27,6 +27,7 @@ use wire::token::Token;
 
 use crate::counted::Number;
 use crate::driver::{OUTBOX_MAX, Trigger};
+use crate::identities::Identities;
 use crate::streams::{self, CHUNKS_MAX, Patience};
 use crate::uploads::Uploads;
 
@@ -37,10 +38,14 @@ pub(crate) struct Service {
     pub(crate) triggers: mpsc::Sender<Trigger>,
     /// The run.
     pub(crate) run: RunId,
+    /// The members' keys: an upload is proven to be of the member that it names.
+    pub(crate) identities: Identities,
     /// Where versions and exports go.
     pub(crate) uploads: Uploads,
     /// The dataset's files by digest.
     pub(crate) data: Arc<HashMap<String, PathBuf>>,
+    /// Of messages that wait for the driver.
+    pub(crate) room: Arc<Semaphore>,
     /// Numbers of control streams.
     pub(crate) connections: Arc<AtomicU64>,
     /// What whoever comes after the driver's end is told: local workers may take a while to go.
@@ -79,7 +84,13 @@ impl Bonfire for Service {
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(to_worker_out(end))))));
         }
         let messages = request.into_inner();
-        tokio::spawn(streams::listen(connection, messages, self.triggers.clone(), self.patience));
+        tokio::spawn(streams::listen(
+            connection,
+            messages,
+            self.triggers.clone(),
+            self.room.clone(),
+            self.patience,
+        ));
         let outgoing = ReceiverStream::new(inbox).map(|message| Ok(to_worker_out(message)));
         Ok(Response::new(Box::pin(outgoing)))
     }
@@ -151,6 +162,7 @@ impl Service {
         chunks: Streaming<UploadChunk>,
     ) -> Result<Response<UploadReply>, Status> {
         let (kind, step) = (self.kind(begin)?, begin.step);
+        self.identities.check_upload(begin).map_err(Status::permission_denied)?;
         let claim =
             self.uploads.claim(kind, step, MemberId(begin.member)).map_err(Status::failed_precondition)?;
         let ticket = claim.ticket();

@@ -31,6 +31,7 @@ use crate::data_plane::Reduction;
 use crate::display::{Display, RunInfo};
 use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::figures::{self, Figures, Scrapes};
+use crate::identities::Identities;
 use crate::journal_writer::JournalWriter;
 use crate::keys::Keys;
 use crate::launch::{self, Launch, Locals};
@@ -43,7 +44,7 @@ use crate::signals::Signals;
 use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
-use crate::streams::Patience;
+use crate::streams::{self, Patience};
 use crate::tracking;
 use crate::uploads::{Lineage, Signing, Uploads};
 
@@ -223,7 +224,10 @@ impl Parts<'_> {
         let config = &self.resolved.config;
         let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
         let geometry = prepare::geometry(config, self.plan);
-        let reduction = Reduction::start(data, tls.clone(), token.clone(), run, geometry, &triggers)
+        let sums_max = prepare::sums_max(&prepare::prediction(self.plan));
+        let identities = Identities::default();
+        let of_data = (geometry, sums_max);
+        let reduction = Reduction::start(data, tls.clone(), token.clone(), run, of_data, identities.clone())
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
@@ -255,13 +259,16 @@ impl Parts<'_> {
         let service = Service {
             triggers: triggers.clone(),
             run,
+            identities,
             uploads: uploads.clone(),
             data: Arc::new(files),
+            room: streams::inbox_room(),
             connections: Arc::default(),
             end: end.clone(),
             patience: Patience::default(),
         };
-        let server = serve(control, tls, service, token, config.elastic.lease.0)?;
+        let server =
+            serve(control, tls, service, token, config.elastic.lease.0, decoded_bytes_max(sums_max))?;
         beside::sample(config.tracker.system_every.0, &triggers);
         let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
@@ -495,19 +502,28 @@ impl Parts<'_> {
     }
 }
 
+/// Bytes of what a peer can have to say at most: a chunk of a file, or a step's sums (twice: in a Join, a commit has them
+/// in the journal's form) with some words.
+fn decoded_bytes_max(sums_max: usize) -> usize {
+    const WORDS: usize = 64 << 10;
+    let sums = sums_max.saturating_mul(2 * size_of::<f64>());
+    (wire::CHUNK_BYTES.max(sums) + WORDS).min(wire::MESSAGE_BYTES_MAX)
+}
+
 fn serve(
     control: TcpListener,
     tls: Option<ServerTls>,
     service: Service,
     token: Token,
     lease: Duration,
+    decoded_bytes_max: usize,
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
     control.set_nonblocking(true).map_err(Refusal::failed)?;
     let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
     let incoming =
         TcpListenerStream::new(listener).filter_map(move |accepted| counted::admit(accepted, tls.as_ref()));
     let bonfire = BonfireServer::new(service)
-        .max_decoding_message_size(wire::MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(decoded_bytes_max)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
     let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
     let server = wire::transport::server(lease).add_service(guarded);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use tracker::{EventRecord, RunRecord, RunStatus};
+use wire::convert::{DEVICE_BYTES_MAX, cut};
 use wire::proto::EventStatus;
 
 use crate::display::duration;
@@ -18,6 +19,36 @@ pub(crate) const LOST: &str = "lost";
 const EVENTS: usize = 20;
 /// And so many of them to people.
 const EVENTS_SHOWN: usize = 8;
+
+/// Bytes of a text in an answer: what a person reads of it at once.
+const TEXT_BYTES_MAX: usize = 1 << 10;
+/// Metrics of an answer: three for each of a thousand labels. Longer names, which are labels of the data, are left out.
+const METRICS_MAX: usize = 4_096;
+const METRIC_NAME_BYTES_MAX: usize = 256;
+/// Members of an answer: as many as a view can have.
+const MEMBERS_MAX: usize = wire::convert::MEMBERS_MAX;
+
+/// Whatever happened, an answer fits what its reader takes in ([`wire::MESSAGE_BYTES_MAX`], and tonic's 4 MiB).
+pub(crate) fn bounded(mut report: StatusReport) -> StatusReport {
+    let keeps = |name: &str| name.len() <= METRIC_NAME_BYTES_MAX;
+    report.metrics.retain(|name, _| keeps(name));
+    if report.metrics.len() > METRICS_MAX {
+        // Those of no label first.
+        let mut names: Vec<String> = report.metrics.keys().cloned().collect();
+        names.sort_by_key(|name| (!is_headline(name), name.clone()));
+        names.iter().skip(METRICS_MAX).for_each(|name| _ = report.metrics.remove(name));
+    }
+    report.members.truncate(MEMBERS_MAX);
+    let members = report.members.iter_mut().flat_map(|member| [&mut member.name, &mut member.device]);
+    for text in members {
+        *text = cut(std::mem::take(text), DEVICE_BYTES_MAX);
+    }
+    let events = report.events.iter_mut().map(|event| &mut event.text);
+    for text in events.chain([&mut report.waiting_for, &mut report.message]) {
+        *text = cut(std::mem::take(text), TEXT_BYTES_MAX);
+    }
+    report
+}
 
 /// The last events of a record.
 pub(crate) fn last_events(events: &[EventRecord]) -> Vec<EventStatus> {
@@ -177,4 +208,35 @@ pub(crate) fn to_json(report: &StatusReport) -> String {
         "waiting_seconds": report.waiting_seconds, "newest_version": report.newest_version, "events": events,
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::proto::MemberStatus;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_fits_whatever_happened() {
+        let long = "x".repeat(1 << 20);
+        let words = "x".repeat(2_000);
+        let member = MemberStatus { name: words.clone(), device: words, ..MemberStatus::default() };
+        let event = EventStatus { text: long.clone(), ..EventStatus::default() };
+        let named = |key: usize| (format!("validation/recall/{key}"), 0.5);
+        let mut metrics: std::collections::HashMap<_, _> = (0..20_000).map(named).collect();
+        metrics.extend([("validation/loss".to_owned(), 1.0), (long.clone(), 1.0)]);
+        let report = bounded(StatusReport {
+            metrics,
+            members: vec![member; 5_000],
+            waiting_for: long.clone(),
+            events: vec![event; EVENTS],
+            message: long,
+            ..StatusReport::default()
+        });
+        let bytes = wire::encoded_bytes(&report);
+        assert!(bytes < 4 << 20, "{bytes} bytes");
+        assert_eq!(report.metrics.len(), METRICS_MAX);
+        assert!(report.metrics.contains_key("validation/loss"));
+        assert!(report.waiting_for.ends_with("..."));
+    }
 }

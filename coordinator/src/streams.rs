@@ -1,9 +1,10 @@
 //! What flows over a call for long: a worker's messages, an upload, a download. Each wait has an end, which says for whom.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
@@ -19,6 +20,24 @@ use crate::uploads::{Claim, Ticket, Written};
 
 /// Chunks that may wait for the disk or the network.
 pub(crate) const CHUNKS_MAX: usize = 4;
+
+/// Bytes of messages from all streams together that may wait for the driver: it takes one in within microseconds, so only
+/// a flood waits, and that waits in its own sockets.
+pub(crate) const INBOX_BYTES_MAX: usize = 32 << 20;
+/// The room is counted in units of so many bytes; no message is free.
+const ROOM_UNIT_BYTES: usize = 64;
+
+/// Room for messages that wait for the driver.
+pub(crate) fn inbox_room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(INBOX_BYTES_MAX / ROOM_UNIT_BYTES))
+}
+
+/// Waits for room for a message; it is free again when the driver has taken the message in.
+async fn take_room(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let units = (bytes.min(INBOX_BYTES_MAX) / ROOM_UNIT_BYTES).max(1);
+    // It is never closed.
+    room.clone().acquire_many_owned(units as u32).await.ok()
+}
 
 /// How long the other side, and the disk, may take.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +61,7 @@ pub(crate) async fn listen(
     connection: u64,
     mut stream: impl Stream<Item = Result<FromWorker, Status>> + Unpin,
     triggers: mpsc::Sender<Trigger>,
+    room: Arc<Semaphore>,
     patience: Patience,
 ) {
     let mut instance = None;
@@ -57,6 +77,7 @@ pub(crate) async fn listen(
         };
         match message {
             Some(Ok(mut message)) => {
+                let bytes = wire::encoded_bytes(&message);
                 if let Some(told) = Told::of(&mut message, &mut instance) {
                     // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
                     let _ = triggers.try_send(Trigger::Told(told));
@@ -66,7 +87,9 @@ pub(crate) async fn listen(
                         if matches!(message, protocol::messages::FromWorker::Join(_)) {
                             until = None;
                         }
-                        if triggers.send(Trigger::Message { connection, message }).await.is_err() {
+                        let room = take_room(&room, bytes).await;
+                        let trigger = Trigger::Message { connection, message, room };
+                        if triggers.send(trigger).await.is_err() {
                             return;
                         }
                     }

@@ -2,17 +2,24 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Child;
 use std::time::Duration;
 
+use protocol::ids::{MemberId, MemberKey, RunId};
 use sim::real::listening;
 use support::{Place, steps_committed, until, wait, while_stopped, workers_of};
 use tokio_stream::StreamExt;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use wire::auth::Bearer;
+use wire::handshake;
 use wire::proto::bonfire_client::BonfireClient;
-use wire::proto::{FromWorker, Join, Prepared, Task, from_worker, to_worker};
+use wire::proto::{
+    FromWorker, Join, Prepared, Task, UploadBegin, UploadChunk, from_worker, to_worker, upload_chunk,
+};
+use wire::stream::DataStream;
 use wire::token::Token;
 
 /// Short enough to be waited for, with workers that may be stopped for as long as something is done to it.
@@ -105,20 +112,28 @@ fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
     drop(crowd);
 }
 
-/// What the coordinator answers to a stream that begins like this, before it ends.
-fn answer(place: &Place, first: from_worker::Message) -> Option<to_worker::Message> {
+type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
+
+/// Asks the coordinator something as whoever knows the run's token.
+fn calling<T>(place: &Place, ask: impl AsyncFnOnce(Client) -> T) -> T {
     let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
     let url = address(place);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let asked = async {
         let channel = wire::transport::endpoint(&url).expect("a URL").connect().await.expect("connected");
-        let mut client = BonfireClient::with_interceptor(channel, Bearer::new(&token));
+        ask(BonfireClient::with_interceptor(channel, Bearer::new(&token))).await
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(40), asked).await.expect("in time") })
+}
+
+/// What the coordinator answers to a stream that begins like this, before it ends.
+fn answer(place: &Place, first: from_worker::Message) -> Option<to_worker::Message> {
+    calling(place, async |mut client| {
         let said = FromWorker { message: Some(first) };
         let stream = tokio_stream::iter([said]).chain(tokio_stream::pending());
         let mut answers = client.session(stream).await.expect("a stream").into_inner();
         answers.message().await.ok().flatten().and_then(|answer| answer.message)
-    };
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(40), asked).await.expect("in time") })
+    })
 }
 
 fn refusal(place: &Place, join: Join) -> String {
@@ -129,6 +144,67 @@ fn refusal(place: &Place, join: Join) -> String {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Data connections of somebody who knows the run's token and no member's key, on the run's data port: why each is refused.
+fn claims(place: &Place, coordinator: u32, ids: std::ops::Range<u64>) -> Vec<String> {
+    let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
+    let uuid = place.record("small")["id"].as_str().expect("an id").replace('-', "");
+    let run = RunId(u128::from_str_radix(&uuid, 16).expect("a UUID").to_be_bytes());
+    let claim = |port: u16, id| {
+        let mut stream = DataStream::plain(TcpStream::connect(("127.0.0.1", port)).expect("connected"));
+        let (member, key) = (MemberId(1 << 32 | id), MemberKey([7; 32]));
+        handshake::connect(&mut stream, &token, run, (member, &key)).expect_err("refused")
+    };
+    let is_data = |port: &u16| {
+        let mut magic = [0; 4];
+        let mut stream = TcpStream::connect(("127.0.0.1", *port)).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
+        stream.read_exact(&mut magic).is_ok() && magic == *b"BNFH"
+    };
+    let port = listening(coordinator).into_iter().find(is_data).expect("a data port");
+    ids.map(|id| claim(port, id).to_string()).collect()
+}
+
+/// Ids count from one, and eleven sockets that claim a few of them used to end the run and to name nobody.
+#[test]
+fn whoever_knows_the_token_can_claim_no_members_id() {
+    let place = Place::new();
+    let child = run(&place);
+    let said = while_stopped(&workers_of(child.id()), || claims(&place, child.id(), 1..12));
+    for why in &said {
+        assert!(why.contains("not the key of the member") || why.contains("no member of the run"), "{why}");
+    }
+    let members = said.iter().filter(|why| why.contains("not the key")).count();
+    assert!(members >= 2, "both workers' ids are among the eleven: {said:?}");
+    is_unharmed(&place, child);
+    let warned: u64 = place.record("small")["events"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| {
+            event["text"].as_str().is_some_and(|text| text.contains("127.0.0.1 was refused: it knows"))
+        })
+        .map(|event| event["repeated"].as_u64().unwrap_or(0) + 1)
+        .sum();
+    assert_eq!(warned, 11, "{:#}", place.record("small")["events"]);
+}
+
+#[test]
+fn an_upload_in_a_members_name_is_refused() {
+    let place = Place::new();
+    let child = run(&place);
+    let uuid = place.record("small")["id"].as_str().expect("an id").replace('-', "");
+    let run = u128::from_str_radix(&uuid, 16).expect("a UUID").to_be_bytes().to_vec();
+    let begin = UploadBegin { run, member: 1 << 32 | 1, kind: 1, step: 50, proof: vec![0; 32] };
+    let refused = while_stopped(&workers_of(child.id()), || {
+        calling(&place, async |mut client| {
+            let chunk = UploadChunk { part: Some(upload_chunk::Part::Begin(begin.clone())) };
+            client.upload(tokio_stream::iter([chunk])).await.expect_err("refused")
+        })
+    });
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused:?}");
+    is_unharmed(&place, child);
 }
 
 /// A stream that never joined says how long its gradient is: nobody sums slices of that length.

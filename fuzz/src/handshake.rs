@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use protocol::ids::{MemberId, RunId};
+use protocol::ids::{MemberId, MemberKey, RunId};
 use wire::handshake;
 use wire::stream::DataStream;
 use wire::token::Token;
@@ -13,7 +13,7 @@ use wire::token::Token;
 /// The first byte chooses the side that listens. No stranger gets through, and none may panic or hold up whoever listens.
 pub fn run(data: &[u8]) {
     let Some((side, data)) = data.split_first() else { return };
-    let token = Token::parse(&"07".repeat(32)).expect("a token");
+    let (token, key) = (Token::parse(&"07".repeat(32)).expect("a token"), MemberKey([9; 32]));
     // Both ends in this process; unlike TCP's, these leave no port behind.
     let (own, mut stranger) = UnixStream::pair().expect("sockets");
     // Shorter than what the socket holds, so this never waits.
@@ -22,8 +22,8 @@ pub fn run(data: &[u8]) {
     stranger.shutdown(Shutdown::Write).expect("shut down");
     let mut own = DataStream::plain(TcpStream::from(OwnedFd::from(own)));
     let admitted = match side % 2 {
-        0 => handshake::accept(&mut own, &token, RunId([1; 16])).map(drop),
-        _ => handshake::connect(&mut own, &token, RunId([1; 16]), MemberId(1)),
+        0 => handshake::accept(&mut own, &token, RunId([1; 16]), |_| Some(key.clone())).map(drop),
+        _ => handshake::connect(&mut own, &token, RunId([1; 16]), (MemberId(1), &key)),
     };
     let refused = admitted.expect_err("a stranger has no token").to_string();
     assert!(refused.len() < 4096 && !refused.contains(|c: char| c.is_control()), "{refused:?}");

@@ -12,6 +12,17 @@ pub struct ViewId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MemberId(pub u64);
 
+/// What proves that a data connection or an upload is a member's own. It belongs to the membership and dies with it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct MemberKey(pub [u8; 32]);
+
+impl std::fmt::Debug for MemberKey {
+    /// A secret is in no log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemberKey(...)")
+    }
+}
+
 /// Which half of the work a message speaks of.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Phase {

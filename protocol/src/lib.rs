@@ -27,7 +27,7 @@ pub mod worker;
 pub type Millis = u64;
 
 /// Version of the control and data planes; peers of another version are refused at Join.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The release that a program is of. Programs of one protocol version work together; of two releases people are told.
 pub const BUILD: &str = concat!("bonfire ", env!("CARGO_PKG_VERSION"));

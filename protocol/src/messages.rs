@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use crate::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use crate::journal::CommitRecord;
 
 /// What a worker says first on its control stream.
@@ -341,4 +341,6 @@ pub struct Welcome {
     pub data_port: u16,
     /// How often a heartbeat is expected.
     pub heartbeat_ms: u64,
+    /// What the member proves itself with. Empty as the machine says it: the driver draws it.
+    pub key: MemberKey,
 }

@@ -175,6 +175,22 @@ impl Reducer {
         self.lowest_open
     }
 
+    /// Whose partial the lowest open slice misses: where all sums are there, nothing but these keeps the step from being
+    /// reduced, as whoever waits for others is held back at a later slice.
+    #[must_use]
+    pub fn behind(&self) -> Vec<MemberId> {
+        let open = self.slices.get(self.lowest_open as usize);
+        let is_there =
+            |slice: &Slice, part: usize| slice.partials.get(part).is_some_and(|held| !held.is_empty());
+        let mut members: Vec<MemberId> = open.map_or_else(Vec::new, |slice| {
+            let missing = (0..self.parts.len()).filter(|part| !is_there(slice, *part));
+            missing.map(|part| self.parts[part].member).collect()
+        });
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
     /// Ends the step, whole or not, and gives back its buffers.
     pub fn into_buffers(self) -> impl Iterator<Item = Vec<f32>> {
         let held = self.slices.into_iter().flat_map(|slice| slice.partials).chain([self.spare]);

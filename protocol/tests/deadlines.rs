@@ -240,6 +240,41 @@ fn a_step_that_nobody_gets_ready_with_is_not_tried_for_ever() {
     assert!(outcome.message.contains("w, w-2 to be ready with step 1 and gave up"), "{}", outcome.message);
 }
 
+/// A member says its sums and keeps its gradient back: all have computed and nobody can be ready, and it is known why.
+#[test]
+fn a_member_that_withholds_its_gradient_is_put_out_by_name() {
+    let (mut table, view) = Table::working(run_plan(3));
+    let key = StepKey { view: view.id, step: 1, phase: Phase::Train };
+    view.members.iter().for_each(|info| table.handle(Event::Computed { member: info.member, key }));
+    let members = vec![view.members[1].member];
+    table.handle(Event::Behind { key: StepKey { step: 9, ..key }, members: vec![view.members[0].member] });
+    table.handle(Event::Behind { key, members });
+    wait_for(&mut table, &[0, 1, 2], 61_000);
+    let evicted = |connection| {
+        let sent = table.sent(connection).into_iter();
+        sent.filter(|message| matches!(message, ToWorker::Evicted { .. })).cloned().collect::<Vec<_>>()
+    };
+    let [ToWorker::Evicted { reason, forget: false }] = &evicted(1)[..] else { panic!("{:?}", evicted(1)) };
+    assert!(reason.contains("not sent its gradient within 60000 ms"), "{reason}");
+    assert!(evicted(0).is_empty() && evicted(2).is_empty());
+    let view = table.last_view(0);
+    assert_eq!((view.members.len(), view.step), (2, 1));
+}
+
+/// Whoever sends what nobody sends who follows the protocol is put out at once, and the others go on.
+#[test]
+fn a_member_that_breaks_the_protocol_is_put_out_at_once() {
+    let (mut table, view) = Table::working(run_plan(3));
+    let what = "it sent a part of step 9, where step 1 is due".to_owned();
+    table.handle(Event::ProtocolBroken { member: view.members[1].member, what });
+    let refused = table.sent(1).into_iter().any(
+        |message| matches!(message, ToWorker::Refused(failure) if failure.code == 4 && failure.message.contains("step 9")),
+    );
+    assert!(refused, "{:?}", table.sent(1));
+    let view = table.last_view(0);
+    assert_eq!((view.members.len(), view.step), (2, 1));
+}
+
 /// Packets to one member are lost without a word: what it sends still arrives, and its control stream is whole.
 #[test]
 fn a_member_that_the_reduced_gradient_doesnt_reach_is_put_out() {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use protocol::PROTOCOL_VERSION;
 use protocol::coordinator::{self, CheckpointEvery, Coordinator, OnNan, RunPlan};
 use protocol::history::History;
-use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
     UpdateScalars, UploadKind, Verdict, View, Welcome,
@@ -145,6 +145,8 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
         1 => Just(Event::CheckpointRequested),
         1 => (0u64..8, key()).prop_map(|(id, key)| Event::Computed { member: MemberId(1 << 32 | id), key }),
         1 => (0u64..8).prop_map(move |id| Event::DataPlaneLost { member: MemberId(1 << 32 | id), reason: reason() }),
+        1 => (0u64..8, key()).prop_map(|(id, key)| Event::Behind { key, members: vec![MemberId(1 << 32 | id)] }),
+        1 => (0u64..8).prop_map(move |id| Event::ProtocolBroken { member: MemberId(1 << 32 | id), what: reason() }),
         1 => any::<u64>().prop_map(move |id| Event::DataPlaneLost { member: MemberId(id), reason: reason() }),
         1 => Just(Event::LaunchFailed { code: 2, reason: reason() }),
         2 => Just(Event::Tick),
@@ -299,6 +301,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
         data_plan: String::new(),
         data_port: 0,
         heartbeat_ms: 0,
+        key: MemberKey::default(),
     };
     prop_oneof![
         3 => Just(ToWorker::Welcome(welcome)),

@@ -1,7 +1,7 @@
 //! The worker's machine, one phase at a time.
 
 use protocol::PROTOCOL_VERSION;
-use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, ReduceAt, Timings, ToWorker,
     UpdateScalars, Verdict, View, Welcome,
@@ -39,6 +39,7 @@ fn welcome(member: MemberId) -> Welcome {
         data_plan: String::new(),
         data_port: 0,
         heartbeat_ms: 2_500,
+        key: MemberKey::default(),
     }
 }
 

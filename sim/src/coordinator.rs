@@ -161,6 +161,11 @@ impl World<'_> {
             }
             Up::Connected(member) => {
                 let Some(node) = &mut self.coordinator else { return Ok(()) };
+                // Only those whom this coordinator has admitted have keys that it knows.
+                if !node.here.contains_key(&member) {
+                    self.hang_up(worker, generation);
+                    return Ok(());
+                }
                 for frame in node.summing.connected(connection, member) {
                     self.send_down(worker, Plane::Data, generation, Down::Frame(frame));
                 }
@@ -201,15 +206,20 @@ impl World<'_> {
         }
     }
 
+    /// Closes a data connection from the coordinator's end.
+    fn hang_up(&mut self, worker: usize, generation: usize) {
+        self.send_down(worker, Plane::Data, generation, Down::Closed);
+        if let Some(link) = self.workers[worker].link(Plane::Data, generation) {
+            link.close();
+        }
+    }
+
     fn on_frame(&mut self, connection: Connection, frame: FromMember) -> Finding {
         let (worker, generation) = connection;
         let is_slice = matches!(frame, FromMember::Slice { .. });
         if self.corrupt_frames > 0 && is_slice {
             self.corrupt_frames -= 1;
-            self.send_down(worker, Plane::Data, generation, Down::Closed);
-            if let Some(link) = self.workers[worker].link(Plane::Data, generation) {
-                link.close();
-            }
+            self.hang_up(worker, generation);
             return self.on_ended(
                 worker,
                 Plane::Data,
@@ -219,7 +229,20 @@ impl World<'_> {
         }
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         let Some(member) = node.summing.member(connection) else { return Ok(()) };
+        if !node.here.contains_key(&member) {
+            return Ok(()); // Its connection is closed with its membership.
+        }
         let key = frame.address().0;
+        if self.ahead == Some(worker) {
+            self.ahead = None;
+            node.summing.gone(connection);
+            self.hang_up(worker, generation);
+            let what = format!("it sent a part of step {}, where {} is due", key.step + 1_000, key.step);
+            return self.handle_coordinator(Event::ProtocolBroken { member, what });
+        }
+        if node.summing.is_early(key) {
+            return Err(format!("worker {worker} sent a part of {key:?}, which hasn't begun"));
+        }
         let answer = node.summing.insert(member, frame)?;
         if !is_slice {
             self.handle_coordinator(Event::Computed { member, key })?;
@@ -279,7 +302,7 @@ impl World<'_> {
             Output::OpenView(view) => self.open_view(view),
             Output::Committed(committed) => {
                 if let Some(node) = &mut self.coordinator {
-                    node.summing.on_committed(committed.key);
+                    node.summing.on_committed(committed.key, committed.next);
                 }
             }
             Output::Finished(outcome) => {

@@ -109,6 +109,8 @@ pub enum Chaos {
     OtherNumerics,
     /// So many frames of the data plane arrive corrupt; whoever finds one drops the connection.
     CorruptFrames(u32),
+    /// The next frame of a worker is of a step that hasn't begun: it is put out for it.
+    Ahead(usize),
     /// Old messages come once more.
     Stale,
     /// The last message of every member and the last one to it come once more.
@@ -180,6 +182,7 @@ impl Chaos {
             Self::KillWorker(worker)
             | Self::BreakControl(worker)
             | Self::BreakData(worker)
+            | Self::Ahead(worker)
             | Self::PauseWorker(worker, _)
             | Self::HangWorker(worker, _)
             | Self::Leave(worker)

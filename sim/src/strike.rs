@@ -107,6 +107,7 @@ impl World<'_> {
             Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
             Chaos::Joiners(count) => (0..count).for_each(|_| self.start_worker(None)),
             Chaos::CorruptFrames(count) => self.corrupt_frames = count,
+            Chaos::Ahead(worker) => self.ahead = Some(worker),
             Chaos::Stale => self.send_stale(),
             Chaos::Duplicates => self.send_duplicates(),
             Chaos::FlipBit { worker, at, bit } => {

@@ -23,6 +23,8 @@ pub(crate) struct Summing {
     elements: usize,
     view: Option<View>,
     committed: Option<StepKey>,
+    /// What members may send parts of.
+    due: Option<StepKey>,
     reducer: Option<Reducer>,
     /// Every connection's member.
     members: BTreeMap<Connection, MemberId>,
@@ -51,6 +53,7 @@ impl Summing {
             elements: scenario.toy.elements,
             view: None,
             committed: None,
+            due: None,
             reducer: None,
             members: BTreeMap::new(),
             writers: BTreeMap::new(),
@@ -65,11 +68,18 @@ impl Summing {
         self.end_step();
         self.unsent.clear();
         self.writers.retain(|member, _| view.members.iter().any(|info| info.member == *member));
+        self.due = Some(StepKey { view: view.id, step: view.step, phase: view.phase });
         self.view = Some(view);
     }
 
+    /// Whether a part of this step can come from nobody who follows the protocol.
+    pub(crate) fn is_early(&self, key: StepKey) -> bool {
+        self.due.is_none_or(|due| key > due)
+    }
+
     /// The step is history: what comes of it now is dropped.
-    pub(crate) fn on_committed(&mut self, key: StepKey) {
+    pub(crate) fn on_committed(&mut self, key: StepKey, next: Option<StepKey>) {
+        self.due = Some(next.unwrap_or(key));
         self.committed = self.committed.max(Some(key));
         self.end_step();
     }

@@ -74,6 +74,8 @@ pub struct World<'a> {
     pub(crate) archive: Archive,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) corrupt_frames: u32,
+    /// Whose next frame is of a step that hasn't begun.
+    pub(crate) ahead: Option<usize>,
     /// The value and the bit that flips at the next donor.
     pub(crate) donor_flip: Option<(usize, u8)>,
     pub(crate) cuts: Cuts,
@@ -135,6 +137,7 @@ impl<'a> World<'a> {
             archive: Archive::default(),
             outcome: None,
             corrupt_frames: 0,
+            ahead: None,
             donor_flip: None,
             cuts: Cuts::default(),
             attempts: 0,
@@ -257,6 +260,7 @@ impl<'a> World<'a> {
         self.coordinator = None;
         self.outcome = None;
         self.corrupt_frames = 0;
+        self.ahead = None;
         self.donor_flip = None;
         self.cuts.clear();
         self.coordinator_leap = 0;

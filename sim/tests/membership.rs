@@ -181,6 +181,20 @@ fn a_member_that_hears_of_a_break_after_the_next_view_joins_again() {
     assert!(broken > 20, "only {broken} connections broke");
 }
 
+/// A member that sends a part of a step that hasn't begun is put out at once, alone, and the run ends as any other.
+#[test]
+fn a_member_that_is_ahead_is_put_out() {
+    let mut put_out = 0;
+    for at in 80..140 {
+        let scenario = scenario(at);
+        let world = completed(&scenario, &Life::supervised(3, &[(at, Chaos::Ahead(1))]), None);
+        let left = &world.told().left;
+        put_out += left.iter().filter(|reason| reason.contains("broke the protocol")).count();
+        assert!(left.iter().all(|reason| !reason.contains("has not computed")), "at {at}: {left:?}");
+    }
+    assert!(put_out > 20, "only {put_out} were put out");
+}
+
 #[test]
 fn a_partition_of_one_way_or_both_is_survived() {
     let scenario = scenario(8);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use prost::Message;
-use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord, encode};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
@@ -158,6 +158,7 @@ fn messages() -> Seeds {
         data_plan: "{}".to_owned(),
         data_port: 7000,
         heartbeat_ms: 1000,
+        key: MemberKey([5; 32]),
     };
     let made =
         Commit { key: KEY, verdict: Verdict::Apply, hash: 7, scalars: SCALARS, next: NEXT, applied: 1 };
@@ -222,7 +223,7 @@ fn frames() -> Seeds {
 
 fn handshakes() -> Seeds {
     let prefix = [&b"BNFH"[..], &wire::handshake::VERSION.to_le_bytes()].concat();
-    let hello = [&prefix[..], &[1; 16], &1u64.to_le_bytes(), &[2; 32], &[3; 32]].concat();
+    let hello = [&prefix[..], &[1; 16], &1u64.to_le_bytes(), &[2; 32], &[3; 32], &[4; 32]].concat();
     let agreed = [&prefix[..], &[2; 32], &[0; 4], &[3; 32]].concat();
     let refusal = [&prefix[..], &[2; 32], &15u32.to_le_bytes(), b"\x1b[31manother run"].concat();
     let other_version = b"BNFH\xff\0\0\0".to_vec();

@@ -1,6 +1,7 @@
 //! What a worker says of itself beside the protocol, in messages that go anyway: its machine in Join, what it measured of
 //! it in Heartbeat. It is for people and decides nothing, so what is wrong with it is left out and nobody is refused for it.
 
+use crate::convert::cut;
 use crate::proto;
 
 /// Readings of a heartbeat at most: a machine with sixteen cards.
@@ -9,8 +10,9 @@ pub const READINGS_MAX: usize = 128;
 const NAME_MAX: usize = 64;
 /// Bytes of a text about a machine at most.
 const TEXT_MAX: usize = 512;
-/// Features of a CPU at most.
+/// Features of a CPU at most, and bytes of the name of one: a run's record keeps the machines of a thousand workers.
 const FEATURES_MAX: usize = 64;
+const FEATURE_BYTES_MAX: usize = 32;
 
 /// What was said.
 #[derive(Clone, PartialEq, Debug)]
@@ -76,11 +78,13 @@ fn bounded(mut machine: proto::Machine) -> proto::Machine {
         &mut machine.driver,
         &mut machine.program,
     ];
-    for text in texts.into_iter().chain(&mut machine.cpu_features) {
-        if text.len() > TEXT_MAX {
-            *text = text.chars().take(TEXT_MAX / 4).collect();
-        }
+    for text in texts {
+        *text = cut(std::mem::take(text), TEXT_MAX);
     }
+    for feature in &mut machine.cpu_features {
+        *feature = cut(std::mem::take(feature), FEATURE_BYTES_MAX);
+    }
+    machine.cpu_features.shrink_to_fit();
     machine
 }
 

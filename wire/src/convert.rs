@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{self, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
@@ -19,8 +19,15 @@ pub const TASKS_MAX: usize = 256;
 pub const SUMS_MAX: usize = 1_000_003;
 /// Ranges of microbatches that one member may have: more than any step has microbatches.
 pub const RANGES_MAX: usize = 1 << 16;
-/// Characters of a name or reason at most.
+/// Bytes of a text of the coordinator's at most.
 pub const TEXT_MAX: usize = 64 << 10;
+/// Bytes of a worker's name, of a task's, of a release's at most: what is longer is cut, as a name is for people.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of a device's description at most: a card's name and its driver's.
+pub const DEVICE_BYTES_MAX: usize = 256;
+/// Bytes of a worker's reason at most: an error with its causes, and no more than a screen. The run's record and its log
+/// keep it, as often as a worker cares to fail.
+pub const REASON_BYTES_MAX: usize = 4 << 10;
 
 /// A message that can't be understood.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -51,6 +58,19 @@ fn bounded(message: &'static str, count: usize, most: usize) -> Result<(), BadMe
 fn text(message: &'static str, value: String) -> Result<String, BadMessage> {
     bounded(message, value.len(), TEXT_MAX)?;
     Ok(value)
+}
+
+/// A worker's text, for people: the beginning of one that is too long, and "...".
+#[must_use]
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    const ELLIPSIS: &str = "...";
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(ELLIPSIS.len())));
+        text.push_str(ELLIPSIS);
+        // A peer's megabyte is not kept behind it.
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// The message of a worker, for the wire.
@@ -103,12 +123,15 @@ pub fn from_worker_in(message: proto::FromWorker) -> Result<FromWorker, BadMessa
         M::Ready(ready) => FromWorker::Ready(ready_in(ready)?),
         M::Applied(applied) => FromWorker::Applied { step: applied.step, state_check: applied.state_check },
         M::Heartbeat(_) => FromWorker::Heartbeat,
-        M::Leaving(leaving) => FromWorker::Leaving { reason: text("Leaving.reason", leaving.reason)? },
-        M::Failed(failure) => FromWorker::Failed(failure_in(failure)?),
+        M::Leaving(leaving) => FromWorker::Leaving { reason: cut(leaving.reason, REASON_BYTES_MAX) },
+        M::Failed(failure) => {
+            let failure = failure_in(failure)?;
+            FromWorker::Failed(Failure { message: cut(failure.message, REASON_BYTES_MAX), ..failure })
+        }
         M::NotUploaded(upload) => FromWorker::NotUploaded {
             kind: upload_kind_in("NotUploaded.kind", upload.kind)?,
             step: upload.step,
-            reason: text("NotUploaded.reason", upload.reason)?,
+            reason: cut(upload.reason, REASON_BYTES_MAX),
         },
     })
 }
@@ -163,15 +186,11 @@ fn join_in(join: proto::Join) -> Result<Join, BadMessage> {
     bounded("Join.tasks", join.tasks.len(), TASKS_MAX)?;
     Ok(Join {
         protocol_version: join.protocol_version,
-        tasks: join
-            .tasks
-            .into_iter()
-            .map(|task| Ok((text("Task.name", task.name)?, task.schema)))
-            .collect::<Result<_, BadMessage>>()?,
+        tasks: join.tasks.into_iter().map(|task| (cut(task.name, NAME_BYTES_MAX), task.schema)).collect(),
         fingerprint: fixed("Join.fingerprint", &join.fingerprint)?,
-        build: text("Join.build", join.build)?,
-        name: text("Join.name", join.name)?,
-        device: text("Join.device", join.device)?,
+        build: cut(join.build, NAME_BYTES_MAX),
+        name: cut(join.name, NAME_BYTES_MAX),
+        device: cut(join.device, DEVICE_BYTES_MAX),
         slot: join.slot,
         pid: join.pid,
         instance: join.instance,
@@ -211,7 +230,7 @@ fn failure_in(failure: proto::Failure) -> Result<Failure, BadMessage> {
     if code == 0 {
         return bad("Failure.code", "is 0, which is no failure");
     }
-    Ok(Failure { code, message: text("Failure.message", failure.message)? })
+    Ok(Failure { code, message: cut(failure.message, TEXT_MAX) })
 }
 
 fn key_out(key: StepKey) -> proto::StepKey {
@@ -280,6 +299,7 @@ pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
             data_plan: welcome.data_plan,
             data_port: u32::from(welcome.data_port),
             heartbeat_ms: welcome.heartbeat_ms,
+            key: welcome.key.0.to_vec(),
         }),
         ToWorker::Refused(failure) => M::Refused(failure_out(failure)),
         ToWorker::Evicted { reason, forget } => M::Evicted(proto::Evicted { reason, forget }),
@@ -354,6 +374,7 @@ fn welcome_in(welcome: proto::Welcome) -> Result<Welcome, BadMessage> {
         data_plan: welcome.data_plan,
         data_port,
         heartbeat_ms: welcome.heartbeat_ms,
+        key: MemberKey(fixed("Welcome.key", &welcome.key)?),
     })
 }
 

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::time::Duration;
 
 use protocol::ids::{Phase, StepKey, ViewId};
+use protocol::reduce::BLOCK;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::stream::DataStream;
@@ -22,6 +23,8 @@ pub const HEADER_BYTES: usize = 48;
 pub const BODY_FLOATS_MAX: usize = 1 << 20;
 /// Bytes of a tail at most: the confusion matrix of a thousand labels in f64, with room for a presence bitmap.
 pub const TAIL_BYTES_MAX: usize = 9 << 20;
+/// A tail is read in parts of so many bytes: many times what one has that is no confusion matrix.
+const TAIL_PART_BYTES: usize = 64 << 10;
 
 /// "BNF1".
 const MAGIC: u32 = 0x3146_4e42;
@@ -167,10 +170,27 @@ impl Header {
         if matches!(kind, Kind::PartialSums | Kind::ReducedSums) && header.floats > 0 {
             return Err(format!("is a {kind:?} frame with {} f32, which has none", header.floats));
         }
+        let expected = block_tail_bytes(kind, header.floats as usize);
+        if expected.is_some_and(|expected| expected != header.tail_bytes as usize) {
+            let (tail, floats) = (header.tail_bytes, header.floats);
+            return Err(format!(
+                "is a {kind:?} frame of {floats} f32 with a tail of {tail} bytes, which doesn't fit"
+            ));
+        }
         if phase == Phase::Train && header.key.step == 0 {
             return Err("is of training step 0; steps count from 1".to_owned());
         }
         Ok((header, u64_at(40)))
+    }
+}
+
+/// Bytes of the tail that a frame of so many f32 has; `None` where that is not known from its header.
+fn block_tail_bytes(kind: Kind, floats: usize) -> Option<usize> {
+    let blocks = floats.div_ceil(BLOCK);
+    match kind {
+        Kind::Partial => Some(blocks * size_of::<u64>()),
+        Kind::Slice => Some(blocks * 2 * size_of::<u64>()),
+        Kind::PartialSums | Kind::ReducedSums => None,
     }
 }
 
@@ -239,11 +259,27 @@ impl<S: Read> FrameStream<S> {
     /// # Errors
     /// When the connection ends, breaks, or the frame is bad.
     pub fn read_header(&mut self, tail: &mut Vec<u8>) -> Result<Header, FrameError> {
+        self.read_header_within(tail, || TAIL_BYTES_MAX)
+    }
+
+    /// The same, of a peer that may promise more than it has a use for: `tail_bytes_max` says, once the header is here,
+    /// how long its tail may be.
+    ///
+    /// # Errors
+    /// As [`Self::read_header`].
+    pub fn read_header_within(
+        &mut self,
+        tail: &mut Vec<u8>,
+        tail_bytes_max: impl FnOnce() -> usize,
+    ) -> Result<Header, FrameError> {
         let mut bytes = [0; HEADER_BYTES];
         self.read_first(&mut bytes)?;
         let (header, expected) = Header::decode(&bytes).map_err(|problem| self.bad(problem))?;
-        tail.resize(header.tail_bytes as usize, 0);
-        self.read_all(tail)?;
+        let (length, most) = (header.tail_bytes as usize, tail_bytes_max());
+        if length > most {
+            return Err(self.bad(format!("has a tail of {length} bytes, at most {most} in this run")));
+        }
+        self.read_tail(tail, length)?;
         traffic::RECEIVED.add(HEADER_BYTES + tail.len());
         if checksum(&bytes[..40], tail) != expected {
             return Err(self.bad("its checksum is wrong: damaged on the way"));
@@ -258,6 +294,20 @@ impl<S: Read> FrameStream<S> {
     pub fn read_body(&mut self, body: &mut [f32]) -> Result<(), FrameError> {
         self.read_all(bytemuck::cast_slice_mut(body))?;
         traffic::RECEIVED.add(size_of_val(body));
+        Ok(())
+    }
+
+    /// Memory comes with the bytes, and not with the promise of them.
+    fn read_tail(&mut self, tail: &mut Vec<u8>, length: usize) -> Result<(), FrameError> {
+        // What an earlier frame has needed is there.
+        tail.truncate(length);
+        let mut read = 0;
+        while read < length {
+            let part = (length - read).min(TAIL_PART_BYTES).max(tail.len() - read);
+            tail.resize(read + part, 0);
+            self.read_all(&mut tail[read..])?;
+            read += part;
+        }
         Ok(())
     }
 
@@ -314,6 +364,12 @@ impl<S: Write> FrameStream<S> {
 
 /// The sums and presence of a node, as the tail of a sums frame.
 pub mod sums {
+    /// Bytes of a tail of so many sums and bytes of presence.
+    #[must_use]
+    pub fn tail_bytes(sums: usize, presence: usize) -> usize {
+        sums.saturating_mul(8).saturating_add(4).saturating_add(presence)
+    }
+
     /// Writes `sums` and `presence` into a reused tail.
     pub fn encode(sums: &[f64], presence: &[u8], tail: &mut Vec<u8>) {
         tail.clear();

@@ -1,19 +1,23 @@
-//! How a data connection begins: both sides prove that they know the run's token, which itself never crosses this
-//! socket. Each sends a nonce, and the proof of either covers both nonces, so no proof serves twice or for the other
-//! side. Where the connection is under TLS, it covers what only the two ends of this session know too: a proof that somebody in
-//! between passes on proves nothing.
+//! How a data connection begins: the worker proves that it knows the run's token and the key of the member that it says
+//! it is, the coordinator that it knows both too. Neither secret crosses this socket. Each side sends a nonce, and every
+//! proof covers both nonces, so no proof serves twice or for the other side. Where the connection is under TLS, it covers
+//! what only the two ends of this session know too: a proof that somebody in between passes on proves nothing.
 //!
 //! | from | bytes |
 //! | --- | --- |
 //! | coordinator | prefix, nonce |
-//! | worker | prefix, run, member, nonce, proof |
+//! | worker | prefix, run, member, nonce, proof of the token, proof of the member's key |
 //! | coordinator | 0 and its proof, or the length of a reason, and the reason |
+//!
+//! The token has a proof of its own so that each side can say which of the two the other one lacks: whoever knows the
+//! token and not the key belongs to the run and claims to be somebody else.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{MemberId, RunId};
+use protocol::ids::{MemberId, MemberKey, RunId};
 
+use crate::identity::identity_key;
 use crate::stream::DataStream;
 use crate::token::{Token, hex};
 
@@ -21,13 +25,13 @@ use crate::token::{Token, hex};
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Version of the handshake and of the frames that follow.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 const MAGIC: [u8; 4] = *b"BNFH";
 const PREFIX_BYTES: usize = 8;
 const NONCE_BYTES: usize = 32;
-/// Prefix, run, member, nonce, proof.
-const HELLO_BYTES: usize = PREFIX_BYTES + 16 + 8 + NONCE_BYTES + 32;
+/// Prefix, run, member, nonce, two proofs.
+const HELLO_BYTES: usize = PREFIX_BYTES + 16 + 8 + NONCE_BYTES + 2 * 32;
 const REFUSAL_BYTES_MAX: usize = 1024;
 
 /// Why a data connection was not made.
@@ -69,6 +73,17 @@ pub enum HandshakeError {
     /// Another token. Its value is in no message.
     #[error("the peer of the data connection has another run token")]
     WrongToken,
+    /// Nobody is a member under this id: it never was one, or it isn't any more.
+    #[error("no member of the run has the id {0:#x} now")]
+    UnknownMember(u64),
+    /// Another member's id.
+    #[error(
+        "the peer of the data connection knows the run's token, but not the key of the member {0:#x} that it claims to be"
+    )]
+    WrongMember(u64),
+    /// The coordinator doesn't know the key that this member was given.
+    #[error("the peer of the data connection is not the coordinator that admitted this worker")]
+    WrongCoordinator,
     /// The coordinator said no.
     #[error("the coordinator refused the data connection: {0}")]
     Refused(String),
@@ -82,24 +97,29 @@ pub fn connect(
     stream: &mut DataStream,
     token: &Token,
     run: RunId,
-    member: MemberId,
+    member: (MemberId, &MemberKey),
 ) -> Result<(), HandshakeError> {
     connect_within(stream, token, run, member, DEADLINE)
 }
 
-/// The coordinator's side: who it is, once proven.
+/// The coordinator's side: who it is, once proven. `key_of` knows the keys of those who are members now.
 ///
 /// # Errors
-/// When the peer is not a member of this run; it is told why.
-pub fn accept(stream: &mut DataStream, token: &Token, run: RunId) -> Result<MemberId, HandshakeError> {
-    accept_within(stream, token, run, DEADLINE)
+/// When the peer is not a member of this run, or not the one that it claims to be; it is told why.
+pub fn accept(
+    stream: &mut DataStream,
+    token: &Token,
+    run: RunId,
+    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
+) -> Result<MemberId, HandshakeError> {
+    accept_within(stream, token, run, key_of, DEADLINE)
 }
 
 fn connect_within(
     stream: &mut DataStream,
     token: &Token,
     run: RunId,
-    member: MemberId,
+    (member, key): (MemberId, &MemberKey),
     deadline: Duration,
 ) -> Result<(), HandshakeError> {
     let binding = stream.binding()?;
@@ -116,7 +136,10 @@ fn connect_within(
     hello.extend_from_slice(&run.0);
     hello.extend_from_slice(&member.0.to_le_bytes());
     hello.extend_from_slice(&nonces.worker);
-    hello.extend_from_slice(proof(token, Side::Worker, &nonces, run, member).as_bytes());
+    let key = identity_key(token, key);
+    for secret in [token.bytes(), &key] {
+        hello.extend_from_slice(proof(secret, Side::Worker, &nonces, run, member).as_bytes());
+    }
     stream.write(&hello)?;
     let length = u32::from_le_bytes(stream.read_array()?) as usize;
     if length > 0 {
@@ -127,8 +150,8 @@ fn connect_within(
         return Err(HandshakeError::Refused(reason));
     }
     let theirs = blake3::Hash::from_bytes(stream.read_array()?);
-    if theirs != proof(token, Side::Coordinator, &nonces, run, member) {
-        return Err(HandshakeError::WrongToken);
+    if theirs != proof(&key, Side::Coordinator, &nonces, run, member) {
+        return Err(HandshakeError::WrongCoordinator);
     }
     Ok(())
 }
@@ -137,6 +160,7 @@ fn accept_within(
     stream: &mut DataStream,
     token: &Token,
     run: RunId,
+    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
     deadline: Duration,
 ) -> Result<MemberId, HandshakeError> {
     let binding = stream.binding()?;
@@ -149,8 +173,9 @@ fn accept_within(
             let found = stream.read_array()?;
             let member = MemberId(u64::from_le_bytes(stream.read_array()?));
             let nonces = Nonces { coordinator: nonce, worker: stream.read_array()?, binding };
-            let theirs = blake3::Hash::from_bytes(stream.read_array()?);
-            judge(token, run, found, member, &nonces, theirs)
+            let hello =
+                Hello { run: found, member, nonces, proofs: [stream.read_array()?, stream.read_array()?] };
+            judge(token, run, key_of, &hello).map(|own| (member, own))
         }
         Err(error) => Err(error),
     };
@@ -165,23 +190,40 @@ fn accept_within(
     judged.map(|(member, _)| member)
 }
 
-/// Who the worker is, and the coordinator's own proof for it.
+/// What a worker says.
+struct Hello {
+    run: [u8; 16],
+    member: MemberId,
+    nonces: Nonces,
+    /// Of the token, and of the member's key.
+    proofs: [[u8; 32]; 2],
+}
+
+/// The coordinator's own proof, for a worker that is who it says.
 fn judge(
     token: &Token,
     run: RunId,
-    found: [u8; 16],
-    member: MemberId,
-    nonces: &Nonces,
-    theirs: blake3::Hash,
-) -> Result<(MemberId, blake3::Hash), HandshakeError> {
-    if found != run.0 {
-        return Err(HandshakeError::OtherRun { found: hex(&found), own: hex(&run.0) });
+    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
+    hello: &Hello,
+) -> Result<blake3::Hash, HandshakeError> {
+    let Hello { run: found, member, nonces, proofs } = hello;
+    if *found != run.0 {
+        return Err(HandshakeError::OtherRun { found: hex(found), own: hex(&run.0) });
     }
     // blake3::Hash compares in constant time.
-    if theirs != proof(token, Side::Worker, nonces, run, member) {
+    let proves = |secret: &[u8; 32], theirs: [u8; 32]| {
+        blake3::Hash::from_bytes(theirs) == proof(secret, Side::Worker, nonces, run, *member)
+    };
+    if !proves(token.bytes(), proofs[0]) {
         return Err(HandshakeError::WrongToken);
     }
-    Ok((member, proof(token, Side::Coordinator, nonces, run, member)))
+    // Only whoever knows the token is told who is a member.
+    let key = key_of(*member).ok_or(HandshakeError::UnknownMember(member.0))?;
+    let key = identity_key(token, &key);
+    if !proves(&key, proofs[1]) {
+        return Err(HandshakeError::WrongMember(member.0));
+    }
+    Ok(proof(&key, Side::Coordinator, nonces, run, *member))
 }
 
 fn prefix() -> [u8; PREFIX_BYTES] {
@@ -215,8 +257,8 @@ enum Side {
     Worker,
 }
 
-fn proof(token: &Token, side: Side, nonces: &Nonces, run: RunId, member: MemberId) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new_keyed(token.bytes());
+fn proof(secret: &[u8; 32], side: Side, nonces: &Nonces, run: RunId, member: MemberId) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
     hasher.update(match side {
         Side::Coordinator => b"bonfire data plane: coordinator",
         Side::Worker => b"bonfire data plane: the worker!",

@@ -2,8 +2,9 @@
 //!
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
 //! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
-//! ([`token`]) and how rpc calls carry it ([`auth`]), what workers say of themselves beside the protocol ([`beside`]),
-//! how sockets are set ([`transport`]), whom TLS trusts ([`tls`]) and the sockets under it ([`stream`], [`secured`]), and how many bytes went over the data plane ([`traffic`]). It never decides
+//! ([`token`]), who its members are ([`identity`]) and how rpc calls carry it ([`auth`]), what workers say of themselves
+//! beside the protocol ([`beside`]), how sockets are set ([`transport`]), whom TLS trusts ([`tls`]) and the sockets under
+//! it ([`stream`], [`secured`]), and how many bytes went over the data plane ([`traffic`]). It never decides
 //! anything, and never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
 pub mod auth;
@@ -11,6 +12,7 @@ pub mod beside;
 pub mod convert;
 pub mod frames;
 pub mod handshake;
+pub mod identity;
 pub mod secured;
 pub mod stream;
 pub mod tls;
@@ -29,6 +31,12 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of one chunk of an upload or download.
 pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// Bytes that a message takes on its way.
+#[must_use]
+pub fn encoded_bytes(message: &impl prost::Message) -> usize {
+    message.encoded_len()
+}
 
 /// `size` random bytes from the operating system.
 ///

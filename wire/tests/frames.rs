@@ -38,7 +38,13 @@ fn frame() -> impl Strategy<Value = Frame> {
     let body = vec(any::<u32>().prop_map(f32::from_bits), 0..20);
     let numbers = (any::<u64>(), 1..=u64::MAX, any::<(u8, u32, u32)>());
     (kind, phase, numbers, vec(any::<u8>(), 0..40), body).prop_map(
-        |(kind, phase, (view, step, (node_level, node_index, slice)), tail, body)| {
+        |(kind, phase, (view, step, (node_level, node_index, slice)), mut tail, body)| {
+            // Below one block.
+            match kind {
+                Kind::Partial => tail.resize(8 * usize::from(!body.is_empty()), 0xa5),
+                Kind::Slice => tail.resize(16 * usize::from(!body.is_empty()), 0x5a),
+                Kind::PartialSums | Kind::ReducedSums => {}
+            }
             let body = if is_sums(kind) { Vec::new() } else { body };
             let key = StepKey { view: ViewId(view), step, phase };
             let (tail_bytes, floats) = (tail.len() as u32, body.len() as u32);
@@ -243,6 +249,9 @@ fn lies_are_refused_before_anything_is_allocated_for_them() {
     check(Kind::Partial, &put(32, TAIL_BYTES_MAX as u32 + 1), "tail of 9437185 bytes");
     check(Kind::Slice, &put(36, u32::MAX), "has 4294967295 f32");
     check(Kind::Slice, &put(36, BODY_FLOATS_MAX as u32 + 1), "has 1048577 f32");
+    check(Kind::Partial, &put(32, 8), "doesn't fit");
+    check(Kind::Partial, &put(36, 1), "doesn't fit");
+    check(Kind::Slice, &put(36, 1), "doesn't fit");
     check(Kind::PartialSums, &put(36, 1), "which has none");
     check(Kind::ReducedSums, &put(36, 1), "which has none");
     let evaluation = Header {
@@ -252,6 +261,19 @@ fn lies_are_refused_before_anything_is_allocated_for_them() {
     over(Cursor::new(signed(&evaluation, |_| {})))
         .read_header(&mut Vec::new())
         .expect("version 0 is evaluated");
+}
+
+/// A hundred connections that each promise nine megabytes used to hold a gigabyte.
+#[test]
+fn a_promise_of_a_tail_takes_no_memory() {
+    let promise = Header { tail_bytes: TAIL_BYTES_MAX as u32, ..good(Kind::PartialSums) };
+    let sent = [&promise.encode(&[0; TAIL_BYTES_MAX])[..], &[0; 100]].concat();
+    let mut tail = Vec::new();
+    let error = over(Cursor::new(sent.clone())).read_header(&mut tail).expect_err("cut");
+    assert!(matches!(error, FrameError::Broken { .. }), "{error}");
+    assert!(tail.capacity() <= 128 << 10, "{} bytes for a promise", tail.capacity());
+    let error = over(Cursor::new(sent)).read_header_within(&mut tail, || 1_000).expect_err("too long");
+    assert!(error.to_string().contains("at most 1000 in this run"), "{error}");
 }
 
 #[test]
@@ -281,8 +303,8 @@ fn whole_slices_cross_a_socket_into_a_buffer_that_is_used_again() {
     let sender = thread::spawn(move || {
         for slice in 0..4 {
             let body = vec![slice as f32; BODY_FLOATS_MAX];
-            let tail = vec![slice as u8; 128];
-            let (tail_bytes, floats) = (128, BODY_FLOATS_MAX as u32);
+            let tail = vec![slice as u8; 256];
+            let (tail_bytes, floats) = (256, BODY_FLOATS_MAX as u32);
             near.write(&Header { slice, tail_bytes, floats, ..good(Kind::Slice) }, &tail, &body)
                 .expect("sent");
         }
@@ -294,7 +316,7 @@ fn whole_slices_cross_a_socket_into_a_buffer_that_is_used_again() {
         let header = far.read_header(&mut tail).expect("a header");
         assert_eq!((header.slice, header.floats as usize), (slice, body.len()));
         far.read_body(&mut body).expect("a body");
-        assert!(body.iter().all(|value| *value == slice as f32) && tail == [slice as u8; 128]);
+        assert!(body.iter().all(|value| *value == slice as f32) && tail == [slice as u8; 256]);
     }
     assert_eq!(body.as_ptr(), place);
     drop(sender.join().expect("no panic"));
@@ -319,7 +341,9 @@ fn a_peer_that_stops_is_named_after_the_wait() {
 
     let (near, mut far) = pair(wait);
     let mut near = near.get_ref().clone();
-    near.write_all(&Header { floats: 8, ..good(Kind::Slice) }.encode(&[])).expect("sent");
+    near.write_all(&Header { floats: 8, tail_bytes: 16, ..good(Kind::Slice) }.encode(&[0; 16]))
+        .expect("sent");
+    near.write_all(&[0; 16]).expect("sent");
     far.read_header(&mut Vec::new()).expect("whole");
     timed_out(far.read_body(&mut [0.0; 8]));
 

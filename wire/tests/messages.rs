@@ -6,15 +6,15 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
-use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
+use protocol::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use protocol::journal::{CommitRecord, Record};
 use protocol::messages::{
     Commit, EndReason, Failure, FromWorker, Held, Join, MemberInfo, Next, Ready, ReduceAt, Timings, ToWorker,
     UpdateScalars, UploadKind, Verdict, View, Welcome,
 };
 use wire::convert::{
-    BadMessage, MEMBERS_MAX, SUMS_MAX, TASKS_MAX, TEXT_MAX, from_worker_in, from_worker_out, to_worker_in,
-    to_worker_out,
+    BadMessage, DEVICE_BYTES_MAX, MEMBERS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, SUMS_MAX, TASKS_MAX,
+    TEXT_MAX, cut, from_worker_in, from_worker_out, to_worker_in, to_worker_out,
 };
 use wire::proto;
 
@@ -126,8 +126,8 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
-    (any::<([u8; 16], u64, u16, u64)>(), (text(), text(), text(), text())).prop_map(
-        |((run, member, data_port, heartbeat_ms), (run_name, name, config, data_plan))| Welcome {
+    (any::<([u8; 16], u64, u16, u64, [u8; 32])>(), (text(), text(), text(), text())).prop_map(
+        |((run, member, data_port, heartbeat_ms, key), (run_name, name, config, data_plan))| Welcome {
             run: RunId(run),
             run_name,
             member: MemberId(member),
@@ -136,6 +136,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
             data_plan,
             data_port,
             heartbeat_ms,
+            key: MemberKey(key),
         },
     )
 }
@@ -300,7 +301,6 @@ fn good_key() -> Option<proto::StepKey> {
 
 #[test]
 fn bad_words_of_a_worker_are_refused_by_name() {
-    let long = "x".repeat(TEXT_MAX + 1);
     let join = |change: &dyn Fn(&mut proto::Join)| {
         let mut join = good_join();
         change(&mut join);
@@ -309,11 +309,6 @@ fn bad_words_of_a_worker_are_refused_by_name() {
     join(&|_| {}).expect("good");
     refused(from_worker_in(proto::FromWorker { message: None }), "FromWorker", "missing");
     refused(join(&|j| j.fingerprint = vec![0; 31]), "Join.fingerprint", "31 bytes, not 32");
-    refused(join(&|j| j.name.clone_from(&long)), "Join.name", "at most 65536");
-    refused(join(&|j| j.device.clone_from(&long)), "Join.device", "at most 65536");
-    refused(join(&|j| j.build.clone_from(&long)), "Join.build", "at most 65536");
-    let task = proto::Task { name: long.clone(), schema: 1 };
-    refused(join(&|j| j.tasks = vec![task.clone()]), "Task.name", "at most 65536");
     let many = vec![proto::Task::default(); TASKS_MAX + 1];
     refused(join(&|j| j.tasks.clone_from(&many)), "Join.tasks", "257 entries, at most 256");
 
@@ -333,8 +328,42 @@ fn bad_words_of_a_worker_are_refused_by_name() {
     let failed = |code, message| of_worker(Said::Failed(proto::Failure { code, message }));
     refused(failed(0, String::new()), "Failure.code", "no failure");
     refused(failed(256, String::new()), "Failure.code", "is 256");
-    refused(failed(4, long.clone()), "Failure.message", "at most 65536");
-    refused(of_worker(Said::Leaving(proto::Leaving { reason: long })), "Leaving.reason", "at most 65536");
+}
+
+/// What a worker says of itself is kept, shown and told to others: no text of it is longer than its kind needs.
+#[test]
+fn long_words_of_a_worker_are_cut() {
+    let long = "é".repeat(1 << 20);
+    let task = proto::Task { name: long.clone(), schema: 1 };
+    let join = proto::Join {
+        tasks: vec![task; TASKS_MAX],
+        build: long.clone(),
+        name: long.clone(),
+        device: long.clone(),
+        ..good_join()
+    };
+    let FromWorker::Join(join) = of_worker(Said::Join(join)).expect("cut") else { panic!("a Join") };
+    let names = join.tasks.iter().map(|(name, _)| name).chain([&join.build, &join.name]);
+    for name in names {
+        assert!(name.len() <= NAME_BYTES_MAX && name.ends_with("é..."), "{name}");
+        assert!(name.capacity() <= 2 * NAME_BYTES_MAX, "{} bytes are held", name.capacity());
+    }
+    assert!(join.device.len() <= DEVICE_BYTES_MAX && join.device.ends_with("..."));
+    let failure = proto::Failure { code: 4, message: long.clone() };
+    let upload = proto::NotUploaded { kind: 1, step: 1, reason: long.clone() };
+    let said =
+        [Said::Leaving(proto::Leaving { reason: long }), Said::Failed(failure), Said::NotUploaded(upload)];
+    for said in said {
+        let (FromWorker::Leaving { reason }
+        | FromWorker::Failed(Failure { message: reason, .. })
+        | FromWorker::NotUploaded { reason, .. }) = of_worker(said).expect("cut")
+        else {
+            panic!("a reason")
+        };
+        assert!(reason.len() <= REASON_BYTES_MAX && reason.ends_with("é..."), "{} bytes", reason.len());
+    }
+    assert_eq!(cut("short".to_owned(), 5), "short");
+    assert_eq!(cut("longer".to_owned(), 5), "lo...");
 }
 
 #[test]
@@ -344,12 +373,15 @@ fn bad_words_of_the_coordinator_are_refused_by_name() {
 
     let welcome = |run: usize, data_port, name: &str| {
         let (run, name) = (vec![0; run], name.to_owned());
-        of_coordinator(Told::Welcome(proto::Welcome { run, data_port, name, ..Default::default() }))
+        let key = vec![0; 32];
+        of_coordinator(Told::Welcome(proto::Welcome { run, data_port, name, key, ..Default::default() }))
     };
     welcome(16, 65_535, "a").expect("good");
     refused(welcome(15, 1, "a"), "Welcome.run", "15 bytes, not 16");
     refused(welcome(16, 65_536, "a"), "Welcome.data_port", "is 65536");
     refused(welcome(16, 1, &long), "Welcome.name", "at most 65536");
+    let keyless = proto::Welcome { run: vec![0; 16], key: vec![1; 31], ..Default::default() };
+    refused(of_coordinator(Told::Welcome(keyless)), "Welcome.key", "31 bytes, not 32");
 
     let view = |members: usize, reduce, step, phase| {
         let members = vec![proto::Member { member: 1, name: "a".to_owned(), share: 1 }; members];

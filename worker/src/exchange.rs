@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use protocol::ids::{MemberId, Phase, RunId, StepKey};
-use protocol::messages::{Failure, Sums};
+use protocol::ids::{Phase, StepKey};
+use protocol::messages::{Failure, Sums, Welcome};
 use protocol::reduce::{BLOCK, BlockFacts, block_hash, slice_range, slices};
 use protocol::tree::Node;
 use wire::frames::{self, FrameError, FrameStream, Header, Kind};
@@ -94,7 +94,7 @@ impl Exchange {
     /// in `buffer`.
     pub(crate) fn connect(
         way: &Way<'_>,
-        who: (RunId, MemberId),
+        welcome: &Welcome,
         (elements, presence_bytes): (usize, usize),
         buffer: Box<Reduced>,
         commands: SyncSender<Command>,
@@ -104,7 +104,7 @@ impl Exchange {
             |error: &dyn std::fmt::Display| fail(CONNECTION, format!("the data plane of {peer}: {error}"));
         let mut attempt = 1;
         let stream = loop {
-            match open(way, who) {
+            match open(way, welcome) {
                 Ok(stream) => break stream,
                 Err(_) if attempt < ATTEMPTS => std::thread::sleep(PAUSE * attempt),
                 Err(error) => return Err(failed(&error)),
@@ -193,20 +193,21 @@ impl Drop for Exchange {
 ///
 /// # Errors
 /// With the address and what went wrong.
-pub(crate) fn try_to_reach(way: &Way<'_>, who: (RunId, MemberId)) -> Result<(), String> {
-    open(way, who).map(drop).map_err(|error| {
+pub(crate) fn try_to_reach(way: &Way<'_>, welcome: &Welcome) -> Result<(), String> {
+    open(way, welcome).map(drop).map_err(|error| {
         format!("the data plane of the coordinator at {}:{} can't be reached: {error}", way.host, way.port)
     })
 }
 
-fn open(way: &Way<'_>, (run, member): (RunId, MemberId)) -> Result<DataStream, String> {
+fn open(way: &Way<'_>, welcome: &Welcome) -> Result<DataStream, String> {
     let socket = reach(way).map_err(|error| error.to_string())?;
     let mut stream = match way.tls {
         None => DataStream::plain(socket),
         Some(tls) => DataStream::connect(socket, tls.data().clone(), tls.name().clone(), handshake::DEADLINE)
             .map_err(|error| error.to_string())?,
     };
-    handshake::connect(&mut stream, way.token, run, member).map_err(|error| error.to_string())?;
+    let member = (welcome.member, &welcome.key);
+    handshake::connect(&mut stream, way.token, welcome.run, member).map_err(|error| error.to_string())?;
     frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| error.to_string())?;
     Ok(stream)
 }

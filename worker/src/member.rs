@@ -109,7 +109,7 @@ impl Member {
         let plan = serde_json::from_str::<Plan>(&welcome.data_plan)
             .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
         let Link { client, token, tls, host, runtime } = link;
-        let transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
+        let transfer = Transfer::new(client, runtime, welcome);
         let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
         let model =
@@ -194,7 +194,7 @@ impl Member {
         self.config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
         let Link { client, token, tls, host, runtime } = link;
-        self.transfer = Transfer { client, runtime, run: welcome.run, member: welcome.member };
+        self.transfer = Transfer::new(client, runtime, welcome);
         self.versions = Versions::start(self.transfer.clone(), self.answers.clone())?;
         (self.token, self.tls, self.host, self.data_port) = (token, tls, host, welcome.data_port);
         self.welcome = welcome.clone();
@@ -208,7 +208,7 @@ impl Member {
     /// See [`exchange::try_to_reach`].
     pub(crate) fn try_data_plane(&self) -> Result<(), String> {
         let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
-        exchange::try_to_reach(&way, (self.welcome.run, self.welcome.member))
+        exchange::try_to_reach(&way, &self.welcome)
     }
 
     /// Whether it waits for a mean that can't come, as its data connection broke: another view must follow.

@@ -48,12 +48,11 @@ impl Member {
     }
 
     fn connect(&mut self) -> Result<Exchange, Failure> {
-        let who = (self.transfer.run, self.transfer.member);
         let elements = self.engine.layout().elements;
         let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
         let buffer = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
         let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
-        Exchange::connect(&way, who, (elements, presence_bytes), buffer, self.commands.clone())
+        Exchange::connect(&way, &self.welcome, (elements, presence_bytes), buffer, self.commands.clone())
     }
 
     /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and

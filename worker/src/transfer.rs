@@ -2,17 +2,18 @@
 
 use std::io::Write;
 
-use protocol::ids::{MemberId, RunId};
-use protocol::messages::{Failure, UploadKind};
+use protocol::ids::{MemberId, MemberKey, RunId};
+use protocol::messages::{Failure, UploadKind, Welcome};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::CHUNK_BYTES;
 use wire::convert::upload_kind_out;
+use wire::identity;
 use wire::proto::{
-    DatasetFile, DownloadRequest, ShownState, UploadBegin, UploadChunk, UploadFile, UploadFinish,
-    VersionFile, download_request, upload_chunk,
+    DatasetFile, DownloadRequest, ShownState, UploadChunk, UploadFile, UploadFinish, VersionFile,
+    download_request, upload_chunk,
 };
 use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
 
@@ -28,8 +29,9 @@ pub(crate) struct Transfer {
     pub(crate) client: Client,
     /// The runtime that drives the connection.
     pub(crate) runtime: Handle,
-    pub(crate) run: RunId,
+    run: RunId,
     pub(crate) member: MemberId,
+    key: MemberKey,
 }
 
 /// Stands for an exit code where the connection failed and not this worker: it joins again.
@@ -67,14 +69,19 @@ pub(crate) enum Remote<'a> {
 }
 
 impl Transfer {
+    /// For the member that was welcomed so.
+    pub(crate) fn new(client: Client, runtime: Handle, welcome: &Welcome) -> Self {
+        Self { client, runtime, run: welcome.run, member: welcome.member, key: welcome.key.clone() }
+    }
+
     /// Starts an upload; its files follow with [`Upload::file`].
     pub(crate) fn upload(&self, kind: UploadKind, step: u64) -> Result<Upload, Failure> {
         let (chunks, outgoing) = mpsc::channel(CHUNKS_MAX);
         let mut client = self.client.clone();
         let call = self.runtime.spawn(async move { client.upload(ReceiverStream::new(outgoing)).await });
         let mut upload = Upload { chunks, call, runtime: self.runtime.clone(), pending: Vec::new() };
-        let (run, member, kind) = (self.run.0.to_vec(), self.member.0, upload_kind_out(kind).into());
-        upload.send(upload_chunk::Part::Begin(UploadBegin { run, member, kind, step }))?;
+        let (member, kind) = ((self.member, &self.key), upload_kind_out(kind).into());
+        upload.send(upload_chunk::Part::Begin(identity::upload_begin(self.run, member, kind, step)))?;
         Ok(upload)
     }
 

@@ -2,23 +2,25 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, channel};
 use std::time::Duration;
 
 use protocol::ids::{MemberId, RunId};
 use protocol::reduce::{BLOCK, block_hash};
-use tracing::warn;
-use wire::frames::{FrameStream, Kind, blocks, prepare_socket, sums};
+use tracing::{debug, warn};
+use wire::frames::{FrameError, FrameStream, Kind, blocks, prepare_socket, sums};
 use wire::handshake::{self, HandshakeError};
 use wire::stream::DataStream;
 use wire::tls::ServerTls;
 use wire::token::Token;
 
-use super::gate::Gate;
+use super::gate::{Early, Gate};
 use super::greeting::Greeting;
+use super::notices::{Loss, Notices};
 use super::pool::Pool;
 use super::{Input, SOCKET_TIMEOUT, spawn, writer};
+use crate::identities::{Entry, Identities};
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -32,6 +34,10 @@ pub(super) struct Connections {
     pub(super) greeting: Arc<Greeting>,
     /// Of connections so far.
     pub(super) numbers: Arc<AtomicU64>,
+    pub(super) identities: Identities,
+    /// Bytes of the longest tail that a member of this run can have to send.
+    pub(super) tail_bytes_max: Arc<AtomicUsize>,
+    pub(super) notices: Arc<Notices>,
 }
 
 impl Connections {
@@ -58,20 +64,25 @@ impl Connections {
     }
 
     fn serve(&self, number: u64, socket: TcpStream) {
+        let peer = socket.peer_addr().ok().map(|address| address.ip());
         let judged = self.greet(socket);
         self.greeting.leave(number);
         let (member, stream) = match judged {
             Ok(judged) => judged,
             Err(why) => {
-                warn!(%why, "a data connection was refused");
+                debug!(?peer, %why, "a data connection was refused");
+                if self.identities.refuse(peer, "a data connection", &why) {
+                    self.notices.wake();
+                }
                 return;
             }
         };
-        let reason = match self.serve_member(member, number, stream) {
+        let loss = match self.serve_member(member, number, stream) {
             Ok(never) => match never {},
-            Err(reason) => reason,
+            Err(loss) => loss,
         };
-        let _ = self.inputs.send(Input::Gone { member, number, reason });
+        self.identities.leave(member, number);
+        let _ = self.inputs.send(Input::Gone { member, number, loss });
     }
 
     fn greet(&self, socket: TcpStream) -> Result<(MemberId, DataStream), HandshakeError> {
@@ -79,7 +90,8 @@ impl Connections {
             None => DataStream::plain(socket),
             Some(tls) => DataStream::accept(socket, tls.data().clone(), handshake::DEADLINE)?,
         };
-        let member = handshake::accept(&mut stream, &self.token, self.run)?;
+        let key_of = |member| self.identities.key_of(member);
+        let member = handshake::accept(&mut stream, &self.token, self.run, key_of)?;
         Ok((member, stream))
     }
 
@@ -89,41 +101,50 @@ impl Connections {
         member: MemberId,
         number: u64,
         stream: DataStream,
-    ) -> Result<std::convert::Infallible, String> {
-        let error = |why: std::io::Error| format!("its data connection can't be used: {why}");
+    ) -> Result<std::convert::Infallible, Loss> {
+        let error = |why: std::io::Error| Loss::Broken(format!("its data connection can't be used: {why}"));
+        let broken = |why: FrameError| Loss::Broken(why.to_string());
+        let early = |early: Early| Loss::Violation(early.to_string());
         prepare_socket(&stream, SOCKET_TIMEOUT).map_err(error)?;
+        let Entry::Newest { before } = self.identities.enter(member, number, &stream) else {
+            return Err(Loss::Broken("it has a newer data connection, or has left".to_owned()));
+        };
         let peer = "its worker".to_owned();
         let writing = FrameStream::new(stream.clone(), peer.clone(), SOCKET_TIMEOUT);
         let (outgoing, outbox) = channel();
         spawn("data-write", move || writer::write(writing, &outbox)).map_err(error)?;
         self.tell(Input::Connected { member, number, writer: outgoing })?;
+        // The reducer hears of the new one before the old one ends, and so of no loss.
+        drop(before);
         let mut frames = FrameStream::new(stream, peer, SOCKET_TIMEOUT);
         let (mut tail, mut hashes, mut squares) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            let header = frames.read_header(&mut tail).map_err(|why| why.to_string())?;
+            let most = || self.tail_bytes_max.load(Ordering::Relaxed);
+            let header = frames.read_header_within(&mut tail, most).map_err(broken)?;
             match header.kind {
                 Kind::PartialSums => {
-                    let (sums, presence) = sums::decode(&tail)?;
+                    self.gate.check(header.key).map_err(early)?;
+                    let (sums, presence) = sums::decode(&tail).map_err(Loss::Broken)?;
                     self.tell(Input::Sums { member, header, sums, presence: presence.to_vec() })?;
                 }
                 Kind::Partial => {
-                    self.gate.wait(header.key, header.slice);
+                    self.gate.wait(header.key, header.slice).map_err(early)?;
                     let mut values = self.pool.take(header.floats as usize);
-                    frames.read_body(&mut values).map_err(|why| why.to_string())?;
+                    frames.read_body(&mut values).map_err(broken)?;
                     let count = values.len().div_ceil(BLOCK);
-                    blocks::decode(&tail, count, false, &mut hashes, &mut squares)?;
-                    check_blocks(&values, &hashes)?;
+                    blocks::decode(&tail, count, false, &mut hashes, &mut squares).map_err(Loss::Broken)?;
+                    check_blocks(&values, &hashes).map_err(Loss::Broken)?;
                     self.tell(Input::Partial { member, header, values })?;
                 }
                 Kind::Slice | Kind::ReducedSums => {
-                    return Err("it sent a frame that only reducers send".to_owned());
+                    return Err(Loss::Violation("it sent a frame that only reducers send".to_owned()));
                 }
             }
         }
     }
 
-    fn tell(&self, input: Input) -> Result<(), String> {
-        self.inputs.send(input).map_err(|_| "the run is over".to_owned())
+    fn tell(&self, input: Input) -> Result<(), Loss> {
+        self.inputs.send(input).map_err(|_| Loss::Broken("the run is over".to_owned()))
     }
 }
 
@@ -160,6 +181,8 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let token = Token::random().expect("random");
         let (run, member) = (RunId([7; 16]), MemberId(9));
+        let identities = Identities::default();
+        let key = identities.issue(member).expect("random");
         let (inputs, inbox) = sync_channel(8);
         let connections = Connections {
             token: token.clone(),
@@ -170,12 +193,15 @@ mod tests {
             gate: Arc::default(),
             greeting: Arc::default(),
             numbers: Arc::default(),
+            identities,
+            tail_bytes_max: Arc::default(),
+            notices: Arc::default(),
         };
         spawn("data-accept", move || connections.accept(&listener)).expect("a thread");
         let connect = || TcpStream::connect(address).expect("connected");
         let mut crowd: Vec<TcpStream> = (0..4 * GREETED_MAX).map(|_| connect()).collect();
         let mut own = DataStream::plain(connect());
-        handshake::connect(&mut own, &token, run, member).expect("admitted at once");
+        handshake::connect(&mut own, &token, run, (member, &key)).expect("admitted at once");
         match inbox.recv_timeout(handshake::DEADLINE).expect("told") {
             Input::Connected { member: found, .. } => assert_eq!(found, member),
             _ => panic!("a connection is told first"),

@@ -1,43 +1,89 @@
-//! How far readers may run ahead of the reducer.
+//! How far readers may run ahead of the reducer, and what they may not bring at all.
 
-use protocol::ids::StepKey;
+use protocol::ids::{Phase, StepKey};
 use protocol::reducer::WINDOW;
 
-use crate::sync::{Condvar, Mutex, PoisonError};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What the readers may take in.
 #[derive(Default)]
 pub(super) struct Gate {
-    open: Mutex<Option<(StepKey, u32)>>,
+    state: Mutex<State>,
     moved: Condvar,
 }
 
+#[derive(Default)]
+struct State {
+    /// The reducer's step, and its lowest slice that isn't reduced.
+    open: Option<(StepKey, u32)>,
+    /// The step that the driver has begun.
+    due: Option<StepKey>,
+}
+
+/// A frame of a step that hasn't begun. Members hear of a step's beginning after [`Gate::expect`], so whoever sends one
+/// doesn't follow the protocol. It must not reach the reducer, which would leave the step in hand for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Early {
+    key: StepKey,
+    due: Option<StepKey>,
+}
+
+impl std::fmt::Display for Early {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = |key: StepKey| match key.phase {
+            Phase::Train => format!("step {} of view {:#x}", key.step, key.view.0),
+            Phase::Evaluate => format!("the evaluation of state {} of view {:#x}", key.step, key.view.0),
+        };
+        let due =
+            self.due.map_or_else(|| "nothing has begun".to_owned(), |due| format!("{} is due", name(due)));
+        write!(f, "it sent a part of {}, where {due}", name(self.key))
+    }
+}
+
 impl Gate {
+    /// This step begins: the driver says so before any member can hear of it.
+    pub(super) fn expect(&self, due: StepKey) {
+        self.lock().due = Some(due);
+    }
+
     /// Slices of this step below `lowest_open` are reduced.
     pub(super) fn set(&self, key: StepKey, lowest_open: u32) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if *open != Some((key, lowest_open)) {
-            *open = Some((key, lowest_open));
+        let mut state = self.lock();
+        if state.open != Some((key, lowest_open)) {
+            state.open = Some((key, lowest_open));
             self.moved.notify_all();
         }
     }
 
-    /// Waits until a slice is admitted. What belongs to the past is, to be dropped; so are the first of a step that the
-    /// reducer hasn't begun. The wait ends with the step at the latest, whose deadline the machine keeps.
-    pub(super) fn wait(&self, key: StepKey, slice: u32) {
-        let admits = |open: &Option<(StepKey, u32)>| {
-            let lowest_open = match open {
-                Some((now, _)) if key < *now => return true,
-                Some((now, lowest_open)) if key == *now => *lowest_open,
+    /// Whether anybody who follows the protocol can send something of this step.
+    pub(super) fn check(&self, key: StepKey) -> Result<(), Early> {
+        let due = self.lock().due;
+        if due.is_none_or(|due| key > due) { Err(Early { key, due }) } else { Ok(()) }
+    }
+
+    /// Waits until a slice is admitted. What belongs to the past is, to be dropped; so are the first of a step that has
+    /// begun and that the reducer hasn't heard of yet. The wait ends with the step at the latest, whose deadline the
+    /// machine keeps.
+    pub(super) fn wait(&self, key: StepKey, slice: u32) -> Result<(), Early> {
+        self.check(key)?;
+        let admits = |state: &State| {
+            let lowest_open = match state.open {
+                Some((now, _)) if key < now => return true,
+                Some((now, lowest_open)) if key == now => lowest_open,
                 _ => 0,
             };
             slice < lowest_open.saturating_add(WINDOW)
         };
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         // As `wait_while`, which the model checker's Condvar hasn't.
-        while !admits(&open) {
-            open = self.moved.wait(open).unwrap_or_else(PoisonError::into_inner);
+        while !admits(&state) {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,7 +93,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
-    use protocol::ids::{Phase, ViewId};
+    use protocol::ids::ViewId;
 
     use super::*;
 
@@ -63,7 +109,7 @@ mod tests {
     fn come(gate: &Arc<Gate>, key: StepKey, slice: u32) -> Receiver<()> {
         let (own, (passed, is_through)) = (gate.clone(), channel());
         std::thread::spawn(move || {
-            own.wait(key, slice);
+            own.wait(key, slice).expect("of a step that has begun");
             let _ = passed.send(());
         });
         is_through
@@ -85,11 +131,33 @@ mod tests {
     #[test]
     fn readers_wait_for_the_window() {
         let gate = Arc::new(Gate::default());
+        gate.expect(key(2, 9));
         assert!(passes(&gate, key(1, 1), WINDOW - 1), "a step that isn't begun");
         assert!(waits(&gate, key(1, 1), WINDOW, |gate| gate.set(key(1, 1), 1)), "beyond its window");
         assert!(waits(&gate, key(1, 1), WINDOW + 1, |gate| gate.set(key(1, 1), 2)));
         assert!(waits(&gate, key(1, 1), 99, |gate| gate.set(key(1, 2), 0)), "the next step frees it");
         assert!(waits(&gate, key(1, 2), 99, |gate| gate.set(key(2, 0), u32::MAX)), "and so does a view");
         assert!(passes(&gate, key(1, 2), 99), "what is older is dropped by the reducer");
+    }
+
+    /// It used to take the place of the step in hand, and the run stood still until that one's deadline.
+    #[test]
+    fn what_has_not_begun_is_refused_at_once() {
+        let gate = Gate::default();
+        let refused = |key, slice| gate.wait(key, slice).expect_err("it has not begun").to_string();
+        assert!(refused(key(1, 1), 0).contains("nothing has begun"));
+        gate.expect(key(1, 3));
+        gate.set(key(1, 3), 0);
+        assert_eq!(gate.wait(key(1, 3), WINDOW - 1), Ok(()));
+        assert_eq!(gate.check(key(1, 2)), Ok(()), "the past is dropped later");
+        for slice in [0, WINDOW - 1, WINDOW, u32::MAX] {
+            let said = refused(key(1, 4), slice);
+            assert!(
+                said.contains("step 4 of view 0x1") && said.contains("step 3 of view 0x1 is due"),
+                "{said}"
+            );
+        }
+        assert!(gate.check(StepKey { phase: Phase::Evaluate, ..key(1, 3) }).is_err());
+        assert!(gate.check(key(2, 0)).is_err(), "a view that nobody has opened");
     }
 }

@@ -10,12 +10,14 @@
 mod connections;
 mod gate;
 mod greeting;
+mod notices;
 mod pool;
 mod summing;
 mod writer;
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -23,31 +25,58 @@ use protocol::ids::{MemberId, RunId, StepKey};
 use protocol::messages::View;
 use protocol::plan::Geometry;
 use protocol::reducer::{ReducedSlice, ReducedSums};
-use tokio::sync::mpsc;
-use wire::frames::Header;
+use wire::frames::{Header, TAIL_BYTES_MAX, sums};
 use wire::tls::ServerTls;
 use wire::token::Token;
 
-use crate::driver::Trigger;
+use crate::identities::Identities;
 use connections::Connections;
 use gate::Gate;
-use greeting::Greeting;
+pub(crate) use notices::{Loss, Notices, Told};
 use pool::Pool;
 use summing::Summing;
 
-/// Inputs that may wait for the reducer's thread; readers are bounded by the [`Gate`] before that.
-const INPUTS_MAX: usize = 1_024;
+/// Inputs that may wait for the reducer's thread, each a slice of 4 MiB at most. Readers wait for room, which is what slows
+/// down a member that sends faster than can be summed; the [`Gate`] bounds them before that.
+const INPUTS_MAX: usize = 64;
 /// How long a member may take no byte of a frame, or stop within one.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
+/// The reducer says within so long who holds it up, or the driver goes on without.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
 enum Input {
-    OpenView { view: View, elements: usize },
+    OpenView {
+        view: View,
+        elements: usize,
+    },
     Committed(StepKey),
-    Connected { member: MemberId, number: u64, writer: Sender<Outgoing> },
-    Gone { member: MemberId, number: u64, reason: String },
-    Sums { member: MemberId, header: Header, sums: Vec<f64>, presence: Vec<u8> },
-    Partial { member: MemberId, header: Header, values: Vec<f32> },
+    /// Who holds up the step in hand?
+    Behind(SyncSender<Behind>),
+    Connected {
+        member: MemberId,
+        number: u64,
+        writer: Sender<Outgoing>,
+    },
+    Gone {
+        member: MemberId,
+        number: u64,
+        loss: Loss,
+    },
+    Sums {
+        member: MemberId,
+        header: Header,
+        sums: Vec<f64>,
+        presence: Vec<u8>,
+    },
+    Partial {
+        member: MemberId,
+        header: Header,
+        values: Vec<f32>,
+    },
 }
+
+/// The step in hand, and who holds it up.
+pub(crate) type Behind = Option<(StepKey, Vec<MemberId>)>;
 
 /// What a member is to have. As many may wait as a step has slices: the next step begins when all members have this one's.
 /// So a member that takes nothing stops nobody else, and the step's deadline puts it out.
@@ -60,7 +89,14 @@ enum Outgoing {
 /// The driver's end.
 pub(crate) struct Reduction {
     inputs: SyncSender<Input>,
+    gate: Arc<Gate>,
+    notices: Arc<Notices>,
+    identities: Identities,
     port: u16,
+    /// Sums of a step at most.
+    sums_max: usize,
+    /// Bytes of the longest tail that a member can have to send.
+    tail_bytes_max: Arc<AtomicUsize>,
 }
 
 impl Reduction {
@@ -70,28 +106,31 @@ impl Reduction {
         tls: Option<ServerTls>,
         token: Token,
         run: RunId,
-        geometry: Geometry,
-        triggers: &mpsc::Sender<Trigger>,
+        (geometry, sums_max): (Geometry, usize),
+        identities: Identities,
     ) -> std::io::Result<Self> {
         let port = listener.local_addr()?.port();
         let (inputs, inbox) = sync_channel(INPUTS_MAX);
         let pool = Arc::new(Pool::default());
-        let gate = Arc::new(Gate::default());
-        let summing = Summing::new(geometry, pool.clone(), gate.clone(), triggers.clone());
+        let (gate, notices) = (Arc::new(Gate::default()), Arc::new(Notices::default()));
+        let tail_bytes_max = Arc::new(AtomicUsize::new(0));
+        let summing = Summing::new(geometry, pool.clone(), gate.clone(), notices.clone());
         spawn("reducer", move || summing.run(&inbox))?;
-        let greeting = Arc::new(Greeting::default());
         let connections = Connections {
             token,
             tls,
             run,
             inputs: inputs.clone(),
             pool,
-            gate,
-            greeting,
+            gate: gate.clone(),
+            greeting: Arc::default(),
             numbers: Arc::default(),
+            identities: identities.clone(),
+            tail_bytes_max: tail_bytes_max.clone(),
+            notices: notices.clone(),
         };
         spawn("data-accept", move || connections.accept(&listener))?;
-        Ok(Self { inputs, port })
+        Ok(Self { inputs, gate, notices, identities, port, sums_max, tail_bytes_max })
     }
 
     /// The data plane's port.
@@ -101,16 +140,40 @@ impl Reduction {
 
     /// From now on frames of this view count, of flat gradients of this length.
     pub(crate) fn open_view(&self, view: View, elements: u64) {
-        self.tell(Input::OpenView { view, elements: usize::try_from(elements).unwrap_or(usize::MAX) });
+        let elements = usize::try_from(elements).unwrap_or(usize::MAX);
+        // A parameter has an element at least, and one bit of the presence. Members hear of the view after this.
+        let longest = sums::tail_bytes(self.sums_max, elements.div_ceil(8));
+        self.tail_bytes_max.store(longest.min(TAIL_BYTES_MAX), Ordering::Relaxed);
+        self.gate.expect(StepKey { view: view.id, step: view.step, phase: view.phase });
+        self.tell(Input::OpenView { view, elements });
     }
 
-    /// This step and all before it are done.
-    pub(crate) fn committed(&self, key: StepKey) {
+    /// The members' keys, which their data connections prove.
+    pub(crate) fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// What the data plane has to tell.
+    pub(crate) fn notices(&self) -> Arc<Notices> {
+        self.notices.clone()
+    }
+
+    /// This step and all before it are done, and this one begins, if any does. Members hear of it after this.
+    pub(crate) fn committed(&self, key: StepKey, next: Option<StepKey>) {
+        self.gate.expect(next.unwrap_or(key));
         self.tell(Input::Committed(key));
     }
 
+    /// Who holds up the step that is being reduced. The answer takes as long as what the reducer has in hand.
+    pub(crate) fn behind(&self) -> Behind {
+        let (answer, behind) = sync_channel(1);
+        self.tell(Input::Behind(answer));
+        behind.recv_timeout(ANSWER_DEADLINE).ok().flatten()
+    }
+
     fn tell(&self, input: Input) {
-        // The reducer's thread lives as long as this end does.
+        // It may have to wait for room, and never for long: the reducer's thread waits for nobody but a full step of its own
+        // work, as what it tells goes into a mailbox, and it lives as long as this end does.
         let _ = self.inputs.send(input);
     }
 }

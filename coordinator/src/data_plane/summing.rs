@@ -10,14 +10,13 @@ use protocol::messages::{ReduceAt, View};
 use protocol::plan::Geometry;
 use protocol::reducer::{ReducedSlice, Reducer};
 use protocol::tree::Node;
-use tokio::sync::mpsc;
 use tracing::debug;
 use wire::frames::Header;
 
 use super::gate::Gate;
+use super::notices::{Loss, Notices};
 use super::pool::Pool;
 use super::{Input, Outgoing};
-use crate::driver::Trigger;
 
 /// The thread that owns the reducer.
 pub(super) struct Summing {
@@ -35,16 +34,11 @@ pub(super) struct Summing {
     pool: Arc<Pool>,
     gate: Arc<Gate>,
     spent: Vec<Vec<f32>>,
-    triggers: mpsc::Sender<Trigger>,
+    notices: Arc<Notices>,
 }
 
 impl Summing {
-    pub(super) fn new(
-        geometry: Geometry,
-        pool: Arc<Pool>,
-        gate: Arc<Gate>,
-        triggers: mpsc::Sender<Trigger>,
-    ) -> Self {
+    pub(super) fn new(geometry: Geometry, pool: Arc<Pool>, gate: Arc<Gate>, notices: Arc<Notices>) -> Self {
         Self {
             geometry,
             elements: 0,
@@ -57,7 +51,7 @@ impl Summing {
             pool,
             gate,
             spent: Vec::new(),
-            triggers,
+            notices,
         }
     }
 
@@ -81,7 +75,12 @@ impl Summing {
                 self.committed = self.committed.max(Some(key));
                 self.end_step(key);
             }
-            Input::Gone { member, number, reason } => self.gone(member, number, &reason),
+            Input::Behind(answer) => {
+                let held_up = self.step.as_ref().map(|reducer| (reducer.key(), reducer.behind()));
+                // The driver may have gone on.
+                let _ = answer.try_send(held_up);
+            }
+            Input::Gone { member, number, loss } => self.gone(member, number, loss),
             // A proof's connection may be heard of after the one that works.
             Input::Connected { member, number, .. } if self.is_newer(member, number) => {}
             Input::Connected { member, number, writer } => {
@@ -114,7 +113,7 @@ impl Summing {
         match reducer.insert_sums(member, node_of(header), sums, presence) {
             Ok(whole) => {
                 let key = header.key;
-                let _ = self.triggers.blocking_send(Trigger::Computed { member, key });
+                self.notices.computed(member, key);
                 if let Some(whole) = whole {
                     self.broadcast(&Outgoing::Sums(Arc::new(whole)));
                 }
@@ -124,13 +123,14 @@ impl Summing {
     }
 
     /// A connection ended: a loss, unless the member has another one or the view has no use for it.
-    fn gone(&mut self, member: MemberId, number: u64, reason: &str) {
+    fn gone(&mut self, member: MemberId, number: u64, loss: Loss) {
         if self.writers.get(&member).is_none_or(|(newest, _)| *newest != number) {
             return;
         }
         self.writers.remove(&member);
-        if self.view.as_ref().is_some_and(|view| view.reduce == ReduceAt::Coordinator) {
-            self.lost(member, reason);
+        let needs_it = self.view.as_ref().is_some_and(|view| view.reduce == ReduceAt::Coordinator);
+        if needs_it || matches!(loss, Loss::Violation(_)) {
+            self.notices.lost(member, loss);
         }
     }
 
@@ -207,7 +207,7 @@ impl Summing {
     }
 
     fn lost(&self, member: MemberId, reason: &str) {
-        let _ = self.triggers.blocking_send(Trigger::DataPlaneLost { member, reason: reason.to_owned() });
+        self.notices.lost(member, Loss::Broken(reason.to_owned()));
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
             evaluation_samples: 0,
             evaluation_microbatch: 1,
         };
-        Summing::new(geometry, Arc::default(), Arc::default(), mpsc::channel(1).0)
+        Summing::new(geometry, Arc::default(), Arc::default(), Arc::default())
     }
 
     fn view(members: &[u64]) -> View {
@@ -287,8 +287,7 @@ mod tests {
     #[test]
     fn a_thousand_steps_hold_as_much_as_a_few() {
         let mut summing = summing();
-        let (pool, (triggers, mut told)) = (summing.pool.clone(), mpsc::channel(64));
-        summing.triggers = triggers;
+        let pool = summing.pool.clone();
         (summing.view, summing.elements) = (Some(view(&[1, 2])), ELEMENTS);
         let (writer, outbox) = channel();
         let other = channel().0;
@@ -296,9 +295,8 @@ mod tests {
         let mut resting = Vec::new();
         for number in 1..=1_000 {
             step(&pool, number).into_iter().for_each(|input| summing.take_in(input));
-            // What both members have taken is free again; what was told of the step was heard.
+            // What both members have taken is free again. The driver takes nothing of what it is told.
             while outbox.try_recv().is_ok() {}
-            while told.try_recv().is_ok() {}
             resting.push(pool.resting());
         }
         assert_eq!(resting[999], resting[9], "slice buffers at rest after a thousand steps and after ten");

@@ -1,20 +1,30 @@
 //! What happens to the run and its members.
 
+use std::time::Instant;
+
 use protocol::coordinator::Note;
 use protocol::ids::MemberId;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 use tracker::{EventRecord, MemberRecord, RunRecord};
+use wire::convert::cut;
 
 use super::{Recorder, unix_seconds};
 use crate::driver::hex;
 
 /// A run that held still or waited for less is nothing that people must know at once.
 pub(super) const SHORT_HOLD_MS: u64 = 100;
-/// Kinds of events that take one line, however often the very same happens in a row.
+/// Kinds of events that take one line, however often the very same happens among so many of the last events: two that
+/// take turns are two lines.
 const REPEATED: [&str; 2] = ["refused", "warning"];
+const REPEATED_AMONG: usize = 64;
 /// Events that run.json keeps: the newest.
 const EVENTS_MAX: usize = 1_000;
+/// Bytes of an event's text: a thousand of them are a file that is still written in a moment.
+const EVENT_BYTES_MAX: usize = 2 << 10;
+/// Of the kinds that outsiders can cause as often as they like, so many of each: what they say pushes nothing out of the
+/// run's own history.
+const REPEATED_MAX: usize = 100;
 
 impl Recorder {
     /// Something happened.
@@ -39,9 +49,8 @@ impl Recorder {
                 self.keep_event("joined", &text, None);
             }
             Note::Refused { name, failure } => {
-                warn!(name, failure.message, "refused");
                 let text = format!("{name} was refused: {}", failure.message);
-                self.display.event("refused", &text, &json!({ "name": name }));
+                self.show_refusal("refused", &text, &json!({ "name": name }));
                 self.keep_event("refused", &text, None);
             }
             Note::Left { member, step, reason } => self.left(*member, *step, reason),
@@ -76,13 +85,30 @@ impl Recorder {
         self.keep_event("warning", message, None);
     }
 
+    /// Somebody was refused so many times who claimed to be a member.
+    pub(crate) fn refused(&mut self, text: &str, count: u64) {
+        self.show_refusal("warning", &format!("warning: {text}"), &json!({ "count": count }));
+        let record = EventRecord { repeated: count.saturating_sub(1), ..self.event("warning", text) };
+        self.due.mark();
+        keep(&mut self.record.events, record);
+    }
+
+    fn show_refusal(&mut self, event: &str, text: &str, details: &Value) {
+        let Some(left_out) = self.refusals.take(Instant::now()) else { return };
+        warn!("{text}");
+        self.display.event(event, text, details);
+        if left_out > 0 {
+            self.line(&format!("{left_out} refusals before this one are not shown; run.json counts them"));
+        }
+    }
+
     fn left(&mut self, member: MemberId, step: u64, reason: &str) {
         let known = self.members.line(member).and_then(|line| self.record.members.get_mut(line));
         let name = known.map_or_else(
             || format!("{:#x}", member.0),
             |m| {
                 m.left_step = Some(step);
-                m.reason = Some(reason.to_owned());
+                m.reason = Some(cut(reason.to_owned(), EVENT_BYTES_MAX));
                 m.name.clone()
             },
         );
@@ -107,28 +133,77 @@ impl Recorder {
         if let Some(seconds) = cost_seconds {
             self.add_cost(event, seconds);
         }
+        let record = EventRecord { cost_seconds, ..self.event(event, text) };
         self.due.mark();
-        let events = &mut self.record.events;
-        if let Some(last) = events.last_mut().filter(|last| (&*last.event, &*last.text) == (event, text))
-            && REPEATED.contains(&event)
-        {
-            last.repeated += 1;
-            last.time = unix_seconds();
-            return;
-        }
-        events.push(EventRecord {
+        keep(&mut self.record.events, record);
+    }
+
+    fn event(&self, event: &str, text: &str) -> EventRecord {
+        EventRecord {
             time: unix_seconds(),
             step: self.progress.step,
             event: event.to_owned(),
-            text: text.to_owned(),
-            cost_seconds,
+            text: cut(text.to_owned(), EVENT_BYTES_MAX),
+            cost_seconds: None,
             repeated: 0,
-        });
-        let surplus = events.len().saturating_sub(EVENTS_MAX);
-        events.drain(..surplus);
+        }
     }
 
     pub(super) fn add_cost(&mut self, event: &str, seconds: f64) {
         *self.record.timings.entry(format!("{event}_seconds")).or_default() += seconds;
+    }
+}
+
+/// The newest events stay, and one that repeats is counted.
+fn keep(events: &mut Vec<EventRecord>, mut record: EventRecord) {
+    if REPEATED.contains(&&*record.event) {
+        let first = events.len().saturating_sub(REPEATED_AMONG);
+        let same = |old: &EventRecord| (&old.event, &old.text) == (&record.event, &record.text);
+        if let Some(at) = events[first..].iter().position(same) {
+            // It is the newest now; its step stays that of the first time.
+            let old = events.remove(first + at);
+            record.step = old.step;
+            record.repeated = record.repeated.saturating_add(old.repeated).saturating_add(1);
+        }
+        let alike = events.iter().filter(|old| old.event == record.event).count();
+        if alike >= REPEATED_MAX
+            && let Some(oldest) = events.iter().position(|old| old.event == record.event)
+        {
+            events.remove(oldest);
+        }
+    }
+    events.push(record);
+    let surplus = events.len().saturating_sub(EVENTS_MAX);
+    events.drain(..surplus);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event: &str, text: &str) -> EventRecord {
+        let (event, text) = (event.to_owned(), text.to_owned());
+        EventRecord { time: 0.0, step: 1, event, text, cost_seconds: None, repeated: 0 }
+    }
+
+    #[test]
+    fn what_repeats_is_counted_and_outsiders_push_nothing_out() {
+        let mut events = Vec::new();
+        keep(&mut events, event("view", "the first"));
+        for _ in 0..500 {
+            keep(&mut events, event("refused", "a"));
+            keep(&mut events, event("refused", "b"));
+        }
+        assert_eq!(events.iter().map(|event| event.repeated).collect::<Vec<_>>(), [0, 499, 499]);
+        for number in 0..5_000 {
+            keep(&mut events, event("refused", &number.to_string()));
+            keep(&mut events, event("warning", &number.to_string()));
+        }
+        assert_eq!(events.len(), 1 + 2 * REPEATED_MAX);
+        assert_eq!((&*events[0].text, &*events[200].text), ("the first", "4999"));
+        for number in 0..5_000 {
+            keep(&mut events, event("view", &number.to_string()));
+        }
+        assert_eq!(events.len(), EVENTS_MAX);
     }
 }

@@ -6,6 +6,7 @@ mod roll;
 mod spells;
 mod status;
 mod steps;
+mod throttle;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tracker::{MetricsFile, RunRecord};
 
 use self::roll::Roll;
 use self::spells::Spells;
+use self::throttle::Throttle;
 use self::trouble::Trouble;
 use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
@@ -45,6 +47,8 @@ pub(crate) struct Recorder {
     file: MetricsFile,
     metrics_trouble: Trouble,
     record_trouble: Trouble,
+    /// Refusals, which whoever knocks can cause.
+    refusals: Throttle,
     record: RunRecord,
     display: Display,
     rates: Rates,
@@ -86,6 +90,7 @@ impl Recorder {
             file,
             metrics_trouble: Trouble::default(),
             record_trouble: Trouble::default(),
+            refusals: Throttle::new(Instant::now()),
             record,
             display,
             rates: Rates::default(),

@@ -4,7 +4,7 @@ use protocol::ids::MemberId;
 use wire::proto::MemberStatus;
 
 use super::{Recorder, unix_seconds};
-use crate::status::{StatusReport, last_events};
+use crate::status::{StatusReport, bounded, last_events};
 
 impl Recorder {
     /// For `coordinator status`.
@@ -14,7 +14,7 @@ impl Recorder {
         if self.progress.loss.is_finite() && self.progress.step > self.info.first_step {
             metrics.insert("train/loss".to_owned(), self.progress.loss);
         }
-        StatusReport {
+        let report = StatusReport {
             run: self.info.name.clone(),
             directory: self.run_dir.display().to_string(),
             state: self.state().to_owned(),
@@ -35,7 +35,8 @@ impl Recorder {
             retries: self.record.retries,
             events: last_events(&self.record.events),
             message: String::new(),
-        }
+        };
+        bounded(report)
     }
 
     fn state(&self) -> &'static str {

@@ -125,7 +125,7 @@ async fn a_download_that_nobody_takes_is_given_up() {
 #[tokio::test]
 async fn a_stream_that_does_not_join_is_closed_and_one_that_did_stays() {
     let (triggers, mut inbox) = mpsc::channel(8);
-    listen(1, pending(), triggers.clone(), PATIENCE).await;
+    listen(1, pending(), triggers.clone(), inbox_room(), PATIENCE).await;
     let Some(Trigger::Disconnected { connection: 1, reason }) = inbox.recv().await else {
         panic!("no end of the stream");
     };
@@ -133,7 +133,33 @@ async fn a_stream_that_does_not_join_is_closed_and_one_that_did_stays() {
 
     let join = from_worker::Message::Join(Join { fingerprint: vec![0; 32], ..Join::default() });
     let joined = tokio_stream::iter([Ok(FromWorker { message: Some(join) })]).chain(pending());
-    let listening = timeout(PATIENCE.join * 4, listen(2, joined, triggers, PATIENCE)).await;
+    let listening = timeout(PATIENCE.join * 4, listen(2, joined, triggers, inbox_room(), PATIENCE)).await;
     assert!(listening.is_err(), "it stays for as long as it likes");
     assert!(matches!(inbox.recv().await, Some(Trigger::Message { connection: 2, .. })));
+}
+
+/// A flood waits in its own socket once its messages take all the room there is.
+#[tokio::test]
+async fn what_waits_for_the_driver_is_bounded_in_bytes() {
+    let sums = vec![1.0; 100_000];
+    let key = Some(wire::proto::StepKey { view: 1, step: 1, phase: 1 });
+    let ready = wire::proto::Ready { key, sums, ..Default::default() };
+    let message = FromWorker { message: Some(from_worker::Message::Ready(ready)) };
+    let bytes = wire::encoded_bytes(&message);
+    let flood = tokio_stream::iter(std::iter::repeat_with(move || Ok(message.clone())));
+    let (triggers, mut inbox) = mpsc::channel(4_096);
+    let listening = tokio::spawn(listen(1, flood, triggers, inbox_room(), Patience::default()));
+    let most = INBOX_BYTES_MAX / bytes;
+    let began = std::time::Instant::now();
+    while inbox.len() < most {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} of {most} wait", inbox.len());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(PATIENCE.stall).await;
+    assert!(inbox.len() <= most + 1, "{} wait where {most} have room", inbox.len());
+    // What the driver takes in makes room for as much.
+    for _ in 0..3 * most {
+        assert!(matches!(inbox.recv().await, Some(Trigger::Message { .. })));
+    }
+    listening.abort();
 }

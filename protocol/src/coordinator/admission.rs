@@ -2,7 +2,7 @@
 
 use super::machine::{Coordinator, State};
 use super::{Event, Note, Output};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, MemberKey};
 use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
 use crate::{BUILD, Millis, PROTOCOL_VERSION};
 
@@ -221,6 +221,7 @@ impl Coordinator {
             data_plan: plan.data_plan.clone(),
             data_port: plan.data_port,
             heartbeat_ms: plan.heartbeat_ms(),
+            key: MemberKey::default(),
         };
         self.send(connection, ToWorker::Welcome(welcome));
         self.look_at_claim(id);

@@ -133,6 +133,13 @@ impl Coordinator {
             let reason = format!("it has not computed its part of the step within {waited_ms} ms");
             return late.into_iter().for_each(|id| self.evict(now, id, &reason, false));
         }
+        let withheld = self.withheld();
+        if !withheld.is_empty() {
+            let reason = format!(
+                "it has said its sums and not sent its gradient within {waited_ms} ms, which holds up all others"
+            );
+            return withheld.into_iter().for_each(|id| self.evict(now, id, &reason, false));
+        }
         let cut_off = self.cut_off();
         if !cut_off.is_empty() {
             let reason = format!(
@@ -145,6 +152,16 @@ impl Coordinator {
             return self.fail(4, &format!("waited {waited_ms} ms for {what} and gave up"));
         }
         self.retry(now, &format!("waited {waited_ms} ms for {what}"));
+    }
+
+    /// Members whose gradient is missing where all sums are there and so nobody is ready.
+    fn withheld(&self) -> Vec<MemberId> {
+        let State::Stepping(step) = &self.state else { return Vec::new() };
+        let ids = || self.roster.iter().map(|member| member.id).filter(|id| self.is_in_view(*id));
+        if ids().any(|id| step.is_ready(id)) {
+            return Vec::new();
+        }
+        ids().filter(|id| step.behind.contains(id)).collect()
     }
 
     /// Members that are not ready where all have computed and others are: their data connection takes and doesn't give.

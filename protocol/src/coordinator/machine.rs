@@ -209,6 +209,8 @@ impl Coordinator {
             Event::CheckpointRequested => self.uploads.request(),
             Event::Computed { member, key } => self.on_computed(member, key),
             Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
+            Event::Behind { key, members } => self.on_behind(key, members),
+            Event::ProtocolBroken { member, what } => self.reject(now, member, &what),
             // A run that has begun waits for workers, its own or others: one that can't be started is no reason to end.
             Event::LaunchFailed { reason, .. } if self.has_begun => {
                 self.warn(format!("a local worker failed: {reason}"));

@@ -114,12 +114,26 @@ pub enum Event {
         /// Of which step.
         key: StepKey,
     },
+    /// Whose part of a step's gradient is not at the reducer and holds up all others': told before [`Event::Tick`].
+    Behind {
+        /// Of which step.
+        key: StepKey,
+        /// Who.
+        members: Vec<MemberId>,
+    },
     /// The data plane lost a member (broken connection, bad frame).
     DataPlaneLost {
         /// Who.
         member: MemberId,
         /// How it was noticed.
         reason: String,
+    },
+    /// A member sent over the data plane what nobody who follows the protocol sends.
+    ProtocolBroken {
+        /// Who.
+        member: MemberId,
+        /// What, for people.
+        what: String,
     },
     /// A local worker process could not be started or ended before it joined.
     LaunchFailed {
@@ -209,6 +223,8 @@ pub struct Committed {
     pub skipped: bool,
     /// (member, timings), in rank order.
     pub timings: Vec<(MemberId, crate::messages::Timings)>,
+    /// What the view works on next; `None` where it works on nothing more.
+    pub next: Option<StepKey>,
 }
 
 /// An event of the run, with its reason.

@@ -39,6 +39,8 @@ pub(super) struct Step {
     pub(super) late: String,
     /// Whose part of it is at the reducer.
     pub(super) computed: BTreeSet<MemberId>,
+    /// Who holds up what is reduced of it, as the reducer said last.
+    pub(super) behind: Vec<MemberId>,
     readies: BTreeMap<MemberId, Ready>,
 }
 
@@ -106,6 +108,7 @@ impl Coordinator {
             late_at: now.saturating_add(late_ms),
             late: String::new(),
             computed: BTreeSet::new(),
+            behind: Vec::new(),
             readies: BTreeMap::new(),
         });
     }
@@ -115,6 +118,14 @@ impl Coordinator {
             && step.key == key
         {
             step.computed.insert(id);
+        }
+    }
+
+    pub(super) fn on_behind(&mut self, key: StepKey, members: Vec<MemberId>) {
+        if let State::Stepping(step) = &mut self.state
+            && step.key == key
+        {
+            step.behind = members;
         }
     }
 
@@ -280,21 +291,20 @@ impl Coordinator {
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
         self.pace.note(key.phase, took_ms);
-        if next.evaluate {
-            self.begin_step(now, StepKey { phase: Phase::Evaluate, ..key });
-        } else if next.last {
-            self.start_closing(now);
-            self.compare_new_claims(now, key.step);
-            return;
-        } else if next.hold {
-            if wants_balance {
-                self.note(super::Note::Warning { message: self.describe_balance() });
+        match next_key(key, next) {
+            Some(next) => self.begin_step(now, next),
+            None => {
+                if next.last {
+                    self.start_closing(now);
+                } else {
+                    if wants_balance {
+                        self.note(super::Note::Warning { message: self.describe_balance() });
+                    }
+                    self.hold(now);
+                }
+                self.compare_new_claims(now, key.step);
+                return;
             }
-            self.hold(now);
-            self.compare_new_claims(now, key.step);
-            return;
-        } else {
-            self.begin_step(now, StepKey { step: key.step + 1, phase: Phase::Train, ..key });
         }
         // Others may have come with another state than the one that this commit speaks of.
         if !self.compare_new_claims(now, key.step) && !self.is_view_whole() {
@@ -333,6 +343,7 @@ impl Coordinator {
             learning_rate: record.scalars.learning_rate,
             skipped: record.verdict == Verdict::Skip,
             timings,
+            next: next_key(key, record.next),
         }
     }
 
@@ -363,4 +374,13 @@ impl Coordinator {
         let unready = names(&|id| !step.readies.contains_key(&id));
         format!("{} to be ready with {what}", some_of(&unready))
     }
+}
+
+/// What the view works on after a commit.
+fn next_key(key: StepKey, next: Next) -> Option<StepKey> {
+    if next.evaluate {
+        return Some(StepKey { phase: Phase::Evaluate, ..key });
+    }
+    let goes_on = !next.last && !next.hold;
+    goes_on.then_some(StepKey { step: key.step + 1, phase: Phase::Train, ..key })
 }

@@ -12,6 +12,13 @@ fn token(byte: u8) -> Token {
     Token::parse(&format!("{byte:02x}").repeat(32)).expect("64 digits")
 }
 
+const KEY: MemberKey = MemberKey([8; 32]);
+
+/// The run has one member.
+fn keys(member: MemberId) -> Option<MemberKey> {
+    (member == MEMBER).then_some(KEY)
+}
+
 fn pair() -> (DataStream, DataStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let worker = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
@@ -24,8 +31,8 @@ fn meet(
     coordinator: (u8, RunId),
 ) -> (Result<(), HandshakeError>, Result<MemberId, HandshakeError>) {
     let (mut near, mut far) = pair();
-    let side = thread::spawn(move || accept(&mut far, &token(coordinator.0), coordinator.1));
-    let connected = connect(&mut near, &token(worker.0), worker.1, MEMBER);
+    let side = thread::spawn(move || accept(&mut far, &token(coordinator.0), coordinator.1, keys));
+    let connected = connect(&mut near, &token(worker.0), worker.1, (MEMBER, &KEY));
     (connected, side.join().expect("no panic"))
 }
 
@@ -33,11 +40,11 @@ fn meet(
 fn both_sides_agree_and_the_socket_is_left_clean() {
     let (mut near, mut far) = pair();
     let side = thread::spawn(move || {
-        let member = accept(&mut far, &token(1), RUN).expect("a member");
+        let member = accept(&mut far, &token(1), RUN, keys).expect("a member");
         far.write_all(b"after").expect("sent");
         member
     });
-    connect(&mut near, &token(1), RUN, MEMBER).expect("agreed");
+    connect(&mut near, &token(1), RUN, (MEMBER, &KEY)).expect("agreed");
     let mut after = Vec::new();
     near.read_to_end(&mut after).expect("read");
     assert_eq!((after.as_slice(), side.join().expect("no panic")), (&b"after"[..], MEMBER));
@@ -64,7 +71,7 @@ fn worker_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     far.write_all(bytes).expect("sent");
     far.socket().shutdown(Shutdown::Write).expect("shut");
-    connect_within(&mut near, &token(1), RUN, MEMBER, DEADLINE).expect_err("not a coordinator")
+    connect_within(&mut near, &token(1), RUN, (MEMBER, &KEY), DEADLINE).expect_err("not a coordinator")
 }
 
 /// What the coordinator says of a worker that sends these bytes.
@@ -72,7 +79,7 @@ fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     near.write_all(bytes).expect("sent");
     near.socket().shutdown(Shutdown::Write).expect("shut");
-    accept_within(&mut far, &token(1), RUN, DEADLINE).expect_err("not a worker")
+    accept_within(&mut far, &token(1), RUN, keys, DEADLINE).expect_err("not a worker")
 }
 
 fn version(number: u32) -> Vec<u8> {
@@ -94,7 +101,46 @@ fn other_versions_and_other_protocols_are_told_apart() {
 #[test]
 fn a_coordinator_without_the_token_is_not_believed() {
     let yes = [&version(VERSION)[..], &[9; NONCE_BYTES], &[0; 4], &[5; 32]].concat();
-    assert!(matches!(worker_meets(&yes), HandshakeError::WrongToken));
+    assert!(matches!(worker_meets(&yes), HandshakeError::WrongCoordinator));
+}
+
+/// What both sides say of a worker that claims to be a member with this key.
+fn claim(
+    member: MemberId,
+    key: &MemberKey,
+) -> (Result<(), HandshakeError>, Result<MemberId, HandshakeError>) {
+    let (mut near, mut far) = pair();
+    let side = thread::spawn(move || accept(&mut far, &token(1), RUN, keys));
+    let connected = connect(&mut near, &token(1), RUN, (member, key));
+    (connected, side.join().expect("no panic"))
+}
+
+#[test]
+fn whoever_knows_the_token_alone_is_no_member() {
+    let (near, far) = claim(MEMBER, &MemberKey([9; 32]));
+    assert!(matches!(far, Err(HandshakeError::WrongMember(id)) if id == MEMBER.0), "{far:?}");
+    assert!(matches!(&near, Err(HandshakeError::Refused(why)) if why.contains("not the key")), "{near:?}");
+    let (near, far) = claim(MemberId(1 << 32 | 8), &KEY);
+    assert!(matches!(far, Err(HandshakeError::UnknownMember(_))), "{far:?}");
+    assert!(matches!(&near, Err(HandshakeError::Refused(why)) if why.contains("0x100000008")), "{near:?}");
+}
+
+#[test]
+fn a_coordinator_that_did_not_admit_the_worker_is_not_believed() {
+    let (mut near, mut far) = pair();
+    // It believes whatever proof comes, and answers with the token alone.
+    let side = thread::spawn(move || {
+        let mut stream = Bounded::new(&mut far, DEADLINE);
+        stream.write(&[&prefix()[..], &[9; NONCE_BYTES]].concat()).expect("sent");
+        let hello: [u8; HELLO_BYTES] = stream.read_array().expect("the worker's words");
+        let nonce = hello[PREFIX_BYTES + 24..PREFIX_BYTES + 24 + NONCE_BYTES].try_into().expect("32 bytes");
+        let nonces = Nonces { coordinator: [9; NONCE_BYTES], worker: nonce, binding: [0; 32] };
+        let own = proof(token(1).bytes(), Side::Coordinator, &nonces, RUN, MEMBER);
+        stream.write(&[&[0; 4][..], own.as_bytes()].concat()).expect("sent");
+    });
+    let connected = connect(&mut near, &token(1), RUN, (MEMBER, &KEY));
+    assert!(matches!(connected, Err(HandshakeError::WrongCoordinator)), "{connected:?}");
+    side.join().expect("no panic");
 }
 
 #[test]
@@ -105,16 +151,16 @@ fn a_proof_serves_neither_twice_nor_for_the_other_side() {
         binding: [binding; 32],
     };
     let nonces = |coordinator, worker| bound(coordinator, worker, 5);
-    let own = proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER);
-    assert_eq!(own, proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MEMBER));
+    let own = proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER);
+    assert_eq!(own, proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER));
     for other in [
-        proof(&token(2), Side::Worker, &nonces(1, 2), RUN, MEMBER),
-        proof(&token(1), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
-        proof(&token(1), Side::Worker, &nonces(9, 2), RUN, MEMBER),
-        proof(&token(1), Side::Worker, &bound(1, 2, 9), RUN, MEMBER),
-        proof(&token(1), Side::Worker, &nonces(1, 9), RUN, MEMBER),
-        proof(&token(1), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
-        proof(&token(1), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),
+        proof(token(2).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER),
+        proof(token(1).bytes(), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
+        proof(token(1).bytes(), Side::Worker, &nonces(9, 2), RUN, MEMBER),
+        proof(token(1).bytes(), Side::Worker, &bound(1, 2, 9), RUN, MEMBER),
+        proof(token(1).bytes(), Side::Worker, &nonces(1, 9), RUN, MEMBER),
+        proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
+        proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),
     ] {
         assert_ne!(own, other);
     }
@@ -146,7 +192,7 @@ fn a_refusal_is_bounded_and_printable() {
 fn the_deadline_is_for_all_of_it() {
     let (mut near, mut far) = pair();
     let begun = Instant::now();
-    let side = thread::spawn(move || accept_within(&mut far, &token(1), RUN, SHORT));
+    let side = thread::spawn(move || accept_within(&mut far, &token(1), RUN, keys, SHORT));
     // A byte at a time: each wait is short, all of them together are not.
     for byte in version(VERSION).into_iter().chain([0; HELLO_BYTES]) {
         if side.is_finished() || near.write_all(&[byte]).is_err() {
@@ -159,6 +205,6 @@ fn the_deadline_is_for_all_of_it() {
     assert!(begun.elapsed() < 8 * SHORT, "{:?}", begun.elapsed());
 
     let (mut near, _silent) = pair();
-    let error = connect_within(&mut near, &token(1), RUN, MEMBER, SHORT).expect_err("silence");
+    let error = connect_within(&mut near, &token(1), RUN, (MEMBER, &KEY), SHORT).expect_err("silence");
     assert!(matches!(error, HandshakeError::TimedOut(SHORT)), "{error:?}");
 }

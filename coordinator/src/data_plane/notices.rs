@@ -1,0 +1,97 @@
+//! What the data plane tells the driver. The reducer takes inputs from the driver through a bounded queue, in which the
+//! driver may have to wait for room; were the way back a queue too, both full ones could wait for each other. So the way
+//! back is a mailbox that never blocks: it holds at most one word of each kind for each member, whatever happens while
+//! the driver is busy, since the newer takes the older one's place.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use protocol::ids::{MemberId, StepKey};
+use tokio::sync::Notify;
+
+/// How a member's data connection was lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Loss {
+    /// It broke, or brought something damaged: it may be tried again.
+    Broken(String),
+    /// It brought what nobody who follows the protocol sends.
+    Violation(String),
+}
+
+/// All that waits for the driver.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(crate) struct Told {
+    /// The newest step that a member's part of is at the reducer.
+    pub(crate) computed: BTreeMap<MemberId, StepKey>,
+    /// Members that the data plane has lost.
+    pub(crate) lost: BTreeMap<MemberId, Loss>,
+}
+
+/// The mailbox.
+#[derive(Default)]
+pub(crate) struct Notices {
+    told: Mutex<Told>,
+    arrived: Notify,
+}
+
+impl Notices {
+    /// A member's part of a step is at the reducer.
+    pub(super) fn computed(&self, member: MemberId, key: StepKey) {
+        self.lock().computed.insert(member, key);
+        self.arrived.notify_one();
+    }
+
+    /// A member is lost. That it broke the protocol isn't forgotten over a connection that breaks then.
+    pub(super) fn lost(&self, member: MemberId, loss: Loss) {
+        let mut told = self.lock();
+        if !matches!(told.lost.get(&member), Some(Loss::Violation(_))) {
+            told.lost.insert(member, loss);
+        }
+        drop(told);
+        self.arrived.notify_one();
+    }
+
+    /// Wakes the driver for what it finds elsewhere.
+    pub(super) fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Returns when there is something to take.
+    pub(crate) async fn wait(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// All that was told since the last time.
+    pub(crate) fn take(&self) -> Told {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{Phase, ViewId};
+
+    use super::*;
+
+    #[test]
+    fn a_driver_that_takes_nothing_for_long_finds_a_word_for_each_member() {
+        let notices = Notices::default();
+        let key = |step| StepKey { view: ViewId(1), step, phase: Phase::Train };
+        // It would block here, were it a queue of any length.
+        for step in 1..=100_000 {
+            notices.computed(MemberId(step % 2), key(step));
+            notices.lost(MemberId(step % 2), Loss::Broken(step.to_string()));
+        }
+        notices.lost(MemberId(1), Loss::Violation("a lie".to_owned()));
+        notices.lost(MemberId(1), Loss::Broken("closed".to_owned()));
+        let told = notices.take();
+        assert_eq!(told.computed, BTreeMap::from([(MemberId(0), key(100_000)), (MemberId(1), key(99_999))]));
+        assert_eq!(told.lost[&MemberId(0)], Loss::Broken("100000".to_owned()));
+        assert_eq!(told.lost[&MemberId(1)], Loss::Violation("a lie".to_owned()));
+        assert_eq!(notices.take(), Told::default());
+    }
+}

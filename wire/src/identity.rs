@@ -1,0 +1,84 @@
+//! Who a member is: the key that Welcome gives it, and what it proves with that key.
+//!
+//! The run's token says that somebody belongs to the run; it is the same for all. Ids of members are easily guessed, as
+//! they count from one. So whatever is done in a member's name, a data connection ([`crate::handshake`]) or an upload, is
+//! proven with a key that only that member and its coordinator have.
+
+use protocol::ids::{MemberId, MemberKey, RunId};
+
+use crate::proto::UploadBegin;
+use crate::token::Token;
+
+/// A new member's key.
+///
+/// # Errors
+/// When the system's random source can't be read.
+pub fn random_key() -> std::io::Result<MemberKey> {
+    crate::random_bytes().map(MemberKey)
+}
+
+/// What a member proves itself with on a data connection: both secrets in one.
+pub(crate) fn identity_key(token: &Token, key: &MemberKey) -> [u8; 32] {
+    *blake3::keyed_hash(token.bytes(), &key.0).as_bytes()
+}
+
+/// The proof that an upload begins with: it covers what is uploaded, so it serves for no other.
+#[must_use]
+pub fn upload_proof(key: &MemberKey, begin: &UploadBegin) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(&key.0);
+    hasher.update(b"bonfire upload");
+    hasher.update(&begin.run);
+    hasher.update(&begin.member.to_le_bytes());
+    hasher.update(&begin.kind.to_le_bytes());
+    hasher.update(&begin.step.to_le_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// Whether an upload begins with the proof of this key.
+#[must_use]
+pub fn proves_upload(key: &MemberKey, begin: &UploadBegin) -> bool {
+    let theirs = <[u8; 32]>::try_from(begin.proof.as_slice());
+    // blake3::Hash compares in constant time.
+    theirs.is_ok_and(|theirs| {
+        blake3::Hash::from_bytes(theirs) == blake3::Hash::from_bytes(upload_proof(key, begin))
+    })
+}
+
+/// An upload's first words, proven.
+#[must_use]
+pub fn upload_begin(run: RunId, (member, key): (MemberId, &MemberKey), kind: i32, step: u64) -> UploadBegin {
+    let mut begin = UploadBegin { run: run.0.to_vec(), member: member.0, kind, step, proof: Vec::new() };
+    begin.proof = upload_proof(key, &begin).to_vec();
+    begin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_is_proven_for_what_it_is_and_by_whose_it_is() {
+        let (run, member) = (RunId([1; 16]), MemberId(7));
+        let (key, other) = (MemberKey([2; 32]), MemberKey([3; 32]));
+        let begin = upload_begin(run, (member, &key), 1, 40);
+        assert!(proves_upload(&key, &begin));
+        assert!(!proves_upload(&other, &begin));
+        for changed in [
+            UploadBegin { step: 41, ..begin.clone() },
+            UploadBegin { kind: 2, ..begin.clone() },
+            UploadBegin { member: 8, ..begin.clone() },
+            UploadBegin { run: vec![9; 16], ..begin.clone() },
+            UploadBegin { proof: Vec::new(), ..begin.clone() },
+            UploadBegin { proof: vec![0; 32], ..begin },
+        ] {
+            assert!(!proves_upload(&key, &changed), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_in_no_log() {
+        let key = random_key().expect("random");
+        assert_ne!(key, random_key().expect("random"));
+        assert_eq!(format!("{key:?}"), "MemberKey(...)");
+    }
+}
