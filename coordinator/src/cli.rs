@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wire::tls::Security;
+
+use crate::access::table::Role;
 
 /// Elastic distributed training: shards a dataset to workers and keeps the run.
 #[derive(Parser, Debug)]
@@ -139,6 +142,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Who may do what with a run
+    Token {
+        /// What to do with them
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// What runs have logged
     Tracker {
         /// What to do with it
@@ -174,6 +183,69 @@ pub(crate) enum KeyCommand {
         #[arg(value_name = "PATH")]
         path: PathBuf,
     },
+}
+
+/// `coordinator token ...`
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print its line, which is shown once
+    Create(CreateArgs),
+    /// Say which tokens there are
+    List {
+        /// The run's directory: the newest below ./runs if nothing is said
+        #[arg(value_name = "RUN_DIR")]
+        run_dir: Option<PathBuf>,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = OutputForm::Text)]
+        output: OutputForm,
+    },
+    /// Make a token good for nothing, at once: a run that goes on hangs up on whoever came with it
+    Revoke(RevokeArgs),
+}
+
+/// What `coordinator token create` takes.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// What it is for
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+    /// Who gets it, such as gpu-7: for messages and the audit log
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// After which time it is good for nothing, such as 12h, 30d or 4w; never if nothing is said
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(crate) expires: Option<Duration>,
+    /// The run's directory: the newest below ./runs if nothing is said
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// What `coordinator token revoke` takes.
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The run's directory: the newest below ./runs if nothing is said
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// Reads "90s", "15m", "12h", "30d", "4w".
+fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit_seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err("expected a whole number and one of s, m, h, d, w, such as 30d".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not start with a whole number"))?;
+    let seconds = number.checked_mul(unit_seconds).filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("{text} is no time to come"))
 }
 
 /// `coordinator tracker ...`

@@ -139,9 +139,14 @@ fn directory(target: &Target) -> Result<Option<PathBuf>, Refusal> {
     if target.connect.is_some() {
         return Ok(None);
     }
-    if let Some(dir) = &target.run_dir {
+    run_dir(target.run_dir.as_deref()).map(Some)
+}
+
+/// The run directory of this name, else the newest below ./runs.
+pub(crate) fn run_dir(named: Option<&Path>) -> Result<PathBuf, Refusal> {
+    if let Some(dir) = named {
         if dir.join("config.toml").is_file() {
-            return Ok(Some(dir.clone()));
+            return Ok(dir.to_owned());
         }
         return Err(Refusal::data(format!("{} is no run directory (it has no config.toml)", dir.display())));
     }
@@ -153,7 +158,7 @@ fn directory(target: &Target) -> Result<Option<PathBuf>, Refusal> {
         .filter(|entry| entry.path().join("config.toml").is_file())
         .max_by_key(|entry| entry.metadata().and_then(|meta| meta.modified()).ok());
     newest
-        .map(|entry| Some(entry.path()))
+        .map(|entry| entry.path())
         .ok_or_else(|| Refusal::data("there is no run below ./runs: name one, or use --connect URL"))
 }
 

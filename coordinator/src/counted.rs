@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -50,12 +51,16 @@ fn strangers() -> std::sync::MutexGuard<'static, BTreeMap<u64, oneshot::Sender<(
 
 /// Which connection a call came over.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Number(u64);
+pub(crate) struct Number {
+    number: u64,
+    /// Where it came from.
+    pub(crate) peer: Option<SocketAddr>,
+}
 
 impl Number {
     /// It is no stranger any more: a call over it has shown the run's token, or it is gone.
     pub(crate) fn settle(self) {
-        strangers().remove(&self.0);
+        strangers().remove(&self.number);
     }
 }
 
@@ -125,8 +130,9 @@ pub(crate) fn admit(
     OPEN.fetch_add(1, Ordering::Relaxed);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let stranger = Some(Stranger::enter(number));
+    let number = Number { number, peer: stream.peer_addr().ok() };
     let stream = Secured::new(stream, tls.map(ServerTls::control));
-    Some(Ok(Counted { stream, number: Number(number), stranger }))
+    Some(Ok(Counted { stream, number, stranger }))
 }
 
 impl Drop for Counted {

@@ -44,6 +44,8 @@ pub(crate) enum Trigger {
         connection: u64,
         /// Where messages to it go.
         outbox: mpsc::Sender<ToWorker>,
+        /// Of the token that it came with: [`Token::secret`](wire::token::Token::secret).
+        secret: [u8; 32],
     },
     /// A message came on a control stream.
     Message {
@@ -118,6 +120,13 @@ enum Wake {
     Deadline,
 }
 
+/// An open control stream.
+struct Session {
+    outbox: mpsc::Sender<ToWorker>,
+    /// Of the token that it came with.
+    secret: [u8; 32],
+}
+
 /// The parts that the loop works with.
 pub(crate) struct Driver {
     /// The machine that decides.
@@ -132,7 +141,7 @@ pub(crate) struct Driver {
     pub(crate) recorder: Recorder,
     locals: Option<Locals>,
     retention: Retention,
-    sessions: BTreeMap<u64, mpsc::Sender<ToWorker>>,
+    sessions: BTreeMap<u64, Session>,
     slots: Slots,
     began: Instant,
     stopping: bool,
@@ -242,8 +251,8 @@ impl Driver {
         match trigger {
             Trigger::Appended(Ok(())) => self.handle(Event::Journalled),
             Trigger::Appended(Err(reason)) => self.handle(Event::JournalFailed { reason }),
-            Trigger::Opened { connection, outbox } => {
-                self.sessions.insert(connection, outbox);
+            Trigger::Opened { connection, outbox, secret } => {
+                self.sessions.insert(connection, Session { outbox, secret });
             }
             Trigger::Message { connection, message, room } => {
                 // What the message took while it waited is free for the next one.
@@ -438,8 +447,9 @@ impl Driver {
     }
 
     fn send(&mut self, connection: u64, mut message: ToWorker) {
+        let Some(session) = self.sessions.get(&connection) else { return };
         if let ToWorker::Welcome(welcome) = &mut message {
-            match self.reduction.identities().issue(welcome.member) {
+            match self.reduction.identities().issue(welcome.member, session.secret) {
                 Ok(key) => welcome.key = key,
                 Err(why) => {
                     let reason = format!("no key can be drawn for it: {why}");
@@ -448,8 +458,7 @@ impl Driver {
                 }
             }
         }
-        let Some(outbox) = self.sessions.get(&connection) else { return };
-        if let Err(full) = outbox.try_send(message) {
+        if let Err(full) = session.outbox.try_send(message) {
             // A peer that doesn't read sixty-four messages is as good as gone.
             let reason = format!("its control stream takes no more messages ({full})");
             self.sessions.remove(&connection);
@@ -486,7 +495,8 @@ impl Driver {
 
     /// Lets the last messages go out: each stream's task ends when its outbox is closed and empty.
     async fn close_sessions(&mut self) {
-        let outboxes: Vec<_> = std::mem::take(&mut self.sessions).into_values().collect();
+        let sessions = std::mem::take(&mut self.sessions).into_values();
+        let outboxes: Vec<_> = sessions.map(|session| session.outbox).collect();
         let drained = async {
             for outbox in &outboxes {
                 while outbox.capacity() < outbox.max_capacity() && !outbox.is_closed() {

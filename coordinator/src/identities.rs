@@ -4,14 +4,16 @@
 //! token and no member's key can join like anybody, and can do nothing in a member's name.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Shutdown};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::ids::{MemberId, MemberKey};
 use wire::handshake::HandshakeError;
-use wire::identity;
+use wire::identity::{self, Identity};
 use wire::proto::UploadBegin;
 use wire::stream::DataStream;
+
+use crate::audit::Audit;
 
 /// Refusals of so many kinds and addresses are told apart until the driver takes them; the others are counted together.
 const REFUSALS_MAX: usize = 16;
@@ -20,18 +22,20 @@ const REFUSALS_MAX: usize = 16;
 #[derive(Clone, Default)]
 pub(crate) struct Identities {
     state: Arc<Mutex<State>>,
+    /// Who was refused goes there too.
+    audit: Option<Audit>,
 }
 
 #[derive(Default)]
 struct State {
-    members: BTreeMap<MemberId, Identity>,
+    members: BTreeMap<MemberId, Member>,
     /// How often each was refused since the driver looked.
     refusals: BTreeMap<String, u64>,
     refused_others: u64,
 }
 
-struct Identity {
-    key: MemberKey,
+struct Member {
+    identity: Identity,
     /// The newest data connection, by its number: there is one.
     connection: Option<(u64, DataStream)>,
 }
@@ -58,42 +62,48 @@ impl Drop for Superseded {
 }
 
 impl Identities {
-    /// A worker is a member now: the key that it is told.
+    /// Of a run that keeps an audit log.
+    pub(crate) fn new(audit: Audit) -> Self {
+        Self { state: Arc::default(), audit: Some(audit) }
+    }
+
+    /// A worker that came with a token of this secret is a member now: the key that it is told.
     ///
     /// # Errors
     /// When the system's random source can't be read.
-    pub(crate) fn issue(&self, member: MemberId) -> std::io::Result<MemberKey> {
+    pub(crate) fn issue(&self, member: MemberId, secret: [u8; 32]) -> std::io::Result<MemberKey> {
         let key = identity::random_key()?;
-        self.lock().members.insert(member, Identity { key: key.clone(), connection: None });
+        let identity = Identity { secret, key: key.clone() };
+        self.lock().members.insert(member, Member { identity, connection: None });
         Ok(key)
     }
 
     /// It isn't any more: its key proves nothing, and its data connection is closed.
     pub(crate) fn revoke(&self, member: MemberId) {
         let gone = self.lock().members.remove(&member);
-        drop(gone.and_then(|identity| identity.connection).map(|(_, stream)| Superseded(stream)));
+        drop(gone.and_then(|member| member.connection).map(|(_, stream)| Superseded(stream)));
     }
 
-    /// The key of somebody who is a member.
-    pub(crate) fn key_of(&self, member: MemberId) -> Option<MemberKey> {
-        self.lock().members.get(&member).map(|identity| identity.key.clone())
+    /// What somebody proves who is a member.
+    pub(crate) fn of(&self, member: MemberId) -> Option<Identity> {
+        self.lock().members.get(&member).map(|member| member.identity.clone())
     }
 
     /// A data connection was proven to be this member's. One is kept for each member.
     pub(crate) fn enter(&self, member: MemberId, number: u64, stream: &DataStream) -> Entry {
         let mut state = self.lock();
-        let Some(identity) = state.members.get_mut(&member) else { return Entry::TooLate };
-        if identity.connection.as_ref().is_some_and(|(newest, _)| *newest > number) {
+        let Some(known) = state.members.get_mut(&member) else { return Entry::TooLate };
+        if known.connection.as_ref().is_some_and(|(newest, _)| *newest > number) {
             return Entry::TooLate;
         }
-        let before = identity.connection.replace((number, stream.clone()));
+        let before = known.connection.replace((number, stream.clone()));
         Entry::Newest { before: before.map(|(_, stream)| Superseded(stream)) }
     }
 
     /// This connection of a member has ended.
     pub(crate) fn leave(&self, member: MemberId, number: u64) {
-        if let Some(identity) = self.lock().members.get_mut(&member) {
-            identity.connection.take_if(|(newest, _)| *newest == number);
+        if let Some(known) = self.lock().members.get_mut(&member) {
+            known.connection.take_if(|(newest, _)| *newest == number);
         }
     }
 
@@ -102,18 +112,21 @@ impl Identities {
     /// # Errors
     /// Why it isn't.
     pub(crate) fn check_upload(&self, begin: &UploadBegin) -> Result<(), String> {
-        let key = self.key_of(MemberId(begin.member));
-        let key = key.ok_or_else(|| HandshakeError::UnknownMember(begin.member).to_string())?;
-        if identity::proves_upload(&key, begin) {
+        let identity = self.of(MemberId(begin.member));
+        let identity = identity.ok_or_else(|| HandshakeError::UnknownMember(begin.member).to_string())?;
+        if identity::proves_upload(&identity.key, begin) {
             return Ok(());
         }
         Err(format!("the upload is not proven to be of the member {:#x} that it names", begin.member))
     }
 
     /// Somebody was refused; whether the driver is to be woken for it.
-    pub(crate) fn refuse(&self, peer: Option<IpAddr>, what: &str, why: &HandshakeError) -> bool {
+    pub(crate) fn refuse(&self, peer: Option<SocketAddr>, what: &str, why: &HandshakeError) -> bool {
+        if let Some(audit) = &self.audit {
+            audit.note("refused", None, peer, &[("what", what), ("reason", reason(why))]);
+        }
         let peer =
-            peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.to_canonical().to_string());
+            peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.ip().to_canonical().to_string());
         let text = format!("{what} from {peer} was refused: {}", reason(why));
         let mut state = self.lock();
         let State { refusals, refused_others, .. } = &mut *state;
@@ -171,6 +184,7 @@ mod tests {
     use super::*;
 
     const MEMBER: MemberId = MemberId(7);
+    const SECRET: [u8; 32] = [5; 32];
 
     fn pair() -> (TcpStream, DataStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -186,7 +200,7 @@ mod tests {
     #[test]
     fn a_member_has_one_data_connection_and_the_newest_is_it() {
         let identities = Identities::default();
-        identities.issue(MEMBER).expect("random");
+        identities.issue(MEMBER, SECRET).expect("random");
         let [(first, far_first), (second, far_second), (late, far_late)] = [pair(), pair(), pair()];
         let newest = |entry| matches!(entry, Entry::Newest { .. });
         assert!(newest(identities.enter(MEMBER, 1, &far_first)));
@@ -197,7 +211,7 @@ mod tests {
         identities.leave(MEMBER, 2);
         identities.revoke(MEMBER);
         assert!(is_closed(second));
-        assert!(identities.key_of(MEMBER).is_none());
+        assert!(identities.of(MEMBER).is_none());
         assert!(matches!(identities.enter(MEMBER, 4, &far_late), Entry::TooLate));
         drop(late);
     }
@@ -205,7 +219,7 @@ mod tests {
     #[test]
     fn an_upload_is_taken_from_whose_it_is_while_that_is_a_member() {
         let identities = Identities::default();
-        let key = identities.issue(MEMBER).expect("random");
+        let key = identities.issue(MEMBER, SECRET).expect("random");
         let own = identity::upload_begin(RunId([1; 16]), (MEMBER, &key), 1, 5);
         assert_eq!(identities.check_upload(&own), Ok(()));
         let other = identity::upload_begin(RunId([1; 16]), (MEMBER, &MemberKey([0; 32])), 1, 5);
@@ -217,7 +231,7 @@ mod tests {
     #[test]
     fn a_thousand_guesses_are_one_line_and_a_crowd_is_sixteen() {
         let identities = Identities::default();
-        let local = Some(IpAddr::from([127, 0, 0, 1]));
+        let local = Some(SocketAddr::from(([127, 0, 0, 1], 7)));
         let refuse =
             |peer, id| identities.refuse(peer, "a data connection", &HandshakeError::WrongMember(id));
         assert!(refuse(local, 0), "the driver is woken once");
@@ -226,7 +240,7 @@ mod tests {
         let [(text, 1_000)] = &refusals[..] else { panic!("{refusals:?}") };
         assert!(text.contains("127.0.0.1") && text.contains("not the key"), "{text}");
         for host in 0..200 {
-            refuse(Some(IpAddr::from([10, 0, 0, host])), 0);
+            refuse(Some(SocketAddr::from(([10, 0, 0, host], 7))), 0);
         }
         let refusals = identities.take_refusals();
         assert_eq!(refusals.len(), REFUSALS_MAX + 1);

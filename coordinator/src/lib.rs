@@ -4,6 +4,8 @@
 //! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
 //! burn or `trainer`, so it runs on a small machine.
 
+mod access;
+mod audit;
 mod beside;
 mod certificates;
 mod cli;
@@ -48,7 +50,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_appender::non_blocking::WorkerGuard;
 
-use crate::cli::{Cli, Command, TrackerCommand};
+use crate::access::commands;
+use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
 use crate::prepare::Refusal;
 
 /// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
         Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
         Some(Command::Key { command }) => keys::command(&command).map(|()| 0),
+        Some(Command::Token { command }) => token(&command).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Push(args) }) => sinks::push(&args).map(|()| 0),
     };
@@ -77,6 +81,16 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => refuse(&refusal),
+    }
+}
+
+fn token(command: &TokenCommand) -> Result<(), Refusal> {
+    match command {
+        TokenCommand::Create(args) => commands::create(args, &client::run_dir(args.run_dir.as_deref())?),
+        TokenCommand::List { run_dir, output } => {
+            commands::list(&client::run_dir(run_dir.as_deref())?, *output)
+        }
+        TokenCommand::Revoke(args) => commands::revoke(args, &client::run_dir(args.run_dir.as_deref())?),
     }
 }
 

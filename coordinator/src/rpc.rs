@@ -1,6 +1,7 @@
 //! The rpc server: parses, hands on, replies; it never decides.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +13,20 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::service::Interceptor;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
-use wire::auth::Guard;
 use wire::convert::{to_worker_out, upload_kind_in};
 use wire::proto::bonfire_server::Bonfire;
+use wire::proto::from_worker;
 use wire::proto::{
     CheckpointReply, CheckpointRequest, DownloadChunk, DownloadRequest, FromWorker, StatusReply,
     StatusRequest, StopReply, StopRequest, ToWorker, UploadBegin, UploadChunk, UploadReply, download_request,
     upload_chunk,
 };
-use wire::token::Token;
+use wire::token::METADATA_KEY;
 
+use crate::access::{Access, Need, Refused, WhileGood, Who};
+use crate::audit::Audit;
 use crate::counted::Number;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::identities::Identities;
@@ -52,18 +54,42 @@ pub(crate) struct Service {
     pub(crate) end: Arc<OnceLock<messages::ToWorker>>,
     /// How long the other side, and the disk, may take.
     pub(crate) patience: Patience,
+    /// Who did what.
+    pub(crate) audit: Audit,
 }
 
-/// Admits calls that carry the run's token; a connection over which one came is no stranger's.
-pub(crate) fn guard(token: Token) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    let mut guard = Guard::new(token);
-    move |request| {
-        let request = guard.call(request)?;
-        if let Some(connection) = request.extensions().get::<Number>() {
-            connection.settle();
+/// Admits calls that carry a token of the run's; a connection over which one came is no stranger's.
+pub(crate) fn guard(
+    access: Access,
+    audit: Audit,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |mut request| {
+        let connection = request.extensions().get::<Number>().copied();
+        let value = request.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
+        match access.admit(value) {
+            Ok(who) => {
+                if let Some(connection) = connection {
+                    connection.settle();
+                }
+                request.extensions_mut().insert(who);
+                Ok(request)
+            }
+            Err(refused) => {
+                let peer = connection.and_then(|connection| connection.peer);
+                let mut more = vec![("reason", "its token is unknown")];
+                if let Refused::Ended { name, how } = &refused {
+                    more = vec![("token", name.as_str()), ("reason", how)];
+                }
+                audit.note("refused", None, peer, &more);
+                Err(Status::from(&refused))
+            }
         }
-        Ok(request)
     }
+}
+
+/// Where a call came from.
+fn peer_of<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<Number>().and_then(|connection| connection.peer)
 }
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -77,13 +103,21 @@ impl Bonfire for Service {
         &self,
         request: Request<Streaming<FromWorker>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let (who, peer) = (self.admit(&request, Need::Join)?, peer_of(&request));
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
-        if let Err(gone) = self.tell(Trigger::Opened { connection, outbox }).await {
+        if let Err(gone) = self.tell(Trigger::Opened { connection, outbox, secret: who.secret }).await {
             let end = self.end.get().cloned().ok_or(gone)?;
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(to_worker_out(end))))));
         }
-        let messages = request.into_inner();
+        let name = Arc::new(OnceLock::new());
+        let own = name.clone();
+        let messages = WhileGood::new(request.into_inner(), &who).map(move |message| {
+            if let Ok(FromWorker { message: Some(from_worker::Message::Join(join)) }) = &message {
+                let _ = own.set(join.name.clone());
+            }
+            message
+        });
         tokio::spawn(streams::listen(
             connection,
             messages,
@@ -91,14 +125,32 @@ impl Bonfire for Service {
             self.room.clone(),
             self.patience,
         ));
-        let outgoing = ReceiverStream::new(inbox).map(|message| Ok(to_worker_out(message)));
-        Ok(Response::new(Box::pin(outgoing)))
+        let (audit, by) = (self.audit.clone(), who.clone());
+        let outgoing = ReceiverStream::new(inbox).map(move |message| {
+            let worker = name.get().map_or("", String::as_str);
+            match &message {
+                messages::ToWorker::Welcome(_) => {
+                    audit.note("joined", Some(&by), peer, &[("worker", worker)]);
+                }
+                messages::ToWorker::Refused(failure) => {
+                    let more = [("worker", worker), ("reason", &failure.message)];
+                    audit.note("refused", Some(&by), peer, &more);
+                }
+                messages::ToWorker::Evicted { reason, .. } => {
+                    audit.note("evicted", Some(&by), peer, &[("worker", worker), ("reason", reason)]);
+                }
+                _ => {}
+            }
+            Ok::<_, Status>(to_worker_out(message))
+        });
+        Ok(Response::new(Box::pin(WhileGood::new(outgoing, &who))))
     }
 
     async fn upload(
         &self,
         request: Request<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReply>, Status> {
+        let who = self.admit(&request, Need::Join)?;
         let mut chunks = request.into_inner();
         let wait = self.patience.join;
         let first = timeout(wait, chunks.message()).await.map_err(|_| {
@@ -109,7 +161,7 @@ impl Bonfire for Service {
         };
         // A call is dropped with its connection; what it has begun is brought to its end, and told.
         let own = self.clone();
-        let taken = tokio::spawn(async move { own.take(&begin, chunks).await });
+        let taken = tokio::spawn(async move { own.take(&begin, WhileGood::new(chunks, &who)).await });
         taken.await.unwrap_or_else(|why| Err(Status::internal(format!("the upload failed: {why}"))))
     }
 
@@ -117,6 +169,7 @@ impl Bonfire for Service {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
+        let who = self.admit(&request, Need::Join)?;
         let path = self.path(request.into_inner())?;
         let mut file = tokio::fs::File::open(&path)
             .await
@@ -128,23 +181,31 @@ impl Bonfire for Service {
                 warn!("a download of {} is given up: {why}", path.display());
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(WhileGood::new(ReceiverStream::new(receiver), &who))))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        self.admit(&request, Need::Read)?;
         let (reply, answer) = oneshot::channel();
         self.tell(Trigger::Status(reply)).await?;
         answer.await.map(Response::new).map_err(|_| over())
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let who = self.admit(&request, Need::Operate)?;
+        self.audit.note("stopped", Some(&who), peer_of(&request), &[]);
         let reason = request.into_inner().reason;
         let reason = if reason.is_empty() { "stop was asked for".to_owned() } else { reason };
         self.tell(Trigger::Stop { reason, signal: false }).await?;
         Ok(Response::new(StopReply {}))
     }
 
-    async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Result<Response<CheckpointReply>, Status> {
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointReply>, Status> {
+        let who = self.admit(&request, Need::Operate)?;
+        self.audit.note("checkpointed", Some(&who), peer_of(&request), &[]);
         self.tell(Trigger::Checkpoint).await?;
         Ok(Response::new(CheckpointReply {}))
     }
@@ -155,11 +216,20 @@ fn over() -> Status {
 }
 
 impl Service {
+    /// Who calls, if that may do it.
+    fn admit<T>(&self, request: &Request<T>, need: Need) -> Result<Who, Status> {
+        let who = Who::of(request)?;
+        who.may(need).inspect_err(|status| {
+            self.audit.note("refused", Some(&who), peer_of(request), &[("reason", status.message())]);
+        })?;
+        Ok(who)
+    }
+
     /// Takes an upload that has begun, and tells the driver how it ended.
     async fn take(
         &self,
         begin: &UploadBegin,
-        chunks: Streaming<UploadChunk>,
+        chunks: WhileGood<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReply>, Status> {
         let (kind, step) = (self.kind(begin)?, begin.step);
         self.identities.check_upload(begin).map_err(Status::permission_denied)?;

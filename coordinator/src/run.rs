@@ -16,6 +16,7 @@ use store::RunDir;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Interceptor;
 use tracing::warn;
 use tracker::sink::SinkConfig;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
@@ -23,6 +24,8 @@ use wire::proto::bonfire_server::BonfireServer;
 use wire::tls::ServerTls;
 use wire::token::{self, Token, TokenLine};
 
+use crate::access::Access;
+use crate::audit::Audit;
 use crate::beside::{self, Beside};
 use crate::certificates;
 use crate::cli::RunArgs;
@@ -206,6 +209,9 @@ impl Parts<'_> {
         let tls = self.tls(address)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (token, discovery) = self.token(address, tls.as_ref())?;
+        let access = Access::open(token.clone(), self.dir.path()).map_err(Refusal::config)?;
+        let audit = Audit::start(self.dir.path())
+            .map_err(|why| Refusal::failed(format!("no thread for the audit log: {why}")))?;
         let (run, term) = self.take_term(&past.history)?;
         self.write(&self.dir.path().join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
@@ -225,9 +231,9 @@ impl Parts<'_> {
         let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
         let geometry = prepare::geometry(config, self.plan);
         let sums_max = prepare::sums_max(&prepare::prediction(self.plan));
-        let identities = Identities::default();
-        let of_data = (geometry, sums_max);
-        let reduction = Reduction::start(data, tls.clone(), token.clone(), run, of_data, identities.clone())
+        let identities = Identities::new(audit.clone());
+        let (of_data, secret) = ((geometry, sums_max), token.secret());
+        let reduction = Reduction::start(data, tls.clone(), secret, run, of_data, identities.clone())
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
@@ -266,9 +272,16 @@ impl Parts<'_> {
             connections: Arc::default(),
             end: end.clone(),
             patience: Patience::default(),
+            audit: audit.clone(),
         };
-        let server =
-            serve(control, tls, service, token, config.elastic.lease.0, decoded_bytes_max(sums_max))?;
+        let watching = access.watch();
+        let server = serve(
+            (control, tls),
+            service,
+            guard(access, audit),
+            config.elastic.lease.0,
+            decoded_bytes_max(sums_max),
+        )?;
         beside::sample(config.tracker.system_every.0, &triggers);
         let figures = figures::serve(scrapes);
         let mut locals = worker.map(|binary| {
@@ -312,6 +325,7 @@ impl Parts<'_> {
         signals.abort();
         end_local(locals, outcome.code).await;
         server.abort();
+        watching.abort();
         hosted.end().await;
         figures.abort();
         let _ = std::fs::remove_file(discovery);
@@ -511,10 +525,9 @@ fn decoded_bytes_max(sums_max: usize) -> usize {
 }
 
 fn serve(
-    control: TcpListener,
-    tls: Option<ServerTls>,
+    (control, tls): (TcpListener, Option<ServerTls>),
     service: Service,
-    token: Token,
+    guard: impl Interceptor + Clone + Send + Sync + 'static,
     lease: Duration,
     decoded_bytes_max: usize,
 ) -> Result<tokio::task::JoinHandle<()>, Refusal> {
@@ -525,7 +538,7 @@ fn serve(
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(decoded_bytes_max)
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);
-    let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard(token));
+    let guarded = tonic::service::interceptor::InterceptedService::new(bonfire, guard);
     let server = wire::transport::server(lease).add_service(guarded);
     Ok(tokio::spawn(async move {
         if let Err(why) = server.serve_with_incoming(incoming).await {

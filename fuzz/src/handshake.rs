@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use protocol::ids::{MemberId, MemberKey, RunId};
 use wire::handshake;
+use wire::identity::Identity;
 use wire::stream::DataStream;
 use wire::token::Token;
 
@@ -20,9 +21,10 @@ pub fn run(data: &[u8]) {
     let data = &data[..data.len().min(16 << 10)];
     stranger.write_all(data).expect("written");
     stranger.shutdown(Shutdown::Write).expect("shut down");
+    let identity = || Identity { secret: token.secret(), key: key.clone() };
     let mut own = DataStream::plain(TcpStream::from(OwnedFd::from(own)));
     let admitted = match side % 2 {
-        0 => handshake::accept(&mut own, &token, RunId([1; 16]), |_| Some(key.clone())).map(drop),
+        0 => handshake::accept(&mut own, &token.secret(), RunId([1; 16]), |_| Some(identity())).map(drop),
         _ => handshake::connect(&mut own, &token, RunId([1; 16]), (MemberId(1), &key)),
     };
     let refused = admitted.expect_err("a stranger has no token").to_string();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use protocol::ids::{MemberId, MemberKey, RunId};
 
-use crate::identity::identity_key;
+use crate::identity::{Identity, identity_key};
 use crate::stream::DataStream;
 use crate::token::{Token, hex};
 
@@ -102,17 +102,18 @@ pub fn connect(
     connect_within(stream, token, run, member, DEADLINE)
 }
 
-/// The coordinator's side: who it is, once proven. `key_of` knows the keys of those who are members now.
+/// The coordinator's side: who it is, once proven. `identity_of` knows those who are members now; whoever isn't is judged
+/// by the `secret` of the run's own token.
 ///
 /// # Errors
 /// When the peer is not a member of this run, or not the one that it claims to be; it is told why.
 pub fn accept(
     stream: &mut DataStream,
-    token: &Token,
+    secret: &[u8; 32],
     run: RunId,
-    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
+    identity_of: impl FnOnce(MemberId) -> Option<Identity>,
 ) -> Result<MemberId, HandshakeError> {
-    accept_within(stream, token, run, key_of, DEADLINE)
+    accept_within(stream, secret, run, identity_of, DEADLINE)
 }
 
 fn connect_within(
@@ -136,8 +137,9 @@ fn connect_within(
     hello.extend_from_slice(&run.0);
     hello.extend_from_slice(&member.0.to_le_bytes());
     hello.extend_from_slice(&nonces.worker);
-    let key = identity_key(token, key);
-    for secret in [token.bytes(), &key] {
+    let secret = token.secret();
+    let key = identity_key(&secret, key);
+    for secret in [&secret, &key] {
         hello.extend_from_slice(proof(secret, Side::Worker, &nonces, run, member).as_bytes());
     }
     stream.write(&hello)?;
@@ -158,9 +160,9 @@ fn connect_within(
 
 fn accept_within(
     stream: &mut DataStream,
-    token: &Token,
+    secret: &[u8; 32],
     run: RunId,
-    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
+    identity_of: impl FnOnce(MemberId) -> Option<Identity>,
     deadline: Duration,
 ) -> Result<MemberId, HandshakeError> {
     let binding = stream.binding()?;
@@ -175,7 +177,7 @@ fn accept_within(
             let nonces = Nonces { coordinator: nonce, worker: stream.read_array()?, binding };
             let hello =
                 Hello { run: found, member, nonces, proofs: [stream.read_array()?, stream.read_array()?] };
-            judge(token, run, key_of, &hello).map(|own| (member, own))
+            judge(secret, run, identity_of, &hello).map(|own| (member, own))
         }
         Err(error) => Err(error),
     };
@@ -201,9 +203,9 @@ struct Hello {
 
 /// The coordinator's own proof, for a worker that is who it says.
 fn judge(
-    token: &Token,
+    secret: &[u8; 32],
     run: RunId,
-    key_of: impl FnOnce(MemberId) -> Option<MemberKey>,
+    identity_of: impl FnOnce(MemberId) -> Option<Identity>,
     hello: &Hello,
 ) -> Result<blake3::Hash, HandshakeError> {
     let Hello { run: found, member, nonces, proofs } = hello;
@@ -214,12 +216,14 @@ fn judge(
     let proves = |secret: &[u8; 32], theirs: [u8; 32]| {
         blake3::Hash::from_bytes(theirs) == proof(secret, Side::Worker, nonces, run, *member)
     };
-    if !proves(token.bytes(), proofs[0]) {
+    let identity = identity_of(*member);
+    let of_token = identity.as_ref().map_or(secret, |identity| &identity.secret);
+    if !proves(of_token, proofs[0]) {
         return Err(HandshakeError::WrongToken);
     }
     // Only whoever knows the token is told who is a member.
-    let key = key_of(*member).ok_or(HandshakeError::UnknownMember(member.0))?;
-    let key = identity_key(token, &key);
+    let identity = identity.ok_or(HandshakeError::UnknownMember(member.0))?;
+    let key = identity_key(&identity.secret, &identity.key);
     if !proves(&key, proofs[1]) {
         return Err(HandshakeError::WrongMember(member.0));
     }

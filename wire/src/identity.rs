@@ -7,7 +7,6 @@
 use protocol::ids::{MemberId, MemberKey, RunId};
 
 use crate::proto::UploadBegin;
-use crate::token::Token;
 
 /// A new member's key.
 ///
@@ -18,8 +17,17 @@ pub fn random_key() -> std::io::Result<MemberKey> {
 }
 
 /// What a member proves itself with on a data connection: both secrets in one.
-pub(crate) fn identity_key(token: &Token, key: &MemberKey) -> [u8; 32] {
-    *blake3::keyed_hash(token.bytes(), &key.0).as_bytes()
+pub(crate) fn identity_key(secret: &[u8; 32], key: &MemberKey) -> [u8; 32] {
+    *blake3::keyed_hash(secret, &key.0).as_bytes()
+}
+
+/// What a member proves on a data connection.
+#[derive(Clone)]
+pub struct Identity {
+    /// Of the token that it came with: [`Token::secret`](crate::token::Token::secret).
+    pub secret: [u8; 32],
+    /// What it was given as it was admitted.
+    pub key: MemberKey,
 }
 
 /// The proof that an upload begins with: it covers what is uploaded, so it serves for no other.

@@ -68,6 +68,19 @@ impl Token {
         &self.0
     }
 
+    /// What stands for it in a list of tokens.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        blake3::derive_key("bonfire 2026 list of tokens", &self.0)
+    }
+
+    /// What the proofs of the data plane are made with: both sides know it, also where the coordinator has kept the digest
+    /// alone.
+    #[must_use]
+    pub fn secret(&self) -> [u8; 32] {
+        blake3::derive_key("bonfire 2026 data plane", &self.digest())
+    }
+
     /// 64 hexadecimal digits.
     #[must_use]
     pub fn to_hex(&self) -> String {

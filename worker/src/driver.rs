@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::compute::{Command, Link};
 use crate::fail;
-use crate::session::{Address, Session};
+use crate::session::{Address, Problem, Session};
 
 /// Triggers that may wait: control messages come one at a time, the rest are single answers.
 pub(crate) const TRIGGERS_MAX: usize = 64;
@@ -24,7 +24,7 @@ pub(crate) enum Trigger {
         /// The number of the attempt.
         attempt: u64,
         /// The stream, or why there is none.
-        result: Result<Box<Session>, String>,
+        result: Result<Box<Session>, Problem>,
     },
     /// A control message came.
     Control(ToWorker),
@@ -99,9 +99,14 @@ impl Driver {
                 {
                     continue;
                 }
-                Some(
-                    Trigger::ControlLost { reason, .. } | Trigger::Reconnected { result: Err(reason), .. },
-                ) => Event::Disconnected { reason },
+                Some(Trigger::ControlLost { reason, .. }) => Event::Disconnected { reason },
+                Some(Trigger::Reconnected { result: Err(Problem::Denied(failure)), .. }) => {
+                    Event::Failed(failure)
+                }
+                Some(Trigger::Reconnected {
+                    result: Err(Problem::Passing(failure) | Problem::Lasting(failure)),
+                    ..
+                }) => Event::Disconnected { reason: failure.message },
                 Some(Trigger::Reconnected { result: Ok(session), .. }) => match self.connected(*session) {
                     Ok(()) => Event::Connected,
                     Err(failure) => Event::Failed(failure),
@@ -199,8 +204,7 @@ impl Driver {
         let (address, triggers) = (self.address.clone(), self.triggers.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let result =
-                address.reconnect(attempt, &triggers).await.map(Box::new).map_err(|failure| failure.message);
+            let result = address.reconnect(attempt, &triggers).await.map(Box::new);
             // A driver that has gone needs no stream.
             let _ = triggers.send(Trigger::Reconnected { attempt, result }).await;
         });

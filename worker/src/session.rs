@@ -57,11 +57,13 @@ pub(crate) struct Address {
 }
 
 /// Why an attempt to join came to nothing.
-enum Problem {
+pub(crate) enum Problem {
     /// Another attempt may go better.
     Passing(Failure),
     /// Only another command line helps.
     Lasting(Failure),
+    /// The coordinator knows the token, and doesn't admit it: neither now nor later.
+    Denied(Failure),
 }
 
 /// An open control stream.
@@ -136,7 +138,7 @@ impl Address {
         for attempt in 0.. {
             let failure = match self.attempt(FIRST, triggers).await {
                 Ok(session) => return Ok(session),
-                Err(Problem::Lasting(failure)) => return Err(failure),
+                Err(Problem::Lasting(failure) | Problem::Denied(failure)) => return Err(failure),
                 Err(Problem::Passing(failure)) => failure,
             };
             let wait = BACKOFF[attempt.min(BACKOFF.len() - 1)];
@@ -169,10 +171,8 @@ impl Address {
         &self,
         number: u64,
         triggers: &mpsc::Sender<Trigger>,
-    ) -> Result<Session, Failure> {
-        self.attempt(number, triggers).await.map_err(|problem| match problem {
-            Problem::Passing(failure) | Problem::Lasting(failure) => failure,
-        })
+    ) -> Result<Session, Problem> {
+        self.attempt(number, triggers).await
     }
 
     /// What is wrong with the way to the coordinator's port, if nothing listens there.
@@ -222,6 +222,10 @@ impl Address {
                     2,
                     format!("the coordinator did not take the run's token: {}", status.message()),
                 ));
+            }
+            Err(status) if status.code() == tonic::Code::PermissionDenied => {
+                let message = format!("the coordinator refuses: {}", status.message());
+                return Err(Problem::Denied(fail(2, message)));
             }
             Err(status) => return Err(self.why_no_answer(&way, &status).await),
         };

@@ -13,7 +13,6 @@ use wire::frames::{FrameError, FrameStream, Kind, blocks, prepare_socket, sums};
 use wire::handshake::{self, HandshakeError};
 use wire::stream::DataStream;
 use wire::tls::ServerTls;
-use wire::token::Token;
 
 use super::gate::{Early, Gate};
 use super::greeting::Greeting;
@@ -25,7 +24,8 @@ use crate::identities::{Entry, Identities};
 /// What every connection needs.
 #[derive(Clone)]
 pub(super) struct Connections {
-    pub(super) token: Token,
+    /// Of the run's own token.
+    pub(super) secret: [u8; 32],
     pub(super) tls: Option<ServerTls>,
     pub(super) run: RunId,
     pub(super) inputs: SyncSender<Input>,
@@ -64,7 +64,7 @@ impl Connections {
     }
 
     fn serve(&self, number: u64, socket: TcpStream) {
-        let peer = socket.peer_addr().ok().map(|address| address.ip());
+        let peer = socket.peer_addr().ok();
         let judged = self.greet(socket);
         self.greeting.leave(number);
         let (member, stream) = match judged {
@@ -90,8 +90,8 @@ impl Connections {
             None => DataStream::plain(socket),
             Some(tls) => DataStream::accept(socket, tls.data().clone(), handshake::DEADLINE)?,
         };
-        let key_of = |member| self.identities.key_of(member);
-        let member = handshake::accept(&mut stream, &self.token, self.run, key_of)?;
+        let identity_of = |member| self.identities.of(member);
+        let member = handshake::accept(&mut stream, &self.secret, self.run, identity_of)?;
         Ok((member, stream))
     }
 
@@ -163,6 +163,8 @@ mod tests {
     use std::sync::mpsc::sync_channel;
     use std::time::Instant;
 
+    use wire::token::Token;
+
     use super::super::greeting::GREETED_MAX;
     use super::*;
 
@@ -182,10 +184,10 @@ mod tests {
         let token = Token::random().expect("random");
         let (run, member) = (RunId([7; 16]), MemberId(9));
         let identities = Identities::default();
-        let key = identities.issue(member).expect("random");
+        let key = identities.issue(member, token.secret()).expect("random");
         let (inputs, inbox) = sync_channel(8);
         let connections = Connections {
-            token: token.clone(),
+            secret: token.secret(),
             tls: None,
             run,
             inputs,

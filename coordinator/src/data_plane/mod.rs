@@ -27,7 +27,6 @@ use protocol::plan::Geometry;
 use protocol::reducer::{ReducedSlice, ReducedSums};
 use wire::frames::{Header, TAIL_BYTES_MAX, sums};
 use wire::tls::ServerTls;
-use wire::token::Token;
 
 use crate::identities::Identities;
 use connections::Connections;
@@ -104,7 +103,7 @@ impl Reduction {
     pub(crate) fn start(
         listener: TcpListener,
         tls: Option<ServerTls>,
-        token: Token,
+        secret: [u8; 32],
         run: RunId,
         (geometry, sums_max): (Geometry, usize),
         identities: Identities,
@@ -117,7 +116,7 @@ impl Reduction {
         let summing = Summing::new(geometry, pool.clone(), gate.clone(), notices.clone());
         spawn("reducer", move || summing.run(&inbox))?;
         let connections = Connections {
-            token,
+            secret,
             tls,
             run,
             inputs: inputs.clone(),

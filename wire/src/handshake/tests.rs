@@ -14,9 +14,9 @@ fn token(byte: u8) -> Token {
 
 const KEY: MemberKey = MemberKey([8; 32]);
 
-/// The run has one member.
-fn keys(member: MemberId) -> Option<MemberKey> {
-    (member == MEMBER).then_some(KEY)
+/// The run has one member, which came with this token.
+fn came_with(byte: u8) -> impl Fn(MemberId) -> Option<Identity> {
+    move |member| (member == MEMBER).then(|| Identity { secret: token(byte).secret(), key: KEY })
 }
 
 fn pair() -> (DataStream, DataStream) {
@@ -31,7 +31,9 @@ fn meet(
     coordinator: (u8, RunId),
 ) -> (Result<(), HandshakeError>, Result<MemberId, HandshakeError>) {
     let (mut near, mut far) = pair();
-    let side = thread::spawn(move || accept(&mut far, &token(coordinator.0), coordinator.1, keys));
+    let side = thread::spawn(move || {
+        accept(&mut far, &token(coordinator.0).secret(), coordinator.1, came_with(coordinator.0))
+    });
     let connected = connect(&mut near, &token(worker.0), worker.1, (MEMBER, &KEY));
     (connected, side.join().expect("no panic"))
 }
@@ -40,7 +42,7 @@ fn meet(
 fn both_sides_agree_and_the_socket_is_left_clean() {
     let (mut near, mut far) = pair();
     let side = thread::spawn(move || {
-        let member = accept(&mut far, &token(1), RUN, keys).expect("a member");
+        let member = accept(&mut far, &token(1).secret(), RUN, came_with(1)).expect("a member");
         far.write_all(b"after").expect("sent");
         member
     });
@@ -79,7 +81,7 @@ fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     near.write_all(bytes).expect("sent");
     near.socket().shutdown(Shutdown::Write).expect("shut");
-    accept_within(&mut far, &token(1), RUN, keys, DEADLINE).expect_err("not a worker")
+    accept_within(&mut far, &token(1).secret(), RUN, came_with(1), DEADLINE).expect_err("not a worker")
 }
 
 fn version(number: u32) -> Vec<u8> {
@@ -110,7 +112,7 @@ fn claim(
     key: &MemberKey,
 ) -> (Result<(), HandshakeError>, Result<MemberId, HandshakeError>) {
     let (mut near, mut far) = pair();
-    let side = thread::spawn(move || accept(&mut far, &token(1), RUN, keys));
+    let side = thread::spawn(move || accept(&mut far, &token(1).secret(), RUN, came_with(1)));
     let connected = connect(&mut near, &token(1), RUN, (member, key));
     (connected, side.join().expect("no panic"))
 }
@@ -126,6 +128,21 @@ fn whoever_knows_the_token_alone_is_no_member() {
 }
 
 #[test]
+fn each_member_proves_the_token_that_it_came_with() {
+    let meet = |came_with_byte| {
+        let (mut near, mut far) = pair();
+        let side =
+            thread::spawn(move || accept(&mut far, &token(1).secret(), RUN, came_with(came_with_byte)));
+        (connect(&mut near, &token(7), RUN, (MEMBER, &KEY)), side.join().expect("no panic"))
+    };
+    assert!(meet(7).1.is_ok());
+    for other in [1, 8] {
+        let (near, far) = meet(other);
+        assert!(near.is_err() && matches!(far, Err(HandshakeError::WrongToken)), "{far:?}");
+    }
+}
+
+#[test]
 fn a_coordinator_that_did_not_admit_the_worker_is_not_believed() {
     let (mut near, mut far) = pair();
     // It believes whatever proof comes, and answers with the token alone.
@@ -135,7 +152,7 @@ fn a_coordinator_that_did_not_admit_the_worker_is_not_believed() {
         let hello: [u8; HELLO_BYTES] = stream.read_array().expect("the worker's words");
         let nonce = hello[PREFIX_BYTES + 24..PREFIX_BYTES + 24 + NONCE_BYTES].try_into().expect("32 bytes");
         let nonces = Nonces { coordinator: [9; NONCE_BYTES], worker: nonce, binding: [0; 32] };
-        let own = proof(token(1).bytes(), Side::Coordinator, &nonces, RUN, MEMBER);
+        let own = proof(&token(1).secret(), Side::Coordinator, &nonces, RUN, MEMBER);
         stream.write(&[&[0; 4][..], own.as_bytes()].concat()).expect("sent");
     });
     let connected = connect(&mut near, &token(1), RUN, (MEMBER, &KEY));
@@ -151,16 +168,16 @@ fn a_proof_serves_neither_twice_nor_for_the_other_side() {
         binding: [binding; 32],
     };
     let nonces = |coordinator, worker| bound(coordinator, worker, 5);
-    let own = proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER);
-    assert_eq!(own, proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER));
+    let own = proof(&token(1).secret(), Side::Worker, &nonces(1, 2), RUN, MEMBER);
+    assert_eq!(own, proof(&token(1).secret(), Side::Worker, &nonces(1, 2), RUN, MEMBER));
     for other in [
-        proof(token(2).bytes(), Side::Worker, &nonces(1, 2), RUN, MEMBER),
-        proof(token(1).bytes(), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
-        proof(token(1).bytes(), Side::Worker, &nonces(9, 2), RUN, MEMBER),
-        proof(token(1).bytes(), Side::Worker, &bound(1, 2, 9), RUN, MEMBER),
-        proof(token(1).bytes(), Side::Worker, &nonces(1, 9), RUN, MEMBER),
-        proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
-        proof(token(1).bytes(), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),
+        proof(&token(2).secret(), Side::Worker, &nonces(1, 2), RUN, MEMBER),
+        proof(&token(1).secret(), Side::Coordinator, &nonces(1, 2), RUN, MEMBER),
+        proof(&token(1).secret(), Side::Worker, &nonces(9, 2), RUN, MEMBER),
+        proof(&token(1).secret(), Side::Worker, &bound(1, 2, 9), RUN, MEMBER),
+        proof(&token(1).secret(), Side::Worker, &nonces(1, 9), RUN, MEMBER),
+        proof(&token(1).secret(), Side::Worker, &nonces(1, 2), RunId([9; 16]), MEMBER),
+        proof(&token(1).secret(), Side::Worker, &nonces(1, 2), RUN, MemberId(8)),
     ] {
         assert_ne!(own, other);
     }
@@ -192,7 +209,7 @@ fn a_refusal_is_bounded_and_printable() {
 fn the_deadline_is_for_all_of_it() {
     let (mut near, mut far) = pair();
     let begun = Instant::now();
-    let side = thread::spawn(move || accept_within(&mut far, &token(1), RUN, keys, SHORT));
+    let side = thread::spawn(move || accept_within(&mut far, &token(1).secret(), RUN, came_with(1), SHORT));
     // A byte at a time: each wait is short, all of them together are not.
     for byte in version(VERSION).into_iter().chain([0; HELLO_BYTES]) {
         if side.is_finished() || near.write_all(&[byte]).is_err() {

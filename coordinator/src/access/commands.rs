@@ -1,0 +1,123 @@
+//! `coordinator token create|list|revoke`.
+
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use datasets::registry::utc;
+use wire::token::{Token, TokenLine};
+
+use super::table::{self, Entry, Table};
+use crate::audit;
+use crate::cli::{CreateArgs, OutputForm, RevokeArgs};
+use crate::prepare::Refusal;
+
+/// Prints the token's line, which is nowhere else: what is kept of it is a hash.
+pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
+    table::check_name(&args.name).map_err(Refusal::config)?;
+    let own = dir.join("token");
+    let fingerprint = match TokenLine::read(&own) {
+        Ok(line) => line.fingerprint,
+        Err(why) => {
+            return Err(Refusal::config(format!("{why}: a run has tokens once its coordinator was started")));
+        }
+    };
+    let token = Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?;
+    let now = table::now();
+    let entry = Entry {
+        name: args.name.clone(),
+        role: args.role,
+        hash: table::hash(&token),
+        created: now,
+        expires: args.expires.map(|span| now.saturating_add(span.as_secs())),
+        revoked: None,
+    };
+    table::change(dir, |table| add(table, entry, now)).map_err(Refusal::config)?;
+    audit::note(dir, "token created", &args.name, &args.role.to_string());
+    println!("{}", TokenLine { token, fingerprint }.to_line());
+    eprintln!(
+        "this line is the token {:?} of a {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
+        args.name, args.role
+    );
+    Ok(())
+}
+
+fn add(table: &mut Table, entry: Entry, now: u64) -> Result<(), String> {
+    if let Some(other) = table.tokens.iter().find(|other| other.name == entry.name) {
+        if other.ended(now).is_none() {
+            return Err(format!(
+                "a token named {:?} is there: revoke it first (coordinator token revoke {0}), or take another name",
+                entry.name
+            ));
+        }
+        // Its name is free again.
+        table.tokens.retain(|other| other.name != entry.name);
+    }
+    if table.tokens.len() >= table::TOKENS_MAX {
+        // Those that are over make room.
+        table.tokens.retain(|other| other.ended(now).is_none());
+    }
+    if table.tokens.len() >= table::TOKENS_MAX {
+        return Err(format!("the run has {} tokens, which is the most: revoke some", table.tokens.len()));
+    }
+    table.tokens.push(entry);
+    Ok(())
+}
+
+pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), Refusal> {
+    let table = Table::read(dir).map_err(Refusal::config)?;
+    if form == OutputForm::Json {
+        // A hash is good for nothing, and nobody needs it either.
+        let rows: Vec<_> = table.tokens.iter().map(|entry| serde_json::json!({
+            "name": entry.name, "role": entry.role, "created": entry.created, "expires": entry.expires,
+            "revoked": entry.revoked, "state": state(entry),
+        })).collect();
+        println!("{}", serde_json::Value::from(rows));
+        return Ok(());
+    }
+    if table.tokens.is_empty() {
+        println!("no tokens but the run's own ({})", dir.join("token").display());
+        return Ok(());
+    }
+    println!("{:<24} {:<9} {:<21} {:<21} STATE", "NAME", "ROLE", "CREATED", "EXPIRES");
+    for entry in &table.tokens {
+        let (created, expires) = (at(entry.created), entry.expires.map_or_else(|| "never".to_owned(), at));
+        println!(
+            "{:<24} {:<9} {created:<21} {expires:<21} {}",
+            entry.name,
+            entry.role.to_string(),
+            state(entry)
+        );
+    }
+    Ok(())
+}
+
+fn state(entry: &Entry) -> &'static str {
+    match entry.ended(table::now()) {
+        None => "good",
+        Some(_) if entry.revoked.is_some() => "revoked",
+        Some(_) => "expired",
+    }
+}
+
+fn at(seconds: u64) -> String {
+    // Years of four digits, whatever the file says.
+    const YEAR_9999: u64 = 253_402_300_799;
+    utc(UNIX_EPOCH + Duration::from_secs(seconds.min(YEAR_9999)))
+}
+
+pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), Refusal> {
+    let role = table::change(dir, |table| {
+        let known: Vec<_> = table.tokens.iter().map(|entry| entry.name.clone()).collect();
+        let entry = table.tokens.iter_mut().find(|entry| entry.name == args.name);
+        let entry = entry.ok_or_else(|| {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("there is no token {:?} of {} (there are: {known})", args.name, dir.display())
+        })?;
+        entry.revoked.get_or_insert_with(table::now);
+        Ok(entry.role)
+    });
+    let role = role.map_err(Refusal::config)?;
+    audit::note(dir, "token revoked", &args.name, &role.to_string());
+    println!("{} is revoked: a run that goes on hangs up on whoever came with it", args.name);
+    Ok(())
+}
