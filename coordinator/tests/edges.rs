@@ -5,15 +5,15 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sim::real::listening;
 use support::{Place, signal, until, wait};
 
 /// Other loopback addresses, one for each test, at which ports of 127.0.0.1 are to be had that are passed on and no others:
 /// what a firewall before the coordinator's host lets through.
-const HOSTS: [&str; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
+const HOSTS: [&str; 4] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
 
 /// Passes so many connections on; later ones are hung up on.
 #[derive(Clone)]
@@ -21,6 +21,7 @@ struct Door {
     port: u16,
     limit: Arc<AtomicU32>,
     passed: Arc<AtomicU32>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Door {
@@ -28,7 +29,12 @@ impl Door {
     fn to(to: u16, host: &str, at: u16, limit: u32) -> Self {
         let listener = TcpListener::bind((host, at)).expect("another loopback address");
         let port = listener.local_addr().expect("an address").port();
-        let door = Self { port, limit: Arc::new(AtomicU32::new(limit)), passed: Arc::default() };
+        let door = Self {
+            port,
+            limit: Arc::new(AtomicU32::new(limit)),
+            passed: Arc::default(),
+            open: Arc::default(),
+        };
         let own = door.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -37,12 +43,23 @@ impl Door {
                 }
                 own.passed.fetch_add(1, Ordering::Relaxed);
                 let Ok(beyond) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                own.open.lock().expect("held by nobody").push(stream.try_clone().expect("cloned"));
                 for (from, into) in [(&stream, &beyond), (&beyond, &stream)] {
                     pass(from.try_clone().expect("cloned"), into.try_clone().expect("cloned"));
                 }
             }
         });
         door
+    }
+}
+
+impl Door {
+    /// Breaks whatever goes through.
+    fn cut(&self) {
+        for stream in self.open.lock().expect("held by nobody").drain(..) {
+            // It may be gone already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -180,4 +197,41 @@ fn a_worker_that_tries_a_data_plane_that_is_gone_turns_to_the_new_one() {
     signal(second.id(), "INT");
     assert_eq!(wait(second).status.code(), Some(130));
     assert_eq!(wait(guest).status.code(), Some(130));
+}
+
+/// A data connection that breaks in the middle of the run costs a retry, and the record says whose it was.
+#[test]
+fn a_data_connection_that_breaks_is_named_and_made_again() {
+    let place = Place::new();
+    let run = place
+        .coordinator(&["--local-workers", "1", "--set", "train.epochs=100000"])
+        .spawn()
+        .expect("started");
+    let (control, host) = (control_port(&place), HOSTS[3]);
+    until("steps", || support::steps_committed(&place) > 20);
+    let doors: Vec<Door> = listening(run.id())
+        .into_iter()
+        .filter(|port| *port != control)
+        .map(|port| Door::to(port, host, port, u32::MAX))
+        .collect();
+    let through = Door::to(control, host, 0, u32::MAX);
+    let guest = guest(&place, host, through.port);
+    let passed = || doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>();
+    // A proof and a view's own connection.
+    until("it is in the view", || passed() >= 2);
+    let before = support::steps_committed(&place);
+    until("steps with it", || support::steps_committed(&place) > before + 20);
+    let connections = passed();
+    doors.iter().for_each(Door::cut);
+    until("another data connection of its own", || passed() > connections);
+    let before = support::steps_committed(&place);
+    until("steps with that", || support::steps_committed(&place) > before + 20);
+    signal(run.id(), "INT");
+    assert_eq!(wait(run).status.code(), Some(130));
+    assert_eq!(wait(guest).status.code(), Some(130));
+    let record = place.record("small");
+    let events = record["events"].as_array().expect("events");
+    let told = events.iter().filter_map(|event| event["text"].as_str());
+    let broke = told.filter(|text| text.contains("guest's data connection broke")).count();
+    assert!(broke > 0, "{events:#?}");
 }

@@ -8,11 +8,10 @@ use serde_json::Value;
 
 /// What the record of a run says of what was done to it: a word for each, and what an event of this kind (or
 /// any) then contains.
-const EVIDENCE: [(&str, &str, &str); 8] = [
+const EVIDENCE: [(&str, &str, &str); 7] = [
     ("a stream that ended", "left", "its control stream"),
     ("a lease that ran out", "left", "nothing was heard from it"),
     ("a worker that left", "left", "it leaves: SIGTERM"),
-    ("a data connection that broke", "", "data connection broke"),
     ("a member that was too late or cut off", "retry", "is gone"),
     ("a guest that joined", "joined", "guest-"),
     ("a coordinator that was paused", "warning", "was paused for"),
