@@ -135,6 +135,21 @@ fn a_local_worker_that_cannot_be_started_ends_a_run_only_before_it_has_begun() {
     assert_eq!(table.sent(5).last(), Some(&&ToWorker::Load { step: 0 }));
 }
 
+#[test]
+fn a_run_that_nobody_is_left_for_ends_with_4_and_says_how_it_goes_on() {
+    let (mut table, _) = Table::working(run_plan(1));
+    table.handle(Event::Disconnected { connection: 0, reason: "killed".to_owned() });
+    table.handle(Event::NobodyLeft { reason: "every local worker is given up".to_owned() });
+    let outcome = table.outcome().expect("the end");
+    assert_eq!(outcome.code, 4);
+    let says = |text| outcome.message.contains(text);
+    assert!(
+        says("every local worker is given up") && says("--resume goes on from version"),
+        "{}",
+        outcome.message
+    );
+}
+
 /// What keeps a newcomer from getting ready may be its own machine's; what puts the last member out would put out any.
 #[test]
 fn a_newcomer_that_fails_before_it_is_ready_ends_no_run_that_has_begun() {

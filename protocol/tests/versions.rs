@@ -39,6 +39,41 @@ fn a_checkpoint_is_written_when_a_person_asks() {
     assert_eq!(table.step(&view, 3).next.version, None);
 }
 
+/// The folder that had them is gone: the state is written once more, whatever was durable, and the run ends.
+#[test]
+fn lost_versions_are_written_once_more_before_the_end() {
+    let (mut table, view) = Table::working(run_plan(1));
+    table.step(&view, 1);
+    assert!(table.step(&view, 2).next.version.is_some());
+    table.handle(Event::VersionsLost { reason: "the run's folder was removed".to_owned() });
+    // What was on its way went where the others did.
+    table.handle(Event::VersionFailed { step: 2, reason: "no such folder".to_owned() });
+    let last = table.step(&view, 3);
+    assert!(last.next.last, "the step in flight is the last");
+    assert!(last.next.version.is_some(), "version 2 is owed");
+    table.say(0, FromWorker::Applied { step: 3, state_check: 1 });
+    assert_eq!(table.outcome(), None);
+    table.handle(Event::VersionWritten { step: 3, digest: [3; 32] });
+    assert_eq!(table.outcome().map(|outcome| outcome.reason), Some(EndReason::Interrupted));
+}
+
+#[test]
+fn versions_that_are_lost_at_the_end_are_written_once_more_too() {
+    let (mut table, view) = Table::working(RunPlan { export: true, ..run_plan(1) });
+    for step in 1..=6 {
+        table.step(&view, step);
+        if step % 2 == 0 {
+            table.handle(Event::VersionWritten { step, digest: [step as u8; 32] });
+        }
+    }
+    table.say(0, FromWorker::Applied { step: 6, state_check: 1 });
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::Export { step: 6 }), "version 6 is durable");
+    table.handle(Event::VersionsLost { reason: "the run's folder was removed".to_owned() });
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::WriteVersion { step: 6 }));
+    table.handle(Event::VersionWritten { step: 6, digest: [6; 32] });
+    assert!(table.outcome().is_some());
+}
+
 #[test]
 fn versions_by_time_count_from_the_last_one_asked_for() {
     let plan = RunPlan { checkpoint_every: CheckpointEvery::Millis(1_000), ..run_plan(1) };

@@ -5,9 +5,11 @@
 //! no protocol, no network.
 
 mod atomic;
+mod held_folder;
 mod run_dir;
 pub mod signing;
 pub mod versions;
 
 pub use atomic::{StoreError, StoreErrorKind, write_file};
+pub use held_folder::{HeldFolder, Whereabouts};
 pub use run_dir::{RunDir, RunDirError};

@@ -134,6 +134,20 @@ impl RunDir {
         check_name(name).is_ok() && runs.join(name).is_dir()
     }
 
+    /// Whether this folder is a run's.
+    #[must_use]
+    pub fn is_run(folder: &Path) -> bool {
+        folder.join("lock").is_file() && folder.join("terms").is_dir()
+    }
+
+    /// Removes the folder of a run that never began.
+    ///
+    /// # Errors
+    /// When the file system says no; what it says of is left.
+    pub fn discard(self) -> Result<(), RunDirError> {
+        Ok(std::fs::remove_dir_all(&self.path).map_err(StoreError::at(&self.path))?)
+    }
+
     /// Names of the runs `stem-N`, newest (highest number) first.
     ///
     /// # Errors

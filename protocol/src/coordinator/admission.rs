@@ -52,7 +52,8 @@ impl Coordinator {
             self.warn(message);
             return self.lose(now, id, &failure.message);
         }
-        self.forget(id, &failure.message);
+        // The run's last word says why.
+        self.forget(id, "it failed, and the run with it");
         // A peer doesn't choose an exit code outside the contract's.
         let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
         self.fail(code, &message);
@@ -124,14 +125,14 @@ impl Coordinator {
             }
             Err(message) => {
                 let failure = Failure { code: 2, message };
-                self.note(Note::Refused { name: join.name.clone(), failure: failure.clone() });
                 self.send(connection, ToWorker::Refused(failure.clone()));
                 self.put(Output::Close { connection });
                 // The run's own workers are all alike: nobody would come who fares better.
                 if join.slot.is_some() && !self.has_begun && self.roster.iter().next().is_none() {
                     let message = format!("local worker {} was refused: {}", join.name, failure.message);
-                    self.fail(failure.code, &message);
+                    return self.fail(failure.code, &message);
                 }
+                self.note(Note::Refused { name: join.name.clone(), failure });
             }
         }
     }

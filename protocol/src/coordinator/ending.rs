@@ -50,7 +50,12 @@ impl Coordinator {
 
     /// The run can't go on, and the journal must say one thing more before its end.
     pub(super) fn fail_after(&mut self, code: u8, message: &str, before: Option<Record>) {
-        let message = format!("{message}; {}", self.way_back());
+        // What is refused before there is a state is refused whenever it is tried.
+        let is_refused = matches!(code, 2 | 3) && self.uploads.durable_step().is_none();
+        let message = match is_refused {
+            true => message.to_owned(),
+            false => format!("{message}; {}", self.way_back()),
+        };
         self.end_after(EndReason::Failed, code, message, before);
     }
 

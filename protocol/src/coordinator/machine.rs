@@ -218,6 +218,8 @@ impl Coordinator {
             Event::LaunchFailed { code, reason } => {
                 self.fail(code, &format!("a local worker failed: {reason}"));
             }
+            Event::VersionsLost { reason } => self.on_versions_lost(now, reason),
+            Event::NobodyLeft { reason } => self.fail(4, &reason),
             Event::Tick => self.on_tick(now),
         }
         self.note_waiting();

@@ -142,6 +142,16 @@ pub enum Event {
         /// The error, for people.
         reason: String,
     },
+    /// The versions of the run are lost: the state is written once more, and the run ends.
+    VersionsLost {
+        /// How that came, for people.
+        reason: String,
+    },
+    /// Nobody works for the run any more, and by all that the driver knows nobody will come.
+    NobodyLeft {
+        /// How that came, for people.
+        reason: String,
+    },
     /// A deadline has passed.
     Tick,
 }

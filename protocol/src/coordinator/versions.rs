@@ -29,6 +29,8 @@ pub(super) struct Uploads {
     in_flight: Option<Upload>,
     /// Written and on its way to the journal.
     recording: Option<u64>,
+    /// That one, if it was lost meanwhile.
+    lost: Option<u64>,
     durable: Option<(u64, [u8; 32])>,
     /// All of this term, in order, and the one that it started from.
     known: Vec<(u64, [u8; 32])>,
@@ -53,6 +55,7 @@ impl Uploads {
         Self {
             in_flight: None,
             recording: None,
+            lost: None,
             durable,
             known,
             asked_step,
@@ -128,6 +131,16 @@ impl Uploads {
         self.known.retain(|(known, _)| *known != step);
         self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
         self.asked_step = self.asked_step.filter(|asked| *asked != step);
+    }
+
+    /// None of them is there any more; what is on its way went the same way.
+    fn lose_all(&mut self) {
+        self.known.clear();
+        self.durable = None;
+        self.asked_step = None;
+        self.in_flight = None;
+        self.lost = self.recording.take();
+        self.void.append(&mut self.awaited);
     }
 
     fn add_durable(&mut self, step: u64, digest: [u8; 32]) {
@@ -209,6 +222,17 @@ impl Coordinator {
         is_passed_over
     }
 
+    /// What the members hold is written where the driver has a place for it, as at a stop.
+    pub(super) fn on_versions_lost(&mut self, now: Millis, reason: String) {
+        if matches!(self.state, State::Ending(_)) {
+            return;
+        }
+        self.uploads.lose_all();
+        self.on_stop(now, reason);
+        // A run that was told to end already, or was at its end.
+        self.advance_closing(now);
+    }
+
     pub(super) fn expect_version(&mut self, now: Millis, step: u64, from: MemberId) {
         let until = now.saturating_add(self.plan.transfer_timeout_ms);
         let uploads = &mut self.uploads;
@@ -275,6 +299,9 @@ impl Coordinator {
     pub(super) fn on_version_journalled(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
         if self.uploads.recording == Some(step) {
             self.uploads.recording = None;
+        }
+        if self.uploads.lost.take_if(|lost| *lost == step).is_some() {
+            return self.advance(now); // The next term finds that it isn't there.
         }
         if step > self.position.step {
             return self.advance(now); // It was void before the journal had it; the rewind is behind it there.

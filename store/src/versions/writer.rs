@@ -41,7 +41,13 @@ impl VersionWriter {
         let target = folder(checkpoints, step);
         let temporary = temporary_name(&target);
         // Errors are in the words of the version: the same trouble with the next temporary name is the same trouble.
-        std::fs::create_dir_all(&temporary).map_err(StoreError::at(&target))?;
+        // Not the folder around it: a run's folder that was removed must not come again, half.
+        for folder in [checkpoints, &temporary] {
+            match std::fs::create_dir(folder) {
+                Err(why) if why.kind() == ErrorKind::AlreadyExists && folder == checkpoints => {}
+                made => made.map_err(StoreError::at(&target))?,
+            }
+        }
         Ok(Self { target, temporary, files: Vec::new(), key: None })
     }
 

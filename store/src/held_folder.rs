@@ -1,0 +1,112 @@
+//! A folder that must stay where it is while a process works in it.
+
+use std::fs::{File, Metadata};
+use std::io::{Error, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::atomic::StoreError;
+
+/// A folder and a file in it, held open: they are known by their inodes, whatever becomes of their names. (Whoever removes a
+/// folder that is written to may leave it, with other files in it.)
+#[derive(Debug)]
+pub struct HeldFolder {
+    path: PathBuf,
+    folder: File,
+    file_name: PathBuf,
+    file: File,
+}
+
+/// Where a held folder is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Whereabouts {
+    /// Where it was.
+    InPlace,
+    /// It was moved, and is here now.
+    Moved(PathBuf),
+    /// It was removed, or moved where this process doesn't see it.
+    Gone,
+}
+
+impl HeldFolder {
+    /// Holds the folder that is at this path now, with one of its files.
+    ///
+    /// # Errors
+    /// When they can't be opened.
+    pub fn open(path: &Path, file_name: &str) -> Result<Self, StoreError> {
+        let open = |path: &Path| File::open(path).map_err(StoreError::at(path));
+        let (folder, file) = (open(path)?, open(&path.join(file_name))?);
+        Ok(Self { path: path.to_owned(), folder, file_name: file_name.into(), file })
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it is. A file system that can't say so just now has the folder in its place: only what is known is told.
+    #[must_use]
+    pub fn whereabouts(&self) -> Whereabouts {
+        match self.is_at(&self.path) {
+            Ok(false) => {}
+            Err(why) if is_absence(&why) => {}
+            Ok(true) | Err(_) => return Whereabouts::InPlace,
+        }
+        let link = format!("/proc/self/fd/{}", self.folder.as_raw_fd());
+        let now = std::fs::read_link(link).ok().filter(|now| self.is_at(now).unwrap_or(false));
+        now.map_or(Whereabouts::Gone, Whereabouts::Moved)
+    }
+
+    fn is_at(&self, path: &Path) -> std::io::Result<bool> {
+        let folder = is_same(&self.folder.metadata()?, &std::fs::metadata(path)?);
+        Ok(folder && is_same(&self.file.metadata()?, &std::fs::metadata(path.join(&self.file_name))?))
+    }
+}
+
+fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// A folder of a server that has removed it is stale.
+fn is_absence(why: &Error) -> bool {
+    matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_known_by_what_it_is_and_not_by_its_name() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (path, other) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&path).expect("made");
+        std::fs::write(path.join("lock"), "").expect("written");
+        let held = HeldFolder::open(&path, "lock").expect("opened");
+        assert_eq!(held.whereabouts(), Whereabouts::InPlace);
+        std::fs::rename(&path, &other).expect("moved");
+        let moved = Whereabouts::Moved(other.canonicalize().expect("it is there"));
+        assert_eq!(held.whereabouts(), moved);
+        std::fs::create_dir(&path).expect("another one of its name");
+        assert_eq!(held.whereabouts(), moved);
+        std::fs::remove_dir_all(&other).expect("removed");
+        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        std::fs::remove_dir(&path).expect("removed");
+        std::fs::write(&path, "a file").expect("written");
+        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+    }
+
+    /// As `rm -rf` leaves it that met a file which was made meanwhile.
+    #[test]
+    fn a_folder_that_was_emptied_is_gone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("lock"), "").expect("written");
+        let held = HeldFolder::open(dir.path(), "lock").expect("opened");
+        std::fs::remove_file(dir.path().join("lock")).expect("removed");
+        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        std::fs::write(dir.path().join("lock"), "").expect("another one");
+        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+    }
+}
