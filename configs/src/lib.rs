@@ -66,8 +66,8 @@ pub use error::{ConfigError, Problem, nearest};
 pub use load::Resolved;
 pub use page::page;
 pub use types::{
-    Augment, Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Local, Model, Normalise,
-    OnBad, OnNan, Optimizer, OptimizerKind, Precision, Reduce, Run, Sampling, Schedule, ScheduleKind,
-    Shuffle, Tracker, Train,
+    Augment, Checkpoint, ColumnKind, Config, Dataset, DatasetKind, Elastic, Export, Init, Local, Model,
+    Normalise, OnBad, OnNan, Optimizer, OptimizerKind, Precision, Reduce, Run, Sampling, Schedule,
+    ScheduleKind, Shuffle, Tracker, Train,
 };
 pub use values::{Every, Span};

@@ -7,12 +7,16 @@ use std::time::Duration;
 use clap::Parser;
 use trainer::DeviceSpec;
 
+/// As the coordinator's.
+const EXIT_CODES: &str = "Exit codes: 0 the run is completed; 2 command line, or refused; 3 data or version missing or \
+                          wrong; 4 failed, or the coordinator is lost; 130 interrupted.";
+
 /// Computes gradients for a run: joins its coordinator and works until the run ends.
 #[derive(Parser, Debug)]
-#[command(name = "worker", version)]
+#[command(name = "worker", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The coordinator's control address, such as https://host:7070
-    #[arg(long, value_name = "URL", required_unless_present = "list_devices")]
+    #[arg(long, value_name = "URL", required_unless_present_any = ["list_devices", "check_task"])]
     pub coordinator: Option<String>,
     /// auto, cpu, ndarray, wgpu, vulkan, cuda, or one of several: wgpu:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
@@ -20,6 +24,10 @@ pub struct Cli {
     /// List the devices that this build can use, one a line, and end
     #[arg(long)]
     pub list_devices: bool,
+    /// Read a run's configuration and data plan as JSON on standard input, say as JSON whether this program can train it,
+    /// and end (`coordinator check` asks so)
+    #[arg(long, conflicts_with = "list_devices")]
+    pub check_task: bool,
     /// Name for people; the default is the host's name and the process id
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -91,6 +99,7 @@ mod tests {
     fn a_coordinator_is_needed_to_work_but_not_to_list() {
         assert!(Cli::try_parse_from(["worker"]).is_err());
         assert!(Cli::try_parse_from(["worker", "--list-devices"]).is_ok());
+        assert!(Cli::try_parse_from(["worker", "--check-task", "--device", "cpu"]).is_ok());
         let cli = Cli::try_parse_from(["worker", "--coordinator", "http://127.0.0.1:1", "--slot", "3"]);
         assert_eq!(cli.expect("as the coordinator starts it").slot, Some(3));
     }

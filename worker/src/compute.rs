@@ -21,6 +21,7 @@ use crate::fail;
 use crate::figures::Figures;
 use crate::member::Member;
 use crate::proof::Proof;
+use crate::quiet::quietly;
 use crate::session::Client;
 use crate::transfer::CONNECTION;
 
@@ -153,7 +154,7 @@ pub(crate) fn spawn(
 }
 
 fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, Opened), Failure> {
-    let device = trainer::device::open(spec).map_err(|error| failure(&error))?;
+    let device = quietly(|| trainer::device::open(spec)).map_err(|error| failure(&error))?;
     let fingerprint = trainer::fingerprint(&device).map_err(|error| failure(&error))?;
     let opened = Opened {
         tasks: registry.names(),

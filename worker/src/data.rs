@@ -209,7 +209,7 @@ fn cache_folder() -> PathBuf {
 }
 
 /// Shapes and names, as the trainer has them.
-fn spec(plan: &Plan, precision: Precision) -> DataSpec {
+pub(crate) fn spec(plan: &Plan, precision: Precision) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
         (_, Some(shape)) => shape.to_vec(),

@@ -6,6 +6,7 @@
 //! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
 mod about;
+mod check;
 mod cli;
 mod compute;
 mod data;
@@ -15,6 +16,7 @@ mod feed;
 mod figures;
 mod member;
 mod proof;
+mod quiet;
 mod session;
 mod spans;
 mod state;
@@ -22,7 +24,7 @@ mod step;
 mod transfer;
 mod versions;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -54,13 +56,18 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     if cli.list_devices {
-        for device in trainer::device::list_devices() {
+        let listed = quiet::quietly(|| Ok::<_, std::convert::Infallible>(trainer::device::list_devices()));
+        for device in listed.unwrap_or_default() {
             let software = if device.software { " (software)" } else { "" };
-            println!("{}  {}{software}", device.spec, device.name);
+            // A reader that went away is no failure.
+            let _ = writeln!(std::io::stdout(), "{}  {}{software}", device.spec, device.name);
         }
         return ExitCode::SUCCESS;
     }
     let _log = start_log();
+    if cli.check_task {
+        return check::main(&registry, &cli.device);
+    }
     match run(&cli, registry) {
         Ok(End { code, message, reason: EndReason::Completed }) => {
             tracing::info!("{message}");
@@ -84,11 +91,19 @@ fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A log that a user's own main has started already stays.
-    let colours = std::io::stderr().is_terminal();
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let colours = std::io::stderr().is_terminal() && colours_are_wanted();
+    let (writer, guard) = match quiet::own_stderr() {
+        Ok(file) => tracing_appender::non_blocking(file),
+        Err(stderr) => tracing_appender::non_blocking(stderr),
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     let _ = log.try_init();
     guard
+}
+
+/// As no-color.org has it.
+fn colours_are_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {

@@ -15,7 +15,8 @@ use protocol::plan::Geometry;
 use protocol::reduce::{BLOCK, block_hash};
 use tokio::sync::mpsc;
 use trainer::{
-    Agreement, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision, Registry,
+    Agreement, DataSpec, Engine, GradientSink, HostBatch, HostOptimizer, ModelConfig, OpenDevice, Precision,
+    Registry,
 };
 use wire::tls::ClientTls;
 use wire::token::Token;
@@ -112,13 +113,8 @@ impl Member {
         let transfer = Transfer::new(client, runtime, welcome);
         let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
-        let model =
-            ModelConfig::new(&config.model.kind, &config.model.keys).map_err(|error| failure(&error))?;
-        let engine = registry.build(&config.model.kind, &model, samples.spec(), device);
-        let engine = engine.map_err(|error| failure(&error))?;
+        let (engine, optimizer) = build(registry, &config, samples.spec(), device)?;
         let layout = engine.layout();
-        let optimizer =
-            HostOptimizer::new((&config.optimizer).into(), layout).map_err(|error| failure(&error))?;
         let optimizer =
             optimizer.with_decay_1d(config.optimizer.decay_1d).with_threads(device.host_threads());
         let regions =
@@ -162,23 +158,11 @@ impl Member {
             snapshot_us: 0,
             figures,
         };
-        member.freeze()?;
+        freeze(member.engine.as_mut(), &member.config)?;
         // burn draws a module's first values when it first needs them: not in the middle of a try.
         member.engine.initialise(member.config.run.seed).map_err(|error| failure(&error))?;
         member.warm_up()?;
         Ok(member)
-    }
-
-    /// Keeps the parameters that `init.freeze` names as they are.
-    fn freeze(&mut self) -> Result<(), Failure> {
-        let layout = self.engine.layout();
-        let names: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-        let frozen = trainer::names::matching("init.freeze", &self.config.init.freeze, &names);
-        let frozen = frozen.map_err(|error| failure(&error))?;
-        if frozen.contains(&true) {
-            self.engine.freeze(&frozen).map_err(|error| failure(&error))?;
-        }
-        Ok(())
     }
 
     /// Whether it is a member of the same run, of the same model on the same data: then it keeps what it holds.
@@ -277,6 +261,31 @@ impl Member {
         let sums = sums.map_err(|error| failure(&error))?;
         Ok(sums.iter().fold(bits.0, |hash, sum| mix(hash, sum.to_bits())))
     }
+}
+
+/// The model of a configuration on a device, and its optimizer.
+pub(crate) fn build(
+    registry: &Registry,
+    config: &Config,
+    data: &DataSpec,
+    device: &OpenDevice,
+) -> Result<(Box<dyn Engine>, HostOptimizer), Failure> {
+    let model = ModelConfig::new(&config.model.kind, &config.model.keys).map_err(|error| failure(&error))?;
+    let engine = registry.build(&config.model.kind, &model, data, device).map_err(|error| failure(&error))?;
+    let optimizer = HostOptimizer::new((&config.optimizer).into(), engine.layout());
+    Ok((engine, optimizer.map_err(|error| failure(&error))?))
+}
+
+/// Keeps the parameters that `init.freeze` names as they are.
+pub(crate) fn freeze(engine: &mut dyn Engine, config: &Config) -> Result<(), Failure> {
+    let layout = engine.layout();
+    let names: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    let frozen = trainer::names::matching("init.freeze", &config.init.freeze, &names);
+    let frozen = frozen.map_err(|error| failure(&error))?;
+    if frozen.contains(&true) {
+        engine.freeze(&frozen).map_err(|error| failure(&error))?;
+    }
+    Ok(())
 }
 
 /// Refuses a model whose first gradient in half precision says that it needs f32.

@@ -3,7 +3,7 @@
 use protocol::messages::{Failure, UploadKind};
 use protocol::worker::Event;
 use trainer::export::ExportInfo;
-use trainer::{flat_state, tensors};
+use trainer::{Layout, flat_state, tensors};
 
 use crate::compute::failure;
 use crate::fail;
@@ -40,21 +40,8 @@ impl Member {
         if found.as_str() != digest {
             return Err(fail(3, format!("the file of init.from arrived with BLAKE3 {found}, not {digest}")));
         }
-        let init = &self.config.init;
-        let may_differ =
-            |name: &str| init.allow_missing.iter().any(|pattern| trainer::names::matches(pattern, name));
         let layout = self.engine.layout();
-        let taken =
-            tensors::adopt_model(&bytes, layout, &mut self.parameters, may_differ).map_err(|error| {
-                let from = init.from.as_deref().unwrap_or_default();
-                let Failure { code, message } = failure(&error);
-                fail(
-                    code,
-                    format!(
-                        "init.from = {from:?}: {message} (init.allow_missing = [\"NAME\"] keeps first values)"
-                    ),
-                )
-            })?;
+        let taken = adopt(&bytes, layout, &self.config.init, &mut self.parameters)?;
         tracing::info!(digest, taken, of = layout.parameters.len(), "parameters are taken from init.from");
         Ok(())
     }
@@ -144,4 +131,23 @@ impl Member {
         let job = Job::Export { step, formats, info: Box::new(info) };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)
     }
+}
+
+/// Takes the parameters of a safetensors file by their names, as `[init]` says; how many were taken.
+pub(crate) fn adopt(
+    bytes: &[u8],
+    layout: &Layout,
+    init: &configs::Init,
+    parameters: &mut [f32],
+) -> Result<usize, Failure> {
+    let may_differ =
+        |name: &str| init.allow_missing.iter().any(|pattern| trainer::names::matches(pattern, name));
+    tensors::adopt_model(bytes, layout, parameters, may_differ).map_err(|error| {
+        let from = init.from.as_deref().unwrap_or_default();
+        let Failure { code, message } = failure(&error);
+        fail(
+            code,
+            format!("init.from = {from:?}: {message} (init.allow_missing = [\"NAME\"] keeps first values)"),
+        )
+    })
 }

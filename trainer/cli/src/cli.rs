@@ -7,9 +7,13 @@ use trainer::DeviceSpec;
 
 use crate::run::Which;
 
+/// Of every command.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 2 configuration or command line; 3 data or version missing or wrong; 4 failed.";
+
 /// Uses the models that runs have trained: measures, predicts, exports. No coordinator is needed.
 #[derive(Parser, Debug)]
-#[command(name = "trainer", version)]
+#[command(name = "trainer", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]
