@@ -9,11 +9,16 @@ use wire::tls::Security;
 
 use crate::access::table::Role;
 
+/// Of every command.
+const EXIT_CODES: &str = "Exit codes: 0 done; 2 configuration, command line, refused, or address in use; 3 data or \
+                          version missing or wrong; 4 failed, or the other side is lost; 130 interrupted, resumable.";
+
 /// Elastic distributed training: shards a dataset to workers and keeps the run.
 #[derive(Parser, Debug)]
 #[command(
     name = "coordinator",
     version,
+    after_help = EXIT_CODES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]

@@ -1,20 +1,24 @@
 //! The driver: one loop that waits for the next trigger, hands it to the machine and carries out its outputs.
 
+mod local_workers;
+mod lost_folder;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
-use protocol::ids::Phase;
+use protocol::ids::{MemberId, Phase};
 use protocol::messages::{FromWorker, ToWorker};
 use store::versions::Manifest;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::beside::Told;
 use crate::data_plane::{self, Loss, Reduction};
 use crate::journal_writer::{Appended, JournalWriter};
-use crate::launch::{self, Locals};
+use crate::launch::Locals;
 use crate::record::Recorder;
+use crate::rescue::{Rescue, RunFolder};
 use crate::retention::Retention;
 use crate::slots::Slots;
 use crate::status::StatusReport;
@@ -105,6 +109,8 @@ pub(crate) enum Trigger {
     },
     /// `coordinator checkpoint`.
     Checkpoint,
+    /// The run's folder is not in its place any more.
+    FolderLost,
     /// What a worker, or this machine, says beside the protocol.
     Told(Told),
     /// `coordinator status`.
@@ -143,6 +149,13 @@ pub(crate) struct Driver {
     retention: Retention,
     sessions: BTreeMap<u64, Session>,
     slots: Slots,
+    /// The slots of the local workers among the members.
+    local_members: BTreeMap<MemberId, u32>,
+    /// Whether workers that this coordinator doesn't start may come: some were there, or the address was chosen for them.
+    others_may_come: bool,
+    folder: RunFolder,
+    /// Where what is left of the run is saved, if its folder is lost.
+    rescue: Option<Rescue>,
     began: Instant,
     stopping: bool,
     finished: Option<Outcome>,
@@ -156,7 +169,7 @@ impl Driver {
         reduction: Reduction,
         uploads: Uploads,
         recorder: Recorder,
-        retention: Retention,
+        (retention, folder): (Retention, RunFolder),
         began: Instant,
     ) -> Self {
         Self {
@@ -169,6 +182,10 @@ impl Driver {
             retention,
             sessions: BTreeMap::new(),
             slots: Slots::default(),
+            local_members: BTreeMap::new(),
+            others_may_come: true,
+            folder,
+            rescue: None,
             began,
             stopping: false,
             finished: None,
@@ -176,8 +193,8 @@ impl Driver {
     }
 
     /// With the local workers that it looks after.
-    pub(crate) fn with_locals(self, locals: Option<Locals>) -> Self {
-        Self { locals, ..self }
+    pub(crate) fn with_locals(self, locals: Option<Locals>, others_may_come: bool) -> Self {
+        Self { locals, others_may_come, ..self }
     }
 
     /// Runs until the machine says that the run is over.
@@ -219,7 +236,7 @@ impl Driver {
             message: "the driver ended without an outcome".to_owned(),
             step: 0,
         });
-        (outcome, self.recorder, self.locals)
+        (self.rescued(outcome), self.recorder, self.locals)
     }
 
     /// Workers that were cut off try again every two seconds: for a while they can hear that the run is over.
@@ -264,6 +281,7 @@ impl Driver {
                 self.sessions.remove(&connection);
                 self.stream_ended(connection);
                 self.handle(Event::Disconnected { connection, reason });
+                self.end_if_nobody_is_left();
             }
             Trigger::Version { step, result } => self.version(step, result),
             Trigger::State { step, result } => self.handle(match result {
@@ -277,6 +295,9 @@ impl Driver {
             Trigger::StartLocal { slots } => self.start_local(&slots),
             Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
             Trigger::Stop { reason, signal } => self.stop(reason, signal),
+            Trigger::FolderLost => {
+                self.look_at_folder();
+            }
             Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
             Trigger::Told(told) => self.recorder.told(told),
             Trigger::Status(reply) => {
@@ -302,6 +323,10 @@ impl Driver {
     }
 
     fn version(&mut self, step: u64, result: Result<Written, String>) {
+        if !self.look_at_folder() {
+            let reason = "the run's folder is not in its place any more".to_owned();
+            return self.handle(Event::VersionFailed { step, reason });
+        }
         match result {
             Ok(Written::Deviates) => self.handle(Event::VersionDeviates { step }),
             Ok(Written::InPlace(manifest)) => {
@@ -310,71 +335,6 @@ impl Driver {
             }
             Err(reason) => self.handle(Event::VersionFailed { step, reason }),
         }
-    }
-
-    fn start_local(&mut self, slots: &[u32]) {
-        let Some(locals) = self.locals.as_mut().filter(|_| self.finished.is_none()) else { return };
-        for slot in slots.iter().filter(|slot| !self.slots.is_taken(**slot)) {
-            if locals.runs(*slot) {
-                continue;
-            }
-            if let Err(why) = locals.start(*slot) {
-                let reason = format!("worker-{slot}: {why:#}");
-                self.machine
-                    .handle(self.began.elapsed().as_millis() as u64, Event::LaunchFailed { code: 4, reason });
-                // Out of processes or memory, most likely: a run that goes on may have them later.
-                locals.start_again(*slot);
-            }
-        }
-    }
-
-    /// A stream's end says nothing of a process that this coordinator started: it hears of that process's end. One that
-    /// an earlier coordinator started has nobody else to notice its end: unless it comes back, its slot is started.
-    fn stream_ended(&mut self, connection: u64) {
-        let Some(locals) = &self.locals else { return };
-        if let Some(slot) = self.slots.close(connection, |slot| locals.runs(slot))
-            && locals.slots().contains(&slot)
-        {
-            locals.start_later(vec![slot], ORPHAN_PAUSE);
-        }
-    }
-
-    /// A local worker that ends before it joined will never do so. One that joined is noticed by its stream; unless it
-    /// says that another would fare no better, its slot is started again.
-    fn worker_exited(&mut self, slot: u32, status: Option<std::process::ExitStatus>, log: &std::path::Path) {
-        let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
-        debug!(slot, how, "local worker ended");
-        let code = status.and_then(|status| status.code());
-        if let Some(locals) = &mut self.locals {
-            locals.ended(slot);
-        }
-        if !self.slots.vacate(slot) {
-            let said = launch::last_lines(log);
-            let reason = format!("worker-{slot} ended before it joined ({how}){said}");
-            let is_refusal = matches!(code, Some(2 | 3));
-            let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
-            self.handle(Event::LaunchFailed { code, reason });
-            self.carry_out();
-            // The run goes on: what was no refusal may have passed by then.
-            if is_refusal || self.finished.is_some() {
-                return;
-            }
-            return self.start_again(slot, &how);
-        }
-        if matches!(code, Some(0 | 2 | 3 | 130)) {
-            return;
-        }
-        self.start_again(slot, &how);
-    }
-
-    fn start_again(&mut self, slot: u32, how: &str) {
-        let Some(locals) = &mut self.locals else { return };
-        let text = if locals.start_again(slot) {
-            format!("worker-{slot} ended ({how}); it is started again")
-        } else {
-            format!("worker-{slot} ended ({how}) again and again; it is not started any more")
-        };
-        self.recorder.line(&text);
     }
 
     fn stop(&mut self, reason: String, signal: bool) {
@@ -468,7 +428,9 @@ impl Driver {
 
     fn committed(&mut self, committed: &Committed) {
         if let Some(locals) = &mut self.locals {
-            locals.forgive();
+            let took_part = committed.timings.iter().filter(|(_, timings)| timings.samples > 0);
+            let slots = took_part.filter_map(|(member, _)| self.local_members.get(member));
+            slots.for_each(|slot| locals.took_part(*slot));
         }
         self.recorder.best_is(self.machine.best_step());
         let now_ms = self.now();
@@ -480,6 +442,15 @@ impl Driver {
 
     fn note(&mut self, note: &Note) {
         match note {
+            Note::Joined { member, join } => match join.slot {
+                Some(slot) => {
+                    self.local_members.insert(*member, slot);
+                }
+                None => self.others_may_come = true,
+            },
+            Note::Left { member, .. } => {
+                self.local_members.remove(member);
+            }
             Note::Version { step, .. } => {
                 let best = self.retention.best().into_iter();
                 let spared = best.chain(self.machine.best_step()).chain(self.machine.refuge_step());

@@ -8,6 +8,7 @@ use store::signing::{KeyError, SigningKey, TrustedKeys};
 use store::versions::{self, MANIFEST};
 
 use crate::cli::KeyCommand;
+use crate::display;
 use crate::prepare::Refusal;
 use crate::uploads::Signing;
 
@@ -63,11 +64,11 @@ pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
     match command {
         KeyCommand::Create { file } => {
             let public = SigningKey::create(file).map_err(Refusal::config)?;
-            println!(
+            display::print(&format!(
                 "the private key is in {}, the public key, for checkpoint.verify_key, in {}",
                 file.display(),
                 public.display()
-            );
+            ));
             Ok(())
         }
         KeyCommand::Sign { key, files } => {
@@ -77,7 +78,7 @@ pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
         KeyCommand::Verify { key, path } => {
             let keys = TrustedKeys::read(key).map_err(Refusal::config)?;
             verify(&keys, path)?;
-            println!("{} is signed by a key of {}", path.display(), key.display());
+            display::print(&format!("{} is signed by a key of {}", path.display(), key.display()));
             Ok(())
         }
     }
@@ -86,7 +87,7 @@ pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
 fn sign(key: &SigningKey, file: &Path) -> Result<(), Refusal> {
     let bytes = content(file)?;
     let signature = key.sign_file(file, &bytes).map_err(Refusal::failed)?;
-    println!("{} is signed in {}", file.display(), signature.display());
+    display::print(&format!("{} is signed in {}", file.display(), signature.display()));
     Ok(())
 }
 

@@ -92,8 +92,9 @@ fn hardware_gpus(listing: &str) -> Vec<String> {
     ["cuda", "vulkan", "wgpu"].into_iter().map(gpus).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// A slot's worker that ends so often in a row, without a step between, is not started again.
-const RESTARTS_MAX: u32 = 3;
+/// A slot whose workers end so often in a row, none of which took part in a step, is not started again: a quarter of a
+/// minute in which whatever kept them may have passed.
+const RESTARTS_MAX: u32 = 5;
 /// Pause before a slot is started again; it doubles.
 const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -104,13 +105,16 @@ pub(crate) struct Locals {
     workers: Vec<LocalWorker>,
     /// Slots whose process was started here and of whose end nobody has heard.
     running: BTreeSet<u32>,
-    /// How often each slot was started again since the last step.
+    /// How often each slot was started again since a worker in it took part in a step.
     restarts: BTreeMap<u32, u32>,
+    /// Slots that are not started any more.
+    given_up: BTreeSet<u32>,
 }
 
 impl Locals {
     pub(crate) fn new(launch: Launch, triggers: mpsc::Sender<Trigger>) -> Self {
-        Self { launch, triggers, workers: Vec::new(), running: BTreeSet::new(), restarts: BTreeMap::new() }
+        let (running, restarts, given_up) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { launch, triggers, workers: Vec::new(), running, restarts, given_up }
     }
 
     /// All slots.
@@ -147,6 +151,11 @@ impl Locals {
         });
     }
 
+    /// How often a slot's workers have ended in a row.
+    pub(crate) fn ends_in_a_row(&self, slot: u32) -> u32 {
+        self.restarts.get(&slot).copied().unwrap_or_default()
+    }
+
     /// Has a slot whose worker was lost started again, if that makes sense; whether it does.
     pub(crate) fn start_again(&mut self, slot: u32) -> bool {
         let restarts = self.restarts.entry(slot).or_default();
@@ -155,13 +164,31 @@ impl Locals {
         let makes_sense = *restarts <= RESTARTS_MAX;
         if makes_sense {
             self.start_later(vec![slot], pause);
+        } else {
+            self.give_up(slot);
         }
         makes_sense
     }
 
-    /// A step was committed: whatever ended before did not end for that.
-    pub(crate) fn forgive(&mut self) {
-        self.restarts.clear();
+    /// A slot is not started any more.
+    pub(crate) fn give_up(&mut self, slot: u32) {
+        self.given_up.insert(slot);
+    }
+
+    /// Whether no slot has a process, and none will get one.
+    pub(crate) fn are_all_given_up(&self) -> bool {
+        self.running.is_empty() && self.slots().all(|slot| self.given_up.contains(&slot))
+    }
+
+    /// The slot's worker took part in a step: those before it did not end for want of that.
+    pub(crate) fn took_part(&mut self, slot: u32) {
+        self.restarts.remove(&slot);
+        self.given_up.remove(&slot);
+    }
+
+    /// SIGKILL to all of them.
+    pub(crate) fn kill(&self) {
+        self.workers.iter().for_each(LocalWorker::kill);
     }
 
     /// Waits for their end until the deadline, then kills them.

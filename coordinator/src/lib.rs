@@ -8,6 +8,7 @@ mod access;
 mod audit;
 mod beside;
 mod certificates;
+mod check;
 mod cli;
 mod client;
 mod counted;
@@ -28,6 +29,8 @@ mod prepare;
 mod rates;
 mod record;
 mod reproduce;
+mod rescue;
+mod resume;
 mod retention;
 mod rpc;
 mod run;
@@ -40,6 +43,7 @@ mod status;
 mod streams;
 mod supervise;
 mod sync;
+mod task_check;
 mod tracking;
 mod upload_stage;
 mod uploads;
@@ -66,7 +70,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         None if cli.run.supervise => runtime.block_on(supervise::supervise(&cli.run)),
         None => runtime.block_on(run::run(&cli.run)),
-        Some(Command::Check { config, set }) => run::check(&config, &set).map(|()| 0),
+        Some(Command::Check { config, set }) => runtime.block_on(check::check(&config, &set)).map(|()| 0),
         Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
         Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
         Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
@@ -99,12 +103,17 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
+/// As no-color.org has it.
+fn colours_are_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Logs go to stderr: errors, or what RUST_LOG asks for. A stderr that nobody reads takes up to 128,000 lines; then they
 /// are left out, and the run goes on. What the guard still has at the end gets a second.
 fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    let colours = std::io::stderr().is_terminal();
+    let colours = std::io::stderr().is_terminal() && colours_are_wanted();
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
     guard

@@ -1,6 +1,6 @@
 //! From a configuration and a run directory to a machine that can start: what is fresh, what is resumed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::anyhow;
 use configs::{Config, Every, OptimizerKind, Resolved, ScheduleKind};
@@ -21,7 +21,7 @@ use tracker::meaning::Prediction;
 use crate::journal_file::JournalFile;
 
 /// Why a run can't start, with the exit code of the contract.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     /// 2 for the command line and configuration, 3 for data and versions.
     pub(crate) code: u8,
@@ -63,6 +63,20 @@ impl From<RunDirError> for Refusal {
     }
 }
 
+/// Reads a configuration. A folder is none, but a run's has one.
+pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, Refusal> {
+    if path.is_dir() {
+        let inside = path.join("config.toml");
+        let way_out = if inside.is_file() {
+            format!("its configuration is {}", inside.display())
+        } else {
+            "give the file of a configuration".to_owned()
+        };
+        return Err(Refusal::config(format!("--config {} is a folder: {way_out}", path.display())));
+    }
+    Config::load(path, set).map_err(Refusal::config)
+}
+
 /// Where a run is kept, and whether it was there before.
 pub(crate) enum Place {
     /// A new folder.
@@ -70,7 +84,7 @@ pub(crate) enum Place {
     /// A run that was begun, or one that is done and now is to be longer.
     Begun(RunDir),
     /// A run that is done.
-    Completed(PathBuf),
+    Completed(RunDir),
 }
 
 /// The configuration with what the data alone can say put in: `model.class_weights = "balanced"` becomes the numbers, so
@@ -100,7 +114,7 @@ pub(crate) fn place(resolved: &Resolved, plan: &Plan, resume: bool) -> Result<Pl
             let dir = RunDir::open(&run.dir, &name)?;
             let is_completed = RunDir::status(dir.path()).as_deref() == Some("completed");
             if is_completed && !is_longer(dir.path(), &resolved.config, plan) {
-                return Ok(Place::Completed(dir.path().to_owned()));
+                return Ok(Place::Completed(dir));
             }
             Ok(Place::Begun(dir))
         }
@@ -147,6 +161,15 @@ pub(crate) fn past(
     }
     let record = RunRecord::read(&dir.join("run.json")).ok();
     Ok(Past { journal, history, record, remarks })
+}
+
+/// Refuses a configuration, or data, with which a run that is done would have become another one.
+pub(crate) fn check_completed(dir: &Path, config: &Config, plan: &Plan) -> Result<(), Refusal> {
+    let journal = dir.join("journal");
+    let (_, records, _) = JournalFile::open(&journal).map_err(Refusal::data)?;
+    let history =
+        History::replay(&records).map_err(|why| Refusal::data(format!("{}: {why}", journal.display())))?;
+    if history.term() == 0 { Ok(()) } else { check_same_run(dir, config, plan, &history) }
 }
 
 fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -> Result<(), Refusal> {
@@ -273,7 +296,7 @@ pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
 
 /// The configuration without the trackers that metrics go to and where keys are kept, which is no business of the workers':
 /// they end up neither in the files that workers write nor in front of a worker that doesn't know them.
-fn for_workers(config: &Config) -> Config {
+pub(crate) fn for_workers(config: &Config) -> Config {
     let configs::Tracker { git_diff, system_every, listen, .. } = config.tracker.clone();
     let tracker = configs::Tracker { git_diff, system_every, listen, ..configs::Tracker::default() };
     let mut config = Config { tracker, ..config.clone() };
@@ -334,7 +357,7 @@ pub(crate) fn run_plan(
 }
 
 /// Which of an evaluation's sums `train.monitor` is (see `tracker::meaning`).
-fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlyStopping>> {
+pub(crate) fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlyStopping>> {
     let train = &config.train;
     let Some(patience) = train.patience else { return Ok(None) };
     let (sum, scale) = match (train.monitor.as_str(), &plan.output) {

@@ -11,6 +11,7 @@ use protocol::messages::EndReason;
 use tracker::sink::{PushError, SinkConfig, Sinks};
 
 use crate::cli::PushArgs;
+use crate::display;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
 use crate::signals;
@@ -123,10 +124,10 @@ pub(crate) fn push(args: &PushArgs) -> Result<(), Refusal> {
         }
     })?;
     for remark in &pushed.remarks {
-        println!("{remark}");
+        display::print(remark);
     }
     let before =
         if pushed.before > 0 { format!(" ({} were there before)", pushed.before) } else { String::new() };
-    println!("{} metrics sent{before}: {}", pushed.metrics, pushed.place);
+    display::print(&format!("{} metrics sent{before}: {}", pushed.metrics, pushed.place));
     Ok(())
 }

@@ -20,6 +20,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the workers ask for, and where it is.
     pub(crate) fn file(self) -> (String, PathBuf) {
         (self.digest, self.path)
@@ -72,7 +77,7 @@ pub(crate) fn settle(
         }
         Err(why) => why,
     };
-    let Place::Begun(dir) = place else { return Err(why) };
+    let (Place::Begun(dir) | Place::Completed(dir)) = place else { return Err(why) };
     let Ok(before) = Config::load(&dir.path().join("config.toml"), &[]) else { return Err(why) };
     let before = before.config.init;
     if before.digest.is_none() || before.from != config.init.from {

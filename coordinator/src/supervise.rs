@@ -15,7 +15,7 @@ use tokio::signal::unix::{self, SignalKind, signal};
 use crate::cli::RunArgs;
 use crate::prepare::Refusal;
 use crate::reproduce::toml_string;
-use crate::run;
+use crate::{resume, run};
 
 /// Deaths in a row, each soon after its start, after which nothing is gained by another.
 const QUICK_DEATHS_MAX: u32 = 5;
@@ -59,13 +59,14 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
                 "the coordinator died {quick_deaths} times in a row ({status})"
             )));
         }
+        // One that died before it held a run is started as it was.
+        let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
         if told.within(PAUSE).await {
-            eprintln!("coordinator: it died ({status}), and was to end: go on with --resume");
+            let line = resume::line(args, held.as_deref().unwrap_or_default(), held.is_none());
+            eprintln!("coordinator: it died ({status}), and was to end; go on with\n  {line}");
             return Ok(INTERRUPTED);
         }
         eprintln!("coordinator: it died ({status}); starting it again");
-        // One that died before it held a run is started as it was.
-        let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
         if let Some(name) = held {
             again = vec!["--set".into(), format!("run.name={}", toml_string(&name)).into()];
             again.extend((!args.resume).then(|| "--resume".into()));

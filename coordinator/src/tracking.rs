@@ -13,6 +13,7 @@ use tracker::server::{AccessToken, Tracker};
 use wire::token;
 
 use crate::cli::ServeArgs;
+use crate::display;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
 use crate::signals;
@@ -53,7 +54,7 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
     let address = listener.local_addr().map_err(Refusal::failed)?;
     let tracker = Tracker::open(&args.dir, access, |remark| eprintln!("tracker: {remark}"));
     let tracker = tracker.map_err(Refusal::failed)?;
-    println!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display());
+    display::print(&format!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display()));
     tracker::server::serve(listener, tracker, signals::told_to_end()).await.map_err(Refusal::failed)
 }
 

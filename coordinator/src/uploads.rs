@@ -8,7 +8,7 @@ use protocol::ids::MemberId;
 use protocol::messages::UploadKind;
 use store::signing::SigningKey;
 use store::versions::{self, FileWriter, Manifest, VersionWriter};
-use store::write_file;
+use store::{HeldFolder, Whereabouts, write_file};
 use tracing::{info, warn};
 
 use crate::upload_stage::Stage;
@@ -36,7 +36,9 @@ pub(crate) struct Signing {
 /// Shared by the driver, which expects uploads, and the rpc server, which takes them.
 #[derive(Clone)]
 pub(crate) struct Uploads {
-    run_dir: PathBuf,
+    run_dir: Arc<Mutex<PathBuf>>,
+    /// Where that is known, what it must be.
+    held: Arc<Mutex<Option<Arc<HeldFolder>>>>,
     lineage: Arc<Lineage>,
     signing: Signing,
     expected: Arc<Mutex<BTreeMap<UploadKind, Expected>>>,
@@ -56,12 +58,42 @@ struct Expected {
 impl Uploads {
     /// Into this run's folder.
     pub(crate) fn new(run_dir: &Path, lineage: Lineage, signing: Signing) -> Self {
-        Self { run_dir: run_dir.to_owned(), lineage: Arc::new(lineage), signing, expected: Arc::default() }
+        Self {
+            run_dir: Arc::new(Mutex::new(run_dir.to_owned())),
+            held: Arc::default(),
+            lineage: Arc::new(lineage),
+            signing,
+            expected: Arc::default(),
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.run_dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Only while the folder is this one.
+    pub(crate) fn hold(&self, held: Arc<HeldFolder>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    }
+
+    /// Refuses what would go to another folder of its name.
+    fn check_place(&self) -> Result<(), String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match held.filter(|held| held.whereabouts() != Whereabouts::InPlace) {
+            Some(lost) => Err(format!("{} is not in its place any more", lost.path().display())),
+            None => Ok(()),
+        }
+    }
+
+    /// Into this folder from now on.
+    pub(crate) fn move_to(&self, run_dir: &Path) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.run_dir.lock().unwrap_or_else(PoisonError::into_inner) = run_dir.to_owned();
     }
 
     /// The folder of versions.
     pub(crate) fn checkpoints(&self) -> PathBuf {
-        self.run_dir.join("checkpoints")
+        self.run_dir().join("checkpoints")
     }
 
     /// This member will upload this version; one with another state digest takes nothing's place.
@@ -81,7 +113,7 @@ impl Uploads {
 
     /// Where a state is kept while it is shown. It needs to outlast nothing, so nothing of it is synced.
     pub(crate) fn shown(&self) -> PathBuf {
-        self.run_dir.join("shown.state")
+        self.run_dir().join("shown.state")
     }
 
     /// What was shown is of no use any more.
@@ -190,6 +222,7 @@ impl Claim {
     /// Makes room for it on the disk. Blocking, as all that follows.
     pub(crate) fn open(self) -> Result<Receiving, String> {
         let Self { ticket, step, digest } = self;
+        ticket.own.check_place()?;
         let place = match ticket.kind {
             UploadKind::Version => {
                 let checkpoints = ticket.own.checkpoints();
@@ -295,10 +328,18 @@ impl Receiving {
             }
             _ if !ticket.put_in_place() => Err(late()),
             Place::Export(files) => {
+                self.ticket.own.check_place()?;
+                let exports = self.ticket.own.run_dir().join("exports");
                 for (name, bytes) in files {
-                    let path = self.ticket.own.run_dir.join("exports").join(name);
-                    let folder = path.parent().unwrap_or(&path);
-                    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+                    let path = exports.join(name);
+                    for folder in [&*exports, path.parent().unwrap_or(&path)] {
+                        match std::fs::create_dir(folder) {
+                            Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => {
+                                return Err(format!("{}: {why}", folder.display()));
+                            }
+                            _ => {}
+                        }
+                    }
                     write_file(&path, &bytes).map_err(|e| e.to_string())?;
                     if let Some(key) = &self.ticket.own.signing.exports {
                         key.sign_file(&path, &bytes).map_err(|e| e.to_string())?;

@@ -9,6 +9,7 @@ use wire::token::{Token, TokenLine};
 use super::table::{self, Entry, Table};
 use crate::audit;
 use crate::cli::{CreateArgs, OutputForm, RevokeArgs};
+use crate::display;
 use crate::prepare::Refusal;
 
 /// Prints the token's line, which is nowhere else: what is kept of it is a hash.
@@ -33,7 +34,7 @@ pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
     };
     table::change(dir, |table| add(table, entry, now)).map_err(Refusal::config)?;
     audit::note(dir, "token created", &args.name, &args.role.to_string());
-    println!("{}", TokenLine { token, fingerprint }.to_line());
+    display::print(&TokenLine { token, fingerprint }.to_line());
     eprintln!(
         "this line is the token {:?} of a {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
         args.name, args.role
@@ -71,22 +72,22 @@ pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), Refusal> {
             "name": entry.name, "role": entry.role, "created": entry.created, "expires": entry.expires,
             "revoked": entry.revoked, "state": state(entry),
         })).collect();
-        println!("{}", serde_json::Value::from(rows));
+        display::print(&serde_json::Value::from(rows).to_string());
         return Ok(());
     }
     if table.tokens.is_empty() {
-        println!("no tokens but the run's own ({})", dir.join("token").display());
+        display::print(&format!("no tokens but the run's own ({})", dir.join("token").display()));
         return Ok(());
     }
-    println!("{:<24} {:<9} {:<21} {:<21} STATE", "NAME", "ROLE", "CREATED", "EXPIRES");
+    display::print(&format!("{:<24} {:<9} {:<21} {:<21} STATE", "NAME", "ROLE", "CREATED", "EXPIRES"));
     for entry in &table.tokens {
         let (created, expires) = (at(entry.created), entry.expires.map_or_else(|| "never".to_owned(), at));
-        println!(
+        display::print(&format!(
             "{:<24} {:<9} {created:<21} {expires:<21} {}",
             entry.name,
             entry.role.to_string(),
             state(entry)
-        );
+        ));
     }
     Ok(())
 }
@@ -118,6 +119,6 @@ pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), Refusal> {
     });
     let role = role.map_err(Refusal::config)?;
     audit::note(dir, "token revoked", &args.name, &role.to_string());
-    println!("{} is revoked: a run that goes on hangs up on whoever came with it", args.name);
+    display::print(&format!("{} is revoked: a run that goes on hangs up on whoever came with it", args.name));
     Ok(())
 }

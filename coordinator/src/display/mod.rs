@@ -1,11 +1,14 @@
 //! What people see on standard output: bars on a terminal, plain lines in a pipe, JSON for scripts.
 
 mod bars;
+mod block;
 mod json;
 mod plain;
 
+pub(crate) use plain::print;
+
 use std::io::IsTerminal;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,6 +76,8 @@ pub(crate) use tracker::Metric;
 const WAITING_MAX: usize = 16_384;
 /// Progress is shown so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// A terminal is asked for its size so often while nothing is new.
+const TICK: Duration = Duration::from_millis(500);
 /// At the end of the run what waits may take so long.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -105,7 +110,15 @@ impl Display {
     pub(crate) fn new(form: OutputForm) -> std::io::Result<Self> {
         let (lines, inbox) = sync_channel(WAITING_MAX);
         let mut shown = Form::new(form);
-        let show = move || inbox.into_iter().for_each(|line| shown.show(line));
+        let show = move || {
+            loop {
+                match inbox.recv_timeout(TICK) {
+                    Ok(line) => shown.show(line),
+                    Err(RecvTimeoutError::Timeout) => shown.tick(),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
         let thread = std::thread::Builder::new().name("display".to_owned()).spawn(show)?;
         let is_json = form == OutputForm::Json;
         Ok(Self { is_json, lines: Some(lines), thread: Some(thread), progress_shown: None, left_out: 0 })
@@ -181,9 +194,17 @@ impl Drop for Display {
     }
 }
 
+/// A line of a command that shows no run.
+pub(crate) fn say(form: OutputForm, event: &str, text: &str, details: &Value) {
+    match form {
+        OutputForm::Text => plain::print(text),
+        OutputForm::Json => json::Json.event(event, text, details),
+    }
+}
+
 /// One of the three forms.
 enum Form {
-    /// indicatif bars.
+    /// Bars, drawn over and over.
     Bars(bars::Bars),
     /// A line now and then.
     Plain(plain::Plain),
@@ -195,8 +216,14 @@ impl Form {
     fn new(form: OutputForm) -> Self {
         match form {
             OutputForm::Json => Self::Json(json::Json),
-            OutputForm::Text if std::io::stdout().is_terminal() => Self::Bars(bars::Bars::new()),
+            OutputForm::Text if is_drawable() => Self::Bars(bars::Bars::new()),
             OutputForm::Text => Self::Plain(plain::Plain::default()),
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Self::Bars(bars) = self {
+            bars.tick();
         }
     }
 
@@ -232,11 +259,23 @@ impl Form {
     }
 }
 
+/// Whether standard output is a terminal whose cursor can be moved.
+fn is_drawable() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 fn end(text: &str, failed: bool, show: impl FnOnce()) {
     show();
-    if failed && !std::io::stdout().is_terminal() {
+    if failed && !std::io::stdout().is_terminal() && !is_one_file() {
         eprintln!("coordinator: {text}");
     }
+}
+
+/// Whether standard output and standard error go to one place, where a word is said once.
+fn is_one_file() -> bool {
+    let of = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let out = rustix::fs::fstat(std::io::stdout()).map(of);
+    out.is_ok() && out == rustix::fs::fstat(std::io::stderr()).map(of)
 }
 
 /// Seconds as people say them: `42 s`, `3 min 05 s`, `2 h 07 min`.

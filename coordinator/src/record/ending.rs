@@ -35,11 +35,27 @@ impl Recorder {
             .map_err(|why| format!("run.json can't be written: {why}"))
     }
 
+    /// Whether a new run came to nothing: what its own workers refuse is refused whenever it is started.
+    pub(crate) fn is_refused_start(&self, outcome: &Outcome) -> bool {
+        let is_refusal = outcome.reason == EndReason::Failed && matches!(outcome.code, 2 | 3);
+        is_refusal && outcome.step == 0 && self.newest_version.is_none()
+    }
+
+    /// The last word of such a run, of which nothing is kept.
+    pub(crate) fn say_refused(&mut self, outcome: &Outcome) {
+        let details = json!({ "status": RunStatus::Failed, "step": 0, "code": outcome.code });
+        let text = format!("{}; {} is removed again", outcome.message, self.run_dir.display());
+        self.display.end(&text, &details, true);
+    }
+
     /// The last word to people.
     pub(crate) fn say_end(&mut self, outcome: &Outcome, seconds: f64) {
-        let details = json!({
+        let mut details = json!({
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
         });
+        if outcome.reason != EndReason::Completed {
+            details["resume"] = self.resume_line.clone().into();
+        }
         let line = self.last_line(outcome, seconds);
         self.display.progress_now(&self.progress);
         self.display.end(&line, &details, outcome.reason == EndReason::Failed);
@@ -61,13 +77,19 @@ impl Recorder {
                 };
                 format!("completed {} steps in {took}{early}: everything is in {dir}{exported}", outcome.step)
             }
-            EndReason::Interrupted => {
-                format!("interrupted at step {}: go on with --resume; everything is in {dir}", outcome.step)
-            }
+            EndReason::Interrupted => format!(
+                "interrupted at step {}: everything is in {dir}; go on with\n  {}",
+                outcome.step, self.resume_line
+            ),
             EndReason::Failed => {
-                let is_said = outcome.message.contains("--resume") || self.newest_version.is_none();
-                let hint = if is_said { "" } else { "; go on with --resume" };
-                format!("failed at step {}: {}{hint}; everything is in {dir}", outcome.step, outcome.message)
+                // A run without a version has nothing that could be gone on with.
+                let has_version = self.newest_version.is_some() || self.info.first_step > 0;
+                let hint = if has_version {
+                    format!("; once that is mended, go on with\n  {}", self.resume_line)
+                } else {
+                    String::new()
+                };
+                format!("failed at step {}: {}; everything is in {dir}{hint}", outcome.step, outcome.message)
             }
         }
     }

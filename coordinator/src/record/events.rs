@@ -79,7 +79,7 @@ impl Recorder {
     }
 
     /// Something that people should know, and that the run goes on with.
-    pub(super) fn warning(&mut self, message: &str) {
+    pub(crate) fn warning(&mut self, message: &str) {
         warn!(message);
         self.display.event("warning", &format!("warning: {message}"), &json!({}));
         self.keep_event("warning", message, None);

@@ -10,7 +10,8 @@ mod throttle;
 mod trouble;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use protocol::coordinator::Committed;
@@ -18,6 +19,7 @@ use protocol::ids::Phase;
 use protocol::messages::View;
 use serde_json::json;
 use store::versions::Manifest;
+use store::{HeldFolder, Whereabouts};
 use tracing::error;
 use tracker::meaning::Prediction;
 use tracker::system::Moment;
@@ -42,6 +44,8 @@ pub(crate) fn unix_seconds() -> f64 {
 /// Keeps and shows.
 pub(crate) struct Recorder {
     run_dir: PathBuf,
+    /// Where that is known, what the folder must be.
+    held: Option<Arc<HeldFolder>>,
     info: RunInfo,
     prediction: Prediction,
     file: MetricsFile,
@@ -69,6 +73,8 @@ pub(crate) struct Recorder {
     /// Whether run.json, which pages and scripts look at meanwhile, is behind.
     due: Due,
     sinks: Running,
+    /// What a person types to go on with the run.
+    resume_line: String,
 }
 
 impl Recorder {
@@ -85,6 +91,7 @@ impl Recorder {
         let progress = Progress { step: info.first_step, ..Progress::default() };
         Self {
             run_dir,
+            held: None,
             info,
             prediction,
             file,
@@ -107,7 +114,35 @@ impl Recorder {
             beside,
             due: Due::default(),
             sinks: Running::default(),
+            resume_line: String::new(),
         }
+    }
+
+    /// What a person types to go on with the run.
+    pub(crate) fn goes_on_with(&mut self, line: String) {
+        self.resume_line = line;
+    }
+
+    /// The run's folder is another one from now on.
+    pub(crate) fn move_to(&mut self, run_dir: &Path) {
+        self.run_dir = run_dir.to_owned();
+        self.held = None;
+    }
+
+    /// Only while the folder is this one.
+    pub(crate) fn hold(&mut self, held: Arc<HeldFolder>) {
+        self.held = Some(held);
+    }
+
+    /// `--resume` found nothing to go on with, so the run starts: schedulers rely on that, and people may have meant another.
+    pub(crate) fn nothing_to_resume(&mut self, is_fresh: bool) {
+        let (name, dir) = (&self.info.name, self.run_dir.display());
+        let text = if is_fresh {
+            format!("nothing to resume: there was no such run, so {dir} is a new one")
+        } else {
+            format!("nothing to resume: {dir} has not begun, so it starts now")
+        };
+        self.display.event("nothing_to_resume", &text, &json!({ "run": name }));
     }
 
     /// From now on the sinks are told of metrics, and people of what the sinks say.
@@ -204,6 +239,10 @@ impl Recorder {
 
     /// run.json as it stands.
     pub(crate) fn write(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.whereabouts() != Whereabouts::InPlace) {
+            // Another place is found in a moment.
+            return self.due.mark();
+        }
         self.beside.origin.record(&mut self.record, &self.run_dir, false);
         let path = self.run_dir.join("run.json");
         let written = store::write_file(&path, &self.record.to_bytes());

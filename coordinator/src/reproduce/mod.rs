@@ -13,6 +13,7 @@ use tracker::provenance::Start;
 use tracker::{RunRecord, RunStatus};
 
 use crate::cli::ReproduceArgs;
+use crate::display;
 use crate::prepare::Refusal;
 
 /// Names that are tried for the run that repeats one.
@@ -38,14 +39,14 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, Refusal> {
     }
     let plan = Plan::prepare(&original.resolved.config.dataset, original.resolved.path.parent());
     let name = original.free_name()?;
-    println!("{}", original.about());
+    display::print(&original.about());
     for line in original.commands(plan.is_ok(), &name) {
-        println!("{line}");
+        display::print(&line);
     }
-    println!("\n# What differs here:");
+    display::print("\n# What differs here:");
     let then = (&original.record, &original.start);
     for line in compare::differences(&original.dir, then, &original.resolved.config, plan.as_ref()) {
-        println!("#   {line}");
+        display::print(&format!("#   {line}"));
     }
     if !args.start {
         return Ok(0);
@@ -152,7 +153,7 @@ impl Original {
     fn start(&self, name: &str) -> Result<u8, Refusal> {
         let program = std::env::current_exe()
             .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
-        println!();
+        display::print("");
         let status = Command::new(&program)
             .args(self.arguments(name))
             .status()
@@ -164,10 +165,16 @@ impl Original {
         let again = RunRecord::read(&self.runs().join(name).join(RunRecord::FILE)).map_err(Refusal::data)?;
         let (expected, found) = (&self.record.final_state.digest, &again.final_state.digest);
         if expected == found {
-            println!("reproduced: {name} ends with the same bits as {}, digest {found}", self.record.run);
+            display::print(&format!(
+                "reproduced: {name} ends with the same bits as {}, digest {found}",
+                self.record.run
+            ));
             return Ok(0);
         }
-        println!("not reproduced: {} ended with the digest {expected}, {name} with {found}", self.record.run);
+        display::print(&format!(
+            "not reproduced: {} ended with the digest {expected}, {name} with {found}",
+            self.record.run
+        ));
         Ok(4)
     }
 }
@@ -178,7 +185,7 @@ pub(crate) fn toml_string(text: &str) -> String {
 }
 
 /// As a POSIX shell takes it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+,".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();

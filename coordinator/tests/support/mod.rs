@@ -198,6 +198,11 @@ pub(crate) fn wait(mut child: Child) -> Output {
     Output { status, stdout: out.join().expect("read"), stderr: err.join().expect("read") }
 }
 
+/// As [`wait`], of a child whose output somebody else reads.
+pub(crate) fn wait_status_of(child: &mut Child) -> ExitStatus {
+    wait_status(child)
+}
+
 fn wait_status(child: &mut Child) -> ExitStatus {
     let began = Instant::now();
     loop {

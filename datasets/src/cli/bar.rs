@@ -3,6 +3,9 @@
 use datasets::registry::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// Columns of a terminal on which a bar and its figures have room.
+const ROOMY: u16 = 64;
+
 /// A bar of bytes, with their rate. It goes away when it is dropped, so that what is printed stands alone.
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -12,7 +15,11 @@ impl Bar {
     /// A bar on stderr; hidden where that is no terminal.
     pub(crate) fn new(what: &str) -> Self {
         let bar = ProgressBar::new(0).with_message(what.to_owned());
-        let form = "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);
+        let form = match columns {
+            0..ROOMY => "{bytes}/{total_bytes} {wide_msg}",
+            ROOMY.. => "{bar:20} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta} {wide_msg}",
+        };
         if let Ok(style) = ProgressStyle::with_template(form) {
             bar.set_style(style);
         }

@@ -161,8 +161,14 @@ fn what_is_wrong_with_the_models_keys_is_said_before_the_first_step() {
     check("dataset.image_shape=[4,4,4]", "reads images of one channel; the dataset gives [4, 4, 4]");
     check(
         "model.kind=rosw",
-        "the worker doesn't know the task \"rosw\"; it knows cnn, gpt, mlp, resnet, rows",
+        "\"rosw\" is not known to this binary; it has cnn, gpt, mlp, resnet, rows; did you mean \"rows\"?",
     );
+    let left: Vec<String> = std::fs::read_dir(place.dir.path())
+        .expect("listed")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("rows-"))
+        .collect();
+    assert!(left.is_empty(), "a refused start leaves no folder: {left:?}");
 }
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

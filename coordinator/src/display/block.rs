@@ -1,0 +1,188 @@
+//! Lines at the end of a terminal that are drawn over and over, and cleared without a trace.
+
+use std::io::Write;
+
+/// Where a terminal doesn't say its size.
+const COLUMNS: usize = 80;
+const ROWS: usize = 24;
+
+/// How a piece of text looks, where colours are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Colour {
+    Plain,
+    Bold,
+    Dim,
+    Yellow,
+    Cyan,
+}
+
+/// A piece of a line.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    text: String,
+    colour: Colour,
+}
+
+/// One line, without its end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line(pub(super) Vec<Piece>);
+
+impl Piece {
+    pub(super) fn plain(text: impl Into<String>) -> Self {
+        Self { text: text.into(), colour: Colour::Plain }
+    }
+
+    pub(super) fn in_colour(self, colour: Colour) -> Self {
+        Self { colour, ..self }
+    }
+}
+
+impl Line {
+    #[cfg(test)]
+    pub(super) fn text(&self) -> String {
+        self.0.iter().map(|piece| piece.text.as_str()).collect()
+    }
+
+    /// Cut to so many columns: its text for a terminal, and how many columns it takes.
+    fn drawn(&self, columns: usize, in_colour: bool) -> (String, usize) {
+        let (mut text, mut width) = (String::new(), 0);
+        for piece in &self.0 {
+            let room = columns - width;
+            let mut part = String::new();
+            let mut part_width = 0;
+            for c in piece.text.chars() {
+                let wide = width_of(c);
+                if part_width + wide > room {
+                    break;
+                }
+                part_width += wide;
+                part.push(c);
+            }
+            width += part_width;
+            let code = match piece.colour {
+                Colour::Plain => "",
+                Colour::Bold => "1",
+                Colour::Dim => "2",
+                Colour::Yellow => "33",
+                Colour::Cyan => "36",
+            };
+            if in_colour && !code.is_empty() && !part.is_empty() {
+                text.push_str(&format!("\x1b[{code}m{part}\x1b[0m"));
+            } else {
+                text.push_str(&part);
+            }
+        }
+        (text, width)
+    }
+}
+
+/// Columns of a character; of most that aren't ASCII as many as it may take, so that no line is ever too long.
+fn width_of(c: char) -> usize {
+    match c {
+        c if c.is_ascii_control() => 0,
+        '\u{2500}'..='\u{257f}' => 1,
+        c if c.is_ascii() => 1,
+        _ => 2,
+    }
+}
+
+/// The lines, and what is known of those on the terminal.
+pub(super) struct Block {
+    in_colour: bool,
+    /// Widths of the lines that are drawn, on a terminal of this many columns.
+    drawn: Vec<usize>,
+    columns: usize,
+}
+
+impl Block {
+    /// On standard output, which is a terminal.
+    pub(super) fn of_stdout() -> Self {
+        Self { in_colour: crate::colours_are_wanted(), drawn: Vec::new(), columns: size().0 }
+    }
+
+    /// Whether the terminal has another width than when the lines were drawn.
+    pub(super) fn is_resized(&self) -> bool {
+        size().0 != self.columns
+    }
+
+    /// Draws the lines in the place of those before.
+    pub(super) fn draw(&mut self, lines: impl FnOnce(usize) -> Vec<Line>) {
+        let (columns, rows) = size();
+        let mut out = self.erased(columns);
+        // The last column stays free: a terminal that is written full may or may not go on to the next row.
+        let room = columns.saturating_sub(1).max(1);
+        let mut lines = lines(room);
+        let rows_max = rows.saturating_sub(1).max(1);
+        if lines.len() > rows_max {
+            let hidden = lines.len() - (rows_max - 1);
+            lines.truncate(rows_max - 1);
+            lines.push(Line(vec![Piece::plain(format!("... and {hidden} more"))]));
+        }
+        for line in lines {
+            let (text, width) = line.drawn(room, self.in_colour);
+            out.push_str(&text);
+            out.push('\n');
+            self.drawn.push(width);
+        }
+        self.columns = columns;
+        write(&out);
+    }
+
+    /// A line above them; the next drawing brings them back.
+    pub(super) fn print_above(&mut self, text: &str) {
+        let mut out = self.erased(size().0);
+        out.push_str(text);
+        out.push('\n');
+        write(&out);
+    }
+
+    /// What clears the lines that are drawn, from the row below them. Terminals break lines anew when they get narrower, so
+    /// that one may take several rows by now.
+    fn erased(&mut self, columns: usize) -> String {
+        let columns = columns.max(1);
+        let rows: usize = self.drawn.drain(..).map(|width| width.div_ceil(columns).max(1)).sum();
+        if rows == 0 { String::new() } else { format!("\r\x1b[{rows}A\x1b[J") }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let erased = self.erased(size().0);
+        if !erased.is_empty() {
+            write(&erased);
+        }
+    }
+}
+
+/// Columns and rows of the terminal.
+fn size() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok().filter(|size| size.ws_col > 0);
+    size.map_or((COLUMNS, ROWS), |size| (usize::from(size.ws_col), usize::from(size.ws_row).max(1)))
+}
+
+/// A terminal that went away is no reason to fail the run.
+fn write(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_to_its_columns_whatever_is_in_it() {
+        let line = Line(vec![Piece::plain("ab").in_colour(Colour::Bold), Piece::plain("漢字c")]);
+        assert_eq!(line.drawn(3, false), ("ab".to_owned(), 2));
+        assert_eq!(line.drawn(5, false), ("ab漢".to_owned(), 4));
+        assert_eq!(line.drawn(9, true), ("\x1b[1mab\x1b[0m漢字c".to_owned(), 7));
+        assert_eq!(line.drawn(0, true), (String::new(), 0));
+    }
+
+    #[test]
+    fn what_got_narrower_is_cleared_in_all_its_rows() {
+        let mut block = Block { in_colour: false, drawn: vec![79, 30, 0], columns: 80 };
+        assert_eq!(block.erased(40), "\r\x1b[4A\x1b[J");
+        assert_eq!(block.erased(40), "", "once");
+    }
+}

@@ -1,0 +1,116 @@
+//! What is kept and shown of a run from its start: the record, metrics, versions, and what is served beside them.
+
+use std::path::PathBuf;
+
+use configs::Config;
+use datasets::Plan;
+use protocol::ids::RunId;
+use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
+
+use super::Parts;
+use crate::beside::Beside;
+use crate::display::{Display, RunInfo};
+use crate::figures::{self, Figures, Scrapes};
+use crate::origin::Origin;
+use crate::prepare::{self, Past, Refusal};
+use crate::record::Recorder;
+use crate::spans::StepSpans;
+use crate::uploads::{Lineage, Uploads};
+
+impl Parts<'_> {
+    /// What is kept and served beside the run, and what serves /metrics.
+    pub(super) fn beside(
+        &self,
+        past: &Past,
+        run: RunId,
+        worker: Option<PathBuf>,
+    ) -> Result<(Beside, Scrapes), Refusal> {
+        let (config, dir) = (&self.resolved.config, self.dir.path());
+        let listener = figures::listen(&config.telemetry.metrics_listen)?;
+        if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            self.write(&dir.join("metrics-address"), format!("http://{address}/metrics\n").as_bytes())?;
+        }
+        let (figures, registry) = Figures::new(self.dir.name());
+        let first = past.history.resume().map_or(0, |resume| resume.step);
+        let origin = Origin::begin(worker, config.tracker.git_diff, self.plan, first);
+        let spans = StepSpans::start(&config.telemetry.otlp, run, self.dir.name())?;
+        let beside = Beside::new(origin, figures, spans, dir, config.tracker.system_every.0)?;
+        Ok((beside, Scrapes { listener, registry }))
+    }
+
+    /// Versions and exports, into the run's folder.
+    pub(super) fn uploads(&self, steps_per_epoch: u64) -> Uploads {
+        let lineage = Lineage {
+            config_digest: self.resolved.config.digest(),
+            dataset_digest: self.plan.digest.clone(),
+            steps_per_epoch,
+        };
+        Uploads::new(self.dir.path(), lineage, self.keys.signing.clone())
+    }
+
+    pub(super) fn recorder(
+        &self,
+        past: &Past,
+        (run, term): (RunId, u32),
+        total_steps: u64,
+        steps_per_epoch: u64,
+        beside: Beside,
+    ) -> Result<Recorder, Refusal> {
+        let path = self.dir.path().to_owned();
+        let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(Refusal::data)?;
+        let info = RunInfo {
+            name: self.dir.name().to_owned(),
+            total_steps,
+            steps_per_epoch,
+            batch: full_batch(&self.resolved.config, self.plan),
+            first_step: past.history.resume().map_or(0, |resume| resume.step),
+            term,
+        };
+        let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
+        let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
+        let display = Display::new(self.args.output).map_err(Refusal::failed)?;
+        let mut recorder =
+            Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, beside);
+        recorder.write();
+        Ok(recorder)
+    }
+
+    /// Rows that are left out of the data.
+    fn skipped(&self) -> u64 {
+        self.plan.form.skipped().map_or(0, |skipped| skipped.count)
+    }
+
+    fn new_record(&self, run: RunId) -> RunRecord {
+        let id = crate::driver::hex(&run.0);
+        RunRecord {
+            run: self.dir.name().to_owned(),
+            id: format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]),
+            status: RunStatus::Running,
+            message: String::new(),
+            seed: self.resolved.config.run.seed,
+            config_digest: self.resolved.config.digest(),
+            git_commit: None,
+            dataset: DatasetRecord {
+                name: self.plan.name.clone(),
+                version: self.plan.version(),
+                digest: self.plan.digest.clone(),
+                skipped: self.skipped(),
+            },
+            final_state: FinalRecord::default(),
+            members: Vec::new(),
+            members_left_out: 0,
+            events: Vec::new(),
+            views: 0,
+            retries: 0,
+            exact: !self.resolved.config.elastic.mixed,
+            timings: std::collections::BTreeMap::new(),
+            provenance: tracker::provenance::Provenance::default(),
+        }
+    }
+}
+
+/// Samples of a step that is not an epoch's short last one.
+fn full_batch(config: &Config, plan: &Plan) -> u32 {
+    let (training, _) = plan.split_lengths();
+    config.train.batch_size.min(u32::try_from(training).unwrap_or(u32::MAX))
+}
