@@ -66,8 +66,9 @@ fn usages(coordinator: u32) -> BTreeMap<String, Usage> {
     own.chain(workers).filter_map(|(name, pid)| Some((name, Usage::of(pid)?))).collect()
 }
 
-/// The most that each has held until the run is so far. Memory that comes and goes is none that grows: the least of a few
-/// looks counts, as what is leaked is there in all of them.
+/// What each holds for good by now. Memory that comes and goes is none that grows: the least of a few looks counts, as what is
+/// leaked is there in all of them. No event says that an allocator has given memory back, so the looks are spread over a
+/// fifth of a second; on a busier machine they are further apart, and the least is no greater for that.
 fn settled(coordinator: u32) -> BTreeMap<String, Usage> {
     let mut least = usages(coordinator);
     for _ in 0..10 {

@@ -196,3 +196,18 @@ fn an_evaluation_that_decides_is_not_lost_with_the_host() {
     let restart = Chaos::RestartCoordinator { host: true, after_ms: 5_000 };
     holds(20..320, stops_early, |at| Life::supervised(2, &[(at, restart)]));
 }
+
+/// All were killed in turn while the device of one hung, and the newest version was damaged then. (Found with storms of version
+/// damage, and it held.)
+#[test]
+fn a_version_that_is_damaged_after_all_were_killed_is_passed_over() {
+    let by_time = |scenario: &mut Scenario| {
+        scenario.plan.min_workers = 2;
+        scenario.plan.checkpoint_every = CheckpointEvery::Millis(2_860);
+    };
+    let faults = |at: u64| {
+        let (hang, kill) = (Chaos::HangWorker(0, 76_743), Chaos::KillAll { apart_ms: 2_732 });
+        [(at, hang), (at + 161, kill), (at + 220, Chaos::DamageVersion)]
+    };
+    holds(20..80, by_time, |at| Life::supervised(2, &faults(at)));
+}

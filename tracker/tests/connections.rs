@@ -52,7 +52,7 @@ fn a_request_that_never_becomes_whole_is_hung_up_on() {
     let host = server.address;
     let whole = format!("GET /icon.svg HTTP/1.1\r\nHost: {host}\r\n\r\n");
     assert!(is_hung_up(&connect(&server, &whole)), "whoever has its answer and asks nothing further");
-    // Slowly, but always something.
+    // Slowly, but always something. The pause is the client's pace, and waits for nothing: `until` has the deadline.
     let slow = connect(&server, "GET / HTTP/1.1\r\n");
     until("whoever sends a header now and then is hung up on", || {
         std::thread::sleep(SHORT / 10);
@@ -125,6 +125,7 @@ fn streams_that_nobody_reads_end_and_make_room_for_others() {
         value += 1;
         let metric = json!({ "run_id": run, "key": "a", "value": value, "step": value, "timestamp": 1 });
         assert_eq!(server.mlflow("runs/log-metric", &metric).0, 200);
+        // No event says that the server has given a stream up: it is asked again until it has, or the deadline is over.
         std::thread::sleep(SHORT / 10);
     }
 }
