@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use store::{HeldFolder, Whereabouts};
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::warn;
@@ -138,6 +139,8 @@ pub(crate) struct Access {
     run: Who,
     token: Token,
     dir: Arc<Path>,
+    /// What the folder must be for its file to count.
+    held: Option<Arc<HeldFolder>>,
     known: Arc<RwLock<Known>>,
 }
 
@@ -162,7 +165,8 @@ impl Access {
         let run =
             Who { name: RUN.into(), role: None, secret: token.secret(), ended: watch::channel(false).1 };
         let known = Known { stamp: None, entries: BTreeMap::new(), trouble: String::new() };
-        let own = Self { run, token, dir: dir.into(), known: Arc::new(RwLock::new(known)) };
+        let held = HeldFolder::open(dir, "lock").ok().map(Arc::new);
+        let own = Self { run, token, dir: dir.into(), held, known: Arc::new(RwLock::new(known)) };
         own.look()?;
         Ok(own)
     }
@@ -182,7 +186,10 @@ impl Access {
     /// Reads the file if it has changed, and ends what is over.
     fn look(&self) -> Result<(), String> {
         let stamp = Stamp::of(&self.dir);
-        let has_changed = self.known.read().unwrap_or_else(PoisonError::into_inner).stamp != stamp;
+        // Whoever removes the run's folder revokes no token: workers save what they hold.
+        let is_lost = self.held.as_ref().is_some_and(|held| held.whereabouts() != Whereabouts::InPlace);
+        let has_changed =
+            !is_lost && self.known.read().unwrap_or_else(PoisonError::into_inner).stamp != stamp;
         let table = if has_changed { Some(Table::read(&self.dir)) } else { None };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let outcome = match table {

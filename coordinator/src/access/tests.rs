@@ -113,6 +113,25 @@ fn a_token_expires_and_a_damaged_file_changes_nothing() {
 }
 
 #[test]
+fn the_file_alone_revokes_when_it_is_removed_and_the_whole_folder_does_not() {
+    for is_whole in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("lock"), "").expect("written");
+        let access = Access::open(Token::random().expect("random"), dir.path()).expect("no file yet");
+        let token = given(dir.path(), "gpu-7", Role::Worker, None);
+        let who = admit(&access, &token).expect("admitted");
+        if is_whole {
+            std::fs::remove_dir_all(dir.path()).expect("removed");
+        } else {
+            std::fs::remove_file(dir.path().join("tokens.json")).expect("removed");
+        }
+        access.look().expect("looked");
+        assert_eq!(*who.ended.borrow(), !is_whole);
+        assert_eq!(admit(&access, &token).is_ok(), is_whole);
+    }
+}
+
+#[test]
 fn names_fit_into_a_log() {
     for good in ["gpu-7", "ann", "a.b_c"] {
         table::check_name(good).unwrap_or_else(|why| panic!("{why}"));
