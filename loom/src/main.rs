@@ -51,6 +51,7 @@ fn key(view: u64, step: u64) -> StepKey {
 /// Two connections run ahead of the reducer by different lengths. Whoever misses a word waits for ever.
 fn readers_pass() {
     let gate = Arc::new(Gate::default());
+    gate.expect(key(1, 1));
     let readers = [WINDOW, WINDOW + 1].map(|slice| {
         let gate = gate.clone();
         thread::spawn(move || gate.wait(key(1, 1), slice))
@@ -58,20 +59,22 @@ fn readers_pass() {
     gate.set(key(1, 1), 1);
     gate.set(key(1, 1), 2);
     for reader in readers {
-        reader.join().expect("it passed");
+        assert_eq!(reader.join().expect("it passed"), Ok(()));
     }
 }
 
 /// What a reader waits with is of the past then, and dropped by the reducer.
 fn a_view_frees() {
     let gate = Arc::new(Gate::default());
+    gate.expect(key(1, 1));
     let reader = {
         let gate = gate.clone();
         thread::spawn(move || gate.wait(key(1, 1), WINDOW + 7))
     };
     gate.set(key(1, 1), 0);
+    gate.expect(key(2, 1));
     gate.set(key(2, 1), 0);
-    reader.join().expect("it passed");
+    assert_eq!(reader.join().expect("it passed"), Ok(()));
 }
 
 /// A deadline passes as the disk is done.
