@@ -55,7 +55,7 @@ async fn ask(target: &Target, dir: Option<&Path>) -> Result<StatusReport, Refusa
 fn show(report: &StatusReport, form: OutputForm) {
     let text = match form {
         OutputForm::Text => status::to_text(report),
-        OutputForm::Json => status::to_json(report) + "\n",
+        OutputForm::Json => printable::json(&status::to_json(report)).into_owned() + "\n",
     };
     print(&text);
 }
@@ -82,8 +82,7 @@ pub(crate) async fn checkpoint(target: &Target) -> Result<(), Refusal> {
 }
 
 fn print(text: &str) {
-    // A reader that went away is no failure.
-    let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes());
+    printable::print(text);
 }
 
 /// A coordinator that was reached.

@@ -53,6 +53,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::access::commands;
 use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
@@ -99,7 +100,7 @@ fn token(command: &TokenCommand) -> Result<(), Refusal> {
 }
 
 fn refuse(refusal: &Refusal) -> ExitCode {
-    eprintln!("coordinator: {}", refusal.message);
+    printable::error_line(format_args!("coordinator: {}", refusal.message));
     ExitCode::from(refusal.code)
 }
 
@@ -115,6 +116,7 @@ fn start_log() -> WorkerGuard {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     let colours = std::io::stderr().is_terminal() && colours_are_wanted();
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let writer = move || printable::Log::new(writer.make_writer(), colours);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
     guard
 }

@@ -83,9 +83,13 @@ pub(crate) async fn listen(
                     let _ = triggers.try_send(Trigger::Told(told));
                 }
                 match from_worker_in(message) {
-                    Ok(message) => {
-                        if matches!(message, protocol::messages::FromWorker::Join(_)) {
+                    Ok(mut message) => {
+                        if let protocol::messages::FromWorker::Join(join) = &mut message {
                             until = None;
+                            // From here on they go everywhere: metrics, records, logs, pages.
+                            for text in [&mut join.name, &mut join.device] {
+                                *text = printable::line(text).into_owned();
+                            }
                         }
                         let room = take_room(&room, bytes).await;
                         let trigger = Trigger::Message { connection, message, room };

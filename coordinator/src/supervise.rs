@@ -63,10 +63,12 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
         let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
         if told.within(PAUSE).await {
             let line = resume::line(args, held.as_deref().unwrap_or_default(), held.is_none());
-            eprintln!("coordinator: it died ({status}), and was to end; go on with\n  {line}");
+            printable::error_line(format_args!(
+                "coordinator: it died ({status}), and was to end; go on with\n  {line}"
+            ));
             return Ok(INTERRUPTED);
         }
-        eprintln!("coordinator: it died ({status}); starting it again");
+        printable::error_line(format_args!("coordinator: it died ({status}); starting it again"));
         if let Some(name) = held {
             again = vec!["--set".into(), format!("run.name={}", toml_string(&name)).into()];
             again.extend((!args.resume).then(|| "--resume".into()));

@@ -52,7 +52,8 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
         Refusal::config(format!("--listen {}: {why}; --listen {free} takes a port that is free", args.listen))
     })?;
     let address = listener.local_addr().map_err(Refusal::failed)?;
-    let tracker = Tracker::open(&args.dir, access, |remark| eprintln!("tracker: {remark}"));
+    let tracker =
+        Tracker::open(&args.dir, access, |remark| printable::error_line(format_args!("tracker: {remark}")));
     let tracker = tracker.map_err(Refusal::failed)?;
     display::print(&format!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display()));
     tracker::server::serve(listener, tracker, signals::told_to_end()).await.map_err(Refusal::failed)

@@ -7,23 +7,34 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// The in-house crates that each crate may import; what isn't here may not be imported.
 const DIRECTIONS: &[(&str, &[&str])] = &[
+    ("printable", &[]),
     ("protocol", &[]),
     ("wire", &["protocol"]),
     ("store", &[]),
     ("configs", &[]),
-    ("datasets", &["store", "configs"]),
+    ("datasets", &["printable", "store", "configs"]),
     ("trainer", &["configs"]),
-    ("trainer-cli", &["store", "configs", "datasets", "trainer", "tracker"]),
-    ("tracker", &["store", "configs"]),
-    ("coordinator", &["protocol", "wire", "store", "configs", "datasets", "tracker"]),
-    ("worker", &["protocol", "wire", "store", "configs", "datasets", "trainer", "tracker"]),
+    ("trainer-cli", &["printable", "store", "configs", "datasets", "trainer", "tracker"]),
+    ("tracker", &["printable", "store", "configs"]),
+    ("coordinator", &["printable", "protocol", "wire", "store", "configs", "datasets", "tracker"]),
+    ("worker", &["printable", "protocol", "wire", "store", "configs", "datasets", "trainer", "tracker"]),
     ("sim", ALL),
     ("benches", ALL),
 ];
 
 /// Whoever tests or measures the whole may import all of it.
-const ALL: &[&str] =
-    &["protocol", "wire", "store", "configs", "datasets", "trainer", "tracker", "coordinator", "worker"];
+const ALL: &[&str] = &[
+    "printable",
+    "protocol",
+    "wire",
+    "store",
+    "configs",
+    "datasets",
+    "trainer",
+    "tracker",
+    "coordinator",
+    "worker",
+];
 
 /// What each crate never imports from elsewhere; a name stands for all crates that begin with it.
 const NEVER: &[(&str, &[&str])] = &[
@@ -130,4 +141,48 @@ fn protocol_names_no_io_no_clock_no_thread_and_no_unordered_map() {
         }
     }
     assert!(files > 10, "only {files} files of protocol were read");
+}
+
+/// What is written to a terminal or a log goes through `printable`, which shows what would act on it.
+#[test]
+fn programs_print_through_printable_alone() {
+    // `stdout()` and `stderr()` are looked at elsewhere to know whether they are terminals.
+    let raw = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let crates = [
+        "store",
+        "configs",
+        "datasets",
+        "trainer",
+        "trainer/cli",
+        "tracker",
+        "wire",
+        "coordinator",
+        "worker",
+    ];
+    for sources in crates.map(|name| root.join(name).join("src")) {
+        for path in rust_files(&sources) {
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            // Unit tests stand last in a file.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for (number, line) in code.lines().enumerate() {
+                let line = line.split("//").next().unwrap_or(line);
+                let is_raw = raw.iter().any(|word| line.contains(word));
+                assert!(!is_raw, "{}:{}: print by `printable`", path.display(), number + 1);
+            }
+        }
+    }
+}
+
+fn rust_files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }

@@ -213,12 +213,11 @@ impl RunRecord {
         store::write_file(path, &self.to_bytes())
     }
 
-    /// The file's bytes: indented JSON with a newline at the end.
+    /// The file's bytes: indented JSON with a newline at the end, which a terminal can show.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
-        bytes.push(b'\n');
-        bytes
+        let json = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
+        printable::json(&json).into_owned().into_bytes()
     }
 }
 

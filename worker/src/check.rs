@@ -38,8 +38,7 @@ pub(crate) fn main(registry: &Registry, device: &DeviceSpec) -> ExitCode {
         |failure| refusal("", &failure),
         |(question, config)| answer(registry, device, &question, &config),
     );
-    // Whoever asked may have gone.
-    let _ = writeln!(std::io::stdout().lock(), "{answer}");
+    printable::print_json(answer);
     ExitCode::from(code)
 }
 

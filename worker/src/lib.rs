@@ -35,6 +35,7 @@ use protocol::worker::{Options, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::fmt::MakeWriter;
 use trainer::Registry;
 use wire::tls::Security;
 
@@ -59,8 +60,7 @@ pub fn main(registry: Registry) -> ExitCode {
         let listed = quiet::quietly(|| Ok::<_, std::convert::Infallible>(trainer::device::list_devices()));
         for device in listed.unwrap_or_default() {
             let software = if device.software { " (software)" } else { "" };
-            // A reader that went away is no failure.
-            let _ = writeln!(std::io::stdout(), "{}  {}{software}", device.spec, device.name);
+            printable::print_line(format_args!("{}  {}{software}", device.spec, device.name));
         }
         return ExitCode::SUCCESS;
     }
@@ -96,6 +96,7 @@ fn start_log() -> WorkerGuard {
         Ok(file) => tracing_appender::non_blocking(file),
         Err(stderr) => tracing_appender::non_blocking(stderr),
     };
+    let writer = move || printable::Log::new(writer.make_writer(), colours);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     let _ = log.try_init();
     guard
@@ -175,13 +176,23 @@ fn join(cli: &Cli, opened: Opened) -> Result<Join, Failure> {
     let pid = std::process::id();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "worker".to_owned());
     let host = host.trim();
+    let name = cli.name.clone().unwrap_or_else(|| format!("{host}-{pid}"));
+    if name.is_empty() || name.contains(printable::is_harmful) {
+        let shown = printable::line(&name);
+        return Err(fail(
+            2,
+            format!(
+                "--name \"{shown}\": a name is shown to people; it has a character at least, and none that controls a terminal"
+            ),
+        ));
+    }
     let instance = wire::random_bytes().map_err(|why| fail(4, format!("no random bytes: {why}")))?;
     Ok(Join {
         protocol_version: protocol::PROTOCOL_VERSION,
         tasks: opened.tasks,
         fingerprint: opened.fingerprint,
         build: protocol::BUILD.to_owned(),
-        name: cli.name.clone().unwrap_or_else(|| format!("{host}-{pid}")),
+        name,
         device: opened.device,
         slot: cli.slot,
         pid,

@@ -35,10 +35,10 @@ pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
     table::change(dir, |table| add(table, entry, now)).map_err(Refusal::config)?;
     audit::note(dir, "token created", &args.name, &args.role.to_string());
     display::print(&TokenLine { token, fingerprint }.to_line());
-    eprintln!(
+    printable::error_line(format_args!(
         "this line is the token {:?} of a {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
         args.name, args.role
-    );
+    ));
     Ok(())
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), Refusal> {
             "name": entry.name, "role": entry.role, "created": entry.created, "expires": entry.expires,
             "revoked": entry.revoked, "state": state(entry),
         })).collect();
-        display::print(&serde_json::Value::from(rows).to_string());
+        printable::print_json(serde_json::Value::from(rows));
         return Ok(());
     }
     if table.tokens.is_empty() {

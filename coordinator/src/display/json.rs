@@ -3,14 +3,13 @@
 use serde_json::{Value, json};
 
 use super::Metric;
-use super::plain::print;
 
 pub(crate) struct Json;
 
 impl Json {
     pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
         for metric in metrics {
-            print(&metric.to_json_line());
+            printable::print_json(metric.to_json_line());
         }
     }
 
@@ -19,6 +18,6 @@ impl Json {
         if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
             line.extend(details.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
-        print(&line.to_string());
+        printable::print_json(line);
     }
 }

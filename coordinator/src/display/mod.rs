@@ -202,6 +202,31 @@ pub(crate) fn say(form: OutputForm, event: &str, text: &str, details: &Value) {
     }
 }
 
+impl Shown {
+    /// With names and texts of others as they can be shown. JSON has its own way.
+    fn printable(self) -> Self {
+        let text = |text: String| printable::text(&text).into_owned();
+        let line = |text: &mut String| *text = printable::line(text).into_owned();
+        match self {
+            Self::Begin(mut info) => {
+                line(&mut info.name);
+                Self::Begin(info)
+            }
+            Self::Progress(mut progress) => {
+                for member in &mut progress.members {
+                    line(&mut member.name);
+                    line(&mut member.device);
+                }
+                Self::Progress(progress)
+            }
+            Self::Evaluated { epoch, step, line } => Self::Evaluated { epoch, step, line: text(line) },
+            Self::Event { event, text: said, details } => Self::Event { event, text: text(said), details },
+            Self::End { text: said, details, failed } => Self::End { text: text(said), details, failed },
+            other @ (Self::Metrics(_) | Self::LeftOut(_)) => other,
+        }
+    }
+}
+
 /// One of the three forms.
 enum Form {
     /// Bars, drawn over and over.
@@ -228,6 +253,7 @@ impl Form {
     }
 
     fn show(&mut self, shown: Shown) {
+        let shown = if matches!(self, Self::Json(_)) { shown } else { shown.printable() };
         match (self, shown) {
             (Self::Bars(bars), Shown::Begin(info)) => bars.begin(&info),
             (Self::Bars(bars), Shown::Progress(progress)) => bars.progress(&progress),
@@ -267,7 +293,7 @@ fn is_drawable() -> bool {
 fn end(text: &str, failed: bool, show: impl FnOnce()) {
     show();
     if failed && !std::io::stdout().is_terminal() && !is_one_file() {
-        eprintln!("coordinator: {text}");
+        printable::error_line(format_args!("coordinator: {text}"));
     }
 }
 

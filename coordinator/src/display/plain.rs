@@ -1,6 +1,5 @@
 //! Plain lines, for pipes and files: one per evaluation, and one every ten seconds in between.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::{Progress, RunInfo, duration};
@@ -53,6 +52,5 @@ impl Plain {
 
 /// A line on standard output. A reader that went away (`| head`) is no reason to fail the run.
 pub(crate) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    printable::print_line(text);
 }

@@ -88,7 +88,7 @@ impl Parts<'_> {
         let (security, authority) = (&self.args.security, self.args.tls_ca.as_deref());
         let tls = certificates::server_tls(security, authority, address.ip(), &self.dir.path().join("tls"))?;
         if tls.is_none() && !token::is_loopback(address.ip()) {
-            eprintln!("coordinator: {}", certificates::INSECURE);
+            printable::error_line(format_args!("coordinator: {}", certificates::INSECURE));
         }
         Ok(tls)
     }

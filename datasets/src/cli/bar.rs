@@ -14,7 +14,7 @@ pub(crate) struct Bar {
 impl Bar {
     /// A bar on stderr; hidden where that is no terminal.
     pub(crate) fn new(what: &str) -> Self {
-        let bar = ProgressBar::new(0).with_message(what.to_owned());
+        let bar = ProgressBar::new(0).with_message(printable::line(what).into_owned());
         let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);
         let form = match columns {
             0..ROOMY => "{bytes}/{total_bytes} {wide_msg}",

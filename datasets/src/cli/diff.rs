@@ -22,7 +22,7 @@ pub(super) fn run(
     if output == Form::Json {
         let value = serde_json::to_value(&difference)
             .map_err(|why| RegistryError::Wrong { place: format!("{a}, {b}"), problem: why.to_string() })?;
-        return Ok(format!("{value:#}\n"));
+        return Ok(printable::json(&format!("{value:#}\n")).into_owned());
     }
     Ok(text_of(&difference))
 }

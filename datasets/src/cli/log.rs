@@ -18,7 +18,7 @@ pub(super) fn run(registry: &Registry, name: Option<&str>, output: Form) -> Resu
     }
     if output == Form::Json {
         let all: Vec<_> = versions.iter().map(value).collect();
-        return Ok(format!("{:#}\n", serde_json::Value::from(all)));
+        return Ok(printable::json(&format!("{:#}\n", serde_json::Value::from(all))).into_owned());
     }
     if versions.is_empty() {
         let place = registry.root().display();

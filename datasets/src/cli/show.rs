@@ -89,7 +89,7 @@ fn table(plan: &Plan, profiles: &[Profile], all: &Distributions) -> String {
     text.push_str(&aligned(&rows));
     let target = plan.columns().iter().zip(profiles).find(|(column, _)| column.role == Role::Target);
     if let (Some((column, profile)), Output::Classes { .. }) = (target, &plan.output) {
-        text.push_str(&format!("\nlabels of {}\n", one_line(&column.name)));
+        text.push_str(&format!("\nlabels of {}\n", printable::line(&column.name)));
         text.push_str(&histogram(&profile.distinct, LABELS_SHOWN_MAX));
     }
     text.push_str(&distributions(all));

@@ -60,7 +60,8 @@ pub(super) fn run(
         }
     };
     if output == Form::Json {
-        return Ok(format!("{:#}\n", serde_json::Value::Object(std::mem::take(&mut shown.json))));
+        let json = serde_json::Value::Object(std::mem::take(&mut shown.json));
+        return Ok(printable::json(&format!("{json:#}\n")).into_owned());
     }
     Ok(shown.text)
 }

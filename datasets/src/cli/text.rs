@@ -2,6 +2,8 @@
 
 /// Cells in columns of one width, the last one as long as it is.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let shown = |cell: &String| printable::line(cell).into_owned();
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(shown)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
@@ -14,16 +16,16 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 
 /// A field that can't break a line of the table, nor be too long for it.
 pub(crate) fn one_line(text: &str) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain = printable::line(text);
     match plain.char_indices().nth(32) {
         Some((end, _)) => format!("{}...", &plain[..end]),
-        None => plain,
+        None => plain.into_owned(),
     }
 }
 
 /// A path on one line, whole.
 pub(crate) fn path_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    printable::line(text).into_owned()
 }
 
 /// `1 file`, `2 files`.

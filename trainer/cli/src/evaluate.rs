@@ -42,7 +42,10 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
         .collect();
     Ok(match ask.output {
         Form::Table => table(&run, &version, &measured, &logged, dataset.evaluation_len()),
-        Form::Json => report(&run, &version, &measured, &logged, dataset.evaluation_len()),
+        Form::Json => {
+            let report = report(&run, &version, &measured, &logged, dataset.evaluation_len());
+            printable::json(&report).into_owned()
+        }
     })
 }
 
@@ -96,12 +99,13 @@ fn table(
     logged: &BTreeMap<String, f64>,
     samples: u64,
 ) -> String {
-    let width = measured.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-    let mut text = format!("{}, step {}, {samples} samples\n", run.name, version.step);
+    let width = measured.iter().map(|(key, _)| printable::line(key).chars().count()).max().unwrap_or(0);
+    let mut text = format!("{}, step {}, {samples} samples\n", printable::line(&run.name), version.step);
     let mut differing = 0;
     for (key, value) in measured {
+        let key_shown = printable::line(key);
         // Writing to a String can't fail.
-        let _ = write!(text, "{key:width$}  {value}");
+        let _ = write!(text, "{key_shown:width$}  {value}");
         if let Some(other) = logged.get(key).filter(|other| other.to_bits() != value.to_bits()) {
             differing += 1;
             let _ = write!(text, "  (the run logged {other})");

@@ -39,7 +39,13 @@ pub fn main(registry: Registry) -> ExitCode {
     let answer = match &cli.command {
         // Text is shown as it comes.
         Command::Sample(ask) => {
-            sample::sample(ask, &registry, &mut std::io::stdout().lock()).map(|()| String::new())
+            let out = std::io::stdout();
+            let shown = match out.is_terminal() {
+                true => sample::sample(ask, &registry, &mut printable::Log::new(out.lock(), false)),
+                // Bytes that others read as data.
+                false => sample::sample(ask, &registry, &mut out.lock()),
+            };
+            shown.map(|()| String::new())
         }
         _ => answer(&cli, &registry),
     };
@@ -73,11 +79,12 @@ pub fn answer(cli: &Cli, registry: &Registry) -> Result<String, Failure> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let colours = std::io::stderr().is_terminal();
     // A log that a user's own main has started already stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(move || printable::Log::new(std::io::stderr(), colours))
+        .with_ansi(colours)
         .without_time()
         .with_target(false)
         .try_init();
@@ -85,7 +92,7 @@ fn start_log() {
 
 fn print(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(printable::text(text).as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough.
         Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
             tracing::error!("standard output: {why}");

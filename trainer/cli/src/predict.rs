@@ -52,7 +52,7 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
     }
     Ok(match ask.output {
         Form::Table => table(&plan, &predicted, &files),
-        Form::Json => lines(&plan, &predicted, &files),
+        Form::Json => printable::json(&lines(&plan, &predicted, &files)).into_owned(),
     })
 }
 
@@ -87,8 +87,10 @@ fn label(labels: &[String], index: usize) -> &str {
 
 /// A line for each row, which begins with its number or, of an image, with its file.
 fn table(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
-    let target = plan.targets().join(", ");
-    let labels = plan.labels();
+    let plain = |text: &String| printable::line(text).into_owned();
+    let target = plain(&plan.targets().join(", "));
+    let labels: Vec<String> = plan.labels().iter().map(plain).collect();
+    let files: Vec<String> = files.iter().map(plain).collect();
     let first = labels.iter().map(|label| label.chars().count()).chain([target.chars().count(), 5]).max();
     let width = first.unwrap_or(5);
     let longest = files.iter().map(|file| file.chars().count()).max();
@@ -107,7 +109,7 @@ fn table(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
         let _ = match predicted {
             Predicted::Label { index, probabilities, .. } => {
                 let probability = probabilities.get(*index).copied().unwrap_or(f64::NAN);
-                writeln!(text, "{row}  {:<width$}  {probability:.4}", label(labels, *index))
+                writeln!(text, "{row}  {:<width$}  {probability:.4}", label(&labels, *index))
             }
             Predicted::Value(value) => writeln!(text, "{row}  {value}"),
         };
