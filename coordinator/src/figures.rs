@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use protocol::coordinator::{Committed, Note};
 use protocol::messages::{Timings, View};
-use tokio::task::JoinHandle;
 use tracing::warn;
-use tracker::prometheus::{Age, Counter, Gauge, Histogram, Registry};
+use tracker::prometheus::{Age, Counter, Gauge, Histogram, Registry, Served};
 
 use crate::display::Progress;
 use crate::prepare::Refusal;
@@ -240,21 +239,11 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, Refusal> {
     }
     let failed =
         |why: std::io::Error| Refusal::config(format!("telemetry.metrics_listen = {address:?}: {why}"));
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(Some(listener))
+    TcpListener::bind(address).map(Some).map_err(failed)
 }
 
-/// Serves `/metrics`, if that is wanted.
-pub(crate) fn serve(Scrapes { listener, registry }: Scrapes) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let Some(listener) = listener else { return };
-        let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(why) => return warn!(%why, "/metrics can't be served"),
-        };
-        if let Err(why) = axum::serve(listener, registry.router()).await {
-            warn!(%why, "/metrics is served no more");
-        }
-    })
+/// Serves `/metrics`, if that is wanted, until what it gives is dropped.
+pub(crate) fn serve(Scrapes { listener, registry }: Scrapes) -> Option<Served> {
+    let served = registry.serve(listener?);
+    served.inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()
 }

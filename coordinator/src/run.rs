@@ -277,7 +277,7 @@ impl Parts<'_> {
         server.abort();
         watching.abort();
         hosted.end().await;
-        figures.abort();
+        drop(figures);
         let is_refused = self.is_fresh && is_local && recorder.is_refused_start(&outcome);
         let code = if is_refused {
             recorder.say_refused(&outcome);

@@ -5,7 +5,7 @@
 //! `{"task","parameters","device"}`, or `{"task","code","message"}` with the exit code of the contract, which is this
 //! program's too. It is what the first worker of the run would find before step 0, as far as that needs no sample.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use protocol::messages::{Failure, Timings};
-use tracker::prometheus::{Counter, Gauge, Registry, Seconds};
+use tracker::prometheus::{Counter, Gauge, Registry, Seconds, Served};
 use tracker::traces::Spans;
 
 use crate::fail;
@@ -118,20 +118,13 @@ impl Figures {
 }
 
 /// Declares the figures and serves `/metrics`, if an address is given.
-pub(crate) fn serve(address: Option<SocketAddr>) -> Result<Figures, Failure> {
+pub(crate) fn serve(address: Option<SocketAddr>) -> Result<(Figures, Option<Served>), Failure> {
     let (figures, registry) = Figures::new();
-    let Some(address) = address else { return Ok(figures) };
+    let Some(address) = address else { return Ok((figures, None)) };
     let failed = |why: std::io::Error| fail(2, format!("--metrics {address}: {why}"));
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
     tracing::info!("metrics at http://{bound}/metrics");
-    let router = Arc::new(registry).router();
-    tokio::spawn(async move {
-        if let Err(why) = axum::serve(listener, router).await {
-            tracing::warn!(%why, "/metrics is served no more");
-        }
-    });
-    Ok(figures)
+    let served = Arc::new(registry).serve(listener).map_err(failed)?;
+    Ok((figures, Some(served)))
 }

@@ -24,7 +24,7 @@ mod step;
 mod transfer;
 mod versions;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -131,7 +131,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
-    let figures = figures::serve(cli.metrics)?;
+    let (figures, _served) = figures::serve(cli.metrics)?;
     let (program, spans) = (about::hash_program(), figures.spans.clone());
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
     let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;

@@ -275,12 +275,6 @@ impl Registry {
         out
     }
 
-    /// `GET /metrics`.
-    pub fn router(self: Arc<Self>) -> Router {
-        let scrape = move || async move { ([(CONTENT_TYPE, CONTENT)], self.render()) };
-        Router::new().route("/metrics", get(scrape))
-    }
-
     /// Serves `GET /metrics` on a thread of its own, so that no crowd takes a thread that training needs. It ends when the
     /// handle is dropped.
     ///
@@ -308,7 +302,8 @@ impl Registry {
         let (end, ended) = oneshot::channel::<()>();
         let (started, is_started) = std::sync::mpsc::channel();
         let limits = Limits { end: Duration::ZERO, ..Limits::of(CONNECTIONS_MAX) };
-        let router = self.router();
+        let scrape = move || async move { ([(CONTENT_TYPE, CONTENT)], self.render()) };
+        let router = Router::new().route("/metrics", get(scrape));
         let serve = async move |started: std::sync::mpsc::Sender<std::io::Result<()>>| {
             let listener = tokio::net::TcpListener::from_std(listener);
             let (listener, bound) = match listener {
