@@ -23,9 +23,13 @@ static RECEIVED: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Connections at once: two of each of the members that a run may have, and as many again for newcomers and for people.
-/// Below the thousand files that a process may open by default, which the run's own files need too.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at once: what [`files`](crate::files) gives this port.
+static CONNECTIONS_MAX: AtomicUsize = AtomicUsize::new(0);
+
+/// So many connections may be open from now on.
+pub(crate) fn bound(connections: usize) {
+    CONNECTIONS_MAX.store(connections, Ordering::Relaxed);
+}
 
 /// Bytes that came over the control plane, all connections of this process together.
 pub(crate) fn received() -> u64 {
@@ -119,8 +123,9 @@ pub(crate) fn admit(
             return Some(Err(why));
         }
     };
-    if OPEN.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
-        warn!("a connection is closed: {CONNECTIONS_MAX} are open");
+    let most = CONNECTIONS_MAX.load(Ordering::Relaxed);
+    if OPEN.load(Ordering::Relaxed) >= most {
+        warn!("a connection is closed: {most} are open");
         return None;
     }
     if let Err(why) = transport::prepare(&stream) {

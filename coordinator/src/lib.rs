@@ -18,6 +18,7 @@ mod display;
 mod driver;
 mod due;
 mod figures;
+mod files;
 mod identities;
 mod journal_file;
 mod journal_writer;
@@ -64,6 +65,7 @@ use crate::prepare::Refusal;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let _log = start_log();
+    files::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),

@@ -28,6 +28,7 @@ use crate::audit::Audit;
 use crate::cli::{OutputForm, RunArgs};
 use crate::data_plane::Reduction;
 use crate::driver::{Driver, TRIGGERS_MAX};
+use crate::files::{self, Ports};
 use crate::identities::Identities;
 use crate::journal_writer::JournalWriter;
 use crate::keys::Keys;
@@ -42,7 +43,7 @@ use crate::sinks::{self, Running};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
 use crate::streams::{self, Patience};
-use crate::{beside, certificates, check, display, figures, resume, tracking};
+use crate::{beside, certificates, check, counted, display, figures, resume, tracking};
 
 /// A run's last record may wait for room on its disk for so long.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +59,8 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let began = Instant::now();
     let resolved = resolve(args)?;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    let ports = files::ports(resolved.config.elastic.max_workers)?;
+    counted::bound(ports.control);
     let keys = Keys::read(&resolved)?;
     let worker = local_worker(&resolved.config)?;
     if worker.is_some() && args.tls_ca.is_some() {
@@ -100,7 +103,8 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
             return Ok(0);
         }
     };
-    let parts = Parts { args, resolved: &resolved, dir: &dir, is_fresh, plan: &plan, keys, sinks, began };
+    let parts =
+        Parts { args, resolved: &resolved, dir: &dir, is_fresh, plan: &plan, keys, sinks, began, ports };
     let ended = parts.begin(listen, worker, devices, source).await;
     // Whoever mends what was wrong starts again under the same name.
     let has_begun = matches!(ended, Ok(Ended { has_begun: true, .. }));
@@ -178,6 +182,7 @@ struct Parts<'a> {
     keys: Keys,
     sinks: Vec<SinkConfig>,
     began: Instant,
+    ports: Ports,
 }
 
 impl Parts<'_> {
@@ -208,6 +213,7 @@ impl Parts<'_> {
         let sums_max = prepare::sums_max(&prepare::prediction(self.plan));
         let identities = Identities::new(audit.clone());
         let (of_data, secret) = ((geometry, sums_max), token.secret());
+        let data = (data, self.ports.data);
         let reduction = Reduction::start(data, tls.clone(), secret, run, of_data, identities.clone())
             .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
@@ -262,7 +268,7 @@ impl Parts<'_> {
         });
         let is_local = locals.is_some();
         let locals = self.call_workers(locals, (orphans, rejoin_ms), &far, &mut recorder)?;
-        let mut hosted = tracking::host(config, dir, &mut recorder);
+        let mut hosted = tracking::host(config, dir, self.ports.tracker, &mut recorder);
         let following = Running::start(self.sinks.clone(), dir, &mut recorder);
         recorder.follow_with(following.hearing(hosted.said()));
         folder.watch(&triggers);
@@ -276,7 +282,6 @@ impl Parts<'_> {
         end_local(locals, outcome.code).await;
         server.abort();
         watching.abort();
-        hosted.end().await;
         drop(figures);
         let is_refused = self.is_fresh && is_local && recorder.is_refused_start(&outcome);
         let code = if is_refused {
@@ -285,6 +290,8 @@ impl Parts<'_> {
         } else {
             self.close(&outcome, &mut recorder, exact).await
         };
+        // Pages that are open see how the run has ended.
+        hosted.end().await;
         recorder.take_sinks().finish(dir, &outcome, &mut recorder).await;
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;

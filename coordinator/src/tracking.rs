@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::Duration;
 
 use configs::Config;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tracker::RunRecord;
+use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 use wire::token;
 
 use crate::cli::ServeArgs;
 use crate::display;
+use crate::files;
 use crate::prepare::Refusal;
 use crate::record::Recorder;
 use crate::signals;
@@ -23,6 +26,9 @@ const ADDRESS: &str = "tracker-address";
 
 /// Remarks of the tracker that wait to be shown: more of them are in the log.
 const REMARKS_MAX: usize = 64;
+
+/// How long the end of a run waits for its tracker: what is under way has three seconds there.
+const END_MAX: Duration = Duration::from_secs(5);
 
 /// The sink that this is.
 const EMBEDDED: &str = "embedded";
@@ -56,12 +62,17 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
         Tracker::open(&args.dir, access, |remark| printable::error_line(format_args!("tracker: {remark}")));
     let tracker = tracker.map_err(Refusal::failed)?;
     display::print(&format!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display()));
-    tracker::server::serve(listener, tracker, signals::told_to_end()).await.map_err(Refusal::failed)
+    tracker::server::serve(listener, tracker, files::of_tracker(), signals::told_to_end()).await;
+    Ok(())
 }
+
+/// Threads of a tracker that wait for a disk: four look into the index at once, the others read and write files.
+const DISK_THREADS_MAX: usize = 16;
 
 /// The runtime of a tracker: one thread, on which all that is short is done, and further ones for what waits for a disk.
 fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().thread_name("tracker").enable_all().build()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.thread_name("tracker").max_blocking_threads(DISK_THREADS_MAX).enable_all().build()
 }
 
 /// The folder is one that holds runs, or may.
@@ -89,8 +100,10 @@ fn access_token(path: &Path) -> Result<AccessToken, Refusal> {
 
 /// The tracker beside a run.
 pub(crate) struct Hosted {
-    /// Ends it when it is sent to, or dropped.
+    /// Ends it when it is dropped.
     end: Option<oneshot::Sender<()>>,
+    /// Closed when it has ended.
+    ended: Option<oneshot::Receiver<()>>,
     address: PathBuf,
     /// What it has to say to people, such as of a damaged index.
     said: Option<Receiver<String>>,
@@ -102,46 +115,53 @@ impl Hosted {
         self.said.take()
     }
 
-    /// Ends it; what it still answers goes on on its own thread.
+    /// Ends it: streams that are open get their last word, for which they have a moment.
     pub(crate) async fn end(self) {
-        if self.end.is_some() {
-            let _ = tokio::fs::remove_file(&self.address).await;
+        let Some(ended) = self.ended else { return };
+        drop(self.end);
+        if tokio::time::timeout(END_MAX, ended).await.is_err() {
+            tracing::warn!("the tracker doesn't end, most likely for a slow disk: it isn't waited for");
         }
+        let _ = tokio::fs::remove_file(&self.address).await;
     }
 }
 
 /// Serves the folder of runs on a thread of its own while a run goes on, if the configuration wants it. What goes wrong is
 /// said, and training goes on.
-pub(crate) fn host(config: &Config, run_dir: &Path, recorder: &mut Recorder) -> Hosted {
+pub(crate) fn host(config: &Config, run_dir: &Path, connections: usize, recorder: &mut Recorder) -> Hosted {
     let address = run_dir.join(ADDRESS);
     let is_wanted = config.tracker.sinks.iter().any(|sink| sink == EMBEDDED);
-    let mut hosted = Hosted { end: None, address, said: None };
+    let mut hosted = Hosted { end: None, ended: None, address, said: None };
     let Some(runs) = run_dir.parent().filter(|_| is_wanted && !config.tracker.listen.is_empty()) else {
         return hosted;
     };
     let (say, said) = mpsc::sync_channel(REMARKS_MAX);
-    match start(&config.tracker.listen, runs, &hosted.address, say) {
-        Ok((url, end)) => {
+    match start((&config.tracker.listen, connections), runs, &hosted.address, say) {
+        Ok((url, end, ended)) => {
             recorder.line(&format!("tracker at {url}"));
-            (hosted.end, hosted.said) = (Some(end), Some(said));
+            (hosted.end, hosted.ended, hosted.said) = (Some(end), Some(ended), Some(said));
         }
         Err(why) => recorder.line(&format!("no tracker beside this run: {why}")),
     }
     hosted
 }
 
+/// The address, what ends it, and what says that it has ended.
+type Started = (String, oneshot::Sender<()>, oneshot::Receiver<()>);
+
 fn start(
-    listen: &str,
+    (listen, connections): (&str, usize),
     runs: &Path,
     address: &Path,
     say: SyncSender<String>,
-) -> Result<(String, oneshot::Sender<()>), String> {
+) -> Result<Started, String> {
     let listener =
         std::net::TcpListener::bind(listen).map_err(|why| format!("tracker.listen = {listen:?}: {why}"))?;
     listener.set_nonblocking(true).map_err(|why| why.to_string())?;
     let url = listener.local_addr().map(|at| format!("http://{at}")).map_err(|why| why.to_string())?;
     store::write_file(address, format!("{url}\n").as_bytes()).map_err(|why| why.to_string())?;
     let (end, ended) = oneshot::channel();
+    let (alive, is_over) = oneshot::channel::<()>();
     let (runs, runtime) = (runs.to_owned(), runtime().map_err(|why| why.to_string())?);
     let serve = move || {
         let say = move |remark: &str| {
@@ -149,29 +169,31 @@ fn start(
             // It can be read in the log, if people are told so much at once.
             let _ = say.try_send(format!("tracker: {remark}"));
         };
-        if let Err(why) = serve_beside(&runtime, listener, &runs, say.clone(), ended) {
+        if let Err(why) = serve_beside(&runtime, (listener, connections), &runs, say.clone(), ended) {
             say(&format!("it ended, training goes on: {why}"));
         }
+        drop(alive);
         runtime.shutdown_background();
     };
     // Neither a slow disk nor many who look may take a thread that the run needs.
     std::thread::Builder::new().name("tracker".to_owned()).spawn(serve).map_err(|why| why.to_string())?;
-    Ok((url, end))
+    Ok((url, end, is_over))
 }
 
 fn serve_beside(
     runtime: &Runtime,
-    listener: std::net::TcpListener,
+    (listener, connections): (std::net::TcpListener, usize),
     runs: &Path,
     say: impl Fn(&str) + Send + Sync + 'static,
     ended: oneshot::Receiver<()>,
 ) -> Result<(), String> {
     let tracker = Tracker::open(runs, None, say).map_err(|why| why.to_string())?;
-    let served = runtime.block_on(async move {
-        let listener = TcpListener::from_std(listener)?;
-        tracker::server::serve(listener, tracker, async move { drop(ended.await) }).await
-    });
-    served.map_err(|why| why.to_string())
+    runtime.block_on(async move {
+        let listener = TcpListener::from_std(listener).map_err(|why| why.to_string())?;
+        let ended = async move { drop(ended.await) };
+        tracker::server::serve(listener, tracker, Limits::of(connections), ended).await;
+        Ok(())
+    })
 }
 
 #[cfg(test)]

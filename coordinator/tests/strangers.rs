@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use protocol::ids::{MemberId, MemberKey, RunId};
 use sim::real::listening;
-use support::{Place, steps_committed, until, wait, while_stopped, workers_of};
+use support::{DEADLINE, Place, steps_committed, until, wait, while_stopped, workers_of};
 use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -109,6 +109,63 @@ fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
     assert!(place.record("small")["events"].to_string().contains("guest joined"));
     assert_eq!(place.digest("small"), place.digest("whole"));
     assert_eq!(wait(guest).status.code(), Some(0));
+    drop(crowd);
+}
+
+/// What a browser gets of a page.
+fn page(url: &str, path: &str) -> String {
+    let host = url.trim().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).expect("connected");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    answer
+}
+
+/// Everybody who comes to any port of a process that may open few files says nothing, or half of something.
+#[test]
+fn a_crowd_at_every_port_leaves_the_run_the_files_that_it_needs() {
+    // This process has all of the crowd's sockets.
+    assert!(store::raise_open_files() > 8_000, "raise the hard limit of open files (ulimit -Hn)");
+    let place = Place::new();
+    let more = ["--set", "telemetry.metrics_listen=127.0.0.1:0"];
+    place.complete(&[&SOME[..], &["--set", "run.name=whole"]].concat());
+    let mut limited = place.through(&["sh", "-c", "ulimit -n 1024; exec \"$0\" \"$@\""]);
+    let child = limited.args(["--config", "run.toml"]).args(SOME).args(more).spawn().expect("started");
+    until("the run has committed steps", || steps_committed(&place) > 20);
+    let read = |name: &str| std::fs::read_to_string(place.run_dir("small").join(name)).expect("its address");
+    let (tracker, metrics) = (read("tracker-address"), read("metrics-address"));
+    let ports = listening(child.id());
+    assert_eq!(ports.len(), 4, "control, data, tracker, metrics: {ports:?}");
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", child.id())).expect("it lives").count();
+    let crowd = while_stopped(&workers_of(child.id()), || {
+        let come = |number: usize| {
+            let mut stream = TcpStream::connect(("127.0.0.1", ports[number % 4])).expect("connected");
+            let words = [
+                &b""[..],
+                b"GET / HT",
+                b"POST /api/2.0/mlflow/runs/create HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+            ];
+            let _ = stream.write_all(words[number % 3]);
+            stream
+        };
+        let crowd: Vec<TcpStream> = (0..4 * 1_500).map(come).collect();
+        assert!(open() < 1_024 - 200, "{} files are open", open());
+        let status = wait(place.command(&["status"]).spawn().expect("started"));
+        assert_eq!(status.status.code(), Some(0), "{}", String::from_utf8_lossy(&status.stderr));
+        let runs = page(&tracker, "/api/runs");
+        assert!(runs.starts_with("HTTP/1.1 200") && runs.contains("small"), "{runs}");
+        assert!(page(&tracker, "/").contains("<!doctype html>"));
+        let host = metrics.trim().trim_end_matches("/metrics");
+        assert!(page(host, "/metrics").contains("bonfire_steps_total"));
+        crowd
+    });
+    is_unharmed(&place, child);
+    let step = place.record("small")["final"]["step"].as_u64().expect("its last step");
+    let last = place.run_dir("small").join(format!("checkpoints/step-{step:08}"));
+    assert!(last.is_dir(), "the last of the versions that were made among the crowd: {}", last.display());
     drop(crowd);
 }
 

@@ -68,6 +68,7 @@ pub fn main(registry: Registry) -> ExitCode {
     if cli.check_task {
         return check::main(&registry, &cli.device);
     }
+    store::raise_open_files();
     match run(&cli, registry) {
         Ok(End { code, message, reason: EndReason::Completed }) => {
             tracing::info!("{message}");

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::ids::{MemberId, RunId};
 use protocol::reduce::{BLOCK, block_hash};
@@ -20,6 +20,9 @@ use super::notices::{Loss, Notices};
 use super::pool::Pool;
 use super::{Input, SOCKET_TIMEOUT, spawn, writer};
 use crate::identities::{Entry, Identities};
+
+/// A thread whose connection was shut down ends within this.
+const LEAVING_MAX: Duration = Duration::from_millis(100);
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -38,12 +41,19 @@ pub(super) struct Connections {
     /// Bytes of the longest tail that a member of this run can have to send.
     pub(super) tail_bytes_max: Arc<AtomicUsize>,
     pub(super) notices: Arc<Notices>,
+    /// Each connection's thread has one more.
+    pub(super) open: Arc<()>,
+    /// So many connections at once.
+    pub(super) open_max: usize,
 }
 
 impl Connections {
     pub(super) fn accept(&self, listener: &TcpListener) {
         loop {
             match listener.accept() {
+                Ok(_) if !self.has_room() => {
+                    warn!("a data connection is closed: {} are open", self.open_max);
+                }
                 Ok((stream, _)) => {
                     let own = self.clone();
                     let number = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +71,18 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// At once, or when those have left that were just hung up on.
+    fn has_room(&self) -> bool {
+        let began = Instant::now();
+        while Arc::strong_count(&self.open) > self.open_max {
+            if began.elapsed() > LEAVING_MAX {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     fn serve(&self, number: u64, socket: TcpStream) {
@@ -161,12 +183,15 @@ fn check_blocks(values: &[f32], hashes: &[u64]) -> Result<(), String> {
 mod tests {
     use std::io::Read;
     use std::sync::mpsc::sync_channel;
-    use std::time::Instant;
 
     use wire::token::Token;
 
-    use super::super::greeting::GREETED_MAX;
     use super::*;
+
+    /// As few as a process that may open 512 files gives.
+    const OPEN_MAX: usize = 24;
+    /// Of them, those that have proven nothing.
+    const GREETED: usize = OPEN_MAX / 4;
 
     /// Threads of this process that read data connections.
     #[cfg(target_os = "linux")]
@@ -193,15 +218,17 @@ mod tests {
             inputs,
             pool: Arc::default(),
             gate: Arc::default(),
-            greeting: Arc::default(),
+            greeting: Arc::new(Greeting::of(OPEN_MAX)),
             numbers: Arc::default(),
             identities,
             tail_bytes_max: Arc::default(),
             notices: Arc::default(),
+            open: Arc::default(),
+            open_max: OPEN_MAX,
         };
         spawn("data-accept", move || connections.accept(&listener)).expect("a thread");
         let connect = || TcpStream::connect(address).expect("connected");
-        let mut crowd: Vec<TcpStream> = (0..4 * GREETED_MAX).map(|_| connect()).collect();
+        let mut crowd: Vec<TcpStream> = (0..4 * OPEN_MAX).map(|_| connect()).collect();
         let mut own = DataStream::plain(connect());
         handshake::connect(&mut own, &token, run, (member, &key)).expect("admitted at once");
         match inbox.recv_timeout(handshake::DEADLINE).expect("told") {
@@ -214,7 +241,7 @@ mod tests {
         first.read_to_end(&mut Vec::new()).expect("its end, before the deadline of its greeting");
         // So were most of the others, whose threads take a moment to end.
         let began = Instant::now();
-        while readers() > 2 * GREETED_MAX {
+        while readers() > GREETED + 1 {
             assert!(began.elapsed() < handshake::DEADLINE / 2, "{} threads", readers());
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -31,6 +31,7 @@ use wire::tls::ServerTls;
 use crate::identities::Identities;
 use connections::Connections;
 use gate::Gate;
+use greeting::Greeting;
 pub(crate) use notices::{Loss, Notices, Told};
 use pool::Pool;
 use summing::Summing;
@@ -101,7 +102,7 @@ pub(crate) struct Reduction {
 impl Reduction {
     /// Starts the threads over a bound listener.
     pub(crate) fn start(
-        listener: TcpListener,
+        (listener, connections_max): (TcpListener, usize),
         tls: Option<ServerTls>,
         secret: [u8; 32],
         run: RunId,
@@ -122,11 +123,13 @@ impl Reduction {
             inputs: inputs.clone(),
             pool,
             gate: gate.clone(),
-            greeting: Arc::default(),
+            greeting: Arc::new(Greeting::of(connections_max)),
             numbers: Arc::default(),
             identities: identities.clone(),
             tail_bytes_max: tail_bytes_max.clone(),
             notices: notices.clone(),
+            open: Arc::default(),
+            open_max: connections_max,
         };
         spawn("data-accept", move || connections.accept(&listener))?;
         Ok(Self { inputs, gate, notices, identities, port, sums_max, tail_bytes_max })

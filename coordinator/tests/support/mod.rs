@@ -100,6 +100,21 @@ impl Place {
         command
     }
 
+    /// A program, such as a shell, that starts the coordinator with what is said further.
+    pub(crate) fn through(&self, program: &[&str]) -> Command {
+        let mut command = Command::new(program[0]);
+        command
+            .args(&program[1..])
+            .arg(env!("CARGO_BIN_EXE_coordinator"))
+            .current_dir(self.path())
+            .env("XDG_RUNTIME_DIR", self.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
     /// `worker` with these arguments, in this folder.
     pub(crate) fn worker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker"));

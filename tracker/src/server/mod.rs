@@ -127,10 +127,6 @@ use crate::connections::{self, Limits};
 /// looked at.
 pub const FILES_MAX: usize = load::TRANSFERS_MAX + 32;
 
-/// Connections at once; a browser opens six. With the files above a fifth of the thousand that a process may have open where
-/// nothing else is said.
-const CONNECTIONS_MAX: usize = 128;
-
 /// A request's JSON is no longer than this: MLflow's own limit of a batch is a megabyte.
 const JSON_MAX: usize = 8 << 20;
 
@@ -170,16 +166,13 @@ pub fn router(tracker: Tracker) -> Router {
 }
 
 /// Serves the tracker without encryption until `end` comes, and then what is under way for three seconds more.
-///
-/// # Errors
-/// Never: what fails is a connection's own.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     tracker: Tracker,
+    limits: Limits,
     end: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    serve_over(listener, connections::plain, tracker, Limits::of(CONNECTIONS_MAX), end).await;
-    Ok(())
+) {
+    serve_over(listener, connections::plain, tracker, limits, end).await;
 }
 
 /// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake.

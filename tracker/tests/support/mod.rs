@@ -56,8 +56,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel::<()>();
         let ended = async move { drop(ended.await) };
-        let plain = tracker::connections::plain;
-        runtime.spawn(tracker::server::serve_over(listener, plain, tracker, limits, ended));
+        runtime.spawn(tracker::server::serve(listener, tracker, limits, ended));
         Self { address, end: Some(end), runtime, dir }
     }
 
