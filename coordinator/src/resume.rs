@@ -10,6 +10,9 @@ use crate::reproduce::{quoted, toml_string};
 /// The name of a run's own copy of its configuration.
 const CONFIG: &str = "config.toml";
 
+/// Tells a coordinator that it is supervised, which its own command line doesn't say.
+pub(crate) const SUPERVISED: &str = "BONFIRE_SUPERVISED";
+
 /// The overrides that `--resume` adds where the configuration is the one in a run's folder: that run is meant, wherever
 /// its folder is by now. What the command line says itself stays.
 pub(crate) fn overrides_of_run_folder(config: &Path, set: &[String]) -> Vec<String> {
@@ -35,7 +38,9 @@ fn sets(set: &[String], key: &str) -> bool {
 /// The line for a shell in this folder that goes on with the run `name`: this command line, which resumes, and by its name a
 /// run that only has a number.
 pub(crate) fn line(args: &RunArgs, name: &str, is_named: bool) -> String {
-    line_of(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()), args, name, is_named)
+    let typed = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let is_supervised = !args.supervise && std::env::var_os(SUPERVISED).is_some();
+    line_of(typed.chain(is_supervised.then(|| "--supervise".to_owned())), args, name, is_named)
 }
 
 fn line_of(typed: impl Iterator<Item = String>, args: &RunArgs, name: &str, is_named: bool) -> String {

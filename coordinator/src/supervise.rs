@@ -43,6 +43,7 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
         let child = Command::new(&program)
             .args(&arguments)
             .args(&again)
+            .env(resume::SUPERVISED, "1")
             .spawn()
             .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
         let pid = child.id();

@@ -38,6 +38,8 @@ fn a_signal_to_the_supervisor_alone_ends_the_run_in_order() {
         let output = wait(supervisor);
         assert_eq!(output.status.code(), Some(130), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(place.record("small")["status"], "interrupted", "{name}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.trim_end().ends_with("--supervise --resume"), "{name}: {said}");
         until("its worker has ended", || processes(&place, "worker").is_empty());
         assert!(processes(&place, "coordinator").is_empty(), "{name}");
     }
