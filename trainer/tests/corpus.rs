@@ -1,0 +1,13 @@
+//! The kept fuzzing corpora, given to this crate's readers again (fuzz/README.md).
+
+#![allow(unreachable_pub, reason = "the modules are those of the fuzz targets")]
+
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+#[path = "../../fuzz/src/safetensors.rs"]
+mod safetensors;
+
+#[test]
+fn safetensors_corpus() {
+    replay::replay("safetensors", safetensors::run);
+}
