@@ -8,11 +8,14 @@ use std::path::Path;
 
 use crate::Metric;
 
-/// Bytes that are read at once: a few thousand lines.
+/// Bytes that are read at once: a few thousand lines. A line that is longer is no metric.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Characters of a bad line that are repeated in a message.
 const SHOWN_CHARS: usize = 60;
+
+/// As many bytes as these characters have at most.
+const SHOWN_BYTES: usize = 4 * SHOWN_CHARS;
 
 /// A metric and where its line stands.
 #[derive(Clone, PartialEq, Debug)]
@@ -41,7 +44,7 @@ pub struct Chunk {
     pub lines: Vec<Line>,
     /// What was passed over.
     pub bad: Vec<BadLine>,
-    /// Where to go on: behind the last whole line that was looked at.
+    /// Where to go on: behind the last whole line that was looked at, or in the midst of one that is too long.
     pub end: u64,
     /// Whether more may be there already.
     pub is_more: bool,
@@ -72,7 +75,8 @@ pub enum FollowError {
     },
 }
 
-/// Reads at most `lines_max` whole lines from `offset` on. A file that is not there yet has none.
+/// Reads at most `lines_max` whole lines from `offset` on. A file that is not there yet has none. A line of more than 256 KiB
+/// is bad as soon as so much of it is there; further reads pass over its rest.
 ///
 /// # Errors
 /// When the file can't be read, or is shorter than the offset.
@@ -91,19 +95,27 @@ pub fn read(path: &Path, offset: u64, lines_max: usize) -> Result<Chunk, FollowE
     if length < offset {
         return Err(FollowError::Cut { path: name(), offset, length });
     }
-    file.seek(SeekFrom::Start(offset)).map_err(io)?;
+    let is_line_begun = offset > 0 && {
+        let mut before = [0];
+        file.seek(SeekFrom::Start(offset - 1)).and_then(|_| file.read_exact(&mut before)).map_err(io)?;
+        before != *b"\n"
+    };
     let mut bytes = Vec::with_capacity(CHUNK_BYTES.min((length - offset) as usize));
-    let mut budget = CHUNK_BYTES as u64;
-    loop {
-        let taken = (&mut file).take(budget).read_to_end(&mut bytes).map_err(io)?;
-        let is_full = taken as u64 == budget;
-        if !is_full || bytes.contains(&b'\n') {
-            let chunk = parse(&bytes, offset, lines_max);
-            return Ok(Chunk { is_more: chunk.is_more || is_full, ..chunk });
-        }
-        // One line that is longer than a chunk.
-        budget = bytes.len() as u64;
+    file.take(CHUNK_BYTES as u64).read_to_end(&mut bytes).map_err(io)?;
+    let is_more = bytes.len() == CHUNK_BYTES;
+    let newline = bytes.iter().position(|byte| *byte == b'\n');
+    let passed_over = match newline {
+        // The rest of a line that was too long.
+        Some(newline) if is_line_begun => newline + 1,
+        None if is_line_begun || is_more => bytes.len(),
+        _ => 0,
+    };
+    let mut chunk = parse(&bytes[passed_over..], offset + passed_over as u64, lines_max);
+    if !is_line_begun && passed_over > 0 {
+        let text = String::from_utf8_lossy(&bytes[..SHOWN_BYTES]).chars().take(SHOWN_CHARS).collect();
+        chunk.bad.push(BadLine { start: offset, text });
     }
+    Ok(Chunk { is_more: chunk.is_more || is_more, ..chunk })
 }
 
 /// The whole lines in a file's bytes, of which the first stands at `offset`: at most `lines_max`, bad ones included.
@@ -165,15 +177,37 @@ mod tests {
         let cut = read(&path, 1000, 10).expect_err("cut").to_string();
         assert!(cut.contains("metrics.jsonl") && cut.contains("1000"), "{cut}");
 
-        let endless = "x".repeat(3 * CHUNK_BYTES);
-        std::fs::write(&path, format!("{}{endless}", line(1))).expect("written");
+        let long = "x".repeat(CHUNK_BYTES - 1);
+        std::fs::write(&path, format!("{}{long}", line(1))).expect("written");
         let first = read(&path, 0, 10).expect("read");
         assert_eq!(steps(&first), [1]);
         let waits = read(&path, first.end, 10).expect("read");
         assert_eq!((waits.end, waits.bad.len(), waits.is_more), (first.end, 0, false));
-        std::fs::write(&path, format!("{}{endless}\n{}", line(1), line(2))).expect("written");
-        let whole = read(&path, first.end, 10).expect("read");
-        assert_eq!((whole.bad.len(), steps(&whole)), (1, vec![2]));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_once_and_piece_by_piece() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metrics.jsonl");
+        let mut file = File::create(&path).expect("created");
+        let begin = line(1).len() as u64;
+        // An end that would be a metric if the line began with it.
+        let endless = "x".repeat(3 * CHUNK_BYTES - line(7).len() + 1) + line(7).trim_end();
+        file.write_all(format!("{}{endless}", line(1)).as_bytes()).expect("written");
+        let first = read(&path, 0, 10).expect("read");
+        assert_eq!((steps(&first), first.end, first.is_more), (vec![1], begin, true));
+        let (mut offset, mut bad) = (first.end, Vec::new());
+        for number in 1..=3 {
+            let piece = read(&path, offset, 10).expect("read");
+            assert!(piece.lines.is_empty() && piece.end == begin + number * CHUNK_BYTES as u64, "{piece:?}");
+            (offset, bad) = (piece.end, [bad, piece.bad].concat());
+        }
+        assert_eq!(bad, [BadLine { start: begin, text: "x".repeat(SHOWN_CHARS) }]);
+        let waits = read(&path, offset, 10).expect("read");
+        assert_eq!((waits.end, waits.bad.len(), waits.is_more), (offset, 0, false));
+        file.write_all(format!("\n{}", line(2)).as_bytes()).expect("written");
+        let next = read(&path, offset, 10).expect("read");
+        assert_eq!((steps(&next), next.bad.len()), (vec![2], 0));
     }
 
     proptest! {
