@@ -61,25 +61,33 @@ impl HttpBody for Question {
     }
 }
 
-/// An answer's body.
-pub(super) struct Answer {
+/// Bytes that are handed to a connection at once: it buffers no more than that.
+pub(crate) const PIECE: usize = 64 << 10;
+
+/// An answer's body. What is longer than a piece is copied out piece by piece, so that its memory is its own until the last of it
+/// is taken; then `held` is dropped.
+pub(crate) struct Answer<H> {
     body: Body,
-    seat: Arc<Seat>,
+    rest: Bytes,
+    _held: H,
 }
 
-impl Answer {
-    pub(super) fn new(body: Body, seat: Arc<Seat>) -> Self {
-        Self { body, seat }
+impl<H> Answer<H> {
+    pub(crate) fn new(body: Body, held: H) -> Self {
+        Self { body, rest: Bytes::new(), _held: held }
     }
 }
 
-impl Drop for Answer {
+/// A seat whose connection is being answered.
+pub(super) struct Answered(pub(super) Arc<Seat>);
+
+impl Drop for Answered {
     fn drop(&mut self) {
-        self.seat.is_silent();
+        self.0.is_silent();
     }
 }
 
-impl HttpBody for Answer {
+impl<H: Unpin> HttpBody for Answer<H> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -87,14 +95,31 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            let polled = Pin::new(&mut self.body).poll_frame(context);
+            match polled {
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.len() > PIECE) => {
+                    self.rest = frame.into_data().unwrap_or_default();
+                }
+                other => return other,
+            }
+        }
+        let length = PIECE.min(self.rest.len());
+        let piece = Bytes::copy_from_slice(&self.rest.split_to(length));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole
     }
 }

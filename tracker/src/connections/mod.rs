@@ -3,7 +3,7 @@
 //! A crowd that says nothing keeps nobody out: where no more connections may be open, a newcomer takes the place of
 //! whoever has been silent for longest. So a port costs the process a stated number of files and no more.
 
-mod body;
+pub(crate) mod body;
 mod crowd;
 mod patience;
 mod watched;
@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use body::{Answer, Question};
+use body::{Answer, Answered, Question};
 use crowd::{Crowd, Seat};
 use watched::Watched;
 
@@ -139,7 +139,9 @@ async fn serve_one<E, F, S>(
     let answer = service_fn(move |request: Request<Incoming>| {
         let question = request.map(|body| Question::new(body, Arc::clone(&seat), limits.stall));
         let (answered, seat) = (router.call(question), Arc::clone(&seat));
-        async move { Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, seat))) }
+        async move {
+            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, Answered(seat))))
+        }
     });
     let io = TokioIo::new(Watched::new(stream, limits.stall));
     let mut builder = http1::Builder::new();

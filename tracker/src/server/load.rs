@@ -4,19 +4,17 @@
 //! answer's until its reader has taken it. Where no room is left they are told to come again, and nobody waits for those
 //! that are slow.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt;
 
 use super::{Failure, JSON_MAX, Tracker};
+use crate::connections::body::Answer;
 
 /// Up to so many bytes are small.
 const SMALL: usize = 64 << 10;
@@ -26,9 +24,6 @@ const REQUESTS_MAX: usize = 8 * JSON_MAX;
 
 /// Bytes of all large answers.
 const ANSWERS_MAX: usize = 128 << 20;
-
-/// Bytes that are handed to a connection at once: it buffers no more than that.
-const PIECE: usize = 64 << 10;
 
 /// Files of artifacts that are read or written at once: each is open for as long as its transfer takes.
 pub(super) const TRANSFERS_MAX: usize = 32;
@@ -84,7 +79,7 @@ pub(super) async fn bounded(State(tracker): State<Tracker>, request: Request, ne
         ))
         .into_response();
     };
-    response.map(|body| Body::new(Pieces { body, rest: Bytes::new(), left: length, _permit: permit }))
+    response.map(|body| Body::new(Answer::new(body, permit)))
 }
 
 /// The whole body, and what it holds of the load.
@@ -116,49 +111,10 @@ async fn read(load: &Load, body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphore
     Ok((whole, held))
 }
 
-/// An answer's body, copied out piece by piece, so that its memory is its own until the last of it is taken.
-struct Pieces {
-    body: Body,
-    rest: Bytes,
-    left: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl HttpBody for Pieces {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.rest.is_empty() {
-            match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                other => return other,
-            }
-        }
-        let length = PIECE.min(self.rest.len());
-        let piece = self.rest.split_to(length);
-        self.left = self.left.saturating_sub(piece.len() as u64);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::body::PIECE;
 
     fn block<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
@@ -182,9 +138,9 @@ mod tests {
         let whole: Vec<u8> = (0..3 * PIECE as u32 + 5).map(|i| i as u8).collect();
         let permit = take(&load.answers, whole.len()).expect("room");
         let body = Body::from(whole.clone());
-        let left = whole.len() as u64;
-        let mut pieces =
-            Body::new(Pieces { body, rest: Bytes::new(), left, _permit: permit }).into_data_stream();
+        let answer = Answer::new(body, permit);
+        assert_eq!(answer.size_hint().exact(), Some(whole.len() as u64));
+        let mut pieces = Body::new(answer).into_data_stream();
         let mut read = Vec::new();
         while let Some(piece) = block(pieces.next()) {
             let piece = piece.expect("a piece");
