@@ -8,7 +8,7 @@ pub enum DataError {
     /// The file can't be read.
     #[error("{}: {source}", plain(.file))]
     Io {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// Why.
         source: std::io::Error,
@@ -24,7 +24,7 @@ pub enum DataError {
     /// Something is wrong with a line.
     #[error("{}, line {line}: {}", plain(.file), clipped(.problem))]
     Line {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// From 1.
         line: u64,
@@ -34,7 +34,7 @@ pub enum DataError {
     /// Something is wrong with a row of a file that has no lines.
     #[error("{}, row {row}: {}", plain(.file), clipped(.problem))]
     Row {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// From 1.
         row: u64,
@@ -44,7 +44,7 @@ pub enum DataError {
     /// Something is wrong at a byte.
     #[error("{}, byte {offset}: {}", plain(.file), clipped(.problem))]
     Byte {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// From 0; in what a compressed file holds.
         offset: u64,
@@ -54,7 +54,7 @@ pub enum DataError {
     /// Something is wrong with the whole file.
     #[error("{}: {}", plain(.file), clipped(.problem))]
     File {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// What, and the way out.
         problem: String,
@@ -65,7 +65,7 @@ pub enum DataError {
         plain(.file)
     )]
     Changed {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// Its digest now.
         found: String,
@@ -81,7 +81,7 @@ pub enum DataError {
         .limit / 1_000_000
     )]
     Memory {
-        /// The file.
+        /// Its path, as the configuration or the command line leads to it.
         file: String,
         /// Bytes of memory, as far as they are known.
         takes: u64,

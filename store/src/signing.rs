@@ -42,7 +42,7 @@ pub enum KeyError {
         path.display()
     )]
     NoPrivateKey {
-        /// The file.
+        /// Where a private key was expected.
         path: PathBuf,
     },
     /// The file has no public key.
@@ -52,13 +52,13 @@ pub enum KeyError {
         path.display()
     )]
     NoPublicKey {
-        /// The file.
+        /// Where a public key was expected.
         path: PathBuf,
     },
     /// Others may read it.
     #[error("the private key {} can be read by others (mode {mode:o}): chmod 600 it, or make another", path.display())]
     Exposed {
-        /// The file.
+        /// The private key.
         path: PathBuf,
         /// Permission bits, by which others than its owner may read it.
         mode: u32,
@@ -66,7 +66,7 @@ pub enum KeyError {
     /// A key is never overwritten.
     #[error("{} is there already: what it signed could not be signed again; choose another name", path.display())]
     Exists {
-        /// The file.
+        /// What would have been overwritten.
         path: PathBuf,
     },
 }

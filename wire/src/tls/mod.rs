@@ -35,7 +35,7 @@ pub enum TlsError {
     File {
         /// The option that names it.
         option: &'static str,
-        /// Which.
+        /// The file, as the option's value names it.
         path: String,
         /// What is wrong with it, and what helps.
         problem: String,
