@@ -27,5 +27,6 @@ pub use confusion::{Confusion, LABELS_MAX};
 pub use metrics_file::{Metric, MetricsError, MetricsFile};
 pub use number::to_json;
 pub use run_record::{
-    DatasetRecord, EventRecord, FinalRecord, MemberMachine, MemberRecord, RecordError, RunRecord, RunStatus,
+    ActiveRecord, DatasetRecord, EventRecord, FinalRecord, MemberMachine, MemberRecord, RecordError,
+    RunRecord, RunStatus,
 };

@@ -94,6 +94,16 @@ pub struct MemberMachine {
     pub machine: Machine,
 }
 
+/// For how long coordinators have worked on a run, its downtime left out.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActiveRecord {
+    /// Seconds of all starts together.
+    pub seconds: f64,
+    /// By when: seconds since 1970. While the run goes on the seconds since then are to be added.
+    pub until: f64,
+}
+
 /// Something that happened to the membership or the history.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EventRecord {
@@ -158,6 +168,9 @@ pub struct RunRecord {
     /// Seconds spent, by what on.
     #[serde(default, with = "number::by_name")]
     pub timings: BTreeMap<String, f64>,
+    /// For how long it was worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<ActiveRecord>,
     /// Where it comes from.
     #[serde(default)]
     pub provenance: Provenance,
@@ -269,6 +282,7 @@ mod tests {
             retries: 0,
             exact: true,
             timings: BTreeMap::from([("compute".to_owned(), 1.5)]),
+            active: None,
             provenance: Provenance::default(),
         }
     }

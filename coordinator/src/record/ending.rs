@@ -20,6 +20,7 @@ impl Recorder {
         self.record.exact = exact;
         self.record.final_state.step = outcome.step;
         self.record.timings.insert("run_seconds".to_owned(), seconds);
+        self.note_activity();
         self.beside.origin.record(&mut self.record, &self.run_dir, true);
     }
 

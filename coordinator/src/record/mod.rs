@@ -23,7 +23,7 @@ use store::{HeldFolder, Whereabouts};
 use tracing::error;
 use tracker::meaning::Prediction;
 use tracker::system::Moment;
-use tracker::{MetricsFile, RunRecord};
+use tracker::{ActiveRecord, MetricsFile, RunRecord};
 
 use self::roll::Roll;
 use self::spells::Spells;
@@ -61,6 +61,9 @@ pub(crate) struct Recorder {
     spells: Spells,
     /// When this coordinator began, in seconds since 1970.
     started: f64,
+    began: Instant,
+    /// Seconds that coordinators before worked on the run.
+    active_before: f64,
     view: Option<View>,
     progress: Progress,
     newest_version: Option<u64>,
@@ -88,6 +91,7 @@ impl Recorder {
         display: Display,
         beside: Beside,
     ) -> Self {
+        let active_before = record.active.map_or(0.0, |active| active.seconds);
         let progress = Progress { step: info.first_step, ..Progress::default() };
         Self {
             run_dir,
@@ -105,6 +109,8 @@ impl Recorder {
             members: Roll::default(),
             spells: Spells::default(),
             started: unix_seconds(),
+            began: Instant::now(),
+            active_before,
             view: None,
             progress,
             newest_version: None,
@@ -237,12 +243,19 @@ impl Recorder {
         self.record.final_state.best_step = step;
     }
 
+    /// For how long the run was worked on so far.
+    fn note_activity(&mut self) {
+        let seconds = self.active_before + self.began.elapsed().as_secs_f64();
+        self.record.active = Some(ActiveRecord { seconds, until: unix_seconds() });
+    }
+
     /// run.json as it stands.
     pub(crate) fn write(&mut self) {
         if self.held.as_ref().is_some_and(|held| held.whereabouts() != Whereabouts::InPlace) {
             // Another place is found in a moment.
             return self.due.mark();
         }
+        self.note_activity();
         self.beside.origin.record(&mut self.record, &self.run_dir, false);
         let path = self.run_dir.join("run.json");
         let written = store::write_file(&path, &self.record.to_bytes());

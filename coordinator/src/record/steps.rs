@@ -87,9 +87,7 @@ impl Recorder {
 
     fn member_lines(&self, committed: &Committed) -> Vec<MemberLine> {
         let batch = f64::from(committed.batch.max(1));
-        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed.
-        let is_short = committed.batch < self.info.batch;
-        committed
+        let lines: Vec<MemberLine> = committed
             .timings
             .iter()
             .map(|(member, timings)| {
@@ -97,10 +95,6 @@ impl Recorder {
                 let seconds = f64::from(timings.compute_us + timings.data_us) / 1e6;
                 let samples = f64::from(timings.samples);
                 let name = known.map_or_else(|| format!("{:#x}", member.0), |m| m.name.clone());
-                let before = self.progress.members.iter().find(|line| line.name == name);
-                if let Some(before) = before.filter(|_| is_short) {
-                    return before.clone();
-                }
                 MemberLine {
                     name,
                     device: known.map_or_else(String::new, |m| m.device.clone()),
@@ -109,7 +103,13 @@ impl Recorder {
                     data_ms: f64::from(timings.data_us) / 1_000.0,
                 }
             })
-            .collect()
+            .collect();
+        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed. All
+        // shares are of one step, so that they are a whole.
+        let before = &self.progress.members;
+        let is_short = committed.batch < self.info.batch;
+        let names = |lines: &[MemberLine]| lines.iter().map(|line| line.name.clone()).collect::<Vec<_>>();
+        if is_short && names(before) == names(&lines) { before.clone() } else { lines }
     }
 
     pub(super) fn evaluated(&mut self, committed: &Committed) {

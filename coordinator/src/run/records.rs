@@ -104,6 +104,7 @@ impl Parts<'_> {
             retries: 0,
             exact: !self.resolved.config.elastic.mixed,
             timings: std::collections::BTreeMap::new(),
+            active: None,
             provenance: tracker::provenance::Provenance::default(),
         }
     }
