@@ -20,7 +20,7 @@ import urllib.request
 
 from chromium import Chromium, wait_for
 from pages_kit import DEADLINE, HELPERS, Served, end, looks, quiet, record, still, tabbed, train
-from pages_ends import check_returning
+from pages_ends import check_ended, check_returning
 from pages_trouble import AWAY, check_away, check_hostile, check_token
 
 # Of what a person waits for; what was measured is printed, and this says only that nothing is broken.
@@ -324,6 +324,7 @@ def main():
             check_run(page, url, runs, "digits-1")
             page.open("about:blank", "true")
         check_live(page, runs)
+        check_ended(page, runs)
         check_returning(page, pathlib.Path(temporary) / "returning", runs / "digits-1")
         check_hostile(page, pathlib.Path(temporary) / "hostile", runs / "digits-1")
         check_token(page, pathlib.Path(temporary) / "hostile")

@@ -1,8 +1,52 @@
-"""For check_pages.py: workers that come and go, names that want to turn a line around."""
+"""For check_pages.py: a run that ends under an open page, workers that come and go, names that want to turn a line around."""
 
 import json
+import time
 
-from pages_kit import Served, looks, quiet
+from chromium import wait_for
+from pages_kit import DEADLINE, Served, end, looks, quiet, record, train
+
+
+def check_ended(page, runs):
+    """A run completes while its page is open at its own tracker: the page shows its last state, stands still, and says where it
+    can be seen from now on."""
+    process = train(runs, "run.name=ended", "optimizer.learning_rate=0.0005", epochs=150)
+    try:
+        place = runs / "ended" / "tracker-address"
+        url = wait_for("the run's own tracker", lambda: place.is_file() and place.read_text().strip(), DEADLINE)
+        page.open(f"{url}/#/run/{record(runs, 'ended')['id']}", "document.getElementById('live').textContent === 'live'")
+        output, _ = process.communicate(timeout=2 * DEADLINE)
+        assert process.returncode == 0, output
+        said = page.wait("document.querySelector('.ended')?.textContent")
+        assert f"coordinator tracker serve --dir {runs}" in said, said
+        assert page.js("document.querySelector('.error') === null && document.querySelector('.head .status').textContent") == "completed"
+        known = record(runs, "ended")
+        assert page.js("check.fact('step')").replace(",", "") == str(known["final"]["step"])
+        accuracy = known["final"]["metrics"]["validation/accuracy"]
+        assert abs(float(page.js("check.fact('validation accuracy')")) - accuracy) < 5e-4, accuracy
+        assert known["final"]["digest"][:12] in page.js("document.querySelector('.about').textContent")
+        took = page.js("check.fact('took')")
+        assert abs(seconds(took) - known["active"]["seconds"]) <= 1, (took, known["active"])
+        assert page.js("document.getElementById('live').textContent") == "ended"
+        shares = [int(page.js(f"check.cell('worker-{n}', 'share')").removesuffix(" %")) for n in (0, 1)]
+        assert sum(shares) == 100, shares
+        # Whatever draws it again, such as a tab that is looked at again.
+        before = page.js("document.querySelector('main').textContent")
+        page.js("document.dispatchEvent(new Event('visibilitychange'))")
+        time.sleep(2)
+        assert page.js("document.querySelector('main').textContent") == before
+        looks(page, "ended")
+        page.open("about:blank", "true")
+        quiet(page)
+    finally:
+        end(process, 0)
+
+
+def seconds(text):
+    """As the page says a duration."""
+    units = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
+    words = text.split(" ")
+    return sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2]))
 
 
 TURNED = "worker-\u202etxt.exe"
