@@ -7,6 +7,7 @@
 
 mod clients;
 mod confusion;
+pub mod access;
 pub mod connections;
 pub mod filter;
 pub mod follow;

@@ -3,11 +3,13 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use support::{DEADLINE, Server, until};
+use tracker::access::{Access, Visitor};
 
 const TOKEN: &str = "0123456789abcdef-token";
 
@@ -84,6 +86,57 @@ fn with_a_token_nothing_is_answered_without_it() {
     assert_eq!(get("/api/runs", &format!("{bearer}Origin: http://elsewhere.example\r\n")).0, 403);
     let (_, answer) = get(&format!("//elsewhere.example/?token={TOKEN}"), "");
     assert!(!answer.contains("location: //"), "{answer}");
+}
+
+/// A viewer, who is told apart from whoever may change things, and what was told of deletions.
+#[derive(Default)]
+struct Roles(Mutex<Vec<String>>);
+
+impl Access for Roles {
+    fn visitor(&self, token: &str) -> Option<Visitor> {
+        let visitor = |name: &str, may_change| Some(Visitor { name: name.into(), may_change });
+        match token {
+            "of-a-viewer" => visitor("ann", false),
+            "of-an-operator" => visitor("bob", true),
+            _ => None,
+        }
+    }
+
+    fn is_encrypted(&self) -> bool {
+        true
+    }
+
+    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+        let peer = peer.expect("known").ip();
+        self.0.lock().expect("held by nobody").push(format!("{} {peer} {request}", visitor.name));
+    }
+}
+
+#[test]
+fn a_viewer_reads_and_changes_nothing_and_a_deletion_is_told() {
+    let roles = Arc::new(Roles::default());
+    let server = Server::guarded(roles.clone());
+    let call = |token: &str, path: &str, body: &str| {
+        let headers = format!("Authorization: Bearer of-{token}\r\nContent-Type: application/json\r\n");
+        server.request("POST", &format!("/api/2.0/mlflow/{path}"), &headers, body)
+    };
+    assert_eq!(call("a-viewer", "runs/search", "{}").0, 200);
+    assert_eq!(server.request("GET", "/api/runs", "Cookie: bonfire_tracker=of-a-viewer\r\n", "").0, 200);
+    let (status, answer) = call("an-operator", "experiments/create", r#"{"name":"one"}"#);
+    assert_eq!(status, 200, "{answer}");
+    let id = answer.split("\"experiment_id\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("its id");
+    let body = format!(r#"{{"experiment_id":"{id}"}}"#);
+    for path in ["experiments/delete", "experiments/update", "runs/create", "runs/log-batch"] {
+        let (status, answer) = call("a-viewer", path, &body);
+        assert!(status == 403 && answer.contains("ann") && answer.contains("change nothing"), "{path}: {answer}");
+    }
+    assert_eq!(call("a-stranger", "experiments/delete", &body).0, 401);
+    assert_eq!(roles.0.lock().expect("held by nobody").len(), 0);
+    assert_eq!(call("an-operator", "experiments/delete", &body).0, 200);
+    let told = roles.0.lock().expect("held by nobody").clone();
+    assert_eq!(told, [format!("bob 127.0.0.1 /api/2.0/mlflow/experiments/delete {body}")]);
+    let (_, answer) = server.request("GET", "/?token=of-a-viewer", "", "");
+    assert!(answer.contains("; Secure\r\n"), "{answer}");
 }
 
 #[test]

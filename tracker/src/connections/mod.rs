@@ -10,6 +10,7 @@ mod watched;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use body::{Answer, Answered, Question};
 use crowd::{Crowd, Seat};
 use watched::Watched;
+
+use crate::access::Peer;
 
 /// What a connection buffers each way; more than the headers that browsers and clients send.
 const BUFFER_MAX: usize = 64 << 10;
@@ -95,12 +98,12 @@ pub async fn serve<E, F, S>(
             accepted = listener.accept() => accepted,
             () = &mut end => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let Some((seat, hung_up)) = Crowd::enter(&crowd) else { continue };
-        let served = serve_one(stream, establish.clone(), router.clone(), limits, seat, phases.clone());
+        let served = serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
         let (mut phases, alive) = (phases.clone(), alive.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -121,7 +124,7 @@ pub async fn serve<E, F, S>(
 
 /// One connection, to its end.
 async fn serve_one<E, F, S>(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     establish: E,
     router: Router,
     limits: Limits,
@@ -136,7 +139,8 @@ async fn serve_one<E, F, S>(
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(limits.head, establish(stream)).await else { return };
     let (seat, router) = (Arc::new(seat), TowerToHyperService::new(router));
-    let answer = service_fn(move |request: Request<Incoming>| {
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         let question = request.map(|body| Question::new(body, Arc::clone(&seat), limits.stall));
         let (answered, seat) = (router.call(question), Arc::clone(&seat));
         async move {

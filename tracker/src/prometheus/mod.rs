@@ -14,13 +14,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use crate::access::Access;
 use crate::connections::{self, Limits};
+use crate::server::shown;
 
 /// `Content-Type` of a scrape.
 pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -281,10 +287,11 @@ impl Registry {
     /// # Errors
     /// When the listener can't be used, or the system gives no thread.
     pub fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<Served> {
-        self.serve_over(listener, connections::plain)
+        self.serve_over(listener, connections::plain, None)
     }
 
-    /// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake.
+    /// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake. With `access` a
+    /// scrape shows a token (`Authorization: Bearer`).
     ///
     /// # Errors
     /// As [`Registry::serve`].
@@ -292,6 +299,7 @@ impl Registry {
         self: Arc<Self>,
         listener: TcpListener,
         establish: E,
+        access: Option<Arc<dyn Access>>,
     ) -> std::io::Result<Served>
     where
         E: Fn(TcpStream) -> F + Clone + Send + 'static,
@@ -303,7 +311,10 @@ impl Registry {
         let (started, is_started) = std::sync::mpsc::channel();
         let limits = Limits { end: Duration::ZERO, ..Limits::of(CONNECTIONS_MAX) };
         let scrape = move || async move { ([(CONTENT_TYPE, CONTENT)], self.render()) };
-        let router = Router::new().route("/metrics", get(scrape));
+        let mut router = Router::new().route("/metrics", get(scrape));
+        if let Some(access) = access {
+            router = router.layer(middleware::from_fn_with_state(access, admitted));
+        }
         let serve = async move |started: std::sync::mpsc::Sender<std::io::Result<()>>| {
             let listener = tokio::net::TcpListener::from_std(listener);
             let (listener, bound) = match listener {
@@ -322,6 +333,14 @@ impl Registry {
         is_started.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))?;
         Ok(Served { _end: end })
     }
+}
+
+async fn admitted(State(access): State<Arc<dyn Access>>, request: Request, next: Next) -> Response {
+    if shown(&*access, request.headers()).is_some() {
+        return next.run(request).await;
+    }
+    let how = "this port asks for a token: send \"Authorization: Bearer TOKEN\" (Prometheus: authorization.credentials_file)\n";
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], how).into_response()
 }
 
 impl Child {

@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{Failure, Tracker};
+use crate::access::{Access, Peer, Visitor};
 
 /// The cookie's name.
 const COOKIE_NAME: &str = "bonfire_tracker";
@@ -60,41 +61,94 @@ impl AccessToken {
     }
 }
 
+impl Access for AccessToken {
+    fn visitor(&self, token: &str) -> Option<Visitor> {
+        self.is(token).then(|| Visitor { name: "tracker".into(), may_change: true })
+    }
+}
+
+/// A request that names what it deletes is short.
+const DELETION_BYTES_MAX: usize = 64 << 10;
+
 /// Lets a request pass that may, before anything is done for it.
 pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next: Next) -> Response {
     if let Err(failure) = is_own_page(request.headers()) {
         return failure.into_response();
     }
-    let Some(token) = tracker.token() else {
+    let Some(access) = tracker.access() else {
         return match is_this_machine(request.headers()) {
             Ok(()) => next.run(request).await,
             Err(failure) => failure.into_response(),
         };
     };
-    if is_admitted(token, request.headers()) {
+    let visitor = match admit(access, &request) {
+        Ok(visitor) => visitor,
+        Err(answer) => return *answer,
+    };
+    if !visitor.may_change && !is_reading(request.method(), request.uri().path()) {
+        let name = &visitor.name;
+        return Failure::denied(format!("the token {name:?} may read and change nothing")).into_response();
+    }
+    if !is_deleting(request.method(), request.uri().path()) {
         return next.run(request).await;
     }
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, DELETION_BYTES_MAX).await else {
+        return Failure::invalid("a request to delete has at most 64 KiB").into_response();
+    };
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    let what = format!("{} {}", parts.uri, String::from_utf8_lossy(&body));
+    let answer = next.run(Request::from_parts(parts, body.into())).await;
+    if answer.status().is_success() {
+        access.deleted(&visitor, peer, what.trim_end());
+    }
+    answer
+}
+
+/// Who asks; else the answer.
+fn admit(access: &dyn Access, request: &Request) -> Result<Visitor, Box<Response>> {
+    if let Some(visitor) = shown(access, request.headers()) {
+        return Ok(visitor);
+    }
     let given = query_token(request.uri()).filter(|_| request.method() == Method::GET);
-    if given.as_deref().is_some_and(|given| token.is(given)) {
-        return with_cookie(token, request.uri());
+    if let Some(given) = given.as_deref().filter(|given| access.visitor(given).is_some()) {
+        return Err(Box::new(with_cookie(given, access.is_encrypted(), request.uri())));
+    }
+    let neighbour = access.neighbour().filter(|_| is_this_machine(request.headers()).is_ok());
+    if let Some(neighbour) = neighbour {
+        return Ok(neighbour);
     }
     let what =
         if given.is_some() { "this token is wrong" } else { "the tracker's token is missing or wrong" };
     let how = "send \"Authorization: Bearer TOKEN\" (MLflow's clients do with MLFLOW_TRACKING_TOKEN), or open /?token=TOKEN \
                once";
-    Failure::unauthenticated(format!("{what}: {how}")).into_response()
+    Err(Box::new(Failure::unauthenticated(format!("{what}: {how}")).into_response()))
 }
 
-fn is_admitted(token: &AccessToken, headers: &HeaderMap) -> bool {
+/// Who shows a token in the headers: in `Authorization`, else in the cookie.
+pub(crate) fn shown(access: &dyn Access, headers: &HeaderMap) -> Option<Visitor> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some((scheme, given)) = bearer.and_then(|value| value.split_once(' '))
         && scheme.eq_ignore_ascii_case("bearer")
     {
-        return token.is(given.trim());
+        return access.visitor(given.trim());
     }
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.any(|(name, value)| name == COOKIE_NAME && token.is(value))
+    let pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut own = pairs.filter(|(name, _)| *name == COOKIE_NAME);
+    own.find_map(|(_, value)| access.visitor(value))
+}
+
+/// Whether a request changes nothing: MLflow's clients search by POST.
+fn is_reading(method: &Method, path: &str) -> bool {
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    method.is_safe() || (method == Method::POST && ["search", "get-latest-versions"].contains(&last))
+}
+
+/// Whether a request deletes or restores something.
+fn is_deleting(method: &Method, path: &str) -> bool {
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    method == Method::DELETE || (method == Method::POST && ["delete", "restore"].contains(&last))
 }
 
 /// The token in the address, with `%2B` and the like read.
@@ -104,7 +158,7 @@ fn query_token(uri: &Uri) -> Option<String> {
 }
 
 /// To the same page without the token in its address, which browsers keep and show.
-fn with_cookie(token: &AccessToken, uri: &Uri) -> Response {
+fn with_cookie(token: &str, is_encrypted: bool, uri: &Uri) -> Response {
     let rest: Vec<&str> =
         uri.query().unwrap_or_default().split('&').filter(|p| !p.starts_with("token=")).collect();
     let mut location = uri.path().to_owned();
@@ -114,8 +168,9 @@ fn with_cookie(token: &AccessToken, uri: &Uri) -> Response {
     // "//host" would be another place.
     let location = format!("/{}", location.trim_start_matches('/'));
     // Lax: whoever comes by a link from elsewhere is let in as well. No GET changes anything, and with what another page asks
-    // or sends by itself the cookie doesn't go.
-    let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Lax; Path=/", token.0);
+    // or sends by itself the cookie doesn't go. Secure: it goes to no other port of this host in the open.
+    let secure = if is_encrypted { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE_NAME}={token}; HttpOnly; SameSite=Lax; Path=/{secure}");
     (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
 }
 

@@ -117,6 +117,7 @@ use axum::middleware;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+pub(crate) use auth::shown;
 pub use auth::{AccessToken, TokenError};
 pub(crate) use failure::Failure;
 pub use shared::Tracker;

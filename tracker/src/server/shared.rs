@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::load::Load;
-use super::{AccessToken, Failure};
+use super::Failure;
+use crate::access::Access;
 use crate::index::{Index, IndexError, Item, Reader, Wait};
 
 /// Requests that work on the index at once; SQLite's readers don't wait for its writer.
@@ -32,7 +33,7 @@ pub struct Tracker {
 
 struct Shared {
     root: PathBuf,
-    token: Option<AccessToken>,
+    access: Option<Arc<dyn Access>>,
     index: Mutex<Index>,
     looked: Mutex<Option<(Instant, Duration)>>,
     /// What was written and is not in the index yet. Only changed under the index's lock.
@@ -61,20 +62,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Tracker {
     /// Opens the index of a folder of runs. `remark` is told what people should know, such as of a damaged index; it
-    /// must not block. Without a token only this machine is served.
+    /// must not block. Without `access` this machine is served, and may all.
     ///
     /// # Errors
     /// When the file system or SQLite says no.
     pub fn open(
         runs: &Path,
-        token: Option<AccessToken>,
+        access: Option<Arc<dyn Access>>,
         remark: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self, IndexError> {
         let mut index = Index::open(runs)?;
         index.remarks().iter().for_each(|said| remark(said));
         let shared = Shared {
             root: runs.to_owned(),
-            token,
+            access,
             index: Mutex::new(index),
             looked: Mutex::new(None),
             behind: Mutex::default(),
@@ -100,8 +101,8 @@ impl Tracker {
         &self.shared.root
     }
 
-    pub(super) fn token(&self) -> Option<&AccessToken> {
-        self.shared.token.as_ref()
+    pub(super) fn access(&self) -> Option<&dyn Access> {
+        self.shared.access.as_deref()
     }
 
     pub(super) fn closed(&self) -> watch::Receiver<bool> {

@@ -5,10 +5,12 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tracker::access::Access;
 use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 
@@ -49,9 +51,24 @@ impl Server {
         limits: Limits,
         remark: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
+        let token = token.map(|token| Arc::new(AccessToken::parse(token).expect("a token")) as Arc<dyn Access>);
+        Self::behind(dir, token, limits, remark)
+    }
+
+    /// Where this says who may do what.
+    pub(crate) fn guarded(access: Arc<dyn Access>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self::behind(dir, Some(access), Limits::of(128), |remark| panic!("{remark}"))
+    }
+
+    fn behind(
+        dir: tempfile::TempDir,
+        access: Option<Arc<dyn Access>>,
+        limits: Limits,
+        remark: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("threads");
-        let token = token.map(|token| AccessToken::parse(token).expect("a token"));
-        let tracker = Tracker::open(dir.path(), token, remark).expect("opened");
+        let tracker = Tracker::open(dir.path(), access, remark).expect("opened");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel::<()>();

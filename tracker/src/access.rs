@@ -1,0 +1,38 @@
+//! Who may do what with the tracker's ports.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Somebody who was let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Visitor {
+    /// Of the token, for people; never the token itself.
+    pub name: Arc<str>,
+    /// Whether more than reading is allowed.
+    pub may_change: bool,
+}
+
+/// Lets requests in.
+pub trait Access: Send + Sync {
+    /// Who shows this token, if it is good. It is asked for each request, so a token may end at any time.
+    fn visitor(&self, token: &str) -> Option<Visitor>;
+
+    /// Who comes from this machine, by one of its names and without a token, if anybody may.
+    fn neighbour(&self) -> Option<Visitor> {
+        None
+    }
+
+    /// Whether the port is reached under TLS: then a browser is told to show its cookie nowhere else.
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+
+    /// A visitor has deleted or restored something: the request, its path first. It must not block for long.
+    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+        let _ = (visitor, peer, request);
+    }
+}
+
+/// Where a connection comes from: an extension of its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
