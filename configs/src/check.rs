@@ -66,14 +66,12 @@ fn run(config: &Config, report: &mut Report) {
     }
 }
 
-/// Off this machine the tracker needs a token of its own, which `coordinator tracker serve` takes.
 fn tracker(config: &Config, report: &mut Report) {
     let listen = &config.tracker.listen;
-    let is_good = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    let is_good = listen.parse::<std::net::SocketAddr>().is_ok();
     if !listen.is_empty() && !is_good {
         let message = format!(
-            "tracker.listen = {listen:?}: expected an address of this machine such as \"127.0.0.1:5000\", or \"\" \
-             for none; others are served by coordinator tracker serve --listen with --token-file"
+            "tracker.listen = {listen:?}: expected an IP address and a port, such as \"127.0.0.1:5000\", or \"\" for none"
         );
         report.add(&["tracker", "listen"], message);
     }

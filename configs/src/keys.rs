@@ -472,8 +472,8 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "\"127.0.0.1:0\"",
         O,
-        "Address of the tracker while the run goes on, if embedded is among the sinks: on this machine, port 0 for a \
-         free one; empty for none",
+        "Address of the tracker while the run goes on, if embedded is among the sinks: port 0 for a free one, empty for \
+         none; off this machine under TLS, and a token is asked for",
     ),
     key(
         "tracker.git_diff",
@@ -494,7 +494,8 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "\"\"",
         O,
-        "Address at which the coordinator serves /metrics for Prometheus, such as \"127.0.0.1:9464\"; without it none",
+        "Address at which the coordinator serves /metrics for Prometheus, such as \"127.0.0.1:9464\"; without it none; \
+         off this machine under TLS, and a token is asked for",
     ),
     key(
         "telemetry.otlp",

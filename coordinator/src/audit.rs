@@ -69,7 +69,7 @@ impl Audit {
             fields.insert("role".to_owned(), field(&who.role()));
         }
         if let Some(peer) = peer {
-            fields.insert("peer".to_owned(), peer.ip().to_canonical().to_string().into());
+            fields.insert("peer".to_owned(), shown(peer));
         }
         fields.extend(more.iter().map(|(key, value)| ((*key).to_owned(), field(value))));
         if let Err(TrySendError::Full(_)) = self.lines.try_send(Line { event, fields }) {
@@ -140,6 +140,20 @@ pub(crate) fn note(dir: &Path, event: &'static str, token: &str, role: &str) {
         event,
         Map::from_iter([("token".to_owned(), field(token)), ("role".to_owned(), field(role))]),
     );
+}
+
+/// Somebody deleted or restored something of a folder of runs that no run serves.
+pub(crate) fn note_deletion(dir: &Path, token: &str, peer: Option<SocketAddr>, request: &str) {
+    let mut fields =
+        Map::from_iter([("token".to_owned(), field(token)), ("request".to_owned(), field(request))]);
+    if let Some(peer) = peer {
+        fields.insert("peer".to_owned(), shown(peer));
+    }
+    append(dir, "deleted", fields);
+}
+
+fn shown(peer: SocketAddr) -> Value {
+    peer.ip().to_canonical().to_string().into()
 }
 
 fn append(dir: &Path, event: &str, fields: Map<String, Value>) {

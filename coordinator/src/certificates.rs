@@ -25,6 +25,9 @@ const NAME_BYTES_MAX: usize = 253;
 pub(crate) const INSECURE: &str = "--insecure: whoever is on the network between the hosts reads the token, the data and \
                                    the model, and can change them";
 
+/// The same of pages.
+pub(crate) const INSECURE_PAGES: &str = "--insecure: whoever is on the network between reads the token and the pages, and can change what runs have logged";
+
 /// What the ports of this address are to show; `None` where they speak in the open. A CA that is needed and isn't there yet
 /// is made in `folder`.
 pub(crate) fn server_tls(

@@ -7,8 +7,10 @@ use protocol::coordinator::{Committed, Note};
 use protocol::messages::{Timings, View};
 use tracing::warn;
 use tracker::prometheus::{Age, Counter, Gauge, Histogram, Registry, Served};
+use wire::token::is_loopback;
 
 use crate::display::Progress;
+use crate::pages::RunPages;
 use crate::prepare::Refusal;
 
 /// Upper bounds in seconds: from a step of a small dense net to one that a large model takes a minute for.
@@ -243,7 +245,11 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, Refusal> {
 }
 
 /// Serves `/metrics`, if that is wanted, until what it gives is dropped.
-pub(crate) fn serve(Scrapes { listener, registry }: Scrapes) -> Option<Served> {
-    let served = registry.serve(listener?);
+pub(crate) fn serve(Scrapes { listener, registry }: Scrapes, pages: &RunPages) -> Option<Served> {
+    let listener = listener?;
+    let at = listener.local_addr().inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()?;
+    let door = pages.door(at).inspect_err(|why| warn!(why.message, "/metrics can't be served")).ok()?;
+    let access = (!is_loopback(at.ip())).then(|| door.access.clone());
+    let served = registry.serve_over(listener, door.establish(), access);
     served.inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()
 }

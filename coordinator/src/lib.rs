@@ -26,6 +26,7 @@ mod keys;
 mod launch;
 mod origin;
 mod overdue;
+mod pages;
 mod prepare;
 mod rates;
 mod record;

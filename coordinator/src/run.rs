@@ -33,6 +33,7 @@ use crate::identities::Identities;
 use crate::journal_writer::JournalWriter;
 use crate::keys::Keys;
 use crate::launch::{self, Launch, Locals};
+use crate::pages::RunPages;
 use crate::prepare::{self, Past, Place, Refusal};
 use crate::record::Recorder;
 use crate::rescue::RunFolder;
@@ -251,10 +252,11 @@ impl Parts<'_> {
         let url = |address| endpoint::url(address, tls.is_some());
         let (near, far) = (url(certificates::near(address)), url(address));
         let watching = access.watch();
-        let guard = guard(access, audit);
+        let guard = guard(access.clone(), audit.clone());
         let server = endpoint::serve((control, tls), service, guard, config.elastic.lease.0, sums_max)?;
         beside::sample(config.tracker.system_every.0, &triggers);
-        let figures = figures::serve(scrapes);
+        let pages = self.pages(access, audit);
+        let figures = figures::serve(scrapes, &pages);
         let locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
@@ -268,7 +270,7 @@ impl Parts<'_> {
         });
         let is_local = locals.is_some();
         let locals = self.call_workers(locals, (orphans, rejoin_ms), &far, &mut recorder)?;
-        let mut hosted = tracking::host(config, dir, self.ports.tracker, &mut recorder);
+        let mut hosted = tracking::host(config, dir, (&pages, self.ports.tracker), &mut recorder);
         let following = Running::start(self.sinks.clone(), dir, &mut recorder);
         recorder.follow_with(following.hearing(hosted.said()));
         folder.watch(&triggers);
@@ -375,6 +377,12 @@ impl Parts<'_> {
         }
         recorder.say_end(outcome, seconds);
         outcome.code
+    }
+
+    /// Who the run's pages are for.
+    fn pages(&self, access: Access, audit: Audit) -> RunPages {
+        let security = self.args.security.clone();
+        RunPages { access, audit, security, folder: self.dir.path().join("tls") }
     }
 
     fn take_term(&self, history: &History) -> Result<(RunId, u32), Refusal> {

@@ -14,9 +14,11 @@ use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 use wire::token;
 
+use crate::certificates;
 use crate::cli::ServeArgs;
 use crate::display;
 use crate::files;
+use crate::pages::{self, Door, RunPages};
 use crate::prepare::Refusal;
 use crate::record::Recorder;
 use crate::signals;
@@ -45,24 +47,31 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Refusal> {
 async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
     if !token::is_loopback(args.listen.ip()) && args.token_file.is_none() {
         return Err(Refusal::config(format!(
-            "--listen {} is reached from other machines: pass --token-file with a token that requests must carry (and \
-             mind that nothing is encrypted)",
+            "--listen {} is reached from other machines: pass --token-file with a token that requests must carry",
             args.listen
         )));
     }
     check_folder(&args.dir)?;
-    let access = args.token_file.as_deref().map(access_token).transpose()?;
+    let token = args.token_file.as_deref().map(access_token).transpose()?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.map_err(|why| {
         let free = SocketAddr::new(args.listen.ip(), 0);
         Refusal::config(format!("--listen {}: {why}; --listen {free} takes a port that is free", args.listen))
     })?;
     let address = listener.local_addr().map_err(Refusal::failed)?;
-    let tracker =
-        Tracker::open(&args.dir, access, |remark| printable::error_line(format_args!("tracker: {remark}")));
-    let tracker = tracker.map_err(Refusal::failed)?;
-    display::print(&format!("tracker of {} at http://{address}; Ctrl-C ends it", args.dir.display()));
-    tracker::server::serve(listener, tracker, files::of_tracker(), signals::told_to_end()).await;
+    let door = pages::of_folder(&args.security, address, token, &args.dir)?;
+    let remark = |remark: &str| printable::error_line(format_args!("tracker: {remark}"));
+    let tracker = Tracker::open(&args.dir, Some(door.access.clone()), remark).map_err(Refusal::failed)?;
+    let (scheme, dir) = (door.scheme(), args.dir.display());
+    display::print(&format!("tracker of {dir} at {scheme}://{address}; Ctrl-C ends it"));
+    if scheme == "https" && args.security.tls_cert.is_none() {
+        display::print(&format!("its certificate is of an authority of its own: {dir}/.tracker/tls/ca.pem"));
+    }
+    if scheme == "http" && !token::is_loopback(address.ip()) {
+        printable::error_line(format_args!("coordinator: {}", certificates::INSECURE_PAGES));
+    }
+    let (limits, end) = (files::of_tracker(), signals::told_to_end());
+    tracker::server::serve_over(listener, door.establish(), tracker, limits, end).await;
     Ok(())
 }
 
@@ -128,7 +137,12 @@ impl Hosted {
 
 /// Serves the folder of runs on a thread of its own while a run goes on, if the configuration wants it. What goes wrong is
 /// said, and training goes on.
-pub(crate) fn host(config: &Config, run_dir: &Path, connections: usize, recorder: &mut Recorder) -> Hosted {
+pub(crate) fn host(
+    config: &Config,
+    run_dir: &Path,
+    (pages, connections): (&RunPages, usize),
+    recorder: &mut Recorder,
+) -> Hosted {
     let address = run_dir.join(ADDRESS);
     let is_wanted = config.tracker.sinks.iter().any(|sink| sink == EMBEDDED);
     let mut hosted = Hosted { end: None, ended: None, address, said: None };
@@ -136,7 +150,7 @@ pub(crate) fn host(config: &Config, run_dir: &Path, connections: usize, recorder
         return hosted;
     };
     let (say, said) = mpsc::sync_channel(REMARKS_MAX);
-    match start((&config.tracker.listen, connections), runs, &hosted.address, say) {
+    match start((&config.tracker.listen, pages, connections), runs, &hosted.address, say) {
         Ok((url, end, ended)) => {
             recorder.line(&format!("tracker at {url}"));
             (hosted.end, hosted.ended, hosted.said) = (Some(end), Some(ended), Some(said));
@@ -150,7 +164,7 @@ pub(crate) fn host(config: &Config, run_dir: &Path, connections: usize, recorder
 type Started = (String, oneshot::Sender<()>, oneshot::Receiver<()>);
 
 fn start(
-    (listen, connections): (&str, usize),
+    (listen, pages, connections): (&str, &RunPages, usize),
     runs: &Path,
     address: &Path,
     say: SyncSender<String>,
@@ -158,7 +172,9 @@ fn start(
     let listener =
         std::net::TcpListener::bind(listen).map_err(|why| format!("tracker.listen = {listen:?}: {why}"))?;
     listener.set_nonblocking(true).map_err(|why| why.to_string())?;
-    let url = listener.local_addr().map(|at| format!("http://{at}")).map_err(|why| why.to_string())?;
+    let at = listener.local_addr().map_err(|why| why.to_string())?;
+    let door = pages.door(at).map_err(|why| format!("tracker.listen = {listen:?}: {}", why.message))?;
+    let url = format!("{}://{at}", door.scheme());
     store::write_file(address, format!("{url}\n").as_bytes()).map_err(|why| why.to_string())?;
     let (end, ended) = oneshot::channel();
     let (alive, is_over) = oneshot::channel::<()>();
@@ -169,7 +185,7 @@ fn start(
             // It can be read in the log, if people are told so much at once.
             let _ = say.try_send(format!("tracker: {remark}"));
         };
-        if let Err(why) = serve_beside(&runtime, (listener, connections), &runs, say.clone(), ended) {
+        if let Err(why) = serve_beside(&runtime, (listener, door, connections), &runs, say.clone(), ended) {
             say(&format!("it ended, training goes on: {why}"));
         }
         drop(alive);
@@ -182,16 +198,17 @@ fn start(
 
 fn serve_beside(
     runtime: &Runtime,
-    (listener, connections): (std::net::TcpListener, usize),
+    (listener, door, connections): (std::net::TcpListener, Door, usize),
     runs: &Path,
     say: impl Fn(&str) + Send + Sync + 'static,
     ended: oneshot::Receiver<()>,
 ) -> Result<(), String> {
-    let tracker = Tracker::open(runs, None, say).map_err(|why| why.to_string())?;
+    let tracker = Tracker::open(runs, Some(door.access.clone()), say).map_err(|why| why.to_string())?;
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(|why| why.to_string())?;
         let ended = async move { drop(ended.await) };
-        tracker::server::serve(listener, tracker, Limits::of(connections), ended).await;
+        tracker::server::serve_over(listener, door.establish(), tracker, Limits::of(connections), ended)
+            .await;
         Ok(())
     })
 }

@@ -137,6 +137,69 @@ fn captured(hosts: &Hosts, place: &Place, flags: &[&str]) -> (Vec<u8>, TokenLine
     (std::fs::read(path).expect("the capture"), line)
 }
 
+/// Asks for a page from the other host, trusting the run's authority: the status, or what went wrong.
+const ASK: &str = r#"
+import ssl, sys, urllib.error, urllib.request
+method, url, authority, token = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority) if url.startswith("https") else None
+request = urllib.request.Request(url, method=method, data=b"{}" if method == "POST" else None)
+request.add_header("Content-Type", "application/json")
+if token:
+    request.add_header("Authorization", "Bearer " + token)
+try:
+    print(urllib.request.urlopen(request, timeout=20, context=context).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"#;
+
+/// The tracker's pages and /metrics are encrypted off loopback, and ask for a token; a viewer's reads and changes nothing.
+#[test]
+fn pages_and_metrics_ask_other_hosts_for_a_token_under_tls() {
+    let Some(hosts) = Hosts::new("pages") else { return };
+    let place = Place::new();
+    let at = |key: &str| format!("{key}={}:0", ADDRESSES[0]);
+    let (pages, metrics) = (at("tracker.listen"), at("telemetry.metrics_listen"));
+    let arguments =
+        ["--local-workers", "1", "--set", "train.epochs=100000", "--set", &pages, "--set", &metrics];
+    let (tcpdump, path) = hosts.listen(&place, "pages.pcap");
+    let run = hosts.on(0, &place.coordinator(&arguments)).spawn().expect("started");
+    until("steps", || steps_committed(&place) > 5);
+    let read = |name: &str| std::fs::read_to_string(place.run_dir("small").join(name)).expect("read");
+    let (pages, metrics) = (read("tracker-address"), read("metrics-address"));
+    assert!(pages.starts_with("https://") && metrics.starts_with("https://"), "{pages}{metrics}");
+    let create = ["token", "create", "--role", "viewer", "--name", "ann"];
+    let line = wait(place.command(&create).spawn().expect("started"));
+    let line = String::from_utf8(line.stdout).expect("text");
+    let viewer = line.trim().split(':').next().expect("a token").to_owned();
+    let authority = place.run_dir("small").join("tls/ca.pem").display().to_string();
+    let ask = |method: &str, url: String, token: &str| {
+        let mut python = Command::new("python3");
+        python.args(["-c", ASK, method, &url, &authority, token]);
+        let output = wait(hosts.on(1, &python).spawn().expect("python3"));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let page = |path: &str| format!("{}{path}", pages.trim());
+    assert_eq!(ask("GET", page("/api/runs"), ""), "401");
+    assert_eq!(ask("GET", page("/api/runs"), &"0".repeat(64)), "401");
+    assert_eq!(ask("GET", page("/api/runs"), &viewer), "200");
+    assert_eq!(ask("GET", page("/api/runs"), line.trim()), "200");
+    assert_eq!(ask("POST", page("/api/2.0/mlflow/experiments/create"), &viewer), "403");
+    assert_eq!(ask("GET", metrics.trim().to_owned(), ""), "401");
+    assert_eq!(ask("GET", metrics.trim().to_owned(), &viewer), "200");
+    assert_eq!(ask("GET", page("/").replace("https", "http"), &viewer), "400");
+    let revoke = wait(place.command(&["token", "revoke", "ann"]).spawn().expect("started"));
+    assert_eq!(revoke.status.code(), Some(0));
+    until("a revoked token opens nothing", || ask("GET", page("/api/runs"), &viewer) == "401");
+    signal(run.id(), "INT");
+    assert_eq!(wait(run).status.code(), Some(130));
+    signal(tcpdump.id(), "INT");
+    wait(tcpdump);
+    let bytes = std::fs::read(path).expect("the capture");
+    // The one request that went in the open had it: the port's own answer says to use https.
+    let told = bytes.windows(viewer.len()).filter(|window| *window == viewer.as_bytes()).count();
+    assert!(told <= 1 && contains(&bytes, b"use https://"), "the token went over the cable {told} times");
+}
+
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }

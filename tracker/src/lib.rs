@@ -5,9 +5,9 @@
 //! other trackers ([`sink`]). It never trains, never talks to a worker and never imports burn, `protocol` or `wire`: sums
 //! come in as plain numbers.
 
+pub mod access;
 mod clients;
 mod confusion;
-pub mod access;
 pub mod connections;
 pub mod filter;
 pub mod follow;

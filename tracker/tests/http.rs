@@ -124,11 +124,15 @@ fn a_viewer_reads_and_changes_nothing_and_a_deletion_is_told() {
     assert_eq!(server.request("GET", "/api/runs", "Cookie: bonfire_tracker=of-a-viewer\r\n", "").0, 200);
     let (status, answer) = call("an-operator", "experiments/create", r#"{"name":"one"}"#);
     assert_eq!(status, 200, "{answer}");
-    let id = answer.split("\"experiment_id\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("its id");
+    let id =
+        answer.split("\"experiment_id\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("its id");
     let body = format!(r#"{{"experiment_id":"{id}"}}"#);
     for path in ["experiments/delete", "experiments/update", "runs/create", "runs/log-batch"] {
         let (status, answer) = call("a-viewer", path, &body);
-        assert!(status == 403 && answer.contains("ann") && answer.contains("change nothing"), "{path}: {answer}");
+        assert!(
+            status == 403 && answer.contains("ann") && answer.contains("change nothing"),
+            "{path}: {answer}"
+        );
     }
     assert_eq!(call("a-stranger", "experiments/delete", &body).0, 401);
     assert_eq!(roles.0.lock().expect("held by nobody").len(), 0);

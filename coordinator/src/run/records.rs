@@ -6,8 +6,9 @@ use configs::Config;
 use datasets::Plan;
 use protocol::ids::RunId;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
+use wire::token;
 
-use super::Parts;
+use super::{Parts, endpoint};
 use crate::beside::Beside;
 use crate::display::{Display, RunInfo};
 use crate::figures::{self, Figures, Scrapes};
@@ -28,7 +29,9 @@ impl Parts<'_> {
         let (config, dir) = (&self.resolved.config, self.dir.path());
         let listener = figures::listen(&config.telemetry.metrics_listen)?;
         if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
-            self.write(&dir.join("metrics-address"), format!("http://{address}/metrics\n").as_bytes())?;
+            let in_the_open = self.args.security.insecure || token::is_loopback(address.ip());
+            let url = endpoint::url(address, !in_the_open);
+            self.write(&dir.join("metrics-address"), format!("{url}/metrics\n").as_bytes())?;
         }
         let (figures, registry) = Figures::new(self.dir.name());
         let first = past.history.resume().map_or(0, |resume| resume.step);

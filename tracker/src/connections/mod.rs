@@ -103,7 +103,8 @@ pub async fn serve<E, F, S>(
             continue;
         };
         let Some((seat, hung_up)) = Crowd::enter(&crowd) else { continue };
-        let served = serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
+        let served =
+            serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
         let (mut phases, alive) = (phases.clone(), alive.clone());
         tokio::spawn(async move {
             tokio::select! {

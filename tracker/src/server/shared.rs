@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::load::Load;
 use super::Failure;
+use super::load::Load;
 use crate::access::Access;
 use crate::index::{Index, IndexError, Item, Reader, Wait};
 

@@ -51,7 +51,8 @@ impl Server {
         limits: Limits,
         remark: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
-        let token = token.map(|token| Arc::new(AccessToken::parse(token).expect("a token")) as Arc<dyn Access>);
+        let token =
+            token.map(|token| Arc::new(AccessToken::parse(token).expect("a token")) as Arc<dyn Access>);
         Self::behind(dir, token, limits, remark)
     }
 
