@@ -53,7 +53,8 @@ pub struct Cli {
     /// the model, and can change them
     #[arg(long)]
     pub insecure: bool,
-    /// Serve /metrics for Prometheus at this address, such as 127.0.0.1:9465
+    /// Serve /metrics for Prometheus at this address, such as 127.0.0.1:9465; off this machine under TLS with --tls-cert, to
+    /// who shows the token of --token-file
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
     /// Slot in which the coordinator started this process

@@ -1,12 +1,17 @@
 //! The worker's figures for Prometheus. docs/monitoring.md says what each means.
 
-use std::net::SocketAddr;
+use std::future::ready;
 use std::sync::{Arc, OnceLock};
 
 use protocol::messages::{Failure, Timings};
+use tracker::access::{Access, Visitor};
 use tracker::prometheus::{Counter, Gauge, Registry, Seconds, Served};
 use tracker::traces::Spans;
+use wire::secured::Secured;
+use wire::tls::{Identity, ServerTls};
+use wire::token::{Token, TokenLine, is_loopback};
 
+use crate::cli::Cli;
 use crate::fail;
 
 /// What the compute thread is at.
@@ -117,14 +122,63 @@ impl Figures {
     }
 }
 
-/// Declares the figures and serves `/metrics`, if an address is given.
-pub(crate) fn serve(address: Option<SocketAddr>) -> Result<(Figures, Option<Served>), Failure> {
+/// Declares the figures and serves `/metrics`, if an address is given: in the open on this machine, to others with the
+/// certificate of `--tls-cert` and to who shows the token of `--token-file`.
+pub(crate) fn serve(cli: &Cli) -> Result<(Figures, Option<Served>), Failure> {
     let (figures, registry) = Figures::new();
-    let Some(address) = address else { return Ok((figures, None)) };
-    let failed = |why: std::io::Error| fail(2, format!("--metrics {address}: {why}"));
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    tracing::info!("metrics at http://{bound}/metrics");
-    let served = Arc::new(registry).serve(listener).map_err(failed)?;
+    let Some(address) = cli.metrics else { return Ok((figures, None)) };
+    let failed = |why: &dyn std::fmt::Display| fail(2, format!("--metrics {address}: {why}"));
+    let is_open = is_loopback(address.ip()) || cli.insecure;
+    let guard = if is_open { None } else { Some(guard(cli).map_err(|why| failed(&why))?) };
+    let listener = std::net::TcpListener::bind(address).map_err(|why| failed(&why))?;
+    let bound = listener.local_addr().map_err(|why| failed(&why))?;
+    tracing::info!("metrics at {}://{bound}/metrics", if is_open { "http" } else { "https" });
+    let (tls, access) = guard.unzip();
+    let establish = move |stream| ready(Ok(Secured::new(stream, tls.as_ref().map(ServerTls::pages))));
+    let served = Arc::new(registry).serve_over(listener, establish, access).map_err(|why| failed(&why))?;
     Ok((figures, Some(served)))
+}
+
+/// What encrypts the figures off this machine, and who may read them.
+fn guard(cli: &Cli) -> Result<(ServerTls, Arc<dyn Access>), String> {
+    let (Some(certificate), Some(key), Some(token)) = (&cli.tls_cert, &cli.tls_key, &cli.token_file) else {
+        return Err("it is reached from other machines: pass --tls-cert, --tls-key and --token-file to serve it under TLS to \
+                    who shows that token, or --insecure to serve it in the open to everybody"
+            .to_owned());
+    };
+    let identity = Identity::read(certificate, key).map_err(|why| why.to_string())?;
+    let own = identity.certificate().cloned().ok_or("--tls-cert has no certificate")?;
+    let tls = ServerTls::new(&identity, &own, None).map_err(|why| why.to_string())?;
+    let token = TokenLine::read(token).map_err(|why| why.to_string())?.token;
+    Ok((tls, Arc::new(OwnToken(token))))
+}
+
+/// Whoever shows the token that this worker has.
+struct OwnToken(Token);
+
+impl Access for OwnToken {
+    fn visitor(&self, token: &str) -> Option<Visitor> {
+        // The line of a token's file, or the token alone.
+        let token = token.split(':').next().unwrap_or_default();
+        let is_own = self.0.admits(Some(&format!("Bearer {token}")));
+        is_own.then(|| Visitor { name: "worker".into(), may_change: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_with_the_workers_own_token() {
+        let token = Token::random().expect("random");
+        let own = OwnToken(token.clone());
+        let line = TokenLine { token: token.clone(), fingerprint: None }.to_line();
+        for good in [token.to_hex(), line, token.to_hex() + ":sha256-00"] {
+            assert!(own.visitor(&good).is_some_and(|visitor| !visitor.may_change));
+        }
+        for bad in ["", "x", &Token::random().expect("random").to_hex()] {
+            assert!(own.visitor(bad).is_none());
+        }
+    }
 }

@@ -132,7 +132,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
-    let (figures, _served) = figures::serve(cli.metrics)?;
+    let (figures, _served) = figures::serve(cli)?;
     let (program, spans) = (about::hash_program(), figures.spans.clone());
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
     let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;

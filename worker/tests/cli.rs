@@ -31,3 +31,15 @@ fn a_device_that_isnt_there_is_refused_with_those_that_are() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("wgpu:99") && said.contains("cpu"), "{said}");
 }
+
+#[test]
+fn figures_for_other_machines_need_a_certificate_or_a_word() {
+    let output =
+        worker(&["--coordinator", "http://127.0.0.1:9", "--device", "cpu", "--metrics", "0.0.0.0:0"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        ["0.0.0.0:0", "--tls-cert", "--token-file", "--insecure"].iter().all(|word| said.contains(word)),
+        "{said}"
+    );
+}
