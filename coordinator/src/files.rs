@@ -49,6 +49,25 @@ pub(crate) fn ports(workers_max: u32) -> Result<Ports, Refusal> {
     deal(LIMIT.load(Ordering::Relaxed), workers_max)
 }
 
+/// What is to be said where members could want more data connections than there are files for.
+pub(crate) fn warning(ports: Ports, workers_max: u32) -> Option<String> {
+    let workers = usize::try_from(workers_max).unwrap_or(usize::MAX);
+    // Strangers may have a quarter of the port.
+    let room = ports.data - ports.data / 4;
+    let wanted = RESERVE
+        + BESIDE
+        + TRACKER
+        + CONTROL.max(4 * u64::from(workers_max))
+        + DATA_FILES * (2 * u64::from(workers_max)).max(128);
+    (room < workers).then(|| {
+        format!(
+            "this process may have {} files open, which leaves data connections for {room} workers, and elastic.max_workers \
+             is {workers_max}: raise the limit (ulimit -n {wanted}) before more join, or lower elastic.max_workers",
+            LIMIT.load(Ordering::Relaxed)
+        )
+    })
+}
+
 /// For a process that only serves a tracker.
 pub(crate) fn of_tracker() -> Limits {
     let free = LIMIT.load(Ordering::Relaxed).saturating_sub(BESIDE);
@@ -89,6 +108,11 @@ mod tests {
             assert!(ports.control > 40 && ports.data > 10 && ports.tracker > 10, "{limit}: {ports:?}");
         }
         assert_eq!(deal(65_536, 64).expect("enough"), Ports { control: 512, data: 128, tracker: 128 });
+        assert_eq!(warning(deal(1_024, 64).expect("enough"), 64), None);
+        let short = deal(512, 64).expect("enough");
+        let said = warning(short, 64).expect("too few for so many");
+        assert!(said.contains("elastic.max_workers is 64") && said.contains("ulimit -n 1"), "{said}");
+        assert_eq!(warning(short, 8), None);
         let refused = deal(256, 1).expect_err("too few");
         assert!(refused.code == 2 && refused.message.contains("ulimit -n 512"), "{}", refused.message);
     }

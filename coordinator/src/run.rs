@@ -62,6 +62,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     let ports = files::ports(resolved.config.elastic.max_workers)?;
     counted::bound(ports.control);
+    if let Some(warning) = files::warning(ports, resolved.config.elastic.max_workers) {
+        printable::error_line(format_args!("coordinator: {warning}"));
+    }
     let keys = Keys::read(&resolved)?;
     let worker = local_worker(&resolved.config)?;
     if worker.is_some() && args.tls_ca.is_some() {
