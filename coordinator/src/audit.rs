@@ -143,13 +143,19 @@ pub(crate) fn note(dir: &Path, event: &'static str, token: &str, role: &str) {
 }
 
 /// Somebody deleted or restored something of a folder of runs that no run serves.
-pub(crate) fn note_deletion(dir: &Path, token: &str, peer: Option<SocketAddr>, request: &str) {
+pub(crate) fn note_change(
+    dir: &Path,
+    event: &'static str,
+    token: &str,
+    peer: Option<SocketAddr>,
+    request: &str,
+) {
     let mut fields =
         Map::from_iter([("token".to_owned(), field(token)), ("request".to_owned(), field(request))]);
     if let Some(peer) = peer {
         fields.insert("peer".to_owned(), shown(peer));
     }
-    append(dir, "deleted", fields);
+    append(dir, event, fields);
 }
 
 fn shown(peer: SocketAddr) -> Value {

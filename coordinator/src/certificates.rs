@@ -142,7 +142,7 @@ fn issue(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     for_ever(&mut params);
-    let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), listen.to_canonical()];
+    let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), outward(listen).to_canonical()];
     let addresses = addresses.into_iter().filter(|address: &IpAddr| !address.is_unspecified());
     params.subject_alt_names.extend(addresses.map(SanType::IpAddress));
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -160,6 +160,27 @@ fn issue(
 
 fn for_ever(params: &mut CertificateParams) {
     (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(9999, 12, 31));
+}
+
+/// The address by which others most likely reach a port that listens at `listen`: where that is any address of this machine,
+/// the one with which it would speak to the world.
+pub(crate) fn outward(listen: IpAddr) -> IpAddr {
+    // Addresses for documentation (RFC 5737, RFC 3849), to which nothing is sent: the system only chooses its own.
+    let (any, far): (IpAddr, IpAddr) = match listen {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        IpAddr::V6(_) => {
+            (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
+        }
+    };
+    if !listen.is_unspecified() {
+        return listen;
+    }
+    let chosen = || {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect((far, 9))?;
+        socket.local_addr()
+    };
+    chosen().map_or(listen, |address| address.ip())
 }
 
 /// The address at which processes of this machine reach a port that listens there.

@@ -155,17 +155,26 @@ impl Connected for Counted {
     }
 }
 
+impl Counted {
+    /// An error where a stranger has to go. Whoever reads or writes asks: under TLS the first who does waits for the
+    /// handshake, and HTTP/2 begins with a write.
+    fn check_stranger(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        if let Some(stranger) = &mut self.stranger
+            && stranger.poll_known(context)?
+        {
+            self.stranger = None;
+        }
+        Ok(())
+    }
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if let Some(stranger) = &mut self.stranger
-            && stranger.poll_known(context)?
-        {
-            self.stranger = None;
-        }
+        self.check_stranger(context)?;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         RECEIVED.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
@@ -186,6 +195,7 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        self.check_stranger(context)?;
         count(Pin::new(&mut self.stream).poll_write(context, bytes))
     }
 
@@ -194,6 +204,7 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        self.check_stranger(context)?;
         count(Pin::new(&mut self.stream).poll_write_vectored(context, parts))
     }
 

@@ -111,8 +111,8 @@ impl Access for OfRun {
         self.is_encrypted
     }
 
-    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
-        self.audit.note("deleted", None, peer, &[("token", &visitor.name), ("request", request)]);
+    fn changed(&self, event: &'static str, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+        self.audit.note(event, None, peer, &[("token", &visitor.name), ("request", request)]);
     }
 }
 
@@ -152,7 +152,7 @@ impl Access for OfFolder {
         self.is_encrypted
     }
 
-    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
-        audit::note_deletion(&self.kept, &visitor.name, peer, request);
+    fn changed(&self, event: &'static str, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+        audit::note_change(&self.kept, event, &visitor.name, peer, request);
     }
 }

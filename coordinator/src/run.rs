@@ -253,7 +253,8 @@ impl Parts<'_> {
             audit: audit.clone(),
         };
         let url = |address| endpoint::url(address, tls.is_some());
-        let (near, far) = (url(certificates::near(address)), url(address));
+        let outward = SocketAddr::new(certificates::outward(address.ip()), address.port());
+        let (near, far) = (url(certificates::near(address)), url(outward));
         let watching = access.watch();
         let guard = guard(access.clone(), audit.clone());
         let server = endpoint::serve((control, tls), service, guard, config.elastic.lease.0, sums_max)?;

@@ -152,7 +152,8 @@ pub(crate) fn host(
     let (say, said) = mpsc::sync_channel(REMARKS_MAX);
     match start((&config.tracker.listen, pages, connections), runs, &hosted.address, say) {
         Ok((url, end, ended)) => {
-            recorder.line(&format!("tracker at {url}"));
+            let how = if url.starts_with("https") { " (asks for a token: /?token=TOKEN once)" } else { "" };
+            recorder.line(&format!("tracker at {url}{how}"));
             (hosted.end, hosted.ended, hosted.said) = (Some(end), Some(ended), Some(said));
         }
         Err(why) => recorder.line(&format!("no tracker beside this run: {why}")),
@@ -174,7 +175,7 @@ fn start(
     listener.set_nonblocking(true).map_err(|why| why.to_string())?;
     let at = listener.local_addr().map_err(|why| why.to_string())?;
     let door = pages.door(at).map_err(|why| format!("tracker.listen = {listen:?}: {}", why.message))?;
-    let url = format!("{}://{at}", door.scheme());
+    let url = format!("{}://{}", door.scheme(), SocketAddr::new(certificates::outward(at.ip()), at.port()));
     store::write_file(address, format!("{url}\n").as_bytes()).map_err(|why| why.to_string())?;
     let (end, ended) = oneshot::channel();
     let (alive, is_over) = oneshot::channel::<()>();

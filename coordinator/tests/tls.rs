@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};
@@ -234,4 +236,37 @@ fn strangers_at_ports_under_tls_change_nothing() {
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("use https://"), "{answer}");
     stop(&place, run);
     assert_eq!(wait(guest).status.code(), Some(130));
+}
+
+/// HTTP/2 begins with the server's words, which wait for the handshake under TLS: whoever never began it was never hung up on,
+/// and 520 of them kept every worker and every person out.
+#[test]
+fn a_crowd_that_never_begins_tls_keeps_no_worker_out_and_no_person() {
+    let place = Place::new();
+    let run = place
+        .coordinator(&[&LONG[..], &["--local-workers", "1", "--tls"]].concat())
+        .spawn()
+        .expect("started");
+    until("steps", || steps_committed(&place) > 5);
+    let address = address(&place);
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let connect = |_| TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    let mut crowd: Vec<TcpStream> = (0..600).map(connect).collect();
+    // The first are hung up on long before their time: the newest strangers take their places.
+    let first = &mut crowd[0];
+    first.set_read_timeout(Some(DEADLINE)).expect("set");
+    let end = first.read(&mut [0]);
+    assert!(
+        matches!(&end, Ok(0)) || end.as_ref().is_err_and(|why| why.kind() == ErrorKind::ConnectionReset),
+        "{end:?}"
+    );
+    let status = wait(place.command(&["status"]).spawn().expect("started"));
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stderr));
+    let token = token_file(&place);
+    let arguments = ["--coordinator", &address, "--token-file", &token, "--name", "guest", "--device", "cpu"];
+    let worker = place.worker(&arguments).spawn().expect("started");
+    until("the guest is in", || place.has_member("guest"));
+    drop(crowd);
+    stop(&place, run);
+    assert_eq!(wait(worker).status.code(), Some(130));
 }

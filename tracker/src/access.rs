@@ -27,11 +27,15 @@ pub trait Access: Send + Sync {
         false
     }
 
-    /// A visitor has deleted or restored something: the request, its path first. It must not block for long.
-    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
-        let _ = (visitor, peer, request);
+    /// A visitor has "deleted" or "restored" something: the request, its path first. It must not block for long.
+    fn changed(&self, event: &'static str, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+        let _ = (event, visitor, peer, request);
     }
 }
+
+/// The token that a request has shown: an extension of it, for answers that go on for long.
+#[derive(Clone)]
+pub(crate) struct Shown(pub(crate) Arc<str>);
 
 /// Where a connection comes from: an extension of its requests.
 #[derive(Clone, Copy, Debug)]

@@ -106,9 +106,9 @@ impl Access for Roles {
         true
     }
 
-    fn deleted(&self, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
+    fn changed(&self, event: &'static str, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
         let peer = peer.expect("known").ip();
-        self.0.lock().expect("held by nobody").push(format!("{} {peer} {request}", visitor.name));
+        self.0.lock().expect("held by nobody").push(format!("{event} {} {peer} {request}", visitor.name));
     }
 }
 
@@ -138,7 +138,7 @@ fn a_viewer_reads_and_changes_nothing_and_a_deletion_is_told() {
     assert_eq!(roles.0.lock().expect("held by nobody").len(), 0);
     assert_eq!(call("an-operator", "experiments/delete", &body).0, 200);
     let told = roles.0.lock().expect("held by nobody").clone();
-    assert_eq!(told, [format!("bob 127.0.0.1 /api/2.0/mlflow/experiments/delete {body}")]);
+    assert_eq!(told, [format!("deleted bob 127.0.0.1 /api/2.0/mlflow/experiments/delete {body}")]);
     let (_, answer) = server.request("GET", "/?token=of-a-viewer", "", "");
     assert!(answer.contains("; Secure\r\n"), "{answer}");
 }

@@ -36,22 +36,20 @@ pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
     audit::note(dir, "token created", &args.name, &args.role.to_string());
     display::print(&TokenLine { token, fingerprint }.to_line());
     printable::error_line(format_args!(
-        "this line is the token {:?} of a {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
-        args.name, args.role
+        "this line is the token {:?} of {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
+        args.name,
+        args.role.with_article()
     ));
     Ok(())
 }
 
 fn add(table: &mut Table, entry: Entry, now: u64) -> Result<(), String> {
-    if let Some(other) = table.tokens.iter().find(|other| other.name == entry.name) {
-        if other.ended(now).is_none() {
-            return Err(format!(
-                "a token named {:?} is there: revoke it first (coordinator token revoke {0}), or take another name",
-                entry.name
-            ));
-        }
-        // Its name is free again.
-        table.tokens.retain(|other| other.name != entry.name);
+    // One that is over leaves its name free, and stays: whoever still comes with it is told what became of it.
+    if table.tokens.iter().any(|other| other.name == entry.name && other.ended(now).is_none()) {
+        return Err(format!(
+            "a token named {:?} is there: revoke it first (coordinator token revoke {0}), or take another name",
+            entry.name
+        ));
     }
     if table.tokens.len() >= table::TOKENS_MAX {
         // Those that are over make room.
@@ -107,9 +105,20 @@ fn at(seconds: u64) -> String {
 }
 
 pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), Refusal> {
+    if args.name == super::RUN {
+        return Err(Refusal::config(format!(
+            "the run's own token can't be revoked: stop the run, remove {}, and resume it, which makes another one",
+            dir.join("token").display()
+        )));
+    }
     let role = table::change(dir, |table| {
-        let known: Vec<_> = table.tokens.iter().map(|entry| entry.name.clone()).collect();
-        let entry = table.tokens.iter_mut().find(|entry| entry.name == args.name);
+        let mut known: Vec<_> = table.tokens.iter().map(|entry| entry.name.clone()).collect();
+        known.dedup();
+        let now = table::now();
+        let of_name = || table.tokens.iter().enumerate().filter(|(_, entry)| entry.name == args.name);
+        let found = of_name().find(|(_, entry)| entry.ended(now).is_none()).or_else(|| of_name().next_back());
+        let found = found.map(|(place, _)| place);
+        let entry = found.and_then(|place| table.tokens.get_mut(place));
         let entry = entry.ok_or_else(|| {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             format!("there is no token {:?} of {} (there are: {known})", args.name, dir.display())

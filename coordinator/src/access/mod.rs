@@ -74,8 +74,9 @@ impl Who {
     pub(crate) fn may(&self, need: Need) -> Result<(), Status> {
         match self.role {
             Some(role) if !need.is_met_by(role) => Err(Status::permission_denied(format!(
-                "the token {:?} is of a {role}: {}",
+                "the token {:?} is of {}: {}",
                 self.name,
+                role.with_article(),
                 need.in_words()
             ))),
             _ => Ok(()),
@@ -255,12 +256,15 @@ impl Known {
     fn take(&mut self, entries: BTreeMap<String, Entry>) {
         let mut before = std::mem::take(&mut self.entries);
         for (hash, entry) in entries {
-            let ended = before.remove(&hash).map_or_else(|| watch::channel(false).0, |given| given.ended);
+            let still = before.remove(&hash).map(|given| given.ended).filter(|ended| !*ended.borrow());
+            let ended = still.unwrap_or_else(|| watch::channel(false).0);
             self.entries.insert(hash, Given { entry, ended });
         }
-        for given in before.into_values() {
+        // Whoever comes with one of these is told that it is over, rather than that nobody knows it.
+        for (hash, mut given) in before.into_iter().take(table::TOKENS_MAX) {
             given.ended.send_replace(true);
-            // Whoever asks later is told that nobody knows it.
+            given.entry.revoked.get_or_insert_with(table::now);
+            self.entries.insert(hash, given);
         }
     }
 }

@@ -31,6 +31,17 @@ pub(crate) enum Role {
     Operator,
 }
 
+impl Role {
+    /// For messages.
+    pub(crate) fn with_article(self) -> &'static str {
+        match self {
+            Self::Viewer => "a viewer",
+            Self::Worker => "a worker",
+            Self::Operator => "an operator",
+        }
+    }
+}
+
 impl std::fmt::Display for Role {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.write_str(match self {
@@ -93,7 +104,7 @@ impl Table {
         let file = match std::fs::File::open(&path) {
             Ok(file) => file,
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(why) => return Err(wrong(&why)),
+            Err(why) => return Err(format!("{} can't be read: {why}", path.display())),
         };
         let mut text = String::new();
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|why| wrong(&why))?;

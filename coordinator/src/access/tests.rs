@@ -91,7 +91,8 @@ async fn whoever_was_admitted_hears_of_the_end_of_the_token() {
     })
     .expect("written");
     tokio::time::timeout(deadline, third.ended()).await.expect("told");
-    assert_eq!(admit(&access, &removed).expect_err("gone"), Refused::Unknown);
+    let refused = admit(&access, &removed).expect_err("gone");
+    assert_eq!(refused, Refused::Ended { name: "gpu-9".into(), how: "was revoked" });
     watching.abort();
     assert!(!*second.ended.borrow() && !*all.ended.borrow());
     who(&kept);

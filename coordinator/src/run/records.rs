@@ -1,5 +1,6 @@
 //! What is kept and shown of a run from its start: the record, metrics, versions, and what is served beside them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use configs::Config;
@@ -10,6 +11,7 @@ use wire::token;
 
 use super::{Parts, endpoint};
 use crate::beside::Beside;
+use crate::certificates;
 use crate::display::{Display, RunInfo};
 use crate::figures::{self, Figures, Scrapes};
 use crate::origin::Origin;
@@ -30,7 +32,8 @@ impl Parts<'_> {
         let listener = figures::listen(&config.telemetry.metrics_listen)?;
         if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
             let in_the_open = self.args.security.insecure || token::is_loopback(address.ip());
-            let url = endpoint::url(address, !in_the_open);
+            let shown = SocketAddr::new(certificates::outward(address.ip()), address.port());
+            let url = endpoint::url(shown, !in_the_open);
             self.write(&dir.join("metrics-address"), format!("{url}/metrics\n").as_bytes())?;
         }
         let (figures, registry) = Figures::new(self.dir.name());

@@ -308,7 +308,9 @@ impl Coordinator {
         }
         // Others may have come with another state than the one that this commit speaks of.
         if !self.compare_new_claims(now, key.step) && !self.is_view_whole() {
-            self.retry(now, "a member was lost while the step before was committed");
+            let lost = "a member was lost while the step before was committed";
+            let reason = self.broken_edges.as_ref().map_or_else(|| lost.to_owned(), |(_, edge)| edge.clone());
+            self.retry(now, &reason);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Who may: a token, a cookie, or somebody on this machine.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
@@ -7,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{Failure, Tracker};
-use crate::access::{Access, Peer, Visitor};
+use crate::access::{Access, Peer, Shown, Visitor};
 
 /// The cookie's name.
 const COOKIE_NAME: &str = "bonfire_tracker";
@@ -81,42 +83,51 @@ pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next
             Err(failure) => failure.into_response(),
         };
     };
-    let visitor = match admit(access, &request) {
-        Ok(visitor) => visitor,
+    let (visitor, token) = match admit(access, &request) {
+        Ok(admitted) => admitted,
         Err(answer) => return *answer,
     };
+    let mut request = request;
+    if let Some(token) = &token {
+        request.extensions_mut().insert(Shown(token.clone()));
+    }
     if !visitor.may_change && !is_reading(request.method(), request.uri().path()) {
         let name = &visitor.name;
         return Failure::denied(format!("the token {name:?} may read and change nothing")).into_response();
     }
-    if !is_deleting(request.method(), request.uri().path()) {
+    let Some(event) = deletion(request.method(), request.uri().path()) else {
         return next.run(request).await;
-    }
+    };
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, DELETION_BYTES_MAX).await else {
         return Failure::invalid("a request to delete has at most 64 KiB").into_response();
     };
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let what = format!("{} {}", parts.uri, String::from_utf8_lossy(&body));
+    let mut what = format!("{} {}", parts.uri.path(), String::from_utf8_lossy(&body));
+    if let Some(token) = &token {
+        what = what.replace(&**token, "(the token)");
+    }
     let answer = next.run(Request::from_parts(parts, body.into())).await;
     if answer.status().is_success() {
-        access.deleted(&visitor, peer, what.trim_end());
+        access.changed(event, &visitor, peer, what.trim_end());
     }
     answer
 }
 
-/// Who asks; else the answer.
-fn admit(access: &dyn Access, request: &Request) -> Result<Visitor, Box<Response>> {
-    if let Some(visitor) = shown(access, request.headers()) {
-        return Ok(visitor);
+/// Who asks, and with which token; else the answer.
+fn admit(access: &dyn Access, request: &Request) -> Result<(Visitor, Option<Arc<str>>), Box<Response>> {
+    if let Some((visitor, token)) = shown(access, request.headers()) {
+        return Ok((visitor, Some(token)));
     }
     let given = query_token(request.uri()).filter(|_| request.method() == Method::GET);
     if let Some(given) = given.as_deref().filter(|given| access.visitor(given).is_some()) {
         return Err(Box::new(with_cookie(given, access.is_encrypted(), request.uri())));
     }
-    let neighbour = access.neighbour().filter(|_| is_this_machine(request.headers()).is_ok());
-    if let Some(neighbour) = neighbour {
-        return Ok(neighbour);
+    if let Some(neighbour) = access.neighbour() {
+        return match is_this_machine(request.headers()) {
+            Ok(()) => Ok((neighbour, None)),
+            Err(failure) => Err(Box::new(failure.into_response())),
+        };
     }
     let what =
         if given.is_some() { "this token is wrong" } else { "the tracker's token is missing or wrong" };
@@ -125,18 +136,19 @@ fn admit(access: &dyn Access, request: &Request) -> Result<Visitor, Box<Response
     Err(Box::new(Failure::unauthenticated(format!("{what}: {how}")).into_response()))
 }
 
-/// Who shows a token in the headers: in `Authorization`, else in the cookie.
-pub(crate) fn shown(access: &dyn Access, headers: &HeaderMap) -> Option<Visitor> {
+/// Who shows a token in the headers, in `Authorization` or else in the cookie, and the token.
+pub(crate) fn shown(access: &dyn Access, headers: &HeaderMap) -> Option<(Visitor, Arc<str>)> {
+    let known = |token: &str| access.visitor(token).map(|visitor| (visitor, token.into()));
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some((scheme, given)) = bearer.and_then(|value| value.split_once(' '))
         && scheme.eq_ignore_ascii_case("bearer")
     {
-        return access.visitor(given.trim());
+        return known(given.trim());
     }
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut own = pairs.filter(|(name, _)| *name == COOKIE_NAME);
-    own.find_map(|(_, value)| access.visitor(value))
+    own.find_map(|(_, value)| known(value))
 }
 
 /// Whether a request changes nothing: MLflow's clients search by POST.
@@ -145,15 +157,21 @@ fn is_reading(method: &Method, path: &str) -> bool {
     method.is_safe() || (method == Method::POST && ["search", "get-latest-versions"].contains(&last))
 }
 
-/// Whether a request deletes or restores something.
-fn is_deleting(method: &Method, path: &str) -> bool {
+/// What a request does to something that is there, if it deletes or restores.
+fn deletion(method: &Method, path: &str) -> Option<&'static str> {
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    method == Method::DELETE || (method == Method::POST && ["delete", "restore"].contains(&last))
+    match last {
+        "restore" if method == Method::POST => Some("restored"),
+        "delete" if method == Method::POST => Some("deleted"),
+        _ if method == Method::DELETE => Some("deleted"),
+        _ => None,
+    }
 }
 
-/// The token in the address, with `%2B` and the like read.
+/// The token in the address, with `%2B` and the like read. A `+` is one: tokens have no blanks, and many have that.
 fn query_token(uri: &Uri) -> Option<String> {
-    let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    let uri: Uri = format!("/?{}", uri.query()?.replace('+', "%2B")).parse().ok()?;
+    let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok()?;
     query.0.into_iter().find(|(name, _)| name == "token").map(|(_, value)| value)
 }
 

@@ -5,16 +5,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
 use super::{Failure, Tracker};
+use crate::access::Shown;
 use crate::index::{Place, Reader};
 use crate::sink::quoted;
 
@@ -51,27 +52,38 @@ pub(super) fn routes() -> Router<Tracker> {
     Router::new().route("/api/runs/{id}/stream", get(stream))
 }
 
-async fn stream(State(tracker): State<Tracker>, Path(id): Path<String>) -> Result<Sse<Events>, Failure> {
+async fn stream(
+    State(tracker): State<Tracker>,
+    Path(id): Path<String>,
+    shown: Option<Extension<Shown>>,
+) -> Result<Sse<Events>, Failure> {
     let permit = Arc::clone(tracker.streams()).try_acquire_owned();
     let permit = permit.map_err(|_| Failure::busy("too many streams are open: close one"))?;
     let asked = id.clone();
     tracker.read(move |reader| reader.row(&asked)?.map(|_| ()).ok_or_else(|| no_run(&asked))).await?;
     let (to, events) = mpsc::channel(WAITING);
-    tokio::spawn(follow(tracker, id, to, permit));
+    tokio::spawn(follow(tracker, (id, shown.map(|Extension(shown)| shown)), to, permit));
     let heartbeat = KeepAlive::new().interval(HEARTBEAT);
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(heartbeat))
 }
 
-/// Until the run is gone, the reader is, or the server ends, whose last word is how the run stands then.
+/// Until the run is gone, the reader is or its token, or the server ends, whose last word is how the run stands then.
 async fn follow(
     tracker: Tracker,
-    id: String,
+    (id, shown): (String, Option<Shown>),
     to: mpsc::Sender<Result<Event, Infallible>>,
     _permit: OwnedSemaphorePermit,
 ) {
     let mut closed = tracker.closed();
     let mut sent = Sent::default();
+    let is_over = || {
+        let visitor = shown.as_ref().zip(tracker.access()).map(|(shown, access)| access.visitor(&shown.0));
+        visitor.is_some_and(|visitor| visitor.is_none())
+    };
     loop {
+        if is_over() {
+            return;
+        }
         // Before the look: what is written by then is in it.
         let is_last = *closed.borrow();
         let (asked, before) = (id.clone(), sent.clone());
