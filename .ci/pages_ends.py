@@ -10,7 +10,7 @@ from pages_kit import DEADLINE, Served, end, looks, quiet, record, train
 def check_ended(page, runs):
     """A run completes while its page is open at its own tracker: the page shows its last state, stands still, and says where it
     can be seen from now on."""
-    process = train(runs, "run.name=ended", "optimizer.learning_rate=0.0005", epochs=150)
+    process = train(runs, "run.name=ended", "optimizer.learning_rate=0.0005", epochs=25)
     try:
         place = runs / "ended" / "tracker-address"
         url = wait_for("the run's own tracker", lambda: place.is_file() and place.read_text().strip(), DEADLINE)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Resident memory of coordinator and workers over a long run: python3 benches/memory.py [--steps N] [--svg FILE]
 
-Real processes of target/release on the digits, two local workers, the model of configs/digits.toml and one of two slices. Every
-so many steps /proc says what each process holds; a table for BENCHMARKS.md goes to standard output, the curves into an SVG.
+Real processes of target/release on the digits, two local workers, the model of configs/digits.toml. Every so many steps /proc
+says what each process holds; a table for BENCHMARKS.md goes to standard output, the curves into an SVG.
 Nothing but the standard library.
 """
 
@@ -31,7 +31,7 @@ def measure(steps):
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             f"run.dir={folder}", "run.name=memory", "train.epochs=1000000", "train.evaluate_every=20",
-            "checkpoint.every=1000 steps", "schedule.kind=constant",
+            "checkpoint.every=1000 steps", "schedule.kind=constant", "schedule.warmup_steps=0",
         ]
         command = [ROOT / "target/release/coordinator", "--config", ROOT / "configs/digits.toml", "--local-workers", "2"]
         command += [word for setting in settings for word in ("--set", setting)]
