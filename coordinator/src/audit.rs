@@ -55,7 +55,7 @@ impl Audit {
         Ok(Self { lines })
     }
 
-    /// Somebody did something.
+    /// A line with the time, this event, the token's name and role, the peer's address and what else is said.
     pub(crate) fn note(
         &self,
         event: &'static str,
@@ -187,7 +187,7 @@ fn write(path: &Path, older: &Path, line: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn lines(dir: &Path) -> Vec<Value> {
+    fn written(dir: &Path) -> Vec<Value> {
         let text = std::fs::read_to_string(dir.join(FILE)).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
     }
@@ -195,17 +195,14 @@ mod tests {
     #[test]
     fn what_a_peer_calls_itself_is_text_and_bounded() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let audit = Audit::start(dir.path()).expect("a thread");
+        let (lines, inbox) = sync_channel(1);
+        let audit = Audit { lines };
         let name = "\u{1b}[31mred\n".to_owned() + &"x".repeat(100_000);
         let peer = "[::ffff:10.0.0.1]:7".parse().ok();
         audit.note("joined", None, peer, &[("worker", &name)]);
         drop(audit);
-        let began = Instant::now();
-        while lines(dir.path()).is_empty() {
-            assert!(began.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let line = &lines(dir.path())[0];
+        keep(dir.path(), &inbox);
+        let line = &written(dir.path())[0];
         assert_eq!((&line["event"], &line["peer"]), (&"joined".into(), &"10.0.0.1".into()));
         let worker = line["worker"].as_str().expect("a name");
         assert!(worker.starts_with("\u{fffd}[31mred\u{fffd}x") && worker.chars().count() == FIELD_CHARS_MAX);

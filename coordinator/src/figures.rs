@@ -250,6 +250,6 @@ pub(crate) fn serve(Scrapes { listener, registry }: Scrapes, pages: &RunPages) -
     let at = listener.local_addr().inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()?;
     let door = pages.door(at).inspect_err(|why| warn!(why.message, "/metrics can't be served")).ok()?;
     let access = (!is_loopback(at.ip())).then(|| door.access.clone());
-    let served = registry.serve_over(listener, door.establish(), access);
+    let served = registry.serve(listener, door.establish(), access);
     served.inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()
 }

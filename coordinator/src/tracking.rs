@@ -71,7 +71,7 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
         printable::error_line(format_args!("coordinator: {}", certificates::INSECURE_PAGES));
     }
     let (limits, end) = (files::of_tracker(), signals::told_to_end());
-    tracker::server::serve_over(listener, door.establish(), tracker, limits, end).await;
+    tracker::server::serve(listener, door.establish(), tracker, limits, end).await;
     Ok(())
 }
 
@@ -208,8 +208,7 @@ fn serve_beside(
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(|why| why.to_string())?;
         let ended = async move { drop(ended.await) };
-        tracker::server::serve_over(listener, door.establish(), tracker, Limits::of(connections), ended)
-            .await;
+        tracker::server::serve(listener, door.establish(), tracker, Limits::of(connections), ended).await;
         Ok(())
     })
 }

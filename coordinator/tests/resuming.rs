@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use serde_json::Value;
 use support::{Place, signal, steps_committed, until, wait};
@@ -27,16 +27,7 @@ fn line_to_type(out: &str) -> String {
 
 /// Types a line into a shell in the place's folder.
 fn typed(place: &Place, line: &str) -> Child {
-    Command::new("sh")
-        .args(["-c", &format!("exec {line}")])
-        .current_dir(place.path())
-        .env("XDG_RUNTIME_DIR", place.path())
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a shell")
+    place.program("sh").args(["-c", &format!("exec {line}")]).spawn().expect("a shell")
 }
 
 #[test]

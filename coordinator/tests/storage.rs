@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use protocol::journal::decode;
 use serde_json::Value;
@@ -42,16 +42,11 @@ impl<'a> Mounted<'a> {
     /// `coordinator` with these arguments, after a command that mounts something below the place.
     fn start(place: &'a Place, mount: &str, arguments: &[&str]) -> Self {
         let script = format!("{mount} && exec \"$0\" \"$@\"");
-        let child = Command::new("unshare")
+        let child = place
+            .program("unshare")
             .args(["-rm", "sh", "-c", &script, env!("CARGO_BIN_EXE_coordinator")])
             .args(["--config", "run.toml", "--output", "json"])
             .args(arguments)
-            .current_dir(place.path())
-            .env("XDG_RUNTIME_DIR", place.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .expect("started");
         Self { place, child }

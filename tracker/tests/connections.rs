@@ -136,7 +136,8 @@ fn metrics_are_scraped_beside_a_crowd() {
     registry.counter("steps_total", "Steps.", &[]).increment();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let served = std::sync::Arc::new(registry).serve(listener).expect("a thread");
+    let served =
+        std::sync::Arc::new(registry).serve(listener, tracker::connections::plain, None).expect("a thread");
     let crowd: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).expect("connected")).collect();
     let mut scrape = TcpStream::connect(address).expect("connected");
     scrape.set_read_timeout(Some(DEADLINE)).expect("set");

@@ -1,4 +1,5 @@
-//! The run's token on the control plane: a client's calls carry it, a server admits no call without it.
+//! The token on the control plane: a client's calls carry it. Who is admitted with it is the server's to say
+//! ([`Token::admits`]).
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -28,29 +29,5 @@ impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert(METADATA_KEY, self.value.clone());
         Ok(request)
-    }
-}
-
-/// Admits a server's calls that carry the token.
-#[derive(Clone, Debug)]
-pub struct Guard {
-    token: Token,
-}
-
-impl Guard {
-    /// For this run's token.
-    #[must_use]
-    pub fn new(token: Token) -> Self {
-        Self { token }
-    }
-}
-
-impl Interceptor for Guard {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let value = request.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
-        if self.token.admits(value) {
-            return Ok(request);
-        }
-        Err(Status::unauthenticated("the run's token is missing or wrong: see --token-file"))
     }
 }

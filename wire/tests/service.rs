@@ -11,12 +11,12 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
-use wire::auth::{Bearer, Guard};
+use wire::auth::Bearer;
 use wire::convert::{from_worker_in, from_worker_out, to_worker_in, to_worker_out};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::bonfire_server::{Bonfire, BonfireServer};
 use wire::proto::{self, upload_chunk::Part};
-use wire::token::Token;
+use wire::token::{METADATA_KEY, Token};
 use wire::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -92,12 +92,24 @@ struct Running {
     _end: oneshot::Sender<()>,
 }
 
+/// Admits calls that carry the token.
+fn guard(token: Token) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| {
+        let value = request.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
+        if token.admits(value) {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated("the token is missing or wrong"))
+        }
+    }
+}
+
 async fn start(token: &Token) -> Running {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (end, ended) = oneshot::channel::<()>();
     let service = BonfireServer::new(Echo).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let guarded = InterceptedService::new(service, Guard::new(token.clone()));
+    let guarded = InterceptedService::new(service, guard(token.clone()));
     let server = Server::builder().add_service(guarded);
     tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
         let _ = ended.await;
@@ -223,12 +235,12 @@ async fn an_oversized_message_is_refused_and_the_server_lives() {
 #[test]
 fn the_guard_looks_at_the_metadata_alone() {
     let token = Token::random().expect("random");
-    let mut guard = Guard::new(token.clone());
+    let mut guard = guard(token.clone());
     let request = Bearer::new(&token).call(Request::new(())).expect("filled in");
-    guard.call(request).expect("admitted");
+    guard(request).expect("admitted");
     for value in ["", "Bearer", "Bearer x", &token.to_hex(), &format!("bearer {}", token.to_hex())] {
         let mut request = Request::new(());
         request.metadata_mut().insert("authorization", value.parse().expect("a value"));
-        assert_eq!(guard.call(request).expect_err("refused").code(), Code::Unauthenticated, "{value}");
+        assert_eq!(guard(request).expect_err("refused").code(), Code::Unauthenticated, "{value}");
     }
 }

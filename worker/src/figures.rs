@@ -135,7 +135,7 @@ pub(crate) fn serve(cli: &Cli) -> Result<(Figures, Option<Served>), Failure> {
     tracing::info!("metrics at {}://{bound}/metrics", if is_open { "http" } else { "https" });
     let (tls, access) = guard.unzip();
     let establish = move |stream| ready(Ok(Secured::new(stream, tls.as_ref().map(ServerTls::pages))));
-    let served = Arc::new(registry).serve_over(listener, establish, access).map_err(|why| failed(&why))?;
+    let served = Arc::new(registry).serve(listener, establish, access).map_err(|why| failed(&why))?;
     Ok((figures, Some(served)))
 }
 

@@ -27,7 +27,7 @@ pub(crate) const RUN: &str = "run";
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What a call needs.
+/// What a call does, by which a role may make it or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Need {
     /// To read the run's status or pages.
@@ -114,9 +114,8 @@ pub(crate) enum Refused {
     Unknown,
     /// It was good once.
     Ended {
-        /// Its name.
         name: String,
-        /// How it ended.
+        /// "was revoked" or "has expired".
         how: &'static str,
     },
 }

@@ -56,11 +56,10 @@ impl std::fmt::Display for Role {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
-    /// Who has it.
+    /// For people, and for the audit log: unique among those that are good.
     pub(crate) name: String,
-    /// What for.
     pub(crate) role: Role,
-    /// Of the token.
+    /// Of the token, in hexadecimal digits: see [`hash`].
     pub(crate) hash: String,
     /// Seconds since 1970.
     pub(crate) created: u64,
@@ -81,7 +80,7 @@ impl Entry {
     }
 }
 
-/// The whole file.
+/// The file's content.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Table {
     /// In the order of their creation.

@@ -27,7 +27,7 @@ pub(crate) struct Told {
     pub(crate) lost: BTreeMap<MemberId, Loss>,
 }
 
-/// The mailbox.
+/// Shared by the reducer's thread, readers and the driver.
 #[derive(Default)]
 pub(crate) struct Notices {
     told: Mutex<Told>,

@@ -88,9 +88,15 @@ impl Place {
 
     /// `coordinator` with these arguments, in this folder.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_coordinator"));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// Any program, in this folder and with nothing of the environment that changes what Bonfire does.
+    pub(crate) fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
             .current_dir(self.path())
             .env("XDG_RUNTIME_DIR", self.path())
             .env_remove("RUST_LOG")
@@ -102,16 +108,8 @@ impl Place {
 
     /// A program, such as a shell, that starts the coordinator with what is said further.
     pub(crate) fn through(&self, program: &[&str]) -> Command {
-        let mut command = Command::new(program[0]);
-        command
-            .args(&program[1..])
-            .arg(env!("CARGO_BIN_EXE_coordinator"))
-            .current_dir(self.path())
-            .env("XDG_RUNTIME_DIR", self.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = self.program(program[0]);
+        command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_coordinator"));
         command
     }
 

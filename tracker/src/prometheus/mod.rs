@@ -281,21 +281,13 @@ impl Registry {
         out
     }
 
-    /// Serves `GET /metrics` on a thread of its own, so that no crowd takes a thread that training needs. It ends when the
-    /// handle is dropped.
+    /// Serves `GET /metrics` on a thread of its own, so that no crowd takes a thread that training needs, over streams that
+    /// `establish` makes of what was accepted: such as [`connections::plain`], or by a TLS handshake. With `access` a scrape shows a
+    /// token (`Authorization: Bearer`). It ends when the handle is dropped.
     ///
     /// # Errors
     /// When the listener can't be used, or the system gives no thread.
-    pub fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<Served> {
-        self.serve_over(listener, connections::plain, None)
-    }
-
-    /// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake. With `access` a
-    /// scrape shows a token (`Authorization: Bearer`).
-    ///
-    /// # Errors
-    /// As [`Registry::serve`].
-    pub fn serve_over<E, F, S>(
+    pub fn serve<E, F, S>(
         self: Arc<Self>,
         listener: TcpListener,
         establish: E,

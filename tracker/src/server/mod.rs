@@ -166,18 +166,9 @@ pub fn router(tracker: Tracker) -> Router {
         .with_state(tracker)
 }
 
-/// Serves the tracker without encryption until `end` comes, and then what is under way for three seconds more.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    tracker: Tracker,
-    limits: Limits,
-    end: impl Future<Output = ()>,
-) {
-    serve_over(listener, connections::plain, tracker, limits, end).await;
-}
-
-/// The same over streams that `establish` makes of what was accepted, such as by a TLS handshake.
-pub async fn serve_over<E, F, S>(
+/// Serves the tracker until `end` comes, and then what is under way for three seconds more, over streams that `establish`
+/// makes of what was accepted: such as [`connections::plain`], or by a TLS handshake.
+pub async fn serve<E, F, S>(
     listener: tokio::net::TcpListener,
     establish: E,
     tracker: Tracker,

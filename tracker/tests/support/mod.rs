@@ -74,7 +74,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel::<()>();
         let ended = async move { drop(ended.await) };
-        runtime.spawn(tracker::server::serve(listener, tracker, limits, ended));
+        runtime.spawn(tracker::server::serve(listener, tracker::connections::plain, tracker, limits, ended));
         Self { address, end: Some(end), runtime, dir }
     }
 
