@@ -168,8 +168,6 @@ async fn no_call_is_admitted_without_the_right_token() {
     ];
     for status in codes {
         assert_eq!(status.code(), Code::Unauthenticated);
-        assert!(status.message().contains("--token-file"), "{status}");
-        assert!(!status.message().contains(&other.to_hex()), "{status}");
     }
 }
 
