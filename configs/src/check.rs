@@ -4,9 +4,9 @@ mod data;
 
 use toml::Value;
 
-use crate::ends;
+use crate::init_and_early_stopping;
+use crate::key_positions::Report;
 use crate::keys::of_model;
-use crate::places::Report;
 use crate::types::{Config, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
 use crate::values::{Devices, Every};
 
@@ -26,8 +26,8 @@ pub(crate) fn check(config: &Config, report: &mut Report) {
     sinks(config, report);
     model(config, report);
     tracker(config, report);
-    ends::init(&config.init, report);
-    ends::patience(&config.train, report);
+    init_and_early_stopping::init(&config.init, report);
+    init_and_early_stopping::patience(&config.train, report);
     telemetry(&config.telemetry, report);
 }
 

@@ -3,8 +3,8 @@
 use toml::{Table, Value};
 
 use crate::error::{likeness, nearest, shown};
+use crate::key_positions::Report;
 use crate::keys::{KEYS, Key, Kind, MODEL_KEYS, RESERVED, of_model, sections};
-use crate::places::Report;
 
 /// Reports every key that is unknown or has a wrong value.
 pub(crate) fn check_keys(table: &Table, report: &mut Report) {

@@ -49,15 +49,15 @@
 
 mod check;
 mod difference;
-mod ends;
 mod error;
+mod init_and_early_stopping;
+mod key_positions;
 pub mod keys;
 mod kind;
 mod known;
 mod load;
 mod overrides;
 mod page;
-mod places;
 mod types;
 mod values;
 

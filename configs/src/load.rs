@@ -8,10 +8,10 @@ use toml::{Table, Value};
 
 use crate::check::check;
 use crate::error::{ConfigError, shown};
+use crate::key_positions::{KeyPositions, LineStarts, Report};
 use crate::keys::{Kind, of_model};
 use crate::known::check_keys;
 use crate::overrides::apply_all;
-use crate::places::{LineStarts, Places, Report};
 use crate::types::{Config, Model};
 
 /// A checked configuration and where it came from.
@@ -54,7 +54,7 @@ impl Config {
         };
         let spanned = DeTable::parse(text).map_err(|why| broken(&why))?;
         let mut table: Table = text.parse().map_err(|why| broken(&why))?;
-        let mut report = Report::new(Places::of(name, text, spanned.get_ref()));
+        let mut report = Report::new(KeyPositions::of(name, text, spanned.get_ref()));
         apply_all(&mut table, overrides, &mut report);
         check_keys(&table, &mut report);
         // Combinations of values that are wrong themselves would only confuse.

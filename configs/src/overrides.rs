@@ -2,9 +2,9 @@
 
 use toml::{Table, Value};
 
+use crate::key_positions::Report;
 use crate::keys::sections;
 use crate::known::outside;
-use crate::places::Report;
 
 const FORM: &str = "expected section.key=value, such as train.epochs=5";
 

@@ -13,7 +13,7 @@ use datasets::registry::utc;
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use crate::access::Who;
+use crate::access::Caller;
 
 const FILE: &str = "audit.jsonl";
 /// The older half, in another file: together they are bounded.
@@ -56,10 +56,10 @@ impl Audit {
     }
 
     /// A line with the time, this event, the token's name and role, the peer's address and what else is said.
-    pub(crate) fn note(
+    pub(crate) fn record(
         &self,
         event: &'static str,
-        who: Option<&Who>,
+        who: Option<&Caller>,
         peer: Option<SocketAddr>,
         more: &[(&str, &str)],
     ) {
@@ -134,7 +134,7 @@ impl Refusals {
 }
 
 /// Appends a line from another process than the run's.
-pub(crate) fn note(dir: &Path, event: &'static str, token: &str, role: &str) {
+pub(crate) fn record(dir: &Path, event: &'static str, token: &str, role: &str) {
     append(
         dir,
         event,
@@ -199,7 +199,7 @@ mod tests {
         let audit = Audit { lines };
         let name = "\u{1b}[31mred\n".to_owned() + &"x".repeat(100_000);
         let peer = "[::ffff:10.0.0.1]:7".parse().ok();
-        audit.note("joined", None, peer, &[("worker", &name)]);
+        audit.record("joined", None, peer, &[("worker", &name)]);
         drop(audit);
         keep(dir.path(), &inbox);
         let line = &written(dir.path())[0];

@@ -16,7 +16,7 @@ use wire::tls::{Identity, ServerTls, TlsError, certificates};
 use wire::token::{is_loopback, write_private};
 
 use crate::cli::ServerSecurity;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Names of a host in its certificate: as long as DNS has them.
 const NAME_BYTES_MAX: usize = 253;
@@ -35,7 +35,7 @@ pub(crate) fn server_tls(
     authority: Option<&Path>,
     listen: IpAddr,
     folder: &Path,
-) -> Result<Option<ServerTls>, Refusal> {
+) -> Result<Option<ServerTls>, StartError> {
     let is_asked_for = security.tls || security.tls_cert.is_some() || authority.is_some();
     if !is_asked_for && (is_loopback(listen) || security.insecure) {
         return Ok(None);
@@ -53,27 +53,27 @@ pub(crate) fn server_tls(
 pub(crate) fn own_tls(
     security: &ServerSecurity,
     authority: Option<&Path>,
-) -> Result<Option<ServerTls>, Refusal> {
+) -> Result<Option<ServerTls>, StartError> {
     let authority = authority.map(|path| certificates("--tls-ca", path)).transpose().map_err(refused)?;
     let (Some(certificate), Some(key)) = (&security.tls_cert, &security.tls_key) else { return Ok(None) };
     let identity = Identity::read(certificate, key).map_err(refused)?;
     let own = identity.certificate().cloned();
-    let own = own.ok_or_else(|| Refusal::config("--tls-cert has no certificate"))?;
+    let own = own.ok_or_else(|| StartError::config("--tls-cert has no certificate"))?;
     ServerTls::new(&identity, &own, authority).map(Some).map_err(refused)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn refused(why: TlsError) -> Refusal {
-    Refusal::config(why)
+fn refused(why: TlsError) -> StartError {
+    StartError::config(why)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unmade(why: rcgen::Error) -> Refusal {
-    Refusal::failed(format!("no certificate can be made: {why}"))
+fn unmade(why: rcgen::Error) -> StartError {
+    StartError::failed(format!("no certificate can be made: {why}"))
 }
 
 /// The CA that was made before, or a new one.
-fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), Refusal> {
+fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), StartError> {
     let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
     let way_out = || {
         format!(
@@ -83,11 +83,11 @@ fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'stat
     };
     if certificate.exists() {
         let at = |why: &dyn std::fmt::Display| {
-            Refusal::config(format!("the run's key {}: {why}: {}", key.display(), way_out()))
+            StartError::config(format!("the run's key {}: {why}: {}", key.display(), way_out()))
         };
         let mode = std::fs::metadata(&key).map_err(|why| at(&why))?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(Refusal::config(format!(
+            return Err(StartError::config(format!(
                 "the run's key {} may be read by others (mode {:o}): chmod 600 it, or remove {} if somebody may have read it",
                 key.display(),
                 mode & 0o777,
@@ -109,7 +109,7 @@ fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'stat
     let params = authority_params(&pair);
     let made = params.self_signed(&pair).map_err(unmade)?;
     let failed = |why: std::io::Error| {
-        Refusal::failed(format!("the run's certificate can't be kept in {}: {why}", folder.display()))
+        StartError::failed(format!("the run's certificate can't be kept in {}: {why}", folder.display()))
     };
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(failed)?;
     // Last what says that both are there.
@@ -201,7 +201,7 @@ mod tests {
         ServerSecurity { tls: true, ..ServerSecurity::default() }
     }
 
-    fn made(folder: &Path) -> Result<ServerTls, Refusal> {
+    fn made(folder: &Path) -> Result<ServerTls, StartError> {
         server_tls(&security(), None, Ipv4Addr::LOCALHOST.into(), folder).map(|tls| tls.expect("asked for"))
     }
 

@@ -3,26 +3,27 @@
 use std::path::Path;
 
 use configs::Resolved;
-use datasets::Plan;
+use datasets::DataPlan;
 use protocol::plan::Geometry;
 
 use crate::keys::Keys;
-use crate::prepare::{self, Refusal};
+use crate::prepare::{self, StartError};
 use crate::source::{self, Source};
 use crate::task_check::{self, TaskCheck};
 use crate::{display, launch, sinks};
 
 /// Reads, asks, and prints what would run.
-pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
+pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), StartError> {
     let resolved = prepare::load(path, set)?;
-    let plan = Plan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
+    let plan =
+        DataPlan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     let keys = Keys::read(&resolved)?;
     let source = source::find(&resolved, keys.trusted.as_ref())?;
     sinks::wanted(&resolved)?;
     let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     has_samples(&geometry)?;
-    prepare::early_stopping(&resolved.config, &plan).map_err(Refusal::config)?;
+    prepare::early_stopping(&resolved.config, &plan).map_err(StartError::config)?;
     let task = task(&resolved, &plan, source.as_ref()).await?;
     let samples = format!(
         "{} is good: {} ({} rows, {} of them held out), {} steps in epochs of {}, {} microbatches a step",
@@ -39,22 +40,22 @@ pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), Refusal> {
 }
 
 /// What is left for training.
-pub(crate) fn has_samples(geometry: &Geometry) -> Result<(), Refusal> {
+pub(crate) fn has_samples(geometry: &Geometry) -> Result<(), StartError> {
     if geometry.samples > 0 {
         return Ok(());
     }
-    Err(Refusal::data("no row is left for training: lower dataset.validation, or add rows"))
+    Err(StartError::data("no row is left for training: lower dataset.validation, or add rows"))
 }
 
 /// What the worker program says of the model; a line for people.
-async fn task(resolved: &Resolved, plan: &Plan, source: Option<&Source>) -> Result<String, Refusal> {
+async fn task(resolved: &Resolved, plan: &DataPlan, source: Option<&Source>) -> Result<String, StartError> {
     let (kind, local) = (&resolved.config.model.kind, &resolved.config.local);
     let worker = match launch::worker_binary(local.worker_binary.as_deref()) {
         Ok(worker) => worker,
-        Err(why) if local.worker_binary.is_some() => return Err(Refusal::config(why)),
+        Err(why) if local.worker_binary.is_some() => return Err(StartError::config(why)),
         Err(why) => return Ok(format!("the model {kind:?} was not checked: {why}")),
     };
-    let device = launch::devices(&local.devices, 1, &worker).await.map_err(Refusal::config)?;
+    let device = launch::devices(&local.devices, 1, &worker).await.map_err(StartError::config)?;
     let device = device.first().map_or("cpu", String::as_str);
     match task_check::ask(&worker, device, resolved, plan, source).await {
         TaskCheck::Good { parameters, device } => Ok(format!(
@@ -71,9 +72,9 @@ pub(crate) async fn refuse_untrainable(
     worker: &Path,
     device: &str,
     resolved: &Resolved,
-    plan: &Plan,
+    plan: &DataPlan,
     source: Option<&Source>,
-) -> Result<(), Refusal> {
+) -> Result<(), StartError> {
     match task_check::ask(worker, device, resolved, plan, source).await {
         TaskCheck::Refused(refusal) => Err(refusal),
         TaskCheck::Good { .. } => Ok(()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wire::tls::Security;
 
-use crate::access::table::Role;
+use crate::access::token_table::Role;
 
 /// Of every command.
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 configuration, command line, refused, or address in use; 3 data or \
@@ -136,11 +136,11 @@ pub(crate) enum Command {
     /// Print the commands that repeat a run, and what differs on this machine
     Reproduce(ReproduceArgs),
     /// Say how a run is doing
-    Status(Target),
+    Status(RunSelector),
     /// Ask a run to finish its step, write a version and end; it can be resumed
-    Stop(Target),
+    Stop(RunSelector),
     /// Ask a run for a version after the step in flight
-    Checkpoint(Target),
+    Checkpoint(RunSelector),
     /// Keys that sign checkpoints and exports (docs/signing.md)
     Key {
         /// What to do with it
@@ -307,7 +307,7 @@ pub(crate) struct ReproduceArgs {
 
 /// Which run a command means: the newest run below ./runs if nothing is said.
 #[derive(Args, Debug)]
-pub(crate) struct Target {
+pub(crate) struct RunSelector {
     /// The run's directory
     #[arg(value_name = "RUN_DIR", conflicts_with = "connect")]
     pub(crate) run_dir: Option<PathBuf>,

@@ -8,14 +8,14 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tracker::{RunRecord, RunStatus};
 use wire::auth::Bearer;
+use wire::lazy_tls::{PeerProtocol, what_is_spoken};
 use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{CheckpointRequest, StatusRequest, StopRequest};
-use wire::secured::{Spoken, what_is_spoken};
-use wire::tls::{Security, TlsError, Way};
+use wire::tls::{Security, SecurityMode, TlsError};
 use wire::token::{self, TokenLine};
 
-use crate::cli::{OutputForm, Target};
-use crate::prepare::Refusal;
+use crate::cli::{OutputForm, RunSelector};
+use crate::prepare::StartError;
 use crate::status::{self, StatusReport};
 
 /// How long a call may take.
@@ -27,7 +27,7 @@ const NOBODY: u8 = 4;
 type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
 /// `coordinator status`
-pub(crate) async fn status(target: &Target) -> Result<(), Refusal> {
+pub(crate) async fn status(target: &RunSelector) -> Result<(), StartError> {
     let dir = directory(target)?;
     let report = match ask(target, dir.as_deref()).await {
         Ok(report) => report,
@@ -44,7 +44,7 @@ pub(crate) async fn status(target: &Target) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn ask(target: &Target, dir: Option<&Path>) -> Result<StatusReport, Refusal> {
+async fn ask(target: &RunSelector, dir: Option<&Path>) -> Result<StatusReport, StartError> {
     let mut called = connect(target, dir).await?;
     match called.client.status(StatusRequest {}).await {
         Ok(answer) => Ok(answer.into_inner()),
@@ -61,7 +61,7 @@ fn show(report: &StatusReport, form: OutputForm) {
 }
 
 /// `coordinator stop`
-pub(crate) async fn stop(target: &Target) -> Result<(), Refusal> {
+pub(crate) async fn stop(target: &RunSelector) -> Result<(), StartError> {
     let mut called = connect(target, directory(target)?.as_deref()).await?;
     let reason = "coordinator stop was called".to_owned();
     if let Err(status) = called.client.stop(StopRequest { reason }).await {
@@ -72,7 +72,7 @@ pub(crate) async fn stop(target: &Target) -> Result<(), Refusal> {
 }
 
 /// `coordinator checkpoint`
-pub(crate) async fn checkpoint(target: &Target) -> Result<(), Refusal> {
+pub(crate) async fn checkpoint(target: &RunSelector) -> Result<(), StartError> {
     let mut called = connect(target, directory(target)?.as_deref()).await?;
     if let Err(status) = called.client.checkpoint(CheckpointRequest {}).await {
         return Err(called.refusal(&status).await);
@@ -86,7 +86,7 @@ fn print(text: &str) {
 }
 
 /// A coordinator that was reached.
-struct Called {
+struct ConnectedClient {
     client: Client,
     /// Where, for messages.
     address: String,
@@ -95,9 +95,9 @@ struct Called {
     is_plain: bool,
 }
 
-impl Called {
+impl ConnectedClient {
     /// Why it has not done what it was asked for.
-    async fn refusal(&self, status: &Status) -> Refusal {
+    async fn refusal(&self, status: &Status) -> StartError {
         // A connection that breaks cancels its calls, or fails them, as it comes.
         let is_of_transport = matches!(
             status.code(),
@@ -106,35 +106,35 @@ impl Called {
         if !is_of_transport {
             return said(status);
         }
-        if self.is_plain && what_is_spoken(&self.host, self.port).await == Spoken::Tls {
-            return Refusal::config(format!(
+        if self.is_plain && what_is_spoken(&self.host, self.port).await == PeerProtocol::Tls {
+            return StartError::config(format!(
                 "{}: the coordinator there speaks TLS: use https://",
                 self.address
             ));
         }
         match TlsError::within(status) {
             Some(trouble) if !trouble.is_passing => {
-                Refusal::config(format!("{}: {}", self.address, trouble.message))
+                StartError::config(format!("{}: {}", self.address, trouble.message))
             }
             _ => said(status),
         }
     }
 }
 
-fn said(status: &Status) -> Refusal {
+fn said(status: &Status) -> StartError {
     match status.code() {
-        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Refusal::config(status.message()),
-        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Refusal::failed(format!(
+        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => StartError::config(status.message()),
+        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => StartError::failed(format!(
             "the coordinator took the call and has not answered within {} s: it is stopped, or its machine is at its \
              limit",
             DEADLINE.as_secs()
         )),
-        _ => Refusal::failed(status.message()),
+        _ => StartError::failed(status.message()),
     }
 }
 
 /// The run directory that is meant: the named one, else the newest below ./runs; none with --connect.
-fn directory(target: &Target) -> Result<Option<PathBuf>, Refusal> {
+fn directory(target: &RunSelector) -> Result<Option<PathBuf>, StartError> {
     if target.connect.is_some() {
         return Ok(None);
     }
@@ -142,12 +142,15 @@ fn directory(target: &Target) -> Result<Option<PathBuf>, Refusal> {
 }
 
 /// The run directory of this name, else the newest below ./runs.
-pub(crate) fn run_dir(named: Option<&Path>) -> Result<PathBuf, Refusal> {
+pub(crate) fn run_dir(named: Option<&Path>) -> Result<PathBuf, StartError> {
     if let Some(dir) = named {
         if dir.join("config.toml").is_file() {
             return Ok(dir.to_owned());
         }
-        return Err(Refusal::data(format!("{} is no run directory (it has no config.toml)", dir.display())));
+        return Err(StartError::data(format!(
+            "{} is no run directory (it has no config.toml)",
+            dir.display()
+        )));
     }
     let runs = Path::new("runs");
     let newest = std::fs::read_dir(runs)
@@ -158,18 +161,18 @@ pub(crate) fn run_dir(named: Option<&Path>) -> Result<PathBuf, Refusal> {
         .max_by_key(|entry| entry.metadata().and_then(|meta| meta.modified()).ok());
     newest
         .map(|entry| entry.path())
-        .ok_or_else(|| Refusal::data("there is no run below ./runs: name one, or use --connect URL"))
+        .ok_or_else(|| StartError::data("there is no run below ./runs: name one, or use --connect URL"))
 }
 
 /// What run.json says, if there is one. A run that should have a coordinator and has none is a failure: somebody has to
 /// start it again.
-fn from_record(dir: Option<&Path>, form: OutputForm, refusal: Refusal) -> Result<(), Refusal> {
+fn from_record(dir: Option<&Path>, form: OutputForm, refusal: StartError) -> Result<(), StartError> {
     let record = dir.and_then(|dir| Some((dir, RunRecord::read(&dir.join(RunRecord::FILE)).ok()?)));
     let Some((dir, record)) = record else { return Err(refusal) };
     let report = status::of_record(&record, dir);
     show(&report, form);
     if report.state == status::LOST {
-        return Err(Refusal::failed(format!(
+        return Err(StartError::failed(format!(
             "{}; if no coordinator of it is alive, start it again: the same command with --resume",
             refusal.message
         )));
@@ -177,66 +180,67 @@ fn from_record(dir: Option<&Path>, form: OutputForm, refusal: Refusal) -> Result
     Ok(())
 }
 
-async fn connect(target: &Target, dir: Option<&Path>) -> Result<Called, Refusal> {
+async fn connect(target: &RunSelector, dir: Option<&Path>) -> Result<ConnectedClient, StartError> {
     let address = address(target, dir)?;
     let (host, port) = token::host_and_port(&address)
-        .ok_or_else(|| Refusal::config(format!("{address:?}: expected https://HOST:PORT")))?;
+        .ok_or_else(|| StartError::config(format!("{address:?}: expected https://HOST:PORT")))?;
     let line = token_of(target, dir, port)?;
-    let way = way(target, &address, &host, port, &line).await?;
-    let url = match way {
+    let mode = mode(target, &address, &host, port, &line).await?;
+    let url = match mode {
         _ if address.contains("://") => address.clone(),
-        Way::Plain => format!("http://{address}"),
-        Way::Tls(_) => format!("https://{address}"),
+        SecurityMode::Plain => format!("http://{address}"),
+        SecurityMode::Tls(_) => format!("https://{address}"),
     };
     let endpoint = wire::transport::endpoint(&url)
-        .map_err(|why| Refusal::config(format!("{address:?}: {why}")))?
+        .map_err(|why| StartError::config(format!("{address:?}: {why}")))?
         .timeout(DEADLINE);
-    match wire::transport::connect(&endpoint, &way).await {
+    match wire::transport::connect(&endpoint, &mode).await {
         Ok(channel) => {
             let client = BonfireClient::with_interceptor(channel, Bearer::new(&line.token));
-            Ok(Called { client, address, host, port, is_plain: matches!(way, Way::Plain) })
+            Ok(ConnectedClient { client, address, host, port, is_plain: matches!(mode, SecurityMode::Plain) })
         }
         Err(why) => {
             if let Some(trouble) = TlsError::within(&why).filter(|trouble| !trouble.is_passing) {
                 let message = match what_is_spoken(&host, port).await {
-                    Spoken::Http2 => "the coordinator there doesn't encrypt: use http://".to_owned(),
+                    PeerProtocol::Http2 => "the coordinator there doesn't encrypt: use http://".to_owned(),
                     _ => trouble.message,
                 };
-                return Err(Refusal::config(format!("{address}: {message}")));
+                return Err(StartError::config(format!("{address}: {message}")));
             }
-            Err(Refusal::failed(nobody(dir, &address, &why)))
+            Err(StartError::failed(nobody(dir, &address, &why)))
         }
     }
 }
 
 /// How the coordinator is spoken to. What it has written into its run's folder is its own choice, and needs no flag.
-async fn way(
-    target: &Target,
+async fn mode(
+    target: &RunSelector,
     address: &str,
     host: &str,
     port: u16,
     line: &TokenLine,
-) -> Result<Way, Refusal> {
+) -> Result<SecurityMode, StartError> {
     let mut security = Security::from(&target.security);
     if target.connect.is_none() && address.starts_with("http://") {
         security.insecure = true;
     }
     let is_loopback = match tokio::net::lookup_host((host, port)).await {
         Ok(found) => found.into_iter().all(|address| token::is_loopback(address.ip())),
-        Err(why) => return Err(Refusal::failed(format!("the host {host} is not known: {why}"))),
+        Err(why) => return Err(StartError::failed(format!("the host {host} is not known: {why}"))),
     };
-    security.way(address, host, is_loopback, line.fingerprint).map_err(Refusal::config)
+    security.mode(address, host, is_loopback, line.fingerprint).map_err(StartError::config)
 }
 
 /// Where the coordinator is.
-fn address(target: &Target, dir: Option<&Path>) -> Result<String, Refusal> {
+fn address(target: &RunSelector, dir: Option<&Path>) -> Result<String, StartError> {
     let path = match (&target.connect, dir) {
         (Some(url), _) => return Ok(url.clone()),
         (None, Some(dir)) => dir.join("address"),
-        (None, None) => return Err(Refusal::config("name a run directory, or --connect URL")),
+        (None, None) => return Err(StartError::config("name a run directory, or --connect URL")),
     };
-    let text = std::fs::read_to_string(&path)
-        .map_err(|why| Refusal::failed(format!("{}: {why}: the run has no coordinator", path.display())))?;
+    let text = std::fs::read_to_string(&path).map_err(|why| {
+        StartError::failed(format!("{}: {why}: the run has no coordinator", path.display()))
+    })?;
     Ok(text.trim().to_owned())
 }
 
@@ -255,11 +259,11 @@ fn nobody(dir: Option<&Path>, address: &str, why: &dyn std::fmt::Display) -> Str
     }
 }
 
-fn token_of(target: &Target, dir: Option<&Path>, port: u16) -> Result<TokenLine, Refusal> {
+fn token_of(target: &RunSelector, dir: Option<&Path>, port: u16) -> Result<TokenLine, StartError> {
     let path = match (&target.token_file, dir) {
         (Some(path), _) => path.clone(),
         (None, Some(dir)) => dir.join("token"),
-        (None, None) => token::discovery_file(port).map_err(Refusal::config)?,
+        (None, None) => token::discovery_file(port).map_err(StartError::config)?,
     };
-    TokenLine::read(&path).map_err(Refusal::config)
+    TokenLine::read(&path).map_err(StartError::config)
 }

@@ -7,21 +7,21 @@ mod trigger;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use protocol::coordinator::{Committed, Coordinator, Event, Note, Outcome, Output};
+use protocol::coordinator::{Committed, Coordinator, Event, Outcome, Output, RunEvent};
 use protocol::ids::{MemberId, Phase};
 use protocol::messages::ToWorker;
 use store::versions::Manifest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::data_plane::{self, Loss, Reduction};
+use crate::data_plane::{self, ConnectionLoss, Reduction};
 use crate::journal_writer::JournalWriter;
-use crate::launch::Locals;
+use crate::launch::LocalWorkerPool;
 use crate::record::Recorder;
 use crate::rescue::{Rescue, RunFolder};
 use crate::retention::Retention;
 use crate::slots::Slots;
-use crate::uploads::{Uploads, Written};
+use crate::uploads::{Uploads, VersionOutcome};
 
 pub(crate) use trigger::Trigger;
 
@@ -41,10 +41,10 @@ const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
 
 /// What has woken the driver.
 #[expect(clippy::large_enum_variant, reason = "one lives for a turn of the loop")]
-enum Wake {
+enum WakeReason {
     Trigger(Trigger),
     /// The data plane has told something.
-    Notices,
+    DataPlane,
     Deadline,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Driver {
     pub(crate) uploads: Uploads,
     /// Metrics, run.json, the display.
     pub(crate) recorder: Recorder,
-    locals: Option<Locals>,
+    locals: Option<LocalWorkerPool>,
     retention: Retention,
     sessions: BTreeMap<u64, Session>,
     slots: Slots,
@@ -115,7 +115,7 @@ impl Driver {
     }
 
     /// With the local workers that it looks after.
-    pub(crate) fn with_locals(self, locals: Option<Locals>, others_may_come: bool) -> Self {
+    pub(crate) fn with_locals(self, locals: Option<LocalWorkerPool>, others_may_come: bool) -> Self {
         Self { locals, others_may_come, ..self }
     }
 
@@ -123,25 +123,25 @@ impl Driver {
     pub(crate) async fn run(
         mut self,
         mut triggers: mpsc::Receiver<Trigger>,
-    ) -> (Outcome, Recorder, Option<Locals>) {
+    ) -> (Outcome, Recorder, Option<LocalWorkerPool>) {
         self.carry_out();
-        let notices = self.reduction.notices();
+        let mailbox = self.reduction.mailbox();
         while self.finished.is_none() {
             let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
             let wake = tokio::select! {
                 // All members wait for it, and it comes once a step.
                 biased;
-                appended = self.journal.appended() => Wake::Trigger(Trigger::Appended(appended)),
-                () = notices.wait() => Wake::Notices,
-                Some(trigger) = triggers.recv() => Wake::Trigger(trigger),
-                () = sleep_until(deadline) => Wake::Deadline,
+                appended = self.journal.appended() => WakeReason::Trigger(Trigger::Appended(appended)),
+                () = mailbox.wait() => WakeReason::DataPlane,
+                Some(trigger) = triggers.recv() => WakeReason::Trigger(trigger),
+                () = sleep_until(deadline) => WakeReason::Deadline,
             };
             // Before anything else: what a member says may be its answer to what the reducer did after it told this.
-            self.take_notices(notices.take());
+            self.take_pending_events(mailbox.take());
             match wake {
-                Wake::Trigger(trigger) => self.take_in(trigger),
-                Wake::Notices => {}
-                Wake::Deadline => {
+                WakeReason::Trigger(trigger) => self.take_in(trigger),
+                WakeReason::DataPlane => {}
+                WakeReason::Deadline => {
                     if let Some((key, members)) = self.reduction.behind() {
                         self.handle(Event::Behind { key, members });
                     }
@@ -221,7 +221,7 @@ impl Driver {
                 self.look_at_folder();
             }
             Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
-            Trigger::Told(told) => self.recorder.told(told),
+            Trigger::SystemReport(report) => self.recorder.report(report),
             Trigger::Status(reply) => {
                 // A client that went away needs no answer.
                 let _ = reply.send(self.recorder.status());
@@ -229,11 +229,11 @@ impl Driver {
         }
     }
 
-    fn take_notices(&mut self, told: data_plane::Told) {
-        let computed = told.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
-        let lost = told.lost.into_iter().map(|(member, loss)| match loss {
-            Loss::Broken(reason) => Event::DataPlaneLost { member, reason },
-            Loss::Violation(what) => Event::ProtocolBroken { member, what },
+    fn take_pending_events(&mut self, report: data_plane::PendingEvents) {
+        let computed = report.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
+        let lost = report.lost.into_iter().map(|(member, loss)| match loss {
+            ConnectionLoss::Broken(reason) => Event::DataPlaneLost { member, reason },
+            ConnectionLoss::Violation(what) => Event::ProtocolBroken { member, what },
         });
         for event in computed.chain(lost) {
             self.handle(event);
@@ -244,14 +244,14 @@ impl Driver {
         }
     }
 
-    fn version(&mut self, step: u64, result: Result<Written, String>) {
+    fn version(&mut self, step: u64, result: Result<VersionOutcome, String>) {
         if !self.look_at_folder() {
             let reason = "the run's folder is not in its place any more".to_owned();
             return self.handle(Event::VersionFailed { step, reason });
         }
         match result {
-            Ok(Written::Deviates) => self.handle(Event::VersionDeviates { step }),
-            Ok(Written::InPlace(manifest)) => {
+            Ok(VersionOutcome::Deviates) => self.handle(Event::VersionDeviates { step }),
+            Ok(VersionOutcome::InPlace(manifest)) => {
                 self.recorder.version(&manifest);
                 self.handle(Event::VersionWritten { step, digest: digest_of(&manifest) });
             }
@@ -306,11 +306,11 @@ impl Driver {
                 }
                 Output::ExpectState { step, from } => self.uploads.expect_state(step, from),
                 Output::ExpectExport { step, from } => self.uploads.expect_export(step, from),
-                Output::Note(note) => {
-                    if let Note::Left { member, .. } = &note {
+                Output::RunEvent(note) => {
+                    if let RunEvent::Left { member, .. } = &note {
                         self.reduction.identities().revoke(*member);
                     }
-                    later.push(Output::Note(note));
+                    later.push(Output::RunEvent(note));
                 }
                 Output::Finished(outcome) => {
                     info!(step = outcome.step, code = outcome.code, message = outcome.message, "finished");
@@ -322,7 +322,7 @@ impl Driver {
             match output {
                 Output::OpenView(view) => self.recorder.view(&view),
                 Output::Committed(committed) => self.committed(&committed),
-                Output::Note(note) => self.note(&note),
+                Output::RunEvent(note) => self.note(&note),
                 _ => {}
             }
         }
@@ -362,23 +362,23 @@ impl Driver {
         }
     }
 
-    fn note(&mut self, note: &Note) {
+    fn note(&mut self, note: &RunEvent) {
         match note {
-            Note::Joined { member, join } => match join.slot {
+            RunEvent::Joined { member, join } => match join.slot {
                 Some(slot) => {
                     self.local_members.insert(*member, slot);
                 }
                 None => self.others_may_come = true,
             },
-            Note::Left { member, .. } => {
+            RunEvent::Left { member, .. } => {
                 self.local_members.remove(member);
             }
-            Note::Version { step, .. } => {
+            RunEvent::Version { step, .. } => {
                 let best = self.retention.best().into_iter();
                 let spared = best.chain(self.machine.best_step()).chain(self.machine.refuge_step());
                 self.uploads.retain(*step, self.retention.keep, &spared.collect::<Vec<_>>());
             }
-            Note::Rewound { to_step, .. } => {
+            RunEvent::Rewound { to_step, .. } => {
                 self.uploads.set_aside(|step| step > *to_step && !self.machine.has_version(step));
             }
             _ => {}

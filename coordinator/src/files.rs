@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracker::connections::Limits;
 use tracker::{prometheus, server};
 
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Kept for what no port may take: checkpoints, records, logs, sinks, pipes of local workers, data for newcomers.
 const RESERVE: u64 = 256;
@@ -45,7 +45,7 @@ pub(crate) fn raise_limit() {
 }
 
 /// What the ports of a run with so many workers at most get of the files that this process may open.
-pub(crate) fn ports(workers_max: u32) -> Result<Ports, Refusal> {
+pub(crate) fn ports(workers_max: u32) -> Result<Ports, StartError> {
     deal(LIMIT.load(Ordering::Relaxed), workers_max)
 }
 
@@ -74,9 +74,9 @@ pub(crate) fn of_tracker() -> Limits {
     Limits::of(usize::try_from(free.clamp(1, TRACKER)).unwrap_or(1))
 }
 
-fn deal(limit: u64, workers_max: u32) -> Result<Ports, Refusal> {
+fn deal(limit: u64, workers_max: u32) -> Result<Ports, StartError> {
     if limit < LIMIT_MIN {
-        return Err(Refusal::config(format!(
+        return Err(StartError::config(format!(
             "this process may have {limit} files open, and a run needs {LIMIT_MIN}: raise the limit first (ulimit -n {LIMIT_MIN})"
         )));
     }

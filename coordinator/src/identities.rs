@@ -41,7 +41,7 @@ struct Member {
 }
 
 /// What becomes of a connection that was proven.
-pub(crate) enum Entry {
+pub(crate) enum Registered {
     /// It is the member's newest; the one before it is to be closed when the reducer knows of this one.
     Newest {
         /// The one before it.
@@ -90,14 +90,14 @@ impl Identities {
     }
 
     /// A data connection was proven to be this member's. One is kept for each member.
-    pub(crate) fn enter(&self, member: MemberId, number: u64, stream: &DataStream) -> Entry {
+    pub(crate) fn enter(&self, member: MemberId, number: u64, stream: &DataStream) -> Registered {
         let mut state = self.lock();
-        let Some(known) = state.members.get_mut(&member) else { return Entry::TooLate };
+        let Some(known) = state.members.get_mut(&member) else { return Registered::TooLate };
         if known.connection.as_ref().is_some_and(|(newest, _)| *newest > number) {
-            return Entry::TooLate;
+            return Registered::TooLate;
         }
         let before = known.connection.replace((number, stream.clone()));
-        Entry::Newest { before: before.map(|(_, stream)| Superseded(stream)) }
+        Registered::Newest { before: before.map(|(_, stream)| Superseded(stream)) }
     }
 
     /// This connection of a member has ended.
@@ -123,7 +123,7 @@ impl Identities {
     /// Somebody was refused; whether the driver is to be woken for it.
     pub(crate) fn refuse(&self, peer: Option<SocketAddr>, what: &str, why: &HandshakeError) -> bool {
         if let Some(audit) = &self.audit {
-            audit.note("refused", None, peer, &[("what", what), ("reason", reason(why))]);
+            audit.record("refused", None, peer, &[("what", what), ("reason", reason(why))]);
         }
         let peer =
             peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.ip().to_canonical().to_string());
@@ -202,17 +202,17 @@ mod tests {
         let identities = Identities::default();
         identities.issue(MEMBER, SECRET).expect("random");
         let [(first, far_first), (second, far_second), (late, far_late)] = [pair(), pair(), pair()];
-        let newest = |entry| matches!(entry, Entry::Newest { .. });
+        let newest = |entry| matches!(entry, Registered::Newest { .. });
         assert!(newest(identities.enter(MEMBER, 1, &far_first)));
         // Dropping what it has taken the place of closes that.
         assert!(newest(identities.enter(MEMBER, 3, &far_second)));
         assert!(is_closed(first));
-        assert!(matches!(identities.enter(MEMBER, 2, &far_late), Entry::TooLate));
+        assert!(matches!(identities.enter(MEMBER, 2, &far_late), Registered::TooLate));
         identities.leave(MEMBER, 2);
         identities.revoke(MEMBER);
         assert!(is_closed(second));
         assert!(identities.of(MEMBER).is_none());
-        assert!(matches!(identities.enter(MEMBER, 4, &far_late), Entry::TooLate));
+        assert!(matches!(identities.enter(MEMBER, 4, &far_late), Registered::TooLate));
         drop(late);
     }
 

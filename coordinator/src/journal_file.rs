@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocol::journal::{Record, decode, encode};
 
-use crate::overdue::Overdue;
+use crate::stall_watch::StallWatch;
 
 /// A disk takes a record in less.
 const APPEND_TIME: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(crate) struct JournalFile {
     whole: u64,
     /// Whether the file may be longer than `whole`.
     torn: bool,
-    overdue: Overdue,
+    stall_watch: StallWatch,
 }
 
 impl JournalFile {
@@ -60,23 +60,23 @@ impl JournalFile {
         let whole = decoded.good_bytes as u64;
         let cut = bytes.len() as u64 - whole;
         let own = path.display().to_string();
-        let overdue = Overdue::watch(APPEND_TIME, move |took| {
+        let stall_watch = StallWatch::watch(APPEND_TIME, move |took| {
             let seconds = took.as_secs();
             tracing::error!(
                 "{own} has been taking a record for {seconds} s: its disk hangs, and the run waits for it"
             );
         });
-        let overdue = overdue.map_err(io)?;
-        let mut journal = Self { file, path: path.to_owned(), whole, torn: cut > 0, overdue };
+        let stall_watch = stall_watch.map_err(io)?;
+        let mut journal = Self { file, path: path.to_owned(), whole, torn: cut > 0, stall_watch };
         journal.cut_back()?;
         Ok((journal, decoded.records, cut))
     }
 
     /// Appends a record: with the operating system when this returns, on the disk if `durable`.
     pub(crate) fn append(&mut self, record: &Record, durable: bool) -> Result<(), JournalError> {
-        self.overdue.begins();
+        self.stall_watch.begins();
         let appended = self.append_whole(record, durable);
-        self.overdue.ends();
+        self.stall_watch.ends();
         appended
     }
 

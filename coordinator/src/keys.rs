@@ -9,7 +9,7 @@ use store::versions::{self, MANIFEST};
 
 use crate::cli::KeyCommand;
 use crate::display;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 use crate::uploads::Signing;
 
 /// What the configuration names, read before anything is made for the run: a run that can't sign is not begun.
@@ -20,7 +20,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Reads them.
-    pub(crate) fn read(resolved: &Resolved) -> Result<Self, Refusal> {
+    pub(crate) fn read(resolved: &Resolved) -> Result<Self, StartError> {
         let config = &resolved.config;
         let signer = |key: &str, file: &Option<PathBuf>| read(resolved, key, file, SigningKey::read);
         let signing = Signing {
@@ -36,7 +36,7 @@ impl Keys {
             } else {
                 "is set and checkpoint.sign is not"
             };
-            return Err(Refusal::config(format!(
+            return Err(StartError::config(format!(
                 "checkpoint.verify_key ({}) {why}: this run could not be resumed from its own versions; set both, and put the \
                  public key of the one into the other",
                 trusted.path().display()
@@ -52,18 +52,18 @@ fn read<T>(
     key: &str,
     file: &Option<PathBuf>,
     reader: impl Fn(&Path) -> Result<T, KeyError>,
-) -> Result<Option<T>, Refusal> {
+) -> Result<Option<T>, StartError> {
     let Some(file) = file else { return Ok(None) };
     let beside = resolved.path.parent().map(|folder| folder.join(file)).filter(|path| path.is_file());
     let path = if file.is_file() { file.clone() } else { beside.unwrap_or_else(|| file.clone()) };
-    reader(&path).map(Some).map_err(|why| Refusal::config(format!("{key} = {:?}: {why}", file.display())))
+    reader(&path).map(Some).map_err(|why| StartError::config(format!("{key} = {:?}: {why}", file.display())))
 }
 
 /// `coordinator key ...`
-pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
+pub(crate) fn command(command: &KeyCommand) -> Result<(), StartError> {
     match command {
         KeyCommand::Create { file } => {
-            let public = SigningKey::create(file).map_err(Refusal::config)?;
+            let public = SigningKey::create(file).map_err(StartError::config)?;
             display::print(&format!(
                 "the private key is in {}, the public key, for checkpoint.verify_key, in {}",
                 file.display(),
@@ -72,11 +72,11 @@ pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
             Ok(())
         }
         KeyCommand::Sign { key, files } => {
-            let key = SigningKey::read(key).map_err(Refusal::config)?;
+            let key = SigningKey::read(key).map_err(StartError::config)?;
             files.iter().try_for_each(|file| sign(&key, file))
         }
         KeyCommand::Verify { key, path } => {
-            let keys = TrustedKeys::read(key).map_err(Refusal::config)?;
+            let keys = TrustedKeys::read(key).map_err(StartError::config)?;
             verify(&keys, path)?;
             display::print(&format!("{} is signed by a key of {}", path.display(), key.display()));
             Ok(())
@@ -84,21 +84,21 @@ pub(crate) fn command(command: &KeyCommand) -> Result<(), Refusal> {
     }
 }
 
-fn sign(key: &SigningKey, file: &Path) -> Result<(), Refusal> {
+fn sign(key: &SigningKey, file: &Path) -> Result<(), StartError> {
     let bytes = content(file)?;
-    let signature = key.sign_file(file, &bytes).map_err(Refusal::failed)?;
+    let signature = key.sign_file(file, &bytes).map_err(StartError::failed)?;
     display::print(&format!("{} is signed in {}", file.display(), signature.display()));
     Ok(())
 }
 
-fn verify(keys: &TrustedKeys, path: &Path) -> Result<(), Refusal> {
+fn verify(keys: &TrustedKeys, path: &Path) -> Result<(), StartError> {
     if path.join(MANIFEST).is_file() {
-        return versions::verify_folder(path, Some(keys)).map(drop).map_err(Refusal::data);
+        return versions::verify_folder(path, Some(keys)).map(drop).map_err(StartError::data);
     }
     let bytes = content(path)?;
-    keys.verify_file(path, &bytes).map_err(|why| Refusal::data(format!("{} {why}", path.display())))
+    keys.verify_file(path, &bytes).map_err(|why| StartError::data(format!("{} {why}", path.display())))
 }
 
-fn content(file: &Path) -> Result<Vec<u8>, Refusal> {
-    std::fs::read(file).map_err(|why| Refusal::data(format!("{}: {why}", file.display())))
+fn content(file: &Path) -> Result<Vec<u8>, StartError> {
+    std::fs::read(file).map_err(|why| StartError::data(format!("{}: {why}", file.display())))
 }

@@ -99,7 +99,7 @@ const RESTARTS_MAX: u32 = 5;
 const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The local workers of a run.
-pub(crate) struct Locals {
+pub(crate) struct LocalWorkerPool {
     launch: Launch,
     triggers: mpsc::Sender<Trigger>,
     workers: Vec<LocalWorker>,
@@ -111,7 +111,7 @@ pub(crate) struct Locals {
     given_up: BTreeSet<u32>,
 }
 
-impl Locals {
+impl LocalWorkerPool {
     pub(crate) fn new(launch: Launch, triggers: mpsc::Sender<Trigger>) -> Self {
         let (running, restarts, given_up) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         Self { launch, triggers, workers: Vec::new(), running, restarts, given_up }

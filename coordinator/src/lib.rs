@@ -6,29 +6,26 @@
 
 mod access;
 mod audit;
-mod beside;
 mod certificates;
 mod check;
 mod cli;
 mod client;
-mod counted;
+mod connection_limit;
 mod data_plane;
 mod data_wait;
 mod display;
 mod driver;
-mod due;
-mod figures;
 mod files;
 mod identities;
 mod journal_file;
 mod journal_writer;
 mod keys;
 mod launch;
+mod metrics;
 mod origin;
-mod overdue;
 mod pages;
+mod pending_write;
 mod prepare;
-mod rates;
 mod record;
 mod reproduce;
 mod rescue;
@@ -36,16 +33,19 @@ mod resume;
 mod retention;
 mod rpc;
 mod run;
+mod run_metadata;
 mod signals;
 mod sinks;
 mod slots;
 mod source;
 mod spans;
+mod stall_watch;
 mod status;
 mod streams;
 mod supervise;
 mod sync;
 mod task_check;
+mod throughput;
 mod tracking;
 mod upload_stage;
 mod uploads;
@@ -59,7 +59,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::access::commands;
 use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
 #[must_use]
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
     files::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(why) => return refuse(&Refusal::failed(format!("threads can't be started: {why}"))),
+        Err(why) => return refuse(&StartError::failed(format!("threads can't be started: {why}"))),
     };
     let outcome = match cli.command {
         None if cli.run.supervise => runtime.block_on(supervise::supervise(&cli.run)),
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn token(command: &TokenCommand) -> Result<(), Refusal> {
+fn token(command: &TokenCommand) -> Result<(), StartError> {
     match command {
         TokenCommand::Create(args) => commands::create(args, &client::run_dir(args.run_dir.as_deref())?),
         TokenCommand::List { run_dir, output } => {
@@ -102,7 +102,7 @@ fn token(command: &TokenCommand) -> Result<(), Refusal> {
     }
 }
 
-fn refuse(refusal: &Refusal) -> ExitCode {
+fn refuse(refusal: &StartError) -> ExitCode {
     printable::error_line(format_args!("coordinator: {}", refusal.message));
     ExitCode::from(refusal.code)
 }

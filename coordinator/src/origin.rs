@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use datasets::Plan;
+use datasets::DataPlan;
 use tracing::warn;
 use tracker::RunRecord;
-use tracker::provenance::{Asked, Build, GitDiff, Input, Start};
+use tracker::provenance::{Build, GitDiff, Input, Start, StartInfo};
 
 use crate::record::unix_seconds;
 
@@ -25,10 +25,10 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// Begins to look, for a run that goes on from `step`.
-    pub(crate) fn begin(worker: Option<PathBuf>, git_diff: bool, plan: &Plan, step: u64) -> Self {
+    pub(crate) fn begin(worker: Option<PathBuf>, git_diff: bool, plan: &DataPlan, step: u64) -> Self {
         let time = unix_seconds();
         let look = move || {
-            let asked = Asked {
+            let asked = StartInfo {
                 command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
                 directory: std::env::current_dir().unwrap_or_default(),
                 git_diff,
@@ -107,7 +107,7 @@ fn digest(path: &Path) -> Option<String> {
 }
 
 /// Columns of a table, its target among them; else the numbers that a row becomes.
-fn columns(plan: &Plan) -> u64 {
+fn columns(plan: &DataPlan) -> u64 {
     let columns = plan.columns().len();
     if columns > 0 { columns as u64 } else { plan.features() as u64 }
 }

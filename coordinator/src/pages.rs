@@ -10,28 +10,28 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tracker::access::{Access, Visitor};
 use tracker::server::AccessToken;
-use wire::secured::Secured;
+use wire::lazy_tls::LazyTlsStream;
 use wire::tls::ServerTls;
 use wire::token::is_loopback;
 
-use crate::access::{self, Need};
+use crate::access::{self, Action};
 use crate::audit::{self, Audit};
 use crate::certificates;
 use crate::cli::ServerSecurity;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Who comes without a token, in the audit log.
 const NEIGHBOUR: &str = "this machine";
 
 /// What a port of pages shows, and to whom.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct PageAccess {
     tls: Option<Arc<ServerConfig>>,
     /// Who may do what.
     pub(crate) access: Arc<dyn Access>,
 }
 
-impl Door {
+impl PageAccess {
     /// "http" or "https".
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -40,14 +40,18 @@ impl Door {
     /// Makes of a connection what its bytes are read from.
     pub(crate) fn establish(
         &self,
-    ) -> impl Fn(TcpStream) -> Ready<std::io::Result<Secured<TcpStream>>> + Clone + Send + use<> {
+    ) -> impl Fn(TcpStream) -> Ready<std::io::Result<LazyTlsStream<TcpStream>>> + Clone + Send + use<> {
         let tls = self.tls.clone();
-        move |stream| ready(Ok(Secured::new(stream, tls.as_ref())))
+        move |stream| ready(Ok(LazyTlsStream::new(stream, tls.as_ref())))
     }
 }
 
 /// The certificate of pages at this address; `None` where they are spoken to in the open.
-fn tls(security: &ServerSecurity, at: IpAddr, folder: &Path) -> Result<Option<Arc<ServerConfig>>, Refusal> {
+fn tls(
+    security: &ServerSecurity,
+    at: IpAddr,
+    folder: &Path,
+) -> Result<Option<Arc<ServerConfig>>, StartError> {
     // A browser trusts no authority of ours by itself, and nobody listens in on loopback.
     if is_loopback(at) {
         return Ok(None);
@@ -74,33 +78,33 @@ impl RunPages {
     ///
     /// # Errors
     /// When its certificate can't be used or made.
-    pub(crate) fn door(&self, at: SocketAddr) -> Result<Door, Refusal> {
+    pub(crate) fn door(&self, at: SocketAddr) -> Result<PageAccess, StartError> {
         let tls = tls(&self.security, at.ip(), &self.folder)?;
-        let access = OfRun {
+        let access = RunAccess {
             access: self.access.clone(),
             audit: self.audit.clone(),
             takes_neighbours: is_loopback(at.ip()),
             is_encrypted: tls.is_some(),
         };
-        Ok(Door { tls, access: Arc::new(access) })
+        Ok(PageAccess { tls, access: Arc::new(access) })
     }
 }
 
 /// Those who have a token of the run.
-struct OfRun {
+struct RunAccess {
     access: access::Access,
     audit: Audit,
     takes_neighbours: bool,
     is_encrypted: bool,
 }
 
-impl Access for OfRun {
+impl Access for RunAccess {
     fn visitor(&self, token: &str) -> Option<Visitor> {
         // The line of a token's file, or the token alone.
         let token = token.split(':').next().unwrap_or_default();
         let who = self.access.admit(Some(&format!("Bearer {token}"))).ok()?;
-        who.may(Need::Read).ok()?;
-        Some(Visitor { name: who.name.clone(), may_change: who.may(Need::Operate).is_ok() })
+        who.may(Action::Read).ok()?;
+        Some(Visitor { name: who.name.clone(), may_change: who.may(Action::Operate).is_ok() })
     }
 
     fn neighbour(&self) -> Option<Visitor> {
@@ -112,7 +116,7 @@ impl Access for OfRun {
     }
 
     fn changed(&self, event: &'static str, visitor: &Visitor, peer: Option<SocketAddr>, request: &str) {
-        self.audit.note(event, None, peer, &[("token", &visitor.name), ("request", request)]);
+        self.audit.record(event, None, peer, &[("token", &visitor.name), ("request", request)]);
     }
 }
 
@@ -125,21 +129,21 @@ pub(crate) fn of_folder(
     at: SocketAddr,
     token: Option<AccessToken>,
     runs: &Path,
-) -> Result<Door, Refusal> {
+) -> Result<PageAccess, StartError> {
     let kept = runs.join(".tracker");
     let tls = tls(security, at.ip(), &kept.join("tls"))?;
     let is_encrypted = tls.is_some();
-    Ok(Door { tls, access: Arc::new(OfFolder { token, kept, is_encrypted }) })
+    Ok(PageAccess { tls, access: Arc::new(FolderAccess { token, kept, is_encrypted }) })
 }
 
 /// Whoever has the token, or is on this machine where there is none.
-struct OfFolder {
+struct FolderAccess {
     token: Option<AccessToken>,
     kept: PathBuf,
     is_encrypted: bool,
 }
 
-impl Access for OfFolder {
+impl Access for FolderAccess {
     fn visitor(&self, token: &str) -> Option<Visitor> {
         self.token.as_ref().and_then(|own| own.visitor(token))
     }

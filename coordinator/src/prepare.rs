@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use configs::{Config, Every, OptimizerKind, Resolved, ScheduleKind};
-use datasets::{DataError, Output, Plan};
+use datasets::{DataError, DataPlan, Output};
 use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
 use protocol::early_stopping::EarlyStopping;
 use protocol::history::History;
@@ -16,20 +16,20 @@ use store::signing::TrustedKeys;
 use store::{RunDir, RunDirError, versions};
 use tracing::warn;
 use tracker::RunRecord;
-use tracker::meaning::Prediction;
+use tracker::metric_definitions::Prediction;
 
 use crate::journal_file::JournalFile;
 
 /// Why a run can't start, with the exit code of the contract.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct StartError {
     /// 2 for the command line and configuration, 3 for data and versions.
     pub(crate) code: u8,
     /// For people.
     pub(crate) message: String,
 }
 
-impl Refusal {
+impl StartError {
     /// With exit code 2.
     pub(crate) fn config(message: impl std::fmt::Display) -> Self {
         Self { code: 2, message: message.to_string() }
@@ -46,13 +46,13 @@ impl Refusal {
     }
 }
 
-impl From<DataError> for Refusal {
+impl From<DataError> for StartError {
     fn from(error: DataError) -> Self {
         Self::data(error)
     }
 }
 
-impl From<RunDirError> for Refusal {
+impl From<RunDirError> for StartError {
     fn from(error: RunDirError) -> Self {
         match error {
             RunDirError::Store(_) => Self::failed(format!(
@@ -64,7 +64,7 @@ impl From<RunDirError> for Refusal {
 }
 
 /// Reads a configuration. A folder is none, but a run's has one.
-pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, Refusal> {
+pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, StartError> {
     if path.is_dir() {
         let inside = path.join("config.toml");
         let way_out = if inside.is_file() {
@@ -72,13 +72,13 @@ pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, Refusal> {
         } else {
             "give the file of a configuration".to_owned()
         };
-        return Err(Refusal::config(format!("--config {} is a folder: {way_out}", path.display())));
+        return Err(StartError::config(format!("--config {} is a folder: {way_out}", path.display())));
     }
-    Config::load(path, set).map_err(Refusal::config)
+    Config::load(path, set).map_err(StartError::config)
 }
 
 /// Where a run is kept, and whether it was there before.
-pub(crate) enum Place {
+pub(crate) enum RunTarget {
     /// A new folder.
     Fresh(RunDir),
     /// A run that was begun, or one that is done and now is to be longer.
@@ -89,7 +89,7 @@ pub(crate) enum Place {
 
 /// The configuration with what the data alone can say put in: `model.class_weights = "balanced"` becomes the numbers, so
 /// that every worker has the same, and the run's own copy of the configuration says which.
-pub(crate) fn with_data(mut resolved: Resolved, plan: &Plan) -> Result<Resolved, Refusal> {
+pub(crate) fn with_data(mut resolved: Resolved, plan: &DataPlan) -> Result<Resolved, StartError> {
     let model = &mut resolved.config.model;
     if model.wants_balanced_weights() {
         model.set_class_weights(&plan.class_weights()?);
@@ -98,7 +98,7 @@ pub(crate) fn with_data(mut resolved: Resolved, plan: &Plan) -> Result<Resolved,
 }
 
 /// Finds or makes the run's folder.
-pub(crate) fn place(resolved: &Resolved, plan: &Plan, resume: bool) -> Result<Place, Refusal> {
+pub(crate) fn place(resolved: &Resolved, plan: &DataPlan, resume: bool) -> Result<RunTarget, StartError> {
     let run = &resolved.config.run;
     let name = match (&run.name, resume) {
         (Some(name), _) => Some(name.clone()),
@@ -106,31 +106,31 @@ pub(crate) fn place(resolved: &Resolved, plan: &Plan, resume: bool) -> Result<Pl
         (None, false) => None,
     };
     match name {
-        None => Ok(Place::Fresh(RunDir::create_numbered(&run.dir, &resolved.stem)?)),
+        None => Ok(RunTarget::Fresh(RunDir::create_numbered(&run.dir, &resolved.stem)?)),
         Some(name) if !resume || !RunDir::exists(&run.dir, &name) => {
-            Ok(Place::Fresh(RunDir::create(&run.dir, &name)?))
+            Ok(RunTarget::Fresh(RunDir::create(&run.dir, &name)?))
         }
         Some(name) => {
             let dir = RunDir::open(&run.dir, &name)?;
             let is_completed = RunDir::status(dir.path()).as_deref() == Some("completed");
             if is_completed && !is_longer(dir.path(), &resolved.config, plan) {
-                return Ok(Place::Completed(dir));
+                return Ok(RunTarget::Completed(dir));
             }
-            Ok(Place::Begun(dir))
+            Ok(RunTarget::Begun(dir))
         }
     }
 }
 
 /// Whether more steps are asked for than when this run was last started. Of a run that ended early this is another
 /// question than whether all of its steps were taken.
-fn is_longer(dir: &Path, config: &Config, plan: &Plan) -> bool {
+fn is_longer(dir: &Path, config: &Config, plan: &DataPlan) -> bool {
     let Ok(before) = Config::load(&dir.join("config.toml"), &[]) else { return false };
     let geometry = geometry(config, plan);
     total_steps(config, &geometry) > total_steps(&before.config, &geometry)
 }
 
 /// What is known of a run before its first step of this term.
-pub(crate) struct Past {
+pub(crate) struct PriorState {
     /// Its journal, open.
     pub(crate) journal: JournalFile,
     /// What the journal says, with the version to go on from chosen.
@@ -145,47 +145,47 @@ pub(crate) struct Past {
 pub(crate) fn past(
     dir: &Path,
     config: &Config,
-    plan: &Plan,
+    plan: &DataPlan,
     trusted: Option<&TrustedKeys>,
-) -> Result<Past, Refusal> {
+) -> Result<PriorState, StartError> {
     let mut remarks = Vec::new();
-    let (journal, records, cut) = JournalFile::open(&dir.join("journal")).map_err(Refusal::data)?;
+    let (journal, records, cut) = JournalFile::open(&dir.join("journal")).map_err(StartError::data)?;
     if cut > 0 {
         remarks.push(format!("the journal's last {cut} bytes were torn by a crash and are cut off"));
     }
     let mut history = History::replay(&records)
-        .map_err(|why| Refusal::data(format!("{}: {why}", dir.join("journal").display())))?;
+        .map_err(|why| StartError::data(format!("{}: {why}", dir.join("journal").display())))?;
     if history.term() > 0 {
         check_same_run(dir, config, plan, &history)?;
         choose_version(dir, trusted, &mut history, &mut remarks)?;
     }
     let record = RunRecord::read(&dir.join("run.json")).ok();
-    Ok(Past { journal, history, record, remarks })
+    Ok(PriorState { journal, history, record, remarks })
 }
 
 /// Refuses a configuration, or data, with which a run that is done would have become another one.
-pub(crate) fn check_completed(dir: &Path, config: &Config, plan: &Plan) -> Result<(), Refusal> {
+pub(crate) fn check_completed(dir: &Path, config: &Config, plan: &DataPlan) -> Result<(), StartError> {
     let journal = dir.join("journal");
-    let (_, records, _) = JournalFile::open(&journal).map_err(Refusal::data)?;
+    let (_, records, _) = JournalFile::open(&journal).map_err(StartError::data)?;
     let history =
-        History::replay(&records).map_err(|why| Refusal::data(format!("{}: {why}", journal.display())))?;
+        History::replay(&records).map_err(|why| StartError::data(format!("{}: {why}", journal.display())))?;
     if history.term() == 0 { Ok(()) } else { check_same_run(dir, config, plan, &history) }
 }
 
-fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -> Result<(), Refusal> {
+fn check_same_run(dir: &Path, config: &Config, plan: &DataPlan, history: &History) -> Result<(), StartError> {
     let identity = plan.identity();
     let before = history.data_digest().unwrap_or("none");
     let of_bytes = |identity: &str| identity.split('+').next().map(str::to_owned);
     if before != identity && of_bytes(before) == of_bytes(&identity) {
         let skipped = plan.form.skipped().map_or(0, |skipped| skipped.count);
-        return Err(Refusal::data(format!(
+        return Err(StartError::data(format!(
             "{} has the bytes that the run was started on, but something else is made of them: other rows are left out \
              ({skipped} now), or dataset.tokenizer is another one (identity {identity}, the run's is {before})",
             plan.path
         )));
     }
     if before != identity {
-        return Err(Refusal::data(format!(
+        return Err(StartError::data(format!(
             "{} has changed since the run was started: its MD5 is {}, the run's data have {}",
             plan.path,
             plan.digest,
@@ -200,7 +200,7 @@ fn check_same_run(dir: &Path, config: &Config, plan: &Plan, history: &History) -
         |why| format!("(the run's own configuration can't be read: {why})"),
         |old| configs::difference(&old.config, config).join("\n  "),
     );
-    Err(Refusal::config(format!(
+    Err(StartError::config(format!(
         "{} was started with other keys that change its weights:\n  {changes}\nput them back, or start a new run",
         dir.display()
     )))
@@ -212,22 +212,22 @@ fn choose_version(
     trusted: Option<&TrustedKeys>,
     history: &mut History,
     remarks: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), StartError> {
     let checkpoints = dir.join("checkpoints");
     let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
     // Void, or durable a moment before the journal could say so, or good, and the journal has lost its end: they are not used,
     // and stay where they are for a person to look at.
-    let mut strangers = versions::list(&checkpoints).map_err(Refusal::data)?;
+    let mut strangers = versions::list(&checkpoints).map_err(StartError::data)?;
     strangers.retain(|step| !known.contains_key(step));
     if !strangers.is_empty() {
         remarks.push(format!("versions {strangers:?} are not in the journal, so they are not used"));
     }
     let (found, passed_over) =
         versions::newest_valid(&checkpoints, |step| known.contains_key(&step), trusted)
-            .map_err(Refusal::data)?;
+            .map_err(StartError::data)?;
     // Somebody else's version is no accident of a disk, and the one before may be what they want.
     if let Some(untrusted) = passed_over.iter().find(|rejected| rejected.is_untrusted) {
-        return Err(Refusal::data(format!(
+        return Err(StartError::data(format!(
             "{untrusted}; take it out of the way if it is known who wrote it, or leave checkpoint.verify_key out"
         )));
     }
@@ -245,26 +245,27 @@ fn choose_version(
             remarks.push("no version is left: the run starts again from its seed".to_owned());
             return Ok(());
         }
-        return Err(Refusal::data(format!("no version in {} can be used", checkpoints.display())));
+        return Err(StartError::data(format!("no version in {} can be used", checkpoints.display())));
     };
     let digest = |step: u64| known.get(&step).copied().unwrap_or_default();
-    history.resume_from(manifest.step, digest(manifest.step)).map_err(Refusal::data)?;
+    history.resume_from(manifest.step, digest(manifest.step)).map_err(StartError::data)?;
     // A replica that was wrong when the newest was made may come to light now: there is one from before.
     let proven = history.proven_step();
     let mut step = manifest.step;
     while step > proven {
         let is_before = |other: u64| known.contains_key(&other) && other < step;
-        let (before, _) = versions::newest_valid(&checkpoints, is_before, trusted).map_err(Refusal::data)?;
+        let (before, _) =
+            versions::newest_valid(&checkpoints, is_before, trusted).map_err(StartError::data)?;
         let Some(before) = before else { break };
         step = before.step;
-        history.fall_back_to(step, digest(step)).map_err(Refusal::data)?;
+        history.fall_back_to(step, digest(step)).map_err(StartError::data)?;
     }
     remarks.push(format!("going on from version {} ({})", manifest.step, checkpoints.display()));
     Ok(())
 }
 
 /// The run's geometry: frozen from configuration and data.
-pub(crate) fn geometry(config: &Config, plan: &Plan) -> Geometry {
+pub(crate) fn geometry(config: &Config, plan: &DataPlan) -> Geometry {
     let (samples, evaluation_samples) = plan.split_lengths();
     Geometry {
         samples,
@@ -309,7 +310,7 @@ pub(crate) fn run_plan(
     config: &Config,
     name: &str,
     run: RunId,
-    plan: &Plan,
+    plan: &DataPlan,
     workers: u32,
     data_port: u16,
 ) -> anyhow::Result<RunPlan> {
@@ -357,7 +358,7 @@ pub(crate) fn run_plan(
 }
 
 /// Which of an evaluation's sums `train.monitor` is (see `tracker::meaning`).
-pub(crate) fn early_stopping(config: &Config, plan: &Plan) -> anyhow::Result<Option<EarlyStopping>> {
+pub(crate) fn early_stopping(config: &Config, plan: &DataPlan) -> anyhow::Result<Option<EarlyStopping>> {
     let train = &config.train;
     let Some(patience) = train.patience else { return Ok(None) };
     let (sum, scale) = match (train.monitor.as_str(), &plan.output) {
@@ -413,7 +414,7 @@ pub(crate) fn sums_max(prediction: &Prediction) -> usize {
 }
 
 /// What the metric sums of this dataset mean.
-pub(crate) fn prediction(plan: &Plan) -> Prediction {
+pub(crate) fn prediction(plan: &DataPlan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },

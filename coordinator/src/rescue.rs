@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
-use store::{HeldFolder, RunDir, StoreError, Whereabouts, versions};
+use store::{FolderLocation, HeldFolder, RunDir, StoreError, versions};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -49,7 +49,7 @@ impl RunFolder {
         let watch = move || {
             while !triggers.is_closed() {
                 std::thread::sleep(LOOK_EVERY);
-                if held.whereabouts() != Whereabouts::InPlace {
+                if held.whereabouts() != FolderLocation::InPlace {
                     // A run that is over needs no folder any more.
                     let _ = triggers.blocking_send(Trigger::FolderLost);
                     return;
@@ -65,12 +65,12 @@ impl RunFolder {
     pub(crate) fn rescue(&self) -> Option<Rescue> {
         let from = self.held.path().to_owned();
         match self.held.whereabouts() {
-            Whereabouts::InPlace => None,
-            Whereabouts::Moved(to) => {
+            FolderLocation::InPlace => None,
+            FolderLocation::Moved(to) => {
                 let how = format!("{} was moved to {} while the run went on", from.display(), to.display());
                 Some(Rescue { how, place: Ok(to), made: None })
             }
-            Whereabouts::Gone => {
+            FolderLocation::Gone => {
                 let how = format!("{} was removed while the run went on", from.display());
                 let made = self.make_place(&from);
                 let place = made.as_ref().map(|made| made.path().to_owned()).map_err(Clone::clone);

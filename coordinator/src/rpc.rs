@@ -25,12 +25,12 @@ use wire::proto::{
 };
 use wire::token::METADATA_KEY;
 
-use crate::access::{Access, Need, Refused, WhileGood, Who};
+use crate::access::{Access, Action, Caller, TokenRefusal, UntilRevoked};
 use crate::audit::Audit;
-use crate::counted::Number;
+use crate::connection_limit::Number;
 use crate::driver::{OUTBOX_MAX, Trigger};
 use crate::identities::Identities;
-use crate::streams::{self, CHUNKS_MAX, Patience};
+use crate::streams::{self, CHUNKS_MAX, StreamTimeouts};
 use crate::uploads::Uploads;
 
 /// What the handlers need.
@@ -53,8 +53,8 @@ pub(crate) struct Service {
     /// What whoever comes after the driver's end is told: local workers may take a while to go.
     pub(crate) end: Arc<OnceLock<messages::ToWorker>>,
     /// How long the other side, and the disk, may take.
-    pub(crate) patience: Patience,
-    /// Who did what.
+    pub(crate) patience: StreamTimeouts,
+    /// Caller did what.
     pub(crate) audit: Audit,
 }
 
@@ -77,10 +77,10 @@ pub(crate) fn guard(
             Err(refused) => {
                 let peer = connection.and_then(|connection| connection.peer);
                 let mut more = vec![("reason", "its token is unknown")];
-                if let Refused::Ended { name, how } = &refused {
+                if let TokenRefusal::Ended { name, how } = &refused {
                     more = vec![("token", name.as_str()), ("reason", how)];
                 }
-                audit.note("refused", None, peer, &more);
+                audit.record("refused", None, peer, &more);
                 Err(Status::from(&refused))
             }
         }
@@ -103,7 +103,7 @@ impl Bonfire for Service {
         &self,
         request: Request<Streaming<FromWorker>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let (who, peer) = (self.admit(&request, Need::Join)?, peer_of(&request));
+        let (who, peer) = (self.admit(&request, Action::Join)?, peer_of(&request));
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
         if let Err(gone) = self.tell(Trigger::Opened { connection, outbox, secret: who.secret }).await {
@@ -112,7 +112,7 @@ impl Bonfire for Service {
         }
         let name = Arc::new(OnceLock::new());
         let own = name.clone();
-        let messages = WhileGood::new(request.into_inner(), &who).map(move |message| {
+        let messages = UntilRevoked::new(request.into_inner(), &who).map(move |message| {
             if let Ok(FromWorker { message: Some(from_worker::Message::Join(join)) }) = &message {
                 let _ = own.set(join.name.clone());
             }
@@ -130,27 +130,27 @@ impl Bonfire for Service {
             let worker = name.get().map_or("", String::as_str);
             match &message {
                 messages::ToWorker::Welcome(_) => {
-                    audit.note("joined", Some(&by), peer, &[("worker", worker)]);
+                    audit.record("joined", Some(&by), peer, &[("worker", worker)]);
                 }
                 messages::ToWorker::Refused(failure) => {
                     let more = [("worker", worker), ("reason", &failure.message)];
-                    audit.note("refused", Some(&by), peer, &more);
+                    audit.record("refused", Some(&by), peer, &more);
                 }
                 messages::ToWorker::Evicted { reason, .. } => {
-                    audit.note("evicted", Some(&by), peer, &[("worker", worker), ("reason", reason)]);
+                    audit.record("evicted", Some(&by), peer, &[("worker", worker), ("reason", reason)]);
                 }
                 _ => {}
             }
             Ok::<_, Status>(to_worker_out(message))
         });
-        Ok(Response::new(Box::pin(WhileGood::new(outgoing, &who))))
+        Ok(Response::new(Box::pin(UntilRevoked::new(outgoing, &who))))
     }
 
     async fn upload(
         &self,
         request: Request<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReply>, Status> {
-        let who = self.admit(&request, Need::Join)?;
+        let who = self.admit(&request, Action::Join)?;
         let mut chunks = request.into_inner();
         let wait = self.patience.join;
         let first = timeout(wait, chunks.message()).await.map_err(|_| {
@@ -161,7 +161,7 @@ impl Bonfire for Service {
         };
         // A call is dropped with its connection; what it has begun is brought to its end, and told.
         let own = self.clone();
-        let taken = tokio::spawn(async move { own.take(&begin, WhileGood::new(chunks, &who)).await });
+        let taken = tokio::spawn(async move { own.take(&begin, UntilRevoked::new(chunks, &who)).await });
         taken.await.unwrap_or_else(|why| Err(Status::internal(format!("the upload failed: {why}"))))
     }
 
@@ -169,7 +169,7 @@ impl Bonfire for Service {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
-        let who = self.admit(&request, Need::Join)?;
+        let who = self.admit(&request, Action::Join)?;
         let path = self.path(request.into_inner())?;
         let mut file = tokio::fs::File::open(&path)
             .await
@@ -181,19 +181,19 @@ impl Bonfire for Service {
                 warn!("a download of {} is given up: {why}", path.display());
             }
         });
-        Ok(Response::new(Box::pin(WhileGood::new(ReceiverStream::new(receiver), &who))))
+        Ok(Response::new(Box::pin(UntilRevoked::new(ReceiverStream::new(receiver), &who))))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        self.admit(&request, Need::Read)?;
+        self.admit(&request, Action::Read)?;
         let (reply, answer) = oneshot::channel();
         self.tell(Trigger::Status(reply)).await?;
         answer.await.map(Response::new).map_err(|_| over())
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
-        let who = self.admit(&request, Need::Operate)?;
-        self.audit.note("stopped", Some(&who), peer_of(&request), &[]);
+        let who = self.admit(&request, Action::Operate)?;
+        self.audit.record("stopped", Some(&who), peer_of(&request), &[]);
         let reason = request.into_inner().reason;
         let reason = if reason.is_empty() { "stop was asked for".to_owned() } else { reason };
         self.tell(Trigger::Stop { reason, signal: false }).await?;
@@ -204,8 +204,8 @@ impl Bonfire for Service {
         &self,
         request: Request<CheckpointRequest>,
     ) -> Result<Response<CheckpointReply>, Status> {
-        let who = self.admit(&request, Need::Operate)?;
-        self.audit.note("checkpointed", Some(&who), peer_of(&request), &[]);
+        let who = self.admit(&request, Action::Operate)?;
+        self.audit.record("checkpointed", Some(&who), peer_of(&request), &[]);
         self.tell(Trigger::Checkpoint).await?;
         Ok(Response::new(CheckpointReply {}))
     }
@@ -216,11 +216,11 @@ fn over() -> Status {
 }
 
 impl Service {
-    /// Who calls, if that may do it.
-    fn admit<T>(&self, request: &Request<T>, need: Need) -> Result<Who, Status> {
-        let who = Who::of(request)?;
+    /// Caller calls, if that may do it.
+    fn admit<T>(&self, request: &Request<T>, need: Action) -> Result<Caller, Status> {
+        let who = Caller::of(request)?;
         who.may(need).inspect_err(|status| {
-            self.audit.note("refused", Some(&who), peer_of(request), &[("reason", status.message())]);
+            self.audit.record("refused", Some(&who), peer_of(request), &[("reason", status.message())]);
         })?;
         Ok(who)
     }
@@ -229,7 +229,7 @@ impl Service {
     async fn take(
         &self,
         begin: &UploadBegin,
-        chunks: WhileGood<Streaming<UploadChunk>>,
+        chunks: UntilRevoked<Streaming<UploadChunk>>,
     ) -> Result<Response<UploadReply>, Status> {
         let (kind, step) = (self.kind(begin)?, begin.step);
         self.identities.check_upload(begin).map_err(Status::permission_denied)?;

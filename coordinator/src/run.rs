@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use configs::{Config, Resolved, ScheduleKind};
-use datasets::{FileEntry, Plan};
+use datasets::{DataPlan, FileEntry};
 use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
@@ -32,19 +32,19 @@ use crate::files::{self, Ports};
 use crate::identities::Identities;
 use crate::journal_writer::JournalWriter;
 use crate::keys::Keys;
-use crate::launch::{self, Launch, Locals};
+use crate::launch::{self, Launch, LocalWorkerPool};
 use crate::pages::RunPages;
-use crate::prepare::{self, Past, Place, Refusal};
+use crate::prepare::{self, PriorState, RunTarget, StartError};
 use crate::record::Recorder;
 use crate::rescue::RunFolder;
 use crate::retention::Retention;
 use crate::rpc::{Service, guard};
 use crate::signals::Signals;
-use crate::sinks::{self, Running};
+use crate::sinks::{self, RunningSinks};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
-use crate::streams::{self, Patience};
-use crate::{beside, certificates, check, counted, display, figures, resume, tracking};
+use crate::streams::{self, StreamTimeouts};
+use crate::{certificates, check, connection_limit, display, metrics, resume, run_metadata, tracking};
 
 /// A run's last record may wait for room on its disk for so long.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,19 +56,19 @@ const WORKERS_END: Duration = Duration::from_secs(10);
 const SPANS_END: Duration = Duration::from_secs(4);
 
 /// `coordinator --config FILE`: the exit code of the contract.
-pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
+pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
     let began = Instant::now();
     let resolved = resolve(args)?;
     let listen = args.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     let ports = files::ports(resolved.config.elastic.max_workers)?;
-    counted::bound(ports.control);
+    connection_limit::bound(ports.control);
     if let Some(warning) = files::warning(ports, resolved.config.elastic.max_workers) {
         printable::error_line(format_args!("coordinator: {warning}"));
     }
     let keys = Keys::read(&resolved)?;
     let worker = local_worker(&resolved.config)?;
     if worker.is_some() && args.tls_ca.is_some() {
-        return Err(Refusal::config(
+        return Err(StartError::config(
             "--tls-ca asks every worker for a certificate, and workers that are started here have none: pass \
              --local-workers 0, and start them with --tls-cert and --tls-key",
         ));
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     certificates::own_tls(&args.security, args.tls_ca.as_deref())?;
     let sinks = sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
-    let plan = Plan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
+    let plan = DataPlan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
     let mut resolved = prepare::with_data(resolved, &plan)?;
     let config = &resolved.config;
     check::has_samples(&prepare::geometry(config, &plan))?;
@@ -84,13 +84,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let devices = match &worker {
         Some(binary) => launch::devices(&config.local.devices, config.local.workers, binary)
             .await
-            .map_err(Refusal::config)?,
+            .map_err(StartError::config)?,
         None => Vec::new(),
     };
     if !source::is_begun(&resolved, args.resume)? {
         // Before a folder is made for it.
-        let source = source.as_ref().map_err(Refusal::clone)?.as_ref();
-        prepare::early_stopping(config, &plan).map_err(Refusal::config)?;
+        let source = source.as_ref().map_err(StartError::clone)?.as_ref();
+        prepare::early_stopping(config, &plan).map_err(StartError::config)?;
         if let (Some(binary), Some(device)) = (&worker, devices.first()) {
             check::refuse_untrainable(binary, device, &resolved, &plan, source).await?;
         }
@@ -99,19 +99,28 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
     let source = source::settle(source, &place, &mut resolved.config)?;
     let config = &resolved.config;
     let (dir, is_fresh) = match place {
-        Place::Fresh(dir) => (dir, true),
-        Place::Begun(dir) => (dir, false),
-        Place::Completed(dir) => {
+        RunTarget::Fresh(dir) => (dir, true),
+        RunTarget::Begun(dir) => (dir, false),
+        RunTarget::Completed(dir) => {
             prepare::check_completed(dir.path(), config, &plan)?;
             say_completed(dir.path(), config, args.output);
             return Ok(0);
         }
     };
-    let parts =
-        Parts { args, resolved: &resolved, dir: &dir, is_fresh, plan: &plan, keys, sinks, began, ports };
+    let parts = StartContext {
+        args,
+        resolved: &resolved,
+        dir: &dir,
+        is_fresh,
+        plan: &plan,
+        keys,
+        sinks,
+        began,
+        ports,
+    };
     let ended = parts.begin(listen, worker, devices, source).await;
     // Whoever mends what was wrong starts again under the same name.
-    let has_begun = matches!(ended, Ok(Ended { has_begun: true, .. }));
+    let has_begun = matches!(ended, Ok(RunOutcome { has_begun: true, .. }));
     if is_fresh
         && !has_begun
         && let Err(why) = dir.discard()
@@ -122,7 +131,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Refusal> {
 }
 
 /// How a start came to its end.
-struct Ended {
+struct RunOutcome {
     code: u8,
     /// False for a run that its own workers refused before its first state: nothing of it is worth keeping.
     has_begun: bool,
@@ -142,11 +151,11 @@ fn say_completed(dir: &Path, config: &Config, form: OutputForm) {
 }
 
 /// What workers without the data ask for.
-fn files_by_digest(plan: &Plan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, Refusal> {
+fn files_by_digest(plan: &DataPlan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, StartError> {
     let root = Path::new(&plan.path);
     let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
     let mut files: HashMap<String, PathBuf> = if plan.is_folder() {
-        plan.files().iter().map(file).collect::<Result<_, Refusal>>()?
+        plan.files().iter().map(file).collect::<Result<_, StartError>>()?
     } else {
         HashMap::from([(plan.digest.clone(), root.to_owned())])
     };
@@ -156,8 +165,8 @@ fn files_by_digest(plan: &Plan, source: Option<Source>) -> Result<HashMap<String
 }
 
 /// The configuration that a start asks for.
-pub(crate) fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
-    let path = args.config.as_deref().ok_or_else(|| Refusal::config("--config FILE is missing"))?;
+pub(crate) fn resolve(args: &RunArgs) -> Result<Resolved, StartError> {
+    let path = args.config.as_deref().ok_or_else(|| StartError::config("--config FILE is missing"))?;
     let mut set = args.set.clone();
     if args.resume {
         set.extend(resume::overrides_of_run_folder(path, &args.set));
@@ -168,47 +177,47 @@ pub(crate) fn resolve(args: &RunArgs) -> Result<Resolved, Refusal> {
     prepare::load(path, &set)
 }
 
-fn local_worker(config: &Config) -> Result<Option<PathBuf>, Refusal> {
+fn local_worker(config: &Config) -> Result<Option<PathBuf>, StartError> {
     if config.local.workers == 0 {
         return Ok(None);
     }
-    launch::worker_binary(config.local.worker_binary.as_deref()).map(Some).map_err(Refusal::config)
+    launch::worker_binary(config.local.worker_binary.as_deref()).map(Some).map_err(StartError::config)
 }
 
 /// What a start works with.
-struct Parts<'a> {
+struct StartContext<'a> {
     args: &'a RunArgs,
     resolved: &'a Resolved,
     dir: &'a RunDir,
     /// Whether the folder was made by this start.
     is_fresh: bool,
-    plan: &'a Plan,
+    plan: &'a DataPlan,
     keys: Keys,
     sinks: Vec<SinkConfig>,
     began: Instant,
     ports: Ports,
 }
 
-impl Parts<'_> {
+impl StartContext<'_> {
     async fn begin(
         &self,
         listen: SocketAddr,
         worker: Option<PathBuf>,
         devices: Vec<String>,
         source: Option<Source>,
-    ) -> Result<Ended, Refusal> {
+    ) -> Result<RunOutcome, StartError> {
         let (config, dir) = (&self.resolved.config, self.dir.path());
         let past = prepare::past(dir, config, self.plan, self.keys.trusted.as_ref())?;
         let files = files_by_digest(self.plan, source)?;
         let endpoint = self.endpoint(listen)?;
-        let access = Access::open(endpoint.token.clone(), dir).map_err(Refusal::config)?;
+        let access = Access::open(endpoint.token.clone(), dir).map_err(StartError::config)?;
         let audit = Audit::start(dir)
-            .map_err(|why| Refusal::failed(format!("no thread for the audit log: {why}")))?;
+            .map_err(|why| StartError::failed(format!("no thread for the audit log: {why}")))?;
         let (run, term) = self.take_term(&past.history)?;
         self.write_files()?;
         // Whoever reads the address finds a run that ends in order when it is told to.
         let signals = Signals::listen()
-            .map_err(|why| Refusal::failed(format!("signals can't be listened to: {why}")))?;
+            .map_err(|why| StartError::failed(format!("signals can't be listened to: {why}")))?;
         self.write(&dir.join("address"), format!("{}\n", endpoint.url()).as_bytes())?;
 
         let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
@@ -219,23 +228,23 @@ impl Parts<'_> {
         let (of_data, secret) = ((geometry, sums_max), token.secret());
         let data = (data, self.ports.data);
         let reduction = Reduction::start(data, tls.clone(), secret, run, of_data, identities.clone())
-            .map_err(|why| Refusal::failed(format!("the data plane can't be started: {why}")))?;
+            .map_err(|why| StartError::failed(format!("the data plane can't be started: {why}")))?;
         let workers = devices.len() as u32;
         let run_plan = prepare::run_plan(config, self.dir.name(), run, self.plan, workers, reduction.port())
-            .map_err(Refusal::config)?;
+            .map_err(StartError::config)?;
         let (total_steps, rejoin_ms) = (run_plan.total_steps, run_plan.rejoin_ms);
         let uploads = self.uploads(geometry.steps_per_epoch());
-        let (beside, scrapes) = self.beside(&past, run, worker.clone())?;
-        let queue = beside.spans.as_ref().map(StepSpans::queue);
+        let (metadata, scrapes) = self.metadata(&past, run, worker.clone())?;
+        let queue = metadata.spans.as_ref().map(StepSpans::queue);
         let mut recorder =
-            self.recorder(&past, (run, term), total_steps, geometry.steps_per_epoch(), beside)?;
-        let folder = RunFolder::hold(self.dir).map_err(Refusal::failed)?;
+            self.recorder(&past, (run, term), total_steps, geometry.steps_per_epoch(), metadata)?;
+        let folder = RunFolder::hold(self.dir).map_err(StartError::failed)?;
         uploads.hold(folder.held());
         recorder.hold(folder.held());
         self.say_first(&mut recorder, &past);
         let exact = !config.elastic.mixed && past.history.is_exact();
         let journal = JournalWriter::start(past.journal)
-            .map_err(|why| Refusal::failed(format!("no thread for the journal: {why}")))?;
+            .map_err(|why| StartError::failed(format!("no thread for the journal: {why}")))?;
         let orphans = past.history.orphans();
         let now = self.began.elapsed().as_millis() as u64;
         let machine = Coordinator::new(run_plan, term, past.history, now);
@@ -249,7 +258,7 @@ impl Parts<'_> {
             room: streams::inbox_room(),
             connections: Arc::default(),
             end: end.clone(),
-            patience: Patience::default(),
+            patience: StreamTimeouts::default(),
             audit: audit.clone(),
         };
         let url = |address| endpoint::url(address, tls.is_some());
@@ -258,9 +267,9 @@ impl Parts<'_> {
         let watching = access.watch();
         let guard = guard(access.clone(), audit.clone());
         let server = endpoint::serve((control, tls), service, guard, config.elastic.lease.0, sums_max)?;
-        beside::sample(config.tracker.system_every.0, &triggers);
+        run_metadata::sample(config.tracker.system_every.0, &triggers);
         let pages = self.pages(access, audit);
-        let figures = figures::serve(scrapes, &pages);
+        let metrics = metrics::serve(scrapes, &pages);
         let locals = worker.map(|binary| {
             let launch = Launch {
                 binary,
@@ -270,12 +279,12 @@ impl Parts<'_> {
                 logs: dir.join("logs"),
                 devices,
             };
-            Locals::new(launch, triggers.clone())
+            LocalWorkerPool::new(launch, triggers.clone())
         });
         let is_local = locals.is_some();
         let locals = self.call_workers(locals, (orphans, rejoin_ms), &far, &mut recorder)?;
         let mut hosted = tracking::host(config, dir, (&pages, self.ports.tracker), &mut recorder);
-        let following = Running::start(self.sinks.clone(), dir, &mut recorder);
+        let following = RunningSinks::start(self.sinks.clone(), dir, &mut recorder);
         recorder.follow_with(following.hearing(hosted.said()));
         folder.watch(&triggers);
         let signals = tokio::spawn(signals.pass_on(triggers));
@@ -288,7 +297,7 @@ impl Parts<'_> {
         end_local(locals, outcome.code).await;
         server.abort();
         watching.abort();
-        drop(figures);
+        drop(metrics);
         let is_refused = self.is_fresh && is_local && recorder.is_refused_start(&outcome);
         let code = if is_refused {
             recorder.say_refused(&outcome);
@@ -302,11 +311,11 @@ impl Parts<'_> {
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;
         }
-        Ok(Ended { code, has_begun: !is_refused })
+        Ok(RunOutcome { code, has_begun: !is_refused })
     }
 
     /// What people hear before the first step: how the run goes on, and what was found of its past and its data.
-    fn say_first(&self, recorder: &mut Recorder, past: &Past) {
+    fn say_first(&self, recorder: &mut Recorder, past: &PriorState) {
         let is_named = self.resolved.config.run.name.is_some();
         recorder.goes_on_with(resume::line(self.args, self.dir.name(), is_named));
         if self.args.resume && past.history.term() == 0 {
@@ -328,11 +337,11 @@ impl Parts<'_> {
     /// Starts the local workers, or says how others join.
     fn call_workers(
         &self,
-        mut locals: Option<Locals>,
+        mut locals: Option<LocalWorkerPool>,
         (orphans, rejoin_ms): (usize, u64),
         url: &str,
         recorder: &mut Recorder,
-    ) -> Result<Option<Locals>, Refusal> {
+    ) -> Result<Option<LocalWorkerPool>, StartError> {
         match &mut locals {
             None => {
                 recorder.say_what_it_waits_for();
@@ -349,7 +358,7 @@ impl Parts<'_> {
             Some(locals) => {
                 if let Err(why) = locals.slots().try_for_each(|slot| locals.start(slot)) {
                     locals.kill();
-                    return Err(Refusal::config(format!("{why:#}")));
+                    return Err(StartError::config(format!("{why:#}")));
                 }
             }
         }
@@ -389,27 +398,27 @@ impl Parts<'_> {
         RunPages { access, audit, security, folder: self.dir.path().join("tls") }
     }
 
-    fn take_term(&self, history: &History) -> Result<(RunId, u32), Refusal> {
+    fn take_term(&self, history: &History) -> Result<(RunId, u32), StartError> {
         let term = self.dir.last_term()?.max(history.term()) + 1;
         self.dir.take_term(term)?;
         let run = match history.run() {
             Some(run) => run,
-            None => {
-                RunId(wire::random_bytes().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?)
-            }
+            None => RunId(
+                wire::random_bytes().map_err(|why| StartError::failed(format!("no random bytes: {why}")))?,
+            ),
         };
         Ok((run, term))
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
-        store::write_file(path, bytes).map_err(Refusal::failed)
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StartError> {
+        store::write_file(path, bytes).map_err(StartError::failed)
     }
 
     /// What a run's folder must have for others to understand it: the configuration and the data.
-    fn write_files(&self) -> Result<(), Refusal> {
+    fn write_files(&self) -> Result<(), StartError> {
         let dir = self.dir.path();
         self.write(&dir.join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
-        let plan = serde_json::to_vec_pretty(self.plan).map_err(Refusal::failed)?;
+        let plan = serde_json::to_vec_pretty(self.plan).map_err(StartError::failed)?;
         self.write(&dir.join("data.json"), &plan)?;
         if let Some(tokenizer) = self.plan.tokenizer()
             && let Some((_, json)) = self.plan.read_tokenizer(Path::new(&tokenizer.path))?
@@ -422,7 +431,7 @@ impl Parts<'_> {
 }
 
 /// Local workers end with the run: by themselves, or by force where that takes too long or the run broke off.
-async fn end_local(locals: Option<Locals>, code: u8) {
+async fn end_local(locals: Option<LocalWorkerPool>, code: u8) {
     let patience = if code == 0 { WORKERS_END } else { Duration::from_secs(2) };
     let deadline = tokio::time::Instant::now() + patience;
     if let Some(locals) = locals {

@@ -12,7 +12,7 @@ use tracker::sink::{PushError, SinkConfig, Sinks};
 
 use crate::cli::PushArgs;
 use crate::display;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 use crate::record::Recorder;
 use crate::signals;
 
@@ -31,13 +31,13 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// The sinks that the configuration and the environment ask for.
-pub(crate) fn wanted(resolved: &Resolved) -> Result<Vec<SinkConfig>, Refusal> {
-    SinkConfig::of(&resolved.config.tracker, &resolved.stem, &variable).map_err(Refusal::config)
+pub(crate) fn wanted(resolved: &Resolved) -> Result<Vec<SinkConfig>, StartError> {
+    SinkConfig::of(&resolved.config.tracker, &resolved.stem, &variable).map_err(StartError::config)
 }
 
 /// The sinks of a run that goes on.
 #[derive(Default)]
-pub(crate) struct Running {
+pub(crate) struct RunningSinks {
     sinks: Option<Sinks>,
     /// For the end: how what is left is sent.
     wanted: Vec<SinkConfig>,
@@ -45,7 +45,7 @@ pub(crate) struct Running {
     served: Option<Receiver<String>>,
 }
 
-impl Running {
+impl RunningSinks {
     /// Starts them, once the run's folder has its record. What goes wrong is said, and training goes on.
     pub(crate) fn start(wanted: Vec<SinkConfig>, run_dir: &Path, recorder: &mut Recorder) -> Self {
         if wanted.is_empty() {
@@ -113,15 +113,15 @@ impl Running {
 }
 
 /// `coordinator tracker push`: all of a run that isn't there yet.
-pub(crate) fn push(args: &PushArgs) -> Result<(), Refusal> {
+pub(crate) fn push(args: &PushArgs) -> Result<(), StartError> {
     let sink = SinkConfig::named(&args.to, args.experiment.as_deref(), &args.run_dir, &variable);
-    let sink = sink.map_err(Refusal::config)?;
+    let sink = sink.map_err(StartError::config)?;
     let pushed = tracker::sink::push(&args.run_dir, &sink, PATIENCE_PUSH).map_err(|why| match why {
-        PushError::Run(why) => Refusal::data(why),
-        PushError::Refused(why) => Refusal::config(why),
-        PushError::Failed(why) => {
-            Refusal::failed(format!("{why}. What was sent stays sent; the same command goes on from there"))
-        }
+        PushError::Run(why) => StartError::data(why),
+        PushError::Refused(why) => StartError::config(why),
+        PushError::Failed(why) => StartError::failed(format!(
+            "{why}. What was sent stays sent; the same command goes on from there"
+        )),
     })?;
     for remark in &pushed.remarks {
         display::print(remark);

@@ -6,7 +6,7 @@ use configs::{Config, Resolved};
 use store::signing::TrustedKeys;
 use store::{RunDir, versions};
 
-use crate::prepare::{Place, Refusal};
+use crate::prepare::{RunTarget, StartError};
 
 /// A version's file of parameters, as workers name it.
 const MODEL_FILE: &str = "model.safetensors";
@@ -32,20 +32,20 @@ impl Source {
 }
 
 /// What `init.from` names, if it is set; signed, where keys are given.
-pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result<Option<Source>, Refusal> {
+pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result<Option<Source>, StartError> {
     let init = &resolved.config.init;
     let Some(from) = &init.from else { return Ok(None) };
     let (path, verified) = file(from, resolved.path.parent(), trusted)
-        .map_err(|why| Refusal::data(format!("init.from = {from:?}: {why}")))?;
-    let failed = |why: std::io::Error| Refusal::data(format!("{}: {why}", path.display()));
+        .map_err(|why| StartError::data(format!("init.from = {from:?}: {why}")))?;
+    let failed = |why: std::io::Error| StartError::data(format!("{}: {why}", path.display()));
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open(&path).map_err(failed)?).map_err(failed)?;
     let digest = hasher.finalize().to_hex().to_string();
     if verified.is_some_and(|verified| verified != digest) {
-        return Err(Refusal::data(format!("{} changed while it was read", path.display())));
+        return Err(StartError::data(format!("{} changed while it was read", path.display())));
     }
     match &init.digest {
-        Some(expected) if !expected.eq_ignore_ascii_case(&digest) => Err(Refusal::data(format!(
+        Some(expected) if !expected.eq_ignore_ascii_case(&digest) => Err(StartError::data(format!(
             "init.from = {from:?}: the BLAKE3 of {} is {digest}, init.digest says {expected}",
             path.display()
         ))),
@@ -54,7 +54,7 @@ pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result
 }
 
 /// Whether there is a run to be resumed: it may have version 0 already, and the file be gone.
-pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, Refusal> {
+pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, StartError> {
     let run = &resolved.config.run;
     Ok(resume
         && match &run.name {
@@ -66,10 +66,10 @@ pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, Refusa
 /// The digest that the run's configuration holds from now on: the file's, or the one that the run was begun with where
 /// the file can't be had any more.
 pub(crate) fn settle(
-    found: Result<Option<Source>, Refusal>,
-    place: &Place,
+    found: Result<Option<Source>, StartError>,
+    place: &RunTarget,
     config: &mut Config,
-) -> Result<Option<Source>, Refusal> {
+) -> Result<Option<Source>, StartError> {
     let why = match found {
         Ok(source) => {
             config.init.digest = source.as_ref().map(|source| source.digest.clone());
@@ -77,7 +77,7 @@ pub(crate) fn settle(
         }
         Err(why) => why,
     };
-    let (Place::Begun(dir) | Place::Completed(dir)) = place else { return Err(why) };
+    let (RunTarget::Begun(dir) | RunTarget::Completed(dir)) = place else { return Err(why) };
     let Ok(before) = Config::load(&dir.path().join("config.toml"), &[]) else { return Err(why) };
     let before = before.config.init;
     if before.digest.is_none() || before.from != config.init.from {
@@ -89,10 +89,14 @@ pub(crate) fn settle(
 }
 
 /// A file, and the digest of what was verified in it.
-type Verified = (PathBuf, Option<String>);
+type VerifiedFile = (PathBuf, Option<String>);
 
 /// The file of `RUN_DIR`, `RUN_DIR@STEP` or a path, relative to the working directory, then to the configuration.
-fn file(from: &str, config_dir: Option<&Path>, trusted: Option<&TrustedKeys>) -> Result<Verified, String> {
+fn file(
+    from: &str,
+    config_dir: Option<&Path>,
+    trusted: Option<&TrustedKeys>,
+) -> Result<VerifiedFile, String> {
     let places = |text: &str| {
         let beside = config_dir.map(|dir| dir.join(text)).filter(|path| path != Path::new(text));
         [Some(PathBuf::from(text)), beside].into_iter().flatten()
@@ -118,7 +122,7 @@ fn file(from: &str, config_dir: Option<&Path>, trusted: Option<&TrustedKeys>) ->
     Err(format!("there is no such file or run (tried {})", tried.join(", ")))
 }
 
-fn of_run(dir: &Path, step: Option<u64>, trusted: Option<&TrustedKeys>) -> Result<Verified, String> {
+fn of_run(dir: &Path, step: Option<u64>, trusted: Option<&TrustedKeys>) -> Result<VerifiedFile, String> {
     let checkpoints = dir.join("checkpoints");
     let steps = versions::list(&checkpoints).unwrap_or_default();
     let found = match step {

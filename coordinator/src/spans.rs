@@ -6,7 +6,7 @@ use protocol::coordinator::Committed;
 use protocol::ids::{Phase, RunId};
 use tracker::traces::{Part, Spans, StepId};
 
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Where they go, and since when the step in flight is under way.
 pub(crate) struct StepSpans {
@@ -17,12 +17,12 @@ pub(crate) struct StepSpans {
 
 impl StepSpans {
     /// To the collector at `telemetry.otlp`, if that is set.
-    pub(crate) fn start(endpoint: &str, run: RunId, name: &str) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn start(endpoint: &str, run: RunId, name: &str) -> Result<Option<Self>, StartError> {
         if endpoint.is_empty() {
             return Ok(None);
         }
         let about = [("bonfire.run", name.to_owned())];
-        let spans = Spans::start(endpoint, "bonfire-coordinator", &about).map_err(Refusal::config)?;
+        let spans = Spans::start(endpoint, "bonfire-coordinator", &about).map_err(StartError::config)?;
         Ok(Some(Self { spans, run, since: Instant::now() }))
     }
 

@@ -14,9 +14,9 @@ use wire::proto::upload_chunk::Part;
 use wire::proto::{DownloadChunk, FromWorker, UploadChunk};
 use wire::transport::{FINISH_DEADLINE, JOIN_DEADLINE, STALL_DEADLINE};
 
-use crate::beside::Told;
 use crate::driver::Trigger;
-use crate::uploads::{Claim, Ticket, Written};
+use crate::run_metadata::SystemReport;
+use crate::uploads::{Claim, UploadTicket, VersionOutcome};
 
 /// Chunks that may wait for the disk or the network.
 pub(crate) const CHUNKS_MAX: usize = 4;
@@ -41,7 +41,7 @@ async fn take_room(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphore
 
 /// How long the other side, and the disk, may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct StreamTimeouts {
     /// Until a stream says whose it is.
     pub(crate) join: Duration,
     /// Without a byte of a file.
@@ -50,7 +50,7 @@ pub(crate) struct Patience {
     pub(crate) finish: Duration,
 }
 
-impl Default for Patience {
+impl Default for StreamTimeouts {
     fn default() -> Self {
         Self { join: JOIN_DEADLINE, stall: STALL_DEADLINE, finish: FINISH_DEADLINE }
     }
@@ -62,7 +62,7 @@ pub(crate) async fn listen(
     mut stream: impl Stream<Item = Result<FromWorker, Status>> + Unpin,
     triggers: mpsc::Sender<Trigger>,
     room: Arc<Semaphore>,
-    patience: Patience,
+    patience: StreamTimeouts,
 ) {
     let mut instance = None;
     // Whoever has not joined by then says nothing that anybody waits for.
@@ -78,9 +78,9 @@ pub(crate) async fn listen(
         match message {
             Some(Ok(mut message)) => {
                 let bytes = wire::encoded_bytes(&message);
-                if let Some(told) = Told::of(&mut message, &mut instance) {
+                if let Some(report) = SystemReport::of(&mut message, &mut instance) {
                     // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
-                    let _ = triggers.try_send(Trigger::Told(told));
+                    let _ = triggers.try_send(Trigger::SystemReport(report));
                 }
                 match from_worker_in(message) {
                     Ok(mut message) => {
@@ -108,7 +108,7 @@ pub(crate) async fn listen(
 }
 
 /// What is known of an upload that came whole: what has become of it, if it is a version, and the digest that its sender told.
-pub(crate) type Received = (Option<Written>, [u8; 32]);
+pub(crate) type ReceivedUpload = (Option<VersionOutcome>, [u8; 32]);
 
 /// Has an upload written by a thread that may wait for the disk.
 ///
@@ -117,8 +117,8 @@ pub(crate) type Received = (Option<Written>, [u8; 32]);
 pub(crate) async fn receive<E>(
     claim: Claim,
     chunks: impl Stream<Item = Result<UploadChunk, E>> + Unpin,
-    patience: Patience,
-) -> Result<Received, String> {
+    patience: StreamTimeouts,
+) -> Result<ReceivedUpload, String> {
     let ticket = claim.ticket();
     let (sender, parts) = mpsc::channel(CHUNKS_MAX);
     let writer = tokio::task::spawn_blocking(move || write(claim, parts));
@@ -128,7 +128,7 @@ pub(crate) async fn receive<E>(
 }
 
 /// Writes an upload part by part. Blocking.
-fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<Received, String> {
+fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<ReceivedUpload, String> {
     let mut receiving = claim.open()?;
     while let Some(part) = parts.blocking_recv() {
         match part {
@@ -149,7 +149,7 @@ fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<Received, Stri
 /// Waits for the writer's end. One that takes too long is given up, unless it has put the version in place by then.
 async fn settle<W: Future + Unpin>(
     mut writer: W,
-    ticket: &Ticket,
+    ticket: &UploadTicket,
     patience: Duration,
 ) -> Result<W::Output, String> {
     let late = |_| format!("the upload was not durable within {} s", patience.as_secs());
@@ -191,7 +191,7 @@ async fn pass_on<E>(
 pub(crate) async fn send(
     file: &mut (impl AsyncRead + Unpin),
     chunks: &mpsc::Sender<Result<DownloadChunk, Status>>,
-    patience: Patience,
+    patience: StreamTimeouts,
 ) -> Result<(), String> {
     loop {
         let mut bytes = vec![0; CHUNK_BYTES];

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::RunArgs;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 use crate::reproduce::toml_string;
 use crate::{resume, run};
 
@@ -27,16 +27,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 const INTERRUPTED: u8 = 130;
 
 /// Runs this program without `--supervise` until it ends in order; its exit code.
-pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
+pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, StartError> {
     let program = std::env::current_exe()
-        .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
+        .map_err(|why| StartError::failed(format!("the coordinator's own path can't be had: {why}")))?;
     let arguments: Vec<_> =
         std::env::args_os().skip(1).filter(|argument| argument != "--supervise").collect();
     // Of a configuration that can't be read the coordinator says what is wrong.
     let runs = run::resolve(args).ok().map(|resolved| resolved.config.run.dir);
     let mut again: Vec<OsString> = Vec::new();
     // Watched before there is a coordinator, and between two of them: none is left behind, none is started again.
-    let mut told = Told::watch()?;
+    let mut signals = ShutdownSignals::watch()?;
     let mut quick_deaths = 0;
     loop {
         let (began, began_at) = (Instant::now(), SystemTime::now());
@@ -45,24 +45,24 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
             .args(&again)
             .env(resume::SUPERVISED, "1")
             .spawn()
-            .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
+            .map_err(|why| StartError::failed(format!("{} can't be started: {why}", program.display())))?;
         let pid = child.id();
-        let status = told
+        let status = signals
             .until_end_of(child)
             .await
-            .map_err(|why| Refusal::failed(format!("the coordinator is lost: {why}")))?;
+            .map_err(|why| StartError::failed(format!("the coordinator is lost: {why}")))?;
         if let Some(code) = last_word(status) {
             return Ok(code);
         }
         quick_deaths = if began.elapsed() < QUICK { quick_deaths + 1 } else { 1 };
         if quick_deaths > QUICK_DEATHS_MAX {
-            return Err(Refusal::failed(format!(
+            return Err(StartError::failed(format!(
                 "the coordinator died {quick_deaths} times in a row ({status})"
             )));
         }
         // One that died before it held a run is started as it was.
         let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
-        if told.within(PAUSE).await {
+        if signals.within(PAUSE).await {
             let line = resume::line(args, held.as_deref().unwrap_or_default(), held.is_none());
             printable::error_line(format_args!(
                 "coordinator: it died ({status}), and was to end; go on with\n  {line}"
@@ -78,17 +78,17 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, Refusal> {
 }
 
 /// Signals by which people, shells and service managers end a program, and whether one came.
-struct Told {
+struct ShutdownSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
     hangup: unix::Signal,
     to_end: bool,
 }
 
-impl Told {
-    fn watch() -> Result<Self, Refusal> {
+impl ShutdownSignals {
+    fn watch() -> Result<Self, StartError> {
         let watch =
-            |kind| signal(kind).map_err(|why| Refusal::failed(format!("signals can't be watched: {why}")));
+            |kind| signal(kind).map_err(|why| StartError::failed(format!("signals can't be watched: {why}")));
         Ok(Self {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,

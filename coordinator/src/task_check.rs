@@ -6,12 +6,12 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use configs::Resolved;
-use datasets::Plan;
+use datasets::DataPlan;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::prepare::{self, Refusal};
+use crate::prepare::{self, StartError};
 use crate::source::Source;
 
 /// Building a large model, or opening a card for the first time, takes seconds.
@@ -29,7 +29,7 @@ pub(crate) enum TaskCheck {
         device: String,
     },
     /// It can't.
-    Refused(Refusal),
+    Refused(StartError),
     /// There is no answer, and why: whether it can is seen by the first worker.
     Unknown(String),
 }
@@ -39,7 +39,7 @@ pub(crate) async fn ask(
     worker: &Path,
     device: &str,
     resolved: &Resolved,
-    plan: &Plan,
+    plan: &DataPlan,
     source: Option<&Source>,
 ) -> TaskCheck {
     let question = match serde_json::to_string(plan) {
@@ -62,13 +62,13 @@ pub(crate) async fn ask(
 }
 
 /// What a program printed, and how it ended.
-struct Said {
+struct ProgramOutput {
     status: ExitStatus,
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
-async fn converse(worker: &Path, device: &str, question: &str) -> std::io::Result<Said> {
+async fn converse(worker: &Path, device: &str, question: &str) -> std::io::Result<ProgramOutput> {
     let mut child = Command::new(worker)
         .args(["--check-task", "--device", device])
         .stdin(Stdio::piped())
@@ -84,7 +84,7 @@ async fn converse(worker: &Path, device: &str, question: &str) -> std::io::Resul
         }
     };
     let ((), out, err) = tokio::join!(write, read(out), read(err));
-    Ok(Said { status: child.wait().await?, out, err })
+    Ok(ProgramOutput { status: child.wait().await?, out, err })
 }
 
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
@@ -96,7 +96,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     bytes
 }
 
-fn understood(worker: &Path, resolved: &Resolved, said: &Said) -> TaskCheck {
+fn understood(worker: &Path, resolved: &Resolved, said: &ProgramOutput) -> TaskCheck {
     let answer: Value = serde_json::from_slice(&said.out).unwrap_or_default();
     if let Some(parameters) = answer["parameters"].as_u64() {
         let device = answer["device"].as_str().unwrap_or("cpu").to_owned();
@@ -104,7 +104,7 @@ fn understood(worker: &Path, resolved: &Resolved, said: &Said) -> TaskCheck {
     }
     let code = answer["code"].as_u64().and_then(|code| u8::try_from(code).ok());
     match (answer["message"].as_str(), code) {
-        (Some(message), Some(code @ (2 | 3))) => TaskCheck::Refused(Refusal {
+        (Some(message), Some(code @ (2 | 3))) => TaskCheck::Refused(StartError {
             code,
             message: format!("{}: {message} (says {})", resolved.path.display(), worker.display()),
         }),

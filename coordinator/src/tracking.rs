@@ -18,8 +18,8 @@ use crate::certificates;
 use crate::cli::ServeArgs;
 use crate::display;
 use crate::files;
-use crate::pages::{self, Door, RunPages};
-use crate::prepare::Refusal;
+use crate::pages::{self, PageAccess, RunPages};
+use crate::prepare::StartError;
 use crate::record::Recorder;
 use crate::signals;
 
@@ -36,17 +36,17 @@ const END_MAX: Duration = Duration::from_secs(5);
 const EMBEDDED: &str = "embedded";
 
 /// `coordinator tracker serve`: until Ctrl-C.
-pub(crate) fn serve(args: &ServeArgs) -> Result<(), Refusal> {
-    let runtime = runtime().map_err(Refusal::failed)?;
+pub(crate) fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    let runtime = runtime().map_err(StartError::failed)?;
     let served = runtime.block_on(serve_until_stopped(args));
     // Threads that still wait for a disk have nothing left to do.
     runtime.shutdown_background();
     served
 }
 
-async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
+async fn serve_until_stopped(args: &ServeArgs) -> Result<(), StartError> {
     if !token::is_loopback(args.listen.ip()) && args.token_file.is_none() {
-        return Err(Refusal::config(format!(
+        return Err(StartError::config(format!(
             "--listen {} is reached from other machines: pass --token-file with a token that requests must carry",
             args.listen
         )));
@@ -56,12 +56,15 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), Refusal> {
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.map_err(|why| {
         let free = SocketAddr::new(args.listen.ip(), 0);
-        Refusal::config(format!("--listen {}: {why}; --listen {free} takes a port that is free", args.listen))
+        StartError::config(format!(
+            "--listen {}: {why}; --listen {free} takes a port that is free",
+            args.listen
+        ))
     })?;
-    let address = listener.local_addr().map_err(Refusal::failed)?;
+    let address = listener.local_addr().map_err(StartError::failed)?;
     let door = pages::of_folder(&args.security, address, token, &args.dir)?;
     let remark = |remark: &str| printable::error_line(format_args!("tracker: {remark}"));
-    let tracker = Tracker::open(&args.dir, Some(door.access.clone()), remark).map_err(Refusal::failed)?;
+    let tracker = Tracker::open(&args.dir, Some(door.access.clone()), remark).map_err(StartError::failed)?;
     let (scheme, dir) = (door.scheme(), args.dir.display());
     display::print(&format!("tracker of {dir} at {scheme}://{address}; Ctrl-C ends it"));
     if scheme == "https" && args.security.tls_cert.is_none() {
@@ -85,7 +88,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The folder is one that holds runs, or may.
-fn check_folder(dir: &Path) -> Result<(), Refusal> {
+fn check_folder(dir: &Path) -> Result<(), StartError> {
     let shown = dir.display();
     let wrong = if !dir.exists() {
         "there is no such folder; give the one that holds the runs (run.dir, \"runs\" if nothing is said)"
@@ -98,17 +101,18 @@ fn check_folder(dir: &Path) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    Err(Refusal::config(format!("--dir {shown}: {wrong}")))
+    Err(StartError::config(format!("--dir {shown}: {wrong}")))
 }
 
-fn access_token(path: &Path) -> Result<AccessToken, Refusal> {
-    let at = |why: &dyn std::fmt::Display| Refusal::config(format!("--token-file {}: {why}", path.display()));
+fn access_token(path: &Path) -> Result<AccessToken, StartError> {
+    let at =
+        |why: &dyn std::fmt::Display| StartError::config(format!("--token-file {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|why| at(&why))?;
     AccessToken::parse(&text).map_err(|why| at(&why))
 }
 
 /// The tracker beside a run.
-pub(crate) struct Hosted {
+pub(crate) struct HostedTracker {
     /// Ends it when it is dropped.
     end: Option<oneshot::Sender<()>>,
     /// Closed when it has ended.
@@ -118,7 +122,7 @@ pub(crate) struct Hosted {
     said: Option<Receiver<String>>,
 }
 
-impl Hosted {
+impl HostedTracker {
     /// What it has to say, for who tells people.
     pub(crate) fn said(&mut self) -> Option<Receiver<String>> {
         self.said.take()
@@ -142,10 +146,10 @@ pub(crate) fn host(
     run_dir: &Path,
     (pages, connections): (&RunPages, usize),
     recorder: &mut Recorder,
-) -> Hosted {
+) -> HostedTracker {
     let address = run_dir.join(ADDRESS);
     let is_wanted = config.tracker.sinks.iter().any(|sink| sink == EMBEDDED);
-    let mut hosted = Hosted { end: None, ended: None, address, said: None };
+    let mut hosted = HostedTracker { end: None, ended: None, address, said: None };
     let Some(runs) = run_dir.parent().filter(|_| is_wanted && !config.tracker.listen.is_empty()) else {
         return hosted;
     };
@@ -162,14 +166,14 @@ pub(crate) fn host(
 }
 
 /// The address, what ends it, and what says that it has ended.
-type Started = (String, oneshot::Sender<()>, oneshot::Receiver<()>);
+type StartedTracker = (String, oneshot::Sender<()>, oneshot::Receiver<()>);
 
 fn start(
     (listen, pages, connections): (&str, &RunPages, usize),
     runs: &Path,
     address: &Path,
     say: SyncSender<String>,
-) -> Result<Started, String> {
+) -> Result<StartedTracker, String> {
     let listener =
         std::net::TcpListener::bind(listen).map_err(|why| format!("tracker.listen = {listen:?}: {why}"))?;
     listener.set_nonblocking(true).map_err(|why| why.to_string())?;
@@ -199,7 +203,7 @@ fn start(
 
 fn serve_beside(
     runtime: &Runtime,
-    (listener, door, connections): (std::net::TcpListener, Door, usize),
+    (listener, door, connections): (std::net::TcpListener, PageAccess, usize),
     runs: &Path,
     say: impl Fn(&str) + Send + Sync + 'static,
     ended: oneshot::Receiver<()>,

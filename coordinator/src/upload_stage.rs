@@ -8,9 +8,9 @@ const GIVEN_UP: u8 = 2;
 
 /// Shared by whoever waits for the upload and whoever writes it.
 #[derive(Default)]
-pub(crate) struct Stage(AtomicU8);
+pub(crate) struct UploadStage(AtomicU8);
 
-impl Stage {
+impl UploadStage {
     /// Nobody waits for it any more; false where it is in place by now.
     pub(crate) fn give_up(&self) -> bool {
         self.leave(GIVEN_UP)

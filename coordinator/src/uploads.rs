@@ -8,14 +8,14 @@ use protocol::ids::MemberId;
 use protocol::messages::UploadKind;
 use store::signing::SigningKey;
 use store::versions::{self, FileWriter, Manifest, VersionWriter};
-use store::{HeldFolder, Whereabouts, write_file};
+use store::{FolderLocation, HeldFolder, write_file};
 use tracing::{info, warn};
 
-use crate::upload_stage::Stage;
+use crate::upload_stage::UploadStage;
 
 /// What a manifest says beside the files.
 #[derive(Clone, Debug)]
-pub(crate) struct Lineage {
+pub(crate) struct ManifestInfo {
     /// Digest of the keys that change the weights.
     pub(crate) config_digest: String,
     /// Digest of the dataset.
@@ -39,7 +39,7 @@ pub(crate) struct Uploads {
     run_dir: Arc<Mutex<PathBuf>>,
     /// Where that is known, what it must be.
     held: Arc<Mutex<Option<Arc<HeldFolder>>>>,
-    lineage: Arc<Lineage>,
+    lineage: Arc<ManifestInfo>,
     signing: Signing,
     expected: Arc<Mutex<BTreeMap<UploadKind, Expected>>>,
 }
@@ -57,7 +57,7 @@ struct Expected {
 
 impl Uploads {
     /// Into this run's folder.
-    pub(crate) fn new(run_dir: &Path, lineage: Lineage, signing: Signing) -> Self {
+    pub(crate) fn new(run_dir: &Path, lineage: ManifestInfo, signing: Signing) -> Self {
         Self {
             run_dir: Arc::new(Mutex::new(run_dir.to_owned())),
             held: Arc::default(),
@@ -79,7 +79,7 @@ impl Uploads {
     /// Refuses what would go to another folder of its name.
     fn check_place(&self) -> Result<(), String> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match held.filter(|held| held.whereabouts() != Whereabouts::InPlace) {
+        match held.filter(|held| held.whereabouts() != FolderLocation::InPlace) {
             Some(lost) => Err(format!("{} is not in its place any more", lost.path().display())),
             None => Ok(()),
         }
@@ -137,7 +137,7 @@ impl Uploads {
             return Err(format!("nobody asked member {:#x} for {kind:?} {step}", from.0));
         };
         asked.has_begun = true;
-        let ticket = Ticket { own: self.clone(), kind, number: asked.number, stage: Arc::default() };
+        let ticket = UploadTicket { own: self.clone(), kind, number: asked.number, stage: Arc::default() };
         Ok(Claim { ticket, step, digest: asked.digest })
     }
 
@@ -161,7 +161,7 @@ impl Uploads {
     }
 }
 
-enum Place {
+enum UploadTarget {
     Version(VersionWriter),
     /// Bytes as they come.
     State(std::fs::File),
@@ -171,14 +171,14 @@ enum Place {
 
 /// Which of all that were asked for.
 #[derive(Clone)]
-pub(crate) struct Ticket {
+pub(crate) struct UploadTicket {
     own: Uploads,
     kind: UploadKind,
     number: u64,
-    stage: Arc<Stage>,
+    stage: Arc<UploadStage>,
 }
 
-impl Ticket {
+impl UploadTicket {
     /// Whether no other was asked for since: one that was given up must not be taken for the one that is waited for now,
     /// as its sender may have been put out for a wrong state.
     pub(crate) fn is_valid(&self) -> bool {
@@ -199,7 +199,7 @@ impl Ticket {
 
 /// What has become of a version that came whole.
 #[derive(Debug)]
-pub(crate) enum Written {
+pub(crate) enum VersionOutcome {
     /// It is in place.
     InPlace(Manifest),
     /// It isn't the one that it must be, and nothing is left of it.
@@ -208,62 +208,64 @@ pub(crate) enum Written {
 
 /// An upload that is expected and has come, before the disk is asked for anything.
 pub(crate) struct Claim {
-    ticket: Ticket,
+    ticket: UploadTicket,
     step: u64,
     digest: Option<[u8; 32]>,
 }
 
 impl Claim {
     /// To be asked whether its end is still waited for.
-    pub(crate) fn ticket(&self) -> Ticket {
+    pub(crate) fn ticket(&self) -> UploadTicket {
         self.ticket.clone()
     }
 
     /// Makes room for it on the disk. Blocking, as all that follows.
-    pub(crate) fn open(self) -> Result<Receiving, String> {
+    pub(crate) fn open(self) -> Result<ActiveUpload, String> {
         let Self { ticket, step, digest } = self;
         ticket.own.check_place()?;
         let place = match ticket.kind {
             UploadKind::Version => {
                 let checkpoints = ticket.own.checkpoints();
                 let writer = VersionWriter::begin(&checkpoints, step).map_err(|e| e.to_string())?;
-                Place::Version(writer.signed(ticket.own.signing.versions.clone()))
+                UploadTarget::Version(writer.signed(ticket.own.signing.versions.clone()))
             }
-            UploadKind::Export => Place::Export(Vec::new()),
+            UploadKind::Export => UploadTarget::Export(Vec::new()),
             UploadKind::State => {
                 let path = ticket.own.shown();
                 ticket.own.forget_shown();
-                Place::State(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?)
+                UploadTarget::State(
+                    std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?,
+                )
             }
         };
-        Ok(Receiving { ticket, step, digest, place, file: None })
+        Ok(ActiveUpload { ticket, step, digest, place, file: None })
     }
 }
 
 /// An upload in progress. Blocking: for a thread that may wait for the disk.
-pub(crate) struct Receiving {
-    ticket: Ticket,
+pub(crate) struct ActiveUpload {
+    ticket: UploadTicket,
     step: u64,
     /// The state digest that it must have, if that is known.
     digest: Option<[u8; 32]>,
-    place: Place,
+    place: UploadTarget,
     file: Option<(FileWriter, u64)>,
 }
 
 /// Exports are whole files in memory before they are written; larger models need several parts.
 const EXPORT_BYTES_MAX: usize = 8 << 30;
 
-impl Receiving {
+impl ActiveUpload {
     /// A file begins.
     pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), String> {
         self.end_file()?;
         check_name(name)?;
         match &mut self.place {
-            Place::Version(writer) => {
+            UploadTarget::Version(writer) => {
                 self.file = Some((writer.file(name).map_err(|e| e.to_string())?, size));
             }
-            Place::Export(files) => files.push((name.to_owned(), Vec::new())),
-            Place::State(_) => {}
+            UploadTarget::Export(files) => files.push((name.to_owned(), Vec::new())),
+            UploadTarget::State(_) => {}
         }
         Ok(())
     }
@@ -271,8 +273,8 @@ impl Receiving {
     /// Bytes of the file.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
         match (&mut self.place, &mut self.file) {
-            (Place::Version(_), Some((file, _))) => file.write(bytes).map_err(|e| e.to_string()),
-            (Place::Export(files), _) if !files.is_empty() => {
+            (UploadTarget::Version(_), Some((file, _))) => file.write(bytes).map_err(|e| e.to_string()),
+            (UploadTarget::Export(files), _) if !files.is_empty() => {
                 let last = files.len() - 1;
                 let content = &mut files[last].1;
                 if content.len() + bytes.len() > EXPORT_BYTES_MAX {
@@ -281,13 +283,15 @@ impl Receiving {
                 content.extend_from_slice(bytes);
                 Ok(())
             }
-            (Place::State(file), _) => std::io::Write::write_all(file, bytes).map_err(|e| e.to_string()),
+            (UploadTarget::State(file), _) => {
+                std::io::Write::write_all(file, bytes).map_err(|e| e.to_string())
+            }
             _ => Err("bytes before a file's name".to_owned()),
         }
     }
 
     fn end_file(&mut self) -> Result<(), String> {
-        let (Place::Version(writer), Some((file, size))) = (&mut self.place, self.file.take()) else {
+        let (UploadTarget::Version(writer), Some((file, size))) = (&mut self.place, self.file.take()) else {
             return Ok(());
         };
         if file.size() != size {
@@ -302,15 +306,15 @@ impl Receiving {
         mut self,
         model_digest: &[u8],
         state_digest: &[u8; 32],
-    ) -> Result<Option<Written>, String> {
+    ) -> Result<Option<VersionOutcome>, String> {
         self.end_file()?;
         if self.digest.is_some_and(|expected| expected != *state_digest) {
-            return Ok(Some(Written::Deviates));
+            return Ok(Some(VersionOutcome::Deviates));
         }
         let late = || "another one was asked for meanwhile, or this one was given up".to_owned();
         let ticket = self.ticket.clone();
         match self.place {
-            Place::Version(writer) => {
+            UploadTarget::Version(writer) => {
                 let lineage = &self.ticket.own.lineage;
                 let manifest = Manifest {
                     step: self.step,
@@ -324,10 +328,10 @@ impl Receiving {
                 };
                 let manifest =
                     writer.finish(manifest, || ticket.put_in_place()).map_err(|e| e.to_string())?;
-                manifest.map(|manifest| Some(Written::InPlace(manifest))).ok_or_else(late)
+                manifest.map(|manifest| Some(VersionOutcome::InPlace(manifest))).ok_or_else(late)
             }
             _ if !ticket.put_in_place() => Err(late()),
-            Place::Export(files) => {
+            UploadTarget::Export(files) => {
                 self.ticket.own.check_place()?;
                 let exports = self.ticket.own.run_dir().join("exports");
                 for (name, bytes) in files {
@@ -347,7 +351,7 @@ impl Receiving {
                 }
                 Ok(None)
             }
-            Place::State(_) => Ok(None),
+            UploadTarget::State(_) => Ok(None),
         }
     }
 }
@@ -372,11 +376,12 @@ mod tests {
 
     fn uploads(dir: &Path) -> Uploads {
         std::fs::create_dir_all(dir.join("checkpoints")).expect("made");
-        let lineage = Lineage { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
+        let lineage =
+            ManifestInfo { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
         Uploads::new(dir, lineage, Signing::default())
     }
 
-    fn begin(uploads: &Uploads, from: MemberId) -> Receiving {
+    fn begin(uploads: &Uploads, from: MemberId) -> ActiveUpload {
         uploads.claim(UploadKind::Version, 7, from).and_then(Claim::open).expect("expected")
     }
 
@@ -392,7 +397,7 @@ mod tests {
         upload.file("model.safetensors", 3).expect("begun");
         upload.bytes(b"abc").expect("written");
         let written = upload.finish(&[1], &[2; 32]).expect("finished");
-        let Some(Written::InPlace(manifest)) = written else { panic!("not in place") };
+        let Some(VersionOutcome::InPlace(manifest)) = written else { panic!("not in place") };
         assert_eq!((manifest.epoch, manifest.digest.as_str()), (1, "01"));
         assert!(uploads.claim(UploadKind::Version, 7, member).is_err(), "once");
         assert_eq!(versions::verify(&uploads.checkpoints(), 7, None).expect("whole").files.len(), 1);
@@ -454,8 +459,8 @@ mod tests {
             upload.bytes(bytes).expect("written");
             upload.finish(&[1], &digest).expect("whole")
         };
-        assert!(matches!(write(b"abc", [2; 32]), Some(Written::InPlace(_))));
-        assert!(matches!(write(b"abd", [3; 32]), Some(Written::Deviates)));
+        assert!(matches!(write(b"abc", [2; 32]), Some(VersionOutcome::InPlace(_))));
+        assert!(matches!(write(b"abd", [3; 32]), Some(VersionOutcome::Deviates)));
         let kept = std::fs::read(versions::folder(&uploads.checkpoints(), 7).join("model.safetensors"));
         assert_eq!(kept.expect("it is there"), b"abc");
         let left = std::fs::read_dir(uploads.checkpoints()).expect("listed").count();

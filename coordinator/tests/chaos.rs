@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use sim::real::{Programs, Storms, kinds_of_evidence, kinds_of_faults};
+use sim::real::{ChaosRuns, Programs, kinds_of_evidence, kinds_of_faults};
 
 /// Between them these seeds draw every kind of fault several times, and both models.
 const SEEDS: [u64; 5] = [258, 196, 105, 83, 310];
@@ -16,7 +16,7 @@ const STRIKES: Duration = Duration::from_secs(8);
 fn runs_under_faults_complete_with_the_digest_of_a_quiet_run() {
     let built = Path::new(env!("CARGO_BIN_EXE_coordinator")).parent().expect("it lies in a folder");
     let programs = Programs::within(built).expect("both programs are built");
-    let mut storms = Storms::new(programs, false);
+    let mut storms = ChaosRuns::new(programs, false);
     let mut struck: BTreeMap<&str, u32> = BTreeMap::new();
     let mut evidence = BTreeSet::new();
     for seed in SEEDS {

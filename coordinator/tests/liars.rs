@@ -108,7 +108,7 @@ impl Liar {
     fn enter(&mut self) -> View {
         loop {
             match self.hear() {
-                Told::TakeState(take) => {
+                Told::FetchState(take) => {
                     let what = Some(download_request::What::State(ShownState { step: take.step }));
                     let Self { runtime, client, .. } = &mut *self;
                     let state = runtime.block_on(async {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use datasets::{AugmentKey, Batch, Dataset, Plan};
+use datasets::{AugmentKey, Batch, DataPlan, Dataset};
 use image::ImageFormat;
 use support::{config, folder, gzip, idx, write};
 
@@ -109,7 +109,7 @@ fn measure(name: &str, config: &configs::Dataset) {
 
 fn measure_augmented(name: &str, config: &configs::Dataset, augment: &configs::Augment) {
     let began = Instant::now();
-    let plan = Plan::prepare(config, None).expect("planned").augmented(augment).expect("augmented");
+    let plan = DataPlan::prepare(config, None).expect("planned").augmented(augment).expect("augmented");
     let planned = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let dataset = Dataset::open(&plan, Path::new(&plan.path)).expect("opened");

@@ -7,7 +7,7 @@
 use configs::Augment;
 
 use crate::error::DataError;
-use crate::plan::Plan;
+use crate::plan::DataPlan;
 
 /// Tells this stream of numbers from all others of a seed.
 const PURPOSE: u64 = 0x6175_676d_656e_7400;
@@ -21,7 +21,7 @@ pub struct AugmentKey {
     pub epoch: u64,
 }
 
-impl Plan {
+impl DataPlan {
     /// The plan with what is to be done to the images of training. Evaluation never sees it.
     ///
     /// # Errors
@@ -60,13 +60,13 @@ impl Plan {
 pub(crate) struct Draw {
     /// Left and right change places, after all else.
     is_flipped: bool,
-    down: Moves,
-    right: Moves,
+    down: AxisMap,
+    right: AxisMap,
 }
 
 /// Where a pixel of the result comes from, along one axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Moves {
+struct AxisMap {
     /// First: by so many pixels, with black from outside.
     shift: i64,
     /// Then: by so many pixels, with the image mirrored at its edge (the edge itself stands once).
@@ -80,7 +80,7 @@ impl Draw {
         let (shift, crop) = (i64::from(augment.shift), i64::from(augment.crop));
         // All are drawn in any case, so that one key doesn't change what another one does.
         let is_flipped = stream.next() >> 63 == 1;
-        let mut moves = || Moves { shift: stream.within(shift), crop: stream.within(crop) };
+        let mut moves = || AxisMap { shift: stream.within(shift), crop: stream.within(crop) };
         Self { is_flipped: augment.flip && is_flipped, down: moves(), right: moves() }
     }
 
@@ -91,7 +91,7 @@ impl Draw {
     }
 }
 
-impl Moves {
+impl AxisMap {
     fn source(self, at: usize, side: usize) -> Option<usize> {
         let side = side as i64;
         let mirrored = (at as i64 + self.crop).abs();
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_row_of_pixels_by_hand() {
-        let right = |shift, crop| Draw { right: Moves { shift, crop }, ..Draw::default() };
+        let right = |shift, crop| Draw { right: AxisMap { shift, crop }, ..Draw::default() };
         assert_eq!(row(right(0, 0)), [1, 2, 3, 4]);
         assert_eq!(row(right(1, 0)), [2, 3, 4, 0]);
         assert_eq!(row(right(-2, 0)), [0, 0, 1, 2]);

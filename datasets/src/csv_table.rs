@@ -9,8 +9,8 @@ use csv::StringRecord;
 
 use crate::digest::{Digests, Hashed};
 use crate::error::DataError;
-use crate::form::Skipped;
-use crate::memory::{Memory, TooMuch};
+use crate::format::Skipped;
+use crate::memory_budget::{MemoryBudget, OverBudget};
 use crate::quote::quoted;
 
 /// Columns of a table at most: a guard against a file that is no csv.
@@ -42,10 +42,10 @@ pub(crate) enum OnRagged {
 /// A csv file that is being read. Spaces around a field do not count, quoted or not; empty lines are no rows.
 pub(crate) struct CsvTable {
     path: PathBuf,
-    reader: csv::Reader<Rationed>,
+    reader: csv::Reader<LimitedFile>,
     /// Bytes that a row may have: what the budget has for one.
     row_max: u64,
-    memory: Memory,
+    memory: MemoryBudget,
     names: Vec<String>,
     record: StringRecord,
     /// Whether `record` is a row that was read already, for want of a header.
@@ -63,7 +63,7 @@ impl CsvTable {
         path: &Path,
         form: Layout,
         on_ragged: OnRagged,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Self, DataError> {
         let file = || path.display().to_string();
         let Some(delimiter) = u8::try_from(form.delimiter).ok().filter(|byte| is_delimiter(*byte)) else {
@@ -79,7 +79,7 @@ impl CsvTable {
             .has_headers(false)
             .flexible(true)
             .buffer_capacity(BUFFER_BYTES)
-            .from_reader(Rationed { inner: Hashed::new(opened), left: 0 });
+            .from_reader(LimitedFile { inner: Hashed::new(opened), left: 0 });
         let record = StringRecord::new();
         let mut table = Self {
             path: path.to_owned(),
@@ -197,7 +197,7 @@ impl CsvTable {
                 // At least so much: where the row ends is not known.
                 let takes = self.row_max.saturating_add(1).saturating_mul(ROW_TIMES);
                 let takes = takes.saturating_add(self.memory.limit() - self.memory.left());
-                self.too_long(TooMuch { takes, limit: self.memory.limit() })
+                self.too_long(OverBudget { takes, limit: self.memory.limit() })
             }
             csv::ErrorKind::Io(source) => DataError::Io { file: self.path.display().to_string(), source },
             _ => self.error_at(place, problem),
@@ -205,7 +205,7 @@ impl CsvTable {
     }
 
     /// A row that goes on and on: mostly a quote that is never closed, or a file of another form.
-    fn too_long(&self, why: TooMuch) -> DataError {
+    fn too_long(&self, why: OverBudget) -> DataError {
         let line = line_at(&self.path, self.place()).unwrap_or(1);
         let file = format!(
             "{}, line {line} (a row of more than {} bytes: is a quote left open?)",
@@ -239,12 +239,12 @@ impl CsvTable {
 }
 
 /// A file of which so many bytes may be read at a time: the parser keeps a row whole, however long it is.
-struct Rationed {
+struct LimitedFile {
     inner: Hashed<File>,
     left: u64,
 }
 
-impl Read for Rationed {
+impl Read for LimitedFile {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
             return Err(std::io::ErrorKind::FileTooLarge.into());
@@ -305,7 +305,7 @@ mod tests {
             &path,
             Layout { delimiter: ',', header: true },
             OnRagged::Stop,
-            &Memory::megabytes(100),
+            &MemoryBudget::megabytes(100),
         )
         .expect("opened");
         let mut lines = Vec::new();
@@ -340,7 +340,7 @@ mod tests {
             &path,
             Layout { delimiter: ',', header: true },
             OnRagged::Stop,
-            &Memory::megabytes(100),
+            &MemoryBudget::megabytes(100),
         )
         .expect("opened");
         while table.advance().expect("read") {}

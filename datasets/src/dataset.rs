@@ -9,18 +9,18 @@ use crate::augment::AugmentKey;
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::files::{changed, length, place, read_known};
-use crate::form::{Form, Idx, Images};
-use crate::idx::Labelled;
+use crate::format::{Format, Idx, Images};
+use crate::idx::LabelledImages;
 use crate::images;
 use crate::listing::{FileEntry, directory_digest};
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
+use crate::parallel::in_parallel;
 use crate::pixels::{Pixels, Store, tables};
-use crate::plan::Plan;
+use crate::plan::DataPlan;
 use crate::quote::quoted;
-use crate::rows::{Read, read_rows};
+use crate::rows::{ReadTable, read_rows};
 use crate::sampler::{Sampler, balanced};
 use crate::split::split;
-use crate::spread::spread;
 use crate::text::{self, Tokens};
 
 /// Samples, row by row.
@@ -71,7 +71,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When a file can't be read, has changed, or doesn't fit the plan.
-    pub fn open(plan: &Plan, path: &Path) -> Result<Self, DataError> {
+    pub fn open(plan: &DataPlan, path: &Path) -> Result<Self, DataError> {
         // Images in idx form may be named by their file, whose labels are beside it.
         let is_within = plan.is_folder() && path.is_file();
         let path = if is_within { path.parent().unwrap_or(path) } else { path };
@@ -91,14 +91,14 @@ impl Dataset {
         let memory = plan.memory();
         let (mut weights, mut tokenizer) = (Vec::new(), None);
         let (samples, rows) = match &plan.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 let (samples, rows, found) = open_table(plan, path, &memory)?;
                 weights = found;
                 (samples, rows)
             }
-            Form::Idx(idx) => open_idx(plan, idx, path, &memory)?,
-            Form::Images(images) => open_images(plan, images, path, &memory)?,
-            Form::Text(text) => {
+            Format::Idx(idx) => open_idx(plan, idx, path, &memory)?,
+            Format::Images(images) => open_images(plan, images, path, &memory)?,
+            Format::Text(text) => {
                 let (tokens, json) = text::open(plan, text, path, &memory)?;
                 tokenizer = json;
                 (Samples::Text { window: text.window as usize, tokens }, plan.rows)
@@ -132,7 +132,7 @@ impl Dataset {
 
     /// Puts the training samples of these ordinals into a reused batch, without allocation once it was as large (but for
     /// images that are decoded anew). Images are augmented as the plan says, by the key. Where the plan draws rows with
-    /// replacement ([`Plan::sampling`]), an ordinal is the number of a draw, and the key says which row that is.
+    /// replacement ([`DataPlan::sampling`]), an ordinal is the number of a draw, and the key says which row that is.
     ///
     /// # Errors
     /// When an image that is not held in memory can't be read any more, or has changed.
@@ -235,8 +235,8 @@ impl Rows {
 
 /// The rows of both splits. Of a text the end is held out, as windows in between would have been half read in training;
 /// of all else rows that are spread over the whole.
-fn split_rows(plan: &Plan) -> (Rows, Rows) {
-    if matches!(plan.form, Form::Text(_)) {
+fn split_rows(plan: &DataPlan) -> (Rows, Rows) {
+    if matches!(plan.form, Format::Text(_)) {
         let (training, _) = plan.split_lengths();
         return (Rows::Range(0..training), Rows::Range(training..plan.rows));
     }
@@ -246,7 +246,7 @@ fn split_rows(plan: &Plan) -> (Rows, Rows) {
 
 /// What draws rows of the training split, if the plan has them drawn.
 fn sampler(
-    plan: &Plan,
+    plan: &DataPlan,
     samples: &Samples,
     training: &Rows,
     weights: &[f64],
@@ -269,7 +269,11 @@ fn sampler(
     Sampler::new(&of_training).map(Some)
 }
 
-fn open_table(plan: &Plan, path: &Path, memory: &Memory) -> Result<(Samples, u64, Vec<f64>), DataError> {
+fn open_table(
+    plan: &DataPlan,
+    path: &Path,
+    memory: &MemoryBudget,
+) -> Result<(Samples, u64, Vec<f64>), DataError> {
     let [entry] = plan.files.as_slice() else {
         let problem = "the plan of a table has one file".to_owned();
         return Err(DataError::File { file: path.display().to_string(), problem });
@@ -279,8 +283,8 @@ fn open_table(plan: &Plan, path: &Path, memory: &Memory) -> Result<(Samples, u64
     }
     let (rows, weights) = match read_rows(plan, path, true, plan.rows, memory) {
         // The digests are those of the bytes that became these rows, so nothing can change in between.
-        Ok(Read { rows, weights, digests }) if entry.differs(&digests).is_none() => (rows, weights),
-        Ok(Read { digests, .. }) => return Err(changed(path, entry, &digests)),
+        Ok(ReadTable { rows, weights, digests }) if entry.differs(&digests).is_none() => (rows, weights),
+        Ok(ReadTable { digests, .. }) => return Err(changed(path, entry, &digests)),
         Err(why) => {
             let digests = Digests::of_file(path)?;
             return Err(if entry.differs(&digests).is_none() { why } else { changed(path, entry, &digests) });
@@ -290,7 +294,12 @@ fn open_table(plan: &Plan, path: &Path, memory: &Memory) -> Result<(Samples, u64
     Ok((Samples::Table { width: plan.features(), rows }, count, weights))
 }
 
-fn open_idx(plan: &Plan, idx: &Idx, path: &Path, memory: &Memory) -> Result<(Samples, u64), DataError> {
+fn open_idx(
+    plan: &DataPlan,
+    idx: &Idx,
+    path: &Path,
+    memory: &MemoryBudget,
+) -> Result<(Samples, u64), DataError> {
     let read = |name: &str| {
         let Some(entry) = plan.files.iter().find(|entry| entry.path == name) else {
             let problem = format!("the plan's files lack {}", quoted(name));
@@ -301,7 +310,7 @@ fn open_idx(plan: &Plan, idx: &Idx, path: &Path, memory: &Memory) -> Result<(Sam
         read_known(&path, entry).map(|bytes| (path, bytes, holding))
     };
     let (images, labels) = (read(&idx.images)?, read(&idx.labels)?);
-    let found = Labelled::parse((&images.0, &images.1), (&labels.0, &labels.1), memory)?;
+    let found = LabelledImages::parse((&images.0, &images.1), (&labels.0, &labels.1), memory)?;
     let shape = found.shape;
     if plan.image_shape != Some(shape) || found.names != plan.labels() || idx.scaling.len() != shape[0] {
         let problem = format!("images of {shape:?} with {} labels: not those of the plan", found.names.len());
@@ -319,10 +328,10 @@ fn open_idx(plan: &Plan, idx: &Idx, path: &Path, memory: &Memory) -> Result<(Sam
 }
 
 fn open_images(
-    plan: &Plan,
+    plan: &DataPlan,
     form: &Images,
     path: &Path,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<(Samples, u64), DataError> {
     let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
     let shape = plan.image_shape.filter(|shape| {
@@ -355,8 +364,9 @@ fn open_images(
         memory.hold(bytes as u64).map_err(|why| why.of(path))?;
         let mut pixels = Vec::with_capacity(bytes);
         for files in files.chunks(at_once) {
-            let decoded =
-                spread(files, |(path, entry)| images::decode_known(path, entry, shape, form.resize, memory));
+            let decoded = in_parallel(files, |(path, entry)| {
+                images::decode_known(path, entry, shape, form.resize, memory)
+            });
             for image in decoded {
                 pixels.extend_from_slice(&image?);
             }
@@ -368,7 +378,7 @@ fn open_images(
             let found = Digests::of_file(path)?;
             if entry.differs(&found).is_none() { Ok(()) } else { Err(changed(path, entry, &found)) }
         };
-        for checked in spread(&files, check) {
+        for checked in in_parallel(&files, check) {
             checked?;
         }
         Store::Files { files, resize: form.resize, at_once, memory: memory.clone() }

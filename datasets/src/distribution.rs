@@ -6,16 +6,16 @@
 use std::path::Path;
 
 use crate::error::DataError;
-use crate::form::{Csv, Form, Parquet};
-use crate::infer::{Seen, is_missing, number};
-use crate::memory::Memory;
-use crate::plan::Plan;
+use crate::format::{Csv, Format, Parquet};
+use crate::infer::{ColumnEvidence, is_missing, number};
+use crate::memory_budget::MemoryBudget;
+use crate::plan::DataPlan;
 use crate::survey::keep;
 use crate::table::Table;
 
-/// Numbers that are kept for quantiles in all columns together: 64 MB.
+/// NumberSummary that are kept for quantiles in all columns together: 64 MB.
 const KEPT_MAX: usize = 8_000_000;
-/// Numbers that are kept of a column at least.
+/// NumberSummary that are kept of a column at least.
 const KEPT_OF_A_COLUMN_MIN: usize = 1_000;
 /// Columns that are looked at with their distributions; a wider table has its first ones shown.
 const COLUMNS_MAX: usize = 4_000;
@@ -37,14 +37,14 @@ pub struct Distribution {
     /// Missing fields.
     pub missing: u64,
     /// Of a column of numbers.
-    pub numbers: Option<Numbers>,
+    pub numbers: Option<NumberSummary>,
     /// How often each text occurs, where the column looks like categories and there are at most 10,000.
     pub counts: Option<Vec<(String, u64)>>,
 }
 
 /// What is known of a column's numbers.
 #[derive(Clone, Debug)]
-pub struct Numbers {
+pub struct NumberSummary {
     /// How many there are.
     pub count: u64,
     /// Their mean.
@@ -64,8 +64,8 @@ impl Distributions {
     ///
     /// # Errors
     /// When the file can't be read, or is no longer a table.
-    pub fn of_plan(plan: &Plan) -> Result<Self, DataError> {
-        Self::of_form(Path::new(&plan.path), &plan.form, &Memory::megabytes(plan.memory_mb))
+    pub fn of_plan(plan: &DataPlan) -> Result<Self, DataError> {
+        Self::of_form(Path::new(&plan.path), &plan.form, &MemoryBudget::megabytes(plan.memory_mb))
     }
 
     /// Those of a parquet file by its name, else of a csv file (tsv, if it is named so) with a first line of names.
@@ -73,21 +73,21 @@ impl Distributions {
     /// # Errors
     /// When the file can't be read, or is no table.
     pub fn of_file(path: &Path) -> Result<Self, DataError> {
-        Self::of_form(path, &form_of(path), &Memory::megabytes(configs::Dataset::default().memory_mb))
+        Self::of_form(path, &form_of(path), &MemoryBudget::megabytes(configs::Dataset::default().memory_mb))
     }
 
     /// Those of a table of this form.
-    pub(crate) fn of_form(path: &Path, form: &Form, memory: &Memory) -> Result<Self, DataError> {
+    pub(crate) fn of_form(path: &Path, form: &Format, memory: &MemoryBudget) -> Result<Self, DataError> {
         let missing = match form {
-            Form::Csv(csv) => csv.missing.as_slice(),
-            Form::Parquet(parquet) => parquet.missing.as_slice(),
-            Form::Idx(_) | Form::Images(_) | Form::Text(_) => &[],
+            Format::Csv(csv) => csv.missing.as_slice(),
+            Format::Parquet(parquet) => parquet.missing.as_slice(),
+            Format::Idx(_) | Format::Images(_) | Format::Text(_) => &[],
         };
         let mut table = Table::open(form, path, false, memory)?;
         let names: Vec<String> = table.names().iter().take(COLUMNS_MAX).cloned().collect();
         let kept_max = (KEPT_MAX / names.len().max(1)).max(KEPT_OF_A_COLUMN_MIN);
-        let mut columns: Vec<Gathered> =
-            (0u64..).take(names.len()).map(|column| Gathered::new(column, kept_max)).collect();
+        let mut columns: Vec<ColumnCollector> =
+            (0u64..).take(names.len()).map(|column| ColumnCollector::new(column, kept_max)).collect();
         while table.advance()? {
             let mut more = 0;
             for (column, text) in columns.iter_mut().zip(table.fields()) {
@@ -105,13 +105,13 @@ impl Distributions {
 }
 
 /// How a file is written, by its name: `.parquet`, tabs in `.tsv`, commas elsewhere.
-pub(crate) fn form_of(path: &Path) -> Form {
+pub(crate) fn form_of(path: &Path) -> Format {
     let ends = |end: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(end));
     let missing = configs::Dataset::default().missing;
     if ends("parquet") {
-        return Form::Parquet(Parquet { missing, columns: Vec::new() });
+        return Format::Parquet(Parquet { missing, columns: Vec::new() });
     }
-    Form::Csv(Csv {
+    Format::Csv(Csv {
         delimiter: if ends("tsv") { '\t' } else { ',' },
         header: true,
         missing,
@@ -121,8 +121,8 @@ pub(crate) fn form_of(path: &Path) -> Form {
 }
 
 /// A column while it is read.
-struct Gathered {
-    seen: Seen,
+struct ColumnCollector {
+    seen: ColumnEvidence,
     mean: f64,
     squares: f64,
     count: u64,
@@ -131,9 +131,9 @@ struct Gathered {
     random: u64,
 }
 
-impl Gathered {
+impl ColumnCollector {
     fn new(column: u64, kept_max: usize) -> Self {
-        let seen = Seen::default();
+        let seen = ColumnEvidence::default();
         Self { seen, mean: 0.0, squares: 0.0, count: 0, kept: Vec::new(), kept_max, random: column }
     }
 
@@ -169,7 +169,7 @@ impl Gathered {
     fn finish(mut self, name: String) -> Distribution {
         let numbers = self.seen.looks_numeric().then(|| {
             self.kept.sort_by(f64::total_cmp);
-            Numbers {
+            NumberSummary {
                 count: self.count,
                 mean: self.mean,
                 deviation: (self.squares / self.count as f64).sqrt(),
@@ -188,7 +188,7 @@ impl Gathered {
     }
 }
 
-impl Numbers {
+impl NumberSummary {
     /// The value below which the fraction `at` (0 to 1) lies, with a straight line between neighbours: type 7 of
     /// Hyndman and Fan ("Sample quantiles in statistical packages", The American Statistician 1996), as in numpy.
     #[must_use]
@@ -214,7 +214,7 @@ impl Numbers {
         counts
     }
 
-    /// Whether [`Numbers::values`] is a sample.
+    /// Whether [`NumberSummary::values`] is a sample.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         (self.values.len() as u64) < self.count
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_sample_stands_for_all_and_is_the_same_every_time() {
         let sample = |kept_max| {
-            let mut column = Gathered::new(0, kept_max);
+            let mut column = ColumnCollector::new(0, kept_max);
             for value in 0..100_000 {
                 column.field(0, &value.to_string(), false);
             }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use crate::dataset::Batch;
-use crate::form::Tabular;
+use crate::format::Tabular;
 use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number};
-use crate::plan::{Feature, Output, Plan, Role};
+use crate::plan::{DataPlan, Feature, Output, Role};
 use crate::quote::quoted;
 use crate::table::Table;
 
@@ -49,9 +49,9 @@ enum TargetCode<'a> {
 
 impl<'a> Encoder<'a> {
     /// Finds the columns of the plan among those of a file.
-    pub(crate) fn new(plan: &'a Plan, names: &[String], with_target: bool) -> Result<Self, String> {
+    pub(crate) fn new(plan: &'a DataPlan, names: &[String], with_target: bool) -> Result<Self, String> {
         let tabular = plan.form.tabular().ok_or("the plan is not that of a table")?;
-        let columns = Places::new(tabular, names, with_target)?;
+        let columns = ColumnPositions::new(tabular, names, with_target)?;
         let mut features = Vec::new();
         let (mut target, mut weight) = (None, None);
         for column in tabular.columns {
@@ -163,12 +163,12 @@ fn scaled(name: &str, value: f64, offset: f64, scale: f64) -> Result<f32, String
 }
 
 /// Where the plan's columns are in a file.
-struct Places<'a> {
+struct ColumnPositions<'a> {
     names: Vec<&'a str>,
     indices: HashMap<&'a str, usize>,
 }
 
-impl<'a> Places<'a> {
+impl<'a> ColumnPositions<'a> {
     fn new(tabular: Tabular<'a>, names: &'a [String], with_target: bool) -> Result<Self, String> {
         let names: Vec<&str> = if tabular.is_named {
             names.iter().map(String::as_str).collect()

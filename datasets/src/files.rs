@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::listing::FileEntry;
-use crate::memory::{Memory, read_at_most};
+use crate::memory_budget::{MemoryBudget, read_at_most};
 use crate::registry::{Manifest, RegistryError};
 
 /// Files of a dataset at most: the plan, which lists them, goes to every worker.
@@ -21,7 +21,7 @@ const LEFT_OUT: [&str; 3] = [".git", ".hg", ".dvc"];
 /// # Errors
 /// When neither is a file or a folder, or the registry has no such version.
 pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
-    let memory = Memory::megabytes(configs::Dataset::default().memory_mb);
+    let memory = MemoryBudget::megabytes(configs::Dataset::default().memory_mb);
     find(uri, config_dir, &memory).map(|(path, _)| path)
 }
 
@@ -29,7 +29,7 @@ pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataErro
 pub(crate) fn find(
     uri: &str,
     config_dir: Option<&Path>,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<(PathBuf, Option<Manifest>), DataError> {
     let of_registry = crate::registry::resolve_within(uri, None, memory);
     let of_registry = of_registry.map_err(|why| match why {

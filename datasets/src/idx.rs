@@ -9,7 +9,7 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::DataError;
 use crate::infer::ordered;
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
 
 /// The type "unsigned byte", the only one that images and labels come in.
 const UNSIGNED_BYTE: u8 = 0x08;
@@ -58,7 +58,7 @@ impl Idx {
         path: &Path,
         bytes: &[u8],
         dimensions: Dimensions,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Self, DataError> {
         let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
         let inflation = if is_gzip { INFLATION_MAX } else { 1 };
@@ -147,7 +147,7 @@ impl Source<'_> {
 }
 
 /// Images with their labels.
-pub(crate) struct Labelled {
+pub(crate) struct LabelledImages {
     /// Channels, height, width.
     pub(crate) shape: [usize; 3],
     /// One image after another, channel by channel, row by row.
@@ -158,12 +158,12 @@ pub(crate) struct Labelled {
     pub(crate) labels: Vec<u32>,
 }
 
-impl Labelled {
+impl LabelledImages {
     /// Reads both files and holds them against each other.
     pub(crate) fn parse(
         (images_path, images): (&Path, &[u8]),
         (labels_path, labels): (&Path, &[u8]),
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Self, DataError> {
         let images = Idx::parse(images_path, images, Dimensions::Images, memory)?;
         let labels = Idx::parse(labels_path, labels, Dimensions::Labels, memory)?;

@@ -8,7 +8,7 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Lim
 use crate::error::DataError;
 use crate::files::{length, read_known};
 use crate::listing::FileEntry;
-use crate::memory::{Lease, Memory, TooMuch, read_at_most};
+use crate::memory_budget::{MemoryBudget, MemoryLease, OverBudget, read_at_most};
 
 /// What a byte of an image file decodes to at most, in bytes: deflate makes 1032 of one, JPEG a block of 64 of a few
 /// bits. A header that promises more lies.
@@ -38,14 +38,14 @@ pub(crate) struct Header {
 
 /// Why an image is not decoded.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Refused {
+pub(crate) enum ImageError {
     /// It is damaged, or no image.
     Bad(String),
     /// It is an image of another size.
     Size(String),
     /// Decoding it takes more memory than it may. It is never left out for that: what is left out must not depend on a
     /// machine's memory.
-    Memory(TooMuch),
+    Memory(OverBudget),
 }
 
 /// Whether a file is an image by its name.
@@ -60,10 +60,10 @@ pub(crate) fn class(path: &str) -> Option<&str> {
 }
 
 /// Reads the header alone, from the beginning of the file; of a JPEG the decoder has the whole file for that.
-pub(crate) fn probe(path: &Path, memory: &Memory) -> Result<Header, Refused> {
-    let bad = |why: String| Refused::Bad(why);
+pub(crate) fn probe(path: &Path, memory: &MemoryBudget) -> Result<Header, ImageError> {
+    let bad = |why: String| ImageError::Bad(why);
     let bytes = length(path).map_err(|why| bad(why.to_string()))?;
-    let _lease = memory.lease(bytes).map_err(Refused::Memory)?;
+    let _lease = memory.lease(bytes).map_err(ImageError::Memory)?;
     let reader = ImageReader::open(path).map_err(|why| bad(why.to_string()))?;
     let mut reader = reader.with_guessed_format().map_err(|why| bad(why.to_string()))?;
     reader.limits(limits());
@@ -93,12 +93,12 @@ fn header(decoder: &impl ImageDecoder) -> Header {
 /// The file's own bytes are in a lease of the budget, which then is for all that decoding takes.
 pub(crate) fn decode(
     bytes: &[u8],
-    lease: Lease,
+    lease: MemoryLease,
     shape: [usize; 3],
     resize: bool,
-    memory: &Memory,
-) -> Result<Vec<u8>, Refused> {
-    let bad = |why: String| Refused::Bad(format!("the image can't be decoded: {why}"));
+    memory: &MemoryBudget,
+) -> Result<Vec<u8>, ImageError> {
+    let bad = |why: String| ImageError::Bad(format!("the image can't be decoded: {why}"));
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let mut reader = reader.map_err(|why| bad(why.to_string()))?;
     reader.limits(limits());
@@ -111,7 +111,7 @@ pub(crate) fn decode(
         return Err(bad(format!("its header promises {promised}, which {} bytes can't hold", bytes.len())));
     }
     if !resize && [found.height, found.width] != [height, width] {
-        return Err(Refused::Size(format!(
+        return Err(ImageError::Size(format!(
             "the image is {} x {} (height x width) where {height} x {width} is expected: resize it, or set \
              dataset.resize = true (or dataset.on_bad = \"skip\" to leave such images out)",
             found.height, found.width
@@ -123,9 +123,9 @@ pub(crate) fn decode(
     let decoded = decoder.total_bytes().saturating_mul(if is_jpeg { JPEG_TIMES } else { 1 });
     let takes = (bytes.len() as u64).saturating_mul(2).saturating_add(decoded);
     let takes = takes.saturating_add(beside(found, decoder.color_type(), shape));
-    // One at a time: see `Memory::lease`.
+    // One at a time: see `MemoryBudget::lease`.
     drop(lease);
-    let _lease = memory.lease(takes).map_err(Refused::Memory)?;
+    let _lease = memory.lease(takes).map_err(ImageError::Memory)?;
     let image =
         guarded(|| DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())).map_err(bad)?;
     let image = scaled(image, height as u32, width as u32);
@@ -142,7 +142,7 @@ pub(crate) fn decode(
 }
 
 /// How many images of so many bytes may be decoded before any of them is put where it stays. Their memory is held.
-pub(crate) fn at_once(bytes: usize, memory: &Memory) -> Result<usize, TooMuch> {
+pub(crate) fn at_once(bytes: usize, memory: &MemoryBudget) -> Result<usize, OverBudget> {
     let bytes = (bytes as u64).max(1);
     let count = (memory.limit() / AT_ONCE_PART / bytes).clamp(1, AT_ONCE_MAX);
     memory.hold(count.saturating_mul(bytes))?;
@@ -199,7 +199,7 @@ pub(crate) fn decode_known(
     entry: &FileEntry,
     shape: [usize; 3],
     resize: bool,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<Vec<u8>, DataError> {
     let lease = memory.lease(entry.bytes).map_err(|why| why.of(path))?;
     let bytes = read_known(path, entry)?;
@@ -211,7 +211,7 @@ pub(crate) fn decode_file(
     path: &Path,
     shape: [usize; 3],
     resize: bool,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<Vec<u8>, DataError> {
     let length = length(path)?;
     let lease = memory.lease(length).map_err(|why| why.of(path))?;
@@ -220,11 +220,11 @@ pub(crate) fn decode_file(
 }
 
 /// The error about a file.
-pub(crate) fn refusal(path: &Path, why: Refused) -> DataError {
+pub(crate) fn refusal(path: &Path, why: ImageError) -> DataError {
     match why {
-        Refused::Bad(problem) | Refused::Size(problem) => {
+        ImageError::Bad(problem) | ImageError::Size(problem) => {
             DataError::File { file: path.display().to_string(), problem }
         }
-        Refused::Memory(why) => why.of(path),
+        ImageError::Memory(why) => why.of(path),
     }
 }

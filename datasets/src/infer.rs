@@ -12,18 +12,18 @@ const CLASSES_GUESSED_MAX: usize = 20;
 const DISTINCT_BYTES: u64 = 64;
 
 /// A field that stands out: where its row begins, and its text.
-pub(crate) type Spot = (u64, String);
+pub(crate) type OddField = (u64, String);
 
 /// What was seen of a column.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct ColumnEvidence {
     /// Missing fields, and the first.
     pub(crate) missing: u64,
-    pub(crate) first_missing: Option<Spot>,
+    pub(crate) first_missing: Option<OddField>,
     /// The first field that is text.
-    pub(crate) first_text: Option<Spot>,
+    pub(crate) first_text: Option<OddField>,
     /// The first field that is a number, but none to calculate with.
-    pub(crate) first_unusable: Option<Spot>,
+    pub(crate) first_unusable: Option<OddField>,
     /// Distinct fields and how often each occurs, up to the bound.
     pub(crate) distinct: BTreeMap<String, u64>,
     pub(crate) is_overflown: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Seen {
     pub(crate) has_fractions: bool,
 }
 
-impl Seen {
+impl ColumnEvidence {
     /// Takes in a field of the row that begins at `place`, and says how much more memory that keeps.
     pub(crate) fn field(&mut self, place: u64, text: &str, is_missing: bool) -> u64 {
         // A message shows no more of it.

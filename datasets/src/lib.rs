@@ -1,12 +1,11 @@
 //! Datasets: what files mean, which rows are held out, and how a row becomes a sample.
 //!
 //! This crate owns formats (csv, parquet, idx, folders of images, text), inference, splits, normalisation and augmentation. A
-//! [`Plan`] says all of it and is made once, by the coordinator, from the training split alone; a [`Dataset`] applies a
+//! [`DataPlan`] says all of it and is made once, by the coordinator, from the training split alone; a [`Dataset`] applies a
 //! plan to the files that it was made for. It never trains, and never imports burn, tonic or protocol: samples are named
 //! by ordinals, plain numbers.
 
 mod augment;
-mod below;
 pub mod compare;
 mod csv_table;
 mod dataset;
@@ -16,13 +15,14 @@ mod encode;
 mod error;
 pub mod fetch;
 mod files;
-mod form;
+mod format;
 mod idx;
 mod images;
 mod infer;
 mod listing;
-mod memory;
+mod memory_budget;
 mod overview;
+mod parallel;
 mod parquet_table;
 mod pixels;
 mod plan;
@@ -32,8 +32,8 @@ mod quote;
 pub mod registry;
 mod rows;
 mod sampler;
+mod sandboxed_folder;
 mod split;
-mod spread;
 mod statistics;
 mod survey;
 mod table;
@@ -44,14 +44,14 @@ pub use augment::AugmentKey;
 pub use configs::{Augment, Sampling};
 pub use dataset::{Batch, Dataset};
 pub use digest::md5_of_file;
-pub use distribution::{Distribution, Distributions, Numbers};
+pub use distribution::{Distribution, Distributions, NumberSummary};
 pub use error::DataError;
 pub use files::{place, resolve};
-pub use form::{Csv, Form, Idx, Images, Parquet, Scaling, Skipped, Text, TokenizerFile};
+pub use format::{Csv, Format, Idx, Images, Parquet, Scaling, Skipped, Text, TokenizerFile};
 pub use listing::{FileEntry, directory_digest, listing};
-pub use memory::read_within;
-pub use overview::{Overview, PixelsSeen, Words, format_of};
-pub use plan::{Column, Feature, Output, Plan, Role};
+pub use memory_budget::read_within;
+pub use overview::{Overview, PixelsSeen, TextSummary, format_of};
+pub use plan::{Column, DataPlan, Feature, Output, Role};
 pub use quote::clipped;
 pub use survey::Profile;
 pub use tokenizer::{Decoding, TextTokenizer};

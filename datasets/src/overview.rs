@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::error::DataError;
 use crate::files::{list, place};
-use crate::form::Form;
+use crate::format::Format;
 use crate::images::{is_image, probe, refusal};
-use crate::plan::Plan;
-use crate::spread::spread;
+use crate::parallel::in_parallel;
+use crate::plan::DataPlan;
 use crate::text::is_text;
 
 /// Most frequent bytes that an [`Overview`] names.
@@ -34,7 +34,7 @@ pub struct Overview {
     pub bytes: u64,
     /// How many files.
     pub files: u64,
-    /// Images, or windows of [`Words::window`] tokens.
+    /// Images, or windows of [`TextSummary::window`] tokens.
     pub samples: u64,
     /// Each label with the images that have it.
     pub labels: Vec<(String, u64)>,
@@ -43,7 +43,7 @@ pub struct Overview {
     /// Of images.
     pub pixels: Option<PixelsSeen>,
     /// Of text.
-    pub words: Option<Words>,
+    pub words: Option<TextSummary>,
 }
 
 /// What the pixels of images are.
@@ -63,7 +63,7 @@ pub struct PixelsSeen {
 
 /// What a text is.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Words {
+pub struct TextSummary {
     /// Ends of lines, and a last line without one.
     pub lines: u64,
     /// Bytes of the longest line.
@@ -102,17 +102,17 @@ impl Overview {
         };
         let plan = if config.format == "text" { plan_of_text(config)? } else { planned(&config)? };
         let (pixels, words) = match &plan.form {
-            Form::Idx(idx) => {
+            Format::Idx(idx) => {
                 let shape = plan.image_shape.unwrap_or_default();
                 let sizes = vec![([shape[1], shape[2]], plan.rows)];
                 (Some(PixelsSeen::of(shape, sizes, &idx.scaling)), None)
             }
-            Form::Images(images) => {
+            Format::Images(images) => {
                 let shape = plan.image_shape.unwrap_or_default();
                 (Some(PixelsSeen::of(shape, sizes(&plan)?, &images.scaling)), None)
             }
-            Form::Text(text) => (None, Some(Words::of(&plan, text)?)),
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Text(text) => (None, Some(TextSummary::of(&plan, text)?)),
+            Format::Csv(_) | Format::Parquet(_) => {
                 let problem = "this is a table: its columns have distributions".to_owned();
                 return Err(DataError::File { file: plan.path, problem });
             }
@@ -133,12 +133,12 @@ impl Overview {
 }
 
 /// Planned on, but never held in memory whole.
-fn planned(config: &Config) -> Result<Plan, DataError> {
-    Plan::prepare_with_profiles(config, None).map(|(plan, _)| plan)
+fn planned(config: &Config) -> Result<DataPlan, DataError> {
+    DataPlan::prepare_with_profiles(config, None).map(|(plan, _)| plan)
 }
 
 /// A text is cut into windows; one that is shorter than a window into those that it has.
-fn plan_of_text(mut config: Config) -> Result<Plan, DataError> {
+fn plan_of_text(mut config: Config) -> Result<DataPlan, DataError> {
     loop {
         match planned(&config) {
             Err(DataError::File { .. }) if config.window > 1 => config.window /= 2,
@@ -148,7 +148,7 @@ fn plan_of_text(mut config: Config) -> Result<Plan, DataError> {
 }
 
 impl PixelsSeen {
-    fn of(shape: [usize; 3], mut sizes: Vec<([usize; 2], u64)>, scaling: &[crate::form::Scaling]) -> Self {
+    fn of(shape: [usize; 3], mut sizes: Vec<([usize; 2], u64)>, scaling: &[crate::format::Scaling]) -> Self {
         let sizes_count = sizes.len() as u64;
         sizes.truncate(SIZES_MAX);
         // A plan divides by 1 where nothing varies, and no deviation of numbers from 0 to 1 is above a half.
@@ -160,13 +160,13 @@ impl PixelsSeen {
 }
 
 /// The sizes of a folder's images, the most frequent first.
-fn sizes(plan: &Plan) -> Result<Vec<([usize; 2], u64)>, DataError> {
+fn sizes(plan: &DataPlan) -> Result<Vec<([usize; 2], u64)>, DataError> {
     let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
     let images: Vec<_> =
         plan.files().iter().filter(|file| is_image(&file.path) && !skipped.contains(&file.path)).collect();
     let root = Path::new(&plan.path);
     let memory = plan.memory();
-    let found = spread(&images, |file| {
+    let found = in_parallel(&images, |file| {
         let path = place(root, file)?;
         probe(&path, &memory).map_err(|why| refusal(&path, why))
     });
@@ -180,9 +180,10 @@ fn sizes(plan: &Plan) -> Result<Vec<([usize; 2], u64)>, DataError> {
     Ok(counts)
 }
 
-impl Words {
-    fn of(plan: &Plan, text: &crate::form::Text) -> Result<Self, DataError> {
-        let mut seen = Seen { counts: [0; 256], lines: 0, line: 0, longest_line: 0, utf8: Utf8::default() };
+impl TextSummary {
+    fn of(plan: &DataPlan, text: &crate::format::Text) -> Result<Self, DataError> {
+        let mut seen =
+            TextScan { counts: [0; 256], lines: 0, line: 0, longest_line: 0, utf8: Utf8::default() };
         let root = Path::new(&plan.path);
         for file in plan.files().iter().filter(|file| !plan.is_folder() || is_text(&file.path)) {
             let path = if plan.is_folder() { place(root, file)? } else { root.to_owned() };
@@ -208,7 +209,7 @@ impl Words {
 }
 
 /// What was seen of a text's bytes, read piece by piece.
-struct Seen {
+struct TextScan {
     counts: [u64; 256],
     lines: u64,
     line: u64,
@@ -216,7 +217,7 @@ struct Seen {
     utf8: Utf8,
 }
 
-impl Seen {
+impl TextScan {
     fn read(&mut self, path: &Path) -> std::io::Result<()> {
         let mut reader = BufReader::new(File::open(path)?);
         let mut piece = vec![0; 1 << 16];

@@ -7,11 +7,11 @@ use configs::{Augment, Normalise};
 use crate::augment::{AugmentKey, Draw};
 use crate::dataset::Batch;
 use crate::error::DataError;
-use crate::form::Scaling;
+use crate::format::Scaling;
 use crate::images;
 use crate::listing::FileEntry;
-use crate::memory::Memory;
-use crate::spread::spread;
+use crate::memory_budget::MemoryBudget;
+use crate::parallel::in_parallel;
 use crate::statistics::{positive, settled};
 
 /// Images of one shape with their labels.
@@ -38,7 +38,7 @@ pub(crate) enum Store {
         resize: bool,
         /// How many are decoded at once, and what that may take.
         at_once: usize,
-        memory: Memory,
+        memory: MemoryBudget,
     },
 }
 
@@ -63,7 +63,7 @@ impl Pixels {
             Store::Files { files, resize, at_once, memory } => {
                 let rows: Vec<(usize, u64)> = rows.collect();
                 for rows in rows.chunks(*at_once) {
-                    let decoded = spread(rows, |(row, _)| {
+                    let decoded = in_parallel(rows, |(row, _)| {
                         let (path, entry) = &files[*row];
                         images::decode_known(path, entry, self.shape, *resize, memory)
                     });
@@ -102,9 +102,9 @@ pub(crate) fn tables(scaling: &[Scaling]) -> Vec<[f32; 256]> {
     scaling.iter().map(|channel| std::array::from_fn(|value| scaled(*channel, value))).collect()
 }
 
-/// Sums over pixels: whole numbers, so they are the same in whatever order and on however many threads they are made.
+/// PixelSums over pixels: whole numbers, so they are the same in whatever order and on however many threads they are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Sums {
+pub(crate) struct PixelSums {
     count: u64,
     sum: u64,
     squares: u64,
@@ -112,7 +112,7 @@ pub(crate) struct Sums {
     greatest: u8,
 }
 
-impl Sums {
+impl PixelSums {
     const NONE: Self = Self { count: 0, sum: 0, squares: 0, least: u8::MAX, greatest: 0 };
 
     fn of(pixels: &[u8]) -> Self {
@@ -156,18 +156,18 @@ impl Sums {
     }
 }
 
-/// Sums of each channel of one image.
-pub(crate) fn sums(pixels: &[u8], [_, height, width]: [usize; 3]) -> Vec<Sums> {
-    pixels.chunks_exact(height * width).map(Sums::of).collect()
+/// PixelSums of each channel of one image.
+pub(crate) fn sums(pixels: &[u8], [_, height, width]: [usize; 3]) -> Vec<PixelSums> {
+    pixels.chunks_exact(height * width).map(PixelSums::of).collect()
 }
 
 /// How each channel is scaled, from the sums of the training split's images.
-pub(crate) fn scaling<S: AsRef<[Sums]>>(
+pub(crate) fn scaling<S: AsRef<[PixelSums]>>(
     channels: usize,
     images: impl Iterator<Item = S>,
     normalise: Normalise,
 ) -> Vec<Scaling> {
-    let mut totals = vec![Sums::NONE; channels];
+    let mut totals = vec![PixelSums::NONE; channels];
     for image in images {
         for (total, sums) in totals.iter_mut().zip(image.as_ref()) {
             total.add(sums);

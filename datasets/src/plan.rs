@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::md5_of_bytes;
 use crate::error::DataError;
-use crate::form::{Form, Tabular};
+use crate::format::{Format, Tabular};
 use crate::listing::FileEntry;
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
 use crate::quote::quoted;
 use crate::split::held_out;
 use crate::statistics::read_settled;
@@ -100,12 +100,12 @@ pub enum Output {
 /// A row is a line of a table, an image, or a window of a text. A plan's JSON has its fields in the order of this page,
 /// and comes back with the same bits.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Plan {
+pub struct DataPlan {
     /// Name for people.
     pub name: String,
     /// As configured.
     pub uri: String,
-    /// Where the coordinator found the data, a file or the folder of [`Plan::files`]: a worker on the same machine finds
+    /// Where the coordinator found the data, a file or the folder of [`DataPlan::files`]: a worker on the same machine finds
     /// them there too.
     pub path: String,
     /// MD5 of the file; of a folder [`crate::directory_digest`], which ends in `.dir`.
@@ -117,7 +117,7 @@ pub struct Plan {
     /// Rows.
     pub rows: u64,
     /// What the files are, and how their rows become numbers.
-    pub form: Form,
+    pub form: Format,
     /// What is predicted.
     pub output: Output,
     /// Fraction that is held out.
@@ -145,9 +145,9 @@ fn memory_mb() -> u64 {
     configs::Dataset::default().memory_mb
 }
 
-impl Plan {
-    /// The files that the dataset is made of. Their paths are relative to [`Plan::path`] if it is a folder
-    /// ([`Plan::is_folder`]), else the one file is `path` itself.
+impl DataPlan {
+    /// The files that the dataset is made of. Their paths are relative to [`DataPlan::path`] if it is a folder
+    /// ([`DataPlan::is_folder`]), else the one file is `path` itself.
     #[must_use]
     pub fn files(&self) -> &[FileEntry] {
         &self.files
@@ -163,11 +163,11 @@ impl Plan {
     #[must_use]
     pub fn features(&self) -> usize {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 self.columns().iter().filter_map(|column| column.feature.as_ref()).map(Feature::width).sum()
             }
-            Form::Idx(_) | Form::Images(_) => self.image_shape.map_or(0, |shape| shape.iter().product()),
-            Form::Text(text) => text.window as usize,
+            Format::Idx(_) | Format::Images(_) => self.image_shape.map_or(0, |shape| shape.iter().product()),
+            Format::Text(text) => text.window as usize,
         }
     }
 
@@ -205,12 +205,12 @@ impl Plan {
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 let targets = self.columns().iter().filter(|column| column.role == Role::Target);
                 targets.map(|column| column.name.clone()).collect()
             }
-            Form::Idx(_) | Form::Images(_) => vec!["label".to_owned()],
-            Form::Text(_) => vec!["token".to_owned()],
+            Format::Idx(_) | Format::Images(_) => vec!["label".to_owned()],
+            Format::Text(_) => vec!["token".to_owned()],
         }
     }
 
@@ -218,23 +218,23 @@ impl Plan {
     ///
     /// Of tables `columns` and `missing`; of images `pixels`, a pair of `offset` and `scale` for each channel, which
     /// `(v / 255 - offset) / scale` takes; of texts `tokens`: "bytes", or an object with the text of the JSON file as
-    /// `tokenizer`, which the caller has read ([`Plan::read_tokenizer`]). With all of them `output` and `image_shape`.
+    /// `tokenizer`, which the caller has read ([`DataPlan::read_tokenizer`]). With all of them `output` and `image_shape`.
     #[must_use]
     pub fn normalisation(&self, tokenizer: Option<&str>) -> serde_json::Value {
         let mut map = serde_json::Map::new();
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 let Tabular { missing, .. } = self.form.tabular().unwrap_or_default();
                 map.insert("columns".to_owned(), serde_json::json!(self.columns()));
                 map.insert("missing".to_owned(), serde_json::json!(missing));
             }
-            Form::Idx(idx) => {
+            Format::Idx(idx) => {
                 map.insert("pixels".to_owned(), serde_json::json!(idx.scaling));
             }
-            Form::Images(images) => {
+            Format::Images(images) => {
                 map.insert("pixels".to_owned(), serde_json::json!(images.scaling));
             }
-            Form::Text(_) => {
+            Format::Text(_) => {
                 let tokens = match tokenizer {
                     None => serde_json::json!("bytes"),
                     Some(json) => serde_json::json!({ "tokenizer": json }),
@@ -248,8 +248,8 @@ impl Plan {
     }
 
     /// What reading the data may take.
-    pub(crate) fn memory(&self) -> Memory {
-        Memory::megabytes(self.memory_mb)
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        MemoryBudget::megabytes(self.memory_mb)
     }
 
     /// Rows of the training and of the validation split.
@@ -281,7 +281,7 @@ impl Plan {
         Ok(counts.iter().map(|count| all as f64 / (labels.len() as f64 * *count as f64)).collect())
     }
 
-    /// The digest of all that makes the samples what they are: [`Plan::digest`]; where rows are left out, which; and the
+    /// The digest of all that makes the samples what they are: [`DataPlan::digest`]; where rows are left out, which; and the
     /// tokenizer, if there is one.
     /// The data of a run that is resumed must have the same.
     #[must_use]

@@ -7,24 +7,24 @@ use configs::{Dataset as Config, OnBad, Sampling};
 
 use crate::error::DataError;
 use crate::files::{entry_of, find, length, list, read_new};
-use crate::form::{Form, Idx, Images, Skipped};
-use crate::idx::{Labelled, find_images, find_labels};
-use crate::images::{self, Refused};
+use crate::format::{Format, Idx, Images, Skipped};
+use crate::idx::{LabelledImages, find_images, find_labels};
+use crate::images::{self, ImageError};
 use crate::infer::ordered;
 use crate::listing::{FileEntry, directory_digest};
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
+use crate::parallel::{in_parallel, try_in_parallel};
 use crate::pixels::{scaling, sums};
-use crate::plan::{Output, Plan};
+use crate::plan::{DataPlan, Output};
 use crate::quote::quoted;
 use crate::split::split;
-use crate::spread::{spread, try_spread};
 use crate::statistics::settled;
 use crate::survey::{Profile, Survey};
 
 /// Labels at most: a model has an output for each.
 pub(crate) const LABELS_MAX: usize = 1_000;
 
-impl Plan {
+impl DataPlan {
     /// Looks at the data and plans: infers what rows and labels there are, splits, takes statistics from the training
     /// split.
     ///
@@ -39,11 +39,11 @@ impl Plan {
     /// Whether the data can be held in memory as a worker holds them: it is told before one tries.
     fn check_memory(&self) -> Result<(), DataError> {
         let number = match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => 4 * self.features() as u64 + crate::rows::ROW_BYTES,
+            Format::Csv(_) | Format::Parquet(_) => 4 * self.features() as u64 + crate::rows::ROW_BYTES,
             // Images are decoded as they are read where they don't fit; those in idx form were held to be planned on.
-            Form::Idx(_) | Form::Images(_) => 0,
-            Form::Text(text) if text.tokenizer.is_none() => u64::from(text.window),
-            Form::Text(text) => 4 * u64::from(text.window),
+            Format::Idx(_) | Format::Images(_) => 0,
+            Format::Text(text) if text.tokenizer.is_none() => u64::from(text.window),
+            Format::Text(text) => 4 * u64::from(text.window),
         };
         let held = self.memory().hold(self.rows.saturating_mul(number));
         held.map_err(|why| why.of(Path::new(&self.path)))
@@ -52,12 +52,12 @@ impl Plan {
     /// Plans, and says what was seen of each column of a table on the way.
     ///
     /// # Errors
-    /// As [`Plan::prepare`].
+    /// As [`DataPlan::prepare`].
     pub fn prepare_with_profiles(
         config: &Config,
         config_dir: Option<&Path>,
     ) -> Result<(Self, Vec<Profile>), DataError> {
-        let memory = Memory::megabytes(config.memory_mb);
+        let memory = MemoryBudget::megabytes(config.memory_mb);
         let (path, version) = find(&config.uri, config_dir, &memory)?;
         let file = path.display().to_string();
         let (plan, profiles) = Self::of_form(config, config_dir, path, memory)?;
@@ -75,9 +75,9 @@ impl Plan {
         config: &Config,
         config_dir: Option<&Path>,
         path: PathBuf,
-        memory: Memory,
+        memory: MemoryBudget,
     ) -> Result<(Self, Vec<Profile>), DataError> {
-        let found = Found { config, config_dir, path, memory };
+        let found = FoundData { config, config_dir, path, memory };
         match config.format.as_str() {
             "csv" | "parquet" => {
                 found.check_is_file()?;
@@ -93,28 +93,28 @@ impl Plan {
 }
 
 /// Data that were found.
-pub(crate) struct Found<'a> {
+pub(crate) struct FoundData<'a> {
     pub(crate) config: &'a Config,
     /// Beside which relative paths are looked for.
     pub(crate) config_dir: Option<&'a Path>,
     pub(crate) path: PathBuf,
-    pub(crate) memory: Memory,
+    pub(crate) memory: MemoryBudget,
 }
 
 /// What belongs to the form in a plan.
-pub(crate) struct Parts {
+pub(crate) struct PlanParts {
     pub(crate) root: PathBuf,
     pub(crate) is_folder: bool,
     pub(crate) files: Vec<FileEntry>,
     pub(crate) rows: u64,
-    pub(crate) form: Form,
+    pub(crate) form: Format,
     pub(crate) output: Output,
     pub(crate) image_shape: Option<[usize; 3]>,
     /// Of each label in the training split.
     pub(crate) label_counts: Vec<u64>,
 }
 
-impl Found<'_> {
+impl FoundData<'_> {
     pub(crate) fn refuse<T>(&self, problem: String) -> Result<T, DataError> {
         Err(DataError::File { file: self.path.display().to_string(), problem })
     }
@@ -129,13 +129,13 @@ impl Found<'_> {
         ))
     }
 
-    pub(crate) fn plan(&self, parts: Parts) -> Plan {
+    pub(crate) fn plan(&self, parts: PlanParts) -> DataPlan {
         let bytes = parts.files.iter().map(|file| file.bytes).sum();
         let digest = match parts.files.as_slice() {
             [file] if !parts.is_folder => file.md5.clone(),
             files => directory_digest(files),
         };
-        named(self.config, &self.path, |name, _| Plan {
+        named(self.config, &self.path, |name, _| DataPlan {
             name,
             uri: self.config.uri.clone(),
             path: parts.root.canonicalize().unwrap_or(parts.root).display().to_string(),
@@ -160,7 +160,7 @@ impl Found<'_> {
         split(rows, settled(self.config.validation), self.config.split_seed).0
     }
 
-    fn idx(&self) -> Result<Plan, DataError> {
+    fn idx(&self) -> Result<DataPlan, DataError> {
         // A folder is taken whole, so that its digest is the one that it is known by elsewhere.
         let is_folder = self.path.is_dir();
         let (root, images) = if is_folder {
@@ -184,7 +184,8 @@ impl Found<'_> {
         };
         let (image_path, image_bytes, image_entry, image_memory) = read(&images)?;
         let (label_path, label_bytes, label_entry, label_memory) = read(&labels)?;
-        let found = Labelled::parse((&image_path, &image_bytes), (&label_path, &label_bytes), &self.memory)?;
+        let found =
+            LabelledImages::parse((&image_path, &image_bytes), (&label_path, &label_bytes), &self.memory)?;
         drop((image_bytes, label_bytes, image_memory, label_memory));
         let shape = found.shape;
         if !images::CHANNELS.contains(&shape[0]) {
@@ -207,12 +208,12 @@ impl Found<'_> {
             files.push(entry_of(&root, path)?);
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(self.plan(Parts {
+        Ok(self.plan(PlanParts {
             root,
             is_folder: true,
             files,
             rows,
-            form: Form::Idx(Idx { images, labels, scaling }),
+            form: Format::Idx(Idx { images, labels, scaling }),
             label_counts: counts(found.names.len(), training.iter().map(|row| found.labels[*row as usize])),
             output: Output::Classes { labels: found.names },
             image_shape: Some(shape),
@@ -231,7 +232,7 @@ impl Found<'_> {
         }
     }
 
-    fn images(&self) -> Result<Plan, DataError> {
+    fn images(&self) -> Result<DataPlan, DataError> {
         if !self.path.is_dir() {
             return self.refuse("images are a folder with a folder for each class".to_owned());
         }
@@ -240,7 +241,7 @@ impl Found<'_> {
         let labels = self.classes(&samples)?;
         let shape = self.shape(&samples)?;
         let is_sample = |path: &str| images::is_image(path);
-        let looked = spread(&all, |path| {
+        let looked = in_parallel(&all, |path| {
             if !is_sample(path) {
                 return entry_of(&self.path, path).map(|entry| (entry, None));
             }
@@ -249,7 +250,7 @@ impl Found<'_> {
             let lease = self.memory.lease(length).map_err(|why| why.of(&whole))?;
             let (bytes, entry) = read_new(&self.path, path, length)?;
             let decoded = match images::decode(&bytes, lease, shape, self.config.resize, &self.memory) {
-                Err(Refused::Memory(why)) => return Err(why.of(&whole)),
+                Err(ImageError::Memory(why)) => return Err(why.of(&whole)),
                 decoded => decoded,
             };
             Ok((entry, Some(decoded.map(|pixels| sums(&pixels, shape)))))
@@ -269,7 +270,7 @@ impl Found<'_> {
                     present.extend(class.map(str::to_owned));
                 }
                 Some(Err(why)) if self.config.on_bad == OnBad::Skip => {
-                    of_other_size += u64::from(matches!(why, Refused::Size(_)));
+                    of_other_size += u64::from(matches!(why, ImageError::Size(_)));
                     skipped.listed.push(entry.path.clone());
                 }
                 Some(Err(why)) => return Err(images::refusal(&self.path.join(&entry.path), why)),
@@ -292,12 +293,12 @@ impl Found<'_> {
         let training = self.training(of_rows.len() as u64);
         let of_training = training.iter().map(|row| of_rows[*row as usize].as_slice());
         let scaling = scaling(shape[0], of_training, self.config.normalise);
-        Ok(self.plan(Parts {
+        Ok(self.plan(PlanParts {
             root: self.path.clone(),
             is_folder: true,
             files,
             rows: of_rows.len() as u64,
-            form: Form::Images(Images {
+            form: Format::Images(Images {
                 scaling,
                 resize: self.config.resize,
                 cache_mb: self.config.cache_mb,
@@ -349,12 +350,12 @@ impl Found<'_> {
         let probe = |path: &&String| {
             let whole = self.path.join(path);
             match images::probe(&whole, &self.memory) {
-                Err(Refused::Memory(why)) => Err(why.of(&whole)),
-                Err(Refused::Bad(why) | Refused::Size(why)) => Ok(Err(why)),
+                Err(ImageError::Memory(why)) => Err(why.of(&whole)),
+                Err(ImageError::Bad(why) | ImageError::Size(why)) => Ok(Err(why)),
                 Ok(header) => Ok(Ok(header)),
             }
         };
-        let headers = try_spread(samples, probe)?;
+        let headers = try_in_parallel(samples, probe)?;
         let mut readable = headers.iter().flatten();
         let Some(first) = readable.clone().next() else {
             // The first of them is what is wrong, whether others would be skipped or not.
@@ -378,7 +379,7 @@ fn counts(labels: usize, of_rows: impl Iterator<Item = u32>) -> Vec<u64> {
 }
 
 /// A plan with the name that it was given, or that of its file.
-pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Path) -> Plan) -> Plan {
+pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Path) -> DataPlan) -> DataPlan {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     let stem = stem.map(|stem| stem.to_string_lossy().into_owned());

@@ -6,10 +6,10 @@ use configs::OnBad;
 
 use crate::error::DataError;
 use crate::files::{entry_of, list};
-use crate::form::{Form, Skipped, Text, TokenizerFile};
+use crate::format::{Format, Skipped, Text, TokenizerFile};
 use crate::listing::FileEntry;
-use crate::plan::{Output, Plan};
-use crate::prepare::{Found, Parts, parted};
+use crate::plan::{DataPlan, Output};
+use crate::prepare::{FoundData, PlanParts, parted};
 use crate::split::held_out;
 use crate::statistics::settled;
 use crate::text;
@@ -17,7 +17,7 @@ use crate::tokenizer::{TextTokenizer, TokenizerRead};
 
 /// What was seen of the files.
 #[derive(Default)]
-struct Seen {
+struct TextScan {
     files: Vec<FileEntry>,
     /// Of the files that are text.
     bytes: u64,
@@ -27,8 +27,8 @@ struct Seen {
     skipped: Skipped,
 }
 
-impl Found<'_> {
-    pub(crate) fn text(&self) -> Result<Plan, DataError> {
+impl FoundData<'_> {
+    pub(crate) fn text(&self) -> Result<DataPlan, DataError> {
         let is_folder = self.path.is_dir();
         let (root, paths) = if is_folder {
             (self.path.clone(), list(&self.path)?)
@@ -40,7 +40,7 @@ impl Found<'_> {
             return self.refuse("there is no .txt file in this folder".to_owned());
         }
         let tokenizer = self.tokenizer()?;
-        let mut seen = Seen::default();
+        let mut seen = TextScan::default();
         for path in &paths {
             let is_text = !is_folder || text::is_text(path);
             self.look(&root, path, is_text, tokenizer.as_ref().map(|(_, read)| &read.tokenizer), &mut seen)?;
@@ -57,12 +57,12 @@ impl Found<'_> {
         });
         let vocabulary = tokenizer.as_ref().map_or(text::VOCABULARY, |tokenizer| tokenizer.vocabulary);
         let (tokens, bytes, skipped) = (seen.tokens, seen.bytes, seen.skipped);
-        Ok(self.plan(Parts {
+        Ok(self.plan(PlanParts {
             root: if is_folder { root } else { self.path.clone() },
             is_folder,
             files: seen.files,
             rows,
-            form: Form::Text(Text { window, tokens, tail, bytes, tokenizer, skipped }),
+            form: Format::Text(Text { window, tokens, tail, bytes, tokenizer, skipped }),
             output: Output::Tokens { vocabulary, window },
             image_shape: None,
             label_counts: Vec::new(),
@@ -93,7 +93,7 @@ impl Found<'_> {
         path: &str,
         is_text: bool,
         tokenizer: Option<&TextTokenizer>,
-        seen: &mut Seen,
+        seen: &mut TextScan,
     ) -> Result<(), DataError> {
         let Some(tokenizer) = tokenizer.filter(|_| is_text) else {
             let entry = entry_of(root, path)?;
@@ -123,7 +123,7 @@ impl Found<'_> {
     }
 
     /// Whether there is enough of it.
-    fn check(&self, seen: &Seen, rows: u64, is_tokenized: bool) -> Result<(), DataError> {
+    fn check(&self, seen: &TextScan, rows: u64, is_tokenized: bool) -> Result<(), DataError> {
         let window = self.config.window;
         let least = u64::from(window) + 1;
         let what = if is_tokenized {

@@ -6,15 +6,15 @@ use crate::dataset::Batch;
 use crate::digest::Digests;
 use crate::encode::Encoder;
 use crate::error::DataError;
-use crate::form::Form;
+use crate::format::Format;
 use crate::idx;
 use crate::images;
-use crate::memory::{Memory, TooMuch, read_whole};
+use crate::memory_budget::{MemoryBudget, OverBudget, read_whole};
 use crate::pixels::tables;
-use crate::plan::Plan;
+use crate::plan::DataPlan;
 use crate::table::Table;
 
-impl Plan {
+impl DataPlan {
     /// Reads samples for prediction.
     ///
     /// - A table: the target column need not be there, columns are found by name. A csv file without a header has all
@@ -26,35 +26,35 @@ impl Plan {
     /// continued rather than predicted row by row.
     pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 read_rows(self, path, false, 0, &self.memory()).map(|read| read.rows)
             }
-            Form::Idx(form) => read_idx(self, path, &tables(&form.scaling)),
-            Form::Images(form) => read_images(self, path, form.resize, &tables(&form.scaling)),
-            Form::Text(_) => Err(no_rows(path, "a text is continued, not predicted row by row")),
+            Format::Idx(form) => read_idx(self, path, &tables(&form.scaling)),
+            Format::Images(form) => read_images(self, path, form.resize, &tables(&form.scaling)),
+            Format::Text(_) => Err(no_rows(path, "a text is continued, not predicted row by row")),
         }
     }
 
-    /// The image files of [`Plan::read_for_prediction`], in the order of their rows: their paths below the folder, or the name
+    /// The image files of [`DataPlan::read_for_prediction`], in the order of their rows: their paths below the folder, or the name
     /// of the only one. None for tables and for images in idx form, whose rows have no names.
     ///
     /// # Errors
     /// When the folder can't be read, or has no image.
     pub fn files_for_prediction(&self, path: &Path) -> Result<Vec<String>, DataError> {
         match &self.form {
-            Form::Images(_) => image_files(path),
-            Form::Csv(_) | Form::Parquet(_) | Form::Idx(_) | Form::Text(_) => Ok(Vec::new()),
+            Format::Images(_) => image_files(path),
+            Format::Csv(_) | Format::Parquet(_) | Format::Idx(_) | Format::Text(_) => Ok(Vec::new()),
         }
     }
 
     /// Reads a table with its target: all rows, those of another file too.
     ///
     /// # Errors
-    /// As [`Plan::read_for_prediction`], and when a target is missing, no number, or a label that the plan doesn't know;
+    /// As [`DataPlan::read_for_prediction`], and when a target is missing, no number, or a label that the plan doesn't know;
     /// for data that are no table.
     pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
-            Form::Csv(_) | Form::Parquet(_) => {
+            Format::Csv(_) | Format::Parquet(_) => {
                 read_rows(self, path, true, 0, &self.memory()).map(|read| read.rows)
             }
             _ => Err(no_rows(path, "only tables are read with their targets from elsewhere")),
@@ -70,7 +70,7 @@ fn no_rows(path: &Path, problem: &str) -> DataError {
 pub(crate) const ROW_BYTES: u64 = 40;
 
 /// A table that was read.
-pub(crate) struct Read {
+pub(crate) struct ReadTable {
     /// All rows as samples.
     pub(crate) rows: Batch,
     /// How often each is drawn, if the plan has weights.
@@ -81,12 +81,12 @@ pub(crate) struct Read {
 
 /// All rows of a table as samples. There are so many `expected`, as far as that is known.
 pub(crate) fn read_rows(
-    plan: &Plan,
+    plan: &DataPlan,
     path: &Path,
     with_target: bool,
     expected: u64,
-    memory: &Memory,
-) -> Result<Read, DataError> {
+    memory: &MemoryBudget,
+) -> Result<ReadTable, DataError> {
     let mut table = Table::open(&plan.form, path, with_target, memory)?;
     let encoder = Encoder::new(plan, table.names(), with_target)
         .map_err(|problem| DataError::File { file: path.display().to_string(), problem })?;
@@ -103,11 +103,11 @@ pub(crate) fn read_rows(
         weights.extend(encoder.weight(&table));
     }
     let (_, digests) = table.finish()?;
-    Ok(Read { rows, weights, digests })
+    Ok(ReadTable { rows, weights, digests })
 }
 
 /// Makes room for so many more rows, and says for how many there is room then.
-fn make_room(rows: &mut Batch, width: usize, more: u64, memory: &Memory) -> Result<usize, TooMuch> {
+fn make_room(rows: &mut Batch, width: usize, more: u64, memory: &MemoryBudget) -> Result<usize, OverBudget> {
     let bytes = (width as u64).saturating_mul(4).saturating_add(ROW_BYTES);
     memory.hold(bytes.saturating_mul(more))?;
     // While they move, the rows so far are there twice.
@@ -117,7 +117,7 @@ fn make_room(rows: &mut Batch, width: usize, more: u64, memory: &Memory) -> Resu
     Ok(rows.count + more)
 }
 
-fn read_idx(plan: &Plan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
+fn read_idx(plan: &DataPlan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
     let memory = plan.memory();
     let (bytes, _file) = read_whole(path, &memory, 1)?;
     let images = idx::Idx::parse(path, &bytes, idx::Dimensions::Images, &memory)?;
@@ -150,7 +150,12 @@ fn image_files(path: &Path) -> Result<Vec<String>, DataError> {
     Ok(files)
 }
 
-fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) -> Result<Batch, DataError> {
+fn read_images(
+    plan: &DataPlan,
+    path: &Path,
+    resize: bool,
+    tables: &[[f32; 256]],
+) -> Result<Batch, DataError> {
     let Some(shape) = plan.image_shape else { return Err(no_rows(path, "the plan has no image_shape")) };
     let root = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let paths: Vec<_> = image_files(path)?.iter().map(|file| root.join(file)).collect();
@@ -162,7 +167,8 @@ fn read_images(plan: &Plan, path: &Path, resize: bool, tables: &[[f32; 256]]) ->
     batch.features.reserve_exact(numbers);
     let at_once = images::at_once(shape.iter().product(), &memory).map_err(|why| why.of(path))?;
     for paths in paths.chunks(at_once) {
-        let decoded = crate::spread::spread(paths, |path| images::decode_file(path, shape, resize, &memory));
+        let decoded =
+            crate::parallel::in_parallel(paths, |path| images::decode_file(path, shape, resize, &memory));
         for image in decoded {
             let image = image?;
             for (scaled, channel) in tables.iter().zip(image.chunks((shape[1] * shape[2]).max(1))) {

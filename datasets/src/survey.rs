@@ -7,22 +7,22 @@ use configs::{ColumnKind, DatasetKind};
 
 use crate::digest::Digests;
 use crate::error::DataError;
-use crate::form::{Csv, Form, Parquet, Skipped};
-use crate::infer::{CATEGORIES_MAX, Seen, hint, is_missing, no_number, number};
+use crate::format::{Csv, Format, Parquet, Skipped};
+use crate::infer::{CATEGORIES_MAX, ColumnEvidence, hint, is_missing, no_number, number};
 use crate::listing::FileEntry;
-use crate::memory::{Memory, TooMuch};
-use crate::plan::{Column, Output, Plan, Role};
+use crate::memory_budget::{MemoryBudget, OverBudget};
+use crate::plan::{Column, DataPlan, Output, Role};
 use crate::prepare::{LABELS_MAX, named};
 use crate::quote::quoted;
 use crate::split::split;
 use crate::statistics::{Statistics, settled};
-use crate::table::{self, Table, Typed};
+use crate::table::{self, ColumnType, Table};
 
 /// What the number of a row takes where rows are split.
 pub(crate) const ROW_BYTES: u64 = 16;
 
 /// Holds more memory for what is seen of columns; numbers of which there are many are forgotten before it is refused.
-pub(crate) fn keep(memory: &Memory, more: u64, forget: impl FnOnce() -> u64) -> Result<(), TooMuch> {
+pub(crate) fn keep(memory: &MemoryBudget, more: u64, forget: impl FnOnce() -> u64) -> Result<(), OverBudget> {
     if memory.hold(more).is_ok() {
         return Ok(());
     }
@@ -44,7 +44,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    fn of(seen: &Seen) -> Self {
+    fn of(seen: &ColumnEvidence) -> Self {
         let counted = |label: String| {
             let count = seen.distinct.get(&label).copied().unwrap_or(0);
             (label, count)
@@ -61,14 +61,14 @@ impl Profile {
 /// The file, looked at once.
 pub(crate) struct Survey<'a> {
     config: &'a configs::Dataset,
-    memory: Memory,
+    memory: MemoryBudget,
     path: PathBuf,
     names: Vec<String>,
     /// What the file itself says of each column.
-    types: Vec<Typed>,
+    types: Vec<ColumnType>,
     /// Fields that mean a missing value.
     missing: Vec<String>,
-    seen: Vec<Seen>,
+    seen: Vec<ColumnEvidence>,
     rows: u64,
     digests: Digests,
     skipped: Option<Skipped>,
@@ -78,19 +78,19 @@ impl<'a> Survey<'a> {
     pub(crate) fn take(
         config: &'a configs::Dataset,
         path: PathBuf,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Self, DataError> {
         let mut table = Table::open_new(config, &path, memory)?;
         let (names, types) = (table.names().to_vec(), table.types());
         let missing = table::missing(config);
-        let mut seen = vec![Seen::default(); names.len()];
+        let mut seen = vec![ColumnEvidence::default(); names.len()];
         while table.advance()? {
             let mut more = 0;
             for (column, text) in seen.iter_mut().zip(table.fields()) {
                 more += column.field(table.place(), text, is_missing(&missing, text));
             }
             if more > 0 {
-                keep(memory, more, || seen.iter_mut().map(Seen::forget_numbers).sum())
+                keep(memory, more, || seen.iter_mut().map(ColumnEvidence::forget_numbers).sum())
                     .map_err(|why| why.of(&path))?;
             }
         }
@@ -104,20 +104,20 @@ impl<'a> Survey<'a> {
         self.seen.iter().map(Profile::of).collect()
     }
 
-    pub(crate) fn plan(&self) -> Result<Plan, DataError> {
+    pub(crate) fn plan(&self) -> Result<DataPlan, DataError> {
         let config = self.config;
         let validation = settled(config.validation);
         let (columns, output, label_counts) = self.columns(validation)?;
         let missing = self.missing.clone();
         let form = if config.format == "parquet" {
-            Form::Parquet(Parquet { missing, columns })
+            Format::Parquet(Parquet { missing, columns })
         } else {
             let (delimiter, header, skipped) = (config.delimiter, config.header, self.skipped.clone());
-            Form::Csv(Csv { delimiter, header, missing, columns, skipped })
+            Format::Csv(Csv { delimiter, header, missing, columns, skipped })
         };
         let plan = named(config, &self.path, |name, path| {
             let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            Plan {
+            DataPlan {
                 name,
                 uri: config.uri.clone(),
                 path: path.display().to_string(),
@@ -147,7 +147,8 @@ impl<'a> Survey<'a> {
         let is_classes = self.target_is_classes(target)?;
         let roles: Vec<Role> = (0..self.names.len()).map(|column| self.role(column, target)).collect();
         let is_used = |column: usize| roles[column] != Role::Ignored;
-        if let Some(column) = (0..roles.len()).find(|c| is_used(*c) && self.types[*c] == Typed::Unusable) {
+        if let Some(column) = (0..roles.len()).find(|c| is_used(*c) && self.types[*c] == ColumnType::Unusable)
+        {
             let name = quoted(&self.names[column]);
             let problem = format!("column {name} is nested or binary: ignore it with dataset.columns");
             return self.refuse(problem);
@@ -233,7 +234,7 @@ impl<'a> Survey<'a> {
 
     fn declared(&self, column: usize) -> Option<ColumnKind> {
         // Text that looks like numbers is text where the file says so.
-        let of_file = (self.types[column] == Typed::Text).then_some(ColumnKind::Categorical);
+        let of_file = (self.types[column] == ColumnType::Text).then_some(ColumnKind::Categorical);
         self.config.columns.get(&self.names[column]).copied().or(of_file)
     }
 
@@ -402,7 +403,7 @@ impl<'a> Survey<'a> {
         Ok(Output::Classes { labels })
     }
 
-    fn check_features(&self, plan: &Plan) -> Result<(), DataError> {
+    fn check_features(&self, plan: &DataPlan) -> Result<(), DataError> {
         let features = plan.features();
         if features == 0 {
             return self.refuse("no column is left to predict from".to_owned());

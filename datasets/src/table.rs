@@ -7,14 +7,14 @@ use configs::{Dataset as Config, OnBad};
 use crate::csv_table::{CsvTable, Layout, OnRagged, line_error};
 use crate::digest::Digests;
 use crate::error::DataError;
-use crate::form::{Csv, Form, Skipped};
+use crate::format::{Csv, Format, Skipped};
 use crate::infer::missing_category;
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
 use crate::parquet_table::ParquetTable;
 
 /// What a file says of a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Typed {
+pub(crate) enum ColumnType {
     /// Nothing: its fields show what it is.
     Open,
     /// Its fields are text, whatever they look like.
@@ -31,7 +31,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// Opens a table to plan on it.
-    pub(crate) fn open_new(config: &Config, path: &Path, memory: &Memory) -> Result<Self, DataError> {
+    pub(crate) fn open_new(config: &Config, path: &Path, memory: &MemoryBudget) -> Result<Self, DataError> {
         if config.format == "parquet" {
             let missing = missing(config);
             return ParquetTable::open(path, missing_category(&missing), memory).map(Self::Parquet);
@@ -44,22 +44,22 @@ impl Table {
     /// Opens a table of a plan's form. Rows are left out only where the plan has left out such rows of its own data, and
     /// only with their targets: a prediction is asked for every row.
     pub(crate) fn open(
-        form: &Form,
+        form: &Format,
         path: &Path,
         with_target: bool,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Self, DataError> {
         match form {
-            Form::Csv(Csv { delimiter, header, skipped, .. }) => {
+            Format::Csv(Csv { delimiter, header, skipped, .. }) => {
                 let may_skip = with_target && skipped.is_some();
                 let on_ragged = if may_skip { OnRagged::Skip } else { OnRagged::Stop };
                 let layout = Layout { delimiter: *delimiter, header: *header };
                 Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged, memory)?, on_ragged })
             }
-            Form::Parquet(parquet) => {
+            Format::Parquet(parquet) => {
                 ParquetTable::open(path, missing_category(&parquet.missing), memory).map(Self::Parquet)
             }
-            Form::Idx(_) | Form::Images(_) | Form::Text(_) => {
+            Format::Idx(_) | Format::Images(_) | Format::Text(_) => {
                 let problem = format!("the plan is of {}, not of a table", form.name());
                 Err(DataError::File { file: path.display().to_string(), problem })
             }
@@ -75,9 +75,9 @@ impl Table {
     }
 
     /// What the file says of each column.
-    pub(crate) fn types(&self) -> Vec<Typed> {
+    pub(crate) fn types(&self) -> Vec<ColumnType> {
         match self {
-            Self::Csv { table, .. } => vec![Typed::Open; table.names().len()],
+            Self::Csv { table, .. } => vec![ColumnType::Open; table.names().len()],
             Self::Parquet(table) => table.types().to_vec(),
         }
     }

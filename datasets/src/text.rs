@@ -5,10 +5,10 @@ use std::path::Path;
 
 use crate::error::DataError;
 use crate::files::{changed, place, read_known};
-use crate::form::{Text, TokenizerFile};
+use crate::format::{Text, TokenizerFile};
 use crate::listing::FileEntry;
-use crate::memory::Memory;
-use crate::plan::Plan;
+use crate::memory_budget::MemoryBudget;
+use crate::plan::DataPlan;
 
 /// Different tokens where they are bytes.
 pub(crate) const VOCABULARY: u32 = 256;
@@ -60,10 +60,10 @@ pub(crate) fn hash(tokens: &[u32]) -> String {
 
 /// The tokens of a plan's files, and the text of the tokenizer's file if one made them.
 pub(crate) fn open(
-    plan: &Plan,
+    plan: &DataPlan,
     text: &Text,
     path: &Path,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<(Tokens, Option<String>), DataError> {
     let (tokens, json) = match &text.tokenizer {
         None => (Tokens::Bytes(read(plan, path, memory)?), None),
@@ -86,7 +86,7 @@ pub(crate) fn open(
     Ok((tokens, json))
 }
 
-fn read(plan: &Plan, path: &Path, memory: &Memory) -> Result<Vec<u8>, DataError> {
+fn read(plan: &DataPlan, path: &Path, memory: &MemoryBudget) -> Result<Vec<u8>, DataError> {
     let all = parts(plan).fold(0u64, |all, entry| all.saturating_add(entry.bytes));
     memory.hold(all).map_err(|why| why.of(path))?;
     let mut tokens = Vec::new();
@@ -107,10 +107,10 @@ fn read(plan: &Plan, path: &Path, memory: &Memory) -> Result<Vec<u8>, DataError>
 
 /// The tokens that the plan's tokenizer makes of its files.
 fn encode(
-    plan: &Plan,
+    plan: &DataPlan,
     file: &TokenizerFile,
     path: &Path,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<(Vec<u32>, String), DataError> {
     // Where the coordinator has it, if this is its machine; else beside the data, under its digest, as a worker keeps
     // what it fetched.
@@ -142,7 +142,7 @@ fn encode(
 }
 
 /// The files that are text.
-pub(crate) fn parts(plan: &Plan) -> impl Iterator<Item = &FileEntry> {
+pub(crate) fn parts(plan: &DataPlan) -> impl Iterator<Item = &FileEntry> {
     let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
     let is_text = |entry: &FileEntry| !plan.is_folder() || is_text(&entry.path);
     plan.files.iter().filter(move |entry| is_text(entry) && !skipped.contains(&entry.path))

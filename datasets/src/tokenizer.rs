@@ -14,10 +14,10 @@ use tokenizers::Tokenizer;
 
 use crate::digest::{Digests, Hashed, md5_of_bytes};
 use crate::error::DataError;
-use crate::form::{Form, TokenizerFile};
-use crate::memory::{Memory, TooMuch, read_whole};
-use crate::plan::Plan;
-use crate::spread::spread;
+use crate::format::{Format, TokenizerFile};
+use crate::memory_budget::{MemoryBudget, OverBudget, read_whole};
+use crate::parallel::in_parallel;
+use crate::plan::DataPlan;
 
 /// Bytes of a piece of text that is encoded at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -52,13 +52,13 @@ pub(crate) struct TokenizerRead {
     pub(crate) bytes: u64,
 }
 
-impl Plan {
+impl DataPlan {
     /// The tokenizer that the text was encoded with; none where tokens are bytes.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&TokenizerFile> {
         match &self.form {
-            Form::Text(text) => text.tokenizer.as_ref(),
-            Form::Csv(_) | Form::Parquet(_) | Form::Idx(_) | Form::Images(_) => None,
+            Format::Text(text) => text.tokenizer.as_ref(),
+            Format::Csv(_) | Format::Parquet(_) | Format::Idx(_) | Format::Images(_) => None,
         }
     }
 
@@ -74,7 +74,7 @@ impl Plan {
     pub(crate) fn read_tokenizer_within(
         &self,
         path: &Path,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Option<(TextTokenizer, String)>, DataError> {
         let Some(expected) = self.tokenizer() else { return Ok(None) };
         let read = TextTokenizer::read(path, memory)?;
@@ -89,7 +89,7 @@ impl Plan {
     #[must_use]
     pub fn bytes_per_token(&self) -> f64 {
         match &self.form {
-            Form::Text(text) if text.tokenizer.is_some() => text.bytes as f64 / text.tokens.max(1) as f64,
+            Format::Text(text) if text.tokenizer.is_some() => text.bytes as f64 / text.tokens.max(1) as f64,
             _ => 1.0,
         }
     }
@@ -100,7 +100,7 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// When it can't be read, or is no tokenizer.
-    pub(crate) fn read(path: &Path, memory: &Memory) -> Result<TokenizerRead, DataError> {
+    pub(crate) fn read(path: &Path, memory: &MemoryBudget) -> Result<TokenizerRead, DataError> {
         let refuse = |problem| DataError::File { file: path.display().to_string(), problem };
         if crate::files::length(path)? > FILE_BYTES_MAX {
             return Err(refuse(format!("a tokenizer of more than {FILE_BYTES_MAX} bytes is not read")));
@@ -166,7 +166,7 @@ impl TextTokenizer {
         &self,
         path: &Path,
         tokens: &mut Vec<u32>,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> Result<Digests, DataError> {
         let io = |source| DataError::Io { file: path.display().to_string(), source };
         let mut source = Hashed::new(File::open(path).map_err(io)?);
@@ -182,7 +182,7 @@ impl TextTokenizer {
                 .scan(0, |start, end| Some((std::mem::replace(start, *end), *end)))
                 .map(|(start, end)| (offset + start as u64, &rest[start..end]))
                 .collect();
-            let encoded = spread(&texts, |(at, bytes)| {
+            let encoded = in_parallel(&texts, |(at, bytes)| {
                 let wrong =
                     |offset, problem| DataError::Byte { file: path.display().to_string(), offset, problem };
                 let text = std::str::from_utf8(bytes).map_err(|why| {
@@ -208,7 +208,7 @@ impl TextTokenizer {
 
 /// Makes room for so many more tokens, half as many again as there are at a time: a vector that grows by itself doubles, and
 /// asks nobody.
-fn make_room(tokens: &mut Vec<u32>, more: usize, memory: &Memory) -> Result<(), TooMuch> {
+fn make_room(tokens: &mut Vec<u32>, more: usize, memory: &MemoryBudget) -> Result<(), OverBudget> {
     if tokens.capacity() - tokens.len() >= more {
         return Ok(());
     }

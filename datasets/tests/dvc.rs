@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use datasets::registry::{Quiet, Registry, Request};
+use datasets::registry::{NoProgress, Registry, Request};
 use serde_json::Value;
 
 fn vectors() -> Value {
@@ -40,13 +40,13 @@ fn folders_have_the_digests_and_listings_of_dvc() {
         write(&path, &folder["files"]);
         let request =
             Request { path, name: name.to_owned(), message: None, by: "ann".to_owned(), at: String::new() };
-        let manifest = registry.add(&request, &Quiet).expect("added").manifest;
+        let manifest = registry.add(&request, &NoProgress).expect("added").manifest;
         assert_eq!(manifest.digest, folder["digest"].as_str().expect("a digest"), "{name}");
         assert_eq!(manifest.bytes, folder["bytes"].as_u64().expect("bytes"), "{name}");
         let listing = std::fs::read_to_string(registry.object(&manifest.digest)).expect("the listing");
         assert_eq!(listing, folder["listing"].as_str().expect("a listing"), "{name}");
     }
-    let report = registry.verify(None, &Quiet).expect("verified");
+    let report = registry.verify(None, &NoProgress).expect("verified");
     assert_eq!((report.versions, report.damages), (folders.len() as u64, Vec::new()));
 }
 
@@ -58,7 +58,7 @@ fn a_file_has_its_md5_and_lies_where_dvc_puts_it() {
     let registry = Registry::at(dir.path().join("registry"));
     let request =
         Request { path, name: "hello".to_owned(), message: None, by: "ann".to_owned(), at: String::new() };
-    let manifest = registry.add(&request, &Quiet).expect("added").manifest;
+    let manifest = registry.add(&request, &NoProgress).expect("added").manifest;
     assert_eq!(manifest.digest, "b1946ac92492d2347c6235b4d2611184");
     let object = dir.path().join("registry/files/md5/b1/946ac92492d2347c6235b4d2611184");
     assert_eq!(std::fs::read(&object).expect("the object"), b"hello\n");

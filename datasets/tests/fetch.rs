@@ -325,7 +325,7 @@ fn an_archive_of_cifar_10_becomes_what_a_run_reads() {
         format: "idx".to_owned(),
         ..configs::Dataset::default()
     };
-    let plan = datasets::Plan::prepare(&config, None).expect("planned");
+    let plan = datasets::DataPlan::prepare(&config, None).expect("planned");
     assert_eq!((plan.rows, plan.image_shape, plan.labels().len()), (40, Some([3, 32, 32]), 10));
     let images = std::fs::read(dir.join("out/idx/train-images-idx4-ubyte")).expect("read");
     let second = (0..3072).map(|at| at as u8 ^ 1);

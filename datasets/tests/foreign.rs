@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use configs::Normalise;
-use datasets::Plan;
+use datasets::DataPlan;
 use serde_json::Value;
 use support::*;
 
@@ -71,7 +71,7 @@ fn tables_have_the_rows_that_pyarrow_and_polars_wrote() {
     let (as_text, dataset) = open(&config("csv", &write(dir.path(), "t.csv", text.as_bytes())));
     let of_text = epoch(&dataset, KEY);
     assert_eq!((as_text.rows, as_text.targets()), (50, vec!["label".to_owned()]));
-    let features = |plan: &Plan| serde_json::to_value(plan.columns()).expect("JSON");
+    let features = |plan: &DataPlan| serde_json::to_value(plan.columns()).expect("JSON");
     for name in ["none", "snappy", "gzip", "zstd", "version-2", "polars"] {
         let (plan, dataset) = open(&config("parquet", &files().join(format!("{name}.parquet"))));
         assert_eq!((plan.rows, features(&plan)), (50, features(&as_text)), "{name}");

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use configs::{Augment, Normalise, OnBad};
-use datasets::{AugmentKey, Batch, Dataset, Form, Output, Plan};
+use datasets::{AugmentKey, Batch, DataPlan, Dataset, Format, Output};
 use image::ImageFormat;
 use support::*;
 
@@ -100,7 +100,7 @@ fn pixels_are_scaled_by_the_training_split_alone() {
     let (mean, deviation) = moments(&training);
     assert!(mean.abs() < 1e-6 && (deviation - 1.0).abs() < 1e-6, "{mean}, {deviation}");
     assert!(moments(&validation).0.abs() > 1e-6, "the held out images had no part in it");
-    let Form::Idx(idx) = &plan.form else { panic!("idx") };
+    let Format::Idx(idx) = &plan.form else { panic!("idx") };
     assert_eq!(plan.normalisation(None)["pixels"][0]["offset"], idx.scaling[0].offset);
 }
 
@@ -319,7 +319,7 @@ fn augmentation_is_of_training_alone_and_the_same_in_every_order() {
     mnist(dir.path(), 30, false);
     let plain = configs::Dataset { normalise: Normalise::None, ..config("idx", dir.path()) };
     let augment = Augment { shift: 1, flip: true, crop: 1 };
-    let plan = Plan::prepare(&plain, None).expect("planned").augmented(&augment).expect("images");
+    let plan = DataPlan::prepare(&plain, None).expect("planned").augmented(&augment).expect("images");
     let dataset = Dataset::open(&plan, Path::new(&plan.path)).expect("opened");
     let (_, unaltered) = open(&plain);
     let ((first, validation), (as_is, validation_as_is)) = (epoch(&dataset, KEY), epoch(&unaltered, KEY));
@@ -337,7 +337,7 @@ fn augmentation_is_of_training_alone_and_the_same_in_every_order() {
     }
     // Mirroring alone keeps each row's pixels.
     let flip = Augment { flip: true, ..Augment::default() };
-    let plan = Plan::prepare(&plain, None).expect("planned").augmented(&flip).expect("images");
+    let plan = DataPlan::prepare(&plain, None).expect("planned").augmented(&flip).expect("images");
     let (flipped, _) = epoch(&Dataset::open(&plan, Path::new(&plan.path)).expect("opened"), KEY);
     let mut turned = 0;
     for (row, before) in flipped.features.chunks(4).zip(as_is.features.chunks(4)) {
@@ -352,14 +352,14 @@ fn augmentation_is_of_training_alone_and_the_same_in_every_order() {
 fn augmentation_is_refused_where_it_means_nothing() {
     let dir = folder();
     mnist(dir.path(), 6, false);
-    let plan = Plan::prepare(&config("idx", dir.path()), None).expect("planned");
+    let plan = DataPlan::prepare(&config("idx", dir.path()), None).expect("planned");
     let said = plan.clone().augmented(&Augment { shift: 3, ..Augment::default() }).expect_err("too far");
     assert!(
         said.to_string().ends_with("augment.shift = 3: the images are 3 x 4, at most 2 is possible"),
         "{said}"
     );
     let text = write(dir.path(), "t.csv", b"a,b\n1,x\n2,y\n");
-    let plan = Plan::prepare(&config("csv", &text), None).expect("planned");
+    let plan = DataPlan::prepare(&config("csv", &text), None).expect("planned");
     assert!(plan.clone().augmented(&Augment::default()).is_ok());
     let said =
         plan.augmented(&Augment { flip: true, ..Augment::default() }).expect_err("a table").to_string();
@@ -373,14 +373,14 @@ fn augmentation_is_refused_where_it_means_nothing() {
 fn images_are_read_for_prediction() {
     let dir = folder();
     pets(dir.path(), 4);
-    let plan = Plan::prepare(&config("images", dir.path()), None).expect("planned");
+    let plan = DataPlan::prepare(&config("images", dir.path()), None).expect("planned");
     let one = plan.read_for_prediction(&dir.path().join("dog/004.png")).expect("an image");
     let class = plan.read_for_prediction(&dir.path().join("dog")).expect("a folder");
     assert_eq!((one.count, class.count, class.features.len()), (1, 4, 48));
     assert_eq!(one.features, class.features[..12]);
     let numbers = folder();
     mnist(numbers.path(), 5, true);
-    let plan = Plan::prepare(&config("idx", numbers.path()), None).expect("planned");
+    let plan = DataPlan::prepare(&config("idx", numbers.path()), None).expect("planned");
     let all = plan.read_for_prediction(&numbers.path().join("train-images-idx3-ubyte.gz")).expect("images");
     assert_eq!((all.count, all.features.len()), (5, 60));
 }

@@ -9,7 +9,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 
-use datasets::Plan;
+use datasets::DataPlan;
 use flate2::Compression as Level;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
@@ -234,11 +234,11 @@ fn numbers_of_a_wide_table_are_forgotten_before_it_is_refused() {
         text.push_str(&format!("{}\n", row % 2));
     }
     let path = write(dir.path(), "t.csv", text.as_bytes());
-    let plan =
-        Plan::prepare(&configs::Dataset { memory_mb: 12, ..config("csv", &path) }, None).expect("planned");
-    let roomy = Plan::prepare(&config("csv", &path), None).expect("planned");
+    let plan = DataPlan::prepare(&configs::Dataset { memory_mb: 12, ..config("csv", &path) }, None)
+        .expect("planned");
+    let roomy = DataPlan::prepare(&config("csv", &path), None).expect("planned");
     assert_eq!((plan.columns(), &plan.output), (roomy.columns(), &roomy.output));
-    let too_little = Plan::prepare(&configs::Dataset { memory_mb: 1, ..config("csv", &path) }, None);
+    let too_little = DataPlan::prepare(&configs::Dataset { memory_mb: 1, ..config("csv", &path) }, None);
     assert!(matches!(too_little, Err(datasets::DataError::Memory { .. })), "{too_little:?}");
 }
 
@@ -246,8 +246,8 @@ fn numbers_of_a_wide_table_are_forgotten_before_it_is_refused() {
 fn texts_tokenizers_and_manifests_are_refused_by_their_size() {
     let dir = folder();
     let refused = |config: &configs::Dataset| {
-        let said =
-            Plan::prepare(&configs::Dataset { memory_mb: 50, ..config.clone() }, None).expect_err("too much");
+        let said = DataPlan::prepare(&configs::Dataset { memory_mb: 50, ..config.clone() }, None)
+            .expect_err("too much");
         assert!(matches!(said, datasets::DataError::Memory { .. }), "{said}");
     };
     let text = sparse(dir.path(), "t.txt", b"text", MUCH as u64);

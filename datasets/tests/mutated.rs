@@ -5,8 +5,8 @@ mod support;
 use std::path::Path;
 
 use datasets::fetch::Catalog;
-use datasets::registry::{Quiet, Reference, Registry, Request};
-use datasets::{Batch, Dataset, Plan};
+use datasets::registry::{NoProgress, Reference, Registry, Request};
+use datasets::{Batch, DataPlan, Dataset};
 use image::ImageFormat;
 use proptest::prelude::*;
 use support::*;
@@ -56,7 +56,7 @@ fn lines(name: &str, count: usize) -> Vec<u8> {
 
 /// Plans, opens and gathers all; what is refused has a reason.
 fn survives(config: &configs::Dataset) -> Result<(), TestCaseError> {
-    let plan = match Plan::prepare(config, None) {
+    let plan = match DataPlan::prepare(config, None) {
         Ok(plan) => plan,
         Err(why) => {
             prop_assert!(!why.to_string().is_empty());
@@ -224,9 +224,9 @@ proptest! {
                 configs::Dataset { window: 4, ..config("text", &path) }
             }
         };
-        let plan = Plan::prepare(&config, None).expect("planned");
+        let plan = DataPlan::prepare(&config, None).expect("planned");
         let json = mutated(serde_json::to_vec(&plan).expect("JSON"), &changes);
-        let Ok(changed) = serde_json::from_slice::<Plan>(&json) else { return Ok(()) };
+        let Ok(changed) = serde_json::from_slice::<DataPlan>(&json) else { return Ok(()) };
         let Ok(dataset) = Dataset::open(&changed, Path::new(&plan.path)) else { return Ok(()) };
         let mut batch = Batch::default();
         let all: Vec<u64> = (0..dataset.training_len()).collect();
@@ -243,7 +243,7 @@ proptest! {
         write(dir.path(), "data/sub/b.txt", b"b");
         let (by, at) = ("somebody".to_owned(), "2024-01-01T00:00:00Z".to_owned());
         let request = Request { path: dir.path().join("data"), name: "d".to_owned(), message: None, by, at };
-        registry.add(&request, &Quiet).expect("added");
+        registry.add(&request, &NoProgress).expect("added");
         let manifest = registry.root().join("manifests/d/000001.json");
         let bytes = mutated(std::fs::read(&manifest).expect("read"), &changes);
         std::fs::write(&manifest, bytes).expect("written");
@@ -253,7 +253,7 @@ proptest! {
             return Ok(());
         }
         // What is not part of the data may say something else now; the data are the same.
-        let report = registry.verify(None, &Quiet).expect("read");
+        let report = registry.verify(None, &NoProgress).expect("read");
         prop_assert!(report.damages.is_empty(), "{:?}", report.damages);
     }
 
@@ -274,6 +274,6 @@ fn a_day_that_no_calendar_has_is_refused() {
     let dir = folder();
     let changes = [Change::Set(428, 6)];
     let path = write(dir.path(), "t.parquet", &mutated(foreign("version-2.parquet"), &changes));
-    let why = Plan::prepare(&config("parquet", &path), None).expect_err("no such day").to_string();
+    let why = DataPlan::prepare(&config("parquet", &path), None).expect_err("no such day").to_string();
     assert!(why.contains("t.parquet") && why.contains("has a value that can't be written here"), "{why}");
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use configs::{ColumnKind, Normalise};
-use datasets::{Feature, Form, Output};
+use datasets::{Feature, Format, Output};
 use parquet::basic::{Compression, GzipLevel};
 use support::*;
 
@@ -19,7 +19,7 @@ fn columns_are_what_the_file_says_and_each_row_comes_once() {
         let (plan, dataset) = open(&config);
         assert_eq!((plan.rows, plan.features(), plan.targets()), (20, 3, vec!["y".to_owned()]));
         assert_eq!(plan.output, Output::Classes { labels: vec!["0".to_owned(), "1".to_owned()] });
-        assert!(matches!(plan.form, Form::Parquet(_)));
+        assert!(matches!(plan.form, Format::Parquet(_)));
         let [n, code, _] = plan.columns() else { panic!("three columns") };
         let Some(Feature::Numeric { fill, .. }) = n.feature else { panic!("a number") };
         assert_eq!(

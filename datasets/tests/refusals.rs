@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind};
-use datasets::{AugmentKey, Batch, Column, Dataset, Feature, Form, Plan};
+use datasets::{AugmentKey, Batch, Column, DataPlan, Dataset, Feature, Format};
 
 fn config(path: &Path) -> configs::Dataset {
     configs::Dataset { uri: path.display().to_string(), ..configs::Dataset::default() }
@@ -20,7 +20,7 @@ fn refused(text: impl AsRef<[u8]>, change: impl FnOnce(&mut configs::Dataset)) -
     let path = file(&dir, text);
     let mut config = config(&path);
     change(&mut config);
-    let said = match Plan::prepare(&config, None) {
+    let said = match DataPlan::prepare(&config, None) {
         Ok(plan) => match Dataset::open(&plan, &path) {
             Ok(_) => "fine".to_owned(),
             Err(error) => error.to_string(),
@@ -141,7 +141,7 @@ fn a_configuration_that_does_not_fit_the_table_is_refused() {
 fn a_changed_file_is_refused_by_name_with_both_digests() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = file(&dir, "a,b\n1,x\n2,y\n3,x\n");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
     // One byte, one row more, a row that is broken.
     for text in ["a,b\n1,x\n2,y\n4,x\n", "a,b\n1,x\n2,y\n3,x\n4,x\n", "a,b\n1,x\n2,y\n33x\n"] {
         file(&dir, text);
@@ -158,7 +158,7 @@ fn a_changed_file_is_refused_by_name_with_both_digests() {
 #[test]
 fn an_absent_file_says_where_it_was_looked_for() {
     let config = configs::Dataset { uri: "absent.csv".to_owned(), ..configs::Dataset::default() };
-    let said = Plan::prepare(&config, Some(Path::new("/etc"))).expect_err("absent").to_string();
+    let said = DataPlan::prepare(&config, Some(Path::new("/etc"))).expect_err("absent").to_string();
     assert!(said.contains("absent.csv") && said.contains("/etc/absent.csv"), "{said}");
 }
 
@@ -166,14 +166,14 @@ fn an_absent_file_says_where_it_was_looked_for() {
 fn a_number_that_scaling_takes_beyond_f32_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = file(&dir, "a,b\n1e-30,x\n2e-30,y\n3e-30,x\n");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
     let said = plan.read_for_prediction(&file(&dir, "a\n1e-30\n1e30\n")).expect_err("refused").to_string();
     assert!(said.contains("t.csv, line 3: column \"a\": 1"), "{said}");
     assert!(said.contains("is beyond f32 once it is scaled"), "{said}");
 }
 
-fn first(plan: &mut Plan) -> &mut Column {
-    let Form::Csv(csv) = &mut plan.form else { panic!("a csv file") };
+fn first(plan: &mut DataPlan) -> &mut Column {
+    let Format::Csv(csv) = &mut plan.form else { panic!("a csv file") };
     &mut csv.columns[0]
 }
 
@@ -181,8 +181,8 @@ fn first(plan: &mut Plan) -> &mut Column {
 fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = file(&dir, "a,b\np,x\nq,y\np,x\n");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
-    let refused = |change: &dyn Fn(&mut Plan)| {
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
+    let refused = |change: &dyn Fn(&mut DataPlan)| {
         let mut plan = plan.clone();
         change(&mut plan);
         Dataset::open(&plan, &path).map(|dataset| (dataset, plan.features()))

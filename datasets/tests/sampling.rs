@@ -3,7 +3,7 @@
 mod support;
 
 use configs::{DatasetKind, Sampling};
-use datasets::{AugmentKey, Batch, Dataset, Plan, Role};
+use datasets::{AugmentKey, Batch, DataPlan, Dataset, Role};
 use support::*;
 
 /// Draws of one epoch, as the worker gathers them.
@@ -127,7 +127,7 @@ fn parquet_and_images_are_drawn_too() {
             cache_mb,
             ..config("images", &dir.path().join("pets"))
         };
-        let plan = Plan::prepare(&config, None).expect("planned").augmented(&augment).expect("augmented");
+        let plan = DataPlan::prepare(&config, None).expect("planned").augmented(&augment).expect("augmented");
         let dataset = Dataset::open(&plan, std::path::Path::new(&plan.path)).expect("opened");
         let mut of_cats = 0;
         let (mut same, mut twice) = (0, 0);
@@ -212,7 +212,7 @@ fn class_weights_are_those_of_scikit_learn() {
         target: Some("x".to_owned()),
         ..config("csv", &path)
     };
-    let why = Plan::prepare(&regression, None).expect("planned").class_weights().expect_err("no labels");
+    let why = DataPlan::prepare(&regression, None).expect("planned").class_weights().expect_err("no labels");
     assert!(why.to_string().contains("these data have no labels"), "{why}");
     mnist(dir.path(), 9, false);
     let (plan, _) = open(&config("idx", dir.path()));
@@ -234,7 +234,7 @@ fn a_plan_of_before_draws_each_row_once() {
     let fields = json.as_object_mut().expect("a plan");
     fields.remove("sampling");
     fields.remove("label_counts");
-    let old: Plan = serde_json::from_value(json).expect("a plan");
+    let old: DataPlan = serde_json::from_value(json).expect("a plan");
     assert_eq!(old.sampling, Sampling::Each);
     let old = Dataset::open(&old, &path).expect("opened");
     assert_eq!(epoch(&old, KEY), epoch(&dataset, KEY));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use configs::{ColumnKind, DatasetKind, Normalise};
-use datasets::{AugmentKey, Batch, Dataset, Feature, Output, Plan, Role};
+use datasets::{AugmentKey, Batch, DataPlan, Dataset, Feature, Output, Role};
 use proptest::prelude::*;
 
 /// Tables are not augmented: no key changes them.
@@ -22,7 +22,7 @@ fn file(dir: &tempfile::TempDir, text: impl AsRef<[u8]>) -> PathBuf {
 #[test]
 fn the_digits_are_what_their_source_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("digits/digits.csv");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
     assert_eq!((plan.rows, plan.features()), (1_797, 64));
     let labels = (0..10).map(|digit| digit.to_string()).collect();
     assert_eq!(plan.output, Output::Classes { labels });
@@ -32,7 +32,7 @@ fn the_digits_are_what_their_source_says() {
     dataset.gather_training(KEY, &[0, 5, 1_437], &mut batch).expect("gathered");
     assert_eq!((batch.count, batch.features.len(), batch.labels.len()), (3, 192, 3));
     let json = serde_json::to_string(&plan).expect("JSON");
-    let shipped: Plan = serde_json::from_str(&json).expect("a plan");
+    let shipped: DataPlan = serde_json::from_str(&json).expect("a plan");
     assert_eq!(shipped, plan, "to the last bit");
     assert_eq!(serde_json::to_string(&shipped).expect("JSON"), json, "in the same order");
     Dataset::open(&shipped, &path).expect("opened by a worker");
@@ -44,7 +44,7 @@ fn kinds_are_inferred_missing_values_filled_and_categories_are_codes() {
     let path = file(&dir, "age,city,y\n10,\"a, b\",no\n,c,yes\n30,,no\n20,\"say \"\"c\"\"\",yes\n");
     let mut config = config(&path);
     (config.validation, config.normalise) = (0.0, Normalise::None);
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let Some(Feature::Numeric { fill, indicator, .. }) = plan.columns()[0].feature else {
         panic!("age is numeric")
     };
@@ -77,7 +77,7 @@ fn statistics_come_from_the_training_split_alone() {
         let path = file(&dir, format!("x,y\n{text}"));
         let mut config = config(&path);
         config.kind = Some(DatasetKind::Regression);
-        let plan = Plan::prepare(&config, None).expect("planned");
+        let plan = DataPlan::prepare(&config, None).expect("planned");
         let dataset = Dataset::open(&plan, &path).expect("opened");
         // Rows of the validation split, found by their values, are replaced.
         let mut batch = Batch::default();
@@ -103,7 +103,7 @@ fn statistics_come_from_the_training_split_alone() {
         let path = file(&dir, format!("x,y\n{changed}"));
         let mut config = configs::Dataset { uri: path.display().to_string(), ..config };
         config.kind = Some(DatasetKind::Regression);
-        (plan.columns().to_vec(), Plan::prepare(&config, None).expect("planned").columns().to_vec())
+        (plan.columns().to_vec(), DataPlan::prepare(&config, None).expect("planned").columns().to_vec())
     };
     let (before, after) = rows("123456789");
     assert_eq!(before, after);
@@ -115,7 +115,7 @@ fn regression_targets_are_standardised_and_can_be_mapped_back() {
     let path = file(&dir, "x,y\n1,100.5\n2,200.5\n3,300.5\n4,400.5\n");
     let mut config = config(&path);
     config.validation = 0.0;
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let Output::Values { offset, scale } = plan.output else { panic!("fractions are a regression") };
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
@@ -132,7 +132,7 @@ fn what_the_target_is_can_be_said_in_two_ways_and_is_guessed_else() {
         let mut config = config(&path);
         (config.validation, config.normalise) = (0.0, Normalise::None);
         change(&mut config);
-        Plan::prepare(&config, None).expect("planned")
+        DataPlan::prepare(&config, None).expect("planned")
     };
     let columns = |kind| move |c: &mut configs::Dataset| c.columns.extend([("b".to_owned(), kind)]);
     let kind = |kind| move |c: &mut configs::Dataset| c.kind = Some(kind);
@@ -159,7 +159,7 @@ fn missing_fields_are_a_category_that_no_text_can_be() {
     let mut config = config(&path);
     config.validation = 0.0;
     config.missing = vec!["NA".to_owned(), "none".to_owned()];
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let Some(Feature::Categorical { categories }) = &plan.columns()[0].feature else { panic!("categorical") };
     assert_eq!(categories, &["", "NA", "x"]);
     let dataset = Dataset::open(&plan, &path).expect("opened");
@@ -173,7 +173,7 @@ fn only_what_the_training_split_has_makes_codes_and_indicators() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let rows: String = (0..40).map(|row| format!("{row},t{row},{}\n", ["a", "b"][row % 2])).collect();
     let path = file(&dir, format!("x,text,y\n{rows}"));
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
     let all = |count: u64| (0..count).collect::<Vec<_>>();
@@ -196,7 +196,7 @@ fn a_plan_reads_other_files_by_name_and_refuses_what_it_does_not_know() {
     let path = file(&dir, "age,size,y\n1,2,red\n3,4,green\n5,6,red\n");
     let mut config = config(&path);
     (config.validation, config.normalise) = (0.0, Normalise::None);
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let evaluated = |text: &str| {
         let result = plan.read_for_evaluation(&file(&dir, text));
         result.map_err(|why| why.to_string().replace(&path.display().to_string(), "t.csv"))
@@ -232,7 +232,7 @@ fn a_table_without_names_may_lack_the_target_and_nothing_else() {
     let mut config = config(&path);
     (config.header, config.target) = (false, Some("c0".to_owned()));
     (config.validation, config.normalise) = (0.0, Normalise::None);
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     assert_eq!(plan.rows, 3, "the first line is a row");
     let features = |text: &str| plan.read_for_prediction(&file(&dir, text)).map(|batch| batch.features);
     assert_eq!(features("z,7,8\n").expect("whole"), [7.0, 8.0]);
@@ -244,7 +244,7 @@ fn a_table_without_names_may_lack_the_target_and_nothing_else() {
 #[test]
 fn the_buffers_of_a_batch_are_reused() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("digits/digits.csv");
-    let plan = Plan::prepare(&config(&path), None).expect("planned");
+    let plan = DataPlan::prepare(&config(&path), None).expect("planned");
     let dataset = Dataset::open(&plan, &path).expect("opened");
     let mut batch = Batch::default();
     let buffers = |batch: &Batch| (batch.features.as_ptr(), batch.labels.as_ptr(), batch.features.capacity());
@@ -261,7 +261,7 @@ proptest! {
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = file(&dir, bytes);
-        if let Ok(plan) = Plan::prepare(&config(&path), None) {
+        if let Ok(plan) = DataPlan::prepare(&config(&path), None) {
             let _ = Dataset::open(&plan, &path);
         }
     }
@@ -271,9 +271,9 @@ proptest! {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let rows: String = rows.iter().map(|(x, y)| format!("{x},{y}\n")).collect();
         let path = file(&dir, format!("x,y\n{rows}"));
-        let plan = Plan::prepare(&config(&path), None).expect("planned");
+        let plan = DataPlan::prepare(&config(&path), None).expect("planned");
         let json = serde_json::to_string(&plan).expect("JSON");
-        prop_assert_eq!(serde_json::from_str::<Plan>(&json).expect("a plan"), plan);
+        prop_assert_eq!(serde_json::from_str::<DataPlan>(&json).expect("a plan"), plan);
     }
 
     #[test]
@@ -287,7 +287,7 @@ proptest! {
         config.validation = 0.0;
         config.missing.clear();
         config.columns.insert("word".to_owned(), ColumnKind::Categorical);
-        let plan = Plan::prepare(&config, None).expect("planned");
+        let plan = DataPlan::prepare(&config, None).expect("planned");
         let Some(Feature::Categorical { categories }) = &plan.columns()[0].feature else { panic!("categorical") };
         for word in &words {
             prop_assert!(categories.contains(&word.trim().to_owned()), "{:?}", word);

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use configs::OnBad;
-use datasets::{Dataset, Form, Output, Plan};
+use datasets::{DataPlan, Dataset, Format, Output};
 use support::*;
 
 /// So many bytes that differ from their neighbours.
@@ -22,7 +22,7 @@ fn windows_do_not_overlap_and_targets_are_one_further_on() {
     let (plan, dataset) = open(&config);
     assert_eq!(plan.output, Output::Tokens { vocabulary: 256, window: 10 });
     assert_eq!((plan.rows, plan.split_lengths(), plan.features()), (10, (8, 2), 10));
-    let Form::Text(form) = &plan.form else { panic!("text") };
+    let Format::Text(form) = &plan.form else { panic!("text") };
     assert_eq!((form.tokens, form.tail), (103, 2));
     let (training, validation) = epoch(&dataset, KEY);
     let inputs = [training.tokens, validation.tokens].concat();
@@ -99,6 +99,6 @@ fn the_real_text_has_the_windows_that_its_length_says() {
     // The sources of this test are a text too.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text.rs");
     let length = std::fs::metadata(&path).expect("this file").len();
-    let plan = Plan::prepare(&config("text", &path), None).expect("planned");
+    let plan = DataPlan::prepare(&config("text", &path), None).expect("planned");
     assert_eq!(plan.rows, (length - 1) / 128);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use configs::OnBad;
-use datasets::{Dataset, Decoding, Form, Output, Plan, TextTokenizer};
+use datasets::{DataPlan, Dataset, Decoding, Format, Output, TextTokenizer};
 use proptest::prelude::*;
 use support::*;
 use tokenizers::Tokenizer;
@@ -58,7 +58,7 @@ fn windows_are_of_the_tokenizers_tokens() {
     let expected = tokenizer.encode(&text).expect("encoded");
     assert!(expected.len() * 2 < text.len(), "frequent pairs are one token");
     assert_eq!(plan.output, Output::Tokens { vocabulary: tokenizer.vocabulary(), window: 8 });
-    let Form::Text(form) = &plan.form else { panic!("text") };
+    let Format::Text(form) = &plan.form else { panic!("text") };
     assert_eq!((form.tokens, form.bytes), (expected.len() as u64, text.len() as u64));
     assert!((plan.bytes_per_token() - text.len() as f64 / expected.len() as f64).abs() < 1e-12);
     let (training, validation) = epoch(&dataset, KEY);
@@ -79,9 +79,9 @@ fn windows_are_of_the_tokenizers_tokens() {
 fn the_tokenizer_is_part_of_what_the_data_are() {
     let dir = folder();
     let config = place(&dir, TEXT.repeat(30).as_bytes());
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let bytes =
-        Plan::prepare(&configs::Dataset { tokenizer: None, ..config.clone() }, None).expect("planned");
+        DataPlan::prepare(&configs::Dataset { tokenizer: None, ..config.clone() }, None).expect("planned");
     assert_eq!(plan.digest, bytes.digest, "the text is the same");
     assert_eq!(bytes.identity(), bytes.digest);
     assert_ne!(plan.identity(), bytes.identity());
@@ -98,7 +98,7 @@ fn the_tokenizer_is_part_of_what_the_data_are() {
     assert!(said.contains("tokenizer.json has changed since the run was started"), "{said}");
     // One that says that it made other tokens is refused, whatever their number.
     let mut other = plan.clone();
-    let Form::Text(form) = &mut other.form else { panic!("text") };
+    let Format::Text(form) = &mut other.form else { panic!("text") };
     form.tokenizer.as_mut().expect("one").tokens_hash = "0".repeat(16);
     let said = Dataset::open(&other, &copy).expect_err("refused").to_string();
     assert!(said.contains("makes other tokens of this text here"), "{said}");
@@ -129,10 +129,10 @@ fn pieces_of_a_long_text_are_the_lines_that_they_end_with() {
     let dir = folder();
     let text = TEXT.repeat(3 * (1 << 20) / TEXT.len());
     let config = configs::Dataset { window: 1_024, ..place(&dir, text.as_bytes()) };
-    let plan = Plan::prepare(&config, None).expect("planned");
+    let plan = DataPlan::prepare(&config, None).expect("planned");
     let tokenizer = TextTokenizer::parse(trained().as_bytes()).expect("a tokenizer");
     let of_a_line = tokenizer.encode(TEXT).expect("encoded").len();
-    let Form::Text(form) = &plan.form else { panic!("text") };
+    let Format::Text(form) = &plan.form else { panic!("text") };
     assert_eq!(form.tokens, (of_a_line * (text.len() / TEXT.len())) as u64);
 }
 
@@ -142,7 +142,7 @@ fn what_is_no_tokenizer_is_refused() {
     let config = place(&dir, TEXT.repeat(30).as_bytes());
     let check = |json: &[u8], expected: &str| {
         std::fs::write(json_of(&config), json).expect("written");
-        let said = Plan::prepare(&config, None).expect_err("refused").to_string();
+        let said = DataPlan::prepare(&config, None).expect_err("refused").to_string();
         assert!(said.contains(expected), "{said}");
     };
     check(b"", "tokenizer.json: this is no tokenizer's JSON file: ");
@@ -151,7 +151,7 @@ fn what_is_no_tokenizer_is_refused() {
     let one = r#"{"version":"1.0","model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
     check(one.as_bytes(), "knows fewer than two tokens");
     let absent = configs::Dataset { tokenizer: Some("no/such.json".into()), ..config.clone() };
-    let said = Plan::prepare(&absent, Some(dir.path())).expect_err("refused").to_string();
+    let said = DataPlan::prepare(&absent, Some(dir.path())).expect_err("refused").to_string();
     assert!(
         said.starts_with("dataset.tokenizer = \"no/such.json\": no such file (looked for no/such.json, "),
         "{said}"

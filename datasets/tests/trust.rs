@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use datasets::registry::{Reference, Registry};
-use datasets::{Dataset, Plan};
+use datasets::{DataPlan, Dataset};
 use support::place::{Place, walk};
 
 /// Two blocks of 128 bytes with the MD5 79054025255fb1a26e4bc422aef54eb4 (X. Wang, D. Feng, X. Lai, H. Yu, "Collisions for
@@ -77,7 +77,7 @@ fn another_file_with_the_same_md5_is_no_version() {
     let manifest =
         Registry::at(&registry).find(&"ds@1".parse::<Reference>().expect("a reference")).expect("there");
     let view = Registry::at(&registry).view(&manifest).expect("a view");
-    let plan = Plan::prepare(&configs::Dataset { uri: view.display().to_string(), ..config }, None)
+    let plan = DataPlan::prepare(&configs::Dataset { uri: view.display().to_string(), ..config }, None)
         .expect("planned");
     Dataset::open(&plan, &view).expect("opened");
     replace(&place, &first, &second);
@@ -128,7 +128,7 @@ fn child_that_plans_on_a_version() {
         window: 8,
         ..configs::Dataset::default()
     };
-    match Plan::prepare(&config, None) {
+    match DataPlan::prepare(&config, None) {
         Ok(plan) => println!("planned {}", plan.version()),
         Err(why) => println!("{why}"),
     }

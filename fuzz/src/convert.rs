@@ -2,14 +2,14 @@
 
 use prost::Message;
 use wire::convert::{from_worker_in, from_worker_out, to_worker_in, to_worker_out};
-use wire::{beside, proto};
+use wire::{proto, worker_report};
 
 /// The first byte says whose message it is. What is understood can be said again, and is understood the same.
 pub fn run(data: &[u8]) {
     let Some((side, data)) = data.split_first() else { return };
     if side % 2 == 0 {
         let Ok(mut message) = proto::FromWorker::decode(data) else { return };
-        let _ = beside::take(&mut message);
+        let _ = worker_report::take(&mut message);
         let Ok(read) = from_worker_in(message) else { return };
         let said = from_worker_out(read).encode_to_vec();
         let again = proto::FromWorker::decode(&said[..]).expect("what was said");

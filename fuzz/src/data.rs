@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use datasets::fetch::{Unpack, unpack};
-use datasets::{AugmentKey, Batch, DataError, Dataset, Plan, TextTokenizer};
+use datasets::{AugmentKey, Batch, DataError, DataPlan, Dataset, TextTokenizer};
 
 /// Megabytes that an input's data may take: an input is a few kilobytes.
 const MEMORY_MB: u64 = 16;
@@ -129,12 +129,12 @@ fn look(config: &configs::Dataset) {
         assert!(!said.is_empty() && said.len() < 8_000, "a message of {} bytes", said.len());
         assert!(!said.chars().any(char::is_control), "{said:?}");
     };
-    let plan = match Plan::prepare(config, None) {
+    let plan = match DataPlan::prepare(config, None) {
         Ok(plan) => plan,
         Err(why) => return refused(why),
     };
     let json = serde_json::to_string(&plan).expect("JSON");
-    let shipped: Plan = serde_json::from_str(&json).expect("a plan");
+    let shipped: DataPlan = serde_json::from_str(&json).expect("a plan");
     assert_eq!(shipped, plan, "to the last bit");
     let dataset = match Dataset::open(&shipped, Path::new(&plan.path)) {
         Ok(dataset) => dataset,

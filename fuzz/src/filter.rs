@@ -1,6 +1,6 @@
 //! The filter and order strings of searches.
 
-use tracker::filter::{Filter, Found, Order};
+use tracker::filter::{FieldValue, Filter, Order};
 
 /// What follows the first line is a value that the filter is held against.
 pub fn run(data: &[u8]) {
@@ -9,7 +9,7 @@ pub fn run(data: &[u8]) {
     if let Ok(read) = Filter::parse(filter) {
         for clause in &read.clauses {
             let number = value.parse().unwrap_or(0.5);
-            for found in [Found::Nothing, Found::Number(number), Found::Text(value)] {
+            for found in [FieldValue::Nothing, FieldValue::Number(number), FieldValue::Text(value)] {
                 let _ = clause.holds(found);
             }
         }

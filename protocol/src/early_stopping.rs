@@ -20,7 +20,7 @@ pub struct EarlyStopping {
 
 /// What the evaluations so far come to.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Standing {
+pub struct EvaluationProgress {
     /// The step of the best evaluation, and its value. `None` while no value was finite.
     pub best: Option<(u64, f64)>,
     /// Evaluations since then.
@@ -32,8 +32,8 @@ pub(crate) const SUMS_KEPT: usize = 4;
 
 impl EarlyStopping {
     /// From the sums of the evaluations, in the order of their steps.
-    pub fn standing<'a>(&self, evaluations: impl Iterator<Item = (u64, &'a [f64])>) -> Standing {
-        let mut standing = Standing { best: None, since: 0 };
+    pub fn standing<'a>(&self, evaluations: impl Iterator<Item = (u64, &'a [f64])>) -> EvaluationProgress {
+        let mut standing = EvaluationProgress { best: None, since: 0 };
         for (step, sums) in evaluations {
             let value = self.value(sums);
             let improves = match standing.best {
@@ -42,7 +42,7 @@ impl EarlyStopping {
                 Some((_, best)) => value - best > self.min_delta,
             };
             if improves && value.is_finite() {
-                standing = Standing { best: Some((step, value)), since: 0 };
+                standing = EvaluationProgress { best: Some((step, value)), since: 0 };
             } else {
                 standing.since += 1;
             }
@@ -52,7 +52,7 @@ impl EarlyStopping {
 
     /// Whether the run ends here.
     #[must_use]
-    pub fn is_over(&self, standing: &Standing) -> bool {
+    pub fn is_over(&self, standing: &EvaluationProgress) -> bool {
         standing.since >= self.patience.max(1)
     }
 
@@ -105,6 +105,6 @@ mod tests {
         let rule = EarlyStopping { sum: 3, ..rule(true, 0.0) };
         check(&rule, &[1.0, 1.0], None, 2);
         let empty = rule.standing(std::iter::once((10, &[1.0, 0.0][..])));
-        assert_eq!(empty, Standing { best: None, since: 1 });
+        assert_eq!(empty, EvaluationProgress { best: None, since: 1 });
     }
 }

@@ -9,7 +9,7 @@ use crate::messages::EndReason;
 
 /// A committed step, as far as a resumed run must know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Mark {
+struct CommittedStep {
     view: ViewId,
     hash: u64,
     applied: u64,
@@ -35,8 +35,8 @@ pub struct Resume {
 pub struct History {
     term: u32,
     run: Option<(RunId, String, String)>,
-    commits: BTreeMap<(u64, Phase), Mark>,
-    expected: BTreeMap<(u64, Phase), Mark>,
+    commits: BTreeMap<(u64, Phase), CommittedStep>,
+    expected: BTreeMap<(u64, Phase), CommittedStep>,
     /// The first sums of each evaluation: what early stopping looks at.
     evaluations: BTreeMap<u64, Vec<f64>>,
     versions: BTreeMap<u64, [u8; 32]>,
@@ -325,7 +325,7 @@ impl History {
     /// Takes in a commit that the journal has taken.
     pub(crate) fn note_commit(&mut self, record: &CommitRecord) {
         let (step, phase) = (record.key.step, record.key.phase);
-        let mark = Mark {
+        let mark = CommittedStep {
             view: record.key.view,
             hash: record.hash,
             applied: record.applied,

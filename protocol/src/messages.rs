@@ -291,12 +291,12 @@ pub enum ToWorker {
     /// The step is done.
     Commit(Commit),
     /// The run holds still for others: show them the current state, which is that of this step.
-    ShowState {
+    SendState {
         /// Step of the state.
         step: u64,
     },
     /// Take the state of this step that another member has shown, and say Loaded.
-    TakeState {
+    FetchState {
         /// Step of the state.
         step: u64,
     },

@@ -29,13 +29,13 @@ pub enum Order {
 
 /// One epoch's order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Places {
+pub(crate) enum EpochOrder {
     Full(Permutation),
     Window(Window),
     AsStored(u64),
 }
 
-impl Places {
+impl EpochOrder {
     /// The order of `[0, n)` that belongs to an epoch's key.
     pub(crate) fn new(order: Order, n: u64, key: u64) -> Self {
         match order {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn order(order: Order, n: u64, key: u64) -> Vec<u64> {
-        let places = Places::new(order, n, key);
+        let places = EpochOrder::new(order, n, key);
         (0..n).map(|i| places.at(i)).collect()
     }
 
@@ -139,7 +139,7 @@ mod tests {
         #[test]
         fn pieces_stay_together(n in 1u64..2_000, window in 1u64..300, key: u64) {
             let epoch = order(Order::Window(window), n, key);
-            let Places::Window(parts) = Places::new(Order::Window(window), n, key) else {
+            let EpochOrder::Window(parts) = EpochOrder::new(Order::Window(window), n, key) else {
                 prop_assert!(window >= n);
                 return Ok(());
             };
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn large_data_stay_inside_and_need_no_memory() {
         for n in [1 << 40, (1 << 62) + 7] {
-            let places = Places::new(Order::Window(65_536), n, 9);
+            let places = EpochOrder::new(Order::Window(65_536), n, 9);
             let seen: std::collections::BTreeSet<u64> = (n - 70_000..n).map(|i| places.at(i)).collect();
             assert!(seen.len() == 70_000 && seen.iter().all(|at| *at < n));
         }
@@ -193,7 +193,8 @@ mod tests {
         // The 24 orders of the first piece of four: 99.99 % point for 23 degrees of freedom is 56.
         let mut counts = std::collections::BTreeMap::new();
         for epoch in 0..9_600 {
-            let Places::Window(parts) = Places::new(Order::Window(4), 16, key(8, 1, [epoch, 0])) else {
+            let EpochOrder::Window(parts) = EpochOrder::new(Order::Window(4), 16, key(8, 1, [epoch, 0]))
+            else {
                 panic!("pieces")
             };
             let first: Vec<u64> = (0..4).map(|i| (parts.at(i) + 16 - parts.cut) % 4).collect();
@@ -230,7 +231,7 @@ mod tests {
     fn orders_do_not_change_between_builds() {
         // A run is resumed by later builds: its order of samples is frozen. The numbers are from a reading of this
         // file in Python.
-        let places = Places::new(Order::Window(5), 23, 42);
+        let places = EpochOrder::new(Order::Window(5), 23, 42);
         let first: Vec<u64> = (0..8).map(|i| places.at(i)).collect();
         assert_eq!(first, [20, 21, 19, 18, 22, 8, 9, 12]);
     }

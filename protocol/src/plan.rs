@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::order::{Order, Places};
+use crate::order::{EpochOrder, Order};
 use crate::permutation::key;
 
 /// Purposes of keys: one random stream each.
@@ -72,7 +72,7 @@ impl Geometry {
 
     /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.
     pub fn ordinals_into(&self, plan: &StepPlan, microbatch: u32, ordinals: &mut Vec<u64>) {
-        let order = Places::new(self.order, self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
+        let order = EpochOrder::new(self.order, self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
         ordinals.clear();
         let places = cut(plan.samples, self.microbatch, microbatch);
         ordinals.extend(places.map(|i| order.at(plan.start + u64::from(i))));

@@ -6,7 +6,7 @@ mod table;
 
 use protocol::PROTOCOL_VERSION;
 use protocol::assignment::range;
-use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Output, RunEvent, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, StepKey};
 use protocol::journal::{CommitRecord, Record};
@@ -218,9 +218,9 @@ fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
     assert!(table.machine.waits_for().contains("1 more worker to join (1 of 2 are here)"));
     table.say(7, FromWorker::Join(join("new", None)));
     // It lacks state 1: the one that holds it shows it.
-    assert_eq!(table.sent(0).last(), Some(&&ToWorker::ShowState { step: 1 }));
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::SendState { step: 1 }));
     table.handle(Event::StateShown { step: 1, digest: [1; 32] });
-    assert_eq!(table.sent(7).last(), Some(&&ToWorker::TakeState { step: 1 }));
+    assert_eq!(table.sent(7).last(), Some(&&ToWorker::FetchState { step: 1 }));
     table.say(7, FromWorker::Loaded { step: 1, digest: [1; 32] });
     let view = table.last_view(7);
     assert_eq!((view.members.len(), view.step), (2, 2));
@@ -239,7 +239,7 @@ fn holding() -> Table {
 fn a_state_is_shown_by_another_member_where_the_first_is_lost() {
     let mut table = holding();
     let asked =
-        |table: &Table, connection| table.sent(connection).contains(&&ToWorker::ShowState { step: 1 });
+        |table: &Table, connection| table.sent(connection).contains(&&ToWorker::SendState { step: 1 });
     let first = if asked(&table, 0) { 0 } else { 1 };
     table.handle(Event::Disconnected { connection: first, reason: "reset".to_owned() });
     assert!(asked(&table, 1 - first), "the other one shows it");
@@ -252,7 +252,7 @@ fn a_state_is_shown_by_another_member_where_the_first_is_lost() {
 fn a_state_that_cant_be_shown_holds_nobody_up_and_another_digest_is_not_taken() {
     let mut table = holding();
     for member in 0..2 {
-        assert_eq!(table.sent(member).last(), Some(&&ToWorker::ShowState { step: 1 }), "each has one try");
+        assert_eq!(table.sent(member).last(), Some(&&ToWorker::SendState { step: 1 }), "each has one try");
         table.handle(Event::StateNotShown { step: 1, reason: "no space left".to_owned() });
     }
     let view = table.last_view(0);
@@ -260,7 +260,7 @@ fn a_state_that_cant_be_shown_holds_nobody_up_and_another_digest_is_not_taken() 
     assert!(table.warnings().iter().any(|text| text.contains("no space left")), "{:?}", table.warnings());
     // Too late.
     table.handle(Event::StateShown { step: 1, digest: [1; 32] });
-    assert!(!table.sent(5).contains(&&ToWorker::TakeState { step: 1 }));
+    assert!(!table.sent(5).contains(&&ToWorker::FetchState { step: 1 }));
 
     let mut table = holding();
     table.handle(Event::StateShown { step: 1, digest: [1; 32] });
@@ -318,7 +318,7 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
     let shared = table.last_view(1);
     assert_eq!(shared.members.iter().map(|info| info.share).collect::<Vec<_>>(), [1_000, 333]);
     let named = table.outputs.iter().any(|output| match output {
-        Output::Note(Note::Warning { message }) => message.contains("w-2 is 3.0 times slower"),
+        Output::RunEvent(RunEvent::Warning { message }) => message.contains("w-2 is 3.0 times slower"),
         _ => false,
     });
     assert!(named);

@@ -2,7 +2,7 @@
 
 mod table;
 
-use protocol::coordinator::{Coordinator, Event, Note, Outcome, Output, RunPlan};
+use protocol::coordinator::{Coordinator, Event, Outcome, Output, RunEvent, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{FromWorker, Ready, Timings, ToWorker};
@@ -112,7 +112,7 @@ fn a_lease_ends_where_every_tick_is_a_little_late() {
 /// What people are told that a step waits for, in order.
 fn late_steps(table: &Table) -> Vec<&str> {
     let waits = table.outputs.iter().filter_map(|output| match output {
-        Output::Note(Note::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
+        Output::RunEvent(RunEvent::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
         _ => None,
     });
     waits.collect()
@@ -141,9 +141,12 @@ fn people_hear_who_holds_a_step_up() {
     wait(&mut table, 100);
     assert_eq!(late_steps(&table)[1..], ["w, w-2 to be ready with step 2"]);
     table.step(&view, 2);
-    let waits =
-        table.outputs.iter().rev().find(|output| matches!(output, Output::Note(Note::Waiting { .. })));
-    let over = Output::Note(Note::Waiting { reason: String::new(), late_ms: None });
+    let waits = table
+        .outputs
+        .iter()
+        .rev()
+        .find(|output| matches!(output, Output::RunEvent(RunEvent::Waiting { .. })));
+    let over = Output::RunEvent(RunEvent::Waiting { reason: String::new(), late_ms: None });
     assert_eq!(waits, Some(&over));
 }
 
@@ -159,7 +162,9 @@ fn journal_fails(machine: &mut Coordinator, from: u64) -> Option<Outcome> {
                     machine.handle(now, Event::JournalFailed { reason: "no space left".to_owned() });
                 }
                 Output::Finished(outcome) => return Some(outcome),
-                Output::Note(Note::Warning { message }) => assert!(!message.contains("go on"), "{message}"),
+                Output::RunEvent(RunEvent::Warning { message }) => {
+                    assert!(!message.contains("go on"), "{message}");
+                }
                 _ => {}
             }
         }

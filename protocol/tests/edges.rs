@@ -4,7 +4,7 @@
 
 mod table;
 
-use protocol::coordinator::{CheckpointEvery, Event, Note, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Event, Output, RunEvent, RunPlan};
 use protocol::ids::MemberId;
 use protocol::journal::Record;
 use protocol::messages::{FromWorker, Join, ToWorker, View};
@@ -147,7 +147,7 @@ fn a_run_that_is_short_of_workers_takes_one_whose_connection_breaks() {
     break_until_evicted(&mut table, &mut view, &mut step);
     come_back(&mut table, 7);
     let committed = step - 1;
-    assert_eq!(table.sent(0).last(), Some(&&ToWorker::ShowState { step: committed }), "at once");
+    assert_eq!(table.sent(0).last(), Some(&&ToWorker::SendState { step: committed }), "at once");
     table.handle(Event::StateShown { step: committed, digest: [3; 32] });
     table.say(7, FromWorker::Loaded { step: committed, digest: [3; 32] });
     assert_eq!(table.last_view(7).members.len(), 2);
@@ -192,8 +192,11 @@ fn a_worker_that_was_put_off_is_so_on_another_stream_too() {
     assert!(!table.step(&view_now(&table), 4).next.hold, "a minute by now");
     table.now += 30_000;
     assert!(table.step(&view_now(&table), 5).next.hold);
-    let joined =
-        table.outputs.iter().filter(|output| matches!(output, Output::Note(Note::Joined { .. }))).count();
+    let joined = table
+        .outputs
+        .iter()
+        .filter(|output| matches!(output, Output::RunEvent(RunEvent::Joined { .. })))
+        .count();
     assert_eq!(joined, 4);
 }
 

@@ -2,7 +2,7 @@
 
 mod table;
 
-use protocol::coordinator::{CheckpointEvery, Event, Note, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Event, Output, RunEvent, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, RunId, StepKey};
 use protocol::journal::Record;
@@ -180,7 +180,7 @@ fn a_newcomer_that_fails_before_it_is_ready_ends_no_run_that_has_begun() {
 /// The time until the members of a view that say nothing are put out.
 fn patience(table: &mut Table) -> u64 {
     let began = table.now;
-    while !table.outputs.iter().any(|output| matches!(output, Output::Note(Note::Left { .. }))) {
+    while !table.outputs.iter().any(|output| matches!(output, Output::RunEvent(RunEvent::Left { .. }))) {
         table.now = table.machine.next_deadline().expect("a deadline").max(table.now + 1);
         for connection in 0..2 {
             table.say(connection, FromWorker::Heartbeat);
@@ -232,7 +232,7 @@ fn a_joiner_whose_transfer_fails_waits_twice_as_long_each_time() {
         table.now += 1_000;
         table.say(5, FromWorker::Heartbeat);
         let asked = |table: &Table| {
-            table.sent(0).iter().filter(|message| matches!(message, ToWorker::ShowState { .. })).count()
+            table.sent(0).iter().filter(|message| matches!(message, ToWorker::SendState { .. })).count()
         };
         let before = asked(&table);
         table.step(&view, step);

@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use protocol::coordinator::{Coordinator, Event, Note, Output};
+use protocol::coordinator::{Coordinator, Event, Output, RunEvent};
 use protocol::history::History;
 use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::journal::Record;
 use protocol::messages::{Commit, EndReason, FromWorker, Ready, ToWorker, View};
 
-use crate::backlog::Backlog;
+use crate::aggregator::{Aggregator, Connection};
 use crate::bug::Bug;
+use crate::checkers::{CheckResult, RollbackCause};
 use crate::exchange::FromMember;
-use crate::network::{Down, Plane, Up, What};
-use crate::summing::{Connection, Summing};
+use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::paused_events::PausedEvents;
 use crate::toy::State;
-use crate::watch::{Finding, Way};
 use crate::world::{CLOCK, World};
 
 /// One incarnation.
 pub(crate) struct CoordinatorNode {
     pub(crate) machine: Coordinator,
-    pub(crate) summing: Summing,
+    pub(crate) summing: Aggregator,
     /// The append in flight.
     pub(crate) appending: Option<(Record, bool)>,
     /// When it began, by the coordinator's clock and by the world's.
     pub(crate) appending_since: (u64, u64),
     /// The record of the run's end is on its way.
     pub(crate) is_ending: bool,
-    /// What happens while the process is paused.
-    pub(crate) backlog: Backlog,
+    /// SimEvent happens while the process is paused.
+    pub(crate) backlog: PausedEvents,
     /// When each worker was heard last.
     pub(crate) heard: BTreeMap<usize, u64>,
     /// The workers that are members.
@@ -57,13 +57,13 @@ impl World<'_> {
             .disk
             .open_journal(self.bug != Some(Bug::LeavesTornTail))
             .map_err(|error| format!("one history: {error}"))?;
-        self.watch.on_reopened(&records);
+        self.oracle.on_reopened(&records);
         let mut history = History::replay(&records).map_err(|error| format!("one history: {error}"))?;
         if history.is_completed() {
             return Ok(false);
         }
         let chosen = self.choose_version(&mut history);
-        self.watch.on_resume(chosen, &self.disk.whole_versions())?;
+        self.oracle.on_resume(chosen, &self.disk.whole_versions())?;
         if let Some(planted) = self.planted_history(&records) {
             history = planted;
             self.choose_version(&mut history);
@@ -76,11 +76,11 @@ impl World<'_> {
         let machine = Coordinator::new(plan, term, history, self.coordinator_clock());
         self.coordinator = Some(CoordinatorNode {
             machine,
-            summing: Summing::new(self.scenario, self.bug),
+            summing: Aggregator::new(self.scenario, self.bug),
             appending: None,
             appending_since: (0, 0),
             is_ending: false,
-            backlog: Backlog::default(),
+            backlog: PausedEvents::default(),
             heard: BTreeMap::new(),
             here: BTreeMap::new(),
             unready: BTreeMap::new(),
@@ -103,25 +103,25 @@ impl World<'_> {
         lost.map_or(started, |lost| lost.max(started))
     }
 
-    /// What the coordinator's clock says.
+    /// SimEvent the coordinator's clock says.
     pub(crate) fn coordinator_clock(&self) -> u64 {
         (CLOCK + self.queue.now()).saturating_add_signed(self.coordinator_leap)
     }
 
-    pub(crate) fn at_coordinator(&mut self, what: What) -> Finding {
+    pub(crate) fn at_coordinator(&mut self, what: SimEvent) -> CheckResult {
         let (now, clock) = (self.queue.now(), self.coordinator_clock());
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         match what {
-            What::Up { worker, plane, generation, payload } => {
+            SimEvent::Up { worker, plane, generation, payload } => {
                 if self.workers[worker].link(plane, generation).is_none_or(|link| link.is_lost(now)) {
                     return Ok(());
                 }
                 self.on_up(worker, plane, generation, payload)
             }
-            What::BrokenUp(worker, plane, generation) => {
+            SimEvent::BrokenUp(worker, plane, generation) => {
                 self.on_ended(worker, plane, generation, "connection reset")
             }
-            What::CoordinatorTick => {
+            SimEvent::CoordinatorTick => {
                 node.tick_at = None;
                 if node.machine.next_deadline().is_none_or(|at| at > clock) {
                     return Ok(());
@@ -132,25 +132,33 @@ impl World<'_> {
                 self.idle_ticks = if due.is_some_and(|at| at <= clock) { self.idle_ticks + 1 } else { 0 };
                 Ok(())
             }
-            What::Appended => self.on_appended(),
-            What::LaunchFailed => {
+            SimEvent::Appended => self.on_appended(),
+            SimEvent::LaunchFailed => {
                 let reason = "no processes are left".to_owned();
                 self.handle_coordinator(Event::LaunchFailed { code: 4, reason })
             }
-            What::Uploaded(worker, member, step, state) => self.on_uploaded((worker, member), step, state),
-            What::Written(from, number, step, state) => self.on_written((from, number), step, state),
-            What::Download(worker, step) => self.on_download(worker, step),
-            What::Shown(worker, step, state) => self.on_shown(worker, step, state),
-            What::Take(worker, step) => self.on_take(worker, step),
-            What::Exported => self.on_exported(),
+            SimEvent::Uploaded(worker, member, step, state) => {
+                self.on_uploaded((worker, member), step, state)
+            }
+            SimEvent::Written(from, number, step, state) => self.on_written((from, number), step, state),
+            SimEvent::Download(worker, step) => self.on_download(worker, step),
+            SimEvent::Shown(worker, step, state) => self.on_shown(worker, step, state),
+            SimEvent::Take(worker, step) => self.on_take(worker, step),
+            SimEvent::Exported => self.on_exported(),
             _ => Ok(()),
         }
     }
 
-    fn on_up(&mut self, worker: usize, plane: Plane, generation: usize, payload: Up) -> Finding {
+    fn on_up(
+        &mut self,
+        worker: usize,
+        plane: Plane,
+        generation: usize,
+        payload: ToCoordinatorMessage,
+    ) -> CheckResult {
         let connection = (worker, generation);
         match payload {
-            Up::Control(message) => {
+            ToCoordinatorMessage::Control(message) => {
                 let clock = self.coordinator_clock();
                 if let Some(node) = &mut self.coordinator {
                     node.heard.insert(worker, clock);
@@ -159,7 +167,7 @@ impl World<'_> {
                 self.hear(worker, generation, message.clone())?;
                 self.forge_readies(worker, &message)
             }
-            Up::Connected(member) => {
+            ToCoordinatorMessage::Connected(member) => {
                 let Some(node) = &mut self.coordinator else { return Ok(()) };
                 // Only those whom this coordinator has admitted have keys that it knows.
                 if !node.here.contains_key(&member) {
@@ -167,17 +175,17 @@ impl World<'_> {
                     return Ok(());
                 }
                 for frame in node.summing.connected(connection, member) {
-                    self.send_down(worker, Plane::Data, generation, Down::Frame(frame));
+                    self.send_down(worker, Plane::Data, generation, ToWorkerMessage::Frame(frame));
                 }
                 Ok(())
             }
-            Up::Frame(frame) => self.on_frame(connection, frame),
-            Up::Closed => self.on_ended(worker, plane, generation, "closed by the worker"),
+            ToCoordinatorMessage::Frame(frame) => self.on_frame(connection, frame),
+            ToCoordinatorMessage::Closed => self.on_ended(worker, plane, generation, "closed by the worker"),
         }
     }
 
     /// A message on a control stream.
-    pub(crate) fn hear(&mut self, worker: usize, generation: usize, message: FromWorker) -> Finding {
+    pub(crate) fn hear(&mut self, worker: usize, generation: usize, message: FromWorker) -> CheckResult {
         let connection = connection_number(worker, generation);
         if let (FromWorker::Prepared { .. }, Some(node)) = (&message, &mut self.coordinator) {
             node.unready.remove(&worker);
@@ -186,7 +194,7 @@ impl World<'_> {
     }
 
     /// A connection has ended or broke.
-    fn on_ended(&mut self, worker: usize, plane: Plane, generation: usize, why: &str) -> Finding {
+    fn on_ended(&mut self, worker: usize, plane: Plane, generation: usize, why: &str) -> CheckResult {
         let reason = why.to_owned();
         match plane {
             Plane::Control => {
@@ -208,13 +216,13 @@ impl World<'_> {
 
     /// Closes a data connection from the coordinator's end.
     fn hang_up(&mut self, worker: usize, generation: usize) {
-        self.send_down(worker, Plane::Data, generation, Down::Closed);
+        self.send_down(worker, Plane::Data, generation, ToWorkerMessage::Closed);
         if let Some(link) = self.workers[worker].link(Plane::Data, generation) {
             link.close();
         }
     }
 
-    fn on_frame(&mut self, connection: Connection, frame: FromMember) -> Finding {
+    fn on_frame(&mut self, connection: Connection, frame: FromMember) -> CheckResult {
         let (worker, generation) = connection;
         let is_slice = matches!(frame, FromMember::Slice { .. });
         if self.corrupt_frames > 0 && is_slice {
@@ -248,7 +256,7 @@ impl World<'_> {
             self.handle_coordinator(Event::Computed { member, key })?;
         }
         for ((worker, generation), frame) in answer.frames {
-            self.send_down(worker, Plane::Data, generation, Down::Frame(frame));
+            self.send_down(worker, Plane::Data, generation, ToWorkerMessage::Frame(frame));
         }
         for over in answer.overwritten {
             let holder = self.workers.iter_mut().find(|node| node.member == Some(over.member));
@@ -259,7 +267,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn handle_coordinator(&mut self, event: Event) -> Finding {
+    pub(crate) fn handle_coordinator(&mut self, event: Event) -> CheckResult {
         let clock = self.coordinator_clock();
         if let Some(node) = &mut self.coordinator {
             node.machine.handle(clock, event);
@@ -267,7 +275,7 @@ impl World<'_> {
         self.drain_coordinator()
     }
 
-    pub(crate) fn drain_coordinator(&mut self) -> Finding {
+    pub(crate) fn drain_coordinator(&mut self) -> CheckResult {
         while let Some(output) = self.coordinator.as_mut().and_then(|node| node.machine.poll_output()) {
             self.note(|| format!("    coordinator: {output:?}"));
             self.carry_out(output)?;
@@ -275,17 +283,17 @@ impl World<'_> {
         Ok(())
     }
 
-    fn carry_out(&mut self, output: Output) -> Finding {
+    fn carry_out(&mut self, output: Output) -> CheckResult {
         match output {
             Output::Send { connection, message } => {
                 self.watch_sent(&message)?;
                 let (worker, generation) = of_number(connection);
                 self.workers[worker].told_to_end = end_of(&message);
-                self.send_down(worker, Plane::Control, generation, Down::Control(message));
+                self.send_down(worker, Plane::Control, generation, ToWorkerMessage::Control(message));
             }
             Output::Close { connection } => {
                 let (worker, generation) = of_number(connection);
-                self.send_down(worker, Plane::Control, generation, Down::Closed);
+                self.send_down(worker, Plane::Control, generation, ToWorkerMessage::Closed);
             }
             Output::Append { record, durable } => {
                 let took_ms = self.random.between(0, self.scenario.speeds.journal_ms);
@@ -297,7 +305,7 @@ impl World<'_> {
                     node.is_ending |= matches!(record, Record::End(_));
                     (node.appending, node.appending_since) = (Some((record, durable)), (clock, now));
                 }
-                self.queue.put(took_ms, What::Appended);
+                self.queue.put(took_ms, SimEvent::Appended);
             }
             Output::OpenView(view) => self.open_view(view),
             Output::Committed(committed) => {
@@ -310,11 +318,11 @@ impl World<'_> {
                 self.coordinator = None;
                 self.queue.forget_coordinators_work();
                 for worker in 0..self.workers.len() {
-                    self.send_down_newest(worker, Plane::Control, Down::Closed);
-                    self.send_down_newest(worker, Plane::Data, Down::Closed);
+                    self.send_down_newest(worker, Plane::Control, ToWorkerMessage::Closed);
+                    self.send_down_newest(worker, Plane::Data, ToWorkerMessage::Closed);
                 }
             }
-            Output::Note(note) => return self.take_note(note),
+            Output::RunEvent(note) => return self.take_note(note),
             Output::ExpectState { step, from } => {
                 if let Some(node) = &mut self.coordinator {
                     node.shows = Some((step, from));
@@ -331,40 +339,40 @@ impl World<'_> {
         Ok(())
     }
 
-    fn take_note(&mut self, note: Note) -> Finding {
+    fn take_note(&mut self, note: RunEvent) -> CheckResult {
         let now = self.queue.now();
         match note {
-            Note::Retry { .. } => self.told.retries += 1,
-            Note::Rewound { to_step, reason, .. } => {
-                self.told.rewinds += 1;
+            RunEvent::Retry { .. } => self.summary.retries += 1,
+            RunEvent::Rewound { to_step, reason, .. } => {
+                self.summary.rewinds += 1;
                 let void = !reason.contains("is lost with the workers") && !reason.starts_with("no version");
                 let best = self.best_to_go_on_from();
                 // Of a state that was found wrong when somebody came with another.
                 let found_late = reason.strip_prefix("what members hold of state ");
                 let found_late = found_late.and_then(|rest| rest.split(' ').next()?.parse().ok());
                 let way = match (void, found_late) {
-                    (true, Some(step)) => Way::Late(step),
-                    (true, None) if now < self.outvoted_until() => Way::Outvoted,
-                    (true, None) => Way::Void,
-                    (false, _) => Way::Lost,
+                    (true, Some(step)) => RollbackCause::Late(step),
+                    (true, None) if now < self.outvoted_until() => RollbackCause::Outvoted,
+                    (true, None) => RollbackCause::Void,
+                    (false, _) => RollbackCause::Lost,
                 };
-                return self.watch.on_rewind(to_step, way, &best);
+                return self.oracle.on_rewind(to_step, way, &best);
             }
-            Note::Joined { member, join } => {
+            RunEvent::Joined { member, join } => {
                 if let (Some(node), Ok(worker)) = (&mut self.coordinator, usize::try_from(join.instance)) {
                     node.here.insert(member, worker);
                     node.unready.insert(worker, now);
                 }
             }
-            Note::ViewOpened { .. } => self.told.views += 1,
-            Note::Warning { message } => self.told.warnings.push(message),
-            Note::Left { member, reason, .. } => {
+            RunEvent::ViewOpened { .. } => self.summary.views += 1,
+            RunEvent::Warning { message } => self.summary.warnings.push(message),
+            RunEvent::Left { member, reason, .. } => {
                 if let Some(node) = &mut self.coordinator {
                     node.here.remove(&member);
                 }
                 self.lost_at = Some(now);
                 self.check_blame(member, &reason)?;
-                self.told.left.push(reason);
+                self.summary.left.push(reason);
             }
             _ => {}
         }
@@ -374,18 +382,18 @@ impl World<'_> {
     fn open_view(&mut self, view: View) {
         let Some(node) = &mut self.coordinator else { return };
         node.current = Some(StepKey { view: view.id, step: view.step, phase: view.phase });
-        self.told.shares.push(view.members.iter().map(|info| (info.name.clone(), info.share)).collect());
+        self.summary.shares.push(view.members.iter().map(|info| (info.name.clone(), info.share)).collect());
         World::archive(&mut self.archive.views, view.clone());
         node.summing.open_view(view);
         node.shown = None;
     }
 
-    fn watch_sent(&mut self, message: &ToWorker) -> Finding {
+    fn watch_sent(&mut self, message: &ToWorker) -> CheckResult {
         if let ToWorker::Recover(commit) = message {
-            return self.watch.on_commit_sent(commit);
+            return self.oracle.on_commit_sent(commit);
         }
         let ToWorker::Commit(commit) = message else { return Ok(()) };
-        self.watch.on_commit_sent(commit)?;
+        self.oracle.on_commit_sent(commit)?;
         if let Some(node) = &mut self.coordinator {
             node.current = Some(next_key(commit));
         }

@@ -5,19 +5,23 @@
 //! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the
 //! machines (network, disk, processes, what goes wrong) and the checkers of the design's six invariants.
 
-mod backlog;
+mod aggregator;
 mod bug;
+mod checkers;
 mod coordinator;
 mod disk;
-mod ends;
+mod event_loop;
 mod exchange;
 mod inbox;
-mod life;
+mod incarnation;
+mod inject;
 mod link;
 mod member;
 mod network;
 mod node;
-mod plants;
+mod paused_events;
+mod planted_bugs;
+mod progress_check;
 mod random;
 pub mod real;
 mod run;
@@ -25,21 +29,17 @@ mod scenario;
 mod shrink;
 mod silence;
 mod sizes;
-mod strike;
-mod summing;
 mod toy;
 mod transport;
-mod turns;
 mod uploads;
-mod watch;
 mod worker;
 mod world;
 
 pub use bug::Bug;
-pub use life::{Chaos, Life, Which};
+pub use checkers::Reference;
+pub use incarnation::{Chaos, ConnectionKind, Incarnation};
 pub use run::{Report, Violation, reference, run, run_seed};
 pub use scenario::{Scenario, Speeds};
 pub use shrink::case;
 pub use toy::Toy;
-pub use watch::Reference;
-pub use world::{LifeEnd, Told, World};
+pub use world::{LifeEnd, RunSummary, World};

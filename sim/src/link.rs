@@ -1,13 +1,13 @@
 //! Connections and what keeps packets from them: order is kept within a connection and direction, never between
 //! two; a broken connection loses what was on its way; a partition holds everything back that it is in the way of.
 
-use crate::life::Which;
+use crate::incarnation::ConnectionKind;
 use crate::network::Plane;
 use crate::random::Random;
 
 /// To whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     /// To the coordinator.
     Up,
     /// To the worker.
@@ -30,27 +30,27 @@ impl Link {
     /// When something sent now arrives; `None` if the connection is broken. Held back until `held`, if by something.
     pub(crate) fn arrival(
         &mut self,
-        way: Way,
+        way: Direction,
         (now, held): (u64, Option<u64>),
         random: &mut Random,
         latency_ms: u64,
     ) -> Option<u64> {
-        let is_open = self.cut_at.is_none() && !(way == Way::Up && self.is_closed);
+        let is_open = self.cut_at.is_none() && !(way == Direction::Up && self.is_closed);
         let floor = self.floor(way);
         *floor = (*floor).max(now + random.between(0, latency_ms)).max(held.unwrap_or(0));
         is_open.then_some(*floor)
     }
 
     /// Nothing arrives before `until`: packets are lost, and sent again until they get through.
-    pub(crate) fn hold(&mut self, way: Way, until: u64) {
+    pub(crate) fn hold(&mut self, way: Direction, until: u64) {
         let floor = self.floor(way);
         *floor = (*floor).max(until);
     }
 
-    fn floor(&mut self, way: Way) -> &mut u64 {
+    fn floor(&mut self, way: Direction) -> &mut u64 {
         match way {
-            Way::Up => &mut self.up_floor,
-            Way::Down => &mut self.down_floor,
+            Direction::Up => &mut self.up_floor,
+            Direction::Down => &mut self.down_floor,
         }
     }
 
@@ -81,9 +81,9 @@ impl Link {
 
 /// A partition between one worker and the coordinator.
 #[derive(Clone, Copy, Debug)]
-struct Cut {
+struct Partition {
     worker: usize,
-    which: Which,
+    which: ConnectionKind,
     up: bool,
     down: bool,
     until: u64,
@@ -91,18 +91,18 @@ struct Cut {
 
 /// The partitions of a life.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cuts(Vec<Cut>);
+pub(crate) struct Partitions(Vec<Partition>);
 
-impl Cuts {
-    pub(crate) fn add(&mut self, worker: usize, which: Which, (up, down): (bool, bool), until: u64) {
-        self.0.push(Cut { worker, which, up, down, until });
+impl Partitions {
+    pub(crate) fn add(&mut self, worker: usize, which: ConnectionKind, (up, down): (bool, bool), until: u64) {
+        self.0.push(Partition { worker, which, up, down, until });
     }
 
     /// Until when nothing goes this way.
     #[must_use]
-    pub(crate) fn held_until(&self, now: u64, worker: usize, plane: Plane, way: Way) -> Option<u64> {
-        let holds = |cut: &&Cut| {
-            let is_way = if way == Way::Up { cut.up } else { cut.down };
+    pub(crate) fn held_until(&self, now: u64, worker: usize, plane: Plane, way: Direction) -> Option<u64> {
+        let holds = |cut: &&Partition| {
+            let is_way = if way == Direction::Up { cut.up } else { cut.down };
             cut.worker == worker && cut.until > now && is_way && cut.which.planes().contains(&plane)
         };
         self.0.iter().filter(holds).map(|cut| cut.until).max()
@@ -111,7 +111,10 @@ impl Cuts {
     /// Until when no connection can be made, nor anything be transferred that waits for answers.
     #[must_use]
     pub(crate) fn blocked_until(&self, now: u64, worker: usize, plane: Plane) -> Option<u64> {
-        [Way::Up, Way::Down].into_iter().filter_map(|way| self.held_until(now, worker, plane, way)).max()
+        [Direction::Up, Direction::Down]
+            .into_iter()
+            .filter_map(|way| self.held_until(now, worker, plane, way))
+            .max()
     }
 
     pub(crate) fn clear(&mut self) {

@@ -5,14 +5,14 @@ use protocol::messages::{Commit, Failure, Timings};
 use protocol::worker::Event;
 
 use crate::bug::Bug;
+use crate::checkers::CheckResult;
 use crate::exchange::{Contribution, FromMember, ToMember};
 use crate::inbox::Reduced;
-use crate::network::{Plane, Up, What};
-use crate::watch::Finding;
+use crate::network::{Plane, SimEvent, ToCoordinatorMessage};
 use crate::world::World;
 
 impl World<'_> {
-    pub(crate) fn start_computing(&mut self, worker: usize, key: StepKey) -> Finding {
+    pub(crate) fn start_computing(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let node = &mut self.workers[worker];
         let (Some(view), Some(member), Some(state)) = (node.view.clone(), node.member, node.state.clone())
         else {
@@ -25,7 +25,7 @@ impl World<'_> {
                 node.given_up.push(abandoned);
             }
         }
-        // What comes of another view meanwhile is of no use any more.
+        // SimEvent comes of another view meanwhile is of no use any more.
         node.expected = None;
         let held = node.contribution.take();
         let holds = held.as_ref().map(|held| held.held_of(key, member)).unwrap_or_default();
@@ -43,16 +43,16 @@ impl World<'_> {
             ));
         }
         for (microbatch, samples) in contribution.computed() {
-            self.watch.on_computed(key, member, *microbatch, samples.clone())?;
+            self.oracle.on_computed(key, member, *microbatch, samples.clone())?;
         }
         let has_part = !contribution.computed().is_empty();
         if state.tainted && has_part {
-            self.watch.on_tainted(key);
+            self.oracle.on_tainted(key);
         }
         let samples: usize = contribution.computed().iter().map(|(_, samples)| samples.len()).sum();
         let node = &mut self.workers[worker];
         node.contribution = Some(contribution);
-        self.told.computed += fresh;
+        self.summary.computed += fresh;
         let each_ms = self.random.between(1, self.scenario.speeds.compute_ms);
         let took_ms = each_ms * fresh * self.workers[worker].slowness;
         self.workers[worker].timings = Timings {
@@ -60,12 +60,12 @@ impl World<'_> {
             samples: samples as u32,
             ..Timings::default()
         };
-        self.queue.put(took_ms, What::Computed(worker, key));
+        self.queue.put(took_ms, SimEvent::Computed(worker, key));
         Ok(())
     }
 
     /// The planted bug: what was reduced of this step in another view is taken for this one's.
-    fn use_given_up(&mut self, worker: usize, key: StepKey) -> Finding {
+    fn use_given_up(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let of_step = |reduced: &&Reduced| (reduced.key.step, reduced.key.phase) == (key.step, key.phase);
         match self.workers[worker].given_up.iter().rev().find(of_step).cloned() {
             Some(reduced) => self.prepare_step(worker, Reduced { key, ..reduced }),
@@ -74,7 +74,7 @@ impl World<'_> {
     }
 
     /// All microbatches are computed: push the partials, or reduce alone.
-    pub(crate) fn on_computed(&mut self, worker: usize, key: StepKey) -> Finding {
+    pub(crate) fn on_computed(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let node = &mut self.workers[worker];
         let Some(contribution) = node.contribution.as_ref().filter(|c| c.key() == key) else {
             return Ok(());
@@ -106,10 +106,10 @@ impl World<'_> {
     }
 
     /// Whoever has all of a step and has done its own part is prepared.
-    fn check_early(&self, worker: usize, key: StepKey) -> Finding {
+    fn check_early(&self, worker: usize, key: StepKey) -> CheckResult {
         let node = &self.workers[worker];
         let is_current = node.begun == Some(key);
-        match node.member.filter(|member| is_current && self.watch.came_early(*member, key)) {
+        match node.member.filter(|member| is_current && self.oracle.came_early(*member, key)) {
             Some(member) if node.reduced.as_ref().is_none_or(|reduced| reduced.key != key) => Err(format!(
                 "early frames: member {:#x} had all of step {} ({:?}) before it began it, and has lost it",
                 member.0, key.step, key.phase
@@ -121,7 +121,7 @@ impl World<'_> {
     /// Without a connection another view follows, in which what was computed still counts.
     fn push(&mut self, worker: usize, frames: Vec<FromMember>) {
         for frame in frames {
-            if !self.send_up(worker, Plane::Data, Up::Frame(frame)) {
+            if !self.send_up(worker, Plane::Data, ToCoordinatorMessage::Frame(frame)) {
                 self.lose_data(worker);
                 return;
             }
@@ -129,7 +129,7 @@ impl World<'_> {
     }
 
     /// A reduced slice, or the sums, on the connection that this member uses.
-    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> Finding {
+    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> CheckResult {
         if self.corrupt_frames > 0 && matches!(frame, ToMember::Slice(_)) {
             self.corrupt_frames -= 1;
             self.close_data(worker);
@@ -138,16 +138,16 @@ impl World<'_> {
         self.take_in(worker, frame)
     }
 
-    fn take_in(&mut self, worker: usize, frame: ToMember) -> Finding {
+    fn take_in(&mut self, worker: usize, frame: ToMember) -> CheckResult {
         let node = &mut self.workers[worker];
         if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
-            self.watch.on_slice(member, slice.key, slice.slice);
+            self.oracle.on_slice(member, slice.key, slice.slice);
         }
         node.inbox.push(frame);
         self.read_on(worker)
     }
 
-    fn read_on(&mut self, worker: usize) -> Finding {
+    fn read_on(&mut self, worker: usize) -> CheckResult {
         while let Some(reduced) = self.workers[worker].inbox.poll() {
             let node = &mut self.workers[worker];
             if node.expected == Some(reduced.key) {
@@ -155,7 +155,7 @@ impl World<'_> {
             } else if node.begun.is_none_or(|begun| reduced.key > begun) {
                 // A member without microbatches may get the others' result before it begins the step itself.
                 if let Some(member) = node.member {
-                    self.watch.on_early(member, reduced.key);
+                    self.oracle.on_early(member, reduced.key);
                 }
                 match self.bug {
                     Some(Bug::DropsEarlyFrames) => node.inbox.give_back(),
@@ -168,7 +168,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn prepare_step(&mut self, worker: usize, reduced: Reduced) -> Finding {
+    fn prepare_step(&mut self, worker: usize, reduced: Reduced) -> CheckResult {
         let node = &mut self.workers[worker];
         node.expected = None;
         let event = Event::Reduced {
@@ -183,7 +183,7 @@ impl World<'_> {
         self.handle_worker(worker, event)
     }
 
-    pub(crate) fn on_apply(&mut self, worker: usize, commit: &Commit) -> Finding {
+    pub(crate) fn on_apply(&mut self, worker: usize, commit: &Commit) -> CheckResult {
         let toy = self.toy;
         let node = &mut self.workers[worker];
         let is_its =
@@ -195,12 +195,12 @@ impl World<'_> {
         let Some(state) = &mut node.state else { return Ok(()) };
         if commit.key.phase == Phase::Train {
             toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
-            state.tainted |= self.watch.is_step_tainted(reduced.key);
+            state.tainted |= self.oracle.is_step_tainted(reduced.key);
             (node.made_by, node.prepared_before) = (Some((commit.key, commit.hash)), None);
         }
         let event = Event::Applied { step: state.step, state_check: state.check() };
         if let Some(member) = node.member {
-            self.watch.on_applied(member, state)?;
+            self.oracle.on_applied(member, state)?;
         }
         node.contribution = None; // Partials are kept until the commit, and not longer.
         node.inbox.give_back();

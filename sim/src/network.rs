@@ -1,4 +1,4 @@
-//! What goes to and fro, what happens next, and virtual time.
+//! SimEvent goes to and fro, what happens next, and virtual time.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use protocol::messages::{FromWorker, ToWorker};
 use protocol::worker;
 
 use crate::exchange::{FromMember, ToMember};
-use crate::life::Chaos;
+use crate::incarnation::Chaos;
 use crate::toy::State;
 
 /// Which of a worker's two connections.
@@ -19,9 +19,9 @@ pub(crate) enum Plane {
     Data,
 }
 
-/// What goes to the coordinator on a connection.
+/// SimEvent goes to the coordinator on a connection.
 #[derive(Clone, Debug)]
-pub(crate) enum Up {
+pub(crate) enum ToCoordinatorMessage {
     /// A control message.
     Control(FromWorker),
     /// The data connection's handshake: whose it is.
@@ -32,9 +32,9 @@ pub(crate) enum Up {
     Closed,
 }
 
-/// What goes to a worker on a connection.
+/// SimEvent goes to a worker on a connection.
 #[derive(Clone, Debug)]
-pub(crate) enum Down {
+pub(crate) enum ToWorkerMessage {
     /// A control message.
     Control(ToWorker),
     /// A frame.
@@ -43,9 +43,9 @@ pub(crate) enum Down {
     Closed,
 }
 
-/// What happens next, to whom.
+/// SimEvent happens next, to whom.
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub(crate) enum SimEvent {
     /// A worker process starts and connects.
     StartWorker(usize),
     /// A worker tries to open a control stream again, by the number of its attempt.
@@ -62,8 +62,8 @@ pub(crate) enum What {
         plane: Plane,
         /// And which of all that this worker had.
         generation: usize,
-        /// What.
-        payload: Up,
+        /// SimEvent.
+        payload: ToCoordinatorMessage,
     },
     /// Something arrives at a worker.
     Down {
@@ -73,8 +73,8 @@ pub(crate) enum What {
         plane: Plane,
         /// And which of all that this worker had.
         generation: usize,
-        /// What.
-        payload: Down,
+        /// SimEvent.
+        payload: ToWorkerMessage,
     },
     /// The coordinator notices that a connection broke.
     BrokenUp(usize, Plane, usize),
@@ -100,7 +100,7 @@ pub(crate) enum What {
     Computed(usize, protocol::ids::StepKey),
     /// A worker's driver is to apply this commit.
     Apply(usize, protocol::messages::Commit),
-    /// What a worker uploads under this name has arrived whole at the coordinator.
+    /// SimEvent a worker uploads under this name has arrived whole at the coordinator.
     Uploaded(usize, MemberId, u64, State),
     /// The coordinator's driver has written this version's files, or failed to: from whom, and of which number of all
     /// uploads.
@@ -120,10 +120,10 @@ pub(crate) enum What {
     /// All faults are over.
     Healed,
     /// A part of a fault that takes its time.
-    Strike(Chaos),
+    Inject(Chaos),
 }
 
-impl What {
+impl SimEvent {
     /// The process that it happens to: a worker, or the coordinator (`None`).
     #[must_use]
     pub(crate) fn process(&self) -> Option<usize> {
@@ -155,7 +155,7 @@ impl What {
             | Self::LaunchFailed
             | Self::Supervise(_)
             | Self::Healed
-            | Self::Strike(_) => None,
+            | Self::Inject(_) => None,
         }
     }
 }
@@ -165,7 +165,7 @@ impl What {
 pub(crate) struct Queue {
     now: u64,
     sequence: u64,
-    waiting: BTreeMap<(u64, u64), What>,
+    waiting: BTreeMap<(u64, u64), SimEvent>,
 }
 
 impl Queue {
@@ -176,42 +176,42 @@ impl Queue {
     }
 
     /// Something happens `in_ms` from now; what was put first at a time happens first.
-    pub(crate) fn put(&mut self, in_ms: u64, what: What) {
+    pub(crate) fn put(&mut self, in_ms: u64, what: SimEvent) {
         self.put_at(self.now.saturating_add(in_ms), what);
     }
 
     /// Something happens at a time that isn't past.
-    pub(crate) fn put_at(&mut self, at: u64, what: What) {
+    pub(crate) fn put_at(&mut self, at: u64, what: SimEvent) {
         self.sequence += 1;
         self.waiting.insert((at.max(self.now), self.sequence), what);
     }
 
     /// The next thing; time goes on to it.
-    pub(crate) fn pop(&mut self) -> Option<What> {
+    pub(crate) fn pop(&mut self) -> Option<SimEvent> {
         let ((at, _), what) = self.waiting.pop_first()?;
         self.now = at;
         Some(what)
     }
 
-    /// What happens later.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &What> {
+    /// SimEvent happens later.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &SimEvent> {
         self.waiting.values()
     }
 
-    /// What the coordinator's own driver had under way is gone with it.
+    /// SimEvent the coordinator's own driver had under way is gone with it.
     pub(crate) fn forget_coordinators_work(&mut self) {
         self.waiting.retain(|_, what| {
             !matches!(
                 what,
-                What::CoordinatorTick
-                    | What::Appended
-                    | What::Uploaded(..)
-                    | What::Written(..)
-                    | What::Download(..)
-                    | What::Shown(..)
-                    | What::Take(..)
-                    | What::Exported
-                    | What::LaunchFailed
+                SimEvent::CoordinatorTick
+                    | SimEvent::Appended
+                    | SimEvent::Uploaded(..)
+                    | SimEvent::Written(..)
+                    | SimEvent::Download(..)
+                    | SimEvent::Shown(..)
+                    | SimEvent::Take(..)
+                    | SimEvent::Exported
+                    | SimEvent::LaunchFailed
             )
         });
     }

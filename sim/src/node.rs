@@ -4,11 +4,11 @@ use protocol::ids::{MemberId, StepKey};
 use protocol::messages::{FromWorker, Timings, ToWorker, View};
 use protocol::worker::Worker;
 
-use crate::backlog::Backlog;
 use crate::exchange::Contribution;
 use crate::inbox::{Inbox, Reduced};
 use crate::link::Link;
 use crate::network::Plane;
+use crate::paused_events::PausedEvents;
 use crate::toy::State;
 
 /// What a worker's numerics are like.
@@ -37,7 +37,7 @@ pub(crate) struct WorkerNode {
     /// What its clock is ahead of the world's.
     pub(crate) clock: i64,
     /// What happens while the process is paused.
-    pub(crate) backlog: Backlog,
+    pub(crate) backlog: PausedEvents,
     pub(crate) tick_at: Option<u64>,
     pub(crate) slot: Option<u32>,
     /// All streams that it opened, the newest last.
@@ -88,7 +88,7 @@ impl WorkerNode {
             hangs_until: 0,
             delays_ms: [0; 2],
             clock: 0,
-            backlog: Backlog::default(),
+            backlog: PausedEvents::default(),
             tick_at: None,
             slot: slot.and_then(|slot| u32::try_from(slot).ok()),
             control: Vec::new(),

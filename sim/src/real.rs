@@ -6,16 +6,16 @@
 //! once. This module starts processes and reads clocks, and drives no machine of `protocol`: it knows the programs
 //! from outside alone, and reads the journal that they leave.
 
+mod chaos_run;
 mod commits;
 mod fault;
-mod figures;
 mod growth;
+mod inject;
 mod outcome;
-mod place;
 mod processes;
 mod proxy;
-mod storm;
-mod strikes;
+mod restart_times;
+mod test_folder;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -25,12 +25,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 pub use fault::kinds_of_faults;
-pub use figures::figures;
 pub use outcome::{Failure, Survived, by_kind, kinds_of_evidence};
 pub use processes::listening;
+pub use restart_times::restart_times;
 pub use usage::Usage;
 
-use place::{Place, Small};
+use test_folder::{SmallModel, TestFolder};
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -65,13 +65,13 @@ impl Programs {
 
 /// Runs seeds one after the other and remembers the quiet runs' digests.
 #[derive(Debug)]
-pub struct Storms {
+pub struct ChaosRuns {
     programs: Programs,
-    quiet: BTreeMap<Small, String>,
+    quiet: BTreeMap<SmallModel, String>,
     keep: bool,
 }
 
-impl Storms {
+impl ChaosRuns {
     /// With these programs; `keep` keeps the folders of runs that went well too.
     #[must_use]
     pub fn new(programs: Programs, keep: bool) -> Self {
@@ -84,22 +84,22 @@ impl Storms {
     /// When the run didn't complete in time, ended with another exit code than 0, or with another digest than the
     /// quiet run; and when this machine couldn't do what was asked, such as start a process.
     pub fn survive(&mut self, seed: u64, strikes: Duration) -> Result<Survived, Box<Failure>> {
-        let small = Small::of_seed(seed);
+        let small = SmallModel::of_seed(seed);
         let digest = self.digest(small).map_err(|why| Failure::before_strikes(seed, strikes, &why))?;
-        let mut place =
-            Place::new(&self.programs, small).map_err(|why| Failure::before_strikes(seed, strikes, &why))?;
-        let outcome = storm::run(&mut place, seed, strikes, &digest);
+        let mut place = TestFolder::new(&self.programs, small)
+            .map_err(|why| Failure::before_strikes(seed, strikes, &why))?;
+        let outcome = chaos_run::run(&mut place, seed, strikes, &digest);
         if self.keep || outcome.is_err() {
             place.keep();
         }
         outcome
     }
 
-    fn digest(&mut self, small: Small) -> anyhow::Result<String> {
+    fn digest(&mut self, small: SmallModel) -> anyhow::Result<String> {
         if let Some(known) = self.quiet.get(&small) {
             return Ok(known.clone());
         }
-        let mut place = Place::new(&self.programs, small)?;
+        let mut place = TestFolder::new(&self.programs, small)?;
         let digest = place.quiet().inspect_err(|_| place.keep()).context("the quiet run")?;
         self.quiet.insert(small, digest.clone());
         Ok(digest)

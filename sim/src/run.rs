@@ -6,9 +6,9 @@ use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
 
 use crate::bug::Bug;
-use crate::life::Life;
+use crate::checkers::Reference;
+use crate::incarnation::Incarnation;
 use crate::scenario::Scenario;
-use crate::watch::Reference;
 use crate::world::{LifeEnd, World};
 
 /// A checker found something.
@@ -65,7 +65,7 @@ pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
     alone.plan.min_workers = 1;
     let scenario = &alone;
     let mut world = World::new(scenario, None, None);
-    let end = world.live(&Life::quiet(1)).map_err(|message| violation(scenario, &message, &world))?;
+    let end = world.live(&Incarnation::quiet(1)).map_err(|message| violation(scenario, &message, &world))?;
     match (&end, world.to_reference()) {
         (LifeEnd::Finished(Outcome { reason: EndReason::Completed, .. }), Some(reference)) => Ok(reference),
         _ => Err(violation(scenario, &format!("the quiet run ended with {end:?}"), &world)),
@@ -78,7 +78,7 @@ pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
 /// When a checker finds something.
 pub fn run(
     scenario: &Scenario,
-    lives: &[Life],
+    lives: &[Incarnation],
     reference: Arc<Reference>,
     bug: Option<Bug>,
     trace: bool,

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use crate::life::Life;
+use crate::checkers::Reference;
+use crate::incarnation::Incarnation;
 use crate::run::{reference, run};
 use crate::scenario::Scenario;
-use crate::watch::Reference;
 
 /// The case of a seed that fails, in Rust, for `tests/found.rs`; `None` if it doesn't fail.
 #[must_use]
 pub fn case(seed: u64) -> Option<String> {
     let scenario = Scenario::of(seed);
     let reference = Arc::new(reference(&scenario).ok()?);
-    let fails = |lives: &[Life]| fails(&scenario, lives, &reference);
+    let fails = |lives: &[Incarnation]| fails(&scenario, lives, &reference);
     let mut lives = scenario.lives();
     if !fails(&lives) {
         return None;
@@ -37,11 +37,11 @@ pub fn case(seed: u64) -> Option<String> {
     Some(text(&scenario, &lives))
 }
 
-fn fails(scenario: &Scenario, lives: &[Life], reference: &Arc<Reference>) -> bool {
+fn fails(scenario: &Scenario, lives: &[Incarnation], reference: &Arc<Reference>) -> bool {
     run(scenario, lives, reference.clone(), None, false).is_err()
 }
 
-fn text(scenario: &Scenario, lives: &[Life]) -> String {
+fn text(scenario: &Scenario, lives: &[Incarnation]) -> String {
     let Scenario { seed, plan, toy, speeds } = scenario;
     let mut text = format!(
         "Case {{\n    world: {seed},\n    geometry: {:?},\n    plan: Plan {{ total_steps: {}, schedule: {:?}, clip_norm: {:?}, \
@@ -59,7 +59,7 @@ fn text(scenario: &Scenario, lives: &[Life]) -> String {
         plan.early_stopping.as_ref().map(|early| (early.lower_is_better, early.patience)),
     );
     for life in lives {
-        let Life { workers, chaos, damaged_version, is_supervised, .. } = life;
+        let Incarnation { workers, chaos, damaged_version, is_supervised, .. } = life;
         text += &format!(
             "\n        Life {{ damaged_version: {damaged_version}, is_supervised: {is_supervised}, ..Life::with({workers}, &{chaos:?}) }},"
         );

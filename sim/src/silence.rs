@@ -2,13 +2,13 @@
 
 use protocol::ids::MemberId;
 
-use crate::network::{Plane, What};
-use crate::watch::Finding;
+use crate::checkers::CheckResult;
+use crate::network::{Plane, SimEvent};
 use crate::world::World;
 
 impl World<'_> {
     /// No member is silent for longer than a lease, by a clock that neither stood still nor leapt meanwhile.
-    pub(crate) fn check_leases(&self) -> Finding {
+    pub(crate) fn check_leases(&self) -> CheckResult {
         let Some(node) = self.coordinator.as_ref().filter(|node| !node.backlog.is_paused) else {
             return Ok(());
         };
@@ -29,7 +29,7 @@ impl World<'_> {
         }
     }
 
-    /// What the coordinator's clock says of its workers' silence means nothing: it stood still, or leapt.
+    /// SimEvent the coordinator's clock says of its workers' silence means nothing: it stood still, or leapt.
     pub(crate) fn excuse_silence(&mut self) {
         let clock = self.coordinator_clock();
         if let Some(node) = &mut self.coordinator {
@@ -38,8 +38,9 @@ impl World<'_> {
     }
 
     /// A worker gives its coordinator up for its silence: not while what that has said in time waits to be read.
-    pub(crate) fn check_silence(&self, worker: usize, reason: &str) -> Finding {
-        let unread = |(_, what): &&(u64, What)| matches!(what, What::Down { plane: Plane::Control, .. });
+    pub(crate) fn check_silence(&self, worker: usize, reason: &str) -> CheckResult {
+        let unread =
+            |(_, what): &&(u64, SimEvent)| matches!(what, SimEvent::Down { plane: Plane::Control, .. });
         let backlog = &self.workers[worker].backlog;
         match backlog.waiting.iter().find(unread) {
             Some((at, _)) if reason.starts_with("nothing was heard") => Err(format!(
@@ -50,15 +51,15 @@ impl World<'_> {
     }
 
     /// The coordinator puts a member out for its silence: not while what it has said in time waits to be read.
-    pub(crate) fn check_blame(&self, member: MemberId, reason: &str) -> Finding {
+    pub(crate) fn check_blame(&self, member: MemberId, reason: &str) -> CheckResult {
         let (Some(worker), Some(node)) =
             (self.workers.iter().position(|node| node.member == Some(member)), &self.coordinator)
         else {
             return Ok(());
         };
         let until = node.heard.get(&worker).map_or(0, |heard| heard + self.scenario.plan.lease_ms);
-        let unread = |(at, what): &&(u64, What)| {
-            matches!(what, What::Up { worker: from, plane: Plane::Control, .. } if *from == worker)
+        let unread = |(at, what): &&(u64, SimEvent)| {
+            matches!(what, SimEvent::Up { worker: from, plane: Plane::Control, .. } if *from == worker)
                 && *at < until
         };
         match node.backlog.waiting.iter().find(unread) {

@@ -2,10 +2,10 @@
 
 use protocol::reduce::slices;
 
-use crate::life::Chaos;
-use crate::network::{Down, Plane, What};
+use crate::checkers::CheckResult;
+use crate::incarnation::Chaos;
+use crate::network::{Plane, SimEvent, ToWorkerMessage};
 use crate::node::WorkerNode;
-use crate::watch::Finding;
 use crate::world::World;
 
 /// Messages that may wait on one control stream, as at the real coordinator.
@@ -15,11 +15,11 @@ const OUTBOX_MAX: usize = 64;
 const RECORDS_MAX: usize = 8;
 /// Workers that are gone are remembered up to so many.
 const GONE_MAX: usize = 4_096;
-/// What is on its way to workers is counted after so many events.
+/// SimEvent is on its way to workers is counted after so many events.
 const OUTBOXES_EVERY: u64 = 64;
 
 impl World<'_> {
-    pub(crate) fn check_sizes(&mut self) -> Finding {
+    pub(crate) fn check_sizes(&mut self) -> CheckResult {
         self.looked += 1;
         let Some(node) = &self.coordinator else { return Ok(()) };
         let plan = &self.scenario.plan;
@@ -64,14 +64,20 @@ impl World<'_> {
         if self.looked.is_multiple_of(OUTBOXES_EVERY) { self.check_outboxes() } else { Ok(()) }
     }
 
-    /// What waits for a worker that takes nothing. What comes twice was sent once.
-    fn check_outboxes(&self) -> Finding {
+    /// SimEvent waits for a worker that takes nothing. SimEvent comes twice was sent once.
+    fn check_outboxes(&self) -> CheckResult {
         if self.fired.iter().any(|chaos| matches!(chaos, Chaos::Duplicates | Chaos::Stale)) {
             return Ok(());
         }
         let mut waiting = vec![0; self.workers.len()];
         for what in self.queue.waiting() {
-            if let What::Down { worker, plane: Plane::Control, payload: Down::Control(_), .. } = what {
+            if let SimEvent::Down {
+                worker,
+                plane: Plane::Control,
+                payload: ToWorkerMessage::Control(_),
+                ..
+            } = what
+            {
                 waiting[*worker] += 1;
             }
         }

@@ -4,9 +4,9 @@ use protocol::ids::{MemberId, ViewId};
 use protocol::messages::Failure;
 use protocol::worker::Event;
 
-use crate::link::Way;
-use crate::network::{Down, Plane, Up, What};
-use crate::watch::Finding;
+use crate::checkers::CheckResult;
+use crate::link::Direction;
+use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::world::World;
 
 /// Attempts to connect are given up after this.
@@ -17,35 +17,41 @@ const NO_VIEW_MS: u64 = 5_000;
 const PROOF_ATTEMPTS: u32 = 10;
 const PROOF_PAUSE_MS: u64 = 1_000;
 pub(crate) const PROOF_PAUSE_MS_MAX: u64 = 60_000;
-/// What it says at last.
+/// SimEvent it says at last.
 pub(crate) const UNPROVEN: &str = "the data plane can't be reached";
 /// How soon a connection that is refused has been tried often enough.
 const REFUSED_MS: u64 = 600;
 
 impl World<'_> {
     /// On the connection of a plane that a worker uses. False if it has none or it is known to be broken.
-    pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: Up) -> bool {
+    pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: ToCoordinatorMessage) -> bool {
         let Some(generation) = self.workers.get(worker).and_then(|node| node.newest(plane)) else {
             return false;
         };
-        let Some(at) = self.arrival(worker, plane, generation, Way::Up) else { return false };
-        self.queue.put_at(at, What::Up { worker, plane, generation, payload });
+        let Some(at) = self.arrival(worker, plane, generation, Direction::Up) else { return false };
+        self.queue.put_at(at, SimEvent::Up { worker, plane, generation, payload });
         true
     }
 
-    pub(crate) fn send_down_newest(&mut self, worker: usize, plane: Plane, payload: Down) {
+    pub(crate) fn send_down_newest(&mut self, worker: usize, plane: Plane, payload: ToWorkerMessage) {
         if let Some(generation) = self.workers.get(worker).and_then(|node| node.newest(plane)) {
             self.send_down(worker, plane, generation, payload);
         }
     }
 
-    pub(crate) fn send_down(&mut self, worker: usize, plane: Plane, generation: usize, payload: Down) {
-        if let Some(at) = self.arrival(worker, plane, generation, Way::Down) {
-            self.queue.put_at(at, What::Down { worker, plane, generation, payload });
+    pub(crate) fn send_down(
+        &mut self,
+        worker: usize,
+        plane: Plane,
+        generation: usize,
+        payload: ToWorkerMessage,
+    ) {
+        if let Some(at) = self.arrival(worker, plane, generation, Direction::Down) {
+            self.queue.put_at(at, SimEvent::Down { worker, plane, generation, payload });
         }
     }
 
-    fn arrival(&mut self, worker: usize, plane: Plane, generation: usize, way: Way) -> Option<u64> {
+    fn arrival(&mut self, worker: usize, plane: Plane, generation: usize, way: Direction) -> Option<u64> {
         let now = self.queue.now();
         let held = self.cuts.held_until(now, worker, plane, way);
         let node = self.workers.get_mut(worker)?;
@@ -62,17 +68,17 @@ impl World<'_> {
         let Some(node) = self.workers.get_mut(worker) else { return };
         if node.link(plane, generation).is_some_and(|link| link.cut(cut_at)) {
             let (up, down) = (self.random.between(1, 50), self.random.between(1, 50));
-            self.notice_break(worker, plane, generation, Way::Up, cut_at + up);
-            self.notice_break(worker, plane, generation, Way::Down, cut_at + down);
+            self.notice_break(worker, plane, generation, Direction::Up, cut_at + up);
+            self.notice_break(worker, plane, generation, Direction::Down, cut_at + down);
         }
     }
 
     /// Where packets are lost, so is the one that says that the connection is broken.
-    fn notice_break(&mut self, worker: usize, plane: Plane, generation: usize, way: Way, at: u64) {
+    fn notice_break(&mut self, worker: usize, plane: Plane, generation: usize, way: Direction, at: u64) {
         let held = self.cuts.held_until(self.queue.now(), worker, plane, way);
         let broken = match way {
-            Way::Up => What::BrokenUp(worker, plane, generation),
-            Way::Down => What::BrokenDown(worker, plane, generation),
+            Direction::Up => SimEvent::BrokenUp(worker, plane, generation),
+            Direction::Down => SimEvent::BrokenDown(worker, plane, generation),
         };
         self.queue.put_at(at.max(held.unwrap_or(0)), broken);
     }
@@ -87,16 +93,16 @@ impl World<'_> {
     }
 
     /// A worker opens another control stream.
-    pub(crate) fn on_reconnect(&mut self, worker: usize, attempt: u64) -> Finding {
+    pub(crate) fn on_reconnect(&mut self, worker: usize, attempt: u64) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].reconnects != attempt {
             return Ok(()); // Another one was begun since.
         }
         if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
             if until <= now + CONNECT_MS {
-                self.queue.put_at(until, What::Reconnect(worker, attempt));
+                self.queue.put_at(until, SimEvent::Reconnect(worker, attempt));
             } else {
-                self.queue.put(CONNECT_MS, What::NotReconnected(worker, attempt));
+                self.queue.put(CONNECT_MS, SimEvent::NotReconnected(worker, attempt));
             }
             return Ok(());
         }
@@ -108,7 +114,7 @@ impl World<'_> {
         self.handle_worker(worker, Event::Connected)
     }
 
-    pub(crate) fn on_not_reconnected(&mut self, worker: usize, attempt: u64) -> Finding {
+    pub(crate) fn on_not_reconnected(&mut self, worker: usize, attempt: u64) -> CheckResult {
         if self.workers[worker].reconnects != attempt {
             return Ok(());
         }
@@ -117,7 +123,7 @@ impl World<'_> {
     }
 
     /// A worker that can't reach the data plane isn't ready: it would hold the others up.
-    pub(crate) fn on_prove(&mut self, worker: usize, member: MemberId, attempt: u32) -> Finding {
+    pub(crate) fn on_prove(&mut self, worker: usize, member: MemberId, attempt: u32) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].member != Some(member) {
             return Ok(()); // It has joined again since.
@@ -131,12 +137,12 @@ impl World<'_> {
             return self.handle_worker(worker, Event::Failed(Failure { code: 4, message }));
         }
         let pause_ms = (PROOF_PAUSE_MS << (attempt - 1)).min(PROOF_PAUSE_MS_MAX);
-        self.queue.put(CONNECT_MS + pause_ms, What::Prove(worker, member, attempt + 1));
+        self.queue.put(CONNECT_MS + pause_ms, SimEvent::Prove(worker, member, attempt + 1));
         Ok(())
     }
 
     /// A worker opens a data connection for a view. Meanwhile its compute thread does nothing else.
-    pub(crate) fn connect_data(&mut self, worker: usize) -> Finding {
+    pub(crate) fn connect_data(&mut self, worker: usize) -> CheckResult {
         let now = self.queue.now();
         let blocked = self.cuts.blocked_until(now, worker, Plane::Data);
         let wait_ms = match blocked {
@@ -146,11 +152,11 @@ impl World<'_> {
         };
         self.attempts += 1;
         self.workers[worker].connecting = Some(self.attempts);
-        self.queue.put(wait_ms, What::DataConnect(worker, self.attempts));
+        self.queue.put(wait_ms, SimEvent::DataConnect(worker, self.attempts));
         Ok(())
     }
 
-    pub(crate) fn on_data_connect(&mut self, worker: usize, attempt: u64) -> Finding {
+    pub(crate) fn on_data_connect(&mut self, worker: usize, attempt: u64) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].connecting.take_if(|current| *current == attempt).is_none() {
             return Ok(()); // It was given up with its control stream.
@@ -164,13 +170,13 @@ impl World<'_> {
         self.handle_worker(worker, Event::Disconnected { reason })
     }
 
-    fn on_data_connected(&mut self, worker: usize) -> Finding {
+    fn on_data_connected(&mut self, worker: usize) -> CheckResult {
         let elements = self.toy.elements;
         let node = &mut self.workers[worker];
         let Some(member) = node.member else { return Ok(()) };
         node.open_data(elements);
         let waiting = node.waiting.take();
-        self.send_up(worker, Plane::Data, Up::Connected(member));
+        self.send_up(worker, Plane::Data, ToCoordinatorMessage::Connected(member));
         waiting.map_or(Ok(()), |key| self.start_computing(worker, key))
     }
 
@@ -179,11 +185,11 @@ impl World<'_> {
     pub(crate) fn lose_data(&mut self, worker: usize) {
         self.workers[worker].exchange = None;
         if let Some(view) = self.workers[worker].view.as_ref().map(|view| view.id) {
-            self.queue.put(NO_VIEW_MS, What::NoView(worker, view));
+            self.queue.put(NO_VIEW_MS, SimEvent::NoView(worker, view));
         }
     }
 
-    pub(crate) fn on_no_view(&mut self, worker: usize, view: ViewId) -> Finding {
+    pub(crate) fn on_no_view(&mut self, worker: usize, view: ViewId) -> CheckResult {
         let node = &mut self.workers[worker];
         let is_same = node.view.as_ref().is_some_and(|now| now.id == view);
         let is_cut_off = node.exchange.is_none() && node.connecting.is_none() && node.expected.is_some();
@@ -197,7 +203,7 @@ impl World<'_> {
 
     /// A worker gives its data connection up; the coordinator sees it end.
     pub(crate) fn close_data(&mut self, worker: usize) {
-        self.send_up(worker, Plane::Data, Up::Closed);
+        self.send_up(worker, Plane::Data, ToCoordinatorMessage::Closed);
         let node = &mut self.workers[worker];
         if let Some(generation) = node.exchange.take()
             && let Some(link) = node.link(Plane::Data, generation)

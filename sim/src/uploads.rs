@@ -1,4 +1,4 @@
-//! What the coordinator's driver does with its disk: the journal, versions, and states that are shown to others.
+//! SimEvent the coordinator's driver does with its disk: the journal, versions, and states that are shown to others.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use protocol::messages::UploadKind;
 use protocol::worker;
 
 use crate::bug::Bug;
+use crate::checkers::{CheckResult, Claim, RecoveryPoint};
 use crate::disk::StoredVersion;
-use crate::network::What;
+use crate::network::SimEvent;
 use crate::toy::State;
-use crate::watch::{Best, Claim, Finding};
 use crate::world::World;
 
 impl World<'_> {
@@ -34,10 +34,10 @@ impl World<'_> {
         chosen.map(|(step, _)| step)
     }
 
-    pub(crate) fn on_appended(&mut self) -> Finding {
+    pub(crate) fn on_appended(&mut self) -> CheckResult {
         let now = self.queue.now();
         if now < self.disk.journal_hangs_until {
-            self.queue.put_at(self.disk.journal_hangs_until, What::Appended);
+            self.queue.put_at(self.disk.journal_hangs_until, SimEvent::Appended);
             if self.bug == Some(Bug::CommitsBeforeItIsWritten) {
                 return self.handle_coordinator(Event::Journalled);
             }
@@ -54,7 +54,7 @@ impl World<'_> {
         self.handle_coordinator(Event::Journalled)
     }
 
-    pub(crate) fn on_exported(&mut self) -> Finding {
+    pub(crate) fn on_exported(&mut self) -> CheckResult {
         let fails = self.queue.now() < self.exports_fail_until;
         self.is_exported |= !fails;
         if fails && self.bug != Some(Bug::ForgetsFailedExports) {
@@ -64,18 +64,18 @@ impl World<'_> {
         self.handle_coordinator(Event::Exported)
     }
 
-    pub(crate) fn watch_journalled(&mut self, record: &Record) -> Finding {
+    pub(crate) fn watch_journalled(&mut self, record: &Record) -> CheckResult {
         if matches!(record, Record::Commit(_) | Record::Adopted(_) | Record::Version { .. }) {
             self.last_progress = self.queue.now();
         }
         if let Record::View(view) = record {
             self.check_numerics(view)?;
         }
-        self.watch.on_journalled(self.scenario, self.on_nan, record)
+        self.oracle.on_journalled(self.scenario, self.on_nan, record)
     }
 
     /// Members of one view have the same numerics, unless the run takes others; and the journal says which.
-    fn check_numerics(&mut self, record: &ViewRecord) -> Finding {
+    fn check_numerics(&mut self, record: &ViewRecord) -> CheckResult {
         let of = |member: MemberId| self.workers.iter().find(|node| node.member == Some(member));
         let members = record.view.members.iter();
         let known: Option<BTreeSet<[u8; 32]>> =
@@ -93,8 +93,8 @@ impl World<'_> {
     }
 
     /// The states that a run that goes back could go on from: whole versions, and what members hold.
-    pub(crate) fn best_to_go_on_from(&self) -> Best {
-        let Some(node) = &self.coordinator else { return Best::default() };
+    pub(crate) fn best_to_go_on_from(&self) -> RecoveryPoint {
+        let Some(node) = &self.coordinator else { return RecoveryPoint::default() };
         let now = self.queue.now();
         // One that isn't ready for so long may never be. Of a leap of its clock the coordinator knows what its next deadline was
         // late by, so it may take up to a lease of what went by before for a part of that.
@@ -105,7 +105,7 @@ impl World<'_> {
         let members = here
             .filter(|worker| worker.is_alive && worker.is_connected())
             .filter_map(|worker| Some(Claim { commit: worker.made_by?, prepared: worker.prepared_before }));
-        Best { versions: self.disk.whole_versions(), members: members.collect() }
+        RecoveryPoint { versions: self.disk.whole_versions(), members: members.collect() }
     }
 
     /// Whether no upload can be begun now.
@@ -117,10 +117,10 @@ impl World<'_> {
     pub(crate) fn not_uploaded(&mut self, worker: usize, kind: UploadKind, step: u64, reason: &str) {
         let after_ms = self.random.between(1, self.scenario.speeds.network_ms.max(1));
         let event = worker::Event::NotUploaded { kind, step, reason: reason.to_owned() };
-        self.queue.put(after_ms, What::Worker(worker, event));
+        self.queue.put(after_ms, SimEvent::Worker(worker, event));
     }
 
-    pub(crate) fn on_uploaded(&mut self, from: (usize, MemberId), step: u64, state: State) -> Finding {
+    pub(crate) fn on_uploaded(&mut self, from: (usize, MemberId), step: u64, state: State) -> CheckResult {
         let (worker, member) = from;
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         if node.uploads.1.take_if(|expected| *expected == (step, member)).is_none() {
@@ -143,11 +143,16 @@ impl World<'_> {
             self.disk.versions.insert(step, StoredVersion { state: None, manifest: None, is_damaged: false });
         }
         let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
-        self.queue.put(took_ms, What::Written(worker, number, step, state));
+        self.queue.put(took_ms, SimEvent::Written(worker, number, step, state));
         Ok(())
     }
 
-    pub(crate) fn on_written(&mut self, (from, number): (usize, u64), step: u64, state: State) -> Finding {
+    pub(crate) fn on_written(
+        &mut self,
+        (from, number): (usize, u64),
+        step: u64,
+        state: State,
+    ) -> CheckResult {
         if self.coordinator.as_ref().is_none_or(|node| node.uploads.0 != number) {
             return Ok(()); // Given up for another one.
         }
@@ -156,23 +161,23 @@ impl World<'_> {
             self.not_uploaded(from, UploadKind::Version, step, &reason);
             return self.handle_coordinator(Event::VersionFailed { step, reason });
         }
-        self.watch.on_version(step, &state)?;
+        self.oracle.on_version(step, &state)?;
         let digest = state.digest();
         let stored = StoredVersion { state: Some(state), manifest: Some(digest), is_damaged: false };
         self.disk.versions.insert(step, stored);
         self.handle_coordinator(Event::VersionWritten { step, digest })
     }
 
-    pub(crate) fn on_download(&mut self, worker: usize, step: u64) -> Finding {
+    pub(crate) fn on_download(&mut self, worker: usize, step: u64) -> CheckResult {
         let Some(version) = self.disk.versions.get(&step) else { return Ok(()) };
         let (Some(state), Some(manifest)) = (version.state.clone(), version.manifest) else {
             return Err(format!("versions: version {step} is loaded and has no manifest"));
         };
         // Whoever loads it finds that out.
         if !version.is_damaged || self.bug == Some(Bug::SkipsVersionChecks) {
-            self.watch.on_version(step, &state)?;
+            self.oracle.on_version(step, &state)?;
         }
-        self.watch.on_version_used(step)?;
+        self.oracle.on_version_used(step)?;
         let skips = self.bug == Some(Bug::SkipsVersionChecks);
         let digest = if skips { manifest } else { state.digest() };
         let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
@@ -180,7 +185,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn on_shown(&mut self, worker: usize, step: u64, state: State) -> Finding {
+    pub(crate) fn on_shown(&mut self, worker: usize, step: u64, state: State) -> CheckResult {
         let member = self.workers[worker].member;
         let is_expected = |shows: (u64, MemberId)| shows.0 == step && Some(shows.1) == member;
         let now = self.queue.now();
@@ -201,11 +206,11 @@ impl World<'_> {
         self.handle_coordinator(Event::StateNotShown { step, reason: reason.to_owned() })
     }
 
-    pub(crate) fn on_take(&mut self, worker: usize, step: u64) -> Finding {
+    pub(crate) fn on_take(&mut self, worker: usize, step: u64) -> CheckResult {
         let shown = self.coordinator.as_ref().and_then(|node| node.shown.clone());
         match shown.filter(|shown| shown.step == step) {
             Some(state) => {
-                self.watch.on_version(step, &state)?;
+                self.oracle.on_version(step, &state)?;
                 let digest = state.digest();
                 let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
                 self.finish_load(worker, state, digest, took_ms);
@@ -214,7 +219,7 @@ impl World<'_> {
             None => {
                 let reason = "there is no such state any more".to_owned();
                 let event = protocol::worker::Event::Disconnected { reason };
-                self.queue.put(0, What::Worker(worker, event));
+                self.queue.put(0, SimEvent::Worker(worker, event));
             }
         }
         Ok(())

@@ -6,10 +6,10 @@ use protocol::reduce::slices;
 use protocol::worker::{Event, Options, Output, Worker};
 
 use crate::bug::Bug;
-use crate::network::{Down, Plane, Up, What};
+use crate::checkers::CheckResult;
+use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::node::{NUMERICS, WorkerNode};
 use crate::toy::State;
-use crate::watch::Finding;
 use crate::world::{CLOCK, World};
 
 impl World<'_> {
@@ -18,18 +18,18 @@ impl World<'_> {
         let index = self.workers.len();
         self.workers.push(WorkerNode::new(slot, self.toy.elements));
         let after_ms = self.random.between(0, 200);
-        self.queue.put(after_ms, What::StartWorker(index));
+        self.queue.put(after_ms, SimEvent::StartWorker(index));
     }
 
-    fn on_start(&mut self, worker: usize) -> Finding {
+    fn on_start(&mut self, worker: usize) -> CheckResult {
         let now = self.queue.now();
         if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
-            self.queue.put_at(until, What::StartWorker(worker)); // It tries again and again.
+            self.queue.put_at(until, SimEvent::StartWorker(worker)); // It tries again and again.
             return Ok(());
         }
         if self.coordinator.is_none() {
             if self.is_restarting {
-                self.queue.put(500, What::StartWorker(worker));
+                self.queue.put(500, SimEvent::StartWorker(worker));
             } else {
                 self.exit_worker(worker, 4, "no coordinator was reached");
             }
@@ -58,22 +58,22 @@ impl World<'_> {
         self.drain_worker(worker)
     }
 
-    /// What a worker's clock says.
+    /// SimEvent a worker's clock says.
     pub(crate) fn worker_clock(&self, worker: usize) -> u64 {
         (CLOCK + self.queue.now()).saturating_add_signed(self.workers[worker].clock)
     }
 
-    pub(crate) fn at_worker(&mut self, worker: usize, what: What) -> Finding {
+    pub(crate) fn at_worker(&mut self, worker: usize, what: SimEvent) -> CheckResult {
         let now = self.queue.now();
         if !self.workers[worker].is_alive {
             return Ok(());
         }
         match what {
-            What::StartWorker(_) => self.on_start(worker),
-            What::Reconnect(_, attempt) => self.on_reconnect(worker, attempt),
-            What::NotReconnected(_, attempt) => self.on_not_reconnected(worker, attempt),
-            What::DataConnect(_, attempt) => self.on_data_connect(worker, attempt),
-            What::Down { plane, generation, payload, .. } => {
+            SimEvent::StartWorker(_) => self.on_start(worker),
+            SimEvent::Reconnect(_, attempt) => self.on_reconnect(worker, attempt),
+            SimEvent::NotReconnected(_, attempt) => self.on_not_reconnected(worker, attempt),
+            SimEvent::DataConnect(_, attempt) => self.on_data_connect(worker, attempt),
+            SimEvent::Down { plane, generation, payload, .. } => {
                 let node = &mut self.workers[worker];
                 let is_newest = node.newest(plane) == Some(generation);
                 if !is_newest || node.link(plane, generation).is_none_or(|link| link.is_lost(now)) {
@@ -81,7 +81,7 @@ impl World<'_> {
                 }
                 self.on_down(worker, plane, payload)
             }
-            What::BrokenDown(_, plane, generation) => {
+            SimEvent::BrokenDown(_, plane, generation) => {
                 match plane {
                     _ if self.workers[worker].newest(plane) != Some(generation) => {}
                     Plane::Control => {
@@ -92,42 +92,42 @@ impl World<'_> {
                 }
                 Ok(())
             }
-            What::WorkerTick(_) => {
+            SimEvent::WorkerTick(_) => {
                 let clock = self.worker_clock(worker);
                 let node = &mut self.workers[worker];
                 node.tick_at = None;
                 let due = node.machine.as_ref().and_then(Worker::next_deadline);
                 if due.is_none_or(|at| at > clock) { Ok(()) } else { self.handle_worker(worker, Event::Tick) }
             }
-            What::Worker(_, event) => self.handle_worker(worker, event),
-            What::NoView(_, view) => self.on_no_view(worker, view),
-            What::Prove(_, member, attempt) => self.on_prove(worker, member, attempt),
-            What::Computed(_, key) => self.on_computed(worker, key),
-            What::Apply(_, commit) => self.on_apply(worker, &commit),
+            SimEvent::Worker(_, event) => self.handle_worker(worker, event),
+            SimEvent::NoView(_, view) => self.on_no_view(worker, view),
+            SimEvent::Prove(_, member, attempt) => self.on_prove(worker, member, attempt),
+            SimEvent::Computed(_, key) => self.on_computed(worker, key),
+            SimEvent::Apply(_, commit) => self.on_apply(worker, &commit),
             _ => Ok(()),
         }
     }
 
-    fn on_down(&mut self, worker: usize, plane: Plane, payload: Down) -> Finding {
+    fn on_down(&mut self, worker: usize, plane: Plane, payload: ToWorkerMessage) -> CheckResult {
         match payload {
-            Down::Control(message) => {
+            ToWorkerMessage::Control(message) => {
                 self.workers[worker].last_heard = Some(message.clone());
                 let message = self.planted_command(worker, message);
                 self.handle_worker(worker, Event::Message(message))
             }
-            Down::Frame(frame) => self.on_member_frame(worker, frame),
-            Down::Closed if plane == Plane::Control => {
+            ToWorkerMessage::Frame(frame) => self.on_member_frame(worker, frame),
+            ToWorkerMessage::Closed if plane == Plane::Control => {
                 let reason = "closed by the coordinator".to_owned();
                 self.handle_worker(worker, Event::Disconnected { reason })
             }
-            Down::Closed => {
+            ToWorkerMessage::Closed => {
                 self.lose_data(worker);
                 Ok(())
             }
         }
     }
 
-    pub(crate) fn handle_worker(&mut self, worker: usize, event: Event) -> Finding {
+    pub(crate) fn handle_worker(&mut self, worker: usize, event: Event) -> CheckResult {
         let clock = self.worker_clock(worker);
         if let Some(machine) = &mut self.workers[worker].machine {
             machine.handle(clock, event);
@@ -135,7 +135,7 @@ impl World<'_> {
         self.drain_worker(worker)
     }
 
-    pub(crate) fn drain_worker(&mut self, worker: usize) -> Finding {
+    pub(crate) fn drain_worker(&mut self, worker: usize) -> CheckResult {
         while let Some(output) = self.workers[worker].machine.as_mut().and_then(Worker::poll_output) {
             self.note(|| format!("    worker {worker}: {output:?}"));
             self.obey(worker, output)?;
@@ -143,41 +143,41 @@ impl World<'_> {
         Ok(())
     }
 
-    fn obey(&mut self, worker: usize, output: Output) -> Finding {
+    fn obey(&mut self, worker: usize, output: Output) -> CheckResult {
         let speeds = self.scenario.speeds;
         match output {
             Output::Send(message) => return self.say(worker, message),
             Output::Reconnect { after_ms, reason } => {
                 self.check_silence(worker, &reason)?;
-                self.send_up(worker, Plane::Control, Up::Closed);
+                self.send_up(worker, Plane::Control, ToCoordinatorMessage::Closed);
                 let node = &mut self.workers[worker];
                 if let Some(link) = node.session.take().and_then(|session| node.control.get_mut(session)) {
-                    link.close(); // What was sent before still arrives.
+                    link.close(); // SimEvent was sent before still arrives.
                 }
                 node.reconnects += 1;
                 let attempt = node.reconnects;
-                self.queue.put(after_ms, What::Reconnect(worker, attempt));
+                self.queue.put(after_ms, SimEvent::Reconnect(worker, attempt));
             }
             Output::Prepare(welcome) => {
-                // What was opened under another name is of no use.
+                // SimEvent was opened under another name is of no use.
                 self.close_data(worker);
                 let node = &mut self.workers[worker];
                 node.member = Some(welcome.member);
                 (node.connecting, node.waiting, node.view) = (None, None, None);
                 (node.expected, node.early) = (None, None);
                 let took_ms = self.random.between(1, 500);
-                self.queue.put(took_ms, What::Prove(worker, welcome.member, 1));
+                self.queue.put(took_ms, SimEvent::Prove(worker, welcome.member, 1));
             }
             Output::Initialise => {
                 let state = self.toy.initial(self.scenario.plan.geometry.seed);
                 let took_ms = self.random.between(1, speeds.upload_ms);
                 if self.uploads_fail() {
                     let reason = "connection refused".to_owned();
-                    self.queue.put(took_ms, What::Worker(worker, Event::Disconnected { reason }));
+                    self.queue.put(took_ms, SimEvent::Worker(worker, Event::Disconnected { reason }));
                     return Ok(());
                 }
                 if let Some(member) = self.workers[worker].member {
-                    self.queue.put(took_ms, What::Uploaded(worker, member, 0, state.clone()));
+                    self.queue.put(took_ms, SimEvent::Uploaded(worker, member, 0, state.clone()));
                 }
                 let digest = state.digest();
                 self.finish_load(worker, state, digest, took_ms);
@@ -185,24 +185,24 @@ impl World<'_> {
             Output::Load { step } => {
                 self.workers[worker].made_by = None;
                 let after_ms = self.random.between(0, speeds.network_ms);
-                self.queue.put(after_ms, What::Download(worker, step));
+                self.queue.put(after_ms, SimEvent::Download(worker, step));
             }
-            Output::TakeState { step } => {
+            Output::FetchState { step } => {
                 self.workers[worker].made_by = None;
                 let after_ms = self.random.between(0, speeds.network_ms);
-                self.queue.put(after_ms, What::Take(worker, step));
+                self.queue.put(after_ms, SimEvent::Take(worker, step));
             }
-            Output::ShowState { step } if self.uploads_fail() => {
+            Output::SendState { step } if self.uploads_fail() => {
                 self.not_uploaded(worker, UploadKind::State, step, "connection refused");
             }
             Output::WriteVersion { step } if self.uploads_fail() => {
                 self.not_uploaded(worker, UploadKind::Version, step, "connection refused");
             }
-            Output::ShowState { step } => {
+            Output::SendState { step } => {
                 self.flip_donor(worker);
                 if let Some(state) = self.workers[worker].state.clone() {
                     let took_ms = self.random.between(1, speeds.upload_ms);
-                    self.queue.put(took_ms, What::Shown(worker, step, state));
+                    self.queue.put(took_ms, SimEvent::Shown(worker, step, state));
                 }
             }
             Output::EnterView(view) => {
@@ -224,25 +224,25 @@ impl World<'_> {
             Output::Apply(commit) => {
                 self.workers[worker].prepared = None;
                 let took_ms = self.random.between(0, 3);
-                self.queue.put(took_ms, What::Apply(worker, commit));
+                self.queue.put(took_ms, SimEvent::Apply(worker, commit));
             }
             Output::WriteVersion { step } => {
                 let node = &self.workers[worker];
                 if let (Some(state), Some(member)) = (node.state.clone(), node.member) {
                     let took_ms = self.random.between(1, speeds.upload_ms);
-                    self.queue.put(took_ms, What::Uploaded(worker, member, step, state));
+                    self.queue.put(took_ms, SimEvent::Uploaded(worker, member, step, state));
                 }
             }
             Output::Export { .. } => {
                 let took_ms = self.random.between(1, speeds.upload_ms);
-                self.queue.put(took_ms, What::Exported);
+                self.queue.put(took_ms, SimEvent::Exported);
             }
             Output::Exit { code, message, .. } => self.exit_worker(worker, code, &message),
         }
         Ok(())
     }
 
-    fn say(&mut self, worker: usize, mut message: FromWorker) -> Finding {
+    fn say(&mut self, worker: usize, mut message: FromWorker) -> CheckResult {
         if let FromWorker::Join(Join { holds, .. }) = &message {
             let node = &mut self.workers[worker];
             node.prepared_before = holds.as_ref().and_then(|held| held.prepared);
@@ -256,18 +256,18 @@ impl World<'_> {
         }
         if let FromWorker::Ready(ready) = &message {
             if let Some(member) = self.workers[worker].member {
-                self.watch.on_ready(member, ready, slices(self.toy.elements) as usize)?;
+                self.oracle.on_ready(member, ready, slices(self.toy.elements) as usize)?;
             }
             self.workers[worker].prepared = Some((ready.key, ready.hash));
             World::archive(&mut self.archive.readies, ready.clone());
         }
         self.workers[worker].last_said = Some(message.clone());
-        self.send_up(worker, Plane::Control, Up::Control(message));
+        self.send_up(worker, Plane::Control, ToCoordinatorMessage::Control(message));
         Ok(())
     }
 
     fn exit_worker(&mut self, worker: usize, code: u8, message: &str) {
-        self.send_up(worker, Plane::Control, Up::Closed);
+        self.send_up(worker, Plane::Control, ToCoordinatorMessage::Closed);
         self.close_data(worker);
         let node = &mut self.workers[worker];
         node.is_alive = false;
@@ -281,6 +281,6 @@ impl World<'_> {
         node.state = Some(state);
         node.contribution = None; // It was computed from another one.
         (node.made_by, node.prepared_before) = (None, None);
-        self.queue.put(took_ms, What::Worker(worker, event));
+        self.queue.put(took_ms, SimEvent::Worker(worker, event));
     }
 }

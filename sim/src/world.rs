@@ -6,16 +6,16 @@ use protocol::coordinator::{OnNan, Outcome};
 use protocol::messages::{Commit, Ready, View};
 
 use crate::bug::Bug;
+use crate::checkers::{Oracle, Reference};
 use crate::coordinator::CoordinatorNode;
 use crate::disk::{Disk, StoredVersion};
-use crate::life::{Chaos, Life};
-use crate::link::Cuts;
+use crate::incarnation::{Chaos, Incarnation};
+use crate::link::Partitions;
 use crate::network::Queue;
 use crate::node::WorkerNode;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::toy::Toy;
-use crate::watch::{Reference, Watch};
 
 /// What a clock says when the world begins.
 pub(crate) const CLOCK: u64 = 30 * 86_400_000;
@@ -35,7 +35,7 @@ pub enum LifeEnd {
 
 /// What people were told, and what it cost.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Told {
+pub struct RunSummary {
     /// Steps that were tried again.
     pub retries: usize,
     /// Times that history went back.
@@ -54,7 +54,7 @@ pub struct Told {
 
 /// Messages that may come once more.
 #[derive(Default)]
-pub(crate) struct Archive {
+pub(crate) struct ReplayableMessages {
     pub(crate) readies: Vec<Ready>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) views: Vec<View>,
@@ -66,19 +66,19 @@ pub struct World<'a> {
     pub(crate) toy: Toy,
     pub(crate) bug: Option<Bug>,
     pub(crate) disk: Disk,
-    pub(crate) watch: Watch,
+    pub(crate) oracle: Oracle,
     pub(crate) queue: Queue,
     pub(crate) random: Random,
     pub(crate) coordinator: Option<CoordinatorNode>,
     pub(crate) workers: Vec<WorkerNode>,
-    pub(crate) archive: Archive,
+    pub(crate) archive: ReplayableMessages,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) corrupt_frames: u32,
     /// Whose next frame is of a step that hasn't begun.
     pub(crate) ahead: Option<usize>,
     /// The value and the bit that flips at the next donor.
     pub(crate) donor_flip: Option<(usize, u8)>,
-    pub(crate) cuts: Cuts,
+    pub(crate) cuts: Partitions,
     /// Attempts to open a data connection so far.
     pub(crate) attempts: u64,
     /// What the coordinator's clock is ahead of the world's.
@@ -94,7 +94,7 @@ pub struct World<'a> {
     pub(crate) is_healed: bool,
     pub(crate) stood_still_ms: u64,
     pub(crate) fired: Vec<Chaos>,
-    pub(crate) told: Told,
+    pub(crate) summary: RunSummary,
     /// The coordinator is dead and will be started again.
     pub(crate) is_restarting: bool,
     /// No local worker can be started until then.
@@ -129,17 +129,17 @@ impl<'a> World<'a> {
             toy: scenario.toy,
             bug,
             disk: Disk::default(),
-            watch: Watch::new(reference),
+            oracle: Oracle::new(reference),
             queue: Queue::default(),
             random: Random::stream(scenario.seed, "world"),
             coordinator: None,
             workers: Vec::new(),
-            archive: Archive::default(),
+            archive: ReplayableMessages::default(),
             outcome: None,
             corrupt_frames: 0,
             ahead: None,
             donor_flip: None,
-            cuts: Cuts::default(),
+            cuts: Partitions::default(),
             attempts: 0,
             coordinator_leap: 0,
             idle_ticks: 0,
@@ -150,7 +150,7 @@ impl<'a> World<'a> {
             is_healed: false,
             stood_still_ms: 0,
             fired: Vec::new(),
-            told: Told::default(),
+            summary: RunSummary::default(),
             is_restarting: false,
             launches_fail_until: 0,
             uploads_fail_until: 0,
@@ -180,19 +180,19 @@ impl<'a> World<'a> {
 
     /// Not where slices came from is looked at, but what comes of them.
     pub fn compare_bits_alone(&mut self) {
-        self.watch.compares_bits_alone = true;
+        self.oracle.compares_bits_alone = true;
     }
 
     /// Whether a flipped bit came into what was computed.
     #[must_use]
     pub fn was_tainted(&self) -> bool {
-        self.watch.was_tainted
+        self.oracle.was_tainted
     }
 
     /// Whether what it has made may still be somewhere.
     #[must_use]
     pub fn is_tainted(&self) -> bool {
-        self.watch.is_tainted
+        self.oracle.is_tainted
     }
 
     /// The longest that nothing was committed although all faults were over, in virtual milliseconds.
@@ -215,8 +215,8 @@ impl<'a> World<'a> {
 
     /// What people were told so far.
     #[must_use]
-    pub fn told(&self) -> &Told {
-        &self.told
+    pub fn summary(&self) -> &RunSummary {
+        &self.summary
     }
 
     /// Exit codes and messages of the last life's workers; `None` of those that were killed.
@@ -228,14 +228,14 @@ impl<'a> World<'a> {
     /// What this run came to, for others to reproduce.
     #[must_use]
     pub fn to_reference(&self) -> Option<Reference> {
-        self.newest_version().map(|(_, digest)| self.watch.to_reference(digest))
+        self.newest_version().map(|(_, digest)| self.oracle.to_reference(digest))
     }
 
     /// The coordinator and `life.workers` workers start, live and end.
     ///
     /// # Errors
     /// What a checker found.
-    pub fn live(&mut self, life: &Life) -> Result<LifeEnd, String> {
+    pub fn live(&mut self, life: &Incarnation) -> Result<LifeEnd, String> {
         self.prepare(life);
         self.wait_for = life.workers + life.missing;
         if !self.open_coordinator(self.wait_for)? {
@@ -254,7 +254,7 @@ impl<'a> World<'a> {
         Ok(end)
     }
 
-    fn prepare(&mut self, life: &Life) {
+    fn prepare(&mut self, life: &Incarnation) {
         self.queue.clear();
         self.workers.clear();
         self.coordinator = None;
@@ -282,7 +282,7 @@ impl<'a> World<'a> {
         }
         let is_tainted = |version: &StoredVersion| version.state.as_ref().is_some_and(|state| state.tainted);
         let has_tainted_version = self.disk.versions.values().any(is_tainted);
-        self.watch.on_life(has_tainted_version);
+        self.oracle.on_life(has_tainted_version);
     }
 
     pub(crate) fn damage_newest_version(&mut self) {

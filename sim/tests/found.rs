@@ -9,7 +9,7 @@ use std::sync::Arc;
 use protocol::coordinator::CheckpointEvery;
 use protocol::early_stopping::EarlyStopping;
 use protocol::schedule::Schedule;
-use sim::{Chaos, Life, Scenario, Which, reference, run};
+use sim::{Chaos, ConnectionKind, Incarnation, Scenario, reference, run};
 
 /// A run that is the same for all, but for what `tune` makes of it.
 fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
@@ -36,12 +36,12 @@ fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
     scenario
 }
 
-fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: impl Fn(u64) -> Life) {
+fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: impl Fn(u64) -> Incarnation) {
     let first = scenario(1, &tune);
     let reference = Arc::new(reference(&first).unwrap_or_else(|violation| panic!("{violation}")));
     for (world, at) in events.enumerate() {
         let scenario = scenario(world as u64, &tune);
-        let lives = [life(at), Life::quiet(2)];
+        let lives = [life(at), Incarnation::quiet(2)];
         if let Err(violation) = run(&scenario, &lives, reference.clone(), None, false) {
             panic!("{:?}: {}", lives[0], violation.message);
         }
@@ -52,7 +52,7 @@ fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: 
 #[test]
 fn a_pause_is_forgiven_once() {
     let leap = Chaos::CoordinatorClock(172_800_000);
-    holds(60..100, |_| {}, |at| Life { missing: 1, ..Life::with(2, &[(at, leap)]) });
+    holds(60..100, |_| {}, |at| Incarnation { missing: 1, ..Incarnation::with(2, &[(at, leap)]) });
 }
 
 /// A member was put out for the coordinator's own pause while what it had said waited to be read.
@@ -61,14 +61,14 @@ fn nobody_is_blamed_for_what_waits_to_be_read() {
     let paused = |at: u64| Chaos::PauseCoordinator(10_500 + at * 37 % 4_500);
     // The deadline that a broken edge has left behind comes before what was said, if the clock is asked first.
     let faults = |at| [(at, Chaos::BreakData(1)), (at + 1 + at % 6, paused(at))];
-    holds(60..400, |_| {}, |at| Life::with(3, &faults(at)));
+    holds(60..400, |_| {}, |at| Incarnation::with(3, &faults(at)));
 }
 
 /// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come. (Seen.)
 #[test]
 fn a_wait_that_ended_in_a_pause_goes_on() {
     let leap = Chaos::CoordinatorClock(103_467);
-    holds(1..60, |_| {}, |at| Life::supervised(5, &[(at, leap)]));
+    holds(1..60, |_| {}, |at| Incarnation::supervised(5, &[(at, leap)]));
 }
 
 /// History went back beyond a version that was whole and on its way to a journal that couldn't be written just then.
@@ -79,7 +79,7 @@ fn a_version_on_its_way_to_the_journal_counts() {
         scenario.speeds.upload_ms = 100;
     };
     let faults = |at| [(at, Chaos::JournalFails(10_000)), (at + 30, Chaos::KillAll { apart_ms: 0 })];
-    holds(60..400, often, |at| Life::supervised(2, &faults(at)));
+    holds(60..400, often, |at| Incarnation::supervised(2, &faults(at)));
 }
 
 /// A version that a deviant was still uploading when it was put out became one of the history that came after.
@@ -91,7 +91,7 @@ fn a_deviants_late_upload_is_no_version() {
     };
     // In the state before that version.
     let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 22 };
-    holds((0..600).map(|at| 50 + at % 60), slow, |at| Life::supervised(3, &[(at, flip)]));
+    holds((0..600).map(|at| 50 + at % 60), slow, |at| Incarnation::supervised(3, &[(at, flip)]));
 }
 
 /// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on. (Seen.)
@@ -99,7 +99,7 @@ fn a_deviants_late_upload_is_no_version() {
 fn a_journal_that_ends_in_zeros_is_torn() {
     let slow = |scenario: &mut Scenario| scenario.speeds.journal_ms = 300;
     let crash = Chaos::RestartCoordinator { host: true, after_ms: 1_000 };
-    holds(60..300, slow, |at| Life::supervised(3, &[(at, crash)]));
+    holds(60..300, slow, |at| Incarnation::supervised(3, &[(at, crash)]));
 }
 
 /// With a state that others lack and that can't be brought to them yet, a coordinator slept for no time at all. (Seen.)
@@ -107,7 +107,7 @@ fn a_journal_that_ends_in_zeros_is_torn() {
 fn a_holder_waits_for_those_that_are_put_off() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
     let faults = |at| [(at, Chaos::DiskFull(15_000)), (at + 1, Chaos::KillWorker(1))];
-    holds(60..300, two, |at| Life::supervised(2, &faults(at)));
+    holds(60..300, two, |at| Incarnation::supervised(2, &faults(at)));
 }
 
 /// History went back although a member that had the last state had joined again and only wasn't ready. (Seen.)
@@ -115,7 +115,7 @@ fn a_holder_waits_for_those_that_are_put_off() {
 fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
     let broken = |at: u64| {
         let all = (0..2).map(|worker| (at + 12, Chaos::BreakControl(worker)));
-        Life::supervised(2, &std::iter::once((at, Chaos::Joiners(2))).chain(all).collect::<Vec<_>>())
+        Incarnation::supervised(2, &std::iter::once((at, Chaos::Joiners(2))).chain(all).collect::<Vec<_>>())
     };
     holds(60..400, |_| {}, broken);
 }
@@ -125,8 +125,8 @@ fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
 #[test]
 fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
-    let cut = Chaos::Partition { worker: 0, which: Which::Data, up: true, down: true, ms: 74_575 };
-    holds((60..300).step_by(5), two, |at| Life::supervised(2, &[(at, cut)]));
+    let cut = Chaos::Partition { worker: 0, which: ConnectionKind::Data, up: true, down: true, ms: 74_575 };
+    holds((60..300).step_by(5), two, |at| Incarnation::supervised(2, &[(at, cut)]));
 }
 
 /// A donor was asked for its state while it was still building its model after it had joined again.
@@ -134,7 +134,7 @@ fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
 fn who_is_back_and_builds_its_model_is_no_donor() {
     let broken = |at: u64| {
         let back = (at + 1 + at % 40, Chaos::BreakControl((at % 2) as usize));
-        Life::supervised(2, &[(at, Chaos::Joiners(1)), back])
+        Incarnation::supervised(2, &[(at, Chaos::Joiners(1)), back])
     };
     holds(60..460, |_| {}, broken);
 }
@@ -146,7 +146,7 @@ fn who_is_told_to_apply_a_recovered_commit_is_no_donor_yet() {
     let restart = Chaos::RestartCoordinator { host: false, after_ms: 500 };
     let faults =
         |at: u64| [(at, restart), (at + 20, Chaos::Joiners(2)), (at + 30 + at % 50, Chaos::BreakControl(0))];
-    holds(60..360, slow, |at| Life::supervised(3, &faults(at)));
+    holds(60..360, slow, |at| Incarnation::supervised(3, &faults(at)));
 }
 
 /// A worker that came back was refused for the place that its own dead stream still held.
@@ -157,9 +157,9 @@ fn who_comes_back_takes_its_own_place() {
         scenario.speeds.network_ms = 300;
         scenario.speeds.compute_ms = 2_000;
     };
-    let (which, down) = (Which::Control, true);
+    let (which, down) = (ConnectionKind::Control, true);
     let stall = Chaos::Stall { worker: 1, which, up: false, down, ms: 60_000 };
-    holds((60..160).step_by(4), full, |at| Life::with(2, &[(at, stall)]));
+    holds((60..160).step_by(4), full, |at| Incarnation::with(2, &[(at, stall)]));
 }
 
 /// The holder of the newest state couldn't reach the data plane: the others waited for it, gave up, and the run ended although
@@ -167,10 +167,13 @@ fn who_comes_back_takes_its_own_place() {
 #[test]
 fn a_holder_that_cant_be_ready_is_not_waited_for_to_the_end() {
     let cut = |at: u64| {
-        let (which, up, down, ms) = (Which::Data, false, true, 95_000);
+        let (which, up, down, ms) = (ConnectionKind::Data, false, true, 95_000);
         let partition = Chaos::Partition { worker: 0, which, up, down, ms };
         let restart = Chaos::RestartCoordinator { host: false, after_ms: 5_000 };
-        Life::supervised(3, &[(at, Chaos::CorruptFrames(4)), (at + 90, partition), (at + 104, restart)])
+        Incarnation::supervised(
+            3,
+            &[(at, Chaos::CorruptFrames(4)), (at + 90, partition), (at + 104, restart)],
+        )
     };
     holds(20..140, |scenario| scenario.speeds.network_ms = 300, cut);
 }
@@ -194,7 +197,7 @@ fn an_evaluation_that_decides_is_not_lost_with_the_host() {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
     };
     let restart = Chaos::RestartCoordinator { host: true, after_ms: 5_000 };
-    holds(20..320, stops_early, |at| Life::supervised(2, &[(at, restart)]));
+    holds(20..320, stops_early, |at| Incarnation::supervised(2, &[(at, restart)]));
 }
 
 /// All were killed in turn while the device of one hung, and the newest version was damaged then. (Found with storms of version
@@ -209,5 +212,5 @@ fn a_version_that_is_damaged_after_all_were_killed_is_passed_over() {
         let (hang, kill) = (Chaos::HangWorker(0, 76_743), Chaos::KillAll { apart_ms: 2_732 });
         [(at, hang), (at + 161, kill), (at + 220, Chaos::DamageVersion)]
     };
-    holds(20..80, by_time, |at| Life::supervised(2, &faults(at)));
+    holds(20..80, by_time, |at| Incarnation::supervised(2, &faults(at)));
 }

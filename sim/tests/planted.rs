@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
-use sim::{Bug, Chaos, Life, Scenario, Which, World, reference, run};
+use sim::{Bug, Chaos, ConnectionKind, Incarnation, Scenario, World, reference, run};
 
 /// Seeds that a bug may take to show itself.
 const SEEDS: u64 = 12;
@@ -17,7 +17,7 @@ fn scenario(seed: u64) -> Scenario {
     scenario
 }
 
-fn check(bug: Bug, expected: &[&str], tune: impl Fn(&mut Scenario), lives: &[Life]) {
+fn check(bug: Bug, expected: &[&str], tune: impl Fn(&mut Scenario), lives: &[Incarnation]) {
     let mut found = Vec::new();
     for seed in 0..SEEDS {
         let mut scenario = scenario(seed);
@@ -34,56 +34,58 @@ fn check(bug: Bug, expected: &[&str], tune: impl Fn(&mut Scenario), lives: &[Lif
     assert!(found.iter().any(is_expected), "{bug:?} was not caught by {expected:?}; found: {found:#?}");
 }
 
-fn kill_at(event: u64) -> Life {
-    Life::with(3, &[(event, Chaos::KillCoordinator { host: false })])
+fn kill_at(event: u64) -> Incarnation {
+    Incarnation::with(3, &[(event, Chaos::KillCoordinator { host: false })])
 }
 
 #[test]
 fn a_commit_without_all_ready() {
     let expected = ["before member"];
-    check(Bug::CommitsWithoutAllReady, &expected, |_| {}, &[Life::quiet(3)]);
+    check(Bug::CommitsWithoutAllReady, &expected, |_| {}, &[Incarnation::quiet(3)]);
 }
 
 #[test]
 fn a_commit_without_the_view_check() {
     let stale: Vec<(u64, Chaos)> = (60..400).step_by(20).map(|at| (at, Chaos::Stale)).collect();
     let expected = ["before member", "bit-exact"];
-    check(Bug::IgnoresKeyOfReady, &expected, |_| {}, &[Life::with(3, &stale)]);
+    check(Bug::IgnoresKeyOfReady, &expected, |_| {}, &[Incarnation::with(3, &stale)]);
 }
 
 #[test]
 fn an_old_term_is_accepted() {
     let stale: Vec<(u64, Chaos)> = (60..400).step_by(10).map(|at| (at, Chaos::Stale)).collect();
     let expected = ["bit-exact", "identical replicas"];
-    check(Bug::AcceptsOldTerm, &expected, |_| {}, &[kill_at(250), Life::with(3, &stale)]);
+    check(Bug::AcceptsOldTerm, &expected, |_| {}, &[kill_at(250), Incarnation::with(3, &stale)]);
 }
 
 #[test]
 fn a_sum_in_the_order_of_arrival() {
-    check(Bug::SumsInArrivalOrder, &["bit-exact"], |_| {}, &[Life::quiet(3)]);
+    check(Bug::SumsInArrivalOrder, &["bit-exact"], |_| {}, &[Incarnation::quiet(3)]);
 }
 
 #[test]
 fn a_sum_in_place_over_a_held_partial() {
     // A member is lost when slices are reduced already: the others send what they hold once more, in another view.
-    let found: Vec<String> = sweep(Bug::SumsInPlace, |at| Life::with(3, &[(at, Chaos::KillWorker(2))]));
+    let found: Vec<String> =
+        sweep(Bug::SumsInPlace, |at| Incarnation::with(3, &[(at, Chaos::KillWorker(2))]));
     assert!(found.iter().any(|message| message.contains("bit-exact")), "{found:?}");
 }
 
 #[test]
 fn what_a_member_holds_is_computed_again() {
-    let found: Vec<String> = sweep(Bug::ForgetsPartials, |at| Life::with(3, &[(at, Chaos::KillWorker(2))]));
+    let found: Vec<String> =
+        sweep(Bug::ForgetsPartials, |at| Incarnation::with(3, &[(at, Chaos::KillWorker(2))]));
     assert!(found.iter().any(|message| message.contains("recomputed")), "{found:?}");
 }
 
 #[test]
 fn an_absent_child_is_added_as_zero() {
-    check(Bug::AddsAbsentAsZero, &["bit-exact"], |_| {}, &[Life::quiet(2)]);
+    check(Bug::AddsAbsentAsZero, &["bit-exact"], |_| {}, &[Incarnation::quiet(2)]);
 }
 
 #[test]
 fn a_sample_is_repeated_on_resume() {
-    let lives = [Life::with(3, &[(250, Chaos::Stop)]), Life::quiet(2)];
+    let lives = [Incarnation::with(3, &[(250, Chaos::Stop)]), Incarnation::quiet(2)];
     check(Bug::RepeatsSamplesOnResume, &["exactly once", "bit-exact"], |_| {}, &lives);
     // Nor does it need another run to compare with.
     let caught = (0..SEEDS).filter(|seed| {
@@ -97,12 +99,12 @@ fn a_sample_is_repeated_on_resume() {
 #[test]
 fn a_sample_repeated_in_a_replay_is_noticed_by_the_machine() {
     let expected = ["the replay of step"];
-    check(Bug::RepeatsSamplesOnResume, &expected, |_| {}, &[kill_at(250), Life::quiet(2)]);
+    check(Bug::RepeatsSamplesOnResume, &expected, |_| {}, &[kill_at(250), Incarnation::quiet(2)]);
 }
 
 #[test]
 fn a_torn_tail_is_not_cut() {
-    let lives = [kill_at(150), kill_at(160), kill_at(170), kill_at(180), kill_at(190), Life::quiet(2)];
+    let lives = [kill_at(150), kill_at(160), kill_at(170), kill_at(180), kill_at(190), Incarnation::quiet(2)];
     let slow_disk = |scenario: &mut Scenario| scenario.speeds.journal_ms = 400;
     check(Bug::LeavesTornTail, &["journal damaged", "one history"], slow_disk, &lives);
 }
@@ -114,14 +116,14 @@ fn another_replay_goes_unnoticed() {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
         scenario.plan.early_stopping = None;
     };
-    let changed = Life { other_data: true, ..Life::quiet(2) };
+    let changed = Incarnation { other_data: true, ..Incarnation::quiet(2) };
     let expected = ["came back as", "bit-exact"];
-    check(Bug::IgnoresReplayedHashes, &expected, sparse, &[kill_at(300), changed, Life::quiet(2)]);
+    check(Bug::IgnoresReplayedHashes, &expected, sparse, &[kill_at(300), changed, Incarnation::quiet(2)]);
 }
 
 #[test]
 fn applied_steps_are_forgotten_at_a_resume() {
-    check(Bug::ForgetsAppliedSteps, &["bit-exact"], |_| {}, &[kill_at(300), Life::quiet(2)]);
+    check(Bug::ForgetsAppliedSteps, &["bit-exact"], |_| {}, &[kill_at(300), Incarnation::quiet(2)]);
 }
 
 /// The newest version is damaged, so its steps are done again, and a bit flips meanwhile at the only member.
@@ -132,8 +134,8 @@ fn a_version_of_another_replay_takes_the_place_of_the_journalled_one() {
     let flip = Chaos::FlipBit { worker: 0, at: 378_883, bit: 31 };
     let mut found = Vec::new();
     for at in 15..80 {
-        let replay = Life { damaged_version: true, ..Life::with(1, &[(at, flip)]) };
-        let lives = [Life::with(1, &[(90, Chaos::Stop)]), replay, Life::quiet(2)];
+        let replay = Incarnation { damaged_version: true, ..Incarnation::with(1, &[(at, flip)]) };
+        let lives = [Incarnation::with(1, &[(90, Chaos::Stop)]), replay, Incarnation::quiet(2)];
         run(&scenario, &lives, reference.clone(), None, false)
             .unwrap_or_else(|violation| panic!("without the bug, at {at}: {violation}"));
         found.extend(run(&scenario, &lives, reference.clone(), Some(Bug::ReplacesVersions), false).err());
@@ -144,13 +146,13 @@ fn a_version_of_another_replay_takes_the_place_of_the_journalled_one() {
 
 #[test]
 fn a_damaged_version_is_loaded() {
-    let damaged = Life { damaged_version: true, ..Life::quiet(2) };
+    let damaged = Incarnation { damaged_version: true, ..Incarnation::quiet(2) };
     let expected = ["versions:"];
-    check(Bug::SkipsVersionChecks, &expected, |_| {}, &[kill_at(300), damaged, Life::quiet(1)]);
+    check(Bug::SkipsVersionChecks, &expected, |_| {}, &[kill_at(300), damaged, Incarnation::quiet(1)]);
 }
 
 /// What the checkers find in lives with the bug, by when it strikes; without the bug each of them holds.
-fn sweep(bug: Bug, life: impl Fn(u64) -> Life) -> Vec<String> {
+fn sweep(bug: Bug, life: impl Fn(u64) -> Incarnation) -> Vec<String> {
     let mut scenario = scenario(4);
     scenario.speeds.network_ms = 60; // One member is ready long before another.
     sweep_of(&scenario, bug, 40..200, life)
@@ -160,11 +162,11 @@ fn sweep_of(
     scenario: &Scenario,
     bug: Bug,
     events: std::ops::Range<u64>,
-    life: impl Fn(u64) -> Life,
+    life: impl Fn(u64) -> Incarnation,
 ) -> Vec<String> {
     let reference = Arc::new(reference(scenario).unwrap_or_else(|violation| panic!("{violation}")));
     let found = events.filter_map(|at| {
-        let lives = [life(at), Life::quiet(2)];
+        let lives = [life(at), Incarnation::quiet(2)];
         run(scenario, &lives, reference.clone(), None, false)
             .unwrap_or_else(|violation| panic!("without the bug, at {at}: {violation}"));
         run(scenario, &lives, reference.clone(), Some(bug), false).err()
@@ -182,7 +184,8 @@ fn a_prepared_step_is_forgotten() {
     scenario.speeds.network_ms = 300; // Commits are lost on their way.
     scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
     let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
-    let found = sweep_of(&scenario, Bug::ForgetsPrepared, 20..140, |at| Life::with(1, &[(at, restart)]));
+    let found =
+        sweep_of(&scenario, Bug::ForgetsPrepared, 20..140, |at| Incarnation::with(1, &[(at, restart)]));
     is_found(&found, "which a member has");
 }
 
@@ -191,8 +194,8 @@ fn early_frames_are_dropped() {
     // Members without microbatches get the others' result before they begin the step.
     let mut scenario = scenario(2);
     scenario.plan.geometry.microbatch = 6;
-    let slow = Chaos::SlowEdge { worker: 0, which: Which::Control, ms: 2_000 };
-    let found = sweep_of(&scenario, Bug::DropsEarlyFrames, 1..8, |at| Life::with(4, &[(at, slow)]));
+    let slow = Chaos::SlowEdge { worker: 0, which: ConnectionKind::Control, ms: 2_000 };
+    let found = sweep_of(&scenario, Bug::DropsEarlyFrames, 1..8, |at| Incarnation::with(4, &[(at, slow)]));
     is_found(&found, "early frames");
 }
 
@@ -200,7 +203,7 @@ fn early_frames_are_dropped() {
 /// that tells. Not so where a deviant had a part in what was kept: see the test below.
 #[test]
 fn reduced_slices_are_kept_over_an_abort() {
-    let found = sweep(Bug::KeepsSlicesOverAbort, |at| Life::with(3, &[(at, Chaos::KillWorker(2))]));
+    let found = sweep(Bug::KeepsSlicesOverAbort, |at| Incarnation::with(3, &[(at, Chaos::KillWorker(2))]));
     is_found(&found, "slices of its view");
 }
 
@@ -217,7 +220,7 @@ fn slices_that_a_deviant_had_a_part_in_are_kept_over_an_abort() {
             let life = |bug| {
                 let mut world = World::new(&scenario, Some(reference.clone()), bug);
                 world.compare_bits_alone();
-                world.live(&Life::supervised(3, &[(at, flip)]))
+                world.live(&Incarnation::supervised(3, &[(at, flip)]))
             };
             life(None).unwrap_or_else(|message| panic!("seed {seed}, without the bug, at {at}: {message}"));
             let found = life(Some(Bug::KeepsSlicesOverAbort)).err();
@@ -229,69 +232,70 @@ fn slices_that_a_deviant_had_a_part_in_are_kept_over_an_abort() {
 
 #[test]
 fn a_paused_coordinator_trusts_its_clock() {
-    let paused = |at| Life::with(3, &[(at, Chaos::PauseCoordinator(45_000))]);
+    let paused = |at| Incarnation::with(3, &[(at, Chaos::PauseCoordinator(45_000))]);
     is_found(&sweep_of(&scenario(3), Bug::TrustsTimeAfterPause, 150..154, paused), "is put out");
 }
 
 #[test]
 fn a_paused_worker_trusts_its_clock() {
     // Longer than it is patient, but its coordinator answers until its lease ends.
-    let paused = |at| Life::with(3, &[(at, Chaos::PauseWorker(1, 45_000))]);
+    let paused = |at| Incarnation::with(3, &[(at, Chaos::PauseWorker(1, 45_000))]);
     is_found(&sweep_of(&scenario(3), Bug::TrustsTimeAfterPause, 150..154, paused), "waits to be read");
 }
 
 #[test]
 fn a_silent_member_is_kept() {
-    let cut = Chaos::Partition { worker: 1, which: Which::Both, up: true, down: true, ms: 60_000 };
-    let found = sweep(Bug::KeepsTheSilent, |at| Life::supervised(3, &[(at, cut)]));
+    let cut = Chaos::Partition { worker: 1, which: ConnectionKind::Both, up: true, down: true, ms: 60_000 };
+    let found = sweep(Bug::KeepsTheSilent, |at| Incarnation::supervised(3, &[(at, cut)]));
     is_found(&found, "silent for longer");
 }
 
 #[test]
 fn a_deviant_replica_goes_unnoticed() {
     let flip = Chaos::FlipBit { worker: 1, at: 0, bit: 20 };
-    let found = sweep(Bug::IgnoresDisagreement, |at| Life::supervised(3, &[(at, flip)]));
+    let found = sweep(Bug::IgnoresDisagreement, |at| Incarnation::supervised(3, &[(at, flip)]));
     is_found(&found, "although its members' states or gradients differ");
 }
 
 #[test]
 fn a_commit_is_sent_while_the_journal_hangs() {
-    let hangs = |at| Life::with(3, &[(at, Chaos::JournalHangs(20_000))]);
+    let hangs = |at| Incarnation::with(3, &[(at, Chaos::JournalHangs(20_000))]);
     is_found(&sweep(Bug::CommitsBeforeItIsWritten, hangs), "that the journal doesn't hold");
 }
 
 #[test]
 fn exports_that_failed_are_forgotten() {
-    let lives = [Life::with(2, &[(1, Chaos::ExportsFail(600_000))]), Life::quiet(2)];
+    let lives = [Incarnation::with(2, &[(1, Chaos::ExportsFail(600_000))]), Incarnation::quiet(2)];
     check(Bug::ForgetsFailedExports, &["is complete and has none"], |_| {}, &lives);
 }
 
 #[test]
 fn a_worker_hides_what_its_numerics_are() {
-    let found = sweep(Bug::HidesNumerics, |at| Life::with(2, &[(at, Chaos::OtherNumerics)]));
+    let found = sweep(Bug::HidesNumerics, |at| Incarnation::with(2, &[(at, Chaos::OtherNumerics)]));
     is_found(&found, "members of two numerics");
 }
 
 #[test]
 fn what_is_not_finite_is_applied() {
     let nan = |scenario: &mut Scenario| scenario.toy.nan_sample = Some(20);
-    check(Bug::TrustsNan, &["is not finite, and is applied"], nan, &[Life::quiet(2)]);
-    let stops = Life { stops_at_nan: true, ..Life::quiet(2) };
-    check(Bug::TrustsNan, &["is not finite, and was committed"], nan, &[stops, Life::quiet(2)]);
+    check(Bug::TrustsNan, &["is not finite, and is applied"], nan, &[Incarnation::quiet(2)]);
+    let stops = Incarnation { stops_at_nan: true, ..Incarnation::quiet(2) };
+    check(Bug::TrustsNan, &["is not finite, and was committed"], nan, &[stops, Incarnation::quiet(2)]);
 }
 
 #[test]
 fn the_data_plane_grows_with_every_connection() {
     let breaks: Vec<(u64, Chaos)> = (60..400).step_by(50).map(|at| (at, Chaos::BreakData(1))).collect();
-    check(Bug::KeepsDeadConnections, &["growth: "], |_| {}, &[Life::with(3, &breaks)]);
+    check(Bug::KeepsDeadConnections, &["growth: "], |_| {}, &[Incarnation::with(3, &breaks)]);
 }
 
 #[test]
 fn a_version_that_is_damaged_while_the_run_lives_is_loaded() {
     let mut scenario = scenario(4);
     scenario.speeds.upload_ms = 20;
-    let life =
-        |at| Life::supervised(2, &[(at, Chaos::DamageVersion), (at + 1, Chaos::KillAll { apart_ms: 0 })]);
+    let life = |at| {
+        Incarnation::supervised(2, &[(at, Chaos::DamageVersion), (at + 1, Chaos::KillAll { apart_ms: 0 })])
+    };
     let found = sweep_of(&scenario, Bug::SkipsVersionChecks, 150..350, life);
     is_found(&found, "versions:");
 }

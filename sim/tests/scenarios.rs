@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::coordinator::{CheckpointEvery, OnNan};
 use protocol::messages::EndReason;
-use sim::{Chaos, Life, LifeEnd, Scenario, World, reference, run};
+use sim::{Chaos, Incarnation, LifeEnd, Scenario, World, reference, run};
 use support::{check, completed, outcome, scenario, slow};
 
 #[test]
@@ -16,7 +16,7 @@ fn any_number_of_workers_comes_to_the_same_bits() {
         scenario.plan.min_workers = 1;
         let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
         for workers in [1, 2, 3, 5, 7] {
-            run(&scenario, &[Life::quiet(workers)], reference.clone(), None, false)
+            run(&scenario, &[Incarnation::quiet(workers)], reference.clone(), None, false)
                 .unwrap_or_else(|violation| panic!("{workers} workers: {violation}"));
         }
     }
@@ -31,13 +31,13 @@ fn a_gradient_of_several_slices_comes_to_the_same_bits() {
     scenario.plan.geometry.microbatch = 1;
     scenario.plan.total_steps = 1;
     let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
-    run(&scenario, &[Life::quiet(2)], reference, None, false)
+    run(&scenario, &[Incarnation::quiet(2)], reference, None, false)
         .unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 #[test]
 fn a_stop_finishes_the_step_and_writes_a_version() {
-    let life = Life::with(2, &[(120, Chaos::Stop)]);
+    let life = Incarnation::with(2, &[(120, Chaos::Stop)]);
     check(&life, EndReason::Interrupted, 130, &["SIGINT", "its version is written", "--resume"]);
     let scenario = scenario(3);
     let mut world = World::new(&scenario, None, None);
@@ -51,8 +51,8 @@ fn a_donor_with_a_flipped_bit_is_found_out_or_makes_no_difference() {
     let scenario = slow(5);
     for bit in [0, 12, 22, 31] {
         let events = [(1, Chaos::FlipDonor { at: 3, bit }), (80, Chaos::Joiners(1))];
-        let world = completed(&scenario, &Life::supervised(3, &events), None);
-        assert!(world.was_tainted() && world.told().rewinds > 0, "bit {bit}: {:?}", world.told());
+        let world = completed(&scenario, &Incarnation::supervised(3, &events), None);
+        assert!(world.was_tainted() && world.summary().rewinds > 0, "bit {bit}: {:?}", world.summary());
     }
 }
 
@@ -63,7 +63,7 @@ fn a_nan_stops_the_run_or_is_skipped() {
     let skipped = reference(&scenario).unwrap_or_else(|violation| panic!("{violation}"));
     scenario.plan.on_nan = OnNan::Stop;
     let mut world = World::new(&scenario, None, None);
-    let stopped = outcome(&mut world, &Life::quiet(3));
+    let stopped = outcome(&mut world, &Incarnation::quiet(3));
     assert_eq!((stopped.reason, stopped.code), (EndReason::Failed, 4));
     assert!(
         stopped.message.contains("not finite") && stopped.message.contains("on_nan"),
@@ -72,7 +72,8 @@ fn a_nan_stops_the_run_or_is_skipped() {
     );
     // Going on with "skip" comes to the bits of a run that skipped from the start.
     let going_on = Scenario { plan: sim_plan(&scenario, OnNan::Skip), ..scenario.clone() };
-    run(&going_on, &[Life::quiet(2)], Arc::new(skipped), None, false).unwrap_or_else(|v| panic!("{v}"));
+    run(&going_on, &[Incarnation::quiet(2)], Arc::new(skipped), None, false)
+        .unwrap_or_else(|v| panic!("{v}"));
 }
 
 fn sim_plan(scenario: &Scenario, on_nan: OnNan) -> protocol::coordinator::RunPlan {
@@ -85,7 +86,7 @@ fn steps_whose_samples_weigh_nothing_are_skipped() {
     scenario.toy.weightless = 1;
     let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
     let first = reference.checks.values().next().copied();
-    run(&scenario, &[Life::quiet(3)], reference, None, false)
+    run(&scenario, &[Incarnation::quiet(3)], reference, None, false)
         .unwrap_or_else(|violation| panic!("{violation}"));
     assert!(first.is_some());
 }
@@ -98,13 +99,15 @@ fn a_deviant_replica_is_put_out_and_what_it_touched_is_done_again() {
         let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
         let mut world = World::new(&scenario, Some(reference), None);
         // The final digest is compared with the quiet run's.
-        let found =
-            outcome(&mut world, &Life::with(3, &[(180, Chaos::FlipBit { worker: 1, at: 0, bit: 20 })]));
+        let found = outcome(
+            &mut world,
+            &Incarnation::with(3, &[(180, Chaos::FlipBit { worker: 1, at: 0, bit: 20 })]),
+        );
         assert_eq!(found.reason, EndReason::Completed, "{}", found.message);
-        let told = world.told();
+        let summary = world.summary();
         let is_named = |reason: &String| reason.contains("worker-1 deviates from the strict majority");
-        assert_eq!(told.left.iter().any(is_named), told.rewinds > 0, "{told:?}");
-        rewound += usize::from(told.rewinds > 0);
+        assert_eq!(summary.left.iter().any(is_named), summary.rewinds > 0, "{summary:?}");
+        rewound += usize::from(summary.rewinds > 0);
     }
     assert!(rewound >= 4, "only {rewound} of 8 flips were in the middle of a run");
 }
@@ -117,12 +120,14 @@ fn two_that_differ_go_back_together() {
         let scenario = scenario(seed);
         let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
         let mut world = World::new(&scenario, Some(reference), None);
-        let found =
-            outcome(&mut world, &Life::with(2, &[(180, Chaos::FlipBit { worker: 1, at: 0, bit: 20 })]));
+        let found = outcome(
+            &mut world,
+            &Incarnation::with(2, &[(180, Chaos::FlipBit { worker: 1, at: 0, bit: 20 })]),
+        );
         assert_eq!(found.reason, EndReason::Completed, "{}", found.message);
-        let told = world.told();
-        assert!(told.left.iter().all(|reason| !reason.contains("deviates")), "{told:?}");
-        rewound += usize::from(told.rewinds > 0);
+        let summary = world.summary();
+        assert!(summary.left.iter().all(|reason| !reason.contains("deviates")), "{summary:?}");
+        rewound += usize::from(summary.rewinds > 0);
     }
     assert!(rewound >= 4, "only {rewound} of 8 flips were in the middle of a run");
 }
@@ -133,9 +138,9 @@ fn a_changed_dataset_is_a_loud_failure_of_the_replay() {
         let mut scenario = scenario(seed);
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
         let mut world = World::new(&scenario, None, None);
-        let killed = world.live(&Life::with(3, &[(220, Chaos::KillCoordinator { host: false })]));
+        let killed = world.live(&Incarnation::with(3, &[(220, Chaos::KillCoordinator { host: false })]));
         assert_eq!(killed, Ok(LifeEnd::Killed));
-        let found = outcome(&mut world, &Life { other_data: true, ..Life::quiet(2) });
+        let found = outcome(&mut world, &Incarnation { other_data: true, ..Incarnation::quiet(2) });
         assert_eq!(found.code, 4, "seed {seed}: {}", found.message);
         assert!(found.message.contains("the replay of step 1 (Train) gave hash"), "{}", found.message);
     }
@@ -162,14 +167,14 @@ fn a_run_that_ends_early_ends_at_the_same_step_whatever_happens() {
         let restart = Chaos::RestartCoordinator { host: seed % 2 == 0, after_ms: 100 };
         let at = 150 + 40 * seed;
         for life in [
-            Life::quiet(3),
-            Life::with(2, &[(at, restart), (at + 20, Chaos::KillWorker(1))]),
-            Life::with(3, &[(at, Chaos::Stop)]),
+            Incarnation::quiet(3),
+            Incarnation::with(2, &[(at, restart), (at + 20, Chaos::KillWorker(1))]),
+            Incarnation::with(3, &[(at, Chaos::Stop)]),
         ] {
             let mut world = World::new(&scenario, Some(reference.clone()), None);
             let mut found = outcome(&mut world, &life);
             if found.reason == EndReason::Interrupted {
-                found = outcome(&mut world, &Life::quiet(2));
+                found = outcome(&mut world, &Incarnation::quiet(2));
             }
             assert_eq!(
                 (found.reason, found.step),
@@ -180,7 +185,7 @@ fn a_run_that_ends_early_ends_at_the_same_step_whatever_happens() {
             let said = "ended early after step 9: loss has not improved for 2 evaluations; the best was";
             assert!(found.message.starts_with(said), "seed {seed}: {}", found.message);
             assert!(found.message.ends_with("after step 3"), "seed {seed}: {}", found.message);
-            assert_eq!(world.live(&Life::quiet(1)), Ok(LifeEnd::WasComplete));
+            assert_eq!(world.live(&Incarnation::quiet(1)), Ok(LifeEnd::WasComplete));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A fixed set of seeds, and what a seed is worth.
 
-use sim::{Life, Scenario, World, run_seed};
+use sim::{Incarnation, Scenario, World, run_seed};
 
 #[test]
 fn two_thousand_seeds_hold_every_invariant() {
@@ -44,6 +44,6 @@ fn the_trace_is_of_something() {
     let scenario = Scenario::of(1);
     let mut world = World::new(&scenario, None, None);
     world.start_trace();
-    world.live(&Life::quiet(2)).expect("a quiet life");
+    world.live(&Incarnation::quiet(2)).expect("a quiet life");
     assert!(world.trace().len() > 50);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::coordinator::CheckpointEvery;
 use protocol::messages::EndReason;
-use sim::{Chaos, Life, Which, World, reference, run};
+use sim::{Chaos, ConnectionKind, Incarnation, World, reference, run};
 use support::{check, completed, outcome, scenario, slow};
 
 #[test]
@@ -15,9 +15,9 @@ fn a_coordinator_that_is_killed_at_any_event_goes_on_from_what_its_members_hold(
     let mut recovered = 0;
     for event in (1..420).step_by(3) {
         let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
-        let world = completed(&scenario, &Life::with(2, &[(event, restart)]), None);
-        assert_eq!(world.told().rewinds, 0, "killed at {event}: {:?}", world.told());
-        recovered += usize::from(world.told().views >= 2);
+        let world = completed(&scenario, &Incarnation::with(2, &[(event, restart)]), None);
+        assert_eq!(world.summary().rewinds, 0, "killed at {event}: {:?}", world.summary());
+        recovered += usize::from(world.summary().views >= 2);
     }
     assert!(recovered > 60, "only {recovered} kills hit a running run");
 }
@@ -30,7 +30,7 @@ fn a_kill_at_any_event_is_survived() {
         for chaos in [Chaos::KillCoordinator { host: false }, Chaos::KillWorker(0)] {
             run(
                 &scenario,
-                &[Life::with(2, &[(event, chaos)]), Life::quiet(2)],
+                &[Incarnation::with(2, &[(event, chaos)]), Incarnation::quiet(2)],
                 reference.clone(),
                 None,
                 false,
@@ -45,13 +45,13 @@ fn what_the_journal_lost_with_its_host_comes_back_with_the_members() {
     let scenario = scenario(7);
     for event in (60..420).step_by(3) {
         let restart = Chaos::RestartCoordinator { host: true, after_ms: 1_000 };
-        completed(&scenario, &Life::with(3, &[(event, restart)]), None);
+        completed(&scenario, &Incarnation::with(3, &[(event, restart)]), None);
     }
 }
 
 #[test]
 fn a_paused_coordinator_blames_nobody() {
-    check(&Life::with(3, &[(150, Chaos::PauseCoordinator(45_000))]), EndReason::Completed, 0, &[]);
+    check(&Incarnation::with(3, &[(150, Chaos::PauseCoordinator(45_000))]), EndReason::Completed, 0, &[]);
 }
 
 #[test]
@@ -59,41 +59,41 @@ fn a_clock_that_leaps_blames_nobody() {
     let scenario = slow(3);
     for leap_ms in [3_000, 30_000, 86_400_000] {
         for chaos in [Chaos::CoordinatorClock(leap_ms), Chaos::WorkerClock(1, leap_ms)] {
-            let world = completed(&scenario, &Life::with(3, &[(150, chaos)]), None);
+            let world = completed(&scenario, &Incarnation::with(3, &[(150, chaos)]), None);
             assert_eq!(
-                (world.told().left.len(), world.told().retries),
+                (world.summary().left.len(), world.summary().retries),
                 (0, 0),
                 "{chaos:?}: {:?}",
-                world.told()
+                world.summary()
             );
         }
     }
     // Not even one that goes back, which a monotonic one doesn't.
-    completed(&scenario, &Life::with(3, &[(150, Chaos::CoordinatorClock(-30_000))]), None);
+    completed(&scenario, &Incarnation::with(3, &[(150, Chaos::CoordinatorClock(-30_000))]), None);
 }
 
 #[test]
 fn messages_that_come_twice_are_taken_once() {
     let scenario = scenario(2);
     let twice: Vec<(u64, Chaos)> = (1..400).step_by(3).map(|at| (at, Chaos::Duplicates)).collect();
-    let world = completed(&scenario, &Life::with(3, &twice), None);
-    assert_eq!((world.told().left.len(), world.told().retries), (0, 0), "{:?}", world.told());
+    let world = completed(&scenario, &Incarnation::with(3, &twice), None);
+    assert_eq!((world.summary().left.len(), world.summary().retries), (0, 0), "{:?}", world.summary());
 }
 
 #[test]
 fn a_journal_that_fails_for_a_while_only_takes_time() {
-    check(&Life::with(3, &[(120, Chaos::JournalFails(30_000))]), EndReason::Completed, 0, &[]);
+    check(&Incarnation::with(3, &[(120, Chaos::JournalFails(30_000))]), EndReason::Completed, 0, &[]);
 }
 
 #[test]
 fn a_stop_while_the_journal_fails_doesnt_wait_for_it() {
-    let life = Life::with(3, &[(120, Chaos::JournalFails(600_000)), (160, Chaos::Stop)]);
+    let life = Incarnation::with(3, &[(120, Chaos::JournalFails(600_000)), (160, Chaos::Stop)]);
     check(&life, EndReason::Interrupted, 130, &["the journal can't be written", "--resume"]);
 }
 
 #[test]
 fn a_full_disk_at_the_end_fails_and_resumes() {
-    let life = Life::with(2, &[(120, Chaos::DiskFull(3_600_000))]);
+    let life = Incarnation::with(2, &[(120, Chaos::DiskFull(3_600_000))]);
     check(&life, EndReason::Failed, 4, &["state 9 could not be written as a version", "no space left"]);
 }
 
@@ -101,9 +101,9 @@ fn a_full_disk_at_the_end_fails_and_resumes() {
 fn without_any_whole_version_the_run_starts_again_from_its_seed() {
     let scenario = scenario(5);
     let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
-    let host_dies_early = |event| Life::with(2, &[(event, Chaos::KillCoordinator { host: true })]);
+    let host_dies_early = |event| Incarnation::with(2, &[(event, Chaos::KillCoordinator { host: true })]);
     for event in (5..60).step_by(5) {
-        run(&scenario, &[host_dies_early(event), Life::quiet(3)], reference.clone(), None, false)
+        run(&scenario, &[host_dies_early(event), Incarnation::quiet(3)], reference.clone(), None, false)
             .unwrap_or_else(|violation| panic!("killed at {event}: {violation}"));
     }
 }
@@ -119,7 +119,7 @@ fn a_step_that_was_committed_in_another_view_is_recovered() {
             let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
             let chaos =
                 [(at, Chaos::BreakControl(0)), (at + later, restart), (at + later, Chaos::KillWorker(1))];
-            completed(&scenario, &Life::with(2, &chaos), None);
+            completed(&scenario, &Incarnation::with(2, &chaos), None);
         }
     }
 }
@@ -134,7 +134,7 @@ fn a_commit_that_is_recovered_late_costs_no_state() {
             (20..140).step_by(3).flat_map(|at| (1..40).step_by(5).map(move |later| (at, later)))
         {
             let chaos = [(at, restart), (at + later, Chaos::HangWorker(0, 90_000))];
-            completed(&scenario, &Life::supervised(1, &chaos), None);
+            completed(&scenario, &Incarnation::supervised(1, &chaos), None);
         }
     }
 }
@@ -154,9 +154,9 @@ fn a_deviants_version_is_not_gone_back_to_after_a_restart() {
             let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 20 };
             let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
             let mut world = World::new(&scenario, Some(reference.clone()), None);
-            let found = outcome(&mut world, &Life::with(3, &[(at, flip), (at + later, restart)]));
+            let found = outcome(&mut world, &Incarnation::with(3, &[(at, flip), (at + later, restart)]));
             assert_eq!(found.code, 0, "{}", found.message);
-            if world.told().rewinds > 0 {
+            if world.summary().rewinds > 0 {
                 rewound += 1;
                 let digest = world.newest_version().map(|(_, digest)| digest);
                 assert_eq!(
@@ -181,10 +181,12 @@ fn a_flip_in_a_replay_costs_another_replay() {
             (200..330).step_by(20).flat_map(|at| (40..200).step_by(8).map(move |later| (at, later)))
         {
             let flip = Chaos::FlipBit { worker: 4, at: 0, bit: 20 };
-            let life = Life::supervised(3, &[(at, Chaos::KillAll { apart_ms: 0 }), (at + later, flip)]);
+            let life =
+                Incarnation::supervised(3, &[(at, Chaos::KillAll { apart_ms: 0 }), (at + later, flip)]);
             let world = completed(&scenario, &life, None);
-            again +=
-                usize::from(world.told().warnings.iter().any(|text| text.contains("once more from state")));
+            again += usize::from(
+                world.summary().warnings.iter().any(|text| text.contains("once more from state")),
+            );
         }
     }
     assert!(again > 0, "no flip came into a replay");
@@ -199,9 +201,10 @@ fn what_a_crash_takes_of_the_journal_comes_back_however_much_it_is() {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(1_000);
         for at in (200..400).step_by(8) {
             let restart = Chaos::RestartCoordinator { host: true, after_ms: 1_000 };
-            let world = completed(&scenario, &Life::with(3, &[(at, restart)]), None);
-            assert_eq!(world.told().rewinds, 0, "seed {seed}, a crash at {at}");
-            adopted += usize::from(world.told().warnings.iter().any(|text| text.contains("brought it back")));
+            let world = completed(&scenario, &Incarnation::with(3, &[(at, restart)]), None);
+            assert_eq!(world.summary().rewinds, 0, "seed {seed}, a crash at {at}");
+            adopted +=
+                usize::from(world.summary().warnings.iter().any(|text| text.contains("brought it back")));
         }
     }
     assert!(adopted > 10, "{adopted}");
@@ -220,20 +223,25 @@ fn a_deviant_that_was_alone_after_a_takeover_is_found_out_when_the_others_come()
             (100..220).step_by(6).flat_map(|at| (0..40).step_by(4).map(move |later| (at, later)))
         {
             let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 20 };
-            let cut =
-                |worker| Chaos::Partition { worker, which: Which::Control, up: true, down: true, ms: 15_000 };
+            let cut = |worker| Chaos::Partition {
+                worker,
+                which: ConnectionKind::Control,
+                up: true,
+                down: true,
+                ms: 15_000,
+            };
             let restart = Chaos::RestartCoordinator { host: false, after_ms: 100 };
             let chaos = [(at, flip), (at + later, cut(1)), (at + later, cut(2)), (at + later, restart)];
             let mut world = World::new(&scenario, Some(reference.clone()), None);
-            let found = outcome(&mut world, &Life::with(3, &chaos));
+            let found = outcome(&mut world, &Incarnation::with(3, &chaos));
             assert_eq!(found.code, 0, "seed {seed}, {chaos:?}: {}", found.message);
-            let told = world.told();
+            let summary = world.summary();
             let is_late = |text: &String| text.contains("what members hold of state");
-            if told.warnings.iter().any(is_late) {
+            if summary.warnings.iter().any(is_late) {
                 found_late += 1;
-                named += usize::from(told.left.iter().any(|text| text.contains("worker-0 deviates from")));
+                named += usize::from(summary.left.iter().any(|text| text.contains("worker-0 deviates from")));
                 let digest = world.newest_version().map(|(_, digest)| digest);
-                assert_eq!(digest, Some(reference.digest), "seed {seed}, {chaos:?}: {told:?}");
+                assert_eq!(digest, Some(reference.digest), "seed {seed}, {chaos:?}: {summary:?}");
             }
         }
     }
@@ -242,18 +250,18 @@ fn a_deviant_that_was_alone_after_a_takeover_is_found_out_when_the_others_come()
 
 #[test]
 fn a_journal_that_hangs_for_a_while_only_takes_time() {
-    let hangs = Life::with(3, &[(120, Chaos::JournalHangs(40_000))]);
+    let hangs = Incarnation::with(3, &[(120, Chaos::JournalHangs(40_000))]);
     check(&hangs, EndReason::Completed, 0, &[]);
     let scenario = scenario(2);
     for at in (20..400).step_by(7) {
-        let world = completed(&scenario, &Life::with(3, &[(at, Chaos::JournalHangs(40_000))]), None);
-        assert!(world.told().left.is_empty(), "hangs at {at}: {:?}", world.told());
+        let world = completed(&scenario, &Incarnation::with(3, &[(at, Chaos::JournalHangs(40_000))]), None);
+        assert!(world.summary().left.is_empty(), "hangs at {at}: {:?}", world.summary());
     }
 }
 
 #[test]
 fn exports_that_fail_for_a_while_are_written() {
-    check(&Life::with(2, &[(1, Chaos::ExportsFail(3_000))]), EndReason::Completed, 0, &[]);
-    let life = Life::with(2, &[(1, Chaos::ExportsFail(3_600_000))]);
+    check(&Incarnation::with(2, &[(1, Chaos::ExportsFail(3_000))]), EndReason::Completed, 0, &[]);
+    let life = Incarnation::with(2, &[(1, Chaos::ExportsFail(3_600_000))]);
     check(&life, EndReason::Failed, 4, &["but the export failed", "--resume"]);
 }

@@ -20,7 +20,7 @@ pub struct HeldFolder {
 
 /// Where a held folder is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Whereabouts {
+pub enum FolderLocation {
     /// Where it was.
     InPlace,
     /// It was moved, and is here now.
@@ -48,15 +48,15 @@ impl HeldFolder {
 
     /// Where it is. A file system that can't say so just now has the folder in its place: only what is known is told.
     #[must_use]
-    pub fn whereabouts(&self) -> Whereabouts {
+    pub fn whereabouts(&self) -> FolderLocation {
         match self.is_at(&self.path) {
             Ok(false) => {}
             Err(why) if is_absence(&why) => {}
-            Ok(true) | Err(_) => return Whereabouts::InPlace,
+            Ok(true) | Err(_) => return FolderLocation::InPlace,
         }
         let link = format!("/proc/self/fd/{}", self.folder.as_raw_fd());
         let now = std::fs::read_link(link).ok().filter(|now| self.is_at(now).unwrap_or(false));
-        now.map_or(Whereabouts::Gone, Whereabouts::Moved)
+        now.map_or(FolderLocation::Gone, FolderLocation::Moved)
     }
 
     fn is_at(&self, path: &Path) -> std::io::Result<bool> {
@@ -85,17 +85,17 @@ mod tests {
         std::fs::create_dir(&path).expect("made");
         std::fs::write(path.join("lock"), "").expect("written");
         let held = HeldFolder::open(&path, "lock").expect("opened");
-        assert_eq!(held.whereabouts(), Whereabouts::InPlace);
+        assert_eq!(held.whereabouts(), FolderLocation::InPlace);
         std::fs::rename(&path, &other).expect("moved");
-        let moved = Whereabouts::Moved(other.canonicalize().expect("it is there"));
+        let moved = FolderLocation::Moved(other.canonicalize().expect("it is there"));
         assert_eq!(held.whereabouts(), moved);
         std::fs::create_dir(&path).expect("another one of its name");
         assert_eq!(held.whereabouts(), moved);
         std::fs::remove_dir_all(&other).expect("removed");
-        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        assert_eq!(held.whereabouts(), FolderLocation::Gone);
         std::fs::remove_dir(&path).expect("removed");
         std::fs::write(&path, "a file").expect("written");
-        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        assert_eq!(held.whereabouts(), FolderLocation::Gone);
     }
 
     /// As `rm -rf` leaves it that met a file which was made meanwhile.
@@ -105,8 +105,8 @@ mod tests {
         std::fs::write(dir.path().join("lock"), "").expect("written");
         let held = HeldFolder::open(dir.path(), "lock").expect("opened");
         std::fs::remove_file(dir.path().join("lock")).expect("removed");
-        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        assert_eq!(held.whereabouts(), FolderLocation::Gone);
         std::fs::write(dir.path().join("lock"), "").expect("another one");
-        assert_eq!(held.whereabouts(), Whereabouts::Gone);
+        assert_eq!(held.whereabouts(), FolderLocation::Gone);
     }
 }

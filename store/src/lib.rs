@@ -12,6 +12,6 @@ pub mod signing;
 pub mod versions;
 
 pub use atomic::{StoreError, StoreErrorKind, write_file};
-pub use held_folder::{HeldFolder, Whereabouts};
+pub use held_folder::{FolderLocation, HeldFolder};
 pub use open_files::raise_open_files;
 pub use run_dir::{RunDir, RunDirError};

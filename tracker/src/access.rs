@@ -35,7 +35,7 @@ pub trait Access: Send + Sync {
 
 /// The token that a request has shown: an extension of it, for answers that go on for long.
 #[derive(Clone)]
-pub(crate) struct Shown(pub(crate) Arc<str>);
+pub(crate) struct PresentedToken(pub(crate) Arc<str>);
 
 /// Where a connection comes from: an extension of its requests.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::meaning::{self, Prediction};
+use crate::metric_definitions::{self, Prediction};
 
 /// Labels at most: of more nobody reads a matrix, and `run.json` is written anew with each version. Precision and recall
 /// of each label are in `metrics.jsonl` in any case.
@@ -30,7 +30,7 @@ impl Confusion {
             return None;
         }
         let counts: Option<Vec<u64>> =
-            meaning::confusion(labels.len(), sums)?.iter().map(|sum| count(*sum)).collect();
+            metric_definitions::confusion(labels.len(), sums)?.iter().map(|sum| count(*sum)).collect();
         let rows = counts?.chunks(labels.len()).map(<[u64]>::to_vec).collect();
         Some(Self { step, labels: labels.clone(), rows })
     }

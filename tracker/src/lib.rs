@@ -13,7 +13,7 @@ pub mod filter;
 pub mod follow;
 pub mod index;
 pub mod keys;
-pub mod meaning;
+pub mod metric_definitions;
 mod metrics_file;
 mod number;
 pub mod prometheus;

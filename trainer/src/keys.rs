@@ -12,7 +12,7 @@ use crate::error::TrainerError;
 /// Reads the table. A key that the type doesn't have is refused whether or not the type says `deny_unknown_fields`:
 /// a typo must not train with a default.
 pub(crate) fn read<T: DeserializeOwned>(kind: &str, keys: &Map<String, Value>) -> Result<T, TrainerError> {
-    let seen = Seen::default();
+    let seen = KeyContext::default();
     T::deserialize(Section { kind, keys, seen: &seen }).map_err(|error| {
         let refused = seen.refused.take();
         let wrong = || seen.at.get().map(|key| format!("model.{key} = {}: {error}", shown(&keys[key])));
@@ -23,7 +23,7 @@ pub(crate) fn read<T: DeserializeOwned>(kind: &str, keys: &Map<String, Value>) -
 
 /// What serde's own error doesn't say.
 #[derive(Default)]
-struct Seen<'a> {
+struct KeyContext<'a> {
     /// The key whose value is being read.
     at: Cell<Option<&'a str>>,
     /// Why the keys are refused.
@@ -34,7 +34,7 @@ struct Seen<'a> {
 struct Section<'a, 's> {
     kind: &'a str,
     keys: &'a Map<String, Value>,
-    seen: &'s Seen<'a>,
+    seen: &'s KeyContext<'a>,
 }
 
 impl Section<'_, '_> {
@@ -86,7 +86,7 @@ impl<'de> Deserializer<'de> for Section<'de, '_> {
 struct Entries<'a, 's> {
     rest: serde_json::map::Iter<'a>,
     value: Option<&'a Value>,
-    seen: &'s Seen<'a>,
+    seen: &'s KeyContext<'a>,
 }
 
 impl<'a> MapAccess<'a> for Entries<'a, '_> {

@@ -182,7 +182,7 @@ fn messages() -> Seeds {
         ToWorker::Load { step: 1 },
         ToWorker::View(view()),
         ToWorker::Commit(made),
-        ToWorker::ShowState { step: 1 },
+        ToWorker::SendState { step: 1 },
         ToWorker::WriteVersion { step: 1 },
         ToWorker::End { reason: EndReason::Failed, message: "NaN".to_owned() },
         ToWorker::Alive,

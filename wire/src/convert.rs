@@ -308,8 +308,8 @@ pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
         ToWorker::Load { step } => M::Load(proto::Load { step }),
         ToWorker::View(view) => M::View(view_out(view)),
         ToWorker::Commit(commit) => M::Commit(commit_out(&commit)),
-        ToWorker::ShowState { step } => M::ShowState(proto::ShowState { step }),
-        ToWorker::TakeState { step } => M::TakeState(proto::TakeState { step }),
+        ToWorker::SendState { step } => M::SendState(proto::SendState { step }),
+        ToWorker::FetchState { step } => M::FetchState(proto::FetchState { step }),
         ToWorker::WriteVersion { step } => M::WriteVersion(proto::WriteVersion { step }),
         ToWorker::Export { step } => M::Export(proto::Export { step }),
         ToWorker::End { reason, message } => {
@@ -342,8 +342,8 @@ pub fn to_worker_in(message: proto::ToWorker) -> Result<ToWorker, BadMessage> {
         M::Load(load) => ToWorker::Load { step: load.step },
         M::View(view) => ToWorker::View(view_in(view)?),
         M::Commit(commit) => ToWorker::Commit(commit_in(commit)?),
-        M::ShowState(show) => ToWorker::ShowState { step: show.step },
-        M::TakeState(take) => ToWorker::TakeState { step: take.step },
+        M::SendState(show) => ToWorker::SendState { step: show.step },
+        M::FetchState(take) => ToWorker::FetchState { step: take.step },
         M::WriteVersion(write) => ToWorker::WriteVersion { step: write.step },
         M::Export(export) => ToWorker::Export { step: export.step },
         M::End(end) => {

@@ -124,7 +124,7 @@ fn connect_within(
     deadline: Duration,
 ) -> Result<(), HandshakeError> {
     let binding = stream.binding()?;
-    let mut stream = Bounded::new(stream, deadline);
+    let mut stream = DeadlineStream::new(stream, deadline);
     let found = stream.read_array()?;
     if let Err(error) = check_prefix(found) {
         // The coordinator's log should name the version too.
@@ -166,7 +166,7 @@ fn accept_within(
     deadline: Duration,
 ) -> Result<MemberId, HandshakeError> {
     let binding = stream.binding()?;
-    let mut stream = Bounded::new(stream, deadline);
+    let mut stream = DeadlineStream::new(stream, deadline);
     let nonce: [u8; NONCE_BYTES] = crate::random_bytes()?;
     stream.write(&[&prefix()[..], &nonce].concat())?;
     let judged = match check_prefix(stream.read_array()?) {
@@ -276,13 +276,13 @@ fn proof(secret: &[u8; 32], side: Side, nonces: &Nonces, run: RunId, member: Mem
 }
 
 /// A socket with one deadline for all that is read and written.
-struct Bounded<'a> {
+struct DeadlineStream<'a> {
     stream: &'a mut DataStream,
     deadline: Duration,
     until: Instant,
 }
 
-impl<'a> Bounded<'a> {
+impl<'a> DeadlineStream<'a> {
     fn new(stream: &'a mut DataStream, deadline: Duration) -> Self {
         Self { stream, deadline, until: Instant::now() + deadline }
     }

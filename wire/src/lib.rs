@@ -8,17 +8,17 @@
 //! anything, and never imports burn, store or configs. Nothing that a peer sends can make it panic.
 
 pub mod auth;
-pub mod beside;
 pub mod convert;
 pub mod frames;
 pub mod handshake;
 pub mod identity;
-pub mod secured;
+pub mod lazy_tls;
 pub mod stream;
 pub mod tls;
 pub mod token;
 pub mod traffic;
 pub mod transport;
+pub mod worker_report;
 
 /// Generated from `proto/bonfire.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

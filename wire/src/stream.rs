@@ -34,9 +34,9 @@ pub struct DataStream {
 struct Session {
     connection: Mutex<Connection>,
     /// The reader's.
-    arrived: Mutex<Arrived>,
+    arrived: Mutex<ReceivedCiphertext>,
     /// The writer's.
-    sealed: Mutex<Sealed>,
+    sealed: Mutex<OutgoingCiphertext>,
 }
 
 impl std::fmt::Debug for Session {
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Session {
 }
 
 /// Ciphertext from the socket that isn't decrypted yet.
-struct Arrived {
+struct ReceivedCiphertext {
     bytes: Box<[u8]>,
     from: usize,
     to: usize,
@@ -54,7 +54,7 @@ struct Arrived {
 
 /// Ciphertext for the socket.
 #[derive(Default)]
-struct Sealed {
+struct OutgoingCiphertext {
     bytes: Vec<u8>,
     /// A record was cut: nothing that follows could be read.
     is_broken: bool,
@@ -105,7 +105,7 @@ impl DataStream {
             Duration::ZERO => Err(late(deadline)),
             left => Ok(left),
         };
-        let mut arrived = Arrived { bytes: vec![0; ARRIVED_BYTES].into(), from: 0, to: 0 };
+        let mut arrived = ReceivedCiphertext { bytes: vec![0; ARRIVED_BYTES].into(), from: 0, to: 0 };
         while connection.is_handshaking() || connection.wants_write() {
             if connection.wants_write() {
                 socket.set_write_timeout(Some(left()?))?;
@@ -249,7 +249,7 @@ impl Session {
     }
 }
 
-impl Arrived {
+impl ReceivedCiphertext {
     /// Waits for more. All that was there has been decrypted.
     fn fill(&mut self, mut socket: &TcpStream) -> Result<usize> {
         let read = loop {
@@ -273,7 +273,7 @@ impl Arrived {
 }
 
 /// Plaintext of what has arrived; 0 where that is no whole record yet.
-fn take(connection: &mut Connection, arrived: &mut Arrived, into: &mut [u8]) -> Result<usize> {
+fn take(connection: &mut Connection, arrived: &mut ReceivedCiphertext, into: &mut [u8]) -> Result<usize> {
     let mut taken = 0;
     loop {
         while taken < into.len() {

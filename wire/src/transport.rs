@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tonic::transport::{Channel, Endpoint, Error, Server};
 
-use crate::secured::Connector;
-use crate::tls::Way;
+use crate::lazy_tls::Connector;
+use crate::tls::SecurityMode;
 
 /// Flow-control window of a stream: a file goes at the speed of the link, not of its round trips (4 MiB are 10 Gbit/s
 /// over 3 ms).
@@ -68,19 +68,19 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Error> {
 ///
 /// # Errors
 /// When it can't be reached; [`TlsError::within`](crate::tls::TlsError::within) finds what TLS has to say.
-pub async fn connect(endpoint: &Endpoint, way: &Way) -> Result<Channel, Error> {
+pub async fn connect(endpoint: &Endpoint, way: &SecurityMode) -> Result<Channel, Error> {
     match way {
-        Way::Plain => endpoint.connect().await,
-        Way::Tls(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
+        SecurityMode::Plain => endpoint.connect().await,
+        SecurityMode::Tls(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
     }
 }
 
 /// A channel that connects in this way with the first call.
 #[must_use]
-pub fn connect_lazily(endpoint: &Endpoint, way: &Way) -> Channel {
+pub fn connect_lazily(endpoint: &Endpoint, way: &SecurityMode) -> Channel {
     match way {
-        Way::Plain => endpoint.connect_lazy(),
-        Way::Tls(tls) => endpoint.connect_with_connector_lazy(Connector(tls.clone())),
+        SecurityMode::Plain => endpoint.connect_lazy(),
+        SecurityMode::Tls(tls) => endpoint.connect_with_connector_lazy(Connector(tls.clone())),
     }
 }
 

@@ -10,21 +10,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use configs::Config;
-use datasets::Plan;
+use datasets::DataPlan;
 use protocol::messages::Failure;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use trainer::{DeviceSpec, Registry};
 
+use crate::captured_stderr::quietly;
 use crate::compute::failure;
-use crate::quiet::quietly;
 use crate::{data, fail, member, state};
 
 /// Longest question: a data plan names every file of a folder.
 const QUESTION_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Deserialize)]
-struct Question {
+struct CheckRequest {
     config: String,
     data_plan: String,
     #[serde(default)]
@@ -42,16 +42,16 @@ pub(crate) fn main(registry: &Registry, device: &DeviceSpec) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn read(from: impl Read) -> Result<(Question, Config), Failure> {
+fn read(from: impl Read) -> Result<(CheckRequest, Config), Failure> {
     let wrong = |why: String| fail(2, format!("the question on standard input: {why}"));
-    let question: Question =
+    let question: CheckRequest =
         serde_json::from_reader(from.take(QUESTION_BYTES_MAX)).map_err(|why| wrong(why.to_string()))?;
     let config = Config::parse(&question.config, "the run's configuration", &[])
         .map_err(|why| fail(2, why.to_string()))?;
     Ok((question, config))
 }
 
-fn answer(registry: &Registry, device: &DeviceSpec, question: &Question, config: &Config) -> (Value, u8) {
+fn answer(registry: &Registry, device: &DeviceSpec, question: &CheckRequest, config: &Config) -> (Value, u8) {
     let task = &config.model.kind;
     match try_out(registry, device, question, config) {
         Ok((parameters, device)) => (json!({ "task": task, "parameters": parameters, "device": device }), 0),
@@ -67,10 +67,10 @@ fn refusal(task: &str, failure: &Failure) -> (Value, u8) {
 fn try_out(
     registry: &Registry,
     device: &DeviceSpec,
-    question: &Question,
+    question: &CheckRequest,
     config: &Config,
 ) -> Result<(usize, String), Failure> {
-    let plan: Plan = serde_json::from_str(&question.data_plan)
+    let plan: DataPlan = serde_json::from_str(&question.data_plan)
         .map_err(|why| fail(3, format!("the dataset's plan can't be read: {why}")))?;
     let device = quietly(|| trainer::device::open(device)).map_err(|error| failure(&error))?;
     let spec = data::spec(&plan, config.train.precision);
@@ -95,7 +95,7 @@ mod tests {
         let text = format!("[dataset]\nuri = {:?}\n[train]\nepochs = 1", dir.path().join("table.csv"));
         let set: Vec<String> = set.iter().map(|flag| (*flag).to_owned()).collect();
         let config = Config::parse(&text, "t.toml", &set).expect("a configuration");
-        let plan = Plan::prepare(&config.dataset, None).expect("a plan");
+        let plan = DataPlan::prepare(&config.dataset, None).expect("a plan");
         let question = json!({
             "config": config.to_toml(), "data_plan": serde_json::to_string(&plan).expect("JSON"),
         });

@@ -15,13 +15,13 @@ use trainer::{DeviceSpec, OpenDevice, Registry};
 use wire::tls::ClientTls;
 use wire::token::Token;
 
+use crate::captured_stderr::quietly;
 use crate::driver::Trigger;
 use crate::exchange::Reduced;
 use crate::fail;
-use crate::figures::Figures;
 use crate::member::Member;
-use crate::proof::Proof;
-use crate::quiet::quietly;
+use crate::metrics::Metrics;
+use crate::reachability::ReachabilityCheck;
 use crate::session::Client;
 use crate::transfer::CONNECTION;
 
@@ -31,7 +31,7 @@ pub(crate) const COMMANDS_MAX: usize = 16;
 /// Everything that the compute thread is told.
 pub(crate) enum Command {
     /// The control stream is open; comes before all others.
-    Connected(Box<Link>),
+    Connected(Box<CoordinatorLink>),
     /// Build the task from the config, load the data, open the data plane.
     Prepare(Box<Welcome>),
     /// Make state 0 and upload it.
@@ -42,12 +42,12 @@ pub(crate) enum Command {
         step: u64,
     },
     /// Take the state that another member shows.
-    TakeState {
+    FetchState {
         /// Its step.
         step: u64,
     },
     /// Show the state to those that lack it.
-    ShowState {
+    SendState {
         /// Its step.
         step: u64,
     },
@@ -81,7 +81,7 @@ pub(crate) enum Command {
 }
 
 /// What the compute thread needs of the way to the coordinator.
-pub(crate) struct Link {
+pub(crate) struct CoordinatorLink {
     /// For uploads and downloads.
     pub(crate) client: Client,
     /// For the data plane.
@@ -95,7 +95,7 @@ pub(crate) struct Link {
 }
 
 /// What Join says of the opened device.
-pub(crate) struct Opened {
+pub(crate) struct OpenedDevice {
     /// Tasks with their schemas.
     pub(crate) tasks: Vec<(String, u32)>,
     /// The numerics fingerprint.
@@ -110,8 +110,8 @@ pub(crate) struct Opened {
 pub(crate) fn spawn(
     registry: Registry,
     device: DeviceSpec,
-    figures: Figures,
-    ready: oneshot::Sender<Result<Opened, Failure>>,
+    metrics: Metrics,
+    ready: oneshot::Sender<Result<OpenedDevice, Failure>>,
     commands: Receiver<Command>,
     (own, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
 ) -> Result<JoinHandle<()>, Failure> {
@@ -128,10 +128,10 @@ pub(crate) fn spawn(
                 return;
             }
         };
-        let mut bench = Bench {
+        let mut compute_thread = ComputeThread {
             registry,
             device,
-            figures,
+            metrics,
             own,
             answers: answers.clone(),
             link: None,
@@ -140,7 +140,7 @@ pub(crate) fn spawn(
             cut_off: None,
             connection_failures: 0,
         };
-        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| bench.run(&commands)));
+        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| compute_thread.run(&commands)));
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
             let failure = fail(4, format!("the compute thread panicked: {what}"));
@@ -153,10 +153,10 @@ pub(crate) fn spawn(
         .map_err(|error| fail(4, format!("the compute thread can't be started: {error}")))
 }
 
-fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, Opened), Failure> {
+fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, OpenedDevice), Failure> {
     let device = quietly(|| trainer::device::open(spec)).map_err(|error| failure(&error))?;
     let fingerprint = trainer::fingerprint(&device).map_err(|error| failure(&error))?;
-    let opened = Opened {
+    let opened = OpenedDevice {
         tasks: registry.names(),
         fingerprint,
         device: device.info().to_string(),
@@ -192,22 +192,22 @@ const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 struct Disconnected;
 
 /// What the thread has before and after it is a member.
-struct Bench {
+struct ComputeThread {
     registry: Registry,
     device: OpenDevice,
-    figures: Figures,
+    metrics: Metrics,
     own: SyncSender<Command>,
     answers: mpsc::Sender<Trigger>,
-    link: Option<Box<Link>>,
+    link: Option<Box<CoordinatorLink>>,
     member: Option<Box<Member>>,
     /// While it isn't known whether the member reaches the data plane.
-    proof: Option<Proof>,
+    proof: Option<ReachabilityCheck>,
     /// Since when the member waits for another view, as its data connection broke.
     cut_off: Option<Instant>,
     connection_failures: u32,
 }
 
-impl Bench {
+impl ComputeThread {
     fn run(&mut self, commands: &Receiver<Command>) {
         loop {
             let done = match self.next(commands) {
@@ -237,7 +237,8 @@ impl Bench {
     /// The next command; none where something is overdue first.
     fn next(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Disconnected> {
         let view = self.cut_off.map(|since| VIEW_PATIENCE.saturating_sub(since.elapsed()));
-        let Some(pause) = self.proof.as_ref().map(Proof::pause).into_iter().chain(view).min() else {
+        let Some(pause) = self.proof.as_ref().map(ReachabilityCheck::pause).into_iter().chain(view).min()
+        else {
             return commands.recv().map(Some).map_err(|_| Disconnected);
         };
         match commands.recv_timeout(pause) {
@@ -297,12 +298,12 @@ impl Bench {
                     }
                     None => {
                         let ways = (self.own.clone(), self.answers.clone());
-                        let opened = (&self.device, self.figures.clone());
+                        let opened = (&self.device, self.metrics.clone());
                         let member = Member::prepare(&self.registry, opened, *link, &welcome, ways)?;
                         self.member = Some(Box::new(member));
                     }
                 }
-                self.proof = Some(Proof::begin());
+                self.proof = Some(ReachabilityCheck::begin());
                 return Ok(None);
             }
             _ => {}
@@ -311,8 +312,8 @@ impl Bench {
         match command {
             Command::Initialise => member.initialise().map(Some),
             Command::Load { step } => member.load(step).map(Some),
-            Command::TakeState { step } => member.take_state(step).map(Some),
-            Command::ShowState { step } => Ok(member.show_state(step)),
+            Command::FetchState { step } => member.take_state(step).map(Some),
+            Command::SendState { step } => Ok(member.show_state(step)),
             Command::EnterView(view) => member.enter_view(&view).map(|()| None),
             Command::Compute(key) => member.compute(key),
             Command::Reduced(reduced) => Ok(member.take_reduced(reduced)),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use datasets::{AugmentKey, Batch, DataError, Dataset, Output, Plan};
+use datasets::{AugmentKey, Batch, DataError, DataPlan, Dataset, Output};
 use protocol::ids::Phase;
 use protocol::messages::Failure;
 use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Precision, Target};
@@ -22,7 +22,7 @@ pub(crate) struct Scratch(Batch);
 impl Samples {
     /// Opens the dataset where the plan says that it is, if those are its bytes; else fetches it by digest.
     /// Batches say that training is computed in `precision`.
-    pub(crate) fn open(plan: &Plan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
+    pub(crate) fn open(plan: &DataPlan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
         let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
             Ok(dataset) => dataset,
             // Another copy would take as much.
@@ -100,7 +100,7 @@ impl Samples {
 
 /// Opens this machine's copy of a dataset that came from a coordinator, or fetches it. A copy has its digest as its
 /// name, and has it only once it is whole.
-fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
+fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
     let folder = cache_folder();
     let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
@@ -132,7 +132,7 @@ fn open_copy(plan: &Plan, transfer: &Transfer) -> Result<Dataset, Failure> {
 }
 
 /// Puts the plan's tokenizer beside the data, under its digest, unless it is there.
-fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &Plan) -> Result<(), Failure> {
+fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result<(), Failure> {
     if plan.read_tokenizer(place).is_ok() {
         return Ok(());
     }
@@ -148,7 +148,7 @@ fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &Plan) -> Result<(),
 }
 
 /// Downloads the plan's file, or all of its folder's.
-fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
+fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
     if !plan.is_folder() {
         return fetch_file(transfer, &plan.digest, plan.bytes, partial);
     }
@@ -165,18 +165,18 @@ fn fetch(plan: &Plan, transfer: &Transfer, partial: &Path) -> Result<(), Failure
 fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", place.display()));
     let file = std::fs::File::create(place).map_err(|error| failed(&error))?;
-    let mut sink = AtMost { file, left: bytes };
+    let mut sink = LimitedFile { file, left: bytes };
     transfer.download(&Remote::Dataset { digest }, &mut sink)?;
     sink.file.sync_all().map_err(|error| failed(&error))
 }
 
 /// A file that takes so many bytes and no more: whoever sends is believed in nothing, not even in when it ends.
-struct AtMost {
+struct LimitedFile {
     file: std::fs::File,
     left: u64,
 }
 
-impl std::io::Write for AtMost {
+impl std::io::Write for LimitedFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if bytes.len() as u64 > self.left {
             return Err(std::io::Error::other("the coordinator sent more bytes than the plan has"));
@@ -209,7 +209,7 @@ fn cache_folder() -> PathBuf {
 }
 
 /// Shapes and names, as the trainer has them.
-pub(crate) fn spec(plan: &Plan, precision: Precision) -> DataSpec {
+pub(crate) fn spec(plan: &DataPlan, precision: Precision) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
         (_, Some(shape)) => shape.to_vec(),
@@ -234,7 +234,7 @@ pub(crate) mod tests {
     #[test]
     fn a_download_has_the_bytes_of_its_plan_at_most() {
         let file = tempfile::tempfile().expect("a file");
-        let mut sink = AtMost { file, left: 5 };
+        let mut sink = LimitedFile { file, left: 5 };
         sink.write_all(b"abc").expect("within");
         assert!(sink.write_all(b"def").expect_err("beyond").to_string().contains("more bytes than the plan"));
         sink.write_all(b"de").expect("the last ones");
@@ -294,7 +294,7 @@ pub(crate) mod tests {
             }
         };
         config.uri = path.display().to_string();
-        let plan = Plan::prepare(&config, None).expect("a plan");
+        let plan = DataPlan::prepare(&config, None).expect("a plan");
         let dataset = Dataset::open(&plan, Path::new(&plan.path)).expect("the file of the plan");
         (Samples { dataset, spec: spec(&plan, Precision::F32) }, dir)
     }

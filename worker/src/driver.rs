@@ -10,9 +10,9 @@ use protocol::worker::{Event, Output, Worker};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::compute::{Command, Link};
+use crate::compute::{Command, CoordinatorLink};
 use crate::fail;
-use crate::session::{Address, Problem, Session};
+use crate::session::{CoordinatorAddress, Problem, Session};
 
 /// Triggers that may wait: control messages come one at a time, the rest are single answers.
 pub(crate) const TRIGGERS_MAX: usize = 64;
@@ -46,7 +46,7 @@ pub(crate) enum Trigger {
 
 /// How the worker ended.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct WorkerEnd {
     /// How the run ended for this worker.
     pub(crate) reason: EndReason,
     /// Exit code of the contract.
@@ -58,7 +58,7 @@ pub(crate) struct End {
 /// The machine and the ends of the channels that its outputs go to.
 pub(crate) struct Driver {
     pub(crate) machine: Worker,
-    pub(crate) address: Address,
+    pub(crate) address: CoordinatorAddress,
     /// The control stream, while there is one.
     pub(crate) session: Option<Session>,
     /// For attempts to open another one.
@@ -76,7 +76,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Runs until the machine says Exit.
-    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> End {
+    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> WorkerEnd {
         loop {
             while let Some(output) = self.machine.poll_output() {
                 match self.carry_out(output).await {
@@ -138,7 +138,7 @@ impl Driver {
     }
 
     /// Carries out one output; the end, if that is it.
-    async fn carry_out(&mut self, output: Output) -> Result<Option<End>, Failure> {
+    async fn carry_out(&mut self, output: Output) -> Result<Option<WorkerEnd>, Failure> {
         let command = match output {
             Output::Send(message) => {
                 // A closed stream is told by its reader, as ControlLost.
@@ -151,7 +151,7 @@ impl Driver {
                 self.reconnect(Duration::from_millis(after_ms), &reason);
                 return Ok(None);
             }
-            Output::Exit { reason, code, message } => return Ok(Some(End { reason, code, message })),
+            Output::Exit { reason, code, message } => return Ok(Some(WorkerEnd { reason, code, message })),
             Output::Prepare(welcome) => {
                 tracing::info!(run = %welcome.run_name, name = %welcome.name, "admitted");
                 self.address.about.admitted(&welcome);
@@ -159,8 +159,8 @@ impl Driver {
             }
             Output::Initialise => Command::Initialise,
             Output::Load { step } => Command::Load { step },
-            Output::TakeState { step } => Command::TakeState { step },
-            Output::ShowState { step } => Command::ShowState { step },
+            Output::FetchState { step } => Command::FetchState { step },
+            Output::SendState { step } => Command::SendState { step },
             Output::EnterView(view) => {
                 tracing::info!(view = view.id.0, members = view.members.len(), step = view.step, "view");
                 Command::EnterView(view)
@@ -175,7 +175,7 @@ impl Driver {
 
     /// A control stream is open: the compute thread gets its own way over it.
     pub(crate) fn connected(&mut self, session: Session) -> Result<(), Failure> {
-        let link = Box::new(Link {
+        let link = Box::new(CoordinatorLink {
             client: session.files.clone(),
             token: session.token.clone(),
             tls: session.tls.clone(),

@@ -68,7 +68,7 @@ impl Reduced {
 }
 
 /// Where the reducer is.
-pub(crate) struct Way<'a> {
+pub(crate) struct DataEndpoint<'a> {
     /// The coordinator's host.
     pub(crate) host: &'a str,
     /// Its data plane's port.
@@ -93,18 +93,18 @@ impl Exchange {
     /// Connects to the coordinator's data plane. Reduced steps of `elements` come as [`Command::Reduced`], the first
     /// in `buffer`.
     pub(crate) fn connect(
-        way: &Way<'_>,
+        endpoint: &DataEndpoint<'_>,
         welcome: &Welcome,
         (elements, presence_bytes): (usize, usize),
         buffer: Box<Reduced>,
         commands: SyncSender<Command>,
     ) -> Result<Self, Failure> {
-        let peer = format!("the coordinator at {}:{}", way.host, way.port);
+        let peer = format!("the coordinator at {}:{}", endpoint.host, endpoint.port);
         let failed =
             |error: &dyn std::fmt::Display| fail(CONNECTION, format!("the data plane of {peer}: {error}"));
         let mut attempt = 1;
         let stream = loop {
-            match open(way, welcome) {
+            match open(endpoint, welcome) {
                 Ok(stream) => break stream,
                 Err(_) if attempt < ATTEMPTS => std::thread::sleep(PAUSE * attempt),
                 Err(error) => return Err(failed(&error)),
@@ -193,29 +193,33 @@ impl Drop for Exchange {
 ///
 /// # Errors
 /// With the address and what went wrong.
-pub(crate) fn try_to_reach(way: &Way<'_>, welcome: &Welcome) -> Result<(), String> {
-    open(way, welcome).map(drop).map_err(|error| {
-        format!("the data plane of the coordinator at {}:{} can't be reached: {error}", way.host, way.port)
+pub(crate) fn try_to_reach(endpoint: &DataEndpoint<'_>, welcome: &Welcome) -> Result<(), String> {
+    open(endpoint, welcome).map(drop).map_err(|error| {
+        format!(
+            "the data plane of the coordinator at {}:{} can't be reached: {error}",
+            endpoint.host, endpoint.port
+        )
     })
 }
 
-fn open(way: &Way<'_>, welcome: &Welcome) -> Result<DataStream, String> {
-    let socket = reach(way).map_err(|error| error.to_string())?;
-    let mut stream = match way.tls {
+fn open(endpoint: &DataEndpoint<'_>, welcome: &Welcome) -> Result<DataStream, String> {
+    let socket = reach(endpoint).map_err(|error| error.to_string())?;
+    let mut stream = match endpoint.tls {
         None => DataStream::plain(socket),
         Some(tls) => DataStream::connect(socket, tls.data().clone(), tls.name().clone(), handshake::DEADLINE)
             .map_err(|error| error.to_string())?,
     };
     let member = (welcome.member, &welcome.key);
-    handshake::connect(&mut stream, way.token, welcome.run, member).map_err(|error| error.to_string())?;
+    handshake::connect(&mut stream, endpoint.token, welcome.run, member)
+        .map_err(|error| error.to_string())?;
     frames::prepare_socket(&stream, STALL_DEADLINE).map_err(|error| error.to_string())?;
     Ok(stream)
 }
 
 /// Connects to whichever of the host's addresses answers.
-fn reach(way: &Way<'_>) -> std::io::Result<TcpStream> {
+fn reach(endpoint: &DataEndpoint<'_>) -> std::io::Result<TcpStream> {
     let mut failure = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
-    for address in (way.host, way.port).to_socket_addrs()? {
+    for address in (endpoint.host, endpoint.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_DEADLINE) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,

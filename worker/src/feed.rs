@@ -22,7 +22,7 @@ const AHEAD: usize = 4;
 
 /// Names one microbatch of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Position {
+pub(crate) struct MicrobatchId {
     /// Training or evaluation.
     pub(crate) phase: Phase,
     /// The step, from 1.
@@ -33,7 +33,7 @@ pub(crate) struct Position {
 
 /// This member's place in the view, from which its microbatches of every step follow.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct ShardAssignment {
     /// Shares of all members, in rank order.
     pub(crate) shares: Vec<u32>,
     /// This member's rank.
@@ -42,7 +42,7 @@ pub(crate) struct Place {
     pub(crate) first: Option<(u64, Phase, Vec<Range<u32>>)>,
 }
 
-impl Place {
+impl ShardAssignment {
     /// This member's microbatches of a step with so many, in order.
     pub(crate) fn ranges(&self, phase: Phase, step: u64, microbatches: u32) -> Vec<Range<u32>> {
         match &self.first {
@@ -56,9 +56,9 @@ impl Place {
 }
 
 /// A filled microbatch. Give it back with [`Feed::recycle`].
-pub(crate) struct Filled {
+pub(crate) struct FilledBatch {
     generation: u64,
-    position: Position,
+    position: MicrobatchId,
     /// What the engine takes.
     pub(crate) batch: HostBatch,
     scratch: Scratch,
@@ -66,30 +66,34 @@ pub(crate) struct Filled {
 
 enum Request {
     /// Forget what is filled and go on from here, in order.
-    Seek { generation: u64, from: Position },
+    Seek { generation: u64, from: MicrobatchId },
     /// Use this buffer again.
-    Recycle(Box<Filled>),
+    Recycle(Box<FilledBatch>),
 }
 
 /// The compute thread's end of the feed.
 pub(crate) struct Feed {
     requests: SyncSender<Request>,
-    filled: Receiver<Result<Box<Filled>, Failure>>,
+    filled: Receiver<Result<Box<FilledBatch>, Failure>>,
     generation: u64,
     /// What comes out next, if nothing is sought.
-    next: Option<Position>,
-    course: Course,
+    next: Option<MicrobatchId>,
+    course: MicrobatchOrder,
 }
 
 impl Feed {
     /// Starts the thread. It ends when the feed is dropped.
-    pub(crate) fn start(samples: Arc<Samples>, geometry: Geometry, place: Place) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        samples: Arc<Samples>,
+        geometry: Geometry,
+        place: ShardAssignment,
+    ) -> Result<Self, Failure> {
         // Each buffer is in one place at a time, and one Seek at most waits, so no send ever blocks. A failure stands for the
         // buffer that it was met in.
         let (requests, inbox) = sync_channel(AHEAD + 1);
         let (outbox, filled) = sync_channel(AHEAD);
-        let course = Course { geometry, place };
-        let filler = Filler {
+        let course = MicrobatchOrder { geometry, place };
+        let filler = BatchFiller {
             samples,
             course: course.clone(),
             inbox,
@@ -110,7 +114,7 @@ impl Feed {
     ///
     /// # Errors
     /// When samples can't be had, those of a later microbatch too: the failure names the file.
-    pub(crate) fn take(&mut self, position: Position) -> Result<Box<Filled>, Failure> {
+    pub(crate) fn take(&mut self, position: MicrobatchId) -> Result<Box<FilledBatch>, Failure> {
         if self.next != Some(position) {
             self.generation += 1;
             self.request(Request::Seek { generation: self.generation, from: position })?;
@@ -127,7 +131,7 @@ impl Feed {
     }
 
     /// Gives a buffer back.
-    pub(crate) fn recycle(&mut self, filled: Box<Filled>) -> Result<(), Failure> {
+    pub(crate) fn recycle(&mut self, filled: Box<FilledBatch>) -> Result<(), Failure> {
         self.request(Request::Recycle(filled))
     }
 
@@ -142,12 +146,12 @@ fn gone() -> Failure {
 
 /// The order in which microbatches come.
 #[derive(Clone)]
-struct Course {
+struct MicrobatchOrder {
     geometry: Geometry,
-    place: Place,
+    place: ShardAssignment,
 }
 
-impl Course {
+impl MicrobatchOrder {
     fn plan(&self, phase: Phase, step: u64) -> StepPlan {
         match phase {
             Phase::Train => self.geometry.step(step),
@@ -157,11 +161,11 @@ impl Course {
 
     /// What follows: the next microbatch of the step, else the first of the next training step in which this
     /// member has any. Nothing follows an evaluation: the next step is sought.
-    fn after(&self, position: Position) -> Option<Position> {
-        let Position { phase, step, microbatch } = position;
+    fn after(&self, position: MicrobatchId) -> Option<MicrobatchId> {
+        let MicrobatchId { phase, step, microbatch } = position;
         let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
         if let Some(microbatch) = ranges.into_iter().flatten().find(|next| *next > microbatch) {
-            return Some(Position { microbatch, ..position });
+            return Some(MicrobatchId { microbatch, ..position });
         }
         if phase == Phase::Evaluate {
             return None;
@@ -169,24 +173,24 @@ impl Course {
         // A short last batch may leave this member without work, but not two steps running.
         (step + 1..step + 3).find_map(|step| {
             let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
-            ranges.first().map(|range| Position { phase, step, microbatch: range.start })
+            ranges.first().map(|range| MicrobatchId { phase, step, microbatch: range.start })
         })
     }
 }
 
-struct Filler {
+struct BatchFiller {
     samples: Arc<Samples>,
-    course: Course,
+    course: MicrobatchOrder,
     inbox: Receiver<Request>,
-    outbox: SyncSender<Result<Box<Filled>, Failure>>,
+    outbox: SyncSender<Result<Box<FilledBatch>, Failure>>,
     /// Buffers at rest; `None` is one that was never used.
-    free: Vec<Option<Box<Filled>>>,
-    cursor: Option<Position>,
+    free: Vec<Option<Box<FilledBatch>>>,
+    cursor: Option<MicrobatchId>,
     generation: u64,
     ordinals: Vec<u64>,
 }
 
-impl Filler {
+impl BatchFiller {
     fn run(mut self) {
         loop {
             let busy = self.cursor.is_some() && !self.free.is_empty();
@@ -222,7 +226,7 @@ impl Filler {
         let (Some(position), Some(buffer)) = (self.cursor, self.free.pop()) else { return true };
         let mut filled = buffer.unwrap_or_else(|| {
             let (batch, scratch) = self.samples.buffers();
-            Box::new(Filled { generation: 0, position, batch, scratch })
+            Box::new(FilledBatch { generation: 0, position, batch, scratch })
         });
         filled.generation = self.generation;
         filled.position = position;
@@ -267,12 +271,12 @@ mod tests {
             evaluation_samples: samples.evaluation_len(),
             evaluation_microbatch: 2,
         };
-        let place = Place { shares: shares.to_vec(), rank, first: None };
+        let place = ShardAssignment { shares: shares.to_vec(), rank, first: None };
         (Feed::start(samples, geometry, place).expect("a thread"), geometry)
     }
 
     fn features(feed: &mut Feed, phase: Phase, step: u64, microbatch: u32) -> Vec<f32> {
-        let filled = feed.take(Position { phase, step, microbatch }).expect("filled");
+        let filled = feed.take(MicrobatchId { phase, step, microbatch }).expect("filled");
         let HostData::F32(features) = filled.batch.x.data.clone() else { panic!("features are f32") };
         assert_eq!(filled.batch.count, features.len());
         feed.recycle(filled).expect("taken back");
@@ -316,14 +320,14 @@ mod tests {
         };
         let mut found = std::collections::BTreeMap::new();
         for rank in 0..members as usize {
-            let place = Place { shares: vec![1; members as usize], rank, first: None };
+            let place = ShardAssignment { shares: vec![1; members as usize], rank, first: None };
             let mut feed = Feed::start(samples.clone(), geometry, place).expect("a thread");
             let per_epoch = geometry.steps_per_epoch();
             for step in epoch * per_epoch + 1..=(epoch + 1) * per_epoch {
                 let ranges = feed.course.place.ranges(Phase::Train, step, geometry.step(step).microbatches);
                 for microbatch in ranges.into_iter().flatten() {
                     let filled =
-                        feed.take(Position { phase: Phase::Train, step, microbatch }).expect("filled");
+                        feed.take(MicrobatchId { phase: Phase::Train, step, microbatch }).expect("filled");
                     found.insert((step, microbatch), rows(&filled.batch));
                     feed.recycle(filled).expect("taken back");
                 }
@@ -444,10 +448,10 @@ mod tests {
                 evaluation_samples: samples.evaluation_len(),
                 evaluation_microbatch: 2,
             };
-            let place = Place { shares: vec![1], rank: 0, first: None };
+            let place = ShardAssignment { shares: vec![1], rank: 0, first: None };
             let mut feed = Feed::start(Arc::new(samples), geometry, place).expect("a thread");
             let failure = feed
-                .take(Position { phase: Phase::Train, step: 1, microbatch: 0 })
+                .take(MicrobatchId { phase: Phase::Train, step: 1, microbatch: 0 })
                 .map(|_| ())
                 .expect_err("no such file");
             assert_eq!(failure.code, 3, "{}", failure.message);
@@ -472,7 +476,8 @@ mod tests {
     fn what_was_dealt_again_comes_in_its_order_and_the_next_step_by_shares() {
         let samples = Arc::new(crate::data::tests::samples(14));
         let (_, geometry) = feed(&[1], 0);
-        let place = Place { shares: vec![1, 1], rank: 1, first: Some((2, Phase::Train, vec![0..1, 2..3])) };
+        let place =
+            ShardAssignment { shares: vec![1, 1], rank: 1, first: Some((2, Phase::Train, vec![0..1, 2..3])) };
         let mut feed = Feed::start(samples, geometry, place).expect("a thread");
         for (step, microbatch) in [(2, 0), (2, 2), (3, 1), (4, 2)] {
             features(&mut feed, Phase::Train, step, microbatch);

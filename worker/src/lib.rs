@@ -5,7 +5,7 @@
 //! run (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
 //! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
-mod about;
+mod captured_stderr;
 mod check;
 mod cli;
 mod compute;
@@ -13,16 +13,16 @@ mod data;
 mod driver;
 mod exchange;
 mod feed;
-mod figures;
 mod member;
-mod proof;
-mod quiet;
+mod metrics;
+mod reachability;
 mod session;
 mod spans;
 mod state;
 mod step;
 mod transfer;
 mod versions;
+mod worker_info;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -39,11 +39,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use trainer::Registry;
 use wire::tls::Security;
 
-use crate::about::About;
 pub use crate::cli::Cli;
-use crate::compute::{COMMANDS_MAX, Command, Opened};
-use crate::driver::{Driver, End, TRIGGERS_MAX, Trigger};
-use crate::session::Address;
+use crate::compute::{COMMANDS_MAX, Command, OpenedDevice};
+use crate::driver::{Driver, TRIGGERS_MAX, Trigger, WorkerEnd};
+use crate::session::CoordinatorAddress;
+use crate::worker_info::WorkerInfo;
 
 /// How long the compute thread may take to let its device go.
 const QUIT_DEADLINE: Duration = Duration::from_secs(1);
@@ -57,7 +57,8 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     if cli.list_devices {
-        let listed = quiet::quietly(|| Ok::<_, std::convert::Infallible>(trainer::device::list_devices()));
+        let listed =
+            captured_stderr::quietly(|| Ok::<_, std::convert::Infallible>(trainer::device::list_devices()));
         for device in listed.unwrap_or_default() {
             let software = if device.software { " (software)" } else { "" };
             printable::print_line(format_args!("{}  {}{software}", device.spec, device.name));
@@ -70,16 +71,16 @@ pub fn main(registry: Registry) -> ExitCode {
     }
     store::raise_open_files();
     match run(&cli, registry) {
-        Ok(End { code, message, reason: EndReason::Completed }) => {
+        Ok(WorkerEnd { code, message, reason: EndReason::Completed }) => {
             tracing::info!("{message}");
             ExitCode::from(code)
         }
-        Ok(End { code, message, reason: EndReason::Interrupted })
+        Ok(WorkerEnd { code, message, reason: EndReason::Interrupted })
         | Err(Failure { code: code @ 130, message }) => {
             tracing::warn!("{message}");
             ExitCode::from(code)
         }
-        Ok(End { code, message, reason: EndReason::Failed }) | Err(Failure { code, message }) => {
+        Ok(WorkerEnd { code, message, reason: EndReason::Failed }) | Err(Failure { code, message }) => {
             tracing::error!("{message}");
             ExitCode::from(code)
         }
@@ -93,7 +94,7 @@ fn start_log() -> WorkerGuard {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A log that a user's own main has started already stays.
     let colours = std::io::stderr().is_terminal() && colours_are_wanted();
-    let (writer, guard) = match quiet::own_stderr() {
+    let (writer, guard) = match captured_stderr::own_stderr() {
         Ok(file) => tracing_appender::non_blocking(file),
         Err(stderr) => tracing_appender::non_blocking(stderr),
     };
@@ -108,7 +109,7 @@ fn colours_are_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
+fn run(cli: &Cli, registry: Registry) -> Result<WorkerEnd, Failure> {
     let url = cli.coordinator.as_deref().unwrap_or_default();
     let security = Security {
         ca: cli.tls_ca.clone(),
@@ -116,7 +117,7 @@ fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
         key: cli.tls_key.clone(),
         insecure: cli.insecure,
     };
-    let address = Address::parse(url, cli.token_file.clone(), security)?;
+    let address = CoordinatorAddress::parse(url, cli.token_file.clone(), security)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -127,21 +128,21 @@ fn run(cli: &Cli, registry: Registry) -> Result<End, Failure> {
     end
 }
 
-async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, Failure> {
+async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Result<WorkerEnd, Failure> {
     let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
     watch_signals(triggers.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
-    let (figures, _served) = figures::serve(cli)?;
-    let (program, spans) = (about::hash_program(), figures.spans.clone());
+    let (metrics, _served) = metrics::serve(cli)?;
+    let (program, spans) = (worker_info::hash_program(), metrics.spans.clone());
     let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
-    let thread = compute::spawn(registry, device, figures, ready, commands, (own, answers))?;
+    let thread = compute::spawn(registry, device, metrics, ready, commands, (own, answers))?;
     let opened = match opened.await {
         Ok(opened) => opened?,
         Err(_) => return Err(fail(4, "the compute thread ended before it had a device (see the log above)")),
     };
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
-    let address = &address.clone().with(About::new(&opened.driver, program, spans));
+    let address = &address.clone().with(WorkerInfo::new(&opened.driver, program, spans));
 
     let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
     let options = Options {
@@ -173,7 +174,7 @@ async fn work(cli: &Cli, address: &Address, registry: Registry) -> Result<End, F
 }
 
 /// What this worker says of itself.
-fn join(cli: &Cli, opened: Opened) -> Result<Join, Failure> {
+fn join(cli: &Cli, opened: OpenedDevice) -> Result<Join, Failure> {
     let pid = std::process::id();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "worker".to_owned());
     let host = host.trim();

@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use configs::Config;
-use datasets::{AugmentKey, Plan};
+use datasets::{AugmentKey, DataPlan};
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Timings, Welcome};
@@ -21,13 +21,13 @@ use trainer::{
 use wire::tls::ClientTls;
 use wire::token::Token;
 
-use crate::compute::{Command, Link, failure};
+use crate::compute::{Command, CoordinatorLink, failure};
 use crate::data::Samples;
 use crate::driver::Trigger;
-use crate::exchange::{self, Exchange, Reduced, Way};
+use crate::exchange::{self, DataEndpoint, Exchange, Reduced};
 use crate::fail;
-use crate::feed::{Feed, Place};
-use crate::figures::Figures;
+use crate::feed::{Feed, ShardAssignment};
+use crate::metrics::Metrics;
 use crate::transfer::Transfer;
 use crate::versions::Versions;
 
@@ -45,7 +45,7 @@ pub(crate) struct Member {
 
     pub(crate) welcome: Welcome,
     pub(crate) config: Config,
-    pub(crate) plan: Plan,
+    pub(crate) plan: DataPlan,
     pub(crate) geometry: Geometry,
     pub(crate) samples: Arc<Samples>,
 
@@ -65,7 +65,7 @@ pub(crate) struct Member {
     pub(crate) scores: Accumulator,
     /// The step that `gradients` or `scores` hold a part of, still good if it is tried again.
     pub(crate) held: Option<(u64, Phase)>,
-    pub(crate) work: Option<Work>,
+    pub(crate) work: Option<ViewWork>,
     /// The step whose reduced gradient is waited for.
     pub(crate) expected: Option<StepKey>,
     /// The step that Ready was said for.
@@ -83,12 +83,12 @@ pub(crate) struct Member {
     pub(crate) pushed: Instant,
     pub(crate) apply_us: u32,
     pub(crate) snapshot_us: u32,
-    pub(crate) figures: Figures,
+    pub(crate) metrics: Metrics,
 }
 
 /// The part of a view that this member works with.
-pub(crate) struct Work {
-    pub(crate) place: Place,
+pub(crate) struct ViewWork {
+    pub(crate) place: ShardAssignment,
     pub(crate) feed: Feed,
     /// Whether the view has no other member.
     pub(crate) is_alone: bool,
@@ -100,16 +100,16 @@ impl Member {
     /// Builds the task from the config and opens the data. The parameters are undefined until a state is loaded.
     pub(crate) fn prepare(
         registry: &Registry,
-        (device, figures): (&OpenDevice, Figures),
-        link: Link,
+        (device, metrics): (&OpenDevice, Metrics),
+        link: CoordinatorLink,
         welcome: &Welcome,
         (commands, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
     ) -> Result<Self, Failure> {
         let config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
-        let plan = serde_json::from_str::<Plan>(&welcome.data_plan)
+        let plan = serde_json::from_str::<DataPlan>(&welcome.data_plan)
             .map_err(|error| fail(3, format!("the dataset's plan can't be read: {error}")))?;
-        let Link { client, token, tls, host, runtime } = link;
+        let CoordinatorLink { client, token, tls, host, runtime } = link;
         let transfer = Transfer::new(client, runtime, welcome);
         let samples = Arc::new(Samples::open(&plan, config.train.precision, &transfer)?);
         let geometry = geometry(&config, &samples);
@@ -156,7 +156,7 @@ impl Member {
             pushed: Instant::now(),
             apply_us: 0,
             snapshot_us: 0,
-            figures,
+            metrics,
         };
         freeze(member.engine.as_mut(), &member.config)?;
         // burn draws a module's first values when it first needs them: not in the middle of a try.
@@ -174,10 +174,10 @@ impl Member {
     }
 
     /// Another stream to the same run, perhaps to another coordinator.
-    pub(crate) fn join_again(&mut self, link: Link, welcome: &Welcome) -> Result<(), Failure> {
+    pub(crate) fn join_again(&mut self, link: CoordinatorLink, welcome: &Welcome) -> Result<(), Failure> {
         self.config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
-        let Link { client, token, tls, host, runtime } = link;
+        let CoordinatorLink { client, token, tls, host, runtime } = link;
         self.transfer = Transfer::new(client, runtime, welcome);
         self.versions = Versions::start(self.transfer.clone(), self.answers.clone())?;
         (self.token, self.tls, self.host, self.data_port) = (token, tls, host, welcome.data_port);
@@ -191,13 +191,18 @@ impl Member {
 
     /// See [`exchange::try_to_reach`].
     pub(crate) fn try_data_plane(&self) -> Result<(), String> {
-        let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
-        exchange::try_to_reach(&way, &self.welcome)
+        let endpoint = DataEndpoint {
+            host: &self.host,
+            port: self.data_port,
+            token: &self.token,
+            tls: self.tls.as_ref(),
+        };
+        exchange::try_to_reach(&endpoint, &self.welcome)
     }
 
     /// Whether it waits for a mean that can't come, as its data connection broke: another view must follow.
     pub(crate) fn is_cut_off(&self) -> bool {
-        let has_none = |work: &Work| !work.is_alone && work.exchange.is_none();
+        let has_none = |work: &ViewWork| !work.is_alone && work.exchange.is_none();
         self.expected.is_some() && self.work.as_ref().is_some_and(has_none)
     }
 
@@ -253,7 +258,7 @@ impl Member {
 
     /// The bits of a microbatch's results, hashed.
     fn try_out(&mut self, phase: Phase, batch: &HostBatch) -> Result<u64, Failure> {
-        let mut bits = Bits(0);
+        let mut bits = RegionHash(0);
         let sums = match phase {
             Phase::Train => self.engine.gradient(batch, 0, &mut bits),
             Phase::Evaluate => self.engine.evaluate(batch),
@@ -304,9 +309,9 @@ fn compare_with_f32(engine: &mut dyn Engine, batch: &HostBatch) -> Result<(), Fa
 }
 
 /// A hash over all regions, in the order in which they come.
-struct Bits(u64);
+struct RegionHash(u64);
 
-impl GradientSink for Bits {
+impl GradientSink for RegionHash {
     fn region(&mut self, _parameter: usize, _offset: usize, data: &[f32]) {
         self.0 = data.chunks(BLOCK).fold(self.0, |hash, block| mix(hash, block_hash(block)));
     }

@@ -12,15 +12,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use wire::auth::Bearer;
+use wire::lazy_tls::{PeerProtocol, what_is_spoken};
 use wire::proto::bonfire_client::BonfireClient;
-use wire::secured::{Spoken, what_is_spoken};
-use wire::tls::{ClientTls, Security, TlsError, Way};
+use wire::tls::{ClientTls, Security, SecurityMode, TlsError};
 use wire::token::{self, Token, TokenLine};
 use wire::transport::{self, CONNECT_DEADLINE};
 
-use crate::about::About;
 use crate::driver::Trigger;
 use crate::fail;
+use crate::worker_info::WorkerInfo;
 
 /// Messages that may wait for the stream: a step needs one, and a heartbeat or two may come between.
 const OUTBOX_MAX: usize = 16;
@@ -44,7 +44,7 @@ pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
 /// Where the coordinator is and how to prove oneself to it.
 #[derive(Clone, Debug)]
-pub(crate) struct Address {
+pub(crate) struct CoordinatorAddress {
     /// As given.
     pub(crate) url: String,
     /// Its host, which is the data plane's too.
@@ -53,7 +53,7 @@ pub(crate) struct Address {
     token_file: Option<PathBuf>,
     security: Security,
     /// What this worker says of itself beside the protocol.
-    pub(crate) about: About,
+    pub(crate) about: WorkerInfo,
 }
 
 /// Why an attempt to join came to nothing.
@@ -88,17 +88,17 @@ impl Drop for Reader {
     }
 }
 
-impl Address {
+impl CoordinatorAddress {
     /// Reads the command line's URL.
     pub(crate) fn parse(url: &str, token_file: Option<PathBuf>, security: Security) -> Result<Self, Failure> {
         let Some((host, port)) = token::host_and_port(url) else {
             return Err(fail(2, format!("--coordinator {url}: expected https://HOST:PORT")));
         };
-        Ok(Self { url: url.to_owned(), host, port, token_file, security, about: About::default() })
+        Ok(Self { url: url.to_owned(), host, port, token_file, security, about: WorkerInfo::default() })
     }
 
     /// Saying this of itself.
-    pub(crate) fn with(self, about: About) -> Self {
+    pub(crate) fn with(self, about: WorkerInfo) -> Self {
         Self { about, ..self }
     }
 
@@ -195,12 +195,12 @@ impl Address {
             }
             Err(problem) => return Err(problem),
         };
-        let way = self.security.way(&self.url, &self.host, loopback, line.fingerprint);
-        let way = way.map_err(|error| lasting(format!("--coordinator {error}")))?;
-        let url = with_scheme(&self.url, &way);
+        let mode = self.security.mode(&self.url, &self.host, loopback, line.fingerprint);
+        let mode = mode.map_err(|error| lasting(format!("--coordinator {error}")))?;
+        let url = with_scheme(&self.url, &mode);
         let endpoint =
             transport::endpoint(&url).map_err(|error| lasting(format!("--coordinator {url}: {error}")))?;
-        let channel = match transport::connect(&endpoint, &way).await {
+        let channel = match transport::connect(&endpoint, &mode).await {
             Ok(channel) => channel,
             Err(error) => return Err(self.why_not_agreed(&error, &line, loopback).await),
         };
@@ -208,7 +208,7 @@ impl Address {
         let bearer = Bearer::new(&token);
         let mut client = client_over(channel, bearer.clone());
         // It connects with the first file.
-        let files = client_over(transport::connect_lazily(&endpoint, &way), bearer);
+        let files = client_over(transport::connect_lazily(&endpoint, &mode), bearer);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
         let about = self.about.clone();
         let outgoing = ReceiverStream::new(outgoing).map(move |message| about.out(message));
@@ -227,10 +227,10 @@ impl Address {
                 let message = format!("the coordinator refuses: {}", status.message());
                 return Err(Problem::Denied(fail(2, message)));
             }
-            Err(status) => return Err(self.why_no_answer(&way, &status).await),
+            Err(status) => return Err(self.why_no_answer(&mode, &status).await),
         };
         let reader = Reader(tokio::spawn(read(number, incoming, triggers.clone())));
-        Ok(Session { files, token, tls: way.tls().cloned(), outbox, reader })
+        Ok(Session { files, token, tls: mode.tls().cloned(), outbox, reader })
     }
 
     /// Why no connection came about. What TLS refuses stays so, unless the token's line has changed meanwhile.
@@ -243,13 +243,13 @@ impl Address {
         let unreachable = format!("can't be reached: {}", chain(error));
         let Some(why) = TlsError::within(error) else { return passing(4, unreachable) };
         let spoken = what_is_spoken(&self.host, self.port).await;
-        if !why.is_passing && spoken != Spoken::Http2 {
+        if !why.is_passing && spoken != PeerProtocol::Http2 {
             let has_changed = self.token(loopback).is_ok_and(|now| now.fingerprint != line.fingerprint);
             let message = format!("{}: {}", self.url, why.message);
             return if has_changed { passing(2, message) } else { lasting(message) };
         }
         match spoken {
-            Spoken::Http2 => lasting(format!(
+            PeerProtocol::Http2 => lasting(format!(
                 "{}: the coordinator there doesn't encrypt: use http:// and, from another machine, --insecure on both sides",
                 self.url
             )),
@@ -258,8 +258,10 @@ impl Address {
     }
 
     /// Why a connection that came about has brought no stream.
-    async fn why_no_answer(&self, way: &Way, status: &tonic::Status) -> Problem {
-        if matches!(way, Way::Plain) && what_is_spoken(&self.host, self.port).await == Spoken::Tls {
+    async fn why_no_answer(&self, mode: &SecurityMode, status: &tonic::Status) -> Problem {
+        if matches!(mode, SecurityMode::Plain)
+            && what_is_spoken(&self.host, self.port).await == PeerProtocol::Tls
+        {
             return lasting(format!("{}: the coordinator there speaks TLS: use https://", self.url));
         }
         // Under TLS 1.3 a server says after the client's last word that it doesn't accept its certificate.
@@ -306,11 +308,11 @@ async fn read(
 }
 
 /// The URL with the scheme that is spoken.
-fn with_scheme(url: &str, way: &Way) -> String {
-    match (url.contains("://"), way) {
+fn with_scheme(url: &str, mode: &SecurityMode) -> String {
+    match (url.contains("://"), mode) {
         (true, _) => url.to_owned(),
-        (false, Way::Plain) => format!("http://{url}"),
-        (false, Way::Tls(_)) => format!("https://{url}"),
+        (false, SecurityMode::Plain) => format!("http://{url}"),
+        (false, SecurityMode::Tls(_)) => format!("https://{url}"),
     }
 }
 
@@ -358,9 +360,9 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let parse = |url| Address::parse(url, None, Security::default());
-        assert_eq!(with_scheme("127.0.0.1:7", &Way::Plain), "http://127.0.0.1:7");
-        assert_eq!(with_scheme("https://host:7", &Way::Plain), "https://host:7");
+        let parse = |url| CoordinatorAddress::parse(url, None, Security::default());
+        assert_eq!(with_scheme("127.0.0.1:7", &SecurityMode::Plain), "http://127.0.0.1:7");
+        assert_eq!(with_scheme("https://host:7", &SecurityMode::Plain), "https://host:7");
         assert_eq!(parse("http://[::1]:7/").expect("IPv6").host, "::1");
         for wrong in ["", "http://host", "http://host:x"] {
             assert_eq!(parse(wrong).expect_err(wrong).code, 2);
@@ -374,8 +376,8 @@ mod tests {
         Token::random().expect("random").write(&file).expect("written");
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-        let address =
-            Address::parse(&format!("http://{free}"), Some(file), Security::default()).expect("an address");
+        let address = CoordinatorAddress::parse(&format!("http://{free}"), Some(file), Security::default())
+            .expect("an address");
         let (triggers, mut inbox) = mpsc::channel(4);
         let failure = address.join(Duration::from_millis(300), &triggers, &mut inbox).await.err();
         let failure = failure.expect("nobody listens there");
@@ -387,7 +389,7 @@ mod tests {
     async fn a_missing_token_is_said_with_its_path_and_code_2() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
-        let address = Address::parse(&url, Some("/nonexistent/token".into()), Security::default());
+        let address = CoordinatorAddress::parse(&url, Some("/nonexistent/token".into()), Security::default());
         let (triggers, mut inbox) = mpsc::channel(4);
         let joined = address.expect("an address").join(Duration::ZERO, &triggers, &mut inbox).await;
         let failure = joined.err().expect("no token");
@@ -397,8 +399,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_ends_the_attempts() {
-        let address =
-            Address::parse("http://127.0.0.1:9", Some("/nonexistent/token".into()), Security::default());
+        let address = CoordinatorAddress::parse(
+            "http://127.0.0.1:9",
+            Some("/nonexistent/token".into()),
+            Security::default(),
+        );
         let (triggers, mut inbox) = mpsc::channel(4);
         triggers.send(Trigger::Signalled { signal: "SIGTERM" }).await.expect("room");
         let joined = address.expect("an address").join(Duration::from_secs(60), &triggers, &mut inbox).await;

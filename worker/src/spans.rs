@@ -28,7 +28,7 @@ impl Member {
     }
 
     fn trace(&self, key: StepKey, mut part: Part) {
-        let Some(spans) = self.figures.spans.get() else { return };
+        let Some(spans) = self.metrics.spans.get() else { return };
         let (term, is_evaluation) = ((key.view.0 >> 32) as u32, key.phase == Phase::Evaluate);
         let id = StepId { run: self.welcome.run.0, term, step: key.step, is_evaluation };
         part.numbers.push(("bonfire.step", key.step as i64));

@@ -9,7 +9,7 @@ use crate::compute::failure;
 use crate::fail;
 use crate::member::Member;
 use crate::transfer::{CONNECTION, Remote};
-use crate::versions::{Job, MODEL_FILE, OPTIMIZER_FILE};
+use crate::versions::{MODEL_FILE, OPTIMIZER_FILE, SnapshotJob};
 
 impl Member {
     /// Makes state 0 from the seed, and from the file that the run begins with if there is one, and uploads it as
@@ -23,7 +23,7 @@ impl Member {
         }
         // This process may have trained before: state 0 is that of one that has not.
         self.optimizer.reset();
-        let job = Job::Version { step: 0 };
+        let job = SnapshotJob::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
         // One that the coordinator refuses is no reason to end: its disk may have room for the next attempt.
         self.versions
@@ -104,7 +104,8 @@ impl Member {
     /// Copies the state for the versions' thread, which uploads it behind the training.
     pub(crate) fn write_version(&mut self, step: u64) -> Result<(), Failure> {
         let began = std::time::Instant::now();
-        let snapshot = self.versions.snapshot(Job::Version { step }, &self.parameters, &self.optimizer);
+        let snapshot =
+            self.versions.snapshot(SnapshotJob::Version { step }, &self.parameters, &self.optimizer);
         self.snapshot_us = crate::step::micros(began);
         snapshot
     }
@@ -128,7 +129,7 @@ impl Member {
             }),
         };
         let formats = self.config.export.formats.clone();
-        let job = Job::Export { step, formats, info: Box::new(info) };
+        let job = SnapshotJob::Export { step, formats, info: Box::new(info) };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)
     }
 }

@@ -10,11 +10,11 @@ use protocol::worker::Event;
 use trainer::GradientSink;
 
 use crate::compute::failure;
-use crate::exchange::{Exchange, Reduced, Way};
+use crate::exchange::{DataEndpoint, Exchange, Reduced};
 use crate::fail;
-use crate::feed::{Feed, Place, Position};
-use crate::figures::Doing;
-use crate::member::{Member, Work};
+use crate::feed::{Feed, MicrobatchId, ShardAssignment};
+use crate::member::{Member, ViewWork};
+use crate::metrics::Activity;
 
 /// A thread that helps to divide has at least so many blocks: a millisecond's work.
 const BLOCKS_OF_A_THREAD_MIN: usize = 16;
@@ -35,7 +35,7 @@ impl Member {
         let rank = rank.ok_or_else(|| fail(4, "a view came that this worker is not in"))?;
         let shares = view.members.iter().map(|info| info.share).collect();
         let first = view.dealt.get(rank).map(|ranges| (view.step, view.phase, ranges.clone()));
-        let place = Place { shares, rank, first };
+        let place = ShardAssignment { shares, rank, first };
         let is_alone = view.reduce == ReduceAt::Alone;
         let exchange = match self.work.take().and_then(|work| work.exchange) {
             _ if is_alone => None,
@@ -43,7 +43,7 @@ impl Member {
             None => Some(self.connect()?),
         };
         let feed = Feed::start(self.samples.clone(), self.geometry, place.clone())?;
-        self.work = Some(Work { place, feed, is_alone, exchange });
+        self.work = Some(ViewWork { place, feed, is_alone, exchange });
         Ok(())
     }
 
@@ -51,8 +51,13 @@ impl Member {
         let elements = self.engine.layout().elements;
         let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
         let buffer = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
-        let way = Way { host: &self.host, port: self.data_port, token: &self.token, tls: self.tls.as_ref() };
-        Exchange::connect(&way, &self.welcome, (elements, presence_bytes), buffer, self.commands.clone())
+        let endpoint = DataEndpoint {
+            host: &self.host,
+            port: self.data_port,
+            token: &self.token,
+            tls: self.tls.as_ref(),
+        };
+        Exchange::connect(&endpoint, &self.welcome, (elements, presence_bytes), buffer, self.commands.clone())
     }
 
     /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
@@ -66,10 +71,10 @@ impl Member {
         if let Some(abandoned) = self.prepared.take() {
             self.give_back(abandoned);
         }
-        self.figures.enter(Doing::Compute);
+        self.metrics.enter(Activity::Compute);
         let mut timings = self.add_up(key)?;
-        self.figures.computed(&timings);
-        self.figures.enter(Doing::Exchange);
+        self.metrics.computed(&timings);
+        self.metrics.enter(Activity::Exchange);
         timings.apply_us = std::mem::take(&mut self.apply_us);
         timings.snapshot_us = std::mem::take(&mut self.snapshot_us);
         self.timings = timings;
@@ -113,11 +118,11 @@ impl Member {
                 continue;
             }
             let waited = Instant::now();
-            let position = Position { phase: key.phase, step: key.step, microbatch };
+            let position = MicrobatchId { phase: key.phase, step: key.step, microbatch };
             let filled = work.feed.take(position)?;
             timings.data_us = timings.data_us.saturating_add(micros(waited));
             timings.samples = timings.samples.saturating_add(filled.batch.count as u32);
-            self.figures.microbatch(filled.batch.count);
+            self.metrics.microbatch(filled.batch.count);
             accumulator.begin(microbatch);
             let sums = match key.phase {
                 Phase::Train => {
@@ -170,9 +175,9 @@ impl Member {
     fn prepare_step(&mut self, reduced: Box<Reduced>) -> Event {
         self.expected = None;
         self.timings.exchange_us = micros(self.pushed);
-        self.figures.exchanged(&self.timings);
+        self.metrics.exchanged(&self.timings);
         self.trace_reduced(reduced.key);
-        self.figures.enter(Doing::Wait);
+        self.metrics.enter(Activity::Wait);
         let Reduced { key, facts, sums, presence, .. } = &*reduced;
         let squared_norm = facts.squared_norm();
         let event = Event::Reduced {
@@ -190,7 +195,7 @@ impl Member {
     /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
-        self.figures.enter(Doing::Commit);
+        self.metrics.enter(Activity::Commit);
         self.held = None;
         // Of whichever view: the machine has held its hash against the commit's, and a step that was tried again in another
         // view comes to the same.
@@ -206,9 +211,9 @@ impl Member {
         }
         self.give_back(reduced);
         self.apply_us = micros(began);
-        self.figures.applied(self.apply_us, self.step);
+        self.metrics.applied(self.apply_us, self.step);
         self.trace_applied(commit.key);
-        self.figures.enter(Doing::Wait);
+        self.metrics.enter(Activity::Wait);
         Ok(Event::Applied { step: self.step, state_check: self.state_check })
     }
 

@@ -22,7 +22,7 @@ pub(crate) const MODEL_FILE: &str = "model.safetensors";
 pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
 /// What a snapshot is taken for.
-pub(crate) enum Job {
+pub(crate) enum SnapshotJob {
     /// A version.
     Version {
         /// Its step.
@@ -39,7 +39,7 @@ pub(crate) enum Job {
     },
 }
 
-impl Job {
+impl SnapshotJob {
     /// What is to be said of it where it failed.
     fn failed(&self, failure: &Failure) -> Event {
         let (kind, step) = match self {
@@ -50,7 +50,7 @@ impl Job {
     }
 }
 
-impl std::fmt::Display for Job {
+impl std::fmt::Display for SnapshotJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Version { step } => write!(f, "version {step}"),
@@ -67,13 +67,13 @@ struct Snapshot {
 
 /// The compute thread's end.
 pub(crate) struct Versions {
-    jobs: SyncSender<(Job, Snapshot)>,
+    jobs: SyncSender<(SnapshotJob, Snapshot)>,
     done: Receiver<(Snapshot, Result<(), Failure>)>,
     /// The snapshot, when it isn't being uploaded.
-    rest: Rest,
+    rest: SnapshotState,
 }
 
-enum Rest {
+enum SnapshotState {
     /// Not taken yet: its memory comes with the first version.
     Never,
     Idle(Snapshot),
@@ -83,7 +83,7 @@ enum Rest {
 impl Versions {
     /// Starts the thread, which tells what it could not upload. It ends when this is dropped.
     pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<Trigger>) -> Result<Self, Failure> {
-        let (jobs, inbox) = sync_channel::<(Job, Snapshot)>(1);
+        let (jobs, inbox) = sync_channel::<(SnapshotJob, Snapshot)>(1);
         let (outbox, done) = sync_channel(1);
         let body = move || {
             for (job, snapshot) in inbox {
@@ -105,27 +105,27 @@ impl Versions {
             .name("versions".to_owned())
             .spawn(body)
             .map_err(|error| fail(4, format!("the versions' thread can't be started: {error}")))?;
-        Ok(Self { jobs, done, rest: Rest::Never })
+        Ok(Self { jobs, done, rest: SnapshotState::Never })
     }
 
     /// Copies the state and uploads it behind the caller's back. Waits for the upload before this one.
     pub(crate) fn snapshot(
         &mut self,
-        job: Job,
+        job: SnapshotJob,
         parameters: &[f32],
         optimizer: &HostOptimizer,
     ) -> Result<(), Failure> {
         // What became of the one before is the coordinator's business, which has been told by then.
         let _ = self.wait();
-        let snapshot = match std::mem::replace(&mut self.rest, Rest::Uploading) {
-            Rest::Idle(mut snapshot) => {
+        let snapshot = match std::mem::replace(&mut self.rest, SnapshotState::Uploading) {
+            SnapshotState::Idle(mut snapshot) => {
                 snapshot.parameters.copy_from_slice(parameters);
                 for (copy, moment) in snapshot.optimizer.moments_mut().iter_mut().zip(optimizer.moments()) {
                     copy.values.copy_from_slice(&moment.values);
                 }
                 snapshot
             }
-            Rest::Never | Rest::Uploading => {
+            SnapshotState::Never | SnapshotState::Uploading => {
                 Snapshot { parameters: parameters.to_vec(), optimizer: optimizer.clone() }
             }
         };
@@ -134,11 +134,11 @@ impl Versions {
 
     /// Waits until nothing is being uploaded; how the last upload went, if one was under way.
     pub(crate) fn wait(&mut self) -> Result<(), Failure> {
-        if !matches!(self.rest, Rest::Uploading) {
+        if !matches!(self.rest, SnapshotState::Uploading) {
             return Ok(());
         }
         let (snapshot, result) = self.done.recv().map_err(|_| gone())?;
-        self.rest = Rest::Idle(snapshot);
+        self.rest = SnapshotState::Idle(snapshot);
         result
     }
 }
@@ -147,14 +147,14 @@ fn gone() -> Failure {
     fail(4, "the versions' thread has ended (see the log above)")
 }
 
-fn upload(transfer: &Transfer, job: &Job, snapshot: &Snapshot) -> Result<(), Failure> {
+fn upload(transfer: &Transfer, job: &SnapshotJob, snapshot: &Snapshot) -> Result<(), Failure> {
     let Snapshot { parameters, optimizer } = snapshot;
     let layout = optimizer.layout();
     let model_digest = tensors::model_digest(layout, parameters);
     let state_digest = tensors::state_digest(parameters, optimizer);
     let none = Metadata::new();
     match job {
-        Job::Version { step } => {
+        SnapshotJob::Version { step } => {
             let mut upload = transfer.upload(UploadKind::Version, *step)?;
             for (name, file) in [
                 (MODEL_FILE, tensors::model_file(layout, parameters, &none)),
@@ -165,7 +165,7 @@ fn upload(transfer: &Transfer, job: &Job, snapshot: &Snapshot) -> Result<(), Fai
             }
             upload.finish(&model_digest, &state_digest)
         }
-        Job::Export { step, formats, info } => {
+        SnapshotJob::Export { step, formats, info } => {
             let mut upload = transfer.upload(UploadKind::Export, *step)?;
             for format in formats {
                 match format.as_str() {

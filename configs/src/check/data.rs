@@ -1,7 +1,7 @@
 //! What can't be in `[dataset]` and `[augment]`.
 
 use super::within;
-use crate::places::Report;
+use crate::key_positions::Report;
 use crate::types::{ColumnKind, Config, Dataset, DatasetKind, OnBad, Sampling, Shuffle};
 
 pub(super) fn check(config: &Config, report: &mut Report) {

@@ -6,34 +6,36 @@ use std::time::{Duration, UNIX_EPOCH};
 use datasets::registry::utc;
 use wire::token::{Token, TokenLine};
 
-use super::table::{self, Entry, Table};
+use super::token_table::{self, TokenEntry, TokenTable};
 use crate::audit;
 use crate::cli::{CreateArgs, OutputForm, RevokeArgs};
 use crate::display;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Prints the token's line, which is nowhere else: what is kept of it is a hash.
-pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
-    table::check_name(&args.name).map_err(Refusal::config)?;
+pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), StartError> {
+    token_table::check_name(&args.name).map_err(StartError::config)?;
     let own = dir.join("token");
     let fingerprint = match TokenLine::read(&own) {
         Ok(line) => line.fingerprint,
         Err(why) => {
-            return Err(Refusal::config(format!("{why}: a run has tokens once its coordinator was started")));
+            return Err(StartError::config(format!(
+                "{why}: a run has tokens once its coordinator was started"
+            )));
         }
     };
-    let token = Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?;
-    let now = table::now();
-    let entry = Entry {
+    let token = Token::random().map_err(|why| StartError::failed(format!("no random bytes: {why}")))?;
+    let now = token_table::now();
+    let entry = TokenEntry {
         name: args.name.clone(),
         role: args.role,
-        hash: table::hash(&token),
+        hash: token_table::hash(&token),
         created: now,
         expires: args.expires.map(|span| now.saturating_add(span.as_secs())),
         revoked: None,
     };
-    table::change(dir, |table| add(table, entry, now)).map_err(Refusal::config)?;
-    audit::note(dir, "token created", &args.name, &args.role.to_string());
+    token_table::change(dir, |table| add(table, entry, now)).map_err(StartError::config)?;
+    audit::record(dir, "token created", &args.name, &args.role.to_string());
     display::print(&TokenLine { token, fingerprint }.to_line());
     printable::error_line(format_args!(
         "this line is the token {:?} of {}, and is shown once: keep it in a file of mode 600 and name that with --token-file",
@@ -43,7 +45,7 @@ pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn add(table: &mut Table, entry: Entry, now: u64) -> Result<(), String> {
+fn add(table: &mut TokenTable, entry: TokenEntry, now: u64) -> Result<(), String> {
     // One that is over leaves its name free, and stays: whoever still comes with it is told what became of it.
     if table.tokens.iter().any(|other| other.name == entry.name && other.ended(now).is_none()) {
         return Err(format!(
@@ -51,19 +53,19 @@ fn add(table: &mut Table, entry: Entry, now: u64) -> Result<(), String> {
             entry.name
         ));
     }
-    if table.tokens.len() >= table::TOKENS_MAX {
+    if table.tokens.len() >= token_table::TOKENS_MAX {
         // Those that are over make room.
         table.tokens.retain(|other| other.ended(now).is_none());
     }
-    if table.tokens.len() >= table::TOKENS_MAX {
+    if table.tokens.len() >= token_table::TOKENS_MAX {
         return Err(format!("the run has {} tokens, which is the most: revoke some", table.tokens.len()));
     }
     table.tokens.push(entry);
     Ok(())
 }
 
-pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), Refusal> {
-    let table = Table::read(dir).map_err(Refusal::config)?;
+pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), StartError> {
+    let table = TokenTable::read(dir).map_err(StartError::config)?;
     if form == OutputForm::Json {
         // A hash is good for nothing, and nobody needs it either.
         let rows: Vec<_> = table.tokens.iter().map(|entry| serde_json::json!({
@@ -90,8 +92,8 @@ pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn state(entry: &Entry) -> &'static str {
-    match entry.ended(table::now()) {
+fn state(entry: &TokenEntry) -> &'static str {
+    match entry.ended(token_table::now()) {
         None => "good",
         Some(_) if entry.revoked.is_some() => "revoked",
         Some(_) => "expired",
@@ -104,17 +106,17 @@ fn at(seconds: u64) -> String {
     utc(UNIX_EPOCH + Duration::from_secs(seconds.min(YEAR_9999)))
 }
 
-pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), Refusal> {
+pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), StartError> {
     if args.name == super::RUN {
-        return Err(Refusal::config(format!(
+        return Err(StartError::config(format!(
             "the run's own token can't be revoked: stop the run, remove {}, and resume it, which makes another one",
             dir.join("token").display()
         )));
     }
-    let role = table::change(dir, |table| {
+    let role = token_table::change(dir, |table| {
         let mut known: Vec<_> = table.tokens.iter().map(|entry| entry.name.clone()).collect();
         known.dedup();
-        let now = table::now();
+        let now = token_table::now();
         let of_name = || table.tokens.iter().enumerate().filter(|(_, entry)| entry.name == args.name);
         let found = of_name().find(|(_, entry)| entry.ended(now).is_none()).or_else(|| of_name().next_back());
         let found = found.map(|(place, _)| place);
@@ -123,11 +125,11 @@ pub(crate) fn revoke(args: &RevokeArgs, dir: &Path) -> Result<(), Refusal> {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             format!("there is no token {:?} of {} (there are: {known})", args.name, dir.display())
         })?;
-        entry.revoked.get_or_insert_with(table::now);
+        entry.revoked.get_or_insert_with(token_table::now);
         Ok(entry.role)
     });
-    let role = role.map_err(Refusal::config)?;
-    audit::note(dir, "token revoked", &args.name, &role.to_string());
+    let role = role.map_err(StartError::config)?;
+    audit::record(dir, "token revoked", &args.name, &role.to_string());
     display::print(&format!("{} is revoked: a run that goes on hangs up on whoever came with it", args.name));
     Ok(())
 }

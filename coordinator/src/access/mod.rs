@@ -1,25 +1,25 @@
-//! Who may do what: the run's own token may all, others have a role, a name and an end.
+//! Caller may do what: the run's own token may all, others have a role, a name and an end.
 //!
 //! `RUN_DIR/tokens.json` is the truth, and is read again when it changes: whoever was admitted with a token that was revoked
 //! or has expired is hung up on within a second.
 
 pub(crate) mod commands;
-mod good;
-pub(crate) mod table;
+pub(crate) mod token_table;
+mod until_revoked;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use store::{HeldFolder, Whereabouts};
+use store::{FolderLocation, HeldFolder};
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::warn;
 use wire::token::Token;
 
-pub(crate) use good::WhileGood;
-use table::{Entry, Role, Stamp, Table};
+use token_table::{FileStamp, Role, TokenEntry, TokenTable};
+pub(crate) use until_revoked::UntilRevoked;
 
 /// The name of the run's own token, in messages and in the audit log.
 pub(crate) const RUN: &str = "run";
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a call does, by which a role may make it or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Need {
+pub(crate) enum Action {
     /// To read the run's status or pages.
     Read,
     /// To be a member, and to carry its files.
@@ -38,7 +38,7 @@ pub(crate) enum Need {
     Operate,
 }
 
-impl Need {
+impl Action {
     fn is_met_by(self, role: Role) -> bool {
         match self {
             Self::Read => matches!(role, Role::Viewer | Role::Operator),
@@ -56,9 +56,9 @@ impl Need {
     }
 }
 
-/// Who calls: by which token.
+/// Caller calls: by which token.
 #[derive(Clone, Debug)]
-pub(crate) struct Who {
+pub(crate) struct Caller {
     /// The token's name.
     pub(crate) name: Arc<str>,
     /// `None` for the run's own token, which may all.
@@ -69,9 +69,9 @@ pub(crate) struct Who {
     ended: watch::Receiver<bool>,
 }
 
-impl Who {
+impl Caller {
     /// Whether it may do this.
-    pub(crate) fn may(&self, need: Need) -> Result<(), Status> {
+    pub(crate) fn may(&self, need: Action) -> Result<(), Status> {
         match self.role {
             Some(role) if !need.is_met_by(role) => Err(Status::permission_denied(format!(
                 "the token {:?} is of {}: {}",
@@ -109,7 +109,7 @@ impl Who {
 
 /// Why a token admits nobody.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Refused {
+pub(crate) enum TokenRefusal {
     /// Nobody knows it.
     Unknown,
     /// It was good once.
@@ -120,13 +120,13 @@ pub(crate) enum Refused {
     },
 }
 
-impl From<&Refused> for Status {
-    fn from(refused: &Refused) -> Self {
+impl From<&TokenRefusal> for Status {
+    fn from(refused: &TokenRefusal) -> Self {
         match refused {
-            Refused::Unknown => {
+            TokenRefusal::Unknown => {
                 Self::unauthenticated("the run's token is missing or wrong: see --token-file")
             }
-            Refused::Ended { name, how } => Self::permission_denied(format!(
+            TokenRefusal::Ended { name, how } => Self::permission_denied(format!(
                 "the token {name:?} {how}: ask for another one (coordinator token create)"
             )),
         }
@@ -136,23 +136,23 @@ impl From<&Refused> for Status {
 /// All tokens of a run.
 #[derive(Clone)]
 pub(crate) struct Access {
-    run: Who,
+    run: Caller,
     token: Token,
     dir: Arc<Path>,
     /// What the folder must be for its file to count.
     held: Option<Arc<HeldFolder>>,
-    known: Arc<RwLock<Known>>,
+    known: Arc<RwLock<LoadedTokens>>,
 }
 
-struct Known {
-    stamp: Option<Stamp>,
-    entries: BTreeMap<String, Given>,
+struct LoadedTokens {
+    stamp: Option<FileStamp>,
+    entries: BTreeMap<String, IssuedToken>,
     /// Why the file can't be read, said once.
     trouble: String,
 }
 
-struct Given {
-    entry: Entry,
+struct IssuedToken {
+    entry: TokenEntry,
     ended: watch::Sender<bool>,
 }
 
@@ -163,8 +163,8 @@ impl Access {
     /// When its file of tokens can't be read.
     pub(crate) fn open(token: Token, dir: &Path) -> Result<Self, String> {
         let run =
-            Who { name: RUN.into(), role: None, secret: token.secret(), ended: watch::channel(false).1 };
-        let known = Known { stamp: None, entries: BTreeMap::new(), trouble: String::new() };
+            Caller { name: RUN.into(), role: None, secret: token.secret(), ended: watch::channel(false).1 };
+        let known = LoadedTokens { stamp: None, entries: BTreeMap::new(), trouble: String::new() };
         let held = HeldFolder::open(dir, "lock").ok().map(Arc::new);
         let own = Self { run, token, dir: dir.into(), held, known: Arc::new(RwLock::new(known)) };
         own.look()?;
@@ -185,12 +185,12 @@ impl Access {
 
     /// Reads the file if it has changed, and ends what is over.
     fn look(&self) -> Result<(), String> {
-        let stamp = Stamp::of(&self.dir);
+        let stamp = FileStamp::of(&self.dir);
         // Whoever removes the run's folder revokes no token: workers save what they hold.
-        let is_lost = self.held.as_ref().is_some_and(|held| held.whereabouts() != Whereabouts::InPlace);
+        let is_lost = self.held.as_ref().is_some_and(|held| held.whereabouts() != FolderLocation::InPlace);
         let has_changed =
             !is_lost && self.known.read().unwrap_or_else(PoisonError::into_inner).stamp != stamp;
-        let table = if has_changed { Some(Table::read(&self.dir)) } else { None };
+        let table = if has_changed { Some(TokenTable::read(&self.dir)) } else { None };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let outcome = match table {
             None => Ok(()),
@@ -207,35 +207,35 @@ impl Access {
                 Err(why)
             }
         };
-        let now = table::now();
+        let now = token_table::now();
         for given in known.entries.values().filter(|given| given.entry.ended(now).is_some()) {
             given.ended.send_if_modified(|ended| !std::mem::replace(ended, true));
         }
         outcome
     }
 
-    /// Who shows this as its `authorization`.
-    pub(crate) fn admit(&self, value: Option<&str>) -> Result<Who, Refused> {
+    /// Caller shows this as its `authorization`.
+    pub(crate) fn admit(&self, value: Option<&str>) -> Result<Caller, TokenRefusal> {
         if self.token.admits(value) {
             return Ok(self.run.clone());
         }
         let token = value.and_then(|value| value.strip_prefix("Bearer ")).and_then(Token::parse);
-        self.admit_named(&token.ok_or(Refused::Unknown)?)
+        self.admit_named(&token.ok_or(TokenRefusal::Unknown)?)
     }
 
-    fn admit_named(&self, token: &Token) -> Result<Who, Refused> {
-        let hash = table::hash(token);
+    fn admit_named(&self, token: &Token) -> Result<Caller, TokenRefusal> {
+        let hash = token_table::hash(token);
         let find = || {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             let given = known.entries.get(&hash)?;
-            let who = Who {
+            let who = Caller {
                 name: given.entry.name.as_str().into(),
                 role: Some(given.entry.role),
                 secret: token.secret(),
                 ended: given.ended.subscribe(),
             };
-            Some(match given.entry.ended(table::now()) {
-                Some(how) => Err(Refused::Ended { name: given.entry.name.clone(), how }),
+            Some(match given.entry.ended(token_table::now()) {
+                Some(how) => Err(TokenRefusal::Ended { name: given.entry.name.clone(), how }),
                 None => Ok(who),
             })
         };
@@ -244,25 +244,25 @@ impl Access {
             // It may have been made this very moment.
             None => {
                 let _ = self.look();
-                find().unwrap_or(Err(Refused::Unknown))
+                find().unwrap_or(Err(TokenRefusal::Unknown))
             }
         }
     }
 }
 
-impl Known {
+impl LoadedTokens {
     /// What is no longer there has ended.
-    fn take(&mut self, entries: BTreeMap<String, Entry>) {
+    fn take(&mut self, entries: BTreeMap<String, TokenEntry>) {
         let mut before = std::mem::take(&mut self.entries);
         for (hash, entry) in entries {
             let still = before.remove(&hash).map(|given| given.ended).filter(|ended| !*ended.borrow());
             let ended = still.unwrap_or_else(|| watch::channel(false).0);
-            self.entries.insert(hash, Given { entry, ended });
+            self.entries.insert(hash, IssuedToken { entry, ended });
         }
         // Whoever comes with one of these is told that it is over, rather than that nobody knows it.
-        for (hash, mut given) in before.into_iter().take(table::TOKENS_MAX) {
+        for (hash, mut given) in before.into_iter().take(token_table::TOKENS_MAX) {
             given.ended.send_replace(true);
-            given.entry.revoked.get_or_insert_with(table::now);
+            given.entry.revoked.get_or_insert_with(token_table::now);
             self.entries.insert(hash, given);
         }
     }

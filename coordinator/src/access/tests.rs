@@ -10,9 +10,9 @@ fn run() -> (tempfile::TempDir, Token, Access) {
 /// A token in the file, as `coordinator token create` puts it there.
 fn given(dir: &Path, name: &str, role: Role, expires: Option<u64>) -> Token {
     let token = Token::random().expect("random");
-    let (hash, name) = (table::hash(&token), name.to_owned());
-    let entry = Entry { name, role, hash, created: 0, expires, revoked: None };
-    table::change(dir, |table| {
+    let (hash, name) = (token_table::hash(&token), name.to_owned());
+    let entry = TokenEntry { name, role, hash, created: 0, expires, revoked: None };
+    token_table::change(dir, |table| {
         table.tokens.push(entry);
         Ok(())
     })
@@ -21,23 +21,23 @@ fn given(dir: &Path, name: &str, role: Role, expires: Option<u64>) -> Token {
 }
 
 fn revoke(dir: &Path, name: &str) {
-    table::change(dir, |table| {
+    token_table::change(dir, |table| {
         let entry = table.tokens.iter_mut().find(|entry| entry.name == name);
-        entry.expect("there").revoked = Some(table::now());
+        entry.expect("there").revoked = Some(token_table::now());
         Ok(())
     })
     .expect("written");
 }
 
-fn admit(access: &Access, token: &Token) -> Result<Who, Refused> {
+fn admit(access: &Access, token: &Token) -> Result<Caller, TokenRefusal> {
     access.admit(Some(&token.bearer()))
 }
 
 #[test]
 fn each_role_may_do_its_own_and_the_runs_token_all() {
     let (dir, own, access) = run();
-    let all = [Need::Read, Need::Join, Need::Operate];
-    let check = |token: &Token, allowed: &[Need]| {
+    let all = [Action::Read, Action::Join, Action::Operate];
+    let check = |token: &Token, allowed: &[Action]| {
         let who = admit(&access, token).expect("admitted");
         for need in all {
             let may = who.may(need);
@@ -50,12 +50,12 @@ fn each_role_may_do_its_own_and_the_runs_token_all() {
         }
     };
     check(&own, &all);
-    check(&given(dir.path(), "ann", Role::Viewer, None), &[Need::Read]);
-    check(&given(dir.path(), "gpu-7", Role::Worker, None), &[Need::Join]);
-    check(&given(dir.path(), "bob", Role::Operator, None), &[Need::Read, Need::Operate]);
+    check(&given(dir.path(), "ann", Role::Viewer, None), &[Action::Read]);
+    check(&given(dir.path(), "gpu-7", Role::Worker, None), &[Action::Join]);
+    check(&given(dir.path(), "bob", Role::Operator, None), &[Action::Read, Action::Operate]);
     for value in [None, Some(""), Some("Bearer 07"), Some(Token::random().expect("random").bearer().as_str())]
     {
-        assert_eq!(access.admit(value).err(), Some(Refused::Unknown), "{value:?}");
+        assert_eq!(access.admit(value).err(), Some(TokenRefusal::Unknown), "{value:?}");
     }
 }
 
@@ -66,7 +66,7 @@ fn the_file_has_no_token_and_is_its_owners_alone() {
     let token = given(dir.path(), "ann", Role::Viewer, None);
     let path = dir.path().join("tokens.json");
     let text = std::fs::read_to_string(&path).expect("read");
-    assert!(!text.contains(&token.to_hex()) && text.contains(&table::hash(&token)), "{text}");
+    assert!(!text.contains(&token.to_hex()) && text.contains(&token_table::hash(&token)), "{text}");
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
 }
 
@@ -84,15 +84,15 @@ async fn whoever_was_admitted_hears_of_the_end_of_the_token() {
     let said = tokio::time::timeout(deadline, first.ended()).await.expect("told");
     assert!(said.contains("gpu-7"), "{said}");
     let refused = admit(&access, &revoked).expect_err("revoked");
-    assert_eq!(refused, Refused::Ended { name: "gpu-7".into(), how: "was revoked" });
-    table::change(dir.path(), |table| {
+    assert_eq!(refused, TokenRefusal::Ended { name: "gpu-7".into(), how: "was revoked" });
+    token_table::change(dir.path(), |table| {
         table.tokens.retain(|entry| entry.name != "gpu-9");
         Ok(())
     })
     .expect("written");
     tokio::time::timeout(deadline, third.ended()).await.expect("told");
     let refused = admit(&access, &removed).expect_err("gone");
-    assert_eq!(refused, Refused::Ended { name: "gpu-9".into(), how: "was revoked" });
+    assert_eq!(refused, TokenRefusal::Ended { name: "gpu-9".into(), how: "was revoked" });
     watching.abort();
     assert!(!*second.ended.borrow() && !*all.ended.borrow());
     who(&kept);
@@ -101,9 +101,9 @@ async fn whoever_was_admitted_hears_of_the_end_of_the_token() {
 #[test]
 fn a_token_expires_and_a_damaged_file_changes_nothing() {
     let (dir, _, access) = run();
-    let old = given(dir.path(), "old", Role::Viewer, Some(table::now() - 1));
-    let good = given(dir.path(), "good", Role::Viewer, Some(table::now() + 3_600));
-    assert!(matches!(admit(&access, &old), Err(Refused::Ended { how: "has expired", .. })));
+    let old = given(dir.path(), "old", Role::Viewer, Some(token_table::now() - 1));
+    let good = given(dir.path(), "good", Role::Viewer, Some(token_table::now() + 3_600));
+    assert!(matches!(admit(&access, &old), Err(TokenRefusal::Ended { how: "has expired", .. })));
     let who = admit(&access, &good).expect("good for an hour");
     std::fs::write(dir.path().join("tokens.json"), "{\"tokens\": [{\"name\"").expect("written");
     let why = access.look().expect_err("damaged");
@@ -135,9 +135,9 @@ fn the_file_alone_revokes_when_it_is_removed_and_the_whole_folder_does_not() {
 #[test]
 fn names_fit_into_a_log() {
     for good in ["gpu-7", "ann", "a.b_c"] {
-        table::check_name(good).unwrap_or_else(|why| panic!("{why}"));
+        token_table::check_name(good).unwrap_or_else(|why| panic!("{why}"));
     }
     for bad in ["", "run", "a b", "a\n", "é", &"x".repeat(65)] {
-        assert!(table::check_name(bad).is_err(), "{bad:?}");
+        assert!(token_table::check_name(bad).is_err(), "{bad:?}");
     }
 }

@@ -14,12 +14,12 @@ use wire::handshake::{self, HandshakeError};
 use wire::stream::DataStream;
 use wire::tls::ServerTls;
 
-use super::gate::{Early, Gate};
-use super::greeting::Greeting;
-use super::notices::{Loss, Notices};
+use super::event_mailbox::{ConnectionLoss, EventMailbox};
+use super::gate::{EarlyFrame, Gate};
+use super::pending_handshakes::PendingHandshakes;
 use super::pool::Pool;
 use super::{Input, SOCKET_TIMEOUT, spawn, writer};
-use crate::identities::{Entry, Identities};
+use crate::identities::{Identities, Registered};
 
 /// A thread whose connection was shut down ends within this.
 const LEAVING_MAX: Duration = Duration::from_millis(100);
@@ -34,13 +34,13 @@ pub(super) struct Connections {
     pub(super) inputs: SyncSender<Input>,
     pub(super) pool: Arc<Pool>,
     pub(super) gate: Arc<Gate>,
-    pub(super) greeting: Arc<Greeting>,
+    pub(super) pending: Arc<PendingHandshakes>,
     /// Of connections so far.
     pub(super) numbers: Arc<AtomicU64>,
     pub(super) identities: Identities,
     /// Bytes of the longest tail that a member of this run can have to send.
     pub(super) tail_bytes_max: Arc<AtomicUsize>,
-    pub(super) notices: Arc<Notices>,
+    pub(super) mailbox: Arc<EventMailbox>,
     /// Each connection's thread has one more.
     pub(super) open: Arc<()>,
     /// So many connections at once.
@@ -57,10 +57,10 @@ impl Connections {
                 Ok((stream, _)) => {
                     let own = self.clone();
                     let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-                    let greeted = self.greeting.enter(number, &stream);
+                    let greeted = self.pending.enter(number, &stream);
                     let served = greeted.and_then(|()| spawn("data-read", move || own.serve(number, stream)));
                     if let Err(why) = served {
-                        self.greeting.leave(number);
+                        self.pending.leave(number);
                         warn!(%why, "no thread for a data connection");
                     }
                 }
@@ -88,13 +88,13 @@ impl Connections {
     fn serve(&self, number: u64, socket: TcpStream) {
         let peer = socket.peer_addr().ok();
         let judged = self.greet(socket);
-        self.greeting.leave(number);
+        self.pending.leave(number);
         let (member, stream) = match judged {
             Ok(judged) => judged,
             Err(why) => {
                 debug!(?peer, %why, "a data connection was refused");
                 if self.identities.refuse(peer, "a data connection", &why) {
-                    self.notices.wake();
+                    self.mailbox.wake();
                 }
                 return;
             }
@@ -123,13 +123,14 @@ impl Connections {
         member: MemberId,
         number: u64,
         stream: DataStream,
-    ) -> Result<std::convert::Infallible, Loss> {
-        let error = |why: std::io::Error| Loss::Broken(format!("its data connection can't be used: {why}"));
-        let broken = |why: FrameError| Loss::Broken(why.to_string());
-        let early = |early: Early| Loss::Violation(early.to_string());
+    ) -> Result<std::convert::Infallible, ConnectionLoss> {
+        let error =
+            |why: std::io::Error| ConnectionLoss::Broken(format!("its data connection can't be used: {why}"));
+        let broken = |why: FrameError| ConnectionLoss::Broken(why.to_string());
+        let early = |early: EarlyFrame| ConnectionLoss::Violation(early.to_string());
         prepare_socket(&stream, SOCKET_TIMEOUT).map_err(error)?;
-        let Entry::Newest { before } = self.identities.enter(member, number, &stream) else {
-            return Err(Loss::Broken("it has a newer data connection, or has left".to_owned()));
+        let Registered::Newest { before } = self.identities.enter(member, number, &stream) else {
+            return Err(ConnectionLoss::Broken("it has a newer data connection, or has left".to_owned()));
         };
         let peer = "its worker".to_owned();
         let writing = FrameStream::new(stream.clone(), peer.clone(), SOCKET_TIMEOUT);
@@ -146,7 +147,7 @@ impl Connections {
             match header.kind {
                 Kind::PartialSums => {
                     self.gate.check(header.key).map_err(early)?;
-                    let (sums, presence) = sums::decode(&tail).map_err(Loss::Broken)?;
+                    let (sums, presence) = sums::decode(&tail).map_err(ConnectionLoss::Broken)?;
                     self.tell(Input::Sums { member, header, sums, presence: presence.to_vec() })?;
                 }
                 Kind::Partial => {
@@ -154,19 +155,22 @@ impl Connections {
                     let mut values = self.pool.take(header.floats as usize);
                     frames.read_body(&mut values).map_err(broken)?;
                     let count = values.len().div_ceil(BLOCK);
-                    blocks::decode(&tail, count, false, &mut hashes, &mut squares).map_err(Loss::Broken)?;
-                    check_blocks(&values, &hashes).map_err(Loss::Broken)?;
+                    blocks::decode(&tail, count, false, &mut hashes, &mut squares)
+                        .map_err(ConnectionLoss::Broken)?;
+                    check_blocks(&values, &hashes).map_err(ConnectionLoss::Broken)?;
                     self.tell(Input::Partial { member, header, values })?;
                 }
                 Kind::Slice | Kind::ReducedSums => {
-                    return Err(Loss::Violation("it sent a frame that only reducers send".to_owned()));
+                    return Err(ConnectionLoss::Violation(
+                        "it sent a frame that only reducers send".to_owned(),
+                    ));
                 }
             }
         }
     }
 
-    fn tell(&self, input: Input) -> Result<(), Loss> {
-        self.inputs.send(input).map_err(|_| Loss::Broken("the run is over".to_owned()))
+    fn tell(&self, input: Input) -> Result<(), ConnectionLoss> {
+        self.inputs.send(input).map_err(|_| ConnectionLoss::Broken("the run is over".to_owned()))
     }
 }
 
@@ -218,11 +222,11 @@ mod tests {
             inputs,
             pool: Arc::default(),
             gate: Arc::default(),
-            greeting: Arc::new(Greeting::of(OPEN_MAX)),
+            pending: Arc::new(PendingHandshakes::of(OPEN_MAX)),
             numbers: Arc::default(),
             identities,
             tail_bytes_max: Arc::default(),
-            notices: Arc::default(),
+            mailbox: Arc::default(),
             open: Arc::default(),
             open_max: OPEN_MAX,
         };

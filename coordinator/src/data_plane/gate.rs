@@ -17,33 +17,34 @@ struct State {
     /// The reducer's step, and its lowest slice that isn't reduced.
     open: Option<(StepKey, u32)>,
     /// The step that the driver has begun.
-    due: Option<StepKey>,
+    expected: Option<StepKey>,
 }
 
 /// A frame of a step that hasn't begun. Members hear of a step's beginning after [`Gate::expect`], so whoever sends one
 /// doesn't follow the protocol. It must not reach the reducer, which would leave the step in hand for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Early {
+pub(super) struct EarlyFrame {
     key: StepKey,
-    due: Option<StepKey>,
+    expected: Option<StepKey>,
 }
 
-impl std::fmt::Display for Early {
+impl std::fmt::Display for EarlyFrame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = |key: StepKey| match key.phase {
             Phase::Train => format!("step {} of view {:#x}", key.step, key.view.0),
             Phase::Evaluate => format!("the evaluation of state {} of view {:#x}", key.step, key.view.0),
         };
-        let due =
-            self.due.map_or_else(|| "nothing has begun".to_owned(), |due| format!("{} is due", name(due)));
-        write!(f, "it sent a part of {}, where {due}", name(self.key))
+        let expected = self
+            .expected
+            .map_or_else(|| "nothing has begun".to_owned(), |expected| format!("{} is due", name(expected)));
+        write!(f, "it sent a part of {}, where {expected}", name(self.key))
     }
 }
 
 impl Gate {
     /// This step begins: the driver says so before any member can hear of it.
-    pub(super) fn expect(&self, due: StepKey) {
-        self.lock().due = Some(due);
+    pub(super) fn expect(&self, expected: StepKey) {
+        self.lock().expected = Some(expected);
     }
 
     /// Slices of this step below `lowest_open` are reduced.
@@ -56,15 +57,19 @@ impl Gate {
     }
 
     /// Whether anybody who follows the protocol can send something of this step.
-    pub(super) fn check(&self, key: StepKey) -> Result<(), Early> {
-        let due = self.lock().due;
-        if due.is_none_or(|due| key > due) { Err(Early { key, due }) } else { Ok(()) }
+    pub(super) fn check(&self, key: StepKey) -> Result<(), EarlyFrame> {
+        let expected = self.lock().expected;
+        if expected.is_none_or(|expected| key > expected) {
+            Err(EarlyFrame { key, expected })
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits until a slice is admitted. What belongs to the past is, to be dropped; so are the first of a step that has
     /// begun and that the reducer hasn't heard of yet. The wait ends with the step at the latest, whose deadline the
     /// machine keeps.
-    pub(super) fn wait(&self, key: StepKey, slice: u32) -> Result<(), Early> {
+    pub(super) fn wait(&self, key: StepKey, slice: u32) -> Result<(), EarlyFrame> {
         self.check(key)?;
         let admits = |state: &State| {
             let lowest_open = match state.open {

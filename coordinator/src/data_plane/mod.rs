@@ -7,12 +7,12 @@
 //! send slice by slice in the same order, so what the lowest open slice misses is the next frame of some connection. What is
 //! reduced waits for slow members, whose number doesn't count: they share it.
 
+mod aggregator;
 mod connections;
+mod event_mailbox;
 mod gate;
-mod greeting;
-mod notices;
+mod pending_handshakes;
 mod pool;
-mod summing;
 mod writer;
 
 use std::net::TcpListener;
@@ -29,12 +29,12 @@ use wire::frames::{Header, TAIL_BYTES_MAX, sums};
 use wire::tls::ServerTls;
 
 use crate::identities::Identities;
+use aggregator::Aggregator;
 use connections::Connections;
+pub(crate) use event_mailbox::{ConnectionLoss, EventMailbox, PendingEvents};
 use gate::Gate;
-use greeting::Greeting;
-pub(crate) use notices::{Loss, Notices, Told};
+use pending_handshakes::PendingHandshakes;
 use pool::Pool;
-use summing::Summing;
 
 /// Inputs that may wait for the reducer's thread, each a slice of 4 MiB at most. Readers wait for room, which is what slows
 /// down a member that sends faster than can be summed; the [`Gate`] bounds them before that.
@@ -51,7 +51,7 @@ enum Input {
     },
     Committed(StepKey),
     /// Who holds up the step in hand?
-    Behind(SyncSender<Behind>),
+    Stragglers(SyncSender<Stragglers>),
     Connected {
         member: MemberId,
         number: u64,
@@ -60,7 +60,7 @@ enum Input {
     Gone {
         member: MemberId,
         number: u64,
-        loss: Loss,
+        loss: ConnectionLoss,
     },
     Sums {
         member: MemberId,
@@ -76,7 +76,7 @@ enum Input {
 }
 
 /// The step in hand, and who holds it up.
-pub(crate) type Behind = Option<(StepKey, Vec<MemberId>)>;
+pub(crate) type Stragglers = Option<(StepKey, Vec<MemberId>)>;
 
 /// What a member is to have. As many may wait as a step has slices: the next step begins when all members have this one's.
 /// So a member that takes nothing stops nobody else, and the step's deadline puts it out.
@@ -90,7 +90,7 @@ enum Outgoing {
 pub(crate) struct Reduction {
     inputs: SyncSender<Input>,
     gate: Arc<Gate>,
-    notices: Arc<Notices>,
+    mailbox: Arc<EventMailbox>,
     identities: Identities,
     port: u16,
     /// Sums of a step at most.
@@ -112,10 +112,10 @@ impl Reduction {
         let port = listener.local_addr()?.port();
         let (inputs, inbox) = sync_channel(INPUTS_MAX);
         let pool = Arc::new(Pool::default());
-        let (gate, notices) = (Arc::new(Gate::default()), Arc::new(Notices::default()));
+        let (gate, mailbox) = (Arc::new(Gate::default()), Arc::new(EventMailbox::default()));
         let tail_bytes_max = Arc::new(AtomicUsize::new(0));
-        let summing = Summing::new(geometry, pool.clone(), gate.clone(), notices.clone());
-        spawn("reducer", move || summing.run(&inbox))?;
+        let aggregator = Aggregator::new(geometry, pool.clone(), gate.clone(), mailbox.clone());
+        spawn("reducer", move || aggregator.run(&inbox))?;
         let connections = Connections {
             secret,
             tls,
@@ -123,16 +123,16 @@ impl Reduction {
             inputs: inputs.clone(),
             pool,
             gate: gate.clone(),
-            greeting: Arc::new(Greeting::of(connections_max)),
+            pending: Arc::new(PendingHandshakes::of(connections_max)),
             numbers: Arc::default(),
             identities: identities.clone(),
             tail_bytes_max: tail_bytes_max.clone(),
-            notices: notices.clone(),
+            mailbox: mailbox.clone(),
             open: Arc::default(),
             open_max: connections_max,
         };
         spawn("data-accept", move || connections.accept(&listener))?;
-        Ok(Self { inputs, gate, notices, identities, port, sums_max, tail_bytes_max })
+        Ok(Self { inputs, gate, mailbox, identities, port, sums_max, tail_bytes_max })
     }
 
     /// The data plane's port.
@@ -156,8 +156,8 @@ impl Reduction {
     }
 
     /// What the data plane has to tell.
-    pub(crate) fn notices(&self) -> Arc<Notices> {
-        self.notices.clone()
+    pub(crate) fn mailbox(&self) -> Arc<EventMailbox> {
+        self.mailbox.clone()
     }
 
     /// This step and all before it are done, and this one begins, if any does. Members hear of it after this.
@@ -167,9 +167,9 @@ impl Reduction {
     }
 
     /// Who holds up the step that is being reduced. The answer takes as long as what the reducer has in hand.
-    pub(crate) fn behind(&self) -> Behind {
+    pub(crate) fn behind(&self) -> Stragglers {
         let (answer, behind) = sync_channel(1);
-        self.tell(Input::Behind(answer));
+        self.tell(Input::Stragglers(answer));
         behind.recv_timeout(ANSWER_DEADLINE).ok().flatten()
     }
 

@@ -6,11 +6,11 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 /// neither a slip in the counting nor a view that was larger once keeps memory for good.
 #[derive(Default)]
 pub(super) struct Pool {
-    state: Mutex<Resting>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct Resting {
+struct PoolState {
     buffers: Vec<Vec<f32>>,
     count_max: usize,
 }
@@ -43,7 +43,7 @@ impl Pool {
         state.buffers.truncate(count_max);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Resting> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

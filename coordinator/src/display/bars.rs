@@ -1,6 +1,6 @@
 //! Bars on a terminal: one for the run, one for the epoch, a line for each worker.
 
-use super::block::{Block, Colour, Line, Piece};
+use super::block::{Block, Colour, Line, Segment};
 use super::{MemberLine, Progress, RunInfo, duration};
 use crate::data_wait::shown;
 
@@ -105,14 +105,14 @@ fn line(label: &str, (number, part): (String, f64), colour: Colour, rest: &[Stri
             texts.push_str(text);
         }
     }
-    let mut line = Line(vec![Piece::plain(label).in_colour(Colour::Bold)]);
+    let mut line = Line(vec![Segment::plain(label).in_colour(Colour::Bold)]);
     if bar_min > 0 {
         let length = columns.saturating_sub(used + 1).min(BAR_MAX);
         let filled = (part.clamp(0.0, 1.0) * length as f64).round() as usize;
-        line.0.push(Piece::plain("━".repeat(filled)).in_colour(colour));
-        line.0.push(Piece::plain("─".repeat(length - filled) + " ").in_colour(Colour::Dim));
+        line.0.push(Segment::plain("━".repeat(filled)).in_colour(colour));
+        line.0.push(Segment::plain("─".repeat(length - filled) + " ").in_colour(Colour::Dim));
     }
-    line.0.push(Piece::plain(number + &texts));
+    line.0.push(Segment::plain(number + &texts));
     line
 }
 

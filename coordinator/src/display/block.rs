@@ -18,16 +18,16 @@ pub(super) enum Colour {
 
 /// A piece of a line.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(super) struct Segment {
     text: String,
     colour: Colour,
 }
 
 /// One line, without its end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Line(pub(super) Vec<Piece>);
+pub(super) struct Line(pub(super) Vec<Segment>);
 
-impl Piece {
+impl Segment {
     pub(super) fn plain(text: impl Into<String>) -> Self {
         Self { text: text.into(), colour: Colour::Plain }
     }
@@ -116,7 +116,7 @@ impl Block {
         if lines.len() > rows_max {
             let hidden = lines.len() - (rows_max - 1);
             lines.truncate(rows_max - 1);
-            lines.push(Line(vec![Piece::plain(format!("... and {hidden} more"))]));
+            lines.push(Line(vec![Segment::plain(format!("... and {hidden} more"))]));
         }
         for line in lines {
             let (text, width) = line.drawn(room, self.in_colour);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_to_its_columns_whatever_is_in_it() {
-        let line = Line(vec![Piece::plain("ab").in_colour(Colour::Bold), Piece::plain("漢字c")]);
+        let line = Line(vec![Segment::plain("ab").in_colour(Colour::Bold), Segment::plain("漢字c")]);
         assert_eq!(line.drawn(3, false), ("ab".to_owned(), 2));
         assert_eq!(line.drawn(5, false), ("ab漢".to_owned(), 4));
         assert_eq!(line.drawn(9, true), ("\x1b[1mab\x1b[0m漢字c".to_owned(), 7));

@@ -85,14 +85,14 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 /// else. What finds no room there is left out, and how much that was is said.
 pub(crate) struct Display {
     is_json: bool,
-    lines: Option<SyncSender<Shown>>,
+    lines: Option<SyncSender<DisplayMessage>>,
     thread: Option<JoinHandle<()>>,
     progress_shown: Option<Instant>,
     left_out: u64,
 }
 
 /// A message to the thread.
-enum Shown {
+enum DisplayMessage {
     Begin(RunInfo),
     Progress(Box<Progress>),
     Metrics(Vec<Metric>),
@@ -109,7 +109,7 @@ impl Display {
     /// When the system gives no thread.
     pub(crate) fn new(form: OutputForm) -> std::io::Result<Self> {
         let (lines, inbox) = sync_channel(WAITING_MAX);
-        let mut shown = Form::new(form);
+        let mut shown = DisplayMode::new(form);
         let show = move || {
             loop {
                 match inbox.recv_timeout(TICK) {
@@ -126,7 +126,7 @@ impl Display {
 
     /// The run is about to begin.
     pub(crate) fn begin(&mut self, info: &RunInfo) {
-        self.put(Shown::Begin(info.clone()));
+        self.put(DisplayMessage::Begin(info.clone()));
     }
 
     /// A training step was committed: shown now and then.
@@ -144,14 +144,14 @@ impl Display {
         self.progress_shown = Some(Instant::now());
         if let Some(lines) = &self.lines {
             // The next one tells more.
-            let _ = lines.try_send(Shown::Progress(Box::new(progress.clone())));
+            let _ = lines.try_send(DisplayMessage::Progress(Box::new(progress.clone())));
         }
     }
 
     /// Metrics were recorded.
     pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
         if self.is_json && !metrics.is_empty() {
-            self.put(Shown::Metrics(metrics.to_vec()));
+            self.put(DisplayMessage::Metrics(metrics.to_vec()));
         }
     }
 
@@ -159,23 +159,27 @@ impl Display {
     pub(crate) fn evaluated(&mut self, epoch: u64, step: u64, headline: &[(String, f64)]) {
         let line =
             headline.iter().map(|(key, value)| format!("{key} {value:.4}")).collect::<Vec<_>>().join("  ");
-        self.put(Shown::Evaluated { epoch, step, line });
+        self.put(DisplayMessage::Evaluated { epoch, step, line });
     }
 
     /// Something that people should know: joins, losses, views, versions, warnings.
     pub(crate) fn event(&mut self, event: &str, text: &str, details: &Value) {
-        self.put(Shown::Event { event: event.to_owned(), text: text.to_owned(), details: details.clone() });
+        self.put(DisplayMessage::Event {
+            event: event.to_owned(),
+            text: text.to_owned(),
+            details: details.clone(),
+        });
     }
 
     /// The run is over; the last line says where everything is. Of a run that has failed whoever keeps standard output
     /// in a file finds out why on standard error, as with any error.
     pub(crate) fn end(&mut self, text: &str, details: &Value, failed: bool) {
-        self.put(Shown::End { text: text.to_owned(), details: details.clone(), failed });
+        self.put(DisplayMessage::End { text: text.to_owned(), details: details.clone(), failed });
     }
 
-    fn put(&mut self, shown: Shown) {
+    fn put(&mut self, shown: DisplayMessage) {
         let Some(lines) = &self.lines else { return };
-        if self.left_out > 0 && lines.try_send(Shown::LeftOut(self.left_out)).is_ok() {
+        if self.left_out > 0 && lines.try_send(DisplayMessage::LeftOut(self.left_out)).is_ok() {
             self.left_out = 0;
         }
         if lines.try_send(shown).is_err() {
@@ -202,7 +206,7 @@ pub(crate) fn say(form: OutputForm, event: &str, text: &str, details: &Value) {
     }
 }
 
-impl Shown {
+impl DisplayMessage {
     /// With names and texts of others as they can be shown. JSON has its own way.
     fn printable(self) -> Self {
         let text = |text: String| printable::text(&text).into_owned();
@@ -228,7 +232,7 @@ impl Shown {
 }
 
 /// One of the three forms.
-enum Form {
+enum DisplayMode {
     /// Bars, drawn over and over.
     Bars(bars::Bars),
     /// A line now and then.
@@ -237,7 +241,7 @@ enum Form {
     Json(json::Json),
 }
 
-impl Form {
+impl DisplayMode {
     fn new(form: OutputForm) -> Self {
         match form {
             OutputForm::Json => Self::Json(json::Json),
@@ -252,35 +256,42 @@ impl Form {
         }
     }
 
-    fn show(&mut self, shown: Shown) {
+    fn show(&mut self, shown: DisplayMessage) {
         let shown = if matches!(self, Self::Json(_)) { shown } else { shown.printable() };
         match (self, shown) {
-            (Self::Bars(bars), Shown::Begin(info)) => bars.begin(&info),
-            (Self::Bars(bars), Shown::Progress(progress)) => bars.progress(&progress),
-            (Self::Bars(bars), Shown::Evaluated { epoch, step, line }) => {
+            (Self::Bars(bars), DisplayMessage::Begin(info)) => bars.begin(&info),
+            (Self::Bars(bars), DisplayMessage::Progress(progress)) => bars.progress(&progress),
+            (Self::Bars(bars), DisplayMessage::Evaluated { epoch, step, line }) => {
                 bars.line(&format!("epoch {:>3}  step {step:>6}  {line}", epoch + 1));
             }
-            (Self::Bars(bars), Shown::Event { text, .. }) => bars.line(&text),
-            (Self::Bars(bars), Shown::End { text, .. }) => bars.end(&text),
-            (Self::Plain(plain), Shown::Begin(info)) => plain.begin(&info),
-            (Self::Plain(plain), Shown::Progress(progress)) => plain.progress(&progress),
-            (Self::Plain(plain), Shown::Evaluated { epoch, step, line }) => {
+            (Self::Bars(bars), DisplayMessage::Event { text, .. }) => bars.line(&text),
+            (Self::Bars(bars), DisplayMessage::End { text, .. }) => bars.end(&text),
+            (Self::Plain(plain), DisplayMessage::Begin(info)) => plain.begin(&info),
+            (Self::Plain(plain), DisplayMessage::Progress(progress)) => plain.progress(&progress),
+            (Self::Plain(plain), DisplayMessage::Evaluated { epoch, step, line }) => {
                 plain.evaluated(epoch, step, &line);
             }
-            (Self::Plain(_), Shown::Event { text, .. }) => plain::print(&text),
-            (Self::Plain(_), Shown::End { text, failed, .. }) => end(&text, failed, || plain::print(&text)),
-            (Self::Json(json), Shown::Metrics(metrics)) => json.metrics(&metrics),
-            (Self::Json(json), Shown::Event { event, text, details }) => json.event(&event, &text, &details),
-            (Self::Json(json), Shown::End { text, details, failed }) => {
+            (Self::Plain(_), DisplayMessage::Event { text, .. }) => plain::print(&text),
+            (Self::Plain(_), DisplayMessage::End { text, failed, .. }) => {
+                end(&text, failed, || plain::print(&text));
+            }
+            (Self::Json(json), DisplayMessage::Metrics(metrics)) => json.metrics(&metrics),
+            (Self::Json(json), DisplayMessage::Event { event, text, details }) => {
+                json.event(&event, &text, &details);
+            }
+            (Self::Json(json), DisplayMessage::End { text, details, failed }) => {
                 end(&text, failed, || json.event("end", &text, &details));
             }
-            (own, Shown::LeftOut(lines)) => {
+            (own, DisplayMessage::LeftOut(lines)) => {
                 let text = format!("{lines} lines were left out here: nobody read them in time");
                 let event = "left_out".to_owned();
-                own.show(Shown::Event { event, text, details: json!({ "lines": lines }) });
+                own.show(DisplayMessage::Event { event, text, details: json!({ "lines": lines }) });
             }
-            (Self::Json(_), Shown::Begin(_) | Shown::Progress(_) | Shown::Evaluated { .. })
-            | (Self::Bars(_) | Self::Plain(_), Shown::Metrics(_)) => {}
+            (
+                Self::Json(_),
+                DisplayMessage::Begin(_) | DisplayMessage::Progress(_) | DisplayMessage::Evaluated { .. },
+            )
+            | (Self::Bars(_) | Self::Plain(_), DisplayMessage::Metrics(_)) => {}
         }
     }
 }
@@ -327,13 +338,18 @@ mod tests {
             display.event("message", &number.to_string(), &Value::Null);
         }
         display.progress(&Progress::default());
-        let taken: Vec<Shown> = inbox.try_iter().collect();
-        assert!(matches!(&taken[..], [_, Shown::Event { text, .. }] if text == "1"));
+        let taken: Vec<DisplayMessage> = inbox.try_iter().collect();
+        assert!(matches!(&taken[..], [_, DisplayMessage::Event { text, .. }] if text == "1"));
         display.event("message", "5", &Value::Null);
-        let taken: Vec<Shown> = inbox.try_iter().collect();
-        assert!(matches!(&taken[..], [Shown::LeftOut(3), Shown::Event { text, .. }] if text == "5"));
+        let taken: Vec<DisplayMessage> = inbox.try_iter().collect();
+        assert!(
+            matches!(&taken[..], [DisplayMessage::LeftOut(3), DisplayMessage::Event { text, .. }] if text == "5")
+        );
         display.event("message", "6", &Value::Null);
-        assert!(matches!(inbox.try_iter().collect::<Vec<_>>()[..], [Shown::Event { .. }]), "said once");
+        assert!(
+            matches!(inbox.try_iter().collect::<Vec<_>>()[..], [DisplayMessage::Event { .. }]),
+            "said once"
+        );
     }
 
     #[test]

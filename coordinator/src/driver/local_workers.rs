@@ -7,7 +7,7 @@ use protocol::coordinator::Event;
 use tracing::debug;
 
 use super::{Driver, ORPHAN_PAUSE};
-use crate::launch::{self, Locals};
+use crate::launch::{self, LocalWorkerPool};
 
 impl Driver {
     pub(super) fn start_local(&mut self, slots: &[u32]) {
@@ -90,7 +90,7 @@ impl Driver {
 
     /// A run that has nobody, and for which nobody will come, would wait for ever.
     pub(super) fn end_if_nobody_is_left(&mut self) {
-        let are_given_up = self.locals.as_ref().is_some_and(Locals::are_all_given_up);
+        let are_given_up = self.locals.as_ref().is_some_and(LocalWorkerPool::are_all_given_up);
         if are_given_up && self.sessions.is_empty() && !self.others_may_come {
             let reason =
                 "no local worker can be kept alive, and none from elsewhere has ever joined".to_owned();

@@ -3,10 +3,10 @@
 use protocol::messages::{FromWorker, ToWorker};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::beside::Told;
 use crate::journal_writer::Appended;
+use crate::run_metadata::SystemReport;
 use crate::status::StatusReport;
-use crate::uploads::Written;
+use crate::uploads::VersionOutcome;
 
 /// Everything that can wake the driver.
 pub(crate) enum Trigger {
@@ -42,7 +42,7 @@ pub(crate) enum Trigger {
         /// Its step.
         step: u64,
         /// What has become of it, or the error.
-        result: Result<Written, String>,
+        result: Result<VersionOutcome, String>,
     },
     /// A state is there to be taken, or couldn't be had.
     State {
@@ -82,7 +82,7 @@ pub(crate) enum Trigger {
     /// The run's folder is not in its place any more.
     FolderLost,
     /// What a worker, or this machine, says beside the protocol.
-    Told(Told),
+    SystemReport(SystemReport),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),
 }

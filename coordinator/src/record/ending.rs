@@ -21,7 +21,7 @@ impl Recorder {
         self.record.final_state.step = outcome.step;
         self.record.timings.insert("run_seconds".to_owned(), seconds);
         self.note_activity();
-        self.beside.origin.record(&mut self.record, &self.run_dir, true);
+        self.metadata.origin.record(&mut self.record, &self.run_dir, true);
     }
 
     /// Writes what is still to be written of the run: metrics that wait for room, and run.json.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use protocol::coordinator::Note;
+use protocol::coordinator::RunEvent;
 use protocol::ids::MemberId;
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -28,10 +28,10 @@ const REPEATED_MAX: usize = 100;
 
 impl Recorder {
     /// Something happened.
-    pub(crate) fn note(&mut self, note: &Note) {
-        self.beside.figures.note(note);
+    pub(crate) fn note(&mut self, note: &RunEvent) {
+        self.metadata.metrics.note(note);
         match note {
-            Note::Joined { member, join } => {
+            RunEvent::Joined { member, join } => {
                 info!(name = join.name, device = join.device, "joined");
                 let record = MemberRecord {
                     name: join.name.clone(),
@@ -40,7 +40,7 @@ impl Recorder {
                     joined_step: self.progress.step,
                     left_step: None,
                     reason: None,
-                    machine: self.beside.joined(join),
+                    machine: self.metadata.joined(join),
                 };
                 let RunRecord { members, members_left_out, .. } = &mut self.record;
                 self.members.join(members, members_left_out, *member, record);
@@ -48,32 +48,32 @@ impl Recorder {
                 self.display.event("joined", &text, &json!({ "name": join.name, "device": join.device }));
                 self.keep_event("joined", &text, None);
             }
-            Note::Refused { name, failure } => {
+            RunEvent::Refused { name, failure } => {
                 let text = format!("{name} was refused: {}", failure.message);
                 self.show_refusal("refused", &text, &json!({ "name": name }));
                 self.keep_event("refused", &text, None);
             }
-            Note::Left { member, step, reason } => self.left(*member, *step, reason),
-            Note::ViewOpened { view, reason } => {
+            RunEvent::Left { member, step, reason } => self.left(*member, *step, reason),
+            RunEvent::ViewOpened { view, reason } => {
                 info!(view = format!("{:#x}", view.0), reason, "view opened");
                 self.happened("view", reason, None);
             }
-            Note::Retry { step, reason, lost_ms } => {
+            RunEvent::Retry { step, reason, lost_ms } => {
                 self.record.retries += 1;
                 self.happened("retry", &format!("step {step} is tried again: {reason}"), Some(*lost_ms));
             }
-            Note::Rewound { from_step, to_step, reason } => {
+            RunEvent::Rewound { from_step, to_step, reason } => {
                 let text = format!("back from step {from_step} to state {to_step}: {reason}");
                 self.happened("rewind", &text, None);
                 self.rewound(*from_step);
             }
-            Note::Held { step, held_ms } => {
+            RunEvent::Held { step, held_ms } => {
                 let text = format!("held still for {held_ms} ms after step {step}");
                 self.happened("hold", &text, Some(*held_ms));
             }
-            Note::Waiting { reason, late_ms } => self.waits_for(reason, *late_ms),
-            Note::Warning { message } => self.warning(message),
-            Note::Version { step, digest } => info!(step, digest = hex(digest), "version"),
+            RunEvent::Waiting { reason, late_ms } => self.waits_for(reason, *late_ms),
+            RunEvent::Warning { message } => self.warning(message),
+            RunEvent::Version { step, digest } => info!(step, digest = hex(digest), "version"),
         }
         self.write_if_due();
     }
@@ -89,7 +89,7 @@ impl Recorder {
     pub(crate) fn refused(&mut self, text: &str, count: u64) {
         self.show_refusal("warning", &format!("warning: {text}"), &json!({ "count": count }));
         let record = EventRecord { repeated: count.saturating_sub(1), ..self.event("warning", text) };
-        self.due.mark();
+        self.run_json_write.mark();
         keep(&mut self.record.events, record);
     }
 
@@ -134,7 +134,7 @@ impl Recorder {
             self.add_cost(event, seconds);
         }
         let record = EventRecord { cost_seconds, ..self.event(event, text) };
-        self.due.mark();
+        self.run_json_write.mark();
         keep(&mut self.record.events, record);
     }
 

@@ -2,12 +2,12 @@
 
 mod ending;
 mod events;
-mod roll;
-mod spells;
+mod member_log;
+mod ongoing_events;
 mod status;
 mod steps;
+mod storage_trouble;
 mod throttle;
-mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,22 @@ use protocol::ids::Phase;
 use protocol::messages::View;
 use serde_json::json;
 use store::versions::Manifest;
-use store::{HeldFolder, Whereabouts};
+use store::{FolderLocation, HeldFolder};
 use tracing::error;
-use tracker::meaning::Prediction;
-use tracker::system::Moment;
+use tracker::metric_definitions::Prediction;
+use tracker::system::ReadingContext;
 use tracker::{ActiveRecord, MetricsFile, RunRecord};
 
-use self::roll::Roll;
-use self::spells::Spells;
+use self::member_log::MemberLog;
+use self::ongoing_events::OngoingEvents;
+use self::storage_trouble::StorageTrouble;
 use self::throttle::Throttle;
-use self::trouble::Trouble;
-use crate::beside::{Beside, Told};
 use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
-use crate::due::Due;
-use crate::rates::Rates;
-use crate::sinks::Running;
+use crate::pending_write::PendingWrite;
+use crate::run_metadata::{RunMetadata, SystemReport};
+use crate::sinks::RunningSinks;
+use crate::throughput::ThroughputWindow;
 
 /// Seconds since 1970.
 pub(crate) fn unix_seconds() -> f64 {
@@ -49,16 +49,16 @@ pub(crate) struct Recorder {
     info: RunInfo,
     prediction: Prediction,
     file: MetricsFile,
-    metrics_trouble: Trouble,
-    record_trouble: Trouble,
+    metrics_trouble: StorageTrouble,
+    record_trouble: StorageTrouble,
     /// Refusals, which whoever knocks can cause.
     refusals: Throttle,
     record: RunRecord,
     display: Display,
-    rates: Rates,
+    rates: ThroughputWindow,
     data_wait: DataWait,
-    members: Roll,
-    spells: Spells,
+    members: MemberLog,
+    ongoing: OngoingEvents,
     /// When this coordinator began, in seconds since 1970.
     started: f64,
     began: Instant,
@@ -72,10 +72,10 @@ pub(crate) struct Recorder {
     waits_in_step: bool,
     /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
     says_what_it_waits_for: bool,
-    beside: Beside,
+    metadata: RunMetadata,
     /// Whether run.json, which pages and scripts look at meanwhile, is behind.
-    due: Due,
-    sinks: Running,
+    run_json_write: PendingWrite,
+    sinks: RunningSinks,
     /// What a person types to go on with the run.
     resume_line: String,
 }
@@ -89,7 +89,7 @@ impl Recorder {
         file: MetricsFile,
         record: RunRecord,
         display: Display,
-        beside: Beside,
+        metadata: RunMetadata,
     ) -> Self {
         let active_before = record.active.map_or(0.0, |active| active.seconds);
         let progress = Progress { step: info.first_step, ..Progress::default() };
@@ -99,15 +99,15 @@ impl Recorder {
             info,
             prediction,
             file,
-            metrics_trouble: Trouble::default(),
-            record_trouble: Trouble::default(),
+            metrics_trouble: StorageTrouble::default(),
+            record_trouble: StorageTrouble::default(),
             refusals: Throttle::new(Instant::now()),
             record,
             display,
-            rates: Rates::default(),
+            rates: ThroughputWindow::default(),
             data_wait: DataWait::default(),
-            members: Roll::default(),
-            spells: Spells::default(),
+            members: MemberLog::default(),
+            ongoing: OngoingEvents::default(),
             started: unix_seconds(),
             began: Instant::now(),
             active_before,
@@ -117,9 +117,9 @@ impl Recorder {
             waiting_for: String::new(),
             waits_in_step: false,
             says_what_it_waits_for: false,
-            beside,
-            due: Due::default(),
-            sinks: Running::default(),
+            metadata,
+            run_json_write: PendingWrite::default(),
+            sinks: RunningSinks::default(),
             resume_line: String::new(),
         }
     }
@@ -152,12 +152,12 @@ impl Recorder {
     }
 
     /// From now on the sinks are told of metrics, and people of what the sinks say.
-    pub(crate) fn follow_with(&mut self, sinks: Running) {
+    pub(crate) fn follow_with(&mut self, sinks: RunningSinks) {
         self.sinks = sinks;
     }
 
     /// The sinks, which are told nothing more.
-    pub(crate) fn take_sinks(&mut self) -> Running {
+    pub(crate) fn take_sinks(&mut self) -> RunningSinks {
         std::mem::take(&mut self.sinks)
     }
 
@@ -182,8 +182,8 @@ impl Recorder {
             self.display.begin(&self.info);
         }
         self.record.views += 1;
-        self.beside.figures.view(view);
-        if let Some(spans) = &mut self.beside.spans {
+        self.metadata.metrics.view(view);
+        if let Some(spans) = &mut self.metadata.spans {
             spans.view();
         }
         self.goes_on();
@@ -192,7 +192,7 @@ impl Recorder {
 
     /// A step was committed.
     pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) {
-        if let Some(spans) = &mut self.beside.spans {
+        if let Some(spans) = &mut self.metadata.spans {
             spans.committed(committed);
         }
         match committed.key.phase {
@@ -206,10 +206,10 @@ impl Recorder {
     }
 
     /// What was said beside the protocol: it is kept, and changes nothing.
-    pub(crate) fn told(&mut self, told: Told) {
+    pub(crate) fn report(&mut self, report: SystemReport) {
         let epoch = self.progress.step as f64 / self.info.steps_per_epoch.max(1) as f64;
-        let at = Moment { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
-        if let Err(trouble) = self.beside.told(told, at, &self.progress.members) {
+        let at = ReadingContext { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
+        if let Err(trouble) = self.metadata.report(report, at, &self.progress.members) {
             error!(%trouble, "system.jsonl can't be written");
         }
         self.write_if_due();
@@ -228,7 +228,7 @@ impl Recorder {
             self.metrics_wait(&trouble);
         }
         self.newest_version = Some(manifest.step);
-        self.beside.figures.checkpoint_age.reset();
+        self.metadata.metrics.checkpoint_age.reset();
         self.record.final_state.digest.clone_from(&manifest.digest);
         self.write();
     }
@@ -251,15 +251,15 @@ impl Recorder {
 
     /// run.json as it stands.
     pub(crate) fn write(&mut self) {
-        if self.held.as_ref().is_some_and(|held| held.whereabouts() != Whereabouts::InPlace) {
+        if self.held.as_ref().is_some_and(|held| held.whereabouts() != FolderLocation::InPlace) {
             // Another place is found in a moment.
-            return self.due.mark();
+            return self.run_json_write.mark();
         }
         self.note_activity();
-        self.beside.origin.record(&mut self.record, &self.run_dir, false);
+        self.metadata.origin.record(&mut self.record, &self.run_dir, false);
         let path = self.run_dir.join("run.json");
         let written = store::write_file(&path, &self.record.to_bytes());
-        self.due.written(Instant::now());
+        self.run_json_write.written(Instant::now());
         match written {
             Ok(()) if self.record_trouble.is_over() => self.line("run.json is written again"),
             Ok(()) => {}
@@ -269,14 +269,14 @@ impl Recorder {
                 if self.record_trouble.is_news(&text) {
                     self.warning(&text);
                 }
-                self.due.mark();
+                self.run_json_write.mark();
             }
         }
     }
 
     /// run.json, if something has happened and it wasn't written a moment ago.
     fn write_if_due(&mut self) {
-        if self.due.is_due(Instant::now()) {
+        if self.run_json_write.is_due(Instant::now()) {
             self.write();
         }
     }

@@ -31,7 +31,7 @@ impl Recorder {
             term: self.info.term,
             started: self.started,
             now: unix_seconds(),
-            waiting_seconds: self.spells.waiting_seconds(),
+            waiting_seconds: self.ongoing.waiting_seconds(),
             retries: self.record.retries,
             events: last_events(&self.record.events),
             message: String::new(),

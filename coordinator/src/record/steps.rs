@@ -2,7 +2,7 @@
 
 use protocol::coordinator::Committed;
 use tracing::error;
-use tracker::meaning::metrics;
+use tracker::metric_definitions::metrics;
 use tracker::{Confusion, Metric, MetricsError};
 
 use super::{Recorder, unix_seconds};
@@ -42,9 +42,9 @@ impl Recorder {
         self.record.final_state.samples = committed.samples;
         self.record.final_state.epoch = step / self.info.steps_per_epoch.max(1);
         self.display.progress(&self.progress);
-        self.beside.figures.trained(committed, &self.progress);
-        let due = step == 1 || step.is_multiple_of(METRICS_EVERY) || step == self.info.total_steps;
-        if !due && !committed.skipped {
+        self.metadata.metrics.trained(committed, &self.progress);
+        let is_due = step == 1 || step.is_multiple_of(METRICS_EVERY) || step == self.info.total_steps;
+        if !is_due && !committed.skipped {
             return;
         }
         let mut values: Vec<(String, f64)> =
@@ -125,7 +125,7 @@ impl Recorder {
         self.record.final_state.metrics = named.iter().cloned().collect();
         self.record.final_state.confusion =
             Confusion::of(&self.prediction, &committed.sums, committed.key.step);
-        self.due.mark();
+        self.run_json_write.mark();
         self.append(committed, named);
     }
 

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use configs::Config;
-use datasets::{DataError, Plan};
+use datasets::{DataError, DataPlan};
 use tracker::RunRecord;
-use tracker::provenance::{Asked, Start};
+use tracker::provenance::{Start, StartInfo};
 
 use crate::launch::worker_binary;
 use crate::origin;
@@ -17,7 +17,7 @@ pub(super) fn differences(
     run_dir: &Path,
     (record, then): (&RunRecord, &Start),
     config: &Config,
-    plan: Result<&Plan, &DataError>,
+    plan: Result<&DataPlan, &DataError>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
     match plan {
@@ -33,11 +33,11 @@ pub(super) fn differences(
         return lines;
     }
     let worker = worker_binary(config.local.worker_binary.as_deref()).ok();
-    let asked = Asked {
+    let asked = StartInfo {
         directory: std::env::current_dir().unwrap_or_default(),
         git_diff: true,
         build: origin::build(worker.as_deref()),
-        ..Asked::default()
+        ..StartInfo::default()
     };
     let (now, diff) = asked.gather(0.0);
     programs(then, &now, &mut lines);

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use configs::{Config, Resolved};
-use datasets::Plan;
+use datasets::DataPlan;
 use store::RunDir;
 use tracker::provenance::Start;
 use tracker::{RunRecord, RunStatus};
 
 use crate::cli::ReproduceArgs;
 use crate::display;
-use crate::prepare::Refusal;
+use crate::prepare::StartError;
 
 /// Names that are tried for the run that repeats one.
 const NAMES_MAX: u32 = 10_000;
 
 /// A run that is to be repeated.
-struct Original {
+struct OriginalRun {
     /// Its folder, whole.
     dir: PathBuf,
     record: RunRecord,
@@ -30,14 +30,14 @@ struct Original {
 }
 
 /// Prints, and starts if asked to; the exit code: 4 where the weights differ.
-pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, Refusal> {
-    let original = Original::read(&args.run_dir)?;
+pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, StartError> {
+    let original = OriginalRun::read(&args.run_dir)?;
     // Paths in its configuration are relative to the folder that it was started in.
     if Path::new(&original.start.directory).is_dir() {
         std::env::set_current_dir(&original.start.directory)
-            .map_err(|why| Refusal::config(format!("{}: {why}", original.start.directory)))?;
+            .map_err(|why| StartError::config(format!("{}: {why}", original.start.directory)))?;
     }
-    let plan = Plan::prepare(&original.resolved.config.dataset, original.resolved.path.parent());
+    let plan = DataPlan::prepare(&original.resolved.config.dataset, original.resolved.path.parent());
     let name = original.free_name()?;
     display::print(&original.about());
     for line in original.commands(plan.is_ok(), &name) {
@@ -55,14 +55,14 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, Refusal> {
     original.start(&name)
 }
 
-impl Original {
-    fn read(run_dir: &Path) -> Result<Self, Refusal> {
+impl OriginalRun {
+    fn read(run_dir: &Path) -> Result<Self, StartError> {
         let shown = run_dir.display();
         let dir = run_dir.canonicalize().map_err(|why| {
-            Refusal::data(format!("{shown} is no run: {why}; give a run's folder, such as runs/digits-1"))
+            StartError::data(format!("{shown} is no run: {why}; give a run's folder, such as runs/digits-1"))
         })?;
-        let record = RunRecord::read(&dir.join(RunRecord::FILE)).map_err(Refusal::data)?;
-        let resolved = Config::load(&dir.join("config.toml"), &[]).map_err(Refusal::config)?;
+        let record = RunRecord::read(&dir.join(RunRecord::FILE)).map_err(StartError::data)?;
+        let resolved = Config::load(&dir.join("config.toml"), &[]).map_err(StartError::config)?;
         let start = record.provenance.starts.first().cloned().unwrap_or_default();
         Ok(Self { dir, record, resolved, start })
     }
@@ -79,12 +79,14 @@ impl Original {
     }
 
     /// The first of `NAME-again`, `NAME-again-2`, ... that is free.
-    fn free_name(&self) -> Result<String, Refusal> {
+    fn free_name(&self) -> Result<String, StartError> {
         let runs = self.runs();
         let first = format!("{}-again", self.record.run);
         let others = (2..NAMES_MAX).map(|number| format!("{first}-{number}"));
         let free = std::iter::once(first.clone()).chain(others).find(|name| !RunDir::exists(runs, name));
-        free.ok_or_else(|| Refusal::config(format!("{}: too many runs that repeat this one", runs.display())))
+        free.ok_or_else(|| {
+            StartError::config(format!("{}: too many runs that repeat this one", runs.display()))
+        })
     }
 
     fn runs(&self) -> &Path {
@@ -132,37 +134,38 @@ impl Original {
         arguments
     }
 
-    fn check_can_start(&self, plan: Result<&Plan, String>) -> Result<(), Refusal> {
+    fn check_can_start(&self, plan: Result<&DataPlan, String>) -> Result<(), StartError> {
         if self.record.status != RunStatus::Completed {
-            return Err(Refusal::config(format!(
+            return Err(StartError::config(format!(
                 "{} is not completed: there is no final digest to compare with (--resume goes on with it)",
                 self.dir.display()
             )));
         }
-        let plan = plan.map_err(Refusal::data)?;
+        let plan = plan.map_err(StartError::data)?;
         if plan.digest == self.record.dataset.digest {
             return Ok(());
         }
-        Err(Refusal::data(format!(
+        Err(StartError::data(format!(
             "{} has the digest {}, the run's data had {}: put them back, such as by datasets checkout {}",
             plan.path, plan.digest, self.record.dataset.digest, self.record.dataset.version
         )))
     }
 
     /// Runs it again in a process of its own, whose output is this one's, and compares.
-    fn start(&self, name: &str) -> Result<u8, Refusal> {
+    fn start(&self, name: &str) -> Result<u8, StartError> {
         let program = std::env::current_exe()
-            .map_err(|why| Refusal::failed(format!("the coordinator's own path can't be had: {why}")))?;
+            .map_err(|why| StartError::failed(format!("the coordinator's own path can't be had: {why}")))?;
         display::print("");
         let status = Command::new(&program)
             .args(self.arguments(name))
             .status()
-            .map_err(|why| Refusal::failed(format!("{} can't be started: {why}", program.display())))?;
+            .map_err(|why| StartError::failed(format!("{} can't be started: {why}", program.display())))?;
         if !status.success() {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(4);
-            return Err(Refusal { code, message: format!("{name} did not come to its end ({status})") });
+            return Err(StartError { code, message: format!("{name} did not come to its end ({status})") });
         }
-        let again = RunRecord::read(&self.runs().join(name).join(RunRecord::FILE)).map_err(Refusal::data)?;
+        let again =
+            RunRecord::read(&self.runs().join(name).join(RunRecord::FILE)).map_err(StartError::data)?;
         let (expected, found) = (&self.record.final_state.digest, &again.final_state.digest);
         if expected == found {
             display::print(&format!(

@@ -12,10 +12,10 @@ use wire::proto::bonfire_server::BonfireServer;
 use wire::tls::ServerTls;
 use wire::token::{self, Token, TokenLine};
 
-use super::Parts;
-use crate::prepare::Refusal;
+use super::StartContext;
+use crate::prepare::StartError;
 use crate::rpc::Service;
-use crate::{certificates, counted};
+use crate::{certificates, connection_limit};
 
 /// Bound, and not yet served.
 pub(super) struct Endpoint {
@@ -48,19 +48,19 @@ impl Drop for Discovery {
     }
 }
 
-impl Parts<'_> {
-    pub(super) fn endpoint(&self, listen: SocketAddr) -> Result<Endpoint, Refusal> {
+impl StartContext<'_> {
+    pub(super) fn endpoint(&self, listen: SocketAddr) -> Result<Endpoint, StartError> {
         let control = self.bind_control(listen)?;
         let data = TcpListener::bind(SocketAddr::new(listen.ip(), 0))
-            .map_err(|why| Refusal::failed(format!("no port for the data plane: {why}")))?;
-        let address = control.local_addr().map_err(Refusal::failed)?;
+            .map_err(|why| StartError::failed(format!("no port for the data plane: {why}")))?;
+        let address = control.local_addr().map_err(StartError::failed)?;
         let tls = self.tls(address)?;
         let (token, discovery) = self.token(address, tls.as_ref())?;
         Ok(Endpoint { control, data, address, tls, token, discovery })
     }
 
     /// The control address: as asked for, else the port that this run had before, else a free one.
-    fn bind_control(&self, listen: SocketAddr) -> Result<TcpListener, Refusal> {
+    fn bind_control(&self, listen: SocketAddr) -> Result<TcpListener, StartError> {
         let before = std::fs::read_to_string(self.dir.path().join("address"))
             .ok()
             .and_then(|text| token::host_and_port(text.trim()))
@@ -72,10 +72,10 @@ impl Parts<'_> {
             return Ok(listener);
         }
         TcpListener::bind(listen).map_err(|why| match why.kind() {
-            std::io::ErrorKind::AddrInUse => Refusal::config(format!(
+            std::io::ErrorKind::AddrInUse => StartError::config(format!(
                 "--listen {listen} is in use by another program: choose another port"
             )),
-            _ => Refusal::config(format!("--listen {listen}: {why}")),
+            _ => StartError::config(format!("--listen {listen}: {why}")),
         })
     }
 
@@ -84,7 +84,7 @@ impl Parts<'_> {
     }
 
     /// What encrypts the run's ports, if anything does.
-    fn tls(&self, address: SocketAddr) -> Result<Option<ServerTls>, Refusal> {
+    fn tls(&self, address: SocketAddr) -> Result<Option<ServerTls>, StartError> {
         let (security, authority) = (&self.args.security, self.args.tls_ca.as_deref());
         let tls = certificates::server_tls(security, authority, address.ip(), &self.dir.path().join("tls"))?;
         if tls.is_none() && !token::is_loopback(address.ip()) {
@@ -95,19 +95,19 @@ impl Parts<'_> {
 
     /// The run's token, kept from before or made now, and the file where workers of this user find it. The line says whom
     /// they trust, as it is at this start.
-    fn token(&self, address: SocketAddr, tls: Option<&ServerTls>) -> Result<(Token, Discovery), Refusal> {
+    fn token(&self, address: SocketAddr, tls: Option<&ServerTls>) -> Result<(Token, Discovery), StartError> {
         let path = self.token_path();
-        let before = path.exists().then(|| TokenLine::read(&path)).transpose().map_err(Refusal::config)?;
+        let before = path.exists().then(|| TokenLine::read(&path)).transpose().map_err(StartError::config)?;
         let token = match &before {
             Some(line) => line.token.clone(),
-            None => Token::random().map_err(|why| Refusal::failed(format!("no random bytes: {why}")))?,
+            None => Token::random().map_err(|why| StartError::failed(format!("no random bytes: {why}")))?,
         };
         let line = TokenLine { token, fingerprint: tls.map(ServerTls::fingerprint) };
         if before.as_ref() != Some(&line) {
-            line.write(&path).map_err(Refusal::failed)?;
+            line.write(&path).map_err(StartError::failed)?;
         }
-        let discovery = token::discovery_file(address.port()).map_err(Refusal::failed)?;
-        line.write(&discovery).map_err(Refusal::failed)?;
+        let discovery = token::discovery_file(address.port()).map_err(StartError::failed)?;
+        line.write(&discovery).map_err(StartError::failed)?;
         Ok((line.token, Discovery(discovery)))
     }
 }
@@ -119,11 +119,11 @@ pub(super) fn serve(
     guard: impl Interceptor + Clone + Send + Sync + 'static,
     lease: Duration,
     sums_max: usize,
-) -> Result<tokio::task::JoinHandle<()>, Refusal> {
-    control.set_nonblocking(true).map_err(Refusal::failed)?;
-    let listener = tokio::net::TcpListener::from_std(control).map_err(Refusal::failed)?;
-    let incoming =
-        TcpListenerStream::new(listener).filter_map(move |accepted| counted::admit(accepted, tls.as_ref()));
+) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    control.set_nonblocking(true).map_err(StartError::failed)?;
+    let listener = tokio::net::TcpListener::from_std(control).map_err(StartError::failed)?;
+    let incoming = TcpListenerStream::new(listener)
+        .filter_map(move |accepted| connection_limit::admit(accepted, tls.as_ref()));
     let bonfire = BonfireServer::new(service)
         .max_decoding_message_size(decoded_bytes_max(sums_max))
         .max_encoding_message_size(wire::MESSAGE_BYTES_MAX);

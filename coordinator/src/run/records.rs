@@ -4,49 +4,49 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use configs::Config;
-use datasets::Plan;
+use datasets::DataPlan;
 use protocol::ids::RunId;
 use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::token;
 
-use super::{Parts, endpoint};
-use crate::beside::Beside;
+use super::{StartContext, endpoint};
 use crate::certificates;
 use crate::display::{Display, RunInfo};
-use crate::figures::{self, Figures, Scrapes};
+use crate::metrics::{self, Metrics, Scrapes};
 use crate::origin::Origin;
-use crate::prepare::{self, Past, Refusal};
+use crate::prepare::{self, PriorState, StartError};
 use crate::record::Recorder;
+use crate::run_metadata::RunMetadata;
 use crate::spans::StepSpans;
-use crate::uploads::{Lineage, Uploads};
+use crate::uploads::{ManifestInfo, Uploads};
 
-impl Parts<'_> {
+impl StartContext<'_> {
     /// What is kept and served beside the run, and what serves /metrics.
-    pub(super) fn beside(
+    pub(super) fn metadata(
         &self,
-        past: &Past,
+        past: &PriorState,
         run: RunId,
         worker: Option<PathBuf>,
-    ) -> Result<(Beside, Scrapes), Refusal> {
+    ) -> Result<(RunMetadata, Scrapes), StartError> {
         let (config, dir) = (&self.resolved.config, self.dir.path());
-        let listener = figures::listen(&config.telemetry.metrics_listen)?;
+        let listener = metrics::listen(&config.telemetry.metrics_listen)?;
         if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
             let in_the_open = self.args.security.insecure || token::is_loopback(address.ip());
             let shown = SocketAddr::new(certificates::outward(address.ip()), address.port());
             let url = endpoint::url(shown, !in_the_open);
             self.write(&dir.join("metrics-address"), format!("{url}/metrics\n").as_bytes())?;
         }
-        let (figures, registry) = Figures::new(self.dir.name());
+        let (metrics, registry) = Metrics::new(self.dir.name());
         let first = past.history.resume().map_or(0, |resume| resume.step);
         let origin = Origin::begin(worker, config.tracker.git_diff, self.plan, first);
         let spans = StepSpans::start(&config.telemetry.otlp, run, self.dir.name())?;
-        let beside = Beside::new(origin, figures, spans, dir, config.tracker.system_every.0)?;
-        Ok((beside, Scrapes { listener, registry }))
+        let metadata = RunMetadata::new(origin, metrics, spans, dir, config.tracker.system_every.0)?;
+        Ok((metadata, Scrapes { listener, registry }))
     }
 
     /// Versions and exports, into the run's folder.
     pub(super) fn uploads(&self, steps_per_epoch: u64) -> Uploads {
-        let lineage = Lineage {
+        let lineage = ManifestInfo {
             config_digest: self.resolved.config.digest(),
             dataset_digest: self.plan.digest.clone(),
             steps_per_epoch,
@@ -56,14 +56,14 @@ impl Parts<'_> {
 
     pub(super) fn recorder(
         &self,
-        past: &Past,
+        past: &PriorState,
         (run, term): (RunId, u32),
         total_steps: u64,
         steps_per_epoch: u64,
-        beside: Beside,
-    ) -> Result<Recorder, Refusal> {
+        metadata: RunMetadata,
+    ) -> Result<Recorder, StartError> {
         let path = self.dir.path().to_owned();
-        let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(Refusal::data)?;
+        let file = MetricsFile::open(&path.join("metrics.jsonl")).map_err(StartError::data)?;
         let info = RunInfo {
             name: self.dir.name().to_owned(),
             total_steps,
@@ -74,9 +74,9 @@ impl Parts<'_> {
         };
         let record = past.record.clone().unwrap_or_else(|| self.new_record(run));
         let record = RunRecord { status: RunStatus::Running, message: String::new(), ..record };
-        let display = Display::new(self.args.output).map_err(Refusal::failed)?;
+        let display = Display::new(self.args.output).map_err(StartError::failed)?;
         let mut recorder =
-            Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, beside);
+            Recorder::new(path, info, prepare::prediction(self.plan), file, record, display, metadata);
         recorder.write();
         Ok(recorder)
     }
@@ -117,7 +117,7 @@ impl Parts<'_> {
 }
 
 /// Samples of a step that is not an epoch's short last one.
-fn full_batch(config: &Config, plan: &Plan) -> u32 {
+fn full_batch(config: &Config, plan: &DataPlan) -> u32 {
     let (training, _) = plan.split_lengths();
     config.train.batch_size.min(u32::try_from(training).unwrap_or(u32::MAX))
 }

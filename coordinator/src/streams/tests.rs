@@ -6,10 +6,10 @@ use tokio_stream::pending;
 use wire::proto::{Join, UploadFile, UploadFinish, from_worker};
 
 use super::*;
-use crate::uploads::{Lineage, Signing, Uploads};
+use crate::uploads::{ManifestInfo, Signing, Uploads};
 
 /// Short for what must not come, so that a test that waits for it is soon over.
-const PATIENCE: Patience = Patience {
+const PATIENCE: StreamTimeouts = StreamTimeouts {
     join: Duration::from_millis(50),
     stall: Duration::from_millis(50),
     finish: Duration::from_millis(50),
@@ -18,7 +18,7 @@ const PATIENCE: Patience = Patience {
 type Chunks = Vec<Result<UploadChunk, Status>>;
 
 fn uploads(dir: &Path) -> Uploads {
-    let lineage = Lineage { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
+    let lineage = ManifestInfo { config_digest: "c".into(), dataset_digest: "d".into(), steps_per_epoch: 5 };
     Uploads::new(dir, lineage, Signing::default())
 }
 
@@ -53,8 +53,8 @@ async fn a_whole_upload_is_a_version() {
     let uploads = uploads(dir.path());
     let chunks = tokio_stream::iter(whole()).chain(pending());
     // A disk takes its time.
-    let (written, digest) = receive(claim(&uploads), chunks, Patience::default()).await.expect("whole");
-    assert!(matches!(written, Some(Written::InPlace(manifest)) if manifest.step == 7));
+    let (written, digest) = receive(claim(&uploads), chunks, StreamTimeouts::default()).await.expect("whole");
+    assert!(matches!(written, Some(VersionOutcome::InPlace(manifest)) if manifest.step == 7));
     assert_eq!(digest, [2; 32]);
     assert_eq!(left(&uploads), 1);
 }
@@ -85,7 +85,7 @@ async fn a_disk_that_takes_no_version_says_so_at_once() {
     let uploads = uploads(dir.path());
     std::fs::write(uploads.checkpoints(), "in the way").expect("written");
     let nothing = pending::<Result<UploadChunk, Status>>();
-    let why = receive(claim(&uploads), nothing, Patience::default()).await;
+    let why = receive(claim(&uploads), nothing, StreamTimeouts::default()).await;
     let why = why.expect_err("there is no such folder");
     assert!(why.contains("checkpoints"), "{why}");
 }
@@ -148,7 +148,7 @@ async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     let bytes = wire::encoded_bytes(&message);
     let flood = tokio_stream::iter(std::iter::repeat_with(move || Ok(message.clone())));
     let (triggers, mut inbox) = mpsc::channel(4_096);
-    let listening = tokio::spawn(listen(1, flood, triggers, inbox_room(), Patience::default()));
+    let listening = tokio::spawn(listen(1, flood, triggers, inbox_room(), StreamTimeouts::default()));
     let most = INBOX_BYTES_MAX / bytes;
     let began = std::time::Instant::now();
     while inbox.len() < most {

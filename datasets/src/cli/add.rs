@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use datasets::registry::{Registry, RegistryError, Request, utc};
 
-use super::bar::Bar;
+use super::progress_bar::BytesBar;
 use super::text::counted;
 
 pub(super) fn run(
@@ -15,7 +15,7 @@ pub(super) fn run(
     message: Option<String>,
 ) -> Result<String, RegistryError> {
     let request = Request { path, name, message, by: user(), at: utc(SystemTime::now()) };
-    let bar = Bar::new("add");
+    let bar = BytesBar::new("add");
     let added = registry.add(&request, &bar)?;
     drop(bar);
     let manifest = &added.manifest;

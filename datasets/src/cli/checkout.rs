@@ -4,7 +4,7 @@ use std::path::Path;
 
 use datasets::registry::{Reference, Registry, RegistryError};
 
-use super::bar::Bar;
+use super::progress_bar::BytesBar;
 use super::text::counted;
 
 pub(super) fn run(
@@ -15,7 +15,7 @@ pub(super) fn run(
 ) -> Result<String, RegistryError> {
     let reference: Reference = version.parse()?;
     let manifest = registry.find(&reference)?;
-    let path = registry.checkout(&manifest, to, force, &Bar::new("checkout"))?;
+    let path = registry.checkout(&manifest, to, force, &BytesBar::new("checkout"))?;
     let files = counted(manifest.files.len() as u64, "file");
     Ok(format!(
         "{}@{} is in {}: {files}, {} bytes, checked\n",

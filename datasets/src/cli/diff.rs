@@ -1,10 +1,10 @@
 //! `datasets diff`.
 
-use datasets::compare::{ClassCount, Difference, Shift, Side, TableDifference, compare_within};
+use datasets::compare::{ClassCount, ComparedData, Difference, Shift, TableDifference, compare_within};
 use datasets::registry::{Registry, RegistryError};
 
 use super::text::{aligned, counted, one_line, path_line, short};
-use super::{Form, Meant};
+use super::{DataReference, PrintFormat};
 
 /// Files of one kind that are listed.
 const FILES_SHOWN_MAX: usize = 50;
@@ -16,10 +16,10 @@ pub(super) fn run(
     a: &str,
     b: &str,
     memory_mb: u64,
-    output: Form,
+    output: PrintFormat,
 ) -> Result<String, RegistryError> {
     let difference = compare_within(&side(registry, a)?, &side(registry, b)?, memory_mb)?;
-    if output == Form::Json {
+    if output == PrintFormat::Json {
         let value = serde_json::to_value(&difference)
             .map_err(|why| RegistryError::Wrong { place: format!("{a}, {b}"), problem: why.to_string() })?;
         return Ok(printable::json(&format!("{value:#}\n")).into_owned());
@@ -27,10 +27,12 @@ pub(super) fn run(
     Ok(text_of(&difference))
 }
 
-fn side(registry: &Registry, word: &str) -> Result<Side, RegistryError> {
-    match Meant::by(word)? {
-        Meant::Path(path) => Side::of_path(&path),
-        Meant::Version(reference) => Ok(Side::of_version(registry, &registry.find(&reference)?)),
+fn side(registry: &Registry, word: &str) -> Result<ComparedData, RegistryError> {
+    match DataReference::by(word)? {
+        DataReference::Path(path) => ComparedData::of_path(&path),
+        DataReference::Version(reference) => {
+            Ok(ComparedData::of_version(registry, &registry.find(&reference)?))
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use configs::Span;
-use datasets::fetch::{Catalog, Patience, fetch, unpack};
+use datasets::fetch::{Catalog, RetryPolicy, fetch, unpack};
 use datasets::registry::RegistryError;
 
-use super::bar::Bar;
+use super::progress_bar::BytesBar;
 use super::text::aligned;
 
 /// Fetches a public dataset by a table of addresses and hashes.
@@ -37,10 +37,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<String, RegistryError> {
     let dataset = catalog.find(name)?;
     let folder = arguments.to.clone().unwrap_or_else(|| PathBuf::from("data").join(name));
     let patience =
-        Patience { deadline: arguments.deadline.0, stall: arguments.stall.0, tries: arguments.tries };
+        RetryPolicy { deadline: arguments.deadline.0, stall: arguments.stall.0, tries: arguments.tries };
     let mut rows = Vec::new();
     for file in &dataset.files {
-        let fetched = fetch(file, &folder, patience, &Bar::new(&file.path))?;
+        let fetched = fetch(file, &folder, patience, &BytesBar::new(&file.path))?;
         let state = match (fetched.is_checked, fetched.was_there) {
             (true, false) => "as in the table",
             (true, true) => "was there, as in the table",

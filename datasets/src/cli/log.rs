@@ -3,10 +3,14 @@
 use datasets::registry::{Manifest, Registry, RegistryError};
 use serde_json::json;
 
-use super::Form;
+use super::PrintFormat;
 use super::text::{aligned, path_line};
 
-pub(super) fn run(registry: &Registry, name: Option<&str>, output: Form) -> Result<String, RegistryError> {
+pub(super) fn run(
+    registry: &Registry,
+    name: Option<&str>,
+    output: PrintFormat,
+) -> Result<String, RegistryError> {
     let mut versions = Vec::new();
     match name {
         Some(name) => versions = registry.versions(name)?,
@@ -16,7 +20,7 @@ pub(super) fn run(registry: &Registry, name: Option<&str>, output: Form) -> Resu
             }
         }
     }
-    if output == Form::Json {
+    if output == PrintFormat::Json {
         let all: Vec<_> = versions.iter().map(value).collect();
         return Ok(printable::json(&format!("{:#}\n", serde_json::Value::from(all))).into_owned());
     }

@@ -1,11 +1,11 @@
 //! The command line: parsing, one file per command, and what is printed.
 
 mod add;
-mod bar;
 mod checkout;
 mod diff;
 mod fetch;
 mod log;
+mod progress_bar;
 mod show;
 mod show_overview;
 mod show_version;
@@ -63,8 +63,8 @@ enum Command {
         /// One dataset; all if none is named
         name: Option<String>,
         /// The form
-        #[arg(long, value_enum, default_value_t = Form::Text)]
-        output: Form,
+        #[arg(long, value_enum, default_value_t = PrintFormat::Text)]
+        output: PrintFormat,
     },
     /// Say what data are
     ///
@@ -79,8 +79,8 @@ enum Command {
         #[arg(long)]
         target: Option<String>,
         /// The form
-        #[arg(long, value_enum, default_value_t = Form::Text)]
-        output: Form,
+        #[arg(long, value_enum, default_value_t = PrintFormat::Text)]
+        output: PrintFormat,
     },
     /// Read every byte again and name what is damaged or missing; exit code 3 if anything is
     Verify {
@@ -101,8 +101,8 @@ enum Command {
         /// The second: NAME[@VERSION] or a path
         b: String,
         /// The form
-        #[arg(long, value_enum, default_value_t = Form::Text)]
-        output: Form,
+        #[arg(long, value_enum, default_value_t = PrintFormat::Text)]
+        output: PrintFormat,
     },
     /// Copy a version out, checked on the way
     Checkout {
@@ -121,7 +121,7 @@ enum Command {
 
 /// How a command prints.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub(crate) enum PrintFormat {
     /// For people
     Text,
     /// One JSON value
@@ -149,7 +149,7 @@ impl Cli {
             Command::Add { path, name, message } => add::run(&registry, path, name, message),
             Command::Log { name, output } => log::run(&registry, name.as_deref(), output),
             Command::Show { what, target, output } => {
-                show_version::run(&registry, &what, Asked { target, memory_mb }, output)
+                show_version::run(&registry, &what, DataArguments { target, memory_mb }, output)
             }
             Command::Verify { version } => return verify::run(&registry, version.as_deref()),
             Command::Diff { a, b, output } => diff::run(&registry, &a, &b, memory_mb, output),
@@ -173,18 +173,18 @@ impl Failure {
 
 /// What is asked of a look at data.
 #[derive(Clone)]
-pub(crate) struct Asked {
+pub(crate) struct DataArguments {
     pub(crate) target: Option<String>,
     pub(crate) memory_mb: u64,
 }
 
 /// What a word on the command line means: a path that is there, or a version.
-pub(crate) enum Meant {
+pub(crate) enum DataReference {
     Path(PathBuf),
     Version(Reference),
 }
 
-impl Meant {
+impl DataReference {
     /// A path that exists comes first; what looks like a path is one.
     pub(crate) fn by(word: &str) -> Result<Self, RegistryError> {
         let path = PathBuf::from(word);

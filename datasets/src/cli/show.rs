@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use datasets::{Column, DataError, Distribution, Distributions, Feature, Output, Plan, Profile, Role};
+use datasets::{Column, DataError, DataPlan, Distribution, Distributions, Feature, Output, Profile, Role};
 
 use serde_json::json;
 
-use super::Asked;
+use super::DataArguments;
 use super::show_overview::histogram;
 use super::text::{aligned, blocks, counted, one_line, short};
 
@@ -21,21 +21,21 @@ const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// A table that was looked at.
 pub(super) struct TableSeen {
-    plan: Plan,
+    plan: DataPlan,
     profiles: Vec<Profile>,
     distributions: Distributions,
 }
 
 impl TableSeen {
     /// Looks at a table, in the form that its name says.
-    pub(super) fn of(path: &Path, name: Option<String>, asked: Asked) -> Result<Self, DataError> {
+    pub(super) fn of(path: &Path, name: Option<String>, asked: DataArguments) -> Result<Self, DataError> {
         let ends = |end: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(end));
-        let Asked { target, memory_mb } = asked;
+        let DataArguments { target, memory_mb } = asked;
         let uri = path.display().to_string();
         let mut config = configs::Dataset { uri, name, target, memory_mb, ..Default::default() };
         config.format = if ends("parquet") { "parquet" } else { "csv" }.to_owned();
         config.delimiter = if ends("tsv") { '\t' } else { config.delimiter };
-        let (plan, profiles) = Plan::prepare_with_profiles(&config, None)?;
+        let (plan, profiles) = DataPlan::prepare_with_profiles(&config, None)?;
         let distributions = Distributions::of_plan(&plan)?;
         Ok(Self { plan, profiles, distributions })
     }
@@ -70,7 +70,7 @@ impl TableSeen {
 }
 
 /// What a table is, and how its columns are distributed.
-fn table(plan: &Plan, profiles: &[Profile], all: &Distributions) -> String {
+fn table(plan: &DataPlan, profiles: &[Profile], all: &Distributions) -> String {
     let (training, validation) = plan.split_lengths();
     let mut text = format!(
         "{}  md5 {}, {} bytes\n{} rows: {training} for training, {validation} held out\n{} columns, {} numbers a sample\n\n",
@@ -97,7 +97,7 @@ fn table(plan: &Plan, profiles: &[Profile], all: &Distributions) -> String {
 }
 
 /// Kind of a column, and the values that it has.
-fn describe(plan: &Plan, column: &Column, profile: &Profile) -> (&'static str, String) {
+fn describe(plan: &DataPlan, column: &Column, profile: &Profile) -> (&'static str, String) {
     match (column.role, &column.feature, &plan.output) {
         (Role::Ignored, _, _) => ("ignored", String::new()),
         (Role::Weight, _, _) => ("weight", range(profile)),
@@ -130,7 +130,7 @@ fn distributions(all: &Distributions) -> String {
         text.push_str(&format!("\n{}", aligned(&lines)));
     }
     let is_sampled =
-        |column: &Distribution| column.numbers.as_ref().is_some_and(datasets::Numbers::is_sampled);
+        |column: &Distribution| column.numbers.as_ref().is_some_and(datasets::NumberSummary::is_sampled);
     if let Some(sample) = all.columns.iter().find(|column| is_sampled(column)) {
         let kept = sample.numbers.as_ref().map_or(0, |numbers| numbers.values.len() as u64);
         text.push_str(&format!("quantiles and histograms are of a sample of {}\n", counted(kept, "row")));

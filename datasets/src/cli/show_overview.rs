@@ -1,6 +1,6 @@
 //! `datasets show` of images and text.
 
-use datasets::{Overview, PixelsSeen, Words};
+use datasets::{Overview, PixelsSeen, TextSummary};
 
 use super::text::{aligned, bar, counted, one_line, path_line, short};
 
@@ -62,7 +62,7 @@ fn of_pixels(pixels: &PixelsSeen) -> String {
     text
 }
 
-fn of_words(words: &Words) -> String {
+fn of_words(words: &TextSummary) -> String {
     let coding = if words.is_utf8 { "UTF-8" } else { "not UTF-8" };
     let mut text = format!(
         " of {}, {} of {} at the end in none\n{}, the longest of {}; {coding}\n{} of {} different ones, {} possible\n",

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::show::TableSeen;
 use super::text::{aligned, counted, path_line};
-use super::{Asked, Form, Meant, show_overview};
+use super::{DataArguments, DataReference, PrintFormat, show_overview};
 
 /// Files that are listed.
 const FILES_SHOWN_MAX: usize = 20;
@@ -18,11 +18,11 @@ const FILES_SHOWN_MAX: usize = 20;
 pub(super) fn run(
     registry: &Registry,
     what: &str,
-    asked: Asked,
-    output: Form,
+    asked: DataArguments,
+    output: PrintFormat,
 ) -> Result<String, RegistryError> {
-    let mut shown = match Meant::by(what)? {
-        Meant::Path(path) if path.is_dir() => {
+    let mut shown = match DataReference::by(what)? {
+        DataReference::Path(path) if path.is_dir() => {
             let found = files_of(&path)?;
             let sized = found.into_iter().map(|(relative, own)| {
                 let bytes = std::fs::metadata(&own).map_err(|source| io(&own, source))?.len();
@@ -35,12 +35,12 @@ pub(super) fn run(
             shown.content(&path, &files, None, asked)?;
             shown
         }
-        Meant::Path(path) => {
+        DataReference::Path(path) => {
             let mut shown = Shown::default();
             shown.file(&path, None, asked)?;
             shown
         }
-        Meant::Version(reference) => {
+        DataReference::Version(reference) => {
             let manifest = registry.find(&reference)?;
             let path = registry.view(&manifest)?;
             let mut shown = Shown::default();
@@ -59,7 +59,7 @@ pub(super) fn run(
             shown
         }
     };
-    if output == Form::Json {
+    if output == PrintFormat::Json {
         let json = serde_json::Value::Object(std::mem::take(&mut shown.json));
         return Ok(printable::json(&format!("{json:#}\n")).into_owned());
     }
@@ -86,7 +86,7 @@ impl Shown {
     }
 
     /// What a file holds; of a file whose name says nothing, a table.
-    fn file(&mut self, path: &Path, name: Option<String>, asked: Asked) -> Result<(), RegistryError> {
+    fn file(&mut self, path: &Path, name: Option<String>, asked: DataArguments) -> Result<(), RegistryError> {
         match format_of(path)? {
             Some(format @ ("idx" | "text")) => self.overview(path, format, name, asked.memory_mb),
             _ => self.table(path, name, asked),
@@ -99,7 +99,7 @@ impl Shown {
         folder: &Path,
         files: &[(String, u64)],
         name: Option<String>,
-        asked: Asked,
+        asked: DataArguments,
     ) -> Result<(), RegistryError> {
         let mut tables = files.iter().filter(|(path, _)| is_table(path));
         match (tables.next(), tables.next()) {
@@ -112,7 +112,12 @@ impl Shown {
         }
     }
 
-    fn table(&mut self, path: &Path, name: Option<String>, asked: Asked) -> Result<(), RegistryError> {
+    fn table(
+        &mut self,
+        path: &Path,
+        name: Option<String>,
+        asked: DataArguments,
+    ) -> Result<(), RegistryError> {
         let seen = TableSeen::of(path, name, asked)?;
         let text = self.parted(seen.text());
         self.add("table", seen.json(), &text);

@@ -2,7 +2,7 @@
 
 use datasets::registry::{Registry, RegistryError, Report};
 
-use super::bar::Bar;
+use super::progress_bar::BytesBar;
 use super::text::{counted, path_line};
 use super::{Failure, Outcome};
 
@@ -26,7 +26,7 @@ pub(super) fn run(registry: &Registry, version: Option<&str>) -> Outcome {
 
 fn verify(registry: &Registry, version: Option<&str>) -> Result<Report, RegistryError> {
     let reference = version.map(str::parse).transpose()?;
-    registry.verify(reference.as_ref(), &Bar::new("verify"))
+    registry.verify(reference.as_ref(), &BytesBar::new("verify"))
 }
 
 /// A word on files whose BLAKE3 nobody noted.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Side;
+use super::ComparedData;
 use crate::error::DataError;
 use crate::idx::{Dimensions, Idx};
 use crate::images::{class, is_image};
-use crate::memory::{Memory, read_whole};
+use crate::memory_budget::{MemoryBudget, read_whole};
 use crate::registry::RegistryError;
 
 /// A class whose number of images is not the same.
@@ -24,9 +24,9 @@ pub struct ClassCount {
 
 /// The classes that have more or fewer images, in order.
 pub(super) fn compare_classes(
-    before: &Side,
-    after: &Side,
-    memory: &Memory,
+    before: &ComparedData,
+    after: &ComparedData,
+    memory: &MemoryBudget,
 ) -> Result<Vec<ClassCount>, RegistryError> {
     let mut counts: BTreeMap<String, [u64; 2]> = BTreeMap::new();
     for (at, side, other) in [(0, before, after), (1, after, before)] {
@@ -50,7 +50,11 @@ pub(super) fn compare_classes(
 }
 
 /// How often each label occurs in a file in idx form; nothing if it is none, which a run would say.
-fn labels_of(side: &Side, path: &str, memory: &Memory) -> Result<BTreeMap<u8, u64>, RegistryError> {
+fn labels_of(
+    side: &ComparedData,
+    path: &str,
+    memory: &MemoryBudget,
+) -> Result<BTreeMap<u8, u64>, RegistryError> {
     let Some(file) = side.files.get(path) else { return Ok(BTreeMap::new()) };
     let (bytes, _file) = read_whole(&file.place, memory, 1)?;
     let mut counts = BTreeMap::new();

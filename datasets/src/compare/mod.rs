@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::digest::Digests;
 use crate::distribution::Distributions;
 use crate::error::DataError;
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
+use crate::parallel::try_in_parallel;
 use crate::registry::{Manifest, Registry, RegistryError, files_of};
-use crate::spread::try_spread;
 
 pub use labels::ClassCount;
 use labels::compare_classes;
@@ -24,7 +24,7 @@ pub use shift::{Shift, population_stability};
 
 /// One of the two that are compared.
 #[derive(Clone, Debug)]
-pub struct Side {
+pub struct ComparedData {
     /// What people call it.
     pub label: String,
     /// Whether it is one file rather than a folder.
@@ -90,7 +90,7 @@ pub struct TableDifference {
     pub columns: Vec<Shift>,
 }
 
-impl Side {
+impl ComparedData {
     /// A version of a registry.
     #[must_use]
     pub fn of_version(registry: &Registry, manifest: &Manifest) -> Self {
@@ -112,7 +112,7 @@ impl Side {
     /// When it can't be read.
     pub fn of_path(path: &Path) -> Result<Self, RegistryError> {
         let found = files_of(path)?;
-        let files = try_spread(&found, |(relative, place)| {
+        let files = try_in_parallel(&found, |(relative, place)| {
             let Digests { md5, blake3, bytes } = Digests::of_file(place)?;
             let file = SideFile { bytes, md5, blake3: Some(blake3), place: place.clone() };
             Ok::<_, RegistryError>((relative.clone(), file))
@@ -126,7 +126,7 @@ impl Side {
 ///
 /// # Errors
 /// When a file can't be read. A table that can't be understood is compared as a file, with a note.
-pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError> {
+pub fn compare(before: &ComparedData, after: &ComparedData) -> Result<Difference, RegistryError> {
     compare_within(before, after, configs::Dataset::default().memory_mb)
 }
 
@@ -134,8 +134,12 @@ pub fn compare(before: &Side, after: &Side) -> Result<Difference, RegistryError>
 ///
 /// # Errors
 /// As [`compare`], and when reading a file takes more memory.
-pub fn compare_within(before: &Side, after: &Side, memory_mb: u64) -> Result<Difference, RegistryError> {
-    let memory = || Memory::megabytes(memory_mb);
+pub fn compare_within(
+    before: &ComparedData,
+    after: &ComparedData,
+    memory_mb: u64,
+) -> Result<Difference, RegistryError> {
+    let memory = || MemoryBudget::megabytes(memory_mb);
     let mut after = after.clone();
     if let (true, true, Some(name), Some(other)) =
         (before.is_file, after.is_file, before.files.keys().next(), after.files.keys().next().cloned())
@@ -188,7 +192,12 @@ pub fn is_table(path: &str) -> bool {
     })
 }
 
-fn compare_tables(path: &str, a: &Path, b: &Path, memory: &Memory) -> Result<TableDifference, DataError> {
+fn compare_tables(
+    path: &str,
+    a: &Path,
+    b: &Path,
+    memory: &MemoryBudget,
+) -> Result<TableDifference, DataError> {
     // The objects of a registry have no extension: the form goes by the path.
     let form = crate::distribution::form_of(Path::new(path));
     let (before, after) =

@@ -7,8 +7,8 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::DataError;
-use crate::form::Form;
-use crate::memory::{Memory, TooMuch};
+use crate::format::Format;
+use crate::memory_budget::{MemoryBudget, OverBudget};
 use crate::table::Table;
 
 /// What a different row takes: its hash and its count, in a map that is half empty after it has grown and is there twice while
@@ -36,9 +36,9 @@ pub struct RowCounts {
 pub(super) fn compare_rows(
     a: &Path,
     b: &Path,
-    form: &Form,
+    form: &Format,
     columns: &[String],
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<RowCounts, DataError> {
     let mut balance: HashMap<u128, i64> = HashMap::new();
     let mut add = |row: u128, more: i64| {
@@ -62,10 +62,10 @@ pub(super) fn compare_rows(
 /// Hands each row's hash on, and returns their number.
 fn count(
     path: &Path,
-    form: &Form,
+    form: &Format,
     columns: &[String],
-    memory: &Memory,
-    mut each: impl FnMut(u128) -> Result<(), TooMuch>,
+    memory: &MemoryBudget,
+    mut each: impl FnMut(u128) -> Result<(), OverBudget>,
 ) -> Result<u64, DataError> {
     let mut table = Table::open(form, path, false, memory)?;
     let places = columns.iter().map(|name| table.names().iter().position(|own| own == name));

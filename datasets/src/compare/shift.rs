@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::distribution::{Distribution, Numbers};
+use crate::distribution::{Distribution, NumberSummary};
 
 /// Bins of a column of numbers: tenths of the first version.
 const BINS: usize = 10;
@@ -48,7 +48,7 @@ impl Shift {
             (None, Some((a, b))) => population_stability(&with(tenths(a, b), missing)),
             (None, None) => None,
         };
-        let both = |of: fn(&Numbers) -> f64| numbers.map(|(a, b)| [of(a), of(b)]);
+        let both = |of: fn(&NumberSummary) -> f64| numbers.map(|(a, b)| [of(a), of(b)]);
         Self {
             name: before.name.clone(),
             missing,
@@ -88,7 +88,7 @@ pub fn population_stability(bins: &[[u64; 2]]) -> Option<f64> {
 }
 
 /// Counts of both in the bins between the first one's deciles; values that repeat make fewer bins.
-fn tenths(a: &Numbers, b: &Numbers) -> Vec<[u64; 2]> {
+fn tenths(a: &NumberSummary, b: &NumberSummary) -> Vec<[u64; 2]> {
     let mut edges: Vec<f64> = (1..BINS).map(|tenth| a.quantile(tenth as f64 / BINS as f64)).collect();
     edges.dedup();
     let mut bins = vec![[0; 2]; edges.len() + 1];

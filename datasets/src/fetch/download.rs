@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, RANGE, RETRY_AFTER};
 
 use super::catalog::PublicFile;
-use crate::below::Below;
 use crate::digest::md5_of_file;
 use crate::registry::{Progress, RegistryError};
+use crate::sandboxed_folder::SandboxedFolder;
 
 /// The first pause; each later one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -21,7 +21,7 @@ const CHUNK_BYTES: usize = 1 << 16;
 
 /// How long to try.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// For one file, all tries and pauses together.
     pub deadline: Duration,
     /// Without a byte; then the connection counts as cut.
@@ -54,7 +54,7 @@ pub struct Fetched {
 pub fn fetch(
     file: &PublicFile,
     folder: &Path,
-    patience: Patience,
+    patience: RetryPolicy,
     progress: &dyn Progress,
 ) -> Result<Fetched, RegistryError> {
     let path = folder.join(&file.path);
@@ -63,8 +63,8 @@ pub fn fetch(
     }
     std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
     // Nothing is written through a link that lies in the folder.
-    Below::open(folder).and_then(|below| below.folder_of(&file.path).map(drop))?;
-    let mut part = Part::open(&path, file.md5.is_some())?;
+    SandboxedFolder::open(folder).and_then(|below| below.folder_of(&file.path).map(drop))?;
+    let mut part = PartialDownload::open(&path, file.md5.is_some())?;
     let mut line = Line { file, ends: Instant::now() + patience.deadline, patience, progress };
     let mut failure = None;
     for address in &file.addresses {
@@ -103,13 +103,13 @@ fn check_present(file: &PublicFile, path: PathBuf) -> Result<Fetched, RegistryEr
 }
 
 /// What has arrived so far, held by this process alone.
-struct Part {
+struct PartialDownload {
     path: PathBuf,
     file: File,
     bytes: u64,
 }
 
-impl Part {
+impl PartialDownload {
     fn open(whole: &Path, may_continue: bool) -> Result<Self, RegistryError> {
         let mut name = whole.file_name().unwrap_or_default().to_owned();
         name.push(".part");
@@ -169,7 +169,7 @@ impl Part {
 }
 
 /// How a try ended, if not well.
-enum Ended {
+enum DownloadError {
     /// Worth another try, after what the server asks for.
     Cut { why: String, wait: Option<Duration> },
     /// Not worth one.
@@ -178,13 +178,13 @@ enum Ended {
     Here(RegistryError),
 }
 
-impl From<RegistryError> for Ended {
+impl From<RegistryError> for DownloadError {
     fn from(error: RegistryError) -> Self {
         Self::Here(error)
     }
 }
 
-impl Ended {
+impl DownloadError {
     fn cut(why: impl Into<String>) -> Self {
         Self::Cut { why: why.into(), wait: None }
     }
@@ -194,13 +194,17 @@ impl Ended {
 struct Line<'a> {
     file: &'a PublicFile,
     ends: Instant,
-    patience: Patience,
+    patience: RetryPolicy,
     progress: &'a dyn Progress,
 }
 
 impl Line<'_> {
     /// Tries one address until the file is whole and right; returns its bytes and MD5.
-    fn download(&mut self, address: &str, part: &mut Part) -> Result<(u64, String), RegistryError> {
+    fn download(
+        &mut self,
+        address: &str,
+        part: &mut PartialDownload,
+    ) -> Result<(u64, String), RegistryError> {
         let wrong = |problem: String| RegistryError::Wrong { place: address.to_owned(), problem };
         let (mut in_vain, mut pause, mut furthest) = (0, PAUSE_MIN, part.bytes);
         let mut etag = None;
@@ -224,9 +228,9 @@ impl Line<'_> {
                 Err(ended) => ended,
             };
             let (why, wait) = match ended {
-                Ended::Here(error) => return Err(error),
-                Ended::Refused(problem) => return Err(wrong(problem)),
-                Ended::Cut { why, wait } => (why, wait),
+                DownloadError::Here(error) => return Err(error),
+                DownloadError::Refused(problem) => return Err(wrong(problem)),
+                DownloadError::Cut { why, wait } => (why, wait),
             };
             if part.bytes > furthest {
                 (in_vain, pause, furthest) = (0, PAUSE_MIN, part.bytes);
@@ -258,7 +262,12 @@ impl Line<'_> {
     }
 
     /// One request: continues the part if the server can, else begins anew.
-    fn attempt(&self, address: &str, part: &mut Part, etag: &mut Option<String>) -> Result<(), Ended> {
+    fn attempt(
+        &self,
+        address: &str,
+        part: &mut PartialDownload,
+        etag: &mut Option<String>,
+    ) -> Result<(), DownloadError> {
         if self.file.bytes.is_some_and(|bytes| part.bytes > bytes) {
             part.clear()?;
         }
@@ -270,7 +279,7 @@ impl Line<'_> {
         if part.bytes > 0 {
             request = request.header(RANGE, format!("bytes={}-", part.bytes));
         }
-        let response = request.call().map_err(|why| Ended::cut(why.to_string()))?;
+        let response = request.call().map_err(|why| DownloadError::cut(why.to_string()))?;
         let (head, body) = response.into_parts();
         let total = match head.status.as_u16() {
             200 => {
@@ -283,20 +292,20 @@ impl Line<'_> {
                 _ => {
                     part.clear()?;
                     *etag = None;
-                    return Err(Ended::cut("the server's answer does not fit what was asked for"));
+                    return Err(DownloadError::cut("the server's answer does not fit what was asked for"));
                 }
             },
             416 => {
                 part.clear()?;
-                return Err(Ended::cut("the server has fewer bytes than are here already"));
+                return Err(DownloadError::cut("the server has fewer bytes than are here already"));
             }
             status @ (408 | 425 | 429 | 500..) => {
                 let wait = number(&head.headers, RETRY_AFTER).map(Duration::from_secs);
-                return Err(Ended::Cut { why: format!("the server answered {status}"), wait });
+                return Err(DownloadError::Cut { why: format!("the server answered {status}"), wait });
             }
             status => {
                 let way_out = "is the address still right? `--table FILE` can name another";
-                return Err(Ended::Refused(format!("the server answered {status}; {way_out}")));
+                return Err(DownloadError::Refused(format!("the server answered {status}; {way_out}")));
             }
         };
         *etag = header(&head.headers, ETAG).map(str::to_owned);
@@ -304,7 +313,7 @@ impl Line<'_> {
             && expected != total
         {
             part.clear()?;
-            return Err(Ended::Refused(format!(
+            return Err(DownloadError::Refused(format!(
                 "the file there has {total} bytes, the table has {expected}"
             )));
         }
@@ -314,33 +323,40 @@ impl Line<'_> {
     }
 
     /// Takes the body in.
-    fn receive(&self, mut body: impl Read, part: &mut Part, total: Option<u64>) -> Result<(), Ended> {
+    fn receive(
+        &self,
+        mut body: impl Read,
+        part: &mut PartialDownload,
+        total: Option<u64>,
+    ) -> Result<(), DownloadError> {
         let mut chunk = vec![0; CHUNK_BYTES];
         let of = total.map_or_else(String::new, |total| format!(" of {total}"));
         loop {
             let read = match body.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(read) => read,
-                Err(why) => return Err(Ended::cut(format!("cut after {}{of} bytes ({why})", part.bytes))),
+                Err(why) => {
+                    return Err(DownloadError::cut(format!("cut after {}{of} bytes ({why})", part.bytes)));
+                }
             };
             part.append(&chunk[..read])?;
             self.progress.bytes(read as u64);
             if total.is_some_and(|total| part.bytes > total) {
                 part.clear()?;
-                return Err(Ended::Refused(format!(
+                return Err(DownloadError::Refused(format!(
                     "the server sent more than {}",
                     of.trim_start_matches(" of ")
                 )));
             }
         }
         if total.is_some_and(|total| part.bytes < total) {
-            return Err(Ended::cut(format!("cut after {}{of} bytes", part.bytes)));
+            return Err(DownloadError::cut(format!("cut after {}{of} bytes", part.bytes)));
         }
         Ok(())
     }
 
     /// The bytes and the MD5 of what has arrived, or what is wrong with it.
-    fn check(&self, part: &Part) -> Result<Result<(u64, String), String>, RegistryError> {
+    fn check(&self, part: &PartialDownload) -> Result<Result<(u64, String), String>, RegistryError> {
         let md5 = md5_of_file(&part.path)?;
         Ok(match &self.file.md5 {
             Some(expected) if *expected != md5 => {

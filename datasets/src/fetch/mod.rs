@@ -7,5 +7,5 @@ mod download;
 mod unpack;
 
 pub use catalog::{Catalog, PublicDataset, PublicFile};
-pub use download::{Fetched, Patience, fetch};
+pub use download::{Fetched, RetryPolicy, fetch};
 pub use unpack::{Unpack, unpack};

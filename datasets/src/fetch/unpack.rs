@@ -53,11 +53,11 @@ pub fn unpack(what: Unpack, archive: &Path) -> Result<PathBuf, RegistryError> {
 fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
     // A new one: what lies there, a link perhaps, is not written into.
     std::fs::create_dir(folder).map_err(RegistryError::at(folder))?;
-    let mut parts = [Part::create(folder, "train")?, Part::create(folder, "test")?];
+    let mut parts = [SplitWriter::create(folder, "train")?, SplitWriter::create(folder, "test")?];
     let file = File::open(archive).map_err(RegistryError::at(archive))?;
     let wrong = |problem: String| RegistryError::wrong(archive, problem);
     let broken = |why: std::io::Error| wrong(format!("this is no tar archive: {why}"));
-    let mut tar = tar::Archive::new(Limited { inner: GzDecoder::new(file), left: UNPACKED_BYTES_MAX });
+    let mut tar = tar::Archive::new(LimitedReader { inner: GzDecoder::new(file), left: UNPACKED_BYTES_MAX });
     let mut names = BTreeSet::new();
     // Raw: an entry that holds the name of the next one is an entry like others, and not read into memory.
     for (number, entry) in (1u64..).zip(tar.entries().map_err(broken)?.raw(true)) {
@@ -105,12 +105,12 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
 }
 
 /// What is read through it has so many bytes at most.
-struct Limited<R> {
+struct LimitedReader<R> {
     inner: R,
     left: u64,
 }
 
-impl<R: Read> Read for Limited<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(into)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
@@ -123,14 +123,14 @@ impl<R: Read> Read for Limited<R> {
 }
 
 /// Images of one use, written as they come.
-struct Part {
+struct SplitWriter {
     name: &'static str,
     path: PathBuf,
     images: BufWriter<File>,
     labels: Vec<u8>,
 }
 
-impl Part {
+impl SplitWriter {
     fn create(folder: &Path, name: &'static str) -> Result<Self, RegistryError> {
         let path = folder.join(format!("{name}-images-idx4-ubyte"));
         let mut images = BufWriter::new(File::create(&path).map_err(RegistryError::at(&path))?);

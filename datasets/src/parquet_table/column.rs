@@ -10,7 +10,7 @@ use parquet::file::reader::RowGroupReader;
 use parquet::record::Field;
 use parquet::schema::types::ColumnDescPtr;
 
-use super::pages::{Takes, delta_counts};
+use super::pages::{ChunkMemory, delta_counts};
 
 /// Bytes of a decimal number at most: 150 digits. Writing one takes time by the square of its length.
 const NUMBER_BYTES_MAX: usize = 64;
@@ -45,7 +45,7 @@ impl Column {
     pub(super) fn open(
         group: &dyn RowGroupReader,
         leaf: usize,
-        takes: &Takes,
+        takes: &ChunkMemory,
         batch: usize,
     ) -> Result<Self, ParquetError> {
         let descr = group.metadata().schema_descr().column(leaf);
@@ -158,7 +158,7 @@ fn check_lengths(
     group: &dyn RowGroupReader,
     leaf: usize,
     descr: &ColumnDescPtr,
-    takes: &Takes,
+    takes: &ChunkMemory,
 ) -> Result<(), ParquetError> {
     for page in group.get_column_page_reader(leaf)? {
         let page = page?;

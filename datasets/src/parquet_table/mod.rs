@@ -13,12 +13,12 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::Type;
 
 use self::column::Column;
-use self::pages::Takes;
+use self::pages::ChunkMemory;
 use crate::digest::Digests;
 use crate::error::DataError;
-use crate::memory::{Holding, Memory, TooMuch, read_whole};
+use crate::memory_budget::{HeldMemory, MemoryBudget, OverBudget, read_whole};
 use crate::quote::quoted;
-use crate::table::Typed;
+use crate::table::ColumnType;
 
 /// Rows of a column that are read at once.
 const BATCH_ROWS: usize = 1_024;
@@ -38,7 +38,7 @@ pub(crate) struct ParquetTable {
     file: Bytes,
     reader: SerializedFileReader<Bytes>,
     names: Vec<String>,
-    types: Vec<Typed>,
+    types: Vec<ColumnType>,
     /// Which leaf of the schema each column is that can be read.
     leaves: Vec<Option<usize>>,
     /// The current row group's columns: those that can be read.
@@ -52,14 +52,14 @@ pub(crate) struct ParquetTable {
     null: String,
     row: u64,
     digests: Digests,
-    memory: Memory,
+    memory: MemoryBudget,
     /// For the file and its metadata, and for the current row group.
-    _file: Vec<Holding>,
-    group: Option<Holding>,
+    _file: Vec<HeldMemory>,
+    group: Option<HeldMemory>,
 }
 
 impl ParquetTable {
-    pub(crate) fn open(path: &Path, null: &str, memory: &Memory) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path, null: &str, memory: &MemoryBudget) -> Result<Self, DataError> {
         let file = || path.display().to_string();
         let (bytes, holding) = read_whole(path, memory, 1)?;
         let digests = Digests::of_bytes(&bytes);
@@ -76,11 +76,11 @@ impl ParquetTable {
         if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
             return Err(refuse(format!("two columns are named {}", quoted(name))));
         }
-        let types: Vec<Typed> = columns.iter().map(|column| typed(column)).collect();
+        let types: Vec<ColumnType> = columns.iter().map(|column| typed(column)).collect();
         let mut leaves = vec![None; names.len()];
         for leaf in 0..schema.num_columns() {
             let column = schema.get_column_root_idx(leaf);
-            if types.get(column).is_some_and(|kind| *kind != Typed::Unusable) {
+            if types.get(column).is_some_and(|kind| *kind != ColumnType::Unusable) {
                 leaves[column] = Some(leaf);
             }
         }
@@ -108,7 +108,7 @@ impl ParquetTable {
         &self.names
     }
 
-    pub(crate) fn types(&self) -> &[Typed] {
+    pub(crate) fn types(&self) -> &[ColumnType] {
         &self.types
     }
 
@@ -144,7 +144,7 @@ impl ParquetTable {
         self.group = None;
         let refuse = |problem: String| DataError::File { file: self.path.display().to_string(), problem };
         let metadata = self.reader.metadata().row_group(number);
-        let mut takes = vec![Takes::default(); self.leaves.len()];
+        let mut takes = vec![ChunkMemory::default(); self.leaves.len()];
         let mut sum = 0u64;
         for (takes, leaf) in takes.iter_mut().zip(&self.leaves) {
             let Some(leaf) = leaf else { continue };
@@ -156,12 +156,12 @@ impl ParquetTable {
             let pages = takes.page.saturating_mul(2).saturating_add(takes.dictionary).saturating_add(values);
             sum = sum.saturating_add(pages);
         }
-        let too_much = |why: TooMuch| why.of(&self.path);
+        let too_much = |why: OverBudget| why.of(&self.path);
         self.group = Some(self.memory.holding(sum).map_err(too_much)?);
         let rows = metadata.num_rows();
         let opened = guarded(|| {
             let group = self.reader.get_row_group(number)?;
-            let open = |(leaf, takes): (&Option<usize>, &Takes)| {
+            let open = |(leaf, takes): (&Option<usize>, &ChunkMemory)| {
                 leaf.map(|leaf| Column::open(group.as_ref(), leaf, takes, batch(takes))).transpose()
             };
             self.leaves.iter().zip(&takes).map(open).collect::<Result<Vec<_>, _>>()
@@ -196,7 +196,7 @@ impl ParquetTable {
 }
 
 /// Rows of a column that are read at once.
-fn batch(takes: &Takes) -> usize {
+fn batch(takes: &ChunkMemory) -> usize {
     if !takes.has_prefixes {
         return BATCH_ROWS;
     }
@@ -212,18 +212,18 @@ fn metadata_bytes(file: &[u8]) -> u64 {
 }
 
 /// What a column's type says.
-fn typed(column: &Type) -> Typed {
+fn typed(column: &Type) -> ColumnType {
     let info = column.get_basic_info();
     if !column.is_primitive() || (info.has_repetition() && info.repetition() == Repetition::REPEATED) {
-        return Typed::Unusable;
+        return ColumnType::Unusable;
     }
     let is_decimal = info.converted_type() == ConvertedType::DECIMAL
         || matches!(info.logical_type_ref(), Some(LogicalType::Decimal { .. }));
     match column.get_physical_type() {
-        Physical::BOOLEAN => Typed::Text,
-        Physical::BYTE_ARRAY if !is_decimal => Typed::Text,
-        Physical::FIXED_LEN_BYTE_ARRAY if !is_decimal => Typed::Unusable,
-        _ => Typed::Open,
+        Physical::BOOLEAN => ColumnType::Text,
+        Physical::BYTE_ARRAY if !is_decimal => ColumnType::Text,
+        Physical::FIXED_LEN_BYTE_ARRAY if !is_decimal => ColumnType::Unusable,
+        _ => ColumnType::Open,
     }
 }
 

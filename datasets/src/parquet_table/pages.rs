@@ -23,7 +23,7 @@ const DELTA_BYTES: i64 = 7;
 
 /// What reading a column chunk takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Takes {
+pub(super) struct ChunkMemory {
     /// Bytes of its dictionary, in memory.
     pub(super) dictionary: u64,
     /// Bytes of its largest page, in memory.
@@ -45,12 +45,12 @@ struct Header {
 }
 
 /// Looks at all page headers of a column chunk in the file's bytes.
-pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<Takes, String> {
+pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<ChunkMemory, String> {
     let start = chunk.dictionary_page_offset().filter(|at| *at > 0).unwrap_or(chunk.data_page_offset());
     let range = usize::try_from(start).ok().zip(usize::try_from(chunk.compressed_size()).ok());
     let bytes = range.and_then(|(start, length)| file.get(start..start.checked_add(length)?));
     let mut rest = bytes.ok_or("a column lies outside of the file")?;
-    let mut takes = Takes::default();
+    let mut takes = ChunkMemory::default();
     let is_compressed = chunk.compression() != Compression::UNCOMPRESSED;
     while !rest.is_empty() {
         let mut thrift = Thrift { rest };

@@ -13,8 +13,8 @@ use super::source::Source;
 use super::workspace::{Workspace, locked};
 use crate::digest::md5_of_bytes;
 use crate::listing::{FileEntry, listing};
+use crate::parallel::try_in_parallel;
 use crate::quote::quoted;
-use crate::spread::try_spread;
 
 /// What is to be added.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl Registry {
         let source = Source::find(&request.path, &self.root)?;
         let workspace = Workspace::begin(&self.root)?;
         progress.begin(source.files.len() as u64, source.files.iter().map(|file| file.bytes).sum());
-        let files = try_spread(&source.files, |file| self.take_in(file, &workspace, progress))?;
+        let files = try_in_parallel(&source.files, |file| self.take_in(file, &workspace, progress))?;
         check_collisions(&files, &request.path)?;
         let digest = if source.is_folder {
             let listing = listing(&files);

@@ -114,7 +114,7 @@ impl Registry {
         let source = File::open(path).map_err(RegistryError::at(path))?;
         let temporary = workspace.path();
         let file = create(&temporary)?;
-        let quiet = &super::Quiet;
+        let quiet = &super::NoProgress;
         let copied = if shares_blocks(&source, &file) {
             File::open(&temporary).and_then(|copy| hash_through(copy, std::io::sink(), quiet))
         } else {

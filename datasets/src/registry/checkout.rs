@@ -8,10 +8,10 @@ use super::cache::hash_through;
 use super::error::RegistryError;
 use super::manifest::Manifest;
 use super::progress::Progress;
-use crate::below::{Below, Hindered, Within};
 use crate::listing::FileEntry;
+use crate::parallel::try_in_parallel;
 use crate::quote::quoted;
-use crate::spread::try_spread;
+use crate::sandboxed_folder::{OpenFolder, SandboxError, SandboxedFolder};
 
 impl Registry {
     /// Copies a version's files to `to` and returns where they are. Every file is hashed on the way and gets its name
@@ -48,7 +48,7 @@ impl Registry {
             std::fs::create_dir_all(parent).map_err(RegistryError::at(parent))?;
             let name = path.file_name().and_then(|name| name.to_str());
             let name = name.ok_or_else(|| RegistryError::wrong(&path, "this is no name for a file"))?;
-            let (folder, name) = Below::open(parent).and_then(|below| below.folder_of(name))?;
+            let (folder, name) = SandboxedFolder::open(parent).and_then(|below| below.folder_of(name))?;
             self.copy_out(manifest, file, &folder, name, force, progress)?;
         }
         Ok(path)
@@ -97,7 +97,7 @@ impl Registry {
         force: bool,
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
-        let below = Below::open(to)?;
+        let below = SandboxedFolder::open(to)?;
         // Before any file is replaced: all folders, so that a link in one of them changes nothing.
         let mut last = None;
         for file in &manifest.files {
@@ -107,7 +107,7 @@ impl Registry {
             }
             last = parent;
         }
-        try_spread(&manifest.files, |file| {
+        try_in_parallel(&manifest.files, |file| {
             let (folder, name) = below.folder_of(&file.path)?;
             self.copy_out(manifest, file, &folder, name, force, progress)
         })?;
@@ -119,7 +119,7 @@ impl Registry {
         &self,
         manifest: &Manifest,
         file: &FileEntry,
-        folder: &Within,
+        folder: &OpenFolder,
         name: &str,
         force: bool,
         progress: &dyn Progress,
@@ -160,14 +160,14 @@ impl Registry {
     }
 }
 
-impl From<Hindered> for RegistryError {
-    fn from(why: Hindered) -> Self {
+impl From<SandboxError> for RegistryError {
+    fn from(why: SandboxError) -> Self {
         match why {
-            Hindered::Link(path) => Self::Misused(format!(
+            SandboxError::Link(path) => Self::Misused(format!(
                 "{}: this is a link, and nothing is written through links: remove it, or name another place",
                 path.display()
             )),
-            Hindered::Io(path, why) => Self::at(&path)(why),
+            SandboxError::Io(path, why) => Self::at(&path)(why),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::reference::MD5_CHARACTERS;
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::listing::{FileEntry, directory_digest};
-use crate::memory::{Memory, read_whole};
+use crate::memory_budget::{MemoryBudget, read_whole};
 use crate::quote::quoted;
 
 /// What a manifest takes in bytes of its file while it is read: the file, its entries, and their listing.
@@ -114,7 +114,12 @@ impl Manifest {
     }
 
     /// Reads the file and checks that it is what `add` wrote: paths that stay inside, digests that fit each other.
-    pub(super) fn read(path: &Path, name: &str, number: u64, memory: &Memory) -> Result<Self, RegistryError> {
+    pub(super) fn read(
+        path: &Path,
+        name: &str,
+        number: u64,
+        memory: &MemoryBudget,
+    ) -> Result<Self, RegistryError> {
         let (bytes, parsed) = match read_whole(path, memory, FILE_TIMES) {
             Err(DataError::Io { source, .. }) => return Err(RegistryError::at(path)(source)),
             read => read?,
@@ -237,7 +242,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("000002.json");
         std::fs::write(&path, bytes).expect("written");
-        Manifest::read(&path, "d", 2, &Memory::megabytes(100))
+        Manifest::read(&path, "d", 2, &MemoryBudget::megabytes(100))
     }
 
     #[test]

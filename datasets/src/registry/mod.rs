@@ -27,14 +27,14 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
 
 pub use add::{Added, Request};
 pub use clock::utc;
 pub use error::RegistryError;
 pub(crate) use manifest::is_md5;
 pub use manifest::{Manifest, Parent};
-pub use progress::{Progress, Quiet};
+pub use progress::{NoProgress, Progress};
 pub use reference::{Reference, Version};
 pub(crate) use resolve::resolve_within;
 pub use resolve::{Resolved, resolve};
@@ -164,12 +164,12 @@ impl Registry {
     }
 
     /// Reads and checks one manifest.
-    fn manifest(&self, name: &str, number: u64, memory: &Memory) -> Result<Manifest, RegistryError> {
+    fn manifest(&self, name: &str, number: u64, memory: &MemoryBudget) -> Result<Manifest, RegistryError> {
         Manifest::read(&self.manifest_path(name, number), name, number, memory)
     }
 
-    fn memory(&self) -> Memory {
-        Memory::megabytes(self.memory_mb)
+    fn memory(&self) -> MemoryBudget {
+        MemoryBudget::megabytes(self.memory_mb)
     }
 
     /// Numbers of a dataset's versions, in order; none if there is no such dataset.

@@ -11,9 +11,9 @@ pub trait Progress: Sync {
 }
 
 /// Nobody looks on.
-pub struct Quiet;
+pub struct NoProgress;
 
-impl Progress for Quiet {
+impl Progress for NoProgress {
     fn begin(&self, _: u64, _: u64) {}
     fn bytes(&self, _: u64) {}
     fn file(&self) {}

@@ -8,7 +8,7 @@ use super::error::RegistryError;
 use super::manifest::Manifest;
 use super::reference::{Reference, Version};
 use super::workspace::Workspace;
-use crate::memory::Memory;
+use crate::memory_budget::MemoryBudget;
 
 /// What a `dataset.uri` begins with that means a registered dataset and nothing else.
 const SCHEME: &str = "dataset:";
@@ -39,14 +39,14 @@ impl Resolved {
 /// # Errors
 /// When it names a registered dataset that isn't there, or whose files are missing or cut.
 pub fn resolve(uri: &str, dir: Option<&Path>) -> Result<Option<Resolved>, RegistryError> {
-    resolve_within(uri, dir, &Memory::megabytes(configs::Dataset::default().memory_mb))
+    resolve_within(uri, dir, &MemoryBudget::megabytes(configs::Dataset::default().memory_mb))
 }
 
 /// As [`resolve`], within a budget of memory for the manifest.
 pub(crate) fn resolve_within(
     uri: &str,
     dir: Option<&Path>,
-    memory: &Memory,
+    memory: &MemoryBudget,
 ) -> Result<Option<Resolved>, RegistryError> {
     let reference: Reference = match uri.strip_prefix(SCHEME) {
         Some(rest) => rest.parse()?,

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::reference::Reference;
 use crate::digest::Digests;
 use crate::listing::listing;
-use crate::spread::spread;
+use crate::parallel::in_parallel;
 
 /// Something that is not as it was added.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,7 +101,7 @@ impl Registry {
         let objects: Vec<Expected> = objects.into_values().collect();
         report.md5_only = objects.iter().filter(|expected| expected.blake3.is_none()).count() as u64;
         progress.begin(objects.len() as u64, objects.iter().filter_map(|object| object.bytes).sum());
-        let checked = spread(&objects, |expected| self.check(expected, progress));
+        let checked = in_parallel(&objects, |expected| self.check(expected, progress));
         report.files = objects.len() as u64;
         for (bytes, damage) in checked {
             report.bytes += bytes;

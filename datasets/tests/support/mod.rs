@@ -6,7 +6,7 @@ pub(crate) mod place;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use datasets::{AugmentKey, Batch, Dataset, Plan};
+use datasets::{AugmentKey, Batch, DataPlan, Dataset};
 
 /// The first epoch of some run.
 pub(crate) const KEY: AugmentKey = AugmentKey { seed: 42, epoch: 0 };
@@ -85,7 +85,7 @@ pub(crate) fn pets(root: &Path, count: usize) {
 
 /// What is said about data that are refused when they are planned or opened; "fine" if they are not.
 pub(crate) fn refused(config: &configs::Dataset) -> String {
-    let said = match Plan::prepare(config, None) {
+    let said = match DataPlan::prepare(config, None) {
         Ok(plan) => match Dataset::open(&plan, Path::new(&plan.path)) {
             Ok(_) => "fine".to_owned(),
             Err(error) => error.to_string(),
@@ -96,10 +96,10 @@ pub(crate) fn refused(config: &configs::Dataset) -> String {
 }
 
 /// Plans and opens.
-pub(crate) fn open(config: &configs::Dataset) -> (Plan, Dataset) {
-    let plan = Plan::prepare(config, None).expect("planned");
+pub(crate) fn open(config: &configs::Dataset) -> (DataPlan, Dataset) {
+    let plan = DataPlan::prepare(config, None).expect("planned");
     let json = serde_json::to_string(&plan).expect("JSON");
-    let shipped: Plan = serde_json::from_str(&json).expect("a plan");
+    let shipped: DataPlan = serde_json::from_str(&json).expect("a plan");
     assert_eq!(shipped, plan, "to the last bit");
     assert_eq!(serde_json::to_string(&shipped).expect("JSON"), json, "in the same order");
     let dataset = Dataset::open(&shipped, Path::new(&plan.path)).expect("opened");

@@ -1,7 +1,7 @@
 //! Control streams: who is admitted, who is refused and why, who is lost.
 
 use super::machine::{Coordinator, State};
-use super::{Event, Note, Output};
+use super::{Event, Output, RunEvent};
 use crate::ids::{MemberId, MemberKey};
 use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
 use crate::{BUILD, Millis, PROTOCOL_VERSION};
@@ -94,20 +94,20 @@ impl Coordinator {
     /// Whether workers that were lost a short while ago may still come to hear that the run is over.
     #[must_use]
     pub fn expects_late_workers(&self, now: Millis) -> bool {
-        self.absent.is_expected(now)
+        self.disconnected.is_expected(now)
     }
 
     /// A member is lost that, if it lives, comes back by itself.
     pub(super) fn expect_back(&mut self, now: Millis, id: MemberId) {
         if let Some(member) = self.roster.get(id) {
-            self.absent.lost(now, member);
+            self.disconnected.lost(now, member);
         }
     }
 
     fn on_join(&mut self, now: Millis, connection: u64, join: &Join) {
         if let State::Ending(outcome) | State::Finished(outcome) = &self.state {
             let (reason, message) = (outcome.reason, outcome.message.clone());
-            self.absent.returned(join.instance, join.slot);
+            self.disconnected.returned(join.instance, join.slot);
             self.send(connection, ToWorker::End { reason, message });
             return self.put(Output::Close { connection });
         }
@@ -132,7 +132,7 @@ impl Coordinator {
                     let message = format!("local worker {} was refused: {}", join.name, failure.message);
                     return self.fail(failure.code, &message);
                 }
-                self.note(Note::Refused { name: join.name.clone(), failure });
+                self.emit(RunEvent::Refused { name: join.name.clone(), failure });
             }
         }
     }
@@ -200,7 +200,7 @@ impl Coordinator {
         let schema = join.tasks.iter().find(|(name, _)| name == task).map_or(0, |(_, schema)| *schema);
         let id = self.fresh_member();
         let name = self.roster.add(id, connection, join, (self.plan.run, schema), now);
-        self.note(Note::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
+        self.emit(RunEvent::Joined { member: id, join: Join { name: name.clone(), ..join.clone() } });
         self.remember_trouble(now, id);
         if join.build != BUILD {
             self.warn(format!(
@@ -211,7 +211,7 @@ impl Coordinator {
         if join.run.is_some_and(|run| run != self.plan.run) {
             self.warn(format!("worker {name} comes from another run: what it holds is of no use here"));
         }
-        self.absent.returned(join.instance, join.slot);
+        self.disconnected.returned(join.instance, join.slot);
         let plan = &self.plan;
         let welcome = Welcome {
             run: plan.run,
@@ -232,8 +232,8 @@ impl Coordinator {
     fn remember_trouble(&mut self, now: Millis, id: MemberId) {
         let is_going_on = !matches!(self.state, State::Gathering { .. });
         let Some(member) = self.roster.get_mut(id) else { return };
-        member.trouble = self.troubles.of(now, member.instance);
-        let Some(until) = member.trouble.barred_until(now).filter(|_| is_going_on) else { return };
+        member.penalty = self.penalties.of(now, member.instance);
+        let Some(until) = member.penalty.barred_until(now).filter(|_| is_going_on) else { return };
         member.is_barred = true;
         self.bars_until = Some(self.bars_until.map_or(until, |first| first.min(until)));
         let message = format!(

@@ -15,14 +15,14 @@ struct Claim {
 }
 
 /// What is said of one state, and by whom.
-struct Hearing {
+struct StateClaims {
     step: u64,
     claims: Vec<Claim>,
     /// The journal's check, and how many members stand for it.
     journalled: Option<(u64, usize)>,
 }
 
-impl Hearing {
+impl StateClaims {
     fn is_unanimous(&self) -> bool {
         let mut checks = self.claims.iter().map(|claim| claim.check);
         let first = self.journalled.map(|(check, _)| check).or_else(|| checks.next());
@@ -76,7 +76,7 @@ impl Coordinator {
     }
 
     /// By step, the earliest first.
-    fn hearings(&self) -> Vec<Hearing> {
+    fn hearings(&self) -> Vec<StateClaims> {
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
         for member in self.roster.iter() {
             let Some(held) = member.claim.as_ref().filter(|held| held.state_check != 0) else { continue };
@@ -95,13 +95,14 @@ impl Coordinator {
                 last.push(Claim { by, check });
             });
         }
-        let hearing = |(step, claims)| Hearing { step, claims, journalled: self.history.state_check(step) };
+        let hearing =
+            |(step, claims)| StateClaims { step, claims, journalled: self.history.state_check(step) };
         claims.into_iter().map(hearing).collect()
     }
 
     /// States of one step differ: whoever is against a strict majority is put out, and what a wrong state may have had a part
     /// in comes again.
-    fn judge(&mut self, now: Millis, hearing: &Hearing) {
+    fn judge(&mut self, now: Millis, hearing: &StateClaims) {
         let step = hearing.step;
         let agreed = hearing.majority();
         let journalled = hearing.journalled.map(|(check, _)| check);
@@ -130,7 +131,7 @@ impl Coordinator {
         self.advance(now);
     }
 
-    fn describe_hearing(&self, hearing: &Hearing, agreed: Option<u64>) -> String {
+    fn describe_hearing(&self, hearing: &StateClaims, agreed: Option<u64>) -> String {
         let mut said: Vec<String> = hearing
             .journalled
             .iter()
@@ -156,7 +157,7 @@ impl Coordinator {
         let here = self.view.as_ref().map_or(0, |view| view.members.len());
         let (unheard, until) = self.unheard;
         let unheard = if now < until { unheard } else { 0 };
-        unheard.max(self.absent.holders(now)) >= here.max(1)
+        unheard.max(self.disconnected.holders(now)) >= here.max(1)
     }
 
     /// The first view of a term has opened: members of the last one that are not in it may still come.

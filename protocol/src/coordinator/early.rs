@@ -1,7 +1,7 @@
 //! A run that ends before its last step, because a metric has stopped improving.
 
 use super::machine::Coordinator;
-use crate::early_stopping::Standing;
+use crate::early_stopping::EvaluationProgress;
 use crate::ids::{Phase, StepKey};
 
 impl Coordinator {
@@ -23,7 +23,7 @@ impl Coordinator {
         self.history.versions().any(|(known, _)| known == step)
     }
 
-    fn standing(&self) -> Option<Standing> {
+    fn standing(&self) -> Option<EvaluationProgress> {
         self.plan.early_stopping.as_ref().map(|rule| rule.standing(self.history.evaluations()))
     }
 

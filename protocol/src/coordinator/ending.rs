@@ -1,6 +1,6 @@
 //! How a run ends: in order, because somebody asked, or because it can't go on.
 
-use super::appends::After;
+use super::journal_queue::AfterAppend;
 use super::machine::{Coordinator, State};
 use super::{Outcome, Output};
 use crate::Millis;
@@ -12,7 +12,7 @@ impl Coordinator {
         if self.stop.is_some() || matches!(self.state, State::Ending(_)) {
             return;
         }
-        self.append(Record::Stop { reason: reason.clone() }, false, After::Nothing);
+        self.append(Record::Stop { reason: reason.clone() }, false, AfterAppend::Nothing);
         self.stop = Some(reason);
         match &self.state {
             State::Gathering { .. } | State::Loading { .. } | State::Handover { .. }
@@ -28,7 +28,7 @@ impl Coordinator {
             | State::Loading { .. }
             | State::Handover { .. }
             | State::Opening => self.end_interrupted("no step was under way"),
-            _ if self.appends.is_failing() => {
+            _ if self.journal_queue.is_failing() => {
                 self.end_interrupted("the journal can't be written, so the step in flight is not committed");
             }
             State::Closing(_) => self.advance_closing(now),
@@ -68,12 +68,12 @@ impl Coordinator {
             return;
         }
         let step = self.position.step;
-        self.appends.clear();
+        self.journal_queue.clear();
         if let Some(record) = before {
-            self.append(record, true, After::Nothing);
+            self.append(record, true, AfterAppend::Nothing);
         }
         self.state = State::Ending(Outcome { reason, code, message: message.clone(), step });
-        self.append(Record::End(EndRecord { reason, code, message, step }), true, After::End);
+        self.append(Record::End(EndRecord { reason, code, message, step }), true, AfterAppend::End);
     }
 
     pub(super) fn finish(&mut self) {

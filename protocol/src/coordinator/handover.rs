@@ -13,7 +13,7 @@ const ATTEMPTS_MAX: usize = 2;
 
 /// A state that a member shows to those that lack it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Shown {
+pub(super) struct StateTransfer {
     pub(super) step: u64,
     pub(super) from: MemberId,
     /// Of what was uploaded, once it is there.
@@ -28,7 +28,7 @@ impl Coordinator {
             member.is_available()
                 && member.ordered.is_none()
                 && member.holds != Some(step)
-                && member.trouble.not_before <= now
+                && member.penalty.not_before <= now
                 && !self.is_in_view(member.id)
         })
     }
@@ -87,9 +87,9 @@ impl Coordinator {
             self.expect_version(now, step, from);
             return self.send(connection, ToWorker::WriteVersion { step });
         }
-        self.shown = Some(Shown { step, from, digest: None });
+        self.shown = Some(StateTransfer { step, from, digest: None });
         self.put(Output::ExpectState { step, from });
-        self.send(connection, ToWorker::ShowState { step });
+        self.send(connection, ToWorker::SendState { step });
     }
 
     pub(super) fn on_state_shown(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
@@ -119,7 +119,7 @@ impl Coordinator {
 
     pub(super) fn describe_handover(&self, step: u64) -> String {
         match (&self.shown, self.uploads.in_flight()) {
-            (Some(Shown { from, digest: None, .. }), _) => {
+            (Some(StateTransfer { from, digest: None, .. }), _) => {
                 format!("{} to show state {step} to others", self.roster.name(*from))
             }
             (_, Some(upload)) => format!("{} to upload state {}", self.roster.name(upload.from), upload.step),
@@ -146,7 +146,7 @@ impl Coordinator {
         }
         for id in ids {
             if let Some(member) = self.roster.get_mut(id) {
-                member.trouble.put_off(now);
+                member.penalty.put_off(now);
             }
         }
         self.finish_hold(now);
@@ -170,7 +170,7 @@ impl Coordinator {
     pub(super) fn end_hold(&mut self, now: Millis) {
         if let Some(since) = self.held_since.take() {
             let (step, held_ms) = (self.position.step, now.saturating_sub(since));
-            self.note(super::Note::Held { step, held_ms });
+            self.emit(super::RunEvent::Held { step, held_ms });
         }
     }
 

@@ -1,11 +1,11 @@
 //! Members that are lost, put out, or wrong; and history that goes back.
 
-use super::appends::After;
-use super::machine::{Coordinator, Position, State};
+use super::journal_queue::AfterAppend;
+use super::machine::{CommittedState, Coordinator, State};
 use super::roster::Member;
 use super::verdict::Disagreement;
-use super::views::Kept;
-use super::{Note, Output};
+use super::views::UncommittedWork;
+use super::{Output, RunEvent};
 use crate::Millis;
 use crate::ids::MemberId;
 use crate::journal::Record;
@@ -25,8 +25,8 @@ impl Coordinator {
     /// Removes a member and says so.
     pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<String> {
         let member = self.roster.remove(id)?;
-        self.troubles.keep(self.clock, member.instance, member.trouble);
-        self.note(Note::Left { member: id, step: self.position.step, reason: reason.to_owned() });
+        self.penalties.keep(self.clock, member.instance, member.penalty);
+        self.emit(RunEvent::Left { member: id, step: self.position.step, reason: reason.to_owned() });
         if self.uploads.in_flight().is_some_and(|upload| upload.from == id) {
             self.uploads.abandon();
             self.uploads.owe();
@@ -72,9 +72,9 @@ impl Coordinator {
         member.edge_failures += 1;
         member.edge_is_broken = true;
         let (name, failures) = (member.name.clone(), member.edge_failures);
-        let is_too_often = member.trouble.breaks(now);
+        let is_too_often = member.penalty.breaks(now);
         if is_too_often || failures >= EDGE_FAILURES_MAX {
-            let pause_ms = member.trouble.bar(now);
+            let pause_ms = member.penalty.bar(now);
             let how =
                 if is_too_often { "too often".to_owned() } else { format!("{failures} times in a row") };
             let what =
@@ -92,7 +92,7 @@ impl Coordinator {
             return;
         }
         for member in self.roster.iter_mut().filter(|member| member.is_barred) {
-            let until = member.trouble.barred_until(now);
+            let until = member.penalty.barred_until(now);
             member.is_barred = until.is_some();
             self.bars_until = self.bars_until.into_iter().chain(until).min();
         }
@@ -255,7 +255,7 @@ impl Coordinator {
         if void {
             self.uploads.void_beyond(to_step);
         }
-        self.position = Position {
+        self.position = CommittedState {
             step: to_step,
             applied: self.history.applied(to_step),
             evaluated: self.history.is_evaluated(to_step),
@@ -263,13 +263,13 @@ impl Coordinator {
         self.proven_step = self.proven_step.min(to_step);
         self.uploads.rewind(to_step);
         self.shown = None;
-        self.kept = Kept::default();
+        self.kept = UncommittedWork::default();
         self.view = None;
         // Nothing steps until the states are there again.
         self.begin_hold(self.clock);
         self.start_gathering(self.clock);
         let reason = reason.to_owned();
-        self.note(Note::Rewound { from_step, to_step, reason: reason.clone() });
-        self.append(Record::Rewind { to_step, void, reason }, true, After::Nothing);
+        self.emit(RunEvent::Rewound { from_step, to_step, reason: reason.clone() });
+        self.append(Record::Rewind { to_step, void, reason }, true, AfterAppend::Nothing);
     }
 }

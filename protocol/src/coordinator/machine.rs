@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 
-use super::absent::Absent;
-use super::appends::{After, Appends};
 use super::balance::Balance;
 use super::closing::Closing;
-use super::gathering::Initialising;
-use super::handover::Shown;
+use super::disconnected::Disconnected;
+use super::handover::StateTransfer;
+use super::journal_queue::{AfterAppend, JournalQueue};
+use super::penalties::Penalties;
 use super::roster::Roster;
-use super::step::{Decided, Pace, Step};
-use super::trouble::Troubles;
+use super::step::{DecidedStep, Step, StepDurations};
 use super::versions::Uploads;
-use super::views::Kept;
-use super::{Event, Note, Outcome, Output, RunPlan};
+use super::views::UncommittedWork;
+use super::waiting::Initialising;
+use super::{Event, Outcome, Output, RunEvent, RunPlan};
 use crate::Millis;
 use crate::history::History;
 use crate::ids::{MemberId, ViewId};
@@ -48,7 +48,7 @@ pub(super) enum State {
     /// The members work on a step.
     Stepping(Step),
     /// A decided step's record is on its way to the journal.
-    Committing(Box<Decided>),
+    Committing(Box<DecidedStep>),
     /// All steps are done: the last version, the exports.
     Closing(Closing),
     /// The record of the end is on its way to the journal.
@@ -59,7 +59,7 @@ pub(super) enum State {
 
 /// The committed state of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Position {
+pub(super) struct CommittedState {
     pub(super) step: u64,
     /// Adam's t.
     pub(super) applied: u64,
@@ -76,7 +76,7 @@ pub struct Coordinator {
     pub(super) roster: Roster,
     pub(super) uploads: Uploads,
     /// The state that is shown to those that lack it.
-    pub(super) shown: Option<Shown>,
+    pub(super) shown: Option<StateTransfer>,
     pub(super) view: Option<View>,
     /// Whether a view was opened in this term.
     pub(super) has_begun: bool,
@@ -90,7 +90,7 @@ pub struct Coordinator {
     /// A commit that the journal had lost, on its way back into it.
     pub(super) adopting: Option<CommitRecord>,
     /// What members have of a step that no view works on.
-    pub(super) kept: Kept,
+    pub(super) kept: UncommittedWork,
     /// Since when the run holds still between two steps.
     pub(super) held_since: Option<Millis>,
     /// When another view is to make up for a broken data connection, and why.
@@ -100,9 +100,9 @@ pub struct Coordinator {
     /// The last step at which states differed and nobody could be blamed.
     pub(super) doubted: Option<u64>,
     /// Who was lost and may come back.
-    pub(super) absent: Absent,
+    pub(super) disconnected: Disconnected,
     /// What those who are gone had cost the others.
-    pub(super) troubles: Troubles,
+    pub(super) penalties: Penalties,
     /// When the first of those that are kept waiting may enter.
     pub(super) bars_until: Option<Millis>,
     /// Whose first version could not be written; an attempt that was lost with its member doesn't count.
@@ -112,17 +112,17 @@ pub struct Coordinator {
     pub(super) balance: Balance,
     /// The time of the event that is handled.
     pub(super) clock: Millis,
-    pub(super) position: Position,
+    pub(super) position: CommittedState,
     /// The latest state of which nothing can have come from a deviant replica: all members have said the same
     /// check of the state after it, so that what was uploaded of it is what everybody went on from.
     pub(super) proven_step: u64,
     /// Who asked that the run ends after the step in flight.
     pub(super) stop: Option<String>,
     /// How long steps take, for the deadline of the next.
-    pub(super) pace: Pace,
+    pub(super) pace: StepDurations,
     pub(super) term: u32,
     ids: u32,
-    pub(super) appends: Appends,
+    pub(super) journal_queue: JournalQueue,
     outputs: VecDeque<Output>,
     waiting: String,
 }
@@ -139,7 +139,7 @@ impl Coordinator {
         let resume = history.resume();
         let step = history.last_step();
         let position =
-            Position { step, applied: history.applied(step), evaluated: history.is_evaluated(step) };
+            CommittedState { step, applied: history.applied(step), evaluated: history.is_evaluated(step) };
         let until = now.saturating_add(plan.join_timeout_ms);
         let orphans = history.orphans();
         // Where workers are still at work their number is known; a start waits for as many as it was asked to.
@@ -156,13 +156,13 @@ impl Coordinator {
             unheard: (0, now),
             claimed_until: None,
             adopting: None,
-            kept: Kept::default(),
+            kept: UncommittedWork::default(),
             held_since: None,
             broken_edges: None,
             disagreements: 0,
             doubted: None,
-            absent: Absent::default(),
-            troubles: Troubles::default(),
+            disconnected: Disconnected::default(),
+            penalties: Penalties::default(),
             bars_until: None,
             first_version_failed: Vec::new(),
             stuck: 0,
@@ -171,10 +171,10 @@ impl Coordinator {
             position,
             proven_step: resume.map_or(0, |resume| resume.step).min(history.proven_step()),
             stop: None,
-            pace: Pace::default(),
+            pace: StepDurations::default(),
             term,
             ids: 0,
-            appends: Appends::default(),
+            journal_queue: JournalQueue::default(),
             outputs: VecDeque::new(),
             waiting: String::new(),
             plan,
@@ -254,17 +254,17 @@ impl Coordinator {
 
     /// When an append is tried again, or has taken so long that people are told.
     fn appends_deadline(&self) -> Option<Millis> {
-        let overdue = self.appends.overdue_at().filter(|at| self.clock < *at);
-        self.appends.retry_at().into_iter().chain(overdue).min()
+        let overdue = self.journal_queue.overdue_at().filter(|at| self.clock < *at);
+        self.journal_queue.retry_at().into_iter().chain(overdue).min()
     }
 
     /// What the run waits for and why, for people.
     #[must_use]
     pub fn waits_for(&self) -> String {
-        if self.appends.is_failing() {
+        if self.journal_queue.is_failing() {
             return "the journal, which can't be written".to_owned();
         }
-        if self.appends.is_overdue(self.clock) {
+        if self.journal_queue.is_overdue(self.clock) {
             return "the journal, whose disk neither takes a record nor refuses it".to_owned();
         }
         match &self.state {
@@ -307,25 +307,25 @@ impl Coordinator {
             config_digest: plan.config_digest.clone(),
             data_digest: plan.data_digest.clone(),
         };
-        self.append(Record::Term(record), true, After::Nothing);
+        self.append(Record::Term(record), true, AfterAppend::Nothing);
     }
 
     fn on_journalled(&mut self, now: Millis) {
-        let (after, next) = self.appends.written(now);
+        let (after, next) = self.journal_queue.written(now);
         self.outputs.extend(next);
         match after {
             None => {}
-            Some(After::Nothing) => self.advance(now),
-            Some(After::OpenView) => self.on_view_journalled(now),
-            Some(After::Adopt) => self.on_adopted(now),
-            Some(After::Commit) => self.on_commit_journalled(now),
-            Some(After::Version { step, digest }) => self.on_version_journalled(now, step, digest),
-            Some(After::End) => self.finish(),
+            Some(AfterAppend::Nothing) => self.advance(now),
+            Some(AfterAppend::OpenView) => self.on_view_journalled(now),
+            Some(AfterAppend::Adopt) => self.on_adopted(now),
+            Some(AfterAppend::Commit) => self.on_commit_journalled(now),
+            Some(AfterAppend::Version { step, digest }) => self.on_version_journalled(now, step, digest),
+            Some(AfterAppend::End) => self.finish(),
         }
     }
 
     fn on_journal_failed(&mut self, now: Millis, reason: &str) {
-        let Some(failures) = self.appends.failed(now) else { return };
+        let Some(failures) = self.journal_queue.failed(now) else { return };
         let message = format!("the journal can't be written: {reason}");
         match &self.state {
             State::Ending(_) if failures >= END_APPENDS_MAX => {
@@ -341,7 +341,7 @@ impl Coordinator {
     }
 
     fn on_tick(&mut self, now: Millis) {
-        let retry = self.appends.tick(now);
+        let retry = self.journal_queue.tick(now);
         self.outputs.extend(retry);
         self.check_leases(now);
         self.check_upload(now);
@@ -398,7 +398,7 @@ impl Coordinator {
 
     /// Whether the journal refuses records at present, or its disk hangs.
     pub(super) fn waits_for_disk(&self) -> bool {
-        self.appends.is_failing() || self.appends.is_overdue(self.clock)
+        self.journal_queue.is_failing() || self.journal_queue.is_overdue(self.clock)
     }
 
     fn note_waiting(&mut self) {
@@ -413,7 +413,7 @@ impl Coordinator {
         };
         if reason != self.waiting {
             self.waiting.clone_from(&reason);
-            self.note(Note::Waiting { reason, late_ms });
+            self.emit(RunEvent::Waiting { reason, late_ms });
         }
     }
 
@@ -431,8 +431,8 @@ impl Coordinator {
         ViewId(self.fresh_id())
     }
 
-    pub(super) fn append(&mut self, record: Record, durable: bool, after: After) {
-        let output = self.appends.push(self.clock, record, durable, after);
+    pub(super) fn append(&mut self, record: Record, durable: bool, after: AfterAppend) {
+        let output = self.journal_queue.push(self.clock, record, durable, after);
         self.outputs.extend(output);
     }
 
@@ -454,11 +454,11 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn note(&mut self, note: Note) {
-        self.put(Output::Note(note));
+    pub(super) fn emit(&mut self, emit: RunEvent) {
+        self.put(Output::RunEvent(emit));
     }
 
     pub(super) fn warn(&mut self, message: String) {
-        self.note(Note::Warning { message });
+        self.emit(RunEvent::Warning { message });
     }
 }

@@ -7,27 +7,27 @@
 //! Views change while the run goes on. A lost member costs one retry of its own microbatches; joiners enter where the
 //! run holds still between two steps; a coordinator that takes over goes on from what its members hold.
 
-mod absent;
 mod admission;
-mod appends;
 mod balance;
 mod claims;
 mod closing;
+mod disconnected;
 mod early;
 mod ending;
-mod gathering;
 mod handover;
+mod journal_queue;
 mod loss;
 mod machine;
+mod penalties;
 mod recovery;
 mod roster;
 mod run_plan;
 mod sizes;
 mod step;
-mod trouble;
 mod verdict;
 mod versions;
 mod views;
+mod waiting;
 
 pub use machine::Coordinator;
 pub use run_plan::{CheckpointEvery, OnNan, RunPlan};
@@ -207,7 +207,7 @@ pub enum Output {
         from: MemberId,
     },
     /// Something that people and the run's record should know.
-    Note(Note),
+    RunEvent(RunEvent),
     /// The run is over; nothing follows.
     Finished(Outcome),
 }
@@ -239,7 +239,7 @@ pub struct Committed {
 
 /// An event of the run, with its reason.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Note {
+pub enum RunEvent {
     /// A worker was admitted.
     Joined {
         /// Who.

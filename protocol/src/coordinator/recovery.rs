@@ -1,7 +1,7 @@
 //! A coordinator that takes over: what its members hold of the history, and what the journal lost.
 
-use super::appends::After;
-use super::machine::{Coordinator, Position};
+use super::journal_queue::AfterAppend;
+use super::machine::{CommittedState, Coordinator};
 use super::roster::Member;
 use crate::Millis;
 use crate::ids::MemberId;
@@ -46,7 +46,7 @@ impl Coordinator {
             .cloned();
         let Some(commit) = lost else { return false };
         self.adopting = Some(commit.clone());
-        self.append(Record::Adopted(commit), true, After::Adopt);
+        self.append(Record::Adopted(commit), true, AfterAppend::Adopt);
         true
     }
 
@@ -56,7 +56,7 @@ impl Coordinator {
         let step = commit.key.step;
         self.warn(format!("the journal had lost the commit of step {step}; a member brought it back"));
         self.history.note_commit(&commit);
-        self.position = Position { step, applied: commit.applied, evaluated: false };
+        self.position = CommittedState { step, applied: commit.applied, evaluated: false };
         let ids: Vec<MemberId> = self.roster.iter().filter(|m| m.holds.is_none()).map(|m| m.id).collect();
         for id in ids {
             self.look_at_claim(id);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::trouble::Trouble;
+use super::penalties::Penalty;
 use crate::Millis;
 use crate::ids::{MemberId, RunId, ViewId};
 use crate::messages::{Held, Join};
@@ -37,7 +37,7 @@ pub(super) struct Member {
     /// Why it wants to leave.
     pub(super) leaving: Option<String>,
     /// What it has cost the others so far.
-    pub(super) trouble: Trouble,
+    pub(super) penalty: Penalty,
     /// Whether it is kept waiting for that.
     pub(super) is_barred: bool,
     /// The view that it works in.
@@ -153,7 +153,7 @@ impl Roster {
             ordered: None,
             recovers: None,
             leaving: None,
-            trouble: Trouble::default(),
+            penalty: Penalty::default(),
             is_barred: false,
             view: None,
             edge_failures: 0,

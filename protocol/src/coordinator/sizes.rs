@@ -11,11 +11,11 @@ impl Coordinator {
         let mut sizes = vec![
             ("members", members),
             ("control streams", streams),
-            ("workers that are expected back", self.absent.len()),
-            ("workers' troubles", self.troubles.len()),
+            ("workers that are expected back", self.disconnected.len()),
+            ("workers' troubles", self.penalties.len()),
             ("kept parts of a step", self.kept.sets.len()),
             ("failed first versions", self.first_version_failed.len()),
-            ("records on their way", self.appends.len()),
+            ("records on their way", self.journal_queue.len()),
             ("outputs", self.outputs_waiting()),
         ];
         match &self.state {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::appends::After;
-use super::machine::{Coordinator, Position, State};
+use super::journal_queue::AfterAppend;
+use super::machine::{CommittedState, Coordinator, State};
 use super::roster::some_of;
 use super::verdict;
-use super::views::Kept;
+use super::views::UncommittedWork;
 use super::{Committed, Output};
 use crate::Millis;
 use crate::ids::{MemberId, Phase, StepKey};
@@ -61,7 +61,7 @@ impl Step {
 
 /// A step that is decided but not yet history.
 #[derive(Debug)]
-pub(super) struct Decided {
+pub(super) struct DecidedStep {
     pub(super) record: CommitRecord,
     /// What it took the members; what the journal takes says nothing of them.
     took_ms: u64,
@@ -70,12 +70,12 @@ pub(super) struct Decided {
 
 /// How long a step takes, by phase; `None` before the first.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct StepDurations {
     train_ms: Option<u64>,
     evaluate_ms: Option<u64>,
 }
 
-impl Pace {
+impl StepDurations {
     fn of(&mut self, phase: Phase) -> &mut Option<u64> {
         match phase {
             Phase::Train => &mut self.train_ms,
@@ -85,7 +85,7 @@ impl Pace {
 
     /// A step took so long. A slower one counts at once, a quicker one by a sixteenth: what was slow once, such as a first
     /// step or a machine that was busy for a while, doesn't make deadlines long for good.
-    fn note(&mut self, phase: Phase, took_ms: u64) {
+    fn emit(&mut self, phase: Phase, took_ms: u64) {
         let pace = self.of(phase);
         let decayed = pace.map_or(0, |before| before - before.saturating_sub(took_ms).div_ceil(PACE_DECAY));
         *pace = Some(decayed.max(took_ms));
@@ -199,8 +199,8 @@ impl Coordinator {
         let record = self.record(now, &ready, verdict);
         // A member brings back what the journal loses of training, but nobody an evaluation that decides over the end.
         let is_decisive = key.phase == Phase::Evaluate && self.plan.early_stopping.is_some();
-        self.append(Record::Commit(record.clone()), is_decisive, After::Commit);
-        let decided = Decided { record, took_ms, timings };
+        self.append(Record::Commit(record.clone()), is_decisive, AfterAppend::Commit);
+        let decided = DecidedStep { record, took_ms, timings };
         self.state = State::Committing(Box::new(decided));
     }
 
@@ -268,12 +268,12 @@ impl Coordinator {
 
     pub(super) fn on_commit_journalled(&mut self, now: Millis) {
         let State::Committing(decided) = std::mem::replace(&mut self.state, State::Opening) else { return };
-        let Decided { record, took_ms, timings } = *decided;
+        let DecidedStep { record, took_ms, timings } = *decided;
         let (key, next) = (record.key, record.next);
         let is_evaluation = key.phase == Phase::Evaluate;
-        self.position = Position { step: key.step, applied: record.applied, evaluated: is_evaluation };
+        self.position = CommittedState { step: key.step, applied: record.applied, evaluated: is_evaluation };
         self.history.note_commit(&record);
-        self.kept = Kept::default();
+        self.kept = UncommittedWork::default();
         self.stuck = 0;
         self.note_members(key.step);
         // As it was when the commit was decided.
@@ -290,7 +290,7 @@ impl Coordinator {
         }
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
-        self.pace.note(key.phase, took_ms);
+        self.pace.emit(key.phase, took_ms);
         match next_key(key, next) {
             Some(next) => self.begin_step(now, next),
             None => {
@@ -298,7 +298,7 @@ impl Coordinator {
                     self.start_closing(now);
                 } else {
                     if wants_balance {
-                        self.note(super::Note::Warning { message: self.describe_balance() });
+                        self.emit(super::RunEvent::Warning { message: self.describe_balance() });
                     }
                     self.hold(now);
                 }
@@ -321,7 +321,7 @@ impl Coordinator {
             view.iter().flat_map(|view| &view.members).map(|info| info.member).collect();
         for member in self.roster.iter_mut().filter(|member| ids.contains(&member.id)) {
             member.holds = Some(step);
-            member.trouble.is_back();
+            member.penalty.is_back();
             if !member.edge_is_broken {
                 member.edge_failures = 0;
             }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::appends::After;
+use super::journal_queue::AfterAppend;
 use super::loss::STUCK_MAX;
 use super::machine::{Coordinator, State};
-use super::{Note, Output};
+use super::{Output, RunEvent};
 use crate::Millis;
 use crate::history::Resume;
 use crate::ids::MemberId;
@@ -290,7 +290,7 @@ impl Coordinator {
             return self.fail_other_version(step);
         }
         self.uploads.recording = Some(step);
-        self.append(Record::Version { step, digest }, true, After::Version { step, digest });
+        self.append(Record::Version { step, digest }, true, AfterAppend::Version { step, digest });
         if let State::Closing(_) = self.state {
             self.advance_closing(now);
         }
@@ -308,7 +308,7 @@ impl Coordinator {
         }
         self.uploads.add_durable(step, digest);
         self.history.note_version(step, digest);
-        self.note(Note::Version { step, digest });
+        self.emit(RunEvent::Version { step, digest });
         match self.state {
             State::Initialising(_) => self.on_initialised(now),
             State::Closing(_) => self.advance_closing(now),

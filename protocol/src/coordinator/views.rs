@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::appends::After;
+use super::journal_queue::AfterAppend;
 use super::machine::{Coordinator, State};
-use super::{Note, Output};
+use super::{Output, RunEvent};
 use crate::Millis;
 use crate::assignment::{deal_again, of_view};
 use crate::ids::{MemberId, Phase, StepKey};
@@ -14,7 +14,7 @@ use crate::messages::{MemberInfo, ReduceAt, ToWorker, View};
 
 /// What members have computed, or are computing, of a step that isn't committed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct UncommittedWork {
     pub(super) step: u64,
     pub(super) phase: Option<Phase>,
     pub(super) sets: BTreeMap<MemberId, Vec<Range<u32>>>,
@@ -70,7 +70,7 @@ impl Coordinator {
         self.view = Some(view.clone());
         let record = ViewRecord { view, fingerprint, reason };
         self.history.note_view(&record);
-        self.append(Record::View(record), true, After::OpenView);
+        self.append(Record::View(record), true, AfterAppend::OpenView);
     }
 
     fn view_fingerprint(&self, view: &View) -> Option<[u8; 32]> {
@@ -97,7 +97,7 @@ impl Coordinator {
     pub(super) fn keep_sets(&mut self, key: StepKey) {
         let Some(view) = &self.view else { return };
         let sets = of_view(view, key, self.microbatches(key.step, key.phase)).into_iter().collect();
-        self.kept = Kept { step: key.step, phase: Some(key.phase), sets };
+        self.kept = UncommittedWork { step: key.step, phase: Some(key.phase), sets };
     }
 
     pub(super) fn on_view_journalled(&mut self, now: Millis) {
@@ -117,7 +117,7 @@ impl Coordinator {
             members => format!("{members} members work"),
         };
         let reason = format!("{who} from step {}", view.step);
-        self.note(Note::ViewOpened { view: view.id, reason });
+        self.emit(RunEvent::ViewOpened { view: view.id, reason });
         for info in &view.members {
             if let Some(member) = self.roster.get_mut(info.member) {
                 member.edge_is_broken = false;
@@ -139,7 +139,7 @@ impl Coordinator {
     /// A view that was never told has changed nothing at its members: what was kept before counts.
     fn keep_sets_of_present(&mut self, key: StepKey) {
         if (self.kept.step, self.kept.phase) != (key.step, Some(key.phase)) {
-            self.kept = Kept::default();
+            self.kept = UncommittedWork::default();
         }
     }
 
@@ -148,7 +148,7 @@ impl Coordinator {
         let State::Stepping(step) = &self.state else { return };
         let (key, lost_ms) = (step.key, now.saturating_sub(step.started));
         self.keep_sets(key);
-        self.note(Note::Retry { step: key.step, reason: reason.to_owned(), lost_ms });
+        self.emit(RunEvent::Retry { step: key.step, reason: reason.to_owned(), lost_ms });
         self.view = None;
         if self.leaves_too_few() {
             return self.hold(now);

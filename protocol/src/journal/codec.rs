@@ -42,7 +42,7 @@ pub struct Decoded {
 pub fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
     bytes.push(FORMAT);
-    put_record(&mut Put(&mut bytes), record);
+    put_record(&mut Encoder(&mut bytes), record);
     let payload = &bytes[HEADER_BYTES..];
     assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a journal record of {} bytes", payload.len());
     #[allow(clippy::cast_possible_truncation)] // Bounded by the line above.
@@ -66,7 +66,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, JournalError> {
         let rest = &bytes[offset..];
         match frame(rest) {
             Frame::Whole(payload) => {
-                let mut take = Take(payload);
+                let mut take = Decoder(payload);
                 let record = take_record(&mut take).filter(|_| take.0.is_empty()).ok_or_else(|| {
                     JournalError { offset, reason: "a whole frame doesn't hold a known record".to_owned() }
                 })?;
@@ -93,7 +93,7 @@ fn frame(rest: &[u8]) -> Frame<'_> {
     if is_zeros(rest) {
         return Frame::Torn("nothing but zeros");
     }
-    let mut take = Take(rest);
+    let mut take = Decoder(rest);
     let (Some(len), Some(check), Some(hash)) = (take.u32(), take.u32(), take.u64()) else {
         return Frame::Torn("the file ends inside a header");
     };
@@ -128,7 +128,7 @@ fn length_check(len: u32) -> u32 {
     check | 1
 }
 
-fn put_record(put: &mut Put<'_>, record: &Record) {
+fn put_record(put: &mut Encoder<'_>, record: &Record) {
     match record {
         Record::Term(term) => {
             put.u8(1).u32(term.term).raw(&term.run.0).text(&term.config_digest).text(&term.data_digest);
@@ -156,7 +156,7 @@ fn put_record(put: &mut Put<'_>, record: &Record) {
     }
 }
 
-fn put_view(put: &mut Put<'_>, record: &ViewRecord) {
+fn put_view(put: &mut Encoder<'_>, record: &ViewRecord) {
     let view = &record.view;
     put.u64(view.id.0).u64(view.step).phase(view.phase).flag(view.reduce == ReduceAt::Alone);
     put.count(view.members.len());
@@ -177,7 +177,7 @@ fn put_view(put: &mut Put<'_>, record: &ViewRecord) {
     put.text(&record.reason);
 }
 
-fn put_commit(put: &mut Put<'_>, commit: &CommitRecord) {
+fn put_commit(put: &mut Encoder<'_>, commit: &CommitRecord) {
     put.u64(commit.key.view.0).u64(commit.key.step).phase(commit.key.phase);
     put.u64(commit.hash).flag(commit.verdict == Verdict::Apply).u64(commit.applied);
     let scalars = &commit.scalars;
@@ -197,7 +197,7 @@ fn put_commit(put: &mut Put<'_>, commit: &CommitRecord) {
     }
 }
 
-fn take_record(take: &mut Take<'_>) -> Option<Record> {
+fn take_record(take: &mut Decoder<'_>) -> Option<Record> {
     if take.u8()? != FORMAT {
         return None;
     }
@@ -229,7 +229,7 @@ fn take_record(take: &mut Take<'_>) -> Option<Record> {
     })
 }
 
-fn take_view(take: &mut Take<'_>) -> Option<ViewRecord> {
+fn take_view(take: &mut Decoder<'_>) -> Option<ViewRecord> {
     let (id, step, phase) = (ViewId(take.u64()?), take.u64()?, take.phase()?);
     let reduce = if take.flag()? { ReduceAt::Alone } else { ReduceAt::Coordinator };
     // A count is never trusted with an allocation: each member takes bytes that must be there.
@@ -251,7 +251,7 @@ fn take_view(take: &mut Take<'_>) -> Option<ViewRecord> {
     Some(ViewRecord { view, fingerprint, reason: take.text()? })
 }
 
-fn take_commit(take: &mut Take<'_>) -> Option<CommitRecord> {
+fn take_commit(take: &mut Decoder<'_>) -> Option<CommitRecord> {
     let key = StepKey { view: ViewId(take.u64()?), step: take.u64()?, phase: take.phase()? };
     let hash = take.u64()?;
     let verdict = if take.flag()? { Verdict::Apply } else { Verdict::Skip };
@@ -276,9 +276,9 @@ fn take_commit(take: &mut Take<'_>) -> Option<CommitRecord> {
     Some(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm, state_check })
 }
 
-struct Put<'a>(&'a mut Vec<u8>);
+struct Encoder<'a>(&'a mut Vec<u8>);
 
-impl Put<'_> {
+impl Encoder<'_> {
     fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
@@ -314,9 +314,9 @@ impl Put<'_> {
     }
 }
 
-struct Take<'a>(&'a [u8]);
+struct Decoder<'a>(&'a [u8]);
 
-impl<'a> Take<'a> {
+impl<'a> Decoder<'a> {
     fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(len)?;
         self.0 = tail;

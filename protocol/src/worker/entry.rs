@@ -1,7 +1,7 @@
 //! From Join to the first view, and from a lost coordinator back to Join.
 
 use super::Output;
-use super::machine::{Order, State, Then, Worker};
+use super::machine::{AfterUpdate, Order, State, Worker};
 use crate::Millis;
 use crate::messages::{FromWorker, Held, Welcome};
 
@@ -118,8 +118,8 @@ impl Worker {
     pub(super) fn on_order(&mut self, order: Order) {
         match &mut self.state {
             State::Idle | State::Holding | State::Computing { .. } | State::Ready { .. } => self.load(order),
-            State::Loading { next, .. } => *next = Some(Then::Load(order)),
-            State::Applying { then, .. } => *then = Some(Then::Load(order)),
+            State::Loading { next, .. } => *next = Some(AfterUpdate::Load(order)),
+            State::Applying { then, .. } => *then = Some(AfterUpdate::Load(order)),
             _ => self.refuse("an order to load a state"),
         }
     }
@@ -130,7 +130,7 @@ impl Worker {
         self.put(match order {
             Order::Initialise => Output::Initialise,
             Order::Load(step) => Output::Load { step },
-            Order::Take(step) => Output::TakeState { step },
+            Order::Take(step) => Output::FetchState { step },
         });
     }
 
@@ -139,13 +139,13 @@ impl Worker {
             return; // Asked for by a coordinator that was lost meanwhile: no commit vouches for it.
         };
         let next = next.take();
-        if let Some(Then::Load(order)) = next {
+        if let Some(AfterUpdate::Load(order)) = next {
             return self.load(order);
         }
         self.held = Some((step, state_check));
         self.state = State::Idle;
         self.send(FromWorker::Loaded { step, digest });
-        if let Some(Then::View(view)) = next {
+        if let Some(AfterUpdate::View(view)) = next {
             self.on_view(*view);
         }
     }

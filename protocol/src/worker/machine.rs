@@ -26,13 +26,13 @@ pub(super) enum State {
     Idle,
     /// The driver makes or fetches a state; waits for Loaded. Another order may have come meanwhile.
     /// A view may come while it loads a state once more that it had said Loaded of, late.
-    Loading { order: Order, next: Option<Then> },
+    Loading { order: Order, next: Option<AfterUpdate> },
     /// The driver computes and exchanges; waits for Reduced.
     Computing { key: StepKey },
     /// Ready is said; waits for Commit.
     Ready { key: StepKey, hash: u64 },
     /// The driver applies; waits for Applied. What came meanwhile is done after it.
-    Applying { commit: Box<Commit>, recovers: bool, then: Option<Then> },
+    Applying { commit: Box<Commit>, recovers: bool, then: Option<AfterUpdate> },
     /// The membership changes or the last step is done; waits for a view, WriteVersion, Export or End.
     Holding,
     /// Exit was put out.
@@ -41,7 +41,7 @@ pub(super) enum State {
 
 /// What follows the update that is under way.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Then {
+pub(super) enum AfterUpdate {
     View(Box<View>),
     Load(Order),
 }
@@ -207,10 +207,10 @@ impl Worker {
             ToWorker::Initialise => self.on_order(Order::Initialise),
             ToWorker::Recover(commit) => self.on_recover(commit),
             ToWorker::Load { step } => self.on_order(Order::Load(step)),
-            ToWorker::TakeState { step } => self.on_order(Order::Take(step)),
+            ToWorker::FetchState { step } => self.on_order(Order::Take(step)),
             ToWorker::View(view) => self.on_view(view),
             ToWorker::Commit(commit) => self.on_commit(commit),
-            ToWorker::ShowState { step } => self.on_held_request(step, Output::ShowState { step }),
+            ToWorker::SendState { step } => self.on_held_request(step, Output::SendState { step }),
             ToWorker::WriteVersion { step } => self.on_held_request(step, Output::WriteVersion { step }),
             ToWorker::Export { step } => self.on_held_request(step, Output::Export { step }),
             ToWorker::End { reason, message } => {

@@ -32,7 +32,7 @@ pub enum Event {
         /// Number of f32 elements.
         elements: u64,
     },
-    /// Answer to [`Output::Initialise`], [`Output::Load`] and [`Output::TakeState`]: the state is in memory and (for Initialise) uploaded.
+    /// Answer to [`Output::Initialise`], [`Output::Load`] and [`Output::FetchState`]: the state is in memory and (for Initialise) uploaded.
     Loaded {
         /// Step of the state.
         step: u64,
@@ -106,13 +106,13 @@ pub enum Output {
         step: u64,
     },
     /// Download the state that another member shows, answer Loaded with the digest of what came.
-    TakeState {
+    FetchState {
         /// Its step.
         step: u64,
     },
     /// Upload the current state for those that lack it, while the run holds still. A failure is answered with
     /// [`Event::NotUploaded`].
-    ShowState {
+    SendState {
         /// Its step.
         step: u64,
     },

@@ -1,7 +1,7 @@
 //! A step at a member: view, compute, Ready, commit, apply, and what comes next.
 
 use super::Output;
-use super::machine::{State, Then, Worker};
+use super::machine::{AfterUpdate, State, Worker};
 use crate::ids::{MemberId, Phase, StepKey, ViewId};
 use crate::journal::CommitRecord;
 use crate::messages::{Commit, FromWorker, Next, Ready, View};
@@ -13,7 +13,7 @@ impl Worker {
         }
         match &mut self.state {
             State::Applying { then: next, .. } | State::Loading { next, .. } => {
-                *next = Some(Then::View(Box::new(view)));
+                *next = Some(AfterUpdate::View(Box::new(view)));
             }
             State::Idle | State::Computing { .. } | State::Ready { .. } | State::Holding => self.enter(view),
             _ => self.refuse("a view"),
@@ -122,7 +122,7 @@ impl Worker {
         if recovers {
             self.state = State::Idle;
             self.send(FromWorker::Applied { step, state_check });
-            if let Some(Then::Load(order)) = then {
+            if let Some(AfterUpdate::Load(order)) = then {
                 self.load(order); // It took too long: the others have gone on from another state.
             }
             return;
@@ -134,8 +134,8 @@ impl Worker {
             self.put(requested);
         }
         match then {
-            Some(Then::View(view)) => self.enter(*view),
-            Some(Then::Load(order)) => self.load(order),
+            Some(AfterUpdate::View(view)) => self.enter(*view),
+            Some(AfterUpdate::Load(order)) => self.load(order),
             None => self.follow(commit.key, commit.next, state_check),
         }
     }
@@ -173,7 +173,7 @@ impl Worker {
         }
     }
 
-    /// ShowState, WriteVersion and Export: only of the state that this member holds still.
+    /// SendState, WriteVersion and Export: only of the state that this member holds still.
     pub(super) fn on_held_request(&mut self, step: u64, output: Output) {
         let holds = self.held.is_some_and(|(held, _)| held == step);
         match &self.state {

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 use protocol::PROTOCOL_VERSION;
-use protocol::coordinator::{CheckpointEvery, Coordinator, Event, Note, OnNan, Outcome, Output, RunPlan};
+use protocol::coordinator::{CheckpointEvery, Coordinator, Event, OnNan, Outcome, Output, RunEvent, RunPlan};
 use protocol::history::History;
 use protocol::ids::{Phase, RunId, StepKey};
 use protocol::journal::Record;
@@ -196,7 +196,7 @@ impl Table {
 
     pub(crate) fn warnings(&self) -> Vec<&str> {
         let warnings = self.outputs.iter().filter_map(|output| match output {
-            Output::Note(Note::Warning { message }) => Some(message.as_str()),
+            Output::RunEvent(RunEvent::Warning { message }) => Some(message.as_str()),
             _ => None,
         });
         warnings.collect()

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use sim::real::{Programs, Storms, by_kind, figures};
+use sim::real::{ChaosRuns, Programs, by_kind, restart_times};
 
 /// Chaos on real processes: runs of the real programs under random faults must end with the quiet run's digest.
 #[derive(Parser)]
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
         None => Programs::beside_own()?,
     };
     if arguments.figures {
-        for line in figures(&programs, arguments.repetitions)? {
+        for line in restart_times(&programs, arguments.repetitions)? {
             println!("{line}");
         }
         return Ok(ExitCode::SUCCESS);
@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let in_time = || arguments.minutes.is_none_or(|minutes| began.elapsed().as_secs_f64() < 60.0 * minutes);
     let seeds = arguments.seeds.unwrap_or(if arguments.minutes.is_some() { u64::MAX } else { 1 });
-    let mut storms = Storms::new(programs, arguments.keep);
+    let mut storms = ChaosRuns::new(programs, arguments.keep);
     let mut faults: BTreeMap<&'static str, u32> = BTreeMap::new();
     let (mut survived, mut failed) = (0u64, Vec::new());
     for seed in (arguments.seed..=u64::MAX).take(usize::try_from(seeds).unwrap_or(usize::MAX)) {

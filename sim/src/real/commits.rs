@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// What a journal says of the run's course.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum JournalEntry {
     Term,
     View { id: u64, members: usize },
     Commit { view: u64 },
@@ -25,7 +25,7 @@ pub(super) struct Commits {
     path: PathBuf,
     offset: u64,
     /// All that was seen, the oldest first.
-    pub(super) seen: Vec<(Instant, Seen)>,
+    pub(super) seen: Vec<(Instant, JournalEntry)>,
 }
 
 impl Commits {
@@ -38,7 +38,7 @@ impl Commits {
         &mut self,
         what: &str,
         limit: Duration,
-        mut condition: impl FnMut(&[(Instant, Seen)]) -> Option<T>,
+        mut condition: impl FnMut(&[(Instant, JournalEntry)]) -> Option<T>,
     ) -> anyhow::Result<T> {
         let began = Instant::now();
         loop {
@@ -74,28 +74,30 @@ impl Commits {
     }
 }
 
-fn seen(record: &Record) -> Option<Seen> {
+fn seen(record: &Record) -> Option<JournalEntry> {
     match record {
-        Record::Term(_) => Some(Seen::Term),
-        Record::View(record) => Some(Seen::View { id: record.view.id.0, members: record.view.members.len() }),
-        Record::Commit(record) => Some(Seen::Commit { view: record.key.view.0 }),
+        Record::Term(_) => Some(JournalEntry::Term),
+        Record::View(record) => {
+            Some(JournalEntry::View { id: record.view.id.0, members: record.view.members.len() })
+        }
+        Record::Commit(record) => Some(JournalEntry::Commit { view: record.key.view.0 }),
         _ => None,
     }
 }
 
 /// The last view of what was seen, and its members.
-pub(super) fn last_view(seen: &[(Instant, Seen)]) -> Option<(u64, usize)> {
+pub(super) fn last_view(seen: &[(Instant, JournalEntry)]) -> Option<(u64, usize)> {
     seen.iter().rev().find_map(|(_, seen)| match seen {
-        Seen::View { id, members } => Some((*id, *members)),
+        JournalEntry::View { id, members } => Some((*id, *members)),
         _ => None,
     })
 }
 
 /// The first commit of a view later than `view`, and the pause between it and the commit before it.
-pub(super) fn commit_after_view(seen: &[(Instant, Seen)], view: u64) -> Option<(Instant, Duration)> {
+pub(super) fn commit_after_view(seen: &[(Instant, JournalEntry)], view: u64) -> Option<(Instant, Duration)> {
     let mut before = None;
     for (at, seen) in seen {
-        if let Seen::Commit { view: of } = seen {
+        if let JournalEntry::Commit { view: of } = seen {
             if *of > view {
                 return Some((*at, at.duration_since(before?)));
             }

@@ -15,7 +15,7 @@ pub(super) enum Plane {
 
 /// Which way of a guest's connections is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(super) enum LostDirection {
     /// Nothing arrives, neither way, and nobody is told.
     Both,
     /// The coordinator hears nothing of the guest.
@@ -60,7 +60,7 @@ pub(super) enum Fault {
     Partition {
         pick: usize,
         plane: Plane,
-        lost: Lost,
+        lost: LostDirection,
         pause_ms: u64,
     },
 }
@@ -103,11 +103,20 @@ impl Fault {
             17..=18 => Self::JoinKill { donor: pick.is_multiple_of(2), pause_ms: random.between(20, 400) },
             11..=12 => Self::KillCoordinator { pause_ms: random.between(0, 1_000) },
             _ => {
-                let ways = [Lost::Both, Lost::ToCoordinator, Lost::FromCoordinator, Lost::Cut];
+                let ways = [
+                    LostDirection::Both,
+                    LostDirection::ToCoordinator,
+                    LostDirection::FromCoordinator,
+                    LostDirection::Cut,
+                ];
                 let lost = ways[random.below(4)];
                 let plane = [Plane::Control, Plane::Data, Plane::Whole][random.below(3)];
                 // Of gradients nothing is missed that arrives late: connections that break are more of a trial.
-                let lost = if plane == Plane::Data && lost == Lost::Both { Lost::Cut } else { lost };
+                let lost = if plane == Plane::Data && lost == LostDirection::Both {
+                    LostDirection::Cut
+                } else {
+                    lost
+                };
                 Self::Partition { pick, plane, lost, pause_ms: long_ms }
             }
         };

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::processes::Found;
-use super::storm::GUESTS_MAX;
+use super::chaos_run::GUESTS_MAX;
+use super::processes::FoundProcess;
 use super::usage::Usage;
 
 /// How often processes are measured.
@@ -39,7 +39,7 @@ struct Seen {
 
 impl Growth {
     /// Measures whoever is there, if it is time.
-    pub(super) fn look(&mut self, now: Instant, processes: impl FnOnce() -> Vec<Found>) {
+    pub(super) fn look(&mut self, now: Instant, processes: impl FnOnce() -> Vec<FoundProcess>) {
         if self.looked.is_some_and(|looked| now.duration_since(looked) < EVERY) {
             return;
         }
@@ -52,8 +52,8 @@ impl Growth {
         }
     }
 
-    fn note(&mut self, now: Instant, found: Found, usage: Usage) {
-        let Found { pid, is_worker, name } = found;
+    fn note(&mut self, now: Instant, found: FoundProcess, usage: Usage) {
+        let FoundProcess { pid, is_worker, name } = found;
         let seen = self.seen.entry(pid).or_insert_with(|| Seen {
             name: if is_worker { format!("worker {name}") } else { "the coordinator".to_owned() },
             since: now,
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn whoever_grows_after_the_warm_up_is_named() {
-        let found = |is_worker, name: &str| Found { pid: 7, is_worker, name: name.to_owned() };
+        let found = |is_worker, name: &str| FoundProcess { pid: 7, is_worker, name: name.to_owned() };
         let usage = |mib: u64| Usage { resident_bytes: mib << 20, files: 9, threads: 3 };
         let began = Instant::now();
         let after = |growths: [u64; 3]| {

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A process at work in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct FoundProcess {
     pub(super) pid: u32,
     /// A worker, else a coordinator.
     pub(super) is_worker: bool,
@@ -16,11 +16,11 @@ pub(super) struct Found {
 
 /// All processes of the folder, by process id: everything started here works in it, and so do the workers that a
 /// coordinator starts.
-pub(super) fn of_folder(folder: &Path) -> Vec<Found> {
+pub(super) fn of_folder(folder: &Path) -> Vec<FoundProcess> {
     let (Ok(entries), Ok(folder)) = (std::fs::read_dir("/proc"), folder.canonicalize()) else {
         return Vec::new();
     };
-    let mut found: Vec<Found> = entries
+    let mut found: Vec<FoundProcess> = entries
         .flatten()
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -35,7 +35,7 @@ pub(super) fn of_folder(folder: &Path) -> Vec<Found> {
 }
 
 /// None if it is neither a coordinator nor a worker, or a zombie, whose command line is empty.
-fn parse(pid: u32, cmdline: &[u8]) -> Option<Found> {
+fn parse(pid: u32, cmdline: &[u8]) -> Option<FoundProcess> {
     let text = String::from_utf8_lossy(cmdline);
     let arguments: Vec<&str> = text.split('\0').collect();
     let program = Path::new(arguments.first()?).file_name()?.to_str()?;
@@ -43,7 +43,7 @@ fn parse(pid: u32, cmdline: &[u8]) -> Option<Found> {
         return None;
     }
     let name = arguments.iter().skip_while(|argument| **argument != "--name").nth(1).copied();
-    Some(Found { pid, is_worker: program == "worker", name: name.unwrap_or_default().to_owned() })
+    Some(FoundProcess { pid, is_worker: program == "worker", name: name.unwrap_or_default().to_owned() })
 }
 
 /// The ports of 127.0.0.1 at which a process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).

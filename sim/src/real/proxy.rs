@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::fault::{Lost, Plane};
+use super::fault::{LostDirection, Plane};
 use super::processes::listening;
 
 /// How often threads look whether something has changed.
@@ -26,11 +26,11 @@ struct State {
 }
 
 impl State {
-    fn lose(&self, lost: Lost) {
-        let of = |which: &[Lost]| which.contains(&lost);
-        self.stop_up.store(of(&[Lost::Both, Lost::ToCoordinator]), Ordering::Relaxed);
-        self.stop_down.store(of(&[Lost::Both, Lost::FromCoordinator]), Ordering::Relaxed);
-        self.cut.store(of(&[Lost::Cut]), Ordering::Relaxed);
+    fn lose(&self, lost: LostDirection) {
+        let of = |which: &[LostDirection]| which.contains(&lost);
+        self.stop_up.store(of(&[LostDirection::Both, LostDirection::ToCoordinator]), Ordering::Relaxed);
+        self.stop_down.store(of(&[LostDirection::Both, LostDirection::FromCoordinator]), Ordering::Relaxed);
+        self.cut.store(of(&[LostDirection::Cut]), Ordering::Relaxed);
     }
 
     fn heal(&self) {
@@ -60,7 +60,7 @@ impl Proxy {
         let address = listener.local_addr().context("the proxy's port")?;
         let (control, data) = (Arc::new(State::default()), Arc::new(State::default()));
         let mut doors =
-            Doors { host, run_dir: run_dir.to_owned(), data: Arc::clone(&data), open: BTreeSet::new() };
+            PortProxies { host, run_dir: run_dir.to_owned(), data: Arc::clone(&data), open: BTreeSet::new() };
         let shared = Arc::clone(&control);
         std::thread::spawn(move || accept(&listener, &shared, move || doors.control()));
         Ok(Self { address, control, data })
@@ -71,7 +71,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn lose(&self, plane: Plane, lost: Lost) {
+    pub(super) fn lose(&self, plane: Plane, lost: LostDirection) {
         self.states(plane).for_each(|state| state.lose(lost));
     }
 
@@ -94,14 +94,14 @@ impl Drop for Proxy {
 }
 
 /// Proxies before the ports of a coordinator other than its control port.
-struct Doors {
+struct PortProxies {
     host: Ipv4Addr,
     run_dir: PathBuf,
     data: Arc<State>,
     open: BTreeSet<u16>,
 }
 
-impl Doors {
+impl PortProxies {
     /// The control address of the coordinator that is there now, whose other ports have doors from now on.
     fn control(&mut self) -> Option<SocketAddr> {
         let read = |name: &str| std::fs::read_to_string(self.run_dir.join(name)).ok();
@@ -208,7 +208,7 @@ mod tests {
         edge.write_all(b"a").expect("written");
         beyond.read_exact(&mut byte).expect("passed on");
 
-        proxy.lose(Plane::Control, Lost::ToCoordinator);
+        proxy.lose(Plane::Control, LostDirection::ToCoordinator);
         peer.set_read_timeout(Some(20 * LOOK)).expect("a timeout");
         // A byte that comes as its thread is about to read is passed on yet.
         let held = (0..10).find(|next| {
@@ -226,11 +226,11 @@ mod tests {
         peer.read_exact(&mut byte).expect("late, not lost");
         assert_eq!(byte, [held]);
 
-        proxy.lose(Plane::Data, Lost::Cut);
+        proxy.lose(Plane::Data, LostDirection::Cut);
         assert_eq!(beyond.read(&mut byte).expect("an end"), 0);
         guest.write_all(b"e").expect("written");
         peer.read_exact(&mut byte).expect("passed on");
-        proxy.lose(Plane::Whole, Lost::Cut);
+        proxy.lose(Plane::Whole, LostDirection::Cut);
         assert_eq!(peer.read(&mut byte).expect("an end"), 0);
     }
 }

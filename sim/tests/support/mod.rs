@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use protocol::coordinator::{CheckpointEvery, Outcome};
 use protocol::messages::EndReason;
-use sim::{Bug, Life, LifeEnd, Scenario, World, reference};
+use sim::{Bug, Incarnation, LifeEnd, Scenario, World, reference};
 
 pub(crate) fn scenario(seed: u64) -> Scenario {
     let mut scenario = Scenario::of(seed);
@@ -32,14 +32,14 @@ pub(crate) fn slow(seed: u64) -> Scenario {
     Scenario { speeds: sim::Speeds { compute_ms: 2_000, ..scenario.speeds }, ..scenario }
 }
 
-pub(crate) fn outcome(world: &mut World<'_>, life: &Life) -> Outcome {
+pub(crate) fn outcome(world: &mut World<'_>, life: &Incarnation) -> Outcome {
     match world.live(life) {
         Ok(LifeEnd::Finished(outcome)) => outcome,
         other => panic!("the life didn't finish: {other:?}"),
     }
 }
 
-pub(crate) fn check(life: &Life, reason: EndReason, code: u8, words: &[&str]) {
+pub(crate) fn check(life: &Incarnation, reason: EndReason, code: u8, words: &[&str]) {
     for seed in 0..6 {
         let scenario = scenario(seed);
         let reference = Arc::new(reference(&scenario).unwrap_or_else(|violation| panic!("{violation}")));
@@ -50,15 +50,15 @@ pub(crate) fn check(life: &Life, reason: EndReason, code: u8, words: &[&str]) {
             assert!(found.message.contains(word), "seed {seed}: no \"{word}\" in \"{}\"", found.message);
         }
         if reason != EndReason::Completed {
-            let last = outcome(&mut world, &Life::quiet(2));
+            let last = outcome(&mut world, &Incarnation::quiet(2));
             assert_eq!(last.reason, EndReason::Completed, "seed {seed}: {}", last.message);
         }
-        assert_eq!(world.live(&Life::quiet(1)), Ok(LifeEnd::WasComplete));
+        assert_eq!(world.live(&Incarnation::quiet(1)), Ok(LifeEnd::WasComplete));
     }
 }
 
 /// A world in which the life completed, with the bits of a quiet run.
-pub(crate) fn completed<'a>(scenario: &'a Scenario, life: &Life, bug: Option<Bug>) -> World<'a> {
+pub(crate) fn completed<'a>(scenario: &'a Scenario, life: &Incarnation, bug: Option<Bug>) -> World<'a> {
     let mut alone = scenario.clone();
     alone.plan.min_workers = 1;
     let reference = Arc::new(reference(&alone).unwrap_or_else(|violation| panic!("{violation}")));

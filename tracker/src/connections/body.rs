@@ -9,26 +9,26 @@ use std::time::Duration;
 use axum::body::Body;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use super::crowd::Seat;
-use super::patience::Patience;
+use super::pool::ConnectionSlot;
+use super::time_budget::TimeBudget;
 
 /// A request's body: an error where it comes too slowly.
-pub(super) struct Question {
+pub(super) struct RequestBody {
     body: Incoming,
-    seat: Arc<Seat>,
-    patience: Patience,
+    seat: Arc<ConnectionSlot>,
+    patience: TimeBudget,
 }
 
-impl Question {
-    pub(super) fn new(body: Incoming, seat: Arc<Seat>, stall: Duration) -> Self {
+impl RequestBody {
+    pub(super) fn new(body: Incoming, seat: Arc<ConnectionSlot>, stall: Duration) -> Self {
         if body.is_end_stream() {
             seat.is_asking();
         }
-        Self { body, seat, patience: Patience::new(stall) }
+        Self { body, seat, patience: TimeBudget::new(stall) }
     }
 }
 
-impl HttpBody for Question {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -79,9 +79,9 @@ impl<H> Answer<H> {
 }
 
 /// A seat whose connection is being answered.
-pub(super) struct Answered(pub(super) Arc<Seat>);
+pub(super) struct ActiveSlot(pub(super) Arc<ConnectionSlot>);
 
-impl Drop for Answered {
+impl Drop for ActiveSlot {
     fn drop(&mut self) {
         self.0.is_silent();
     }

@@ -4,9 +4,9 @@
 //! whoever has been silent for longest. So a port costs the process a stated number of files and no more.
 
 pub(crate) mod body;
-mod crowd;
-mod patience;
-mod watched;
+mod pool;
+mod time_budget;
+mod timed_stream;
 
 use std::future::Future;
 use std::io;
@@ -25,9 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use body::{Answer, Answered, Question};
-use crowd::{Crowd, Seat};
-use watched::Watched;
+use body::{ActiveSlot, Answer, RequestBody};
+use pool::{ConnectionPool, ConnectionSlot};
+use timed_stream::TimedStream;
 
 use crate::access::Peer;
 
@@ -88,7 +88,7 @@ pub async fn serve<E, F, S>(
     F: Future<Output = io::Result<S>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let crowd = Arc::new(Crowd::new(limits.connections));
+    let crowd = Arc::new(ConnectionPool::new(limits.connections));
     let (phase, phases) = watch::channel(Phase::Serving);
     // Closed when the last connection is.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -102,7 +102,7 @@ pub async fn serve<E, F, S>(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Some((seat, hung_up)) = Crowd::enter(&crowd) else { continue };
+        let Some((seat, hung_up)) = ConnectionPool::enter(&crowd) else { continue };
         let served =
             serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
         let (mut phases, alive) = (phases.clone(), alive.clone());
@@ -129,7 +129,7 @@ async fn serve_one<E, F, S>(
     establish: E,
     router: Router,
     limits: Limits,
-    seat: Seat,
+    seat: ConnectionSlot,
     mut phases: watch::Receiver<Phase>,
 ) where
     E: Fn(TcpStream) -> F,
@@ -142,13 +142,13 @@ async fn serve_one<E, F, S>(
     let (seat, router) = (Arc::new(seat), TowerToHyperService::new(router));
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        let question = request.map(|body| Question::new(body, Arc::clone(&seat), limits.stall));
+        let question = request.map(|body| RequestBody::new(body, Arc::clone(&seat), limits.stall));
         let (answered, seat) = (router.call(question), Arc::clone(&seat));
         async move {
-            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, Answered(seat))))
+            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, ActiveSlot(seat))))
         }
     });
-    let io = TokioIo::new(Watched::new(stream, limits.stall));
+    let io = TokioIo::new(TimedStream::new(stream, limits.stall));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(BUFFER_MAX);
     let mut connection = std::pin::pin!(builder.serve_connection(io, answer));

@@ -149,7 +149,7 @@ impl Order {
 
 /// A field's value, for [`Clause::holds`].
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Found<'a> {
+pub enum FieldValue<'a> {
     /// It has none.
     Nothing,
     /// A number.
@@ -162,13 +162,13 @@ impl Clause {
     /// Whether the comparison holds for a field of this value. What is absent is neither equal nor unequal to
     /// anything.
     #[must_use]
-    pub fn holds(&self, found: Found<'_>) -> bool {
+    pub fn holds(&self, found: FieldValue<'_>) -> bool {
         match (self.operator, found) {
-            (Operator::Absent, _) => found == Found::Nothing,
-            (Operator::Present, _) => found != Found::Nothing,
-            (_, Found::Nothing) => false,
-            (_, Found::Number(number)) => self.number_holds(number),
-            (_, Found::Text(text)) => self.text_holds(text),
+            (Operator::Absent, _) => found == FieldValue::Nothing,
+            (Operator::Present, _) => found != FieldValue::Nothing,
+            (_, FieldValue::Nothing) => false,
+            (_, FieldValue::Number(number)) => self.number_holds(number),
+            (_, FieldValue::Text(text)) => self.text_holds(text),
         }
     }
 
@@ -245,7 +245,7 @@ fn is_like(text: &str, pattern: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn holds(filter: &str, found: Found<'_>) -> bool {
+    fn holds(filter: &str, found: FieldValue<'_>) -> bool {
         Filter::parse(filter).expect("a filter").clauses[0].holds(found)
     }
 
@@ -270,16 +270,16 @@ mod tests {
 
     #[test]
     fn clauses_hold_or_not() {
-        assert!(holds("name = 'a'", Found::Text("a")));
-        assert!(holds("name != 'a'", Found::Text("b")));
-        assert!(!holds("name != 'a'", Found::Nothing), "what is absent is not unequal");
-        assert!(holds("name ILIKE 'AB%'", Found::Text("abc")));
-        assert!(!holds("name LIKE 'AB%'", Found::Text("abc")));
-        assert!(holds("name IN ('a', 'b')", Found::Text("b")));
-        assert!(holds("name NOT IN ('a', 'b')", Found::Text("c")));
-        assert!(holds("version_number >= 2", Found::Number(2.0)));
-        assert!(!holds("version_number != 2", Found::Number(f64::NAN)));
-        assert!(holds("tags.x IS NULL", Found::Nothing));
-        assert!(holds("tags.x IS NOT NULL", Found::Text("")));
+        assert!(holds("name = 'a'", FieldValue::Text("a")));
+        assert!(holds("name != 'a'", FieldValue::Text("b")));
+        assert!(!holds("name != 'a'", FieldValue::Nothing), "what is absent is not unequal");
+        assert!(holds("name ILIKE 'AB%'", FieldValue::Text("abc")));
+        assert!(!holds("name LIKE 'AB%'", FieldValue::Text("abc")));
+        assert!(holds("name IN ('a', 'b')", FieldValue::Text("b")));
+        assert!(holds("name NOT IN ('a', 'b')", FieldValue::Text("c")));
+        assert!(holds("version_number >= 2", FieldValue::Number(2.0)));
+        assert!(!holds("version_number != 2", FieldValue::Number(f64::NAN)));
+        assert!(holds("tags.x IS NULL", FieldValue::Nothing));
+        assert!(holds("tags.x IS NOT NULL", FieldValue::Text("")));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Amend<E> {
 
 /// Whether other processes at the index are waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wait {
+pub(crate) enum LockWait {
     Yes,
     No,
 }
@@ -62,7 +62,7 @@ impl Index {
     /// `wait` says not to wait for it.
     pub(crate) fn amend_later<E: Serialize, F: From<IndexError>>(
         &mut self,
-        wait: Wait,
+        wait: LockWait,
         make: impl FnOnce(&Connection) -> Result<Amend<E>, F>,
     ) -> Result<Option<Item>, F> {
         let root = self.root.clone();
@@ -72,8 +72,8 @@ impl Index {
             Ok(amend.item)
         };
         match wait {
-            Wait::Yes => self.transact(write).map(Some),
-            Wait::No => self.transact_at_once(write),
+            LockWait::Yes => self.transact(write).map(Some),
+            LockWait::No => self.transact_at_once(write),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::tail::{self, Mark, News};
-use super::{FOLDER, Index, IndexError, Look, documents, runs, schema};
+use super::tail::{self, FileChange, Mark};
+use super::{FOLDER, FileStamp, Index, IndexError, documents, runs, schema};
 use crate::RunRecord;
 use crate::clients::{self, EVENTS, NOTES, REGISTRY};
 
@@ -86,7 +86,7 @@ impl Index {
         done
     }
 
-    fn looks(&self, item: &Item) -> Result<Vec<(String, Look)>, IndexError> {
+    fn looks(&self, item: &Item) -> Result<Vec<(String, FileStamp)>, IndexError> {
         let mut looks = Vec::new();
         for file in item.files() {
             let path = self.root.join(&file);
@@ -202,10 +202,10 @@ impl Follow<'_> {
         loop {
             let news = tail::follow(&path, &mark);
             match news.map_err(|source| IndexError::Io { path: path.clone(), source })? {
-                News::Replaced => return Ok(None),
-                News::Absent if mark.inode != 0 => return Ok(None),
-                News::Absent | News::Same => break,
-                News::Grown(bytes, next) => {
+                FileChange::Replaced => return Ok(None),
+                FileChange::Absent if mark.inode != 0 => return Ok(None),
+                FileChange::Absent | FileChange::Same => break,
+                FileChange::Grown(bytes, next) => {
                     mark = next;
                     let is_end = bytes.is_empty();
                     for line in String::from_utf8_lossy(&bytes).lines() {

@@ -35,11 +35,11 @@ pub use query::{COLUMNS, Checkpoint, MetricNow, RunSummary, RunWhole};
 pub use select::{Page, Select, Stage};
 
 pub(crate) use crate::clients::FOLDER;
-pub(crate) use amend::{Amend, Wait};
+pub(crate) use amend::{Amend, LockWait};
 pub(crate) use documents::{DEFAULT_ID, DEFAULT_NAME, experiment_by_name, free_experiment_id};
 pub(crate) use documents::{experiment as experiment_in, read as document_in};
 pub(crate) use follow::Item;
-pub(crate) use points::Place;
+pub(crate) use points::PointKey;
 pub(crate) use query::{RunRow, run_row};
 pub(crate) use runs::{is_own_tag, notes_file};
 pub(crate) use schema::is_damage;
@@ -86,12 +86,12 @@ pub struct Index {
     /// The index file's own inode: another process may have moved it aside.
     inode: u64,
     /// What each followed file looked like when it was last read.
-    seen: HashMap<String, Look>,
+    seen: HashMap<String, FileStamp>,
     remarks: Vec<String>,
 }
 
 /// Inode, size and time of change; `None` for a file that isn't there.
-type Look = Option<(u64, u64, i64)>;
+type FileStamp = Option<(u64, u64, i64)>;
 
 /// Answers questions about what the index holds.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::{IndexError, Reader};
 use crate::number;
 
 /// A point's place in its key's history: step, time, and what tells apart points of one step and time.
-pub(crate) type Place = (i64, i64, i64);
+pub(crate) type PointKey = (i64, i64, i64);
 
 /// One value of a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -77,7 +77,7 @@ impl Point {
         })
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> PointKey {
         (self.step, self.time_ms, self.tie)
     }
 }
@@ -162,9 +162,9 @@ impl Reader {
         &self,
         run: &str,
         key: &str,
-        place: Option<Place>,
+        place: Option<PointKey>,
         limit: usize,
-    ) -> Result<(Series, Option<Place>), IndexError> {
+    ) -> Result<(Series, Option<PointKey>), IndexError> {
         let Some((run, id, count)) = self.ids(run, key)? else { return Ok((Series::default(), place)) };
         let after = place.unwrap_or((i64::MIN, i64::MIN, i64::MIN));
         let points = self.after(run, id, after, limit, place.is_none())?;
@@ -173,10 +173,10 @@ impl Reader {
     }
 
     /// The place of each key's newest point in a run, by key.
-    pub(crate) fn places(&self, run: i64) -> Result<Vec<(String, Place)>, IndexError> {
+    pub(crate) fn places(&self, run: i64) -> Result<Vec<(String, PointKey)>, IndexError> {
         let text =
             "SELECT k.name, l.step, l.time, l.tie FROM latest l JOIN keys k ON k.id = l.key WHERE l.run = ?";
-        let read = || -> rusqlite::Result<Vec<(String, Place)>> {
+        let read = || -> rusqlite::Result<Vec<(String, PointKey)>> {
             let mut find = self.connection.prepare_cached(text)?;
             find.query_map([run], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?))))?.collect()
         };
@@ -187,7 +187,7 @@ impl Reader {
         &self,
         run: i64,
         key: i64,
-        (step, time, tie): Place,
+        (step, time, tie): PointKey,
         limit: usize,
         is_first: bool,
     ) -> Result<Vec<Point>, IndexError> {
@@ -205,10 +205,10 @@ impl Reader {
     }
 
     /// Row of the run, id of the key, number of points; `None` if the run has no such metric.
-    fn ids(&self, run: &str, key: &str) -> Result<Option<Place>, IndexError> {
+    fn ids(&self, run: &str, key: &str) -> Result<Option<PointKey>, IndexError> {
         let text = "SELECT l.run, l.key, l.count FROM latest l
                     WHERE l.run = (SELECT id FROM runs WHERE uuid = ?) AND l.key = (SELECT id FROM keys WHERE name = ?)";
-        let find = || -> rusqlite::Result<Option<Place>> {
+        let find = || -> rusqlite::Result<Option<PointKey>> {
             let mut find = self.connection.prepare_cached(text)?;
             find.query_row([run, key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
         };
@@ -216,7 +216,7 @@ impl Reader {
     }
 }
 
-fn parse_token(token: &str) -> Option<Place> {
+fn parse_token(token: &str) -> Option<PointKey> {
     let mut numbers = token.splitn(3, ':').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

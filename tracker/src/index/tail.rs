@@ -32,7 +32,7 @@ pub(super) struct Mark {
 }
 
 /// What has become of a file.
-pub(super) enum News {
+pub(super) enum FileChange {
     /// It isn't there.
     Absent,
     /// Nothing new.
@@ -58,31 +58,31 @@ fn identity(found: &std::fs::Metadata) -> (u64, u64, i64) {
 }
 
 /// Reads on from the mark.
-pub(super) fn follow(path: &Path, mark: &Mark) -> std::io::Result<News> {
+pub(super) fn follow(path: &Path, mark: &Mark) -> std::io::Result<FileChange> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(News::Absent),
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(FileChange::Absent),
         Err(why) => return Err(why),
     };
     let (inode, size, mtime) = identity(&file.metadata()?);
     let is_same = (inode, size, mtime) == (mark.inode, mark.size, mark.mtime);
     if is_same && mark.offset == size {
-        return Ok(News::Same);
+        return Ok(FileChange::Same);
     }
     if mark.inode != 0
         && (inode != mark.inode
             || size < mark.offset
             || samples(&file, mark.offset)? != (mark.head, mark.tail))
     {
-        return Ok(News::Replaced);
+        return Ok(FileChange::Replaced);
     }
     let lines = whole_lines(&file, mark.offset, size)?;
     if lines.is_empty() && is_same {
-        return Ok(News::Same);
+        return Ok(FileChange::Same);
     }
     let offset = mark.offset + lines.len() as u64;
     let (head, tail) = samples(&file, offset)?;
-    Ok(News::Grown(lines, Mark { inode, size, mtime, offset, head, tail, damaged: mark.damaged }))
+    Ok(FileChange::Grown(lines, Mark { inode, size, mtime, offset, head, tail, damaged: mark.damaged }))
 }
 
 /// From the offset to the last newline of the next chunk; a chunk without one is made longer.
@@ -143,7 +143,7 @@ mod tests {
         let mut read = String::new();
         loop {
             match follow(path, mark).expect("followed") {
-                News::Grown(bytes, next) => {
+                FileChange::Grown(bytes, next) => {
                     let is_end = bytes.is_empty();
                     read.push_str(&String::from_utf8_lossy(&bytes));
                     *mark = next;
@@ -151,9 +151,9 @@ mod tests {
                         return read;
                     }
                 }
-                News::Same => return read,
-                News::Absent => return "absent".into(),
-                News::Replaced => return "replaced".into(),
+                FileChange::Same => return read,
+                FileChange::Absent => return "absent".into(),
+                FileChange::Replaced => return "replaced".into(),
             }
         }
     }
@@ -170,7 +170,7 @@ mod tests {
         let mut file = File::options().append(true).open(&path).expect("opened");
         file.write_all(b"o\nthree\n").expect("written");
         assert_eq!(all(&path, &mut mark), "two\nthree\n");
-        assert!(matches!(follow(&path, &mark), Ok(News::Same)));
+        assert!(matches!(follow(&path, &mark), Ok(FileChange::Same)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 /// What a program said, if it ended well in time.
-pub(crate) struct Said {
+pub(crate) struct ChildOutput {
     /// Its standard output, as far as it was asked for.
     pub(crate) bytes: Vec<u8>,
     /// Whether there was more.
@@ -22,7 +22,7 @@ pub(crate) fn ask(
     directory: &Path,
     bytes_max: usize,
     deadline: Duration,
-) -> Option<Said> {
+) -> Option<ChildOutput> {
     let began = Instant::now();
     let mut child = Command::new(program)
         .args(arguments)
@@ -44,7 +44,7 @@ pub(crate) fn ask(
     said.filter(|said| ended_well || said.is_cut)
 }
 
-fn read(child: &mut Child, bytes_max: usize, deadline: Duration) -> Option<Said> {
+fn read(child: &mut Child, bytes_max: usize, deadline: Duration) -> Option<ChildOutput> {
     let mut output = child.stdout.take()?;
     let (done, answer) = sync_channel(1);
     std::thread::Builder::new()
@@ -55,7 +55,7 @@ fn read(child: &mut Child, bytes_max: usize, deadline: Duration) -> Option<Said>
             let is_cut = bytes.len() > bytes_max;
             bytes.truncate(bytes_max);
             // Nobody waits any more after the deadline.
-            let _ = done.send(read.ok().map(|_| Said { bytes, is_cut }));
+            let _ = done.send(read.ok().map(|_| ChildOutput { bytes, is_cut }));
         })
         .ok()?;
     answer.recv_timeout(deadline).ok().flatten()
@@ -77,7 +77,7 @@ fn ends_well(child: &mut Child, began: Instant, deadline: Duration) -> bool {
 mod tests {
     use super::*;
 
-    fn sh(script: &str, bytes_max: usize, deadline: Duration) -> Option<Said> {
+    fn sh(script: &str, bytes_max: usize, deadline: Duration) -> Option<ChildOutput> {
         ask(Path::new("sh"), &["-c", script], Path::new("."), bytes_max, deadline)
     }
 

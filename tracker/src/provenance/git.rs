@@ -78,7 +78,7 @@ fn diff(directory: &Path) -> Result<GitDiff, String> {
     }
 }
 
-fn git(directory: &Path, arguments: &[&str], bytes_max: usize) -> Option<child::Said> {
+fn git(directory: &Path, arguments: &[&str], bytes_max: usize) -> Option<child::ChildOutput> {
     child::ask(Path::new("git"), arguments, directory, bytes_max, DEADLINE)
 }
 

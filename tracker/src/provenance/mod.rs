@@ -130,9 +130,9 @@ impl Input {
     }
 }
 
-/// What the caller knows of a start; [`Asked::gather`] finds the rest.
+/// What the caller knows of a start; [`StartInfo::gather`] finds the rest.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct StartInfo {
     /// The command line as it was given.
     pub command: Vec<String>,
     /// The folder in which it was given.
@@ -143,7 +143,7 @@ pub struct Asked {
     pub build: Build,
 }
 
-impl Asked {
+impl StartInfo {
     /// Asks git and the machine. Takes a few seconds at most, mostly less than a tenth of one; never fails.
     #[must_use]
     pub fn gather(self, time: f64) -> (Start, Option<GitDiff>) {

@@ -19,8 +19,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
-use super::asked::{Asked, or_default};
-use super::place::{Place, parts};
+use super::artifact_location::{ArtifactLocation, parts};
+use super::request_fields::{RequestFields, or_default};
 use super::runs::{ById, artifact_uri};
 use super::{Failure, Tracker};
 use crate::clients::documents::LoggedModel;
@@ -75,10 +75,10 @@ struct ListPath {
 
 async fn list_path(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<ListPath>,
+    RequestFields(asked): RequestFields<ListPath>,
 ) -> Result<Json<Value>, Failure> {
     let read = move |reader: &Reader| {
-        let (place, inside) = Place::of_path(reader, &asked.path)?;
+        let (place, inside) = ArtifactLocation::of_path(reader, &asked.path)?;
         Ok(Json(json!({ "files": list_json(&place.list(&inside)?, &[]) })))
     };
     tracker.read(read).await
@@ -94,12 +94,12 @@ struct ListRun {
 
 async fn list_run(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<ListRun>,
+    RequestFields(asked): RequestFields<ListRun>,
 ) -> Result<Json<Value>, Failure> {
     let id = asked.run.id();
     let read = move |reader: &Reader| {
         let row = reader.row(&id)?.ok_or_else(|| no_run(&id))?;
-        let place = Place::of_run(reader, &row.experiment, &id)?;
+        let place = ArtifactLocation::of_run(reader, &row.experiment, &id)?;
         let inside: Vec<String> = parts(&asked.path)?.into_iter().map(str::to_owned).collect();
         let files = list_json(&place.list(&inside)?, &inside);
         Ok(Json(json!({ "root_uri": artifact_uri(&row), "files": files })))
@@ -116,12 +116,12 @@ struct ListModel {
 async fn list_model(
     State(tracker): State<Tracker>,
     UrlPath(id): UrlPath<String>,
-    Asked(asked): Asked<ListModel>,
+    RequestFields(asked): RequestFields<ListModel>,
 ) -> Result<Json<Value>, Failure> {
     let read = move |reader: &Reader| {
         let model = reader.document::<LoggedModel>(&id)?;
         let experiment = model.map(|model| model.experiment).unwrap_or_default();
-        let place = Place::of_model(reader, &experiment, &id)?;
+        let place = ArtifactLocation::of_model(reader, &experiment, &id)?;
         let inside: Vec<String> =
             parts(&asked.artifact_directory_path)?.into_iter().map(str::to_owned).collect();
         let root = format!("mlflow-artifacts:/{experiment}/models/{id}/artifacts");
@@ -139,7 +139,7 @@ async fn read_file(
     let asked = path.clone();
     let found = tracker
         .read(move |reader| {
-            let (place, inside) = Place::of_path(reader, &asked)?;
+            let (place, inside) = ArtifactLocation::of_path(reader, &asked)?;
             place.at(&inside)
         })
         .await?;
@@ -199,7 +199,7 @@ async fn write_file(
     let asked = path.clone();
     let target = tracker
         .read(move |reader| {
-            let (place, inside) = Place::of_path(reader, &asked)?;
+            let (place, inside) = ArtifactLocation::of_path(reader, &asked)?;
             place.writable(&inside)
         })
         .await?;
@@ -248,7 +248,7 @@ async fn delete_file(
     UrlPath(path): UrlPath<String>,
 ) -> Result<Json<Value>, Failure> {
     let read = move |reader: &Reader| {
-        let (place, inside) = Place::of_path(reader, &path)?;
+        let (place, inside) = ArtifactLocation::of_path(reader, &path)?;
         let target = place.writable(&inside)?;
         let io =
             |why: std::io::Error| Failure::internal(format!("artifact {path:?} can't be deleted: {why}"));

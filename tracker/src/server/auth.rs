@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{Failure, Tracker};
-use crate::access::{Access, Peer, Shown, Visitor};
+use crate::access::{Access, Peer, PresentedToken, Visitor};
 
 /// The cookie's name.
 const COOKIE_NAME: &str = "bonfire_tracker";
@@ -89,7 +89,7 @@ pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next
     };
     let mut request = request;
     if let Some(token) = &token {
-        request.extensions_mut().insert(Shown(token.clone()));
+        request.extensions_mut().insert(PresentedToken(token.clone()));
     }
     if !visitor.may_change && !is_reading(request.method(), request.uri().path()) {
         let name = &visitor.name;

@@ -7,12 +7,12 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::asked::{Asked, check_name, check_tag, or_default, page, pairs_json, texts};
+use super::request_fields::{RequestFields, check_name, check_tag, or_default, page, pairs_json, texts};
 use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::Int;
 use crate::clients::documents::Experiment;
 use crate::clients::events::{ExperimentEvent, Pair};
-use crate::filter::{Clause, Entity, Filter, Found, Order};
+use crate::filter::{Clause, Entity, FieldValue, Filter, Order};
 use crate::index::{
     Amend, DEFAULT_ID, DEFAULT_NAME, Item, experiment_by_name, experiment_in, free_experiment_id,
 };
@@ -61,7 +61,7 @@ struct ById {
 
 async fn get_by_name(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<ById>,
+    RequestFields(asked): RequestFields<ById>,
 ) -> Result<Json<Value>, Failure> {
     let name = asked.experiment_name;
     let read = move |reader: &crate::index::Reader| match reader.experiment_by_name(&name)? {
@@ -73,7 +73,7 @@ async fn get_by_name(
 
 async fn get_by_id(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<ById>,
+    RequestFields(asked): RequestFields<ById>,
 ) -> Result<Json<Value>, Failure> {
     let id = asked.experiment_id;
     let read = move |reader: &crate::index::Reader| match reader.experiment(&id)? {
@@ -90,7 +90,10 @@ struct Create {
     tags: Vec<Pair>,
 }
 
-async fn create(State(tracker): State<Tracker>, Asked(asked): Asked<Create>) -> Result<Json<Value>, Failure> {
+async fn create(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Create>,
+) -> Result<Json<Value>, Failure> {
     check_name("experiment", &asked.name)?;
     asked.tags.iter().try_for_each(check_tag)?;
     let make = move |connection: &Connection| {
@@ -145,7 +148,10 @@ fn check_movable(connection: &Connection, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn rename(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn rename(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     check_name("experiment", &asked.new_name)?;
     let (id, name) = (asked.experiment_id.clone(), asked.new_name);
     change(&tracker, asked.experiment_id, move |connection, _| {
@@ -158,7 +164,10 @@ async fn rename(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Re
     .await
 }
 
-async fn delete(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn delete(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     let id = asked.experiment_id.clone();
     change(&tracker, asked.experiment_id, move |connection, _| {
         check_movable(connection, &id)?;
@@ -167,12 +176,18 @@ async fn delete(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Re
     .await
 }
 
-async fn restore(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn restore(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     let event = ExperimentEvent::Stage { stage: "active".into(), time_ms: now_ms() };
     change(&tracker, asked.experiment_id, move |_, _| Ok(event)).await
 }
 
-async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn set_tag(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     let tag = Pair { key: asked.key, value: asked.value };
     check_tag(&tag)?;
     let event = ExperimentEvent::Tags { tags: vec![tag], time_ms: now_ms() };
@@ -181,7 +196,7 @@ async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> R
 
 async fn delete_tag(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<ById>,
+    RequestFields(asked): RequestFields<ById>,
 ) -> Result<Json<Value>, Failure> {
     let event = ExperimentEvent::TagRemoved { key: asked.key, time_ms: now_ms() };
     change(&tracker, asked.experiment_id, move |_, _| Ok(event)).await
@@ -200,7 +215,10 @@ struct Search {
     view_type: String,
 }
 
-async fn search(State(tracker): State<Tracker>, Asked(asked): Asked<Search>) -> Result<Json<Value>, Failure> {
+async fn search(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Search>,
+) -> Result<Json<Value>, Failure> {
     let filter = Filter::parse(&asked.filter)?;
     let order: Vec<Order> =
         asked.order_by.iter().map(|order| Order::parse(order)).collect::<Result<_, _>>()?;
@@ -233,11 +251,13 @@ fn holds(clauses: &[Clause], id: &str, experiment: &Experiment) -> Result<bool, 
     for clause in clauses {
         let field = &clause.field;
         let found = match (field.entity, field.key.as_str()) {
-            (Entity::Tag, key) => experiment.tags.get(key).map_or(Found::Nothing, |value| Found::Text(value)),
-            (Entity::Attribute, "name") => Found::Text(&experiment.name),
-            (Entity::Attribute, "experiment_id") => Found::Text(id),
-            (Entity::Attribute, "creation_time") => Found::Number(experiment.created_ms as f64),
-            (Entity::Attribute, "last_update_time") => Found::Number(experiment.updated_ms as f64),
+            (Entity::Tag, key) => {
+                experiment.tags.get(key).map_or(FieldValue::Nothing, |value| FieldValue::Text(value))
+            }
+            (Entity::Attribute, "name") => FieldValue::Text(&experiment.name),
+            (Entity::Attribute, "experiment_id") => FieldValue::Text(id),
+            (Entity::Attribute, "creation_time") => FieldValue::Number(experiment.created_ms as f64),
+            (Entity::Attribute, "last_update_time") => FieldValue::Number(experiment.updated_ms as f64),
             _ => {
                 let known = "name, experiment_id, creation_time, last_update_time, tags.KEY";
                 return Err(Failure::invalid(format!(

@@ -7,13 +7,15 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::asked::{Asked, check_name, check_param, check_tag, or_default, page, pairs_json, texts};
 use super::experiments::no_experiment;
+use super::request_fields::{
+    RequestFields, check_name, check_param, check_tag, or_default, page, pairs_json, texts,
+};
 use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::documents::LoggedModel;
 use crate::clients::events::{ModelEvent, Pair};
 use crate::clients::{Int, new_id};
-use crate::filter::{Clause, Entity, Filter, Found};
+use crate::filter::{Clause, Entity, FieldValue, Filter};
 use crate::index::{Amend, Item, Reader, document_in, experiment_in};
 
 pub(super) fn routes() -> Router<Tracker> {
@@ -62,7 +64,10 @@ struct Create {
     tags: Vec<Pair>,
 }
 
-async fn create(State(tracker): State<Tracker>, Asked(asked): Asked<Create>) -> Result<Json<Value>, Failure> {
+async fn create(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Create>,
+) -> Result<Json<Value>, Failure> {
     let id = format!("m-{}", new_id());
     let name = if asked.name.is_empty() { format!("model-{}", &id[2..10]) } else { asked.name };
     check_name("model", &name)?;
@@ -112,7 +117,7 @@ struct Finalize {
 async fn finalize(
     State(tracker): State<Tracker>,
     Path(id): Path<String>,
-    Asked(asked): Asked<Finalize>,
+    RequestFields(asked): RequestFields<Finalize>,
 ) -> Result<Json<Value>, Failure> {
     const STATES: [&str; 2] = ["LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED"];
     if !STATES.contains(&asked.status.as_str()) {
@@ -143,7 +148,7 @@ struct Added {
 async fn set_tags(
     State(tracker): State<Tracker>,
     Path(id): Path<String>,
-    Asked(asked): Asked<Added>,
+    RequestFields(asked): RequestFields<Added>,
 ) -> Result<Json<Value>, Failure> {
     asked.tags.iter().try_for_each(check_tag)?;
     change(&tracker, id, ModelEvent::Tags { tags: asked.tags, time_ms: now_ms() }).await
@@ -152,7 +157,7 @@ async fn set_tags(
 async fn log_params(
     State(tracker): State<Tracker>,
     Path(id): Path<String>,
-    Asked(asked): Asked<Added>,
+    RequestFields(asked): RequestFields<Added>,
 ) -> Result<Json<Value>, Failure> {
     asked.params.iter().try_for_each(check_param)?;
     change(&tracker, id, ModelEvent::Params { params: asked.params, time_ms: now_ms() }).await
@@ -186,7 +191,10 @@ struct OrderBy {
     ascending: Option<bool>,
 }
 
-async fn search(State(tracker): State<Tracker>, Asked(asked): Asked<Search>) -> Result<Json<Value>, Failure> {
+async fn search(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Search>,
+) -> Result<Json<Value>, Failure> {
     let filter = Filter::parse(&asked.filter)?;
     let read = move |reader: &Reader| {
         let mut found = Vec::new();
@@ -231,7 +239,7 @@ fn holds(clauses: &[Clause], id: &str, model: &LoggedModel) -> Result<bool, Fail
             (_, "model_type") => Some(model.model_type.clone()),
             (_, "source_run_id") => Some(model.run.clone()),
             (_, "creation_timestamp" | "creation_timestamp_ms") => {
-                if !clause.holds(Found::Number(model.created_ms as f64)) {
+                if !clause.holds(FieldValue::Number(model.created_ms as f64)) {
                     return Ok(false);
                 }
                 continue;
@@ -242,7 +250,7 @@ fn holds(clauses: &[Clause], id: &str, model: &LoggedModel) -> Result<bool, Fail
                 return Err(Failure::invalid(format!("{key:?} is no field of a logged model: {known}")));
             }
         };
-        if !clause.holds(text.as_deref().map_or(Found::Nothing, Found::Text)) {
+        if !clause.holds(text.as_deref().map_or(FieldValue::Nothing, FieldValue::Text)) {
             return Ok(false);
         }
     }

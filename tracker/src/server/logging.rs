@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::no_run;
-use super::asked::{Asked, check_key, check_param, check_tag, or_default};
+use super::request_fields::{RequestFields, check_key, check_param, check_tag, or_default};
 use super::runs::{ById, item, writable};
 use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::events::{MetricLine, ModelUse, NoteEvent, Pair, RunEvent};
@@ -81,7 +81,7 @@ struct LogBatch {
 
 async fn log_batch(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<LogBatch>,
+    RequestFields(asked): RequestFields<LogBatch>,
 ) -> Result<Json<Value>, Failure> {
     let metrics = asked.metrics.into_iter().map(MetricForm::line).collect();
     log(&tracker, asked.run.id(), Batch { metrics, params: asked.params, tags: asked.tags }).await
@@ -97,7 +97,7 @@ struct LogMetric {
 
 async fn log_metric(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<LogMetric>,
+    RequestFields(asked): RequestFields<LogMetric>,
 ) -> Result<Json<Value>, Failure> {
     log(&tracker, asked.run.id(), Batch { metrics: vec![asked.metric.line()], ..Batch::default() }).await
 }
@@ -113,7 +113,7 @@ struct OfKey {
 
 async fn log_parameter(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<OfKey>,
+    RequestFields(asked): RequestFields<OfKey>,
 ) -> Result<Json<Value>, Failure> {
     let params = vec![Pair { key: asked.key, value: asked.value }];
     log(&tracker, asked.run.id(), Batch { params, ..Batch::default() }).await
@@ -189,7 +189,10 @@ fn check_params(connection: &Connection, row: &RunRow, params: &mut Vec<Pair>) -
     Ok(())
 }
 
-async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<OfKey>) -> Result<Json<Value>, Failure> {
+async fn set_tag(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<OfKey>,
+) -> Result<Json<Value>, Failure> {
     let tag = Pair { key: asked.key, value: asked.value };
     check_tag(&tag)?;
     let id = asked.run.id();
@@ -208,7 +211,7 @@ async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<OfKey>) -> 
 
 async fn delete_tag(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<OfKey>,
+    RequestFields(asked): RequestFields<OfKey>,
 ) -> Result<Json<Value>, Failure> {
     let (id, key) = (asked.run.id(), asked.key);
     let write = move |index: &mut Index| {
@@ -274,7 +277,7 @@ async fn add(tracker: &Tracker, id: String, event: RunEvent) -> Result<Json<Valu
 
 async fn log_inputs(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<LogInputs>,
+    RequestFields(asked): RequestFields<LogInputs>,
 ) -> Result<Json<Value>, Failure> {
     let has_name = |input: &Value| ["name", "digest"].iter().all(|name| input["dataset"][name].is_string());
     if asked.datasets.len() > INPUTS_MAX || !asked.datasets.iter().all(has_name) {
@@ -287,7 +290,7 @@ async fn log_inputs(
 
 async fn log_outputs(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<LogInputs>,
+    RequestFields(asked): RequestFields<LogInputs>,
 ) -> Result<Json<Value>, Failure> {
     add(&tracker, asked.run.id(), RunEvent::Outputs { models: asked.models }).await
 }
@@ -302,7 +305,7 @@ struct LogModel {
 /// Clients before MLflow 3 keep the list of a run's models in a tag.
 async fn log_model(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<LogModel>,
+    RequestFields(asked): RequestFields<LogModel>,
 ) -> Result<Json<Value>, Failure> {
     const TAG: &str = "mlflow.log-model.history";
     let model: Value = serde_json::from_str(&asked.model_json)
@@ -335,7 +338,7 @@ struct History {
 
 async fn history(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<History>,
+    RequestFields(asked): RequestFields<History>,
 ) -> Result<Json<Value>, Failure> {
     let id = asked.run.id();
     let read = move |reader: &Reader| {

@@ -93,8 +93,8 @@
 //! where one is missing.
 
 mod api;
+mod artifact_location;
 mod artifacts;
-mod asked;
 mod auth;
 mod experiments;
 mod failure;
@@ -103,8 +103,8 @@ mod load;
 mod logged_models;
 mod logging;
 mod pages;
-mod place;
 mod registry;
+mod request_fields;
 mod runs;
 mod shared;
 mod stream;

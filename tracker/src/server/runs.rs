@@ -8,8 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::no_run;
-use super::asked::{Asked, check_name, check_tag, or_default, page_start, pairs_json, texts};
 use super::experiments::{grounded, no_experiment};
+use super::request_fields::{
+    RequestFields, check_name, check_tag, or_default, page_start, pairs_json, texts,
+};
 use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::events::{ExperimentEvent, Pair, RunEvent};
 use crate::clients::{Int, new_id};
@@ -109,7 +111,10 @@ impl ById {
     }
 }
 
-async fn get_run(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn get_run(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     let id = asked.id();
     tracker.read(move |reader| answer(reader, &id)).await
 }
@@ -134,7 +139,7 @@ struct Create {
 
 async fn create(
     State(tracker): State<Tracker>,
-    Asked(mut asked): Asked<Create>,
+    RequestFields(mut asked): RequestFields<Create>,
 ) -> Result<Json<Value>, Failure> {
     asked.tags.iter().try_for_each(check_tag)?;
     let id = new_id();
@@ -176,7 +181,10 @@ struct Update {
     run_name: Option<String>,
 }
 
-async fn update(State(tracker): State<Tracker>, Asked(asked): Asked<Update>) -> Result<Json<Value>, Failure> {
+async fn update(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Update>,
+) -> Result<Json<Value>, Failure> {
     const STATES: [&str; 5] = ["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"];
     if let Some(status) = asked.status.as_deref().filter(|status| !STATES.contains(status)) {
         return Err(Failure::invalid(format!("status = {status:?} is none of {}", STATES.join(", "))));
@@ -198,11 +206,17 @@ async fn update(State(tracker): State<Tracker>, Asked(asked): Asked<Update>) -> 
     tracker.read(read).await
 }
 
-async fn delete(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn delete(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     stage(&tracker, asked.id(), "deleted").await
 }
 
-async fn restore(State(tracker): State<Tracker>, Asked(asked): Asked<ById>) -> Result<Json<Value>, Failure> {
+async fn restore(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<ById>,
+) -> Result<Json<Value>, Failure> {
     stage(&tracker, asked.id(), "active").await
 }
 
@@ -237,7 +251,10 @@ struct Search {
     page_token: String,
 }
 
-async fn search(State(tracker): State<Tracker>, Asked(asked): Asked<Search>) -> Result<Json<Value>, Failure> {
+async fn search(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Search>,
+) -> Result<Json<Value>, Failure> {
     let max = asked.max_results.map_or(Ok(RESULTS), |max| usize::try_from(max.0)).unwrap_or(usize::MAX);
     if max > RESULTS_MAX || max == 0 {
         return Err(Failure::invalid(format!(

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use super::Failure;
 use super::load::Load;
 use crate::access::Access;
-use crate::index::{Index, IndexError, Item, Reader, Wait};
+use crate::index::{Index, IndexError, Item, LockWait, Reader};
 
 /// Requests that work on the index at once; SQLite's readers don't wait for its writer.
 const WORKERS: usize = 4;
@@ -159,7 +159,7 @@ impl Tracker {
     pub(super) async fn append(
         &self,
         is_short: bool,
-        what: impl Fn(&mut Index, Wait) -> Result<Option<Item>, Failure> + Send + 'static,
+        what: impl Fn(&mut Index, LockWait) -> Result<Option<Item>, Failure> + Send + 'static,
     ) -> Result<(), Failure> {
         if is_short {
             match self.shared.append_at_once(&what) {
@@ -172,7 +172,7 @@ impl Tracker {
         self.in_turn(move |shared| {
             shared.look()?;
             let mut index = lock(&shared.index);
-            let item = what(&mut index, Wait::Yes)?;
+            let item = what(&mut index, LockWait::Yes)?;
             shared.is_behind(item);
             Ok(())
         })
@@ -236,13 +236,13 @@ impl Shared {
     /// `false`: something is to be waited for, or to be looked at first.
     fn append_at_once(
         &self,
-        what: impl Fn(&mut Index, Wait) -> Result<Option<Item>, Failure>,
+        what: impl Fn(&mut Index, LockWait) -> Result<Option<Item>, Failure>,
     ) -> Result<bool, Failure> {
         if is_due(*lock(&self.looked)) {
             return Ok(false);
         }
         let Ok(mut index) = self.index.try_lock() else { return Ok(false) };
-        let item = what(&mut index, Wait::No)?;
+        let item = what(&mut index, LockWait::No)?;
         let is_done = item.is_some();
         self.is_behind(item);
         Ok(is_done)

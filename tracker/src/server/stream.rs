@@ -15,8 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
 use super::{Failure, Tracker};
-use crate::access::Shown;
-use crate::index::{Place, Reader};
+use crate::access::PresentedToken;
+use crate::index::{PointKey, Reader};
 use crate::sink::quoted;
 
 /// How often a stream looks for changes.
@@ -37,13 +37,13 @@ const POINTS_MAX: usize = 500;
 type Events = KeepAliveStream<ReceiverStream<Result<Event, Infallible>>>;
 
 /// Events by name, and what has been sent once they are.
-type News = (Vec<(&'static str, Value)>, Sent);
+type NamedEvents = (Vec<(&'static str, Value)>, StreamState);
 
 /// What a stream has sent so far.
 #[derive(Clone, Default)]
-struct Sent {
+struct StreamState {
     revision: Option<i64>,
-    places: BTreeMap<String, Option<Place>>,
+    places: BTreeMap<String, Option<PointKey>>,
     /// More points wait than fitted into the last event.
     is_behind: bool,
 }
@@ -55,7 +55,7 @@ pub(super) fn routes() -> Router<Tracker> {
 async fn stream(
     State(tracker): State<Tracker>,
     Path(id): Path<String>,
-    shown: Option<Extension<Shown>>,
+    shown: Option<Extension<PresentedToken>>,
 ) -> Result<Sse<Events>, Failure> {
     let permit = Arc::clone(tracker.streams()).try_acquire_owned();
     let permit = permit.map_err(|_| Failure::busy("too many streams are open: close one"))?;
@@ -70,12 +70,12 @@ async fn stream(
 /// Until the run is gone, the reader is or its token, or the server ends, whose last word is how the run stands then.
 async fn follow(
     tracker: Tracker,
-    (id, shown): (String, Option<Shown>),
+    (id, shown): (String, Option<PresentedToken>),
     to: mpsc::Sender<Result<Event, Infallible>>,
     _permit: OwnedSemaphorePermit,
 ) {
     let mut closed = tracker.closed();
-    let mut sent = Sent::default();
+    let mut sent = StreamState::default();
     let is_over = || {
         let visitor = shown.as_ref().zip(tracker.access()).map(|(shown, access)| access.visitor(&shown.0));
         visitor.is_some_and(|visitor| visitor.is_none())
@@ -117,14 +117,14 @@ async fn follow(
 }
 
 /// What has happened since the last look.
-fn news(reader: &Reader, id: &str, mut sent: Sent) -> Result<News, Failure> {
+fn news(reader: &Reader, id: &str, mut sent: StreamState) -> Result<NamedEvents, Failure> {
     let Some(row) = reader.row(id)? else { return Ok((vec![("gone", json!({}))], sent)) };
     let is_first = sent.revision.is_none();
     if sent.revision == Some(row.changed) && !sent.is_behind {
         return Ok((Vec::new(), sent));
     }
     let mut events = Vec::new();
-    let newest: BTreeMap<String, Place> = reader.places(row.row)?.into_iter().collect();
+    let newest: BTreeMap<String, PointKey> = reader.places(row.row)?.into_iter().collect();
     let is_replaced = sent.places.iter().any(|(key, sent)| newest.get(key).copied() < *sent);
     if sent.revision != Some(row.changed)
         && let Some(run) = reader.run(id)?

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::worker::{Turn, Worker};
+use super::worker::{TurnOutcome, Worker};
 use super::{RunFolder, Sink, SinkConfig, SinkError, SinkState, Source};
 
 /// Between two looks at the folder: what was added meanwhile goes in one batch.
@@ -31,14 +31,14 @@ const PATIENCE_TIMES_MAX: u32 = 4;
 #[derive(Debug)]
 pub struct Sinks {
     shared: Arc<Shared>,
-    said: Receiver<Said>,
+    said: Receiver<SinkMessage>,
     threads: Vec<(String, SinkConfig)>,
     run: RunFolder,
 }
 
 /// What a sink had not sent when the run's end was no longer waited for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Left {
+pub struct Unsent {
     /// The sink.
     pub sink: String,
     /// What is left and why, and how it is sent later: a sentence for people.
@@ -47,7 +47,7 @@ pub struct Left {
 
 /// From a thread.
 #[derive(Debug)]
-enum Said {
+enum SinkMessage {
     /// For people.
     Remark(String),
     /// After the run's end something was taken, and more is there.
@@ -121,14 +121,14 @@ impl Sinks {
     /// What people should know since the last call: an outage, its end, what a tracker refused.
     #[must_use]
     pub fn remarks(&mut self) -> Vec<String> {
-        let remark = |said| if let Said::Remark(text) = said { Some(text) } else { None };
+        let remark = |said| if let SinkMessage::Remark(text) = said { Some(text) } else { None };
         self.said.try_iter().filter_map(remark).collect()
     }
 
     /// The run is over, its record written: what is left is sent, until nothing was taken for so long, and no longer than
     /// four times that. Returns what people should know, and what was not sent; it stays in the folder.
     #[must_use]
-    pub fn finish(self, patience: Duration) -> (Vec<String>, Vec<Left>) {
+    pub fn finish(self, patience: Duration) -> (Vec<String>, Vec<Unsent>) {
         let began = Instant::now();
         let end = began + patience.saturating_mul(PATIENCE_TIMES_MAX);
         let mut deadline = began + patience;
@@ -139,9 +139,9 @@ impl Sinks {
         let mut open: Vec<&(String, SinkConfig)> = self.threads.iter().collect();
         while !open.is_empty() {
             match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Said::Remark(text)) => remarks.push(text),
-                Ok(Said::Taken) => deadline = end.min(Instant::now() + patience),
-                Ok(Said::Ended(name, why)) => {
+                Ok(SinkMessage::Remark(text)) => remarks.push(text),
+                Ok(SinkMessage::Taken) => deadline = end.min(Instant::now() + patience),
+                Ok(SinkMessage::Ended(name, why)) => {
                     let ended = open.iter().position(|(open, _)| *open == name);
                     if let (Some(index), Some(why)) = (ended, &why) {
                         left.push(self.left(open[index], why));
@@ -170,14 +170,14 @@ impl Sinks {
         states.into_iter().find(|state| state.sink == *name && state.destination == destination)
     }
 
-    fn left(&self, config: &(String, SinkConfig), why: &str) -> Left {
+    fn left(&self, config: &(String, SinkConfig), why: &str) -> Unsent {
         let path = self.run.file(Source::Metrics.file());
         let offset = self.state(config).map_or(0, |state| state.offset(Source::Metrics));
         let metrics = lines_after(&path, offset).unwrap_or(0);
         let what = if metrics == 0 { "the end of the run".to_owned() } else { format!("{metrics} metrics") };
         let (sink, command) = (config.0.clone(), config.1.push_command(self.run.path()));
         let text = format!("{what} not sent to {sink}: {why}. Send later: {command}");
-        Left { sink, text }
+        Unsent { sink, text }
     }
 }
 
@@ -204,7 +204,7 @@ struct Following {
     run: RunFolder,
     name: &'static str,
     shared: Arc<Shared>,
-    say: SyncSender<Said>,
+    say: SyncSender<SinkMessage>,
     failed_since: Option<Instant>,
     failures: u32,
     /// Whether people were told where to look.
@@ -212,7 +212,7 @@ struct Following {
 }
 
 impl Following {
-    fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: SyncSender<Said>) -> Self {
+    fn new(sink: Box<dyn Sink>, run: RunFolder, shared: Arc<Shared>, say: SyncSender<SinkMessage>) -> Self {
         let name = sink.name();
         let (failed_since, failures, is_place_told) = (None, 0, false);
         Self { sink: Some(sink), worker: None, run, name, shared, say, failed_since, failures, is_place_told }
@@ -220,17 +220,17 @@ impl Following {
 
     fn run(mut self) {
         let why = self.follow();
-        self.say(Said::Ended(self.name.to_owned(), why));
+        self.say(SinkMessage::Ended(self.name.to_owned(), why));
     }
 
-    fn say(&self, said: Said) {
+    fn say(&self, said: SinkMessage) {
         // Whoever listened is gone only when the process is about to be.
         let _ = self.say.send(said);
     }
 
     fn remark(&self, text: &str) {
         // Where nobody has listened for so long, the state in the run's folder says the last error.
-        let _ = self.say.try_send(Said::Remark(format!("{}: {text}", self.name)));
+        let _ = self.say.try_send(SinkMessage::Remark(format!("{}: {text}", self.name)));
     }
 
     /// Until all of a run that is over was sent; else why not.
@@ -247,14 +247,14 @@ impl Following {
                     self.tell_place();
                     let seen = signal.generation;
                     signal = match turn {
-                        Turn::Done => return None,
-                        Turn::More => {
+                        TurnOutcome::Done => return None,
+                        TurnOutcome::More => {
                             if signal.ending {
-                                self.say(Said::Taken);
+                                self.say(SinkMessage::Taken);
                             }
                             *self.shared.lock()
                         }
-                        Turn::Idle => {
+                        TurnOutcome::Idle => {
                             let paused = self.shared.pause(LOOKS_APART);
                             let is_fresh = paused.ending || paused.generation != seen;
                             if is_fresh { paused } else { self.shared.wait(seen, LOOKS_UNASKED) }
@@ -270,7 +270,7 @@ impl Following {
         }
     }
 
-    fn turn(&mut self, ending: bool) -> Result<Turn, SinkError> {
+    fn turn(&mut self, ending: bool) -> Result<TurnOutcome, SinkError> {
         if let Some(sink) = self.sink.take() {
             match Worker::open(sink, self.run.clone()) {
                 Ok(worker) => {
@@ -282,7 +282,7 @@ impl Following {
                 }
             }
         }
-        self.worker.as_mut().map_or(Ok(Turn::Done), |worker| worker.turn(ending))
+        self.worker.as_mut().map_or(Ok(TurnOutcome::Done), |worker| worker.turn(ending))
     }
 
     fn works_again(&mut self) {

@@ -23,9 +23,9 @@ mod worker;
 
 pub(crate) use config::quoted;
 pub use config::{Environment, SinkConfig, SinkConfigError};
-pub use driver::{Left, Sinks};
+pub use driver::{Sinks, Unsent};
 pub use folder::RunFolder;
-pub use push::{PushError, Pushed, push};
+pub use push::{PushError, PushOutcome, push};
 pub use state::SinkState;
 
 use std::time::Duration;

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::driver::pause_after;
-use super::worker::{Turn, Worker};
+use super::worker::{TurnOutcome, Worker};
 use super::{RunFolder, SinkConfig, SinkError};
 use crate::{RecordError, RunRecord};
 
 /// What was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pushed {
+pub struct PushOutcome {
     /// Metrics that were sent now.
     pub metrics: u64,
     /// Metrics that had been sent before.
@@ -50,7 +50,7 @@ impl PushError {
 ///
 /// # Errors
 /// When the folder is no run, or the tracker doesn't take it.
-pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<Pushed, PushError> {
+pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<PushOutcome, PushError> {
     RunRecord::read(&run_dir.join(RunRecord::FILE)).map_err(|why| PushError::Run(no_run(run_dir, &why)))?;
     let run = RunFolder::new(run_dir);
     let mut worker = Worker::open(config.sink(&run), run).map_err(|(_, why)| PushError::of(why))?;
@@ -58,8 +58,8 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
     let (mut since, mut failures) = (Instant::now(), 0);
     loop {
         match worker.turn(true) {
-            Ok(Turn::Done) => break,
-            Ok(Turn::More | Turn::Idle) => (since, failures) = (Instant::now(), 0),
+            Ok(TurnOutcome::Done) => break,
+            Ok(TurnOutcome::More | TurnOutcome::Idle) => (since, failures) = (Instant::now(), 0),
             Err(why @ SinkError::Refused(_)) => return Err(PushError::of(why)),
             Err(why) => {
                 failures += 1;
@@ -73,7 +73,7 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
             }
         }
     }
-    Ok(Pushed {
+    Ok(PushOutcome {
         metrics: worker.state().metrics.saturating_sub(before),
         before,
         place: worker.place(),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::worker::{Turn, Worker};
+use super::worker::{TurnOutcome, Worker};
 use super::{RunFolder, Sink, SinkError, SinkState};
 use crate::{Metric, RunStatus};
 
@@ -144,7 +144,7 @@ fn metric(step: u64, key: &str, value: f64) -> Metric {
 /// Sends all that is there; a failure ends it.
 pub(super) fn drain(worker: &mut Worker, ending: bool) -> Result<(), SinkError> {
     for _ in 0..TURNS_MAX {
-        if worker.turn(ending)? != Turn::More {
+        if worker.turn(ending)? != TurnOutcome::More {
             return Ok(());
         }
     }

@@ -17,7 +17,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(10);
 
 /// What came of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Turn {
+pub(crate) enum TurnOutcome {
     /// Something was sent, and more is there.
     More,
     /// All that is there was sent.
@@ -73,7 +73,7 @@ impl Worker {
     }
 
     /// Sends the next thing. `ending`: nothing will be added to the folder.
-    pub(crate) fn turn(&mut self, ending: bool) -> Result<Turn, SinkError> {
+    pub(crate) fn turn(&mut self, ending: bool) -> Result<TurnOutcome, SinkError> {
         let result = self.send(ending);
         self.remarks.extend(self.sink.remarks());
         match &result {
@@ -87,30 +87,30 @@ impl Worker {
         result.and_then(|turn| saved.map(|()| turn))
     }
 
-    fn send(&mut self, ending: bool) -> Result<Turn, SinkError> {
+    fn send(&mut self, ending: bool) -> Result<TurnOutcome, SinkError> {
         if !self.begun {
             self.sink.begin(&self.run, &mut self.state)?;
             if !self.run.is_over()? {
                 self.state.finished.clear();
             }
             self.begun = true;
-            return Ok(Turn::More);
+            return Ok(TurnOutcome::More);
         }
         let params = self.run.mark("config.toml");
         if self.state.params != params {
             self.sink.params(&self.run, &mut self.state)?;
             self.state.params = params;
-            return Ok(Turn::More);
+            return Ok(TurnOutcome::More);
         }
         for source in Source::ALL {
             let chunk = self.read(source)?;
             if self.take(source, &chunk)? && chunk.is_more {
-                return Ok(Turn::More);
+                return Ok(TurnOutcome::More);
             }
         }
         self.record(ending)?;
         if !ending {
-            return Ok(Turn::Idle);
+            return Ok(TurnOutcome::Idle);
         }
         self.finish()
     }
@@ -176,10 +176,10 @@ impl Worker {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Turn, SinkError> {
+    fn finish(&mut self) -> Result<TurnOutcome, SinkError> {
         let status = self.run.record()?.status;
         if status == RunStatus::Running {
-            return Ok(Turn::Done);
+            return Ok(TurnOutcome::Done);
         }
         let mark = format!("{status:?} {}", self.state.record);
         if self.state.finished != mark {
@@ -187,6 +187,6 @@ impl Worker {
             self.sink.finish(&self.run, &rest.lines, &mut self.state)?;
             self.state.finished = mark;
         }
-        Ok(Turn::Done)
+        Ok(TurnOutcome::Done)
     }
 }

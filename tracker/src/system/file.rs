@@ -8,7 +8,7 @@ use crate::{Metric, MetricsError};
 
 /// Where the run was when a reading was taken.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Moment {
+pub struct ReadingContext {
     /// Its epoch, from 0, with its fraction.
     pub epoch: f64,
     /// Samples counted.
@@ -55,11 +55,11 @@ impl SystemFile {
     ///
     /// # Errors
     /// When the file can't be written; the next call writes over what a failed one left behind.
-    pub fn append(&mut self, at: Moment, values: Vec<(String, f64)>) -> Result<(), MetricsError> {
+    pub fn append(&mut self, at: ReadingContext, values: Vec<(String, f64)>) -> Result<(), MetricsError> {
         if values.is_empty() {
             return Ok(());
         }
-        let Moment { epoch, samples, time } = at;
+        let ReadingContext { epoch, samples, time } = at;
         let mut text = String::new();
         for (key, value) in values {
             text.push_str(&Metric { step: self.next, epoch, samples, time, key, value }.to_json_line());
@@ -95,14 +95,14 @@ mod tests {
         let path = dir.path().join(SystemFile::FILE);
         let values = |value| vec![("system/a".to_owned(), value), ("system/b".to_owned(), 2.0)];
         let mut file = SystemFile::open(&path).expect("opened");
-        file.append(Moment::default(), values(1.0)).expect("written");
-        file.append(Moment::default(), Vec::new()).expect("nothing to write");
-        file.append(Moment { epoch: 0.5, samples: 9, time: 3.0 }, values(2.0)).expect("written");
+        file.append(ReadingContext::default(), values(1.0)).expect("written");
+        file.append(ReadingContext::default(), Vec::new()).expect("nothing to write");
+        file.append(ReadingContext { epoch: 0.5, samples: 9, time: 3.0 }, values(2.0)).expect("written");
         drop(file);
         let text = std::fs::read_to_string(&path).expect("read");
         std::fs::write(&path, &text[..text.len() - 5]).expect("torn");
         let mut file = SystemFile::open(&path).expect("opened again");
-        file.append(Moment::default(), values(3.0)).expect("written");
+        file.append(ReadingContext::default(), values(3.0)).expect("written");
         let read = MetricsFile::read(&path).expect("the lines of metrics.jsonl");
         let found: Vec<(u64, &str, f64)> = read.iter().map(|m| (m.step, m.key.as_str(), m.value)).collect();
         let expected = [

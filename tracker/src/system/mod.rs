@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use sysinfo::{MemoryRefreshKind, Networks, System};
 
-pub use file::{Moment, SystemFile};
+pub use file::{ReadingContext, SystemFile};
 
 /// MLflow's megabyte.
 const MEGABYTE: f64 = 1e6;

@@ -73,9 +73,9 @@ pub struct Eval {
     /// The run's data file, if it is not where it was when the run began
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
+    /// OutputForm of the answer
+    #[arg(long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
 }
 
 /// `trainer predict`
@@ -91,9 +91,9 @@ pub struct Predict {
     /// auto, cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
-    /// Form of the answer: json is one object a line
-    #[arg(long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
+    /// OutputForm of the answer: json is one object a line
+    #[arg(long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
 }
 
 /// `trainer export`
@@ -166,7 +166,7 @@ pub enum Format {
 
 /// Forms of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Form {
+pub enum OutputForm {
     /// For people
     Table,
     /// For scripts

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use datasets::{Batch, Dataset, Output, Plan};
+use datasets::{Batch, DataPlan, Dataset, Output};
 use serde_json::{Value, json};
 use store::versions::Manifest;
 use tracker::keys;
-use tracker::meaning::{self, Prediction, TreeSum};
+use tracker::metric_definitions::{self, Prediction, TreeSum};
 use trainer::{Engine, HostBatch, Registry};
 
-use crate::cli::{Eval, Form};
+use crate::cli::{Eval, OutputForm};
 use crate::failure::Failure;
 use crate::model::Model;
 use crate::run::Run;
@@ -29,7 +29,7 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
     let mut model = Model::load(&run, &plan, &version, &ask.device, registry)?;
     let microbatch = u64::from(run.config.train.evaluation_microbatch());
     let sums = sums(model.engine.as_mut(), &plan, &dataset, microbatch)?;
-    let measured: Vec<(String, f64)> = meaning::metrics(&prediction(&plan), &sums)
+    let measured: Vec<(String, f64)> = metric_definitions::metrics(&prediction(&plan), &sums)
         .into_iter()
         .map(|(name, value)| (format!("{}{name}", keys::VALIDATION), value))
         .collect();
@@ -41,8 +41,8 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
         .map(|metric| (metric.key, metric.value))
         .collect();
     Ok(match ask.output {
-        Form::Table => table(&run, &version, &measured, &logged, dataset.evaluation_len()),
-        Form::Json => {
+        OutputForm::Table => table(&run, &version, &measured, &logged, dataset.evaluation_len()),
+        OutputForm::Json => {
             let report = report(&run, &version, &measured, &logged, dataset.evaluation_len());
             printable::json(&report).into_owned()
         }
@@ -51,7 +51,7 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
 
 /// Where the run's data are: as told, where they were, or where the configuration says. Whether they are the right
 /// ones is seen by their digest.
-fn data_file(run: &Run, plan: &Plan, told: Option<&Path>) -> Result<PathBuf, Failure> {
+fn data_file(run: &Run, plan: &DataPlan, told: Option<&Path>) -> Result<PathBuf, Failure> {
     let before = Path::new(&plan.path);
     match told {
         Some(path) if path.exists() => Ok(path.to_owned()),
@@ -66,7 +66,7 @@ fn data_file(run: &Run, plan: &Plan, told: Option<&Path>) -> Result<PathBuf, Fai
 /// bits that the run's members had, however many they were.
 fn sums(
     engine: &mut dyn Engine,
-    plan: &Plan,
+    plan: &DataPlan,
     dataset: &Dataset,
     microbatch: u64,
 ) -> Result<Vec<f64>, Failure> {
@@ -84,7 +84,7 @@ fn sums(
     Ok(tree.finish())
 }
 
-fn prediction(plan: &Plan) -> Prediction {
+fn prediction(plan: &DataPlan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),
         Output::Values { scale, .. } => Prediction::Values { scale: *scale },

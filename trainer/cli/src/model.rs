@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use datasets::{DataError, Plan};
+use datasets::{DataError, DataPlan};
 use store::versions::{self, Manifest};
 use trainer::{DeviceSpec, Engine, ModelConfig, Registry, tensors};
 
@@ -28,7 +28,7 @@ impl Model {
     /// Builds the model that the run's configuration describes and loads the version's parameters.
     pub(crate) fn load(
         run: &Run,
-        plan: &Plan,
+        plan: &DataPlan,
         version: &Manifest,
         device: &DeviceSpec,
         registry: &Registry,

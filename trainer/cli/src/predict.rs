@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use datasets::{Batch, Output, Plan};
+use datasets::{Batch, DataPlan, Output};
 use serde_json::{Value, json};
 use trainer::{HostBatch, Registry, Target};
 
-use crate::cli::{Form, Predict};
+use crate::cli::{OutputForm, Predict};
 use crate::failure::Failure;
 use crate::model::Model;
 use crate::run::Run;
@@ -51,8 +51,8 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
         predicted.extend(read(&plan.output, &model.engine.predict(&batch)?));
     }
     Ok(match ask.output {
-        Form::Table => table(&plan, &predicted, &files),
-        Form::Json => printable::json(&lines(&plan, &predicted, &files)).into_owned(),
+        OutputForm::Table => table(&plan, &predicted, &files),
+        OutputForm::Json => printable::json(&lines(&plan, &predicted, &files)).into_owned(),
     })
 }
 
@@ -86,7 +86,7 @@ fn label(labels: &[String], index: usize) -> &str {
 }
 
 /// A line for each row, which begins with its number or, of an image, with its file.
-fn table(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
+fn table(plan: &DataPlan, predicted: &[Predicted], files: &[String]) -> String {
     let plain = |text: &String| printable::line(text).into_owned();
     let target = plain(&plan.targets().join(", "));
     let labels: Vec<String> = plan.labels().iter().map(plain).collect();
@@ -117,7 +117,7 @@ fn table(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
     text
 }
 
-fn lines(plan: &Plan, predicted: &[Predicted], files: &[String]) -> String {
+fn lines(plan: &DataPlan, predicted: &[Predicted], files: &[String]) -> String {
     let labels = plan.labels();
     let mut text = String::new();
     for (row, predicted) in (1usize..).zip(predicted) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use configs::Config;
-use datasets::{DataError, Form, Plan, TextTokenizer};
+use datasets::{DataError, DataPlan, Format, TextTokenizer};
 use store::signing::TrustedKeys;
 use store::versions::{self, Manifest};
 use tracker::{MetricsFile, keys};
@@ -83,12 +83,12 @@ impl Run {
 
     /// The plan that the run was trained with. A run that has none is planned again, which gives the same as long
     /// as the file is the same.
-    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
+    pub(crate) fn plan(&self) -> Result<DataPlan, Failure> {
         let path = self.dir.join(PLAN_FILE);
         match datasets::read_within(&path, self.memory_mb, PLAN_TIMES) {
             Ok(text) => {
                 let plan = serde_json::from_slice(&text);
-                let mut plan: Plan = plan.map_err(|why| {
+                let mut plan: DataPlan = plan.map_err(|why| {
                     Failure::data(format!("{} is no dataset's plan: {why}", path.display()))
                 })?;
                 plan.memory_mb = self.memory_mb;
@@ -96,7 +96,7 @@ impl Run {
             }
             Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let config = configs::Dataset { memory_mb: self.memory_mb, ..self.config.dataset.clone() };
-                Ok(Plan::prepare(&config, Some(&self.dir))?)
+                Ok(DataPlan::prepare(&config, Some(&self.dir))?)
             }
             Err(why) => Err(why.into()),
         }
@@ -108,9 +108,9 @@ impl Run {
     }
 
     /// The run's own copy of the tokenizer is there where the one that it was started with may be gone.
-    fn with_own_tokenizer(&self, mut plan: Plan) -> Plan {
+    fn with_own_tokenizer(&self, mut plan: DataPlan) -> DataPlan {
         let own = self.dir.join(TOKENIZER_FILE);
-        if let Form::Text(text) = &mut plan.form
+        if let Format::Text(text) = &mut plan.form
             && let Some(tokenizer) = &mut text.tokenizer
             && own.is_file()
         {
@@ -121,7 +121,7 @@ impl Run {
 
     /// The tokenizer that the run's text was encoded with, which the coordinator has put beside its record, and the text
     /// of its file; none where tokens are bytes.
-    pub(crate) fn tokenizer(&self, plan: &Plan) -> Result<Option<(TextTokenizer, String)>, Failure> {
+    pub(crate) fn tokenizer(&self, plan: &DataPlan) -> Result<Option<(TextTokenizer, String)>, Failure> {
         Ok(plan.read_tokenizer(&self.dir.join(TOKENIZER_FILE))?)
     }
 

@@ -1,10 +1,10 @@
 //! Rows as the engine takes them.
 
-use datasets::{Batch, Output, Plan};
+use datasets::{Batch, DataPlan, Output};
 use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
 
 /// Shapes and names, as the trainer has them.
-pub(crate) fn spec(plan: &Plan) -> DataSpec {
+pub(crate) fn spec(plan: &DataPlan) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
         (_, Some(shape)) => shape.to_vec(),

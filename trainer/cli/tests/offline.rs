@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use configs::Config;
-use datasets::{Batch, Dataset, Plan};
+use datasets::{Batch, DataPlan, Dataset};
 use serde_json::Value;
 use store::signing::{SigningKey, TrustedKeys};
 use store::versions::{self, Manifest, VersionWriter};
@@ -18,7 +18,7 @@ const LABELS: [&str; 3] = ["ant", "bee", "cow"];
 
 struct Left {
     dir: TempDir,
-    plan: Plan,
+    plan: DataPlan,
     config: Config,
 }
 
@@ -43,7 +43,7 @@ impl Left {
             data.display().to_string()
         );
         let config = Config::parse(&text, "test.toml", &[]).expect("a configuration");
-        let plan = Plan::prepare(&config.dataset, None).expect("a plan");
+        let plan = DataPlan::prepare(&config.dataset, None).expect("a plan");
         let left = Self { dir, plan, config };
         let run = left.run();
         std::fs::create_dir_all(run.join("checkpoints")).expect("made");

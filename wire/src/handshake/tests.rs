@@ -147,7 +147,7 @@ fn a_coordinator_that_did_not_admit_the_worker_is_not_believed() {
     let (mut near, mut far) = pair();
     // It believes whatever proof comes, and answers with the token alone.
     let side = thread::spawn(move || {
-        let mut stream = Bounded::new(&mut far, DEADLINE);
+        let mut stream = DeadlineStream::new(&mut far, DEADLINE);
         stream.write(&[&prefix()[..], &[9; NONCE_BYTES]].concat()).expect("sent");
         let hello: [u8; HELLO_BYTES] = stream.read_array().expect("the worker's words");
         let nonce = hello[PREFIX_BYTES + 24..PREFIX_BYTES + 24 + NONCE_BYTES].try_into().expect("32 bytes");

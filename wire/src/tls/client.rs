@@ -30,14 +30,14 @@ pub struct Security {
 
 /// How a coordinator is spoken to.
 #[derive(Clone, Debug)]
-pub enum Way {
+pub enum SecurityMode {
     /// In the open.
     Plain,
     /// Encrypted.
     Tls(ClientTls),
 }
 
-impl Way {
+impl SecurityMode {
     /// Its TLS, if it has any.
     #[must_use]
     pub fn tls(&self) -> Option<&ClientTls> {
@@ -54,13 +54,13 @@ impl Security {
     ///
     /// # Errors
     /// When that would show the token to the network, or nothing says whom to trust.
-    pub fn way(
+    pub fn mode(
         &self,
         url: &str,
         host: &str,
         is_loopback: bool,
         pinned: Option<Fingerprint>,
-    ) -> Result<Way, TlsError> {
+    ) -> Result<SecurityMode, TlsError> {
         let is_tls = match url.split_once("://").map(|(scheme, _)| scheme) {
             Some("https") if self.insecure => {
                 let what = format!("{url} is encrypted, --insecure is not: leave one of them out");
@@ -83,7 +83,7 @@ impl Security {
             return Err(TlsError::Options(what));
         }
         if !is_tls {
-            return Ok(Way::Plain);
+            return Ok(SecurityMode::Plain);
         }
         let identity = match (&self.certificate, &self.key) {
             (None, None) => None,
@@ -101,7 +101,7 @@ impl Security {
                 return Err(TlsError::Options(what));
             }
         };
-        ClientTls::new(host, trust, identity.as_ref()).map(Way::Tls)
+        ClientTls::new(host, trust, identity.as_ref()).map(SecurityMode::Tls)
     }
 }
 

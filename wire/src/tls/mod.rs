@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError};
 
-pub use client::{ClientTls, Security, Way};
+pub use client::{ClientTls, Security, SecurityMode};
 pub use files::{Identity, certificates};
 pub use server::ServerTls;
 
@@ -70,7 +70,7 @@ pub enum TlsError {
 
 /// What was found out of an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Trouble {
+pub struct TlsDiagnosis {
     /// In words.
     pub message: String,
     /// Whether another attempt may go better.
@@ -86,8 +86,8 @@ impl TlsError {
 
     /// What TLS has to do with an error, by its causes.
     #[must_use]
-    pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
-        let of = |error: &Self| Trouble { message: error.to_string(), is_passing: error.is_passing() };
+    pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<TlsDiagnosis> {
+        let of = |error: &Self| TlsDiagnosis { message: error.to_string(), is_passing: error.is_passing() };
         std::iter::successors(Some(error), |error| error.source())
             .find_map(|error| {
                 let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -98,7 +98,7 @@ impl TlsError {
     }
 
     /// HTTP/2 keeps of its socket's error the words alone.
-    fn alert_within(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
+    fn alert_within(error: &(dyn std::error::Error + 'static)) -> Option<TlsDiagnosis> {
         use AlertDescription as A;
         let mut causes = std::iter::successors(Some(error), |error| error.source());
         causes.find_map(|error| {
@@ -111,7 +111,7 @@ impl TlsError {
                 A::CertificateExpired,
             ];
             let alert = alert.into_iter().find(|alert| said.contains(&format!("fatal alert: {alert:?}")))?;
-            Some(Trouble { message: Self::Refused(refusal(alert)).to_string(), is_passing: false })
+            Some(TlsDiagnosis { message: Self::Refused(refusal(alert)).to_string(), is_passing: false })
         })
     }
 

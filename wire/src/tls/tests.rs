@@ -214,7 +214,7 @@ fn an_address_off_this_machine_is_encrypted_or_somebody_says_that_it_is_not() {
     let pin = Some(Fingerprint::of(&authority.certificate));
     let way = |url: &str, loopback: bool, insecure: bool, pin| {
         let security = Security { insecure, ..Security::default() };
-        security.way(url, "host", loopback, pin).map(|way| way.tls().is_some())
+        security.mode(url, "host", loopback, pin).map(|way| way.tls().is_some())
     };
     for (url, loopback, insecure, pin, is_tls) in [
         ("https://host:1", false, false, pin, true),

@@ -122,7 +122,8 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
     let file = dir.path().join("token");
     Token::random().expect("random").write(&file).expect("written");
 
-    let address = Address::parse(&url, Some(file), wire::tls::Security::default()).expect("an address");
+    let address =
+        CoordinatorAddress::parse(&url, Some(file), wire::tls::Security::default()).expect("an address");
     let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
     let session = address
         .join(Duration::from_secs(30), &triggers, &mut inbox)

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::asked::{Asked, check_key, check_name, check_tag, or_default, pairs_json};
+use super::request_fields::{RequestFields, check_key, check_name, check_tag, or_default, pairs_json};
 use super::{Failure, Tracker, now_ms, sql};
 use crate::clients::documents::{LoggedModel, Registered, Registry, Version};
 use crate::clients::events::{Pair, RegistryEvent};
@@ -154,7 +154,10 @@ async fn version_answer(tracker: &Tracker, name: String, number: u64) -> Result<
     with(tracker, answer).await
 }
 
-async fn create(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> Result<Json<Value>, Failure> {
+async fn create(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Named>,
+) -> Result<Json<Value>, Failure> {
     check_name("registered model", &asked.name)?;
     if asked.name.contains(['/', ':']) {
         let what = format!("Invalid registered model name: {:?} has a slash or a colon", asked.name);
@@ -177,12 +180,15 @@ async fn create(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> R
 
 async fn get_model(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     model_answer(&tracker, asked.name).await
 }
 
-async fn rename(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> Result<Json<Value>, Failure> {
+async fn rename(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Named>,
+) -> Result<Json<Value>, Failure> {
     check_name("registered model", &asked.new_name)?;
     let (name, new) = (asked.name.clone(), asked.new_name.clone());
     change(&tracker, asked.name, move |registry| {
@@ -195,7 +201,10 @@ async fn rename(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> R
     model_answer(&tracker, asked.new_name).await
 }
 
-async fn update(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> Result<Json<Value>, Failure> {
+async fn update(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Named>,
+) -> Result<Json<Value>, Failure> {
     let (name, description) = (asked.name.clone(), asked.description);
     let event = RegistryEvent::Updated { name, new_name: None, description, time_ms: now_ms() };
     change(&tracker, asked.name.clone(), move |_| Ok(event)).await?;
@@ -204,7 +213,7 @@ async fn update(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> R
 
 async fn delete_model(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let event = RegistryEvent::Deleted { name: asked.name.clone() };
     change(&tracker, asked.name, move |_| Ok(event)).await?;
@@ -213,7 +222,7 @@ async fn delete_model(
 
 async fn latest_versions(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let answer = move |registry: &Registry, _: &Reader| {
         let model = model_json(&asked.name, find(registry, &asked.name)?);
@@ -223,7 +232,10 @@ async fn latest_versions(
 }
 
 /// Of a model, or of a version where one is named.
-async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> Result<Json<Value>, Failure> {
+async fn set_tag(
+    State(tracker): State<Tracker>,
+    RequestFields(asked): RequestFields<Named>,
+) -> Result<Json<Value>, Failure> {
     let tag = Pair { key: asked.key.clone(), value: asked.value.clone() };
     check_tag(&tag)?;
     let number = if asked.version.is_empty() { None } else { Some(asked.number()?) };
@@ -238,7 +250,7 @@ async fn set_tag(State(tracker): State<Tracker>, Asked(asked): Asked<Named>) -> 
 
 async fn delete_tag(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let number = if asked.version.is_empty() { None } else { Some(asked.number()?) };
     let (name, key) = (asked.name.clone(), asked.key);
@@ -252,7 +264,7 @@ async fn delete_tag(
 
 async fn set_alias(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     check_key("alias", &asked.alias)?;
     let is_version =
@@ -274,7 +286,7 @@ async fn set_alias(
 
 async fn delete_alias(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let event =
         RegistryEvent::AliasRemoved { name: asked.name.clone(), alias: asked.alias, time_ms: now_ms() };
@@ -284,7 +296,7 @@ async fn delete_alias(
 
 async fn get_by_alias(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let (name, alias) = (asked.name.clone(), asked.alias);
     let answer = move |registry: &Registry, _: &Reader| {
@@ -298,7 +310,7 @@ async fn get_by_alias(
 
 async fn create_version(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     if asked.source.is_empty() {
         return Err(Failure::invalid(
@@ -328,7 +340,7 @@ async fn create_version(
 
 async fn get_version(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let number = asked.number()?;
     version_answer(&tracker, asked.name, number).await
@@ -337,7 +349,7 @@ async fn get_version(
 /// A logged model's source is followed to its files.
 async fn download_uri(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let number = asked.number()?;
     let answer = move |registry: &Registry, reader: &Reader| {
@@ -355,7 +367,7 @@ async fn download_uri(
 
 async fn update_version(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let (name, number, description) = (asked.name.clone(), asked.number()?, asked.description);
     change(&tracker, asked.name.clone(), move |registry| {
@@ -368,7 +380,7 @@ async fn update_version(
 
 async fn delete_version(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Named>,
+    RequestFields(asked): RequestFields<Named>,
 ) -> Result<Json<Value>, Failure> {
     let (name, number) = (asked.name.clone(), asked.number()?);
     change(&tracker, asked.name, move |registry| {

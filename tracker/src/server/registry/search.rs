@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::{model_json, version_json, with};
 use crate::clients::Int;
 use crate::clients::documents::{Registered, Registry, Version};
-use crate::filter::{Clause, Entity, Filter, Found, Order};
+use crate::filter::{Clause, Entity, FieldValue, Filter, Order};
 use crate::index::Reader;
-use crate::server::asked::{Asked, or_default, page, texts};
+use crate::server::request_fields::{RequestFields, or_default, page, texts};
 use crate::server::{Failure, Tracker};
 
 /// The tag that tells prompts from models: clients ask for its being unequal to "true", and mean also what lacks it.
@@ -44,12 +44,12 @@ impl Search {
 fn field<'a>(
     clause: &Clause,
     tags: &'a BTreeMap<String, String>,
-    own: &[(&str, Found<'a>)],
-) -> Result<Found<'a>, Failure> {
+    own: &[(&str, FieldValue<'a>)],
+) -> Result<FieldValue<'a>, Failure> {
     let key = clause.field.key.as_str();
     if clause.field.entity == Entity::Tag {
-        let absent = if key == IS_PROMPT { Found::Text("false") } else { Found::Nothing };
-        return Ok(tags.get(key).map_or(absent, |value| Found::Text(value)));
+        let absent = if key == IS_PROMPT { FieldValue::Text("false") } else { FieldValue::Nothing };
+        return Ok(tags.get(key).map_or(absent, |value| FieldValue::Text(value)));
     }
     let found = own.iter().find(|(name, _)| *name == key && clause.field.entity == Entity::Attribute);
     let known: Vec<&str> = own.iter().map(|(name, _)| *name).collect();
@@ -59,13 +59,13 @@ fn field<'a>(
 
 pub(super) async fn search_models(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Search>,
+    RequestFields(asked): RequestFields<Search>,
 ) -> Result<Json<Value>, Failure> {
     let (filter, order) = (Filter::parse(&asked.filter)?, asked.order()?);
     let answer = move |registry: &Registry, _: &Reader| {
         let mut found = Vec::new();
         for (name, model) in &registry.models {
-            let own = [("name", Found::Text(name))];
+            let own = [("name", FieldValue::Text(name))];
             let mut is_it = true;
             for clause in &filter.clauses {
                 is_it &= clause.holds(field(clause, &model.tags, &own)?);
@@ -91,7 +91,7 @@ pub(super) async fn search_models(
 
 pub(super) async fn search_versions(
     State(tracker): State<Tracker>,
-    Asked(asked): Asked<Search>,
+    RequestFields(asked): RequestFields<Search>,
 ) -> Result<Json<Value>, Failure> {
     let (filter, order) = (Filter::parse(&asked.filter)?, asked.order()?);
     let answer = move |registry: &Registry, _: &Reader| {
@@ -99,12 +99,12 @@ pub(super) async fn search_versions(
         for (name, model) in &registry.models {
             for (number, version) in &model.versions {
                 let own = [
-                    ("name", Found::Text(name)),
-                    ("run_id", Found::Text(&version.run)),
-                    ("model_id", Found::Text(&version.model)),
-                    ("source_path", Found::Text(&version.source)),
-                    ("version_number", Found::Number(*number as f64)),
-                    ("creation_timestamp", Found::Number(version.created_ms as f64)),
+                    ("name", FieldValue::Text(name)),
+                    ("run_id", FieldValue::Text(&version.run)),
+                    ("model_id", FieldValue::Text(&version.model)),
+                    ("source_path", FieldValue::Text(&version.source)),
+                    ("version_number", FieldValue::Number(*number as f64)),
+                    ("creation_timestamp", FieldValue::Number(version.created_ms as f64)),
                 ];
                 let mut is_it = true;
                 for clause in &filter.clauses {

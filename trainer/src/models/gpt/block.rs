@@ -5,7 +5,7 @@ use burn::nn::{Dropout, Initializer, LayerNorm, LayerNormConfig, Linear, LinearC
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::positions::{Rotation, Surroundings};
+use super::positions::{BlockContext, Rotation};
 use crate::precision::normalise;
 
 /// x + attention(norm(x)), then x + dense(norm(x)).
@@ -61,7 +61,7 @@ impl Block {
     }
 
     /// `[count * window, width]` in and out.
-    pub(super) fn forward(&self, x: Tensor<2>, around: &Surroundings) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, around: &BlockContext) -> Tensor<2> {
         let branch = self.attention.forward(&norm(&self.norm1, x.clone()), around);
         let x = x + self.dropout.forward(branch);
         let branch = self.contract.forward(gelu(self.expand.forward(norm(&self.norm2, x.clone()))));
@@ -82,7 +82,7 @@ fn linear([inputs, outputs]: [usize; 2], deviation: f64, device: &Device) -> Lin
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor<2>, around: &Surroundings) -> Tensor<2> {
+    fn forward(&self, x: &Tensor<2>, around: &BlockContext) -> Tensor<2> {
         let [rows, width] = x.dims();
         let size = width / self.heads;
         let split = |linear: &Linear| {

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use self::block::Block;
 use self::keys::{Keys, Positions, Size};
-use self::positions::{Surroundings, causal_mask, rotation};
+use self::positions::{BlockContext, causal_mask, rotation};
 use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
@@ -134,7 +134,7 @@ impl Task for Gpt {
             x = x + positions.weight.val().narrow(0, 0, window).unsqueeze::<3>();
         }
         let mut x = model.dropout.forward(x.reshape([count * window, width]));
-        let surroundings = Surroundings {
+        let surroundings = BlockContext {
             count,
             window,
             mask: causal_mask(window, device),

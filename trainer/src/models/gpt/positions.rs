@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// What all blocks of a forward pass share.
-pub(super) struct Surroundings {
+pub(super) struct BlockContext {
     /// Samples.
     pub(super) count: usize,
     /// Positions of a sample.

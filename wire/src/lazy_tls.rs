@@ -1,0 +1,294 @@
+//! tokio's side of TLS: what a server has accepted, plain or under TLS, and what a client connects for tonic.
+
+use std::future::Future;
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::{FallibleAccept, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+use tonic::transport::Uri;
+
+use crate::tls::{ClientTls, TlsError};
+use crate::transport;
+
+/// The first byte of TLS: a record of a handshake.
+const HANDSHAKE: u8 = 0x16;
+
+/// To whoever speaks HTTP in the open where TLS is spoken.
+const PLAIN_REFUSED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n\
+This port speaks TLS: use https:// in its address.\n";
+
+/// A connection that was accepted. Under TLS the first one who reads or writes agrees on it: accepting waits for nobody.
+pub struct LazyTlsStream<S> {
+    state: State<S>,
+}
+
+enum State<S> {
+    Plain(S),
+    Greeting(Box<FallibleAccept<FirstByteWatch<S>>>),
+    Open(Box<TlsStream<FirstByteWatch<S>>>),
+    /// It speaks HTTP in the open, and is told so.
+    Refusing {
+        stream: S,
+        written: usize,
+    },
+    Ended,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> LazyTlsStream<S> {
+    /// Under TLS where there is a configuration.
+    #[must_use]
+    pub fn new(stream: S, tls: Option<&Arc<ServerConfig>>) -> Self {
+        let state = match tls {
+            None => State::Plain(stream),
+            Some(config) => {
+                let accept = TlsAcceptor::from(config.clone()).accept(FirstByteWatch::new(stream));
+                State::Greeting(Box::new(accept.into_fallible()))
+            }
+        };
+        Self { state }
+    }
+
+    /// Until it is agreed what is spoken. `None` where it was refused, and hears that.
+    fn poll_agreed(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Negotiated<'_, S>>>> {
+        if let State::Greeting(accept) = &mut self.state {
+            self.state = match ready!(Pin::new(accept).poll(context)) {
+                Ok(stream) => State::Open(Box::new(stream)),
+                Err((_, watched)) if watched.is_plain => {
+                    State::Refusing { stream: watched.stream, written: 0 }
+                }
+                Err((why, _)) => {
+                    self.state = State::Ended;
+                    return Poll::Ready(Err(why));
+                }
+            };
+        }
+        if let State::Refusing { stream, written } = &mut self.state {
+            while *written < PLAIN_REFUSED.len() {
+                match ready!(Pin::new(&mut *stream).poll_write(context, &PLAIN_REFUSED[*written..]))? {
+                    0 => break,
+                    more => *written += more,
+                }
+            }
+            ready!(Pin::new(stream).poll_shutdown(context))?;
+            return Poll::Ready(Ok(None));
+        }
+        match &mut self.state {
+            State::Plain(stream) => Poll::Ready(Ok(Some(Negotiated::Plain(Pin::new(stream))))),
+            State::Open(stream) => Poll::Ready(Ok(Some(Negotiated::Tls(Pin::new(&mut **stream))))),
+            _ => Poll::Ready(Err(ErrorKind::ConnectionAborted.into())),
+        }
+    }
+}
+
+enum Negotiated<'a, S> {
+    Plain(Pin<&'a mut S>),
+    Tls(Pin<&'a mut TlsStream<FirstByteWatch<S>>>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LazyTlsStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        match ready!(self.poll_agreed(context))? {
+            Some(Negotiated::Plain(stream)) => stream.poll_read(context, buffer),
+            Some(Negotiated::Tls(stream)) => match ready!(stream.poll_read(context, buffer)) {
+                // Whoever vanishes without TLS's last word has ended all the same: what is inside has lengths.
+                Err(why) if why.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                read => Poll::Ready(read),
+            },
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LazyTlsStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        match ready!(self.poll_agreed(context))? {
+            Some(Negotiated::Plain(stream)) => stream.poll_write(context, bytes),
+            Some(Negotiated::Tls(stream)) => stream.poll_write(context, bytes),
+            None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        match ready!(self.poll_agreed(context))? {
+            Some(Negotiated::Plain(stream)) => stream.poll_write_vectored(context, parts),
+            Some(Negotiated::Tls(stream)) => stream.poll_write_vectored(context, parts),
+            None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.state {
+            State::Plain(stream) => stream.is_write_vectored(),
+            _ => true,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_flush(context),
+            State::Open(stream) => Pin::new(&mut **stream).poll_flush(context),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            State::Open(stream) => Pin::new(&mut **stream).poll_shutdown(context),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Sees whether the first byte is one of TLS. To whoever speaks anything else no alert is sent, which it couldn't read.
+struct FirstByteWatch<S> {
+    stream: S,
+    is_begun: bool,
+    is_plain: bool,
+}
+
+impl<S> FirstByteWatch<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, is_begun: false, is_plain: false }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FirstByteWatch<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if let Some(first) = buffer.filled().get(before).filter(|_| !self.is_begun) {
+            self.is_plain = *first != HANDSHAKE;
+            self.is_begun = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByteWatch<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        if self.is_plain {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        if self.is_plain {
+            return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Connects a tonic channel under TLS.
+#[derive(Clone)]
+pub(crate) struct Connector(pub(crate) ClientTls);
+
+type Connecting = Pin<Box<dyn Future<Output = std::result::Result<Connected, TlsError>> + Send>>;
+type Connected = TokioIo<client::TlsStream<TcpStream>>;
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = Connected;
+    type Error = TlsError;
+    type Future = Connecting;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), TlsError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Connecting {
+        let tls = self.0.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
+            transport::prepare(&socket)?;
+            let agreeing = TlsConnector::from(tls.control().clone()).connect(tls.name().clone(), socket);
+            agreeing.await.map(TokioIo::new).map_err(TlsError::of_io)
+        })
+    }
+}
+
+/// What a port speaks that doesn't answer as was hoped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerProtocol {
+    /// TLS.
+    Tls,
+    /// HTTP/2 in the open.
+    Http2,
+    /// Nothing that is known here.
+    Unknown,
+}
+
+/// The beginning of HTTP/2 with empty settings (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The type of a frame of settings, behind three bytes of length.
+const SETTINGS: u8 = 4;
+/// The first byte of a TLS alert, which is what a TLS server answers to anything else.
+const ALERT: u8 = 0x15;
+
+/// Asks a port what it speaks: for messages, after something has failed there.
+pub async fn what_is_spoken(host: &str, port: u16) -> PeerProtocol {
+    let asked = async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = TcpStream::connect((host, port)).await?;
+        socket.write_all(PREFACE).await?;
+        let mut answer = [0; 9];
+        socket.read_exact(&mut answer).await?;
+        let is_refused = answer.starts_with(b"HTTP") && has_hint(&mut socket).await;
+        Ok::<_, Error>(match answer {
+            [ALERT, 3, ..] => PeerProtocol::Tls,
+            _ if is_refused => PeerProtocol::Tls,
+            [_, _, _, SETTINGS, ..] => PeerProtocol::Http2,
+            _ => PeerProtocol::Unknown,
+        })
+    };
+    match tokio::time::timeout(transport::CONNECT_DEADLINE, asked).await {
+        Ok(Ok(spoken)) => spoken,
+        _ => PeerProtocol::Unknown,
+    }
+}
+
+/// Whether the rest of an answer is [`PLAIN_REFUSED`].
+async fn has_hint(socket: &mut TcpStream) -> bool {
+    use tokio::io::AsyncReadExt;
+    let mut rest = Vec::new();
+    let _ = socket.take(PLAIN_REFUSED.len() as u64).read_to_end(&mut rest).await;
+    PLAIN_REFUSED.ends_with(&rest) && rest.len() > PLAIN_REFUSED.len() / 2
+}
