@@ -10,7 +10,7 @@ use crate::keys::Keys;
 use crate::prepare::{self, StartError};
 use crate::source::{self, Source};
 use crate::task_check::{self, TaskCheck};
-use crate::{display, launch, sinks};
+use crate::{display, launch, run_sinks};
 
 /// Reads, asks, and prints what would run.
 pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), StartError> {
@@ -19,7 +19,7 @@ pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), StartError>
         DataPlan::prepare(&resolved.config.dataset, path.parent())?.augmented(&resolved.config.augment)?;
     let keys = Keys::read(&resolved)?;
     let source = source::find(&resolved, keys.trusted.as_ref())?;
-    sinks::wanted(&resolved)?;
+    run_sinks::wanted(&resolved)?;
     let resolved = prepare::with_data(resolved, &plan)?;
     let geometry = prepare::geometry(&resolved.config, &plan);
     has_samples(&geometry)?;

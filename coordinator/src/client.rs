@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use run_record::{RunRecord, RunStatus};
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tracker::{RunRecord, RunStatus};
 use wire::auth::Bearer;
 use wire::lazy_tls::{PeerProtocol, what_is_spoken};
 use wire::proto::bonfire_client::BonfireClient;

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracker::connections::Limits;
-use tracker::{prometheus, server};
+use bounded_http::Limits;
+use telemetry::prometheus;
+use tracker::server;
 
 use crate::prepare::StartError;
 

@@ -34,8 +34,8 @@ mod retention;
 mod rpc;
 mod run;
 mod run_metadata;
+mod run_sinks;
 mod signals;
-mod sinks;
 mod slots;
 mod source;
 mod spans;
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         Some(Command::Key { command }) => keys::command(&command).map(|()| 0),
         Some(Command::Token { command }) => token(&command).map(|()| 0),
         Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => sinks::push(&args).map(|()| 0),
+        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => run_sinks::push(&args).map(|()| 0),
     };
     // Threads that still wait for the network have nothing left to do.
     runtime.shutdown_background();

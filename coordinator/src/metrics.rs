@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use protocol::coordinator::{Committed, RunEvent};
 use protocol::messages::{Timings, View};
+use telemetry::prometheus::{Age, Counter, Gauge, Histogram, Registry, Served};
 use tracing::warn;
-use tracker::prometheus::{Age, Counter, Gauge, Histogram, Registry, Served};
 use wire::token::is_loopback;
 
 use crate::display::Progress;
@@ -216,13 +216,13 @@ fn read_elsewhere(registry: &mut Registry) {
         "bonfire_spans_total",
         "Spans of the coordinator that a collector took.",
         &[],
-        tracker::traces::sent,
+        telemetry::traces::sent,
     );
     registry.counter_of(
         "bonfire_spans_dropped_total",
         "Spans of the coordinator that no collector took.",
         &[],
-        tracker::traces::dropped,
+        telemetry::traces::dropped,
     );
 }
 

@@ -5,9 +5,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use datasets::DataPlan;
+use run_record::RunRecord;
+use run_record::provenance::{Build, GitDiff, Input, Start, StartInfo};
 use tracing::warn;
-use tracker::RunRecord;
-use tracker::provenance::{Build, GitDiff, Input, Start, StartInfo};
 
 use crate::record::unix_seconds;
 

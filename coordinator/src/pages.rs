@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bounded_http::{Access, Visitor};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tracker::access::{Access, Visitor};
 use tracker::server::AccessToken;
 use wire::lazy_tls::LazyTlsStream;
 use wire::tls::ServerTls;

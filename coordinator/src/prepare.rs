@@ -12,11 +12,11 @@ use protocol::ids::RunId;
 use protocol::order::Order;
 use protocol::plan::Geometry;
 use protocol::schedule::Schedule;
+use run_record::RunRecord;
+use run_record::metric_definitions::Prediction;
 use store::signing::TrustedKeys;
 use store::{RunDir, RunDirError, versions};
 use tracing::warn;
-use tracker::RunRecord;
-use tracker::metric_definitions::Prediction;
 
 use crate::journal_file::JournalFile;
 
@@ -357,7 +357,7 @@ pub(crate) fn run_plan(
     })
 }
 
-/// Which of an evaluation's sums `train.monitor` is (see `tracker::meaning`).
+/// Which of an evaluation's sums `train.monitor` is (see `run_record::metric_definitions`).
 pub(crate) fn early_stopping(config: &Config, plan: &DataPlan) -> anyhow::Result<Option<EarlyStopping>> {
     let train = &config.train;
     let Some(patience) = train.patience else { return Ok(None) };
@@ -377,7 +377,7 @@ pub(crate) fn early_stopping(config: &Config, plan: &DataPlan) -> anyhow::Result
         metric: train.monitor.clone(),
         sum,
         scale,
-        lower_is_better: tracker::keys::lower_is_better(&train.monitor),
+        lower_is_better: run_record::keys::lower_is_better(&train.monitor),
         min_delta: train.min_delta,
         patience,
     }))

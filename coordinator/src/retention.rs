@@ -28,7 +28,7 @@ impl Retention {
 
     /// The best of the evaluated versions.
     pub(crate) fn best(&self) -> Option<u64> {
-        store::versions::best(&self.values, tracker::keys::lower_is_better(&self.metric))
+        store::versions::best(&self.values, run_record::keys::lower_is_better(&self.metric))
     }
 }
 

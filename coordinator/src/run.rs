@@ -15,12 +15,12 @@ use protocol::coordinator::{Coordinator, Outcome};
 use protocol::history::History;
 use protocol::ids::RunId;
 use protocol::messages::ToWorker;
+use run_record::RunStatus;
 use serde_json::json;
+use sinks::SinkConfig;
 use store::RunDir;
 use tokio::sync::mpsc;
 use tracing::warn;
-use tracker::RunStatus;
-use tracker::sink::SinkConfig;
 
 use self::endpoint::Endpoint;
 use crate::access::Access;
@@ -39,8 +39,8 @@ use crate::record::Recorder;
 use crate::rescue::RunFolder;
 use crate::retention::Retention;
 use crate::rpc::{Service, guard};
+use crate::run_sinks::{self, RunningSinks};
 use crate::signals::Signals;
-use crate::sinks::{self, RunningSinks};
 use crate::source::{self, Source};
 use crate::spans::StepSpans;
 use crate::streams::{self, StreamTimeouts};
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
         ));
     }
     certificates::own_tls(&args.security, args.tls_ca.as_deref())?;
-    let sinks = sinks::wanted(&resolved)?;
+    let sinks = run_sinks::wanted(&resolved)?;
     let dataset = &resolved.config.dataset;
     let plan = DataPlan::prepare(dataset, resolved.path.parent())?.augmented(&resolved.config.augment)?;
     let mut resolved = prepare::with_data(resolved, &plan)?;

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::messages::Join;
+use run_record::provenance::Machine;
+use run_record::{MemberMachine, MetricsError};
+use telemetry::system::{ReadingContext, Sampler, SystemFile};
 use tokio::sync::mpsc;
-use tracker::provenance::Machine;
-use tracker::system::{ReadingContext, Sampler, SystemFile};
-use tracker::{MemberMachine, MetricsError};
 use wire::proto;
 
 use crate::display::MemberLine;

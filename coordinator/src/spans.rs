@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use protocol::coordinator::Committed;
 use protocol::ids::{Phase, RunId};
-use tracker::traces::{Part, Spans, StepId};
+use telemetry::traces::{Part, Spans, StepId};
 
 use crate::prepare::StartError;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use run_record::{EventRecord, RunRecord, RunStatus};
 use serde_json::json;
-use tracker::{EventRecord, RunRecord, RunStatus};
 use wire::convert::{DEVICE_BYTES_MAX, cut};
 use wire::proto::EventStatus;
 

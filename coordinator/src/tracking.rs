@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
+use bounded_http::Limits;
 use configs::Config;
+use run_record::RunRecord;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tracker::RunRecord;
-use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 use wire::token;
 

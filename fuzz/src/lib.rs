@@ -12,11 +12,9 @@ pub mod filter;
 pub mod frames;
 pub mod handshake;
 pub mod journal;
-#[cfg(feature = "tracker")]
 pub mod metrics;
 #[cfg(feature = "tracker")]
 pub mod mlflow;
-#[cfg(feature = "tracker")]
 pub mod run_record;
 pub mod safetensors;
 

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: appended by a run, followed by the tracker and its sinks, torn by crashes.
 
-use tracker::{Metric, follow};
+use run_record::{Metric, follow};
 
 /// Lines are read or passed over; what is read can be written and read again, to the last bit.
 pub fn run(data: &[u8]) {

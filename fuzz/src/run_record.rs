@@ -1,6 +1,6 @@
 //! `run.json`: of an older or newer version, or changed by hand.
 
-use tracker::RunRecord;
+use run_record::RunRecord;
 
 /// What is read can be written and read again, to the same bytes.
 pub fn run(data: &[u8]) {

@@ -26,7 +26,7 @@ use protocol::reducer::WINDOW;
 
 use gate::Gate;
 use pool::Pool;
-use upload_stage::Stage;
+use upload_stage::UploadStage;
 
 type Model = (&'static str, fn());
 
@@ -79,7 +79,7 @@ fn a_view_frees() {
 
 /// A deadline passes as the disk is done.
 fn one_end_of_an_upload() {
-    let stage = Arc::new(Stage::default());
+    let stage = Arc::new(UploadStage::default());
     let putting = {
         let stage = stage.clone();
         thread::spawn(move || stage.put_in_place())

@@ -155,6 +155,16 @@ fn colour_length(text: &str) -> Option<usize> {
     digits[end..].starts_with('m').then_some("\x1b[".len() + end + 1)
 }
 
+/// Quotes a text, if it must be, so that a POSIX shell reads it as one word.
+#[must_use]
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -14,10 +14,43 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("configs", &[]),
     ("datasets", &["printable", "store", "configs"]),
     ("trainer", &["configs"]),
-    ("trainer-cli", &["printable", "store", "configs", "datasets", "trainer", "tracker"]),
-    ("tracker", &["printable", "store", "configs"]),
-    ("coordinator", &["printable", "protocol", "wire", "store", "configs", "datasets", "tracker"]),
-    ("worker", &["printable", "protocol", "wire", "store", "configs", "datasets", "trainer", "tracker"]),
+    ("trainer-cli", &["printable", "store", "configs", "datasets", "trainer", "run-record"]),
+    ("run-record", &["printable", "store"]),
+    ("bounded-http", &[]),
+    ("telemetry", &["run-record", "bounded-http"]),
+    ("sinks", &["printable", "store", "configs", "run-record"]),
+    ("tracker", &["printable", "store", "run-record", "bounded-http"]),
+    (
+        "coordinator",
+        &[
+            "printable",
+            "protocol",
+            "wire",
+            "store",
+            "configs",
+            "datasets",
+            "run-record",
+            "bounded-http",
+            "telemetry",
+            "sinks",
+            "tracker",
+        ],
+    ),
+    (
+        "worker",
+        &[
+            "printable",
+            "protocol",
+            "wire",
+            "store",
+            "configs",
+            "datasets",
+            "trainer",
+            "run-record",
+            "bounded-http",
+            "telemetry",
+        ],
+    ),
     ("sim", ALL),
     ("benches", ALL),
 ];
@@ -31,6 +64,10 @@ const ALL: &[&str] = &[
     "configs",
     "datasets",
     "trainer",
+    "run-record",
+    "bounded-http",
+    "telemetry",
+    "sinks",
     "tracker",
     "coordinator",
     "worker",
@@ -44,7 +81,11 @@ const NEVER: &[(&str, &[&str])] = &[
     ("configs", &["burn", "tonic", "tokio", "prost"]),
     ("datasets", &["burn", "tonic"]),
     ("trainer", &["tokio", "tonic"]),
-    ("tracker", &["burn"]),
+    ("run-record", &["burn", "tokio", "tonic"]),
+    ("bounded-http", &["burn", "tonic"]),
+    ("telemetry", &["burn", "tonic", "rusqlite"]),
+    ("sinks", &["burn", "tonic", "rusqlite"]),
+    ("tracker", &["burn", "tonic", "ureq"]),
     ("coordinator", &["burn"]),
 ];
 
@@ -115,6 +156,25 @@ fn crates_never_import_what_they_must_not() {
                 never.iter().find(|word| import == **word || import.starts_with(&format!("{word}-")));
             assert_eq!(broken, None, "{name} imports {import}");
         }
+    }
+}
+
+#[test]
+fn a_worker_links_no_database_no_tracker_and_no_sink() {
+    let metadata = workspace();
+    let mut linked: BTreeSet<&str> = BTreeSet::from(["worker"]);
+    let mut open = vec!["worker"];
+    while let Some(name) = open.pop() {
+        for import in imports(package(&metadata, name)) {
+            let is_new = linked.insert(import);
+            if is_new && DIRECTIONS.iter().any(|(known, _)| *known == import) {
+                open.push(import);
+            }
+        }
+    }
+    assert!(linked.contains("telemetry"), "the walk follows the crates: {linked:?}");
+    for never in ["tracker", "sinks", "rusqlite", "coordinator"] {
+        assert!(!linked.contains(never), "a worker links {never}");
     }
 }
 

@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use bounded_http::Limits;
 use serde_json::json;
 use support::{DEADLINE, Server, until};
-use tracker::connections::Limits;
 
 /// Long enough for whoever does as clients do, on a busy machine too.
 const PATIENT: Duration = Duration::from_secs(60);
@@ -132,12 +132,11 @@ fn streams_that_nobody_reads_end_and_make_room_for_others() {
 
 #[test]
 fn metrics_are_scraped_beside_a_crowd() {
-    let mut registry = tracker::prometheus::Registry::new();
+    let mut registry = telemetry::prometheus::Registry::new();
     registry.counter("steps_total", "Steps.", &[]).increment();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let served =
-        std::sync::Arc::new(registry).serve(listener, tracker::connections::plain, None).expect("a thread");
+    let served = std::sync::Arc::new(registry).serve(listener, bounded_http::plain, None).expect("a thread");
     let crowd: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).expect("connected")).collect();
     let mut scrape = TcpStream::connect(address).expect("connected");
     scrape.set_read_timeout(Some(DEADLINE)).expect("set");

@@ -4,14 +4,10 @@
 
 #[path = "../../fuzz/src/filter.rs"]
 mod filter;
-#[path = "../../fuzz/src/metrics.rs"]
-mod metrics;
 #[path = "../../fuzz/src/mlflow.rs"]
 mod mlflow;
 #[path = "../../fuzz/src/replay.rs"]
 mod replay;
-#[path = "../../fuzz/src/run_record.rs"]
-mod run_record;
 
 #[test]
 fn filter_corpus() {
@@ -19,16 +15,6 @@ fn filter_corpus() {
 }
 
 #[test]
-fn metrics_corpus() {
-    replay::replay("metrics", metrics::run);
-}
-
-#[test]
 fn mlflow_corpus() {
     replay::replay("mlflow", mlflow::run);
-}
-
-#[test]
-fn run_record_corpus() {
-    replay::replay("run_record", run_record::run);
 }

@@ -7,9 +7,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bounded_http::{Access, Visitor};
 use serde_json::{Value, json};
 use support::{DEADLINE, Server, until};
-use tracker::access::{Access, Visitor};
 
 const TOKEN: &str = "0123456789abcdef-token";
 

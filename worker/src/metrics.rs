@@ -3,10 +3,10 @@
 use std::future::ready;
 use std::sync::{Arc, OnceLock};
 
+use bounded_http::{Access, Visitor};
 use protocol::messages::{Failure, Timings};
-use tracker::access::{Access, Visitor};
-use tracker::prometheus::{Counter, Gauge, Registry, Seconds, Served};
-use tracker::traces::Spans;
+use telemetry::prometheus::{Counter, Gauge, Registry, Seconds, Served};
+use telemetry::traces::Spans;
 use wire::lazy_tls::LazyTlsStream;
 use wire::tls::{Identity, ServerTls};
 use wire::token::{Token, TokenLine, is_loopback};
@@ -66,7 +66,7 @@ impl Metrics {
         bytes("received", || wire::traffic::RECEIVED.get());
         bytes("sent", || wire::traffic::SENT.get());
         let dropped = "Spans of this worker that no collector took.";
-        r.counter_of("bonfire_worker_spans_dropped_total", dropped, &[], tracker::traces::dropped);
+        r.counter_of("bonfire_worker_spans_dropped_total", dropped, &[], telemetry::traces::dropped);
         let phase = DOING.map(|(_, name)| {
             r.gauge("bonfire_worker_phase", "1 for what the compute thread is at.", &[("phase", name)])
         });

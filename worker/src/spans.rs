@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::Timings;
-use tracker::traces::{Part, StepId};
+use telemetry::traces::{Part, StepId};
 
 use crate::member::Member;
 

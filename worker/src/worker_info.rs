@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use configs::Config;
 use protocol::messages::{FromWorker, Welcome};
-use tracker::provenance::Machine;
-use tracker::system::Sampler;
-use tracker::traces::Spans;
+use run_record::provenance::Machine;
+use telemetry::system::Sampler;
+use telemetry::traces::Spans;
 use wire::proto;
 
 /// A run that is over in seconds has a reading too.

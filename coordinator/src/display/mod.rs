@@ -70,7 +70,7 @@ pub(crate) struct MemberLine {
 }
 
 /// A metric as it goes to metrics.jsonl.
-pub(crate) use tracker::Metric;
+pub(crate) use run_record::Metric;
 
 /// So many lines may wait for whoever reads them.
 const WAITING_MAX: usize = 16_384;

@@ -2,8 +2,8 @@
 
 use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
+use run_record::RunStatus;
 use serde_json::json;
-use tracker::RunStatus;
 
 use super::Recorder;
 

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use protocol::coordinator::RunEvent;
 use protocol::ids::MemberId;
+use run_record::{EventRecord, MemberRecord, RunRecord};
 use serde_json::{Value, json};
 use tracing::{info, warn};
-use tracker::{EventRecord, MemberRecord, RunRecord};
 use wire::convert::cut;
 
 use super::{Recorder, unix_seconds};

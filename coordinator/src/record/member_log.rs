@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::ids::MemberId;
-use tracker::MemberRecord;
+use run_record::MemberRecord;
 
 /// Members that run.json names, those of today among them; a run has far fewer at once.
 pub(super) const MEMBERS_MAX: usize = 1_000;

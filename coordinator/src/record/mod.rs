@@ -17,13 +17,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use protocol::coordinator::Committed;
 use protocol::ids::Phase;
 use protocol::messages::View;
+use run_record::metric_definitions::Prediction;
+use run_record::{ActiveRecord, MetricsFile, RunRecord};
 use serde_json::json;
 use store::versions::Manifest;
 use store::{FolderLocation, HeldFolder};
+use telemetry::system::ReadingContext;
 use tracing::error;
-use tracker::metric_definitions::Prediction;
-use tracker::system::ReadingContext;
-use tracker::{ActiveRecord, MetricsFile, RunRecord};
 
 use self::member_log::MemberLog;
 use self::ongoing_events::OngoingEvents;
@@ -33,7 +33,7 @@ use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
 use crate::pending_write::PendingWrite;
 use crate::run_metadata::{RunMetadata, SystemReport};
-use crate::sinks::RunningSinks;
+use crate::run_sinks::RunningSinks;
 use crate::throughput::ThroughputWindow;
 
 /// Seconds since 1970.

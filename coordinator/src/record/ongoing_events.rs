@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use run_record::EventRecord;
 use serde_json::json;
 use tracing::info;
-use tracker::EventRecord;
 
 use super::events::SHORT_HOLD_MS;
 use super::{Recorder, unix_seconds};

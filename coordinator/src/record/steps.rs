@@ -1,9 +1,9 @@
 //! What a committed step gives: metrics, and what people see of progress.
 
 use protocol::coordinator::Committed;
+use run_record::metric_definitions::metrics;
+use run_record::{Confusion, Metric, MetricsError};
 use tracing::error;
-use tracker::metric_definitions::metrics;
-use tracker::{Confusion, Metric, MetricsError};
 
 use super::{Recorder, unix_seconds};
 use crate::display::{MemberLine, Progress};

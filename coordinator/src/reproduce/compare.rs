@@ -6,8 +6,8 @@ use std::process::Command;
 
 use configs::Config;
 use datasets::{DataError, DataPlan};
-use tracker::RunRecord;
-use tracker::provenance::{Start, StartInfo};
+use run_record::RunRecord;
+use run_record::provenance::{Start, StartInfo};
 
 use crate::launch::worker_binary;
 use crate::origin;

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use configs::{Config, Resolved};
 use datasets::DataPlan;
+use run_record::provenance::Start;
+use run_record::{RunRecord, RunStatus};
 use store::RunDir;
-use tracker::provenance::Start;
-use tracker::{RunRecord, RunStatus};
 
 use crate::cli::ReproduceArgs;
 use crate::display;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use configs::Config;
 use datasets::DataPlan;
 use protocol::ids::RunId;
-use tracker::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
+use run_record::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::token;
 
 use super::{StartContext, endpoint};
@@ -111,7 +111,7 @@ impl StartContext<'_> {
             exact: !self.resolved.config.elastic.mixed,
             timings: std::collections::BTreeMap::new(),
             active: None,
-            provenance: tracker::provenance::Provenance::default(),
+            provenance: run_record::provenance::Provenance::default(),
         }
     }
 }

@@ -6,7 +6,7 @@
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::number;
+use run_record::number;
 
 /// The same JSON with every number in quotes.
 pub(crate) fn exact_numbers(json: &str) -> String {

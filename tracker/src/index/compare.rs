@@ -59,7 +59,7 @@ impl Reader {
         let keys: BTreeSet<&String> = metrics.iter().flat_map(BTreeMap::keys).collect();
         let row = |key: &&String| MetricRow {
             key: (*key).clone(),
-            lower_is_better: crate::keys::lower_is_better(key),
+            lower_is_better: run_record::keys::lower_is_better(key),
             values: metrics.iter().map(|of_run| of_run.get(*key).cloned()).collect(),
         };
         let metrics = keys.iter().map(row).collect();

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use run_record::RunRecord;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::tail::{self, FileChange, Mark};
 use super::{FOLDER, FileStamp, Index, IndexError, documents, runs, schema};
-use crate::RunRecord;
 use crate::clients::{self, EVENTS, NOTES, REGISTRY};
 
 /// The files of a run of ours that are followed.

@@ -1,10 +1,10 @@
 //! A metric's history: page by page, and thinned out for a chart without hiding a peak.
 
+use run_record::number;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
 use super::{IndexError, Reader};
-use crate::number;
 
 /// A point's place in its key's history: step, time, and what tells apart points of one step and time.
 pub(crate) type PointKey = (i64, i64, i64);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use run_record::number;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use serde_json::Value;
@@ -10,7 +11,6 @@ use serde_json::Value;
 use super::{IndexError, Kind, Page, Reader, Select};
 use crate::clients::documents::{Experiment, Pairs};
 use crate::index::documents::DEFAULT_ID;
-use crate::number;
 
 /// A row of the table of runs.
 #[derive(Clone, PartialEq, Debug)]

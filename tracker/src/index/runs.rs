@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use run_record::provenance::{DatasetInput, Input, Tag};
+use run_record::{Metric, RunRecord, RunStatus};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
@@ -11,8 +13,6 @@ use super::values::{self, Sample, Writer};
 use super::{IndexError, Kind, documents};
 use crate::clients::NOTES;
 use crate::clients::events::{NoteEvent, Pair};
-use crate::provenance::{DatasetInput, Input, Tag};
-use crate::{Metric, RunRecord, RunStatus};
 
 /// Longest first line of a file of metrics that is looked at for its time.
 const FIRST_LINE_MAX: u64 = 4096;

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 
+use run_record::{Metric, RunRecord};
+
 use super::*;
 use crate::clients::events::{MetricLine, Pair, RunEvent};
 use crate::clients::{self, Durable, Float, Int};
 use crate::filter::{Filter, Order};
-use crate::{Metric, RunRecord};
 
 /// A folder with runs in it.
 struct Place {

@@ -148,7 +148,7 @@ pub(super) fn read_line(line: &str) -> Option<(&str, Sample)> {
     }
     let value = value.strip_suffix('}')?;
     let value = match value.strip_prefix('"') {
-        Some(word) => crate::number::from_word(word.strip_suffix('"')?)?,
+        Some(word) => run_record::number::from_word(word.strip_suffix('"')?)?,
         // What Rust reads as a number and JSON doesn't has letters other than the exponent's.
         None if value.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) => value.parse().ok()?,
         None => return None,
@@ -173,7 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Metric;
+    use run_record::Metric;
 
     proptest! {
         /// The quick reader reads what the careful one reads, to the last bit.

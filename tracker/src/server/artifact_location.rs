@@ -4,9 +4,10 @@
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
+use run_record::RunRecord;
+
 use super::Failure;
 use super::api::no_run;
-use crate::RunRecord;
 use crate::clients;
 use crate::clients::documents::LoggedModel;
 use crate::index::{Kind, Reader};

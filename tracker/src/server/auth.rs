@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
+use axum::http::header::{HOST, LOCATION, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bounded_http::{Access, COOKIE_NAME, Peer, PresentedToken, Visitor, presented};
 
 use super::{Failure, Tracker};
-use crate::access::{Access, Peer, PresentedToken, Visitor};
-
-/// The cookie's name.
-const COOKIE_NAME: &str = "bonfire_tracker";
 
 /// A token that requests must carry. It is never shown, not by `Debug` either.
 #[derive(Clone)]
@@ -116,7 +113,7 @@ pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next
 
 /// Who asks, and with which token; else the answer.
 fn admit(access: &dyn Access, request: &Request) -> Result<(Visitor, Option<Arc<str>>), Box<Response>> {
-    if let Some((visitor, token)) = shown(access, request.headers()) {
+    if let Some((visitor, token)) = presented(access, request.headers()) {
         return Ok((visitor, Some(token)));
     }
     let given = query_token(request.uri()).filter(|_| request.method() == Method::GET);
@@ -134,21 +131,6 @@ fn admit(access: &dyn Access, request: &Request) -> Result<(Visitor, Option<Arc<
     let how = "send \"Authorization: Bearer TOKEN\" (MLflow's clients do with MLFLOW_TRACKING_TOKEN), or open /?token=TOKEN \
                once";
     Err(Box::new(Failure::unauthenticated(format!("{what}: {how}")).into_response()))
-}
-
-/// Who shows a token in the headers, in `Authorization` or else in the cookie, and the token.
-pub(crate) fn shown(access: &dyn Access, headers: &HeaderMap) -> Option<(Visitor, Arc<str>)> {
-    let known = |token: &str| access.visitor(token).map(|visitor| (visitor, token.into()));
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some((scheme, given)) = bearer.and_then(|value| value.split_once(' '))
-        && scheme.eq_ignore_ascii_case("bearer")
-    {
-        return known(given.trim());
-    }
-    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut own = pairs.filter(|(name, _)| *name == COOKIE_NAME);
-    own.find_map(|(_, value)| known(value))
 }
 
 /// Whether a request changes nothing: MLflow's clients search by POST.

@@ -10,11 +10,11 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bounded_http::Answer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt;
 
 use super::{Failure, JSON_MAX, Tracker};
-use crate::connections::body::Answer;
 
 /// Up to so many bytes are small.
 const SMALL: usize = 64 << 10;
@@ -114,7 +114,7 @@ async fn read(load: &Load, body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphore
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::body::PIECE;
+    use bounded_http::PIECE;
 
     fn block<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)

@@ -349,7 +349,7 @@ async fn history(
         let page = page.ok_or_else(|| Failure::invalid("page_token is none of ours"))?;
         let metric = |point: &crate::index::Point| {
             json!({
-                "key": asked.metric_key, "value": crate::to_json(point.value), "timestamp": point.time_ms,
+                "key": asked.metric_key, "value": run_record::to_json(point.value), "timestamp": point.time_ms,
                 "step": point.step,
             })
         };

@@ -117,12 +117,11 @@ use axum::middleware;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-pub(crate) use auth::shown;
 pub use auth::{AccessToken, TokenError};
 pub(crate) use failure::Failure;
 pub use shared::Tracker;
 
-use crate::connections::{self, Limits};
+use bounded_http::Limits;
 
 /// Files that a tracker has open beside its connections: transfers, a writer and four readers of the index, folders that are
 /// looked at.
@@ -167,7 +166,7 @@ pub fn router(tracker: Tracker) -> Router {
 }
 
 /// Serves the tracker until `end` comes, and then what is under way for three seconds more, over streams that `establish`
-/// makes of what was accepted: such as [`connections::plain`], or by a TLS handshake.
+/// makes of what was accepted: such as [`bounded_http::plain`], or by a TLS handshake.
 pub async fn serve<E, F, S>(
     listener: tokio::net::TcpListener,
     establish: E,
@@ -185,5 +184,5 @@ pub async fn serve<E, F, S>(
         end.await;
         tracker.close();
     };
-    connections::serve(listener, establish, router, limits, ended).await;
+    bounded_http::serve(listener, establish, router, limits, ended).await;
 }

@@ -49,7 +49,7 @@ fn info(row: &RunRow) -> Value {
 fn run_json(reader: &Reader, row: &RunRow) -> Result<Value, Failure> {
     let latest = reader.latest(row.row)?;
     let metric = |m: &crate::index::MetricNow| {
-        let value = crate::to_json(m.value);
+        let value = run_record::to_json(m.value);
         json!({ "key": m.key, "value": value, "timestamp": m.time_ms, "step": m.step })
     };
     let inputs: Vec<Value> =

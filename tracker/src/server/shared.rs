@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bounded_http::Access;
 use tokio::sync::{Semaphore, watch};
 
 use super::Failure;
 use super::load::Load;
-use crate::access::Access;
 use crate::index::{Index, IndexError, Item, LockWait, Reader};
 
 /// Requests that work on the index at once; SQLite's readers don't wait for its writer.

@@ -9,15 +9,15 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use axum::routing::get;
 use axum::{Extension, Router};
+use bounded_http::PresentedToken;
+use printable::shell_word;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::api::no_run;
 use super::{Failure, Tracker};
-use crate::access::PresentedToken;
 use crate::index::{PointKey, Reader};
-use crate::sink::quoted;
 
 /// How often a stream looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -110,7 +110,7 @@ async fn follow(
     let asked = id.clone();
     let last = tracker.read(move |reader| Ok(reader.run(&asked)?)).await.ok().flatten();
     let folder = std::path::absolute(tracker.root()).unwrap_or_else(|_| tracker.root().to_owned());
-    let command = format!("coordinator tracker serve --dir {}", quoted(&folder.display().to_string()));
+    let command = format!("coordinator tracker serve --dir {}", shell_word(&folder.display().to_string()));
     let data = json!({ "run": last, "command": command });
     // Who has gone doesn't need it.
     let _ = to.send(Ok(Event::default().event("end").data(data.to_string()))).await;

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bounded_http::Access;
+use bounded_http::Limits;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tracker::access::Access;
-use tracker::connections::Limits;
 use tracker::server::{AccessToken, Tracker};
 
 /// Everything on loopback is quicker than this by far.
@@ -74,7 +74,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel::<()>();
         let ended = async move { drop(ended.await) };
-        runtime.spawn(tracker::server::serve(listener, tracker::connections::plain, tracker, limits, ended));
+        runtime.spawn(tracker::server::serve(listener, bounded_http::plain, tracker, limits, ended));
         Self { address, end: Some(end), runtime, dir }
     }
 

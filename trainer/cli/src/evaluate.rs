@@ -5,10 +5,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use datasets::{Batch, DataPlan, Dataset, Output};
+use run_record::keys;
+use run_record::metric_definitions::{self, Prediction, TreeSum};
 use serde_json::{Value, json};
 use store::versions::Manifest;
-use tracker::keys;
-use tracker::metric_definitions::{self, Prediction, TreeSum};
 use trainer::{Engine, HostBatch, Registry};
 
 use crate::cli::{Eval, OutputForm};
@@ -129,9 +129,9 @@ fn report(
     samples: u64,
 ) -> String {
     let metrics: serde_json::Map<String, Value> =
-        measured.iter().map(|(key, value)| (key.clone(), tracker::to_json(*value))).collect();
+        measured.iter().map(|(key, value)| (key.clone(), run_record::to_json(*value))).collect();
     let logged: serde_json::Map<String, Value> =
-        logged.iter().map(|(key, value)| (key.clone(), tracker::to_json(*value))).collect();
+        logged.iter().map(|(key, value)| (key.clone(), run_record::to_json(*value))).collect();
     let report = json!({
         "run": run.name, "step": version.step, "epoch": version.epoch, "digest": version.digest,
         "samples": samples, "metrics": metrics, "logged": logged,

@@ -123,16 +123,19 @@ fn lines(plan: &DataPlan, predicted: &[Predicted], files: &[String]) -> String {
     for (row, predicted) in (1usize..).zip(predicted) {
         let mut line = match predicted {
             Predicted::Label { index, probabilities, logits } => {
-                let all: serde_json::Map<String, Value> =
-                    labels.iter().cloned().zip(probabilities.iter().map(|p| tracker::to_json(*p))).collect();
+                let all: serde_json::Map<String, Value> = labels
+                    .iter()
+                    .cloned()
+                    .zip(probabilities.iter().map(|p| run_record::to_json(*p)))
+                    .collect();
                 let probability = probabilities.get(*index).copied().unwrap_or(f64::NAN);
                 json!({
                     "row": row, "label": label(labels, *index),
-                    "probability": tracker::to_json(probability), "probabilities": all,
-                    "logits": logits.iter().map(|x| tracker::to_json(f64::from(*x))).collect::<Vec<_>>(),
+                    "probability": run_record::to_json(probability), "probabilities": all,
+                    "logits": logits.iter().map(|x| run_record::to_json(f64::from(*x))).collect::<Vec<_>>(),
                 })
             }
-            Predicted::Value(value) => json!({ "row": row, "value": tracker::to_json(*value) }),
+            Predicted::Value(value) => json!({ "row": row, "value": run_record::to_json(*value) }),
         };
         if let (Some(file), Some(line)) = (files.get(row - 1), line.as_object_mut()) {
             line.insert("file".to_owned(), json!(file));

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use configs::Config;
 use datasets::{DataError, DataPlan, Format, TextTokenizer};
+use run_record::{MetricsFile, keys};
 use store::signing::TrustedKeys;
 use store::versions::{self, Manifest};
-use tracker::{MetricsFile, keys};
 
 use crate::cli::Memory;
 use crate::failure::Failure;
@@ -202,7 +202,7 @@ impl Run {
     }
 
     /// Everything that the run logged.
-    pub(crate) fn metrics(&self) -> Result<Vec<tracker::Metric>, Failure> {
+    pub(crate) fn metrics(&self) -> Result<Vec<run_record::Metric>, Failure> {
         MetricsFile::read(&self.dir.join("metrics.jsonl")).map_err(|why| Failure::data(why.to_string()))
     }
 }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use configs::Config;
 use datasets::{Batch, DataPlan, Dataset};
+use run_record::{Metric, MetricsFile};
 use serde_json::Value;
 use store::signing::{SigningKey, TrustedKeys};
 use store::versions::{self, Manifest, VersionWriter};
 use tempfile::TempDir;
-use tracker::{Metric, MetricsFile};
 use trainer::{DataSpec, DeviceSpec, Engine, HostBatch, ModelConfig, OutputSpec, Registry, Target, tensors};
 use trainer_cli::{Cli, Failure, answer};
 

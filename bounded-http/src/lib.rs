@@ -1,0 +1,166 @@
+//! HTTP connections that are bounded: in number, in how long a request may take to come and an answer to be taken.
+//!
+//! A crowd that says nothing keeps nobody out: where no more connections may be open, a newcomer takes the place of
+//! whoever has been silent for longest. So a port costs the process a stated number of files and no more.
+
+mod access;
+mod body;
+mod pool;
+mod time_budget;
+mod timed_stream;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use body::{ActiveSlot, RequestBody};
+use pool::{ConnectionPool, ConnectionSlot};
+use timed_stream::TimedStream;
+
+pub use access::{Access, COOKIE_NAME, Peer, PresentedToken, Visitor, presented};
+pub use body::{Answer, PIECE};
+
+/// What a connection buffers each way; more than the headers that browsers and clients send.
+const BUFFER_MAX: usize = 64 << 10;
+
+/// After a failed accept, mostly for want of files: others may be closed soon.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections, and how patient they are with their peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections; each is one file of the process. A few more are, for a moment, that are being hung up on.
+    pub connections: usize,
+    /// How long the handshake and a request's head may take, and how long a connection stays open without a request.
+    pub head: Duration,
+    /// How long a peer may send nothing of a body that it has begun, or take nothing of an answer.
+    pub stall: Duration,
+    /// What is under way when the server ends may take so long.
+    pub end: Duration,
+}
+
+impl Limits {
+    /// So many connections, with the patience that people's networks need.
+    #[must_use]
+    pub fn of(connections: usize) -> Self {
+        let (head, stall) = (Duration::from_secs(30), Duration::from_secs(30));
+        Self { connections, head, stall, end: Duration::from_secs(3) }
+    }
+}
+
+/// For a port without encryption: the connection as it came.
+///
+/// # Errors
+/// Never.
+pub async fn plain(stream: TcpStream) -> io::Result<TcpStream> {
+    Ok(stream)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// What is under way is answered.
+    Ending,
+    Over,
+}
+
+/// Serves a router until `end` comes, and then what is under way for a moment more. `establish` makes a stream of bytes of
+/// what was accepted, such as by a TLS handshake; it runs on the connection's own task, within [`Limits::head`].
+pub async fn serve<E, F, S>(
+    listener: TcpListener,
+    establish: E,
+    router: Router,
+    limits: Limits,
+    end: impl Future<Output = ()>,
+) where
+    E: Fn(TcpStream) -> F + Clone + Send + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let crowd = Arc::new(ConnectionPool::new(limits.connections));
+    let (phase, phases) = watch::channel(Phase::Serving);
+    // Closed when the last connection is.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut end = std::pin::pin!(end);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut end => break,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Some((seat, hung_up)) = ConnectionPool::enter(&crowd) else { continue };
+        let served =
+            serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
+        let (mut phases, alive) = (phases.clone(), alive.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = served => {}
+                _ = hung_up => {}
+                _ = phases.wait_for(|phase| *phase == Phase::Over) => {}
+            }
+            drop(alive);
+        });
+        // Whoever came has its turn before the next comes, so that a request that is there is seen at once.
+        tokio::task::yield_now().await;
+    }
+    drop((listener, alive));
+    phase.send_replace(Phase::Ending);
+    let _ = tokio::time::timeout(limits.end, all_gone.recv()).await;
+    phase.send_replace(Phase::Over);
+}
+
+/// One connection, to its end.
+async fn serve_one<E, F, S>(
+    (stream, peer): (TcpStream, SocketAddr),
+    establish: E,
+    router: Router,
+    limits: Limits,
+    seat: ConnectionSlot,
+    mut phases: watch::Receiver<Phase>,
+) where
+    E: Fn(TcpStream) -> F,
+    F: Future<Output = io::Result<S>>,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // A head and its body are two writes: without this the second waits for the reader's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(limits.head, establish(stream)).await else { return };
+    let (seat, router) = (Arc::new(seat), TowerToHyperService::new(router));
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        let question = request.map(|body| RequestBody::new(body, Arc::clone(&seat), limits.stall));
+        let (answered, seat) = (router.call(question), Arc::clone(&seat));
+        async move {
+            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, ActiveSlot(seat))))
+        }
+    });
+    let io = TokioIo::new(TimedStream::new(stream, limits.stall));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(BUFFER_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
+    tokio::select! {
+        // Its failures are its peer's.
+        _ = connection.as_mut() => return,
+        _ = phases.wait_for(|phase| *phase != Phase::Serving) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// Tells a connection that it has to go; dropped, it lets it be.
+type HangUp = oneshot::Sender<()>;

@@ -1,0 +1,153 @@
+//! Who is connected, and who makes room for a newcomer.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::HangUp;
+
+/// Connections that have been hung up on and whose tasks haven't ended yet, which they do with their next turn.
+pub(crate) const LEAVING_MAX: usize = 8;
+
+/// All connections of a port.
+pub(crate) struct ConnectionPool {
+    most: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    open: usize,
+    turns: u64,
+    /// Those whose next request isn't whole yet, whoever has been waited for longest first.
+    silent: BTreeMap<u64, HangUp>,
+}
+
+impl ConnectionPool {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most: most.max(1), inner: Mutex::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection came in: its seat, and what is ready when it has to go. `None`: all seats are taken by those that are
+    /// being answered, which takes a bounded time.
+    pub(crate) fn enter(crowd: &Arc<Self>) -> Option<(ConnectionSlot, impl Future + Send + use<>)> {
+        let mut inner = crowd.inner();
+        if inner.open >= crowd.most {
+            if inner.open >= crowd.most + LEAVING_MAX {
+                return None;
+            }
+            let (_, longest_silent) = inner.silent.pop_first()?;
+            // It may be gone already.
+            let _ = longest_silent.send(());
+        }
+        inner.open += 1;
+        let (hang_up, hung_up) = oneshot::channel();
+        let place = SlotState::Silent(inner.enter(hang_up));
+        let hung_up = async move {
+            if hung_up.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        Some((ConnectionSlot { crowd: Arc::clone(crowd), place: Mutex::new(place) }, hung_up))
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, hang_up: HangUp) -> u64 {
+        self.turns += 1;
+        self.silent.insert(self.turns, hang_up);
+        self.turns
+    }
+}
+
+enum SlotState {
+    /// Since this turn.
+    Silent(u64),
+    Answered(HangUp),
+    /// It has been hung up on.
+    Gone,
+}
+
+/// A connection's place among the others.
+pub(crate) struct ConnectionSlot {
+    crowd: Arc<ConnectionPool>,
+    place: Mutex<SlotState>,
+}
+
+impl ConnectionSlot {
+    fn place(&self) -> MutexGuard<'_, SlotState> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its request is whole: it keeps its place until it is answered.
+    pub(crate) fn is_asking(&self) {
+        let mut place = self.place();
+        if let SlotState::Silent(turn) = *place {
+            let hang_up = self.crowd.inner().silent.remove(&turn);
+            *place = hang_up.map_or(SlotState::Gone, SlotState::Answered);
+        }
+    }
+
+    /// It has its answer: the next request is waited for.
+    pub(crate) fn is_silent(&self) {
+        let mut place = self.place();
+        *place = match std::mem::replace(&mut *place, SlotState::Gone) {
+            SlotState::Answered(hang_up) => SlotState::Silent(self.crowd.inner().enter(hang_up)),
+            other => other,
+        };
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        let place = std::mem::replace(&mut *self.place(), SlotState::Gone);
+        let mut inner = self.crowd.inner();
+        inner.open -= 1;
+        if let SlotState::Silent(turn) = place {
+            inner.silent.remove(&turn);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_hung_up(future: impl Future) -> bool {
+        let mut future = std::pin::pin!(future);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        future.as_mut().poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn whoever_is_silent_for_longest_makes_room_and_whoever_is_answered_stays() {
+        let crowd = Arc::new(ConnectionPool::new(3));
+        let enter = || ConnectionPool::enter(&crowd);
+        let (first, first_hung_up) = enter().expect("room");
+        let (second, second_hung_up) = enter().expect("room");
+        let (third, third_hung_up) = enter().expect("room");
+        first.is_asking();
+        second.is_asking();
+        second.is_silent();
+        let (fourth, _) = enter().expect("the third makes room");
+        assert!(is_hung_up(third_hung_up));
+        assert!(!is_hung_up(first_hung_up));
+        third.is_asking();
+        drop(third);
+        fourth.is_asking();
+        drop(fourth);
+        let (fifth, _) = enter().expect("the fourth is gone");
+        fifth.is_asking();
+        let (sixth, _) = enter().expect("the second makes room");
+        assert!(is_hung_up(second_hung_up));
+        sixth.is_asking();
+        drop(second);
+        assert!(enter().is_none(), "all are being answered");
+    }
+}

@@ -1,0 +1,22 @@
+//! What a run leaves behind: `run.json` ([`RunRecord`]), `metrics.jsonl` ([`MetricsFile`], [`follow`]), what its numbers mean
+//! ([`metric_definitions`], [`keys`]) and where it came from ([`provenance`]).
+//!
+//! Sums come in as plain numbers. This crate never trains, serves or sends anything, and never imports burn, `protocol` or
+//! `wire`. Begin with [`RunRecord`].
+
+mod confusion;
+pub mod follow;
+pub mod keys;
+pub mod metric_definitions;
+mod metrics_file;
+pub mod number;
+pub mod provenance;
+mod record;
+
+pub use confusion::{Confusion, LABELS_MAX};
+pub use metrics_file::{Metric, MetricsError, MetricsFile};
+pub use number::to_json;
+pub use record::{
+    ActiveRecord, DatasetRecord, EventRecord, FinalRecord, MemberMachine, MemberRecord, RecordError,
+    RunRecord, RunStatus,
+};
