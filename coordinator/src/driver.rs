@@ -1,8 +1,7 @@
-//! The driver: one loop that waits for the next trigger, hands it to the machine and carries out its outputs.
+//! The driver: one loop that waits for the next driver_event, hands it to the machine and carries out its outputs.
 
 mod local_workers;
 mod lost_folder;
-mod trigger;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::data_plane::{self, ConnectionLoss, Reduction};
+use crate::event::DriverEvent;
 use crate::journal_writer::JournalWriter;
 use crate::launch::LocalWorkerPool;
 use crate::record::Recorder;
@@ -22,8 +22,6 @@ use crate::rescue::{Rescue, RunFolder};
 use crate::retention::Retention;
 use crate::slots::Slots;
 use crate::uploads::{Uploads, VersionOutcome};
-
-pub(crate) use trigger::Trigger;
 
 /// Triggers that may wait for the driver: enough for a message of each of a thousand members at once.
 pub(crate) const TRIGGERS_MAX: usize = 4_096;
@@ -42,7 +40,7 @@ const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
 /// What has woken the driver.
 #[expect(clippy::large_enum_variant, reason = "one lives for a turn of the loop")]
 enum WakeReason {
-    Trigger(Trigger),
+    Event(DriverEvent),
     /// The data plane has told something.
     DataPlane,
     Deadline,
@@ -122,7 +120,7 @@ impl Driver {
     /// Runs until the machine says that the run is over.
     pub(crate) async fn run(
         mut self,
-        mut triggers: mpsc::Receiver<Trigger>,
+        mut driver_events: mpsc::Receiver<DriverEvent>,
     ) -> (Outcome, Recorder, Option<LocalWorkerPool>) {
         self.carry_out();
         let mailbox = self.reduction.mailbox();
@@ -131,15 +129,15 @@ impl Driver {
             let wake = tokio::select! {
                 // All members wait for it, and it comes once a step.
                 biased;
-                appended = self.journal.appended() => WakeReason::Trigger(Trigger::Appended(appended)),
+                appended = self.journal.appended() => WakeReason::Event(DriverEvent::Appended(appended)),
                 () = mailbox.wait() => WakeReason::DataPlane,
-                Some(trigger) = triggers.recv() => WakeReason::Trigger(trigger),
+                Some(driver_event) = driver_events.recv() => WakeReason::Event(driver_event),
                 () = sleep_until(deadline) => WakeReason::Deadline,
             };
             // Before anything else: what a member says may be its answer to what the reducer did after it told this.
             self.take_pending_events(mailbox.take());
             match wake {
-                WakeReason::Trigger(trigger) => self.take_in(trigger),
+                WakeReason::Event(driver_event) => self.take_in(driver_event),
                 WakeReason::DataPlane => {}
                 WakeReason::Deadline => {
                     if let Some((key, members)) = self.reduction.behind() {
@@ -150,7 +148,7 @@ impl Driver {
             }
             self.carry_out();
         }
-        self.tell_late_workers(&mut triggers).await;
+        self.tell_late_workers(&mut driver_events).await;
         self.close_sessions().await;
         let outcome = self.finished.take().unwrap_or_else(|| Outcome {
             reason: protocol::messages::EndReason::Failed,
@@ -162,17 +160,17 @@ impl Driver {
     }
 
     /// Workers that were cut off try again every two seconds: for a while they can hear that the run is over.
-    async fn tell_late_workers(&mut self, triggers: &mut mpsc::Receiver<Trigger>) {
+    async fn tell_late_workers(&mut self, driver_events: &mut mpsc::Receiver<DriverEvent>) {
         let until = tokio::time::Instant::now() + LATE_WORKERS;
         while self.machine.expects_late_workers(self.now()) {
-            let trigger = tokio::select! {
-                Some(trigger) = triggers.recv() => trigger,
+            let driver_event = tokio::select! {
+                Some(driver_event) = driver_events.recv() => driver_event,
                 () = tokio::time::sleep_until(until) => return,
             };
-            if let Trigger::Stop { .. } = trigger {
+            if let DriverEvent::Stop { .. } = driver_event {
                 return;
             }
-            self.take_in(trigger);
+            self.take_in(driver_event);
             self.carry_out();
         }
     }
@@ -186,43 +184,43 @@ impl Driver {
         self.machine.handle(now, event);
     }
 
-    fn take_in(&mut self, trigger: Trigger) {
-        match trigger {
-            Trigger::Appended(Ok(())) => self.handle(Event::Journalled),
-            Trigger::Appended(Err(reason)) => self.handle(Event::JournalFailed { reason }),
-            Trigger::Opened { connection, outbox, secret } => {
+    fn take_in(&mut self, driver_event: DriverEvent) {
+        match driver_event {
+            DriverEvent::Appended(Ok(())) => self.handle(Event::Journalled),
+            DriverEvent::Appended(Err(reason)) => self.handle(Event::JournalFailed { reason }),
+            DriverEvent::Opened { connection, outbox, secret } => {
                 self.sessions.insert(connection, Session { outbox, secret });
             }
-            Trigger::Message { connection, message, room } => {
+            DriverEvent::Message { connection, message, room } => {
                 // What the message took while it waited is free for the next one.
                 drop(room);
                 self.slots.hear(connection, &message);
                 self.handle(Event::Message { connection, message });
             }
-            Trigger::Disconnected { connection, reason } => {
+            DriverEvent::Disconnected { connection, reason } => {
                 self.sessions.remove(&connection);
                 self.stream_ended(connection);
                 self.handle(Event::Disconnected { connection, reason });
                 self.end_if_nobody_is_left();
             }
-            Trigger::Version { step, result } => self.version(step, result),
-            Trigger::State { step, result } => self.handle(match result {
+            DriverEvent::Version { step, result } => self.version(step, result),
+            DriverEvent::State { step, result } => self.handle(match result {
                 Ok(digest) => Event::StateShown { step, digest },
                 Err(reason) => Event::StateNotShown { step, reason },
             }),
-            Trigger::Exports { result } => match result {
+            DriverEvent::Exports { result } => match result {
                 Ok(()) => self.handle(Event::Exported),
                 Err(reason) => self.handle(Event::ExportFailed { reason }),
             },
-            Trigger::StartLocal { slots } => self.start_local(&slots),
-            Trigger::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
-            Trigger::Stop { reason, signal } => self.stop(reason, signal),
-            Trigger::FolderLost => {
+            DriverEvent::StartLocal { slots } => self.start_local(&slots),
+            DriverEvent::WorkerExited { slot, status, log } => self.worker_exited(slot, status, &log),
+            DriverEvent::Stop { reason, signal } => self.stop(reason, signal),
+            DriverEvent::FolderLost => {
                 self.look_at_folder();
             }
-            Trigger::Checkpoint => self.handle(Event::CheckpointRequested),
-            Trigger::SystemReport(report) => self.recorder.report(report),
-            Trigger::Status(reply) => {
+            DriverEvent::Checkpoint => self.handle(Event::CheckpointRequested),
+            DriverEvent::SystemReport(report) => self.recorder.report(report),
+            DriverEvent::Status(reply) => {
                 // A client that went away needs no answer.
                 let _ = reply.send(self.recorder.status());
             }
@@ -410,11 +408,6 @@ fn digest_of(manifest: &Manifest) -> [u8; 32] {
         *byte = (digit(pair[0]) * 16 + digit(pair[1])) as u8;
     }
     digest
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

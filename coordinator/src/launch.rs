@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use crate::driver::Trigger;
+use crate::event::DriverEvent;
 
 /// How local workers are started.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500)
 /// The local workers of a run.
 pub(crate) struct LocalWorkerPool {
     launch: Launch,
-    triggers: mpsc::Sender<Trigger>,
+    driver_events: mpsc::Sender<DriverEvent>,
     workers: Vec<LocalWorker>,
     /// Slots whose process was started here and of whose end nobody has heard.
     running: BTreeSet<u32>,
@@ -112,9 +112,9 @@ pub(crate) struct LocalWorkerPool {
 }
 
 impl LocalWorkerPool {
-    pub(crate) fn new(launch: Launch, triggers: mpsc::Sender<Trigger>) -> Self {
+    pub(crate) fn new(launch: Launch, driver_events: mpsc::Sender<DriverEvent>) -> Self {
         let (running, restarts, given_up) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-        Self { launch, triggers, workers: Vec::new(), running, restarts, given_up }
+        Self { launch, driver_events, workers: Vec::new(), running, restarts, given_up }
     }
 
     /// All slots.
@@ -122,9 +122,9 @@ impl LocalWorkerPool {
         0..self.launch.devices.len() as u32
     }
 
-    /// Starts one slot. Its end is told to the driver as [`Trigger::WorkerExited`].
+    /// Starts one slot. Its end is told to the driver as [`DriverEvent::WorkerExited`].
     pub(crate) fn start(&mut self, slot: u32) -> anyhow::Result<()> {
-        let worker = self.launch.start(slot as usize, self.triggers.clone())?;
+        let worker = self.launch.start(slot as usize, self.driver_events.clone())?;
         self.workers.retain(|worker| !worker.watcher.is_finished());
         self.workers.push(worker);
         self.running.insert(slot);
@@ -143,11 +143,11 @@ impl LocalWorkerPool {
 
     /// Has the slots started after a while, as far as nobody has joined in them by then.
     pub(crate) fn start_later(&self, slots: Vec<u32>, pause: std::time::Duration) {
-        let triggers = self.triggers.clone();
+        let driver_events = self.driver_events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             // A run that is over needs no workers.
-            let _ = triggers.send(Trigger::StartLocal { slots }).await;
+            let _ = driver_events.send(DriverEvent::StartLocal { slots }).await;
         });
     }
 
@@ -200,7 +200,7 @@ impl LocalWorkerPool {
 }
 
 impl Launch {
-    fn start(&self, slot: usize, triggers: mpsc::Sender<Trigger>) -> anyhow::Result<LocalWorker> {
+    fn start(&self, slot: usize, driver_events: mpsc::Sender<DriverEvent>) -> anyhow::Result<LocalWorker> {
         let log_path = self.logs.join(format!("worker-{slot}.log"));
         let log = File::options()
             .create(true)
@@ -231,7 +231,9 @@ impl Launch {
         let watcher = tokio::spawn(async move {
             let status = watch(&mut child).await;
             // The driver may be gone already: then nobody needs to know.
-            let _ = triggers.send(Trigger::WorkerExited { slot: slot as u32, status, log: log_path }).await;
+            let _ = driver_events
+                .send(DriverEvent::WorkerExited { slot: slot as u32, status, log: log_path })
+                .await;
         });
         Ok(LocalWorker { pid, watcher })
     }

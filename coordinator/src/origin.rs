@@ -9,7 +9,7 @@ use run_record::RunRecord;
 use run_record::provenance::{Build, GitDiff, Input, Start, StartInfo};
 use tracing::warn;
 
-use crate::record::unix_seconds;
+use crate::clock::unix_seconds;
 
 /// How long the end of a run may wait for what is known of its start: git has deadlines of its own.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use store::{FolderLocation, HeldFolder, RunDir, StoreError, versions};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::driver::Trigger;
+use crate::event::DriverEvent;
 use crate::reproduce::quoted;
 
 /// How often the folder is looked at. (It is looked at after each version, too.)
@@ -44,14 +44,14 @@ impl RunFolder {
     }
 
     /// Has it looked at now and then, on a thread of its own, as a disk may hang.
-    pub(crate) fn watch(&self, triggers: &mpsc::Sender<Trigger>) {
-        let (held, triggers) = (self.held.clone(), triggers.clone());
+    pub(crate) fn watch(&self, driver_events: &mpsc::Sender<DriverEvent>) {
+        let (held, driver_events) = (self.held.clone(), driver_events.clone());
         let watch = move || {
-            while !triggers.is_closed() {
+            while !driver_events.is_closed() {
                 std::thread::sleep(LOOK_EVERY);
                 if held.whereabouts() != FolderLocation::InPlace {
                     // A run that is over needs no folder any more.
-                    let _ = triggers.blocking_send(Trigger::FolderLost);
+                    let _ = driver_events.blocking_send(DriverEvent::FolderLost);
                     return;
                 }
             }

@@ -28,7 +28,8 @@ use wire::token::METADATA_KEY;
 use crate::access::{Access, Action, Caller, TokenRefusal, UntilRevoked};
 use crate::audit::Audit;
 use crate::connection_limit::Number;
-use crate::driver::{OUTBOX_MAX, Trigger};
+use crate::driver::OUTBOX_MAX;
+use crate::event::DriverEvent;
 use crate::identities::Identities;
 use crate::streams::{self, CHUNKS_MAX, StreamTimeouts};
 use crate::uploads::Uploads;
@@ -37,7 +38,7 @@ use crate::uploads::Uploads;
 #[derive(Clone)]
 pub(crate) struct Service {
     /// To the driver.
-    pub(crate) triggers: mpsc::Sender<Trigger>,
+    pub(crate) driver_events: mpsc::Sender<DriverEvent>,
     /// The run.
     pub(crate) run: RunId,
     /// The members' keys: an upload is proven to be of the member that it names.
@@ -106,7 +107,7 @@ impl Bonfire for Service {
         let (who, peer) = (self.admit(&request, Action::Join)?, peer_of(&request));
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
-        if let Err(gone) = self.tell(Trigger::Opened { connection, outbox, secret: who.secret }).await {
+        if let Err(gone) = self.tell(DriverEvent::Opened { connection, outbox, secret: who.secret }).await {
             let end = self.end.get().cloned().ok_or(gone)?;
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(to_worker_out(end))))));
         }
@@ -121,7 +122,7 @@ impl Bonfire for Service {
         tokio::spawn(streams::listen(
             connection,
             messages,
-            self.triggers.clone(),
+            self.driver_events.clone(),
             self.room.clone(),
             self.patience,
         ));
@@ -187,7 +188,7 @@ impl Bonfire for Service {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         self.admit(&request, Action::Read)?;
         let (reply, answer) = oneshot::channel();
-        self.tell(Trigger::Status(reply)).await?;
+        self.tell(DriverEvent::Status(reply)).await?;
         answer.await.map(Response::new).map_err(|_| over())
     }
 
@@ -196,7 +197,7 @@ impl Bonfire for Service {
         self.audit.record("stopped", Some(&who), peer_of(&request), &[]);
         let reason = request.into_inner().reason;
         let reason = if reason.is_empty() { "stop was asked for".to_owned() } else { reason };
-        self.tell(Trigger::Stop { reason, signal: false }).await?;
+        self.tell(DriverEvent::Stop { reason, signal: false }).await?;
         Ok(Response::new(StopReply {}))
     }
 
@@ -206,7 +207,7 @@ impl Bonfire for Service {
     ) -> Result<Response<CheckpointReply>, Status> {
         let who = self.admit(&request, Action::Operate)?;
         self.audit.record("checkpointed", Some(&who), peer_of(&request), &[]);
-        self.tell(Trigger::Checkpoint).await?;
+        self.tell(DriverEvent::Checkpoint).await?;
         Ok(Response::new(CheckpointReply {}))
     }
 }
@@ -244,21 +245,21 @@ impl Service {
             return reply;
         }
         self.tell(match kind {
-            UploadKind::Version => Trigger::Version {
+            UploadKind::Version => DriverEvent::Version {
                 step,
                 result: received.and_then(|(written, _)| {
                     written.ok_or_else(|| "a version without a manifest".to_owned())
                 }),
             },
-            UploadKind::Export => Trigger::Exports { result: received.map(drop) },
-            UploadKind::State => Trigger::State { step, result: received.map(|(_, digest)| digest) },
+            UploadKind::Export => DriverEvent::Exports { result: received.map(drop) },
+            UploadKind::State => DriverEvent::State { step, result: received.map(|(_, digest)| digest) },
         })
         .await?;
         reply
     }
 
-    async fn tell(&self, trigger: Trigger) -> Result<(), Status> {
-        self.triggers.send(trigger).await.map_err(|_| over())
+    async fn tell(&self, trigger: DriverEvent) -> Result<(), Status> {
+        self.driver_events.send(trigger).await.map_err(|_| over())
     }
 
     fn kind(&self, begin: &UploadBegin) -> Result<UploadKind, Status> {

@@ -220,7 +220,7 @@ impl StartContext<'_> {
             .map_err(|why| StartError::failed(format!("signals can't be listened to: {why}")))?;
         self.write(&dir.join("address"), format!("{}\n", endpoint.url()).as_bytes())?;
 
-        let (triggers, inbox) = mpsc::channel(TRIGGERS_MAX);
+        let (driver_events, inbox) = mpsc::channel(TRIGGERS_MAX);
         let geometry = prepare::geometry(config, self.plan);
         let Endpoint { control, data, address, tls, token, discovery: _discovery } = endpoint;
         let sums_max = prepare::sums_max(&prepare::prediction(self.plan));
@@ -250,7 +250,7 @@ impl StartContext<'_> {
         let machine = Coordinator::new(run_plan, term, past.history, now);
         let end = Arc::new(OnceLock::new());
         let service = Service {
-            triggers: triggers.clone(),
+            driver_events: driver_events.clone(),
             run,
             identities,
             uploads: uploads.clone(),
@@ -267,7 +267,7 @@ impl StartContext<'_> {
         let watching = access.watch();
         let guard = guard(access.clone(), audit.clone());
         let server = endpoint::serve((control, tls), service, guard, config.elastic.lease.0, sums_max)?;
-        run_metadata::sample(config.tracker.system_every.0, &triggers);
+        run_metadata::sample(config.tracker.system_every.0, &driver_events);
         let pages = self.pages(access, audit);
         let metrics = metrics::serve(scrapes, &pages);
         let locals = worker.map(|binary| {
@@ -279,15 +279,15 @@ impl StartContext<'_> {
                 logs: dir.join("logs"),
                 devices,
             };
-            LocalWorkerPool::new(launch, triggers.clone())
+            LocalWorkerPool::new(launch, driver_events.clone())
         });
         let is_local = locals.is_some();
         let locals = self.call_workers(locals, (orphans, rejoin_ms), &far, &mut recorder)?;
         let mut hosted = tracking::host(config, dir, (&pages, self.ports.tracker), &mut recorder);
-        let following = RunningSinks::start(self.sinks.clone(), dir, &mut recorder);
+        let following = RunningSinks::start(self.sinks.clone(), dir, |line| recorder.line(line));
         recorder.follow_with(following.hearing(hosted.said()));
-        folder.watch(&triggers);
-        let signals = tokio::spawn(signals.pass_on(triggers));
+        folder.watch(&driver_events);
+        let signals = tokio::spawn(signals.pass_on(driver_events));
         let kept = (Retention::new(config.checkpoint.keep, &config.checkpoint.best), folder);
         let driver = Driver::new(machine, journal, reduction, uploads, recorder, kept, self.began);
         let driver = driver.with_locals(locals, self.args.listen.is_some());
@@ -307,7 +307,7 @@ impl StartContext<'_> {
         };
         // Pages that are open see how the run has ended.
         hosted.end().await;
-        recorder.take_sinks().finish(dir, &outcome, &mut recorder).await;
+        recorder.take_sinks().finish(dir, &outcome, |line| recorder.line(line)).await;
         if let Some(queue) = queue {
             queue.flush(SPANS_END).await;
         }

@@ -14,41 +14,17 @@ use tokio::sync::mpsc;
 use wire::proto;
 
 use crate::display::MemberLine;
-use crate::driver::Trigger;
+use crate::event::DriverEvent;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::prepare::StartError;
 use crate::spans::StepSpans;
+use crate::system_report::SystemReport;
 
 /// Worker processes that are remembered at once: a run that meets more forgets them all and learns anew.
 const PROCESSES_MAX: usize = 8_192;
 /// A run that is over in seconds has a reading too.
 const FIRST_READING: Duration = Duration::from_secs(1);
-
-/// What somebody says beside the protocol.
-pub(crate) enum SystemReport {
-    /// A worker process, by the number that it drew, of its machine.
-    Machine(u64, Box<proto::Machine>),
-    /// A worker process of what it measured.
-    Readings(u64, Vec<(String, f64)>),
-    /// This machine's own readings.
-    Own(Vec<(String, f64)>),
-}
-
-impl SystemReport {
-    /// Takes it out of a worker's message; the stream's first one says which process it is.
-    pub(crate) fn of(message: &mut proto::FromWorker, instance: &mut Option<u64>) -> Option<Self> {
-        match wire::worker_report::take(message)? {
-            wire::worker_report::WorkerReport::Machine { instance: number, machine } => {
-                *instance = Some(number);
-                Some(Self::Machine(number, machine))
-            }
-            wire::worker_report::WorkerReport::Readings(readings) => {
-                Some(Self::Readings((*instance)?, readings))
-            }
-        }
-    }
-}
 
 /// Everything that is kept beside.
 pub(crate) struct RunMetadata {
@@ -157,17 +133,20 @@ fn machine_in(machine: proto::Machine) -> MemberMachine {
 }
 
 /// Reads this machine's figures every so often, on a thread of its own, for as long as somebody takes them.
-pub(crate) fn sample(every: Duration, triggers: &mpsc::Sender<Trigger>) {
+pub(crate) fn sample(every: Duration, driver_events: &mpsc::Sender<DriverEvent>) {
     if every.is_zero() {
         return;
     }
-    let triggers = triggers.clone();
+    let driver_events = driver_events.clone();
     let spawned = std::thread::Builder::new().name("system".to_owned()).spawn(move || {
         let mut sampler = Sampler::new();
         let mut pause = every.min(FIRST_READING);
         loop {
             std::thread::sleep(pause);
-            if triggers.blocking_send(Trigger::SystemReport(SystemReport::Own(sampler.sample()))).is_err() {
+            if driver_events
+                .blocking_send(DriverEvent::SystemReport(SystemReport::Own(sampler.sample())))
+                .is_err()
+            {
                 return;
             }
             pause = every;
@@ -175,26 +154,5 @@ pub(crate) fn sample(every: Duration, triggers: &mpsc::Sender<Trigger>) {
     });
     if let Err(why) = spawned {
         tracing::warn!(%why, "no thread for system.jsonl");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_is_known_by_its_number() {
-        let mut instance = None;
-        let mut beat = proto::FromWorker {
-            message: Some(proto::from_worker::Message::Heartbeat(proto::Heartbeat {
-                readings: vec![proto::Reading { name: "cpu".to_owned(), value: 1.0 }],
-            })),
-        };
-        assert!(SystemReport::of(&mut beat.clone(), &mut instance).is_none(), "nobody has said who it is");
-        let machine = Some(proto::Machine::default());
-        let join = proto::Join { instance: 9, machine, ..proto::Join::default() };
-        let mut join = proto::FromWorker { message: Some(proto::from_worker::Message::Join(join)) };
-        assert!(matches!(SystemReport::of(&mut join, &mut instance), Some(SystemReport::Machine(9, _))));
-        assert!(matches!(SystemReport::of(&mut beat, &mut instance), Some(SystemReport::Readings(9, _))));
     }
 }

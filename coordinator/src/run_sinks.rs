@@ -13,7 +13,6 @@ use sinks::{PushError, SinkConfig, Sinks};
 use crate::cli::PushArgs;
 use crate::display;
 use crate::prepare::StartError;
-use crate::record::Recorder;
 use crate::signals;
 
 /// How long the end of a run waits for trackers that take nothing, if it came by itself: four times that if they do.
@@ -47,14 +46,14 @@ pub(crate) struct RunningSinks {
 
 impl RunningSinks {
     /// Starts them, once the run's folder has its record. What goes wrong is said, and training goes on.
-    pub(crate) fn start(wanted: Vec<SinkConfig>, run_dir: &Path, recorder: &mut Recorder) -> Self {
+    pub(crate) fn start(wanted: Vec<SinkConfig>, run_dir: &Path, say: impl FnOnce(&str)) -> Self {
         if wanted.is_empty() {
             return Self::default();
         }
         match Sinks::start(run_dir, wanted.clone()) {
             Ok(sinks) => Self { sinks: Some(sinks), wanted, served: None },
             Err(why) => {
-                recorder.line(&format!("no sinks beside this run, no thread is left for them: {why}"));
+                say(&format!("no sinks beside this run, no thread is left for them: {why}"));
                 Self::default()
             }
         }
@@ -80,8 +79,8 @@ impl RunningSinks {
     }
 
     /// The run is over and its record written: what is left is sent, for a while, or until a signal comes.
-    pub(crate) async fn finish(mut self, run_dir: &Path, outcome: &Outcome, recorder: &mut Recorder) {
-        self.remarks().iter().for_each(|line| recorder.line(line));
+    pub(crate) async fn finish(mut self, run_dir: &Path, outcome: &Outcome, mut say: impl FnMut(&str)) {
+        self.remarks().iter().for_each(|line| say(line));
         let Some(sinks) = self.sinks else { return };
         let patience = if outcome.reason == EndReason::Interrupted { PATIENCE_INTERRUPTED } else { PATIENCE };
         let mut ending = tokio::task::spawn_blocking(move || sinks.finish(patience));
@@ -95,17 +94,17 @@ impl RunningSinks {
                     let (mut lines, left) = ended
                         .unwrap_or_else(|why| (vec![format!("the end of the sinks isn't known: {why}")], Vec::new()));
                     lines.extend(left.into_iter().map(|left| left.text));
-                    return lines.iter().for_each(|line| recorder.line(line));
+                    return lines.iter().for_each(|line| say(line));
                 }
                 () = &mut stopped => {
                     let command = |sink: &SinkConfig| format!("{}: {}", sink.name(), sink.push_command(run_dir));
                     let commands: Vec<String> = self.wanted.iter().map(command).collect();
                     let what = "what is left isn't waited for; send it later by";
-                    return recorder.line(&format!("{what} {}", commands.join("; ")));
+                    return say(&format!("{what} {}", commands.join("; ")));
                 }
                 () = &mut hint, if !is_hinted => {
                     is_hinted = true;
-                    recorder.line("sending what is left to other trackers (Ctrl-C: send it later)");
+                    say("sending what is left to other trackers (Ctrl-C: send it later)");
                 }
             }
         }

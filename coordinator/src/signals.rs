@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::driver::Trigger;
+use crate::event::DriverEvent;
 
 /// Two signals that a person sends are at least so far apart.
 const SIGNALS_APART: Duration = Duration::from_millis(200);
@@ -33,9 +33,9 @@ impl Signals {
         }
     }
 
-    /// Makes triggers of them. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor passes it on:
+    /// Makes driver_events of them. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor passes it on:
     /// what comes at once is one signal.
-    pub(crate) async fn pass_on(mut self, triggers: mpsc::Sender<Trigger>) {
+    pub(crate) async fn pass_on(mut self, driver_events: mpsc::Sender<DriverEvent>) {
         let mut last: Option<Instant> = None;
         loop {
             let name = self.next().await;
@@ -43,7 +43,8 @@ impl Signals {
                 continue;
             }
             last = Some(Instant::now());
-            if triggers.send(Trigger::Stop { reason: name.to_owned(), signal: true }).await.is_err() {
+            if driver_events.send(DriverEvent::Stop { reason: name.to_owned(), signal: true }).await.is_err()
+            {
                 return;
             }
         }

@@ -83,7 +83,7 @@ pub(crate) fn of_record(record: &RunRecord, dir: &Path) -> StatusReport {
         retries: record.retries,
         events: last_events(&record.events),
         message: record.message.clone(),
-        now: crate::record::unix_seconds(),
+        now: crate::clock::unix_seconds(),
         ..StatusReport::default()
     }
 }

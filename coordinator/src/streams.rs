@@ -14,8 +14,8 @@ use wire::proto::upload_chunk::Part;
 use wire::proto::{DownloadChunk, FromWorker, UploadChunk};
 use wire::transport::{FINISH_DEADLINE, JOIN_DEADLINE, STALL_DEADLINE};
 
-use crate::driver::Trigger;
-use crate::run_metadata::SystemReport;
+use crate::event::DriverEvent;
+use crate::system_report::SystemReport;
 use crate::uploads::{Claim, UploadTicket, VersionOutcome};
 
 /// Chunks that may wait for the disk or the network.
@@ -60,7 +60,7 @@ impl Default for StreamTimeouts {
 pub(crate) async fn listen(
     connection: u64,
     mut stream: impl Stream<Item = Result<FromWorker, Status>> + Unpin,
-    triggers: mpsc::Sender<Trigger>,
+    driver_events: mpsc::Sender<DriverEvent>,
     room: Arc<Semaphore>,
     patience: StreamTimeouts,
 ) {
@@ -79,8 +79,8 @@ pub(crate) async fn listen(
             Some(Ok(mut message)) => {
                 let bytes = wire::encoded_bytes(&message);
                 if let Some(report) = SystemReport::of(&mut message, &mut instance) {
-                    // Nothing waits for what is said beside the protocol: where triggers pile up it is dropped.
-                    let _ = triggers.try_send(Trigger::SystemReport(report));
+                    // Nothing waits for what is said beside the protocol: where driver_events pile up it is dropped.
+                    let _ = driver_events.try_send(DriverEvent::SystemReport(report));
                 }
                 match from_worker_in(message) {
                     Ok(mut message) => {
@@ -92,8 +92,8 @@ pub(crate) async fn listen(
                             }
                         }
                         let room = take_room(&room, bytes).await;
-                        let trigger = Trigger::Message { connection, message, room };
-                        if triggers.send(trigger).await.is_err() {
+                        let trigger = DriverEvent::Message { connection, message, room };
+                        if driver_events.send(trigger).await.is_err() {
                             return;
                         }
                     }
@@ -104,7 +104,7 @@ pub(crate) async fn listen(
             Some(Err(status)) => break format!("its control stream broke ({})", status.message()),
         }
     };
-    let _ = triggers.send(Trigger::Disconnected { connection, reason }).await;
+    let _ = driver_events.send(DriverEvent::Disconnected { connection, reason }).await;
 }
 
 /// What is known of an upload that came whole: what has become of it, if it is a version, and the digest that its sender told.

@@ -319,11 +319,11 @@ impl ActiveUpload {
                 let manifest = Manifest {
                     step: self.step,
                     epoch: self.step / lineage.steps_per_epoch.max(1),
-                    digest: crate::driver::hex(model_digest),
-                    state_digest: crate::driver::hex(state_digest),
+                    digest: hex::encode(model_digest),
+                    state_digest: hex::encode(state_digest),
                     config_digest: lineage.config_digest.clone(),
                     dataset_digest: lineage.dataset_digest.clone(),
-                    created: crate::record::unix_seconds() as u64,
+                    created: crate::clock::unix_seconds() as u64,
                     files: Vec::new(),
                 };
                 let manifest =

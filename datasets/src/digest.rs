@@ -54,7 +54,7 @@ impl Hasher {
 
     pub(crate) fn finish(self) -> Digests {
         let blake3 = self.blake3.finalize().to_hex().to_string();
-        Digests { md5: hexadecimal(&self.md5.finalize()), blake3, bytes: self.bytes }
+        Digests { md5: hex::encode(self.md5.finalize()), blake3, bytes: self.bytes }
     }
 }
 
@@ -68,12 +68,7 @@ pub fn md5_of_file(path: &Path) -> Result<String, DataError> {
 
 /// The MD5 of these bytes, in hexadecimal.
 pub(crate) fn md5_of_bytes(bytes: &[u8]) -> String {
-    hexadecimal(&Md5::digest(bytes))
-}
-
-/// Bytes as a digest is written.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Md5::digest(bytes))
 }
 
 /// Hashes what is read through it, so that the digest is that of the very bytes that were understood.

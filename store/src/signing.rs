@@ -55,6 +55,12 @@ pub enum KeyError {
         /// Where a public key was expected.
         path: PathBuf,
     },
+    /// The operating system gives no random bytes.
+    #[error("no key can be made, the operating system gives no random bytes: {why}")]
+    NoRandom {
+        /// What it says.
+        why: String,
+    },
     /// Others may read it.
     #[error("the private key {} can be read by others (mode {mode:o}): chmod 600 it, or make another", path.display())]
     Exposed {
@@ -137,8 +143,7 @@ impl SigningKey {
     /// When one of the files is there already or can't be written.
     pub fn create(path: &Path) -> Result<PathBuf, KeyError> {
         let mut seed = [0; KEY_BYTES];
-        let random = Path::new("/dev/urandom");
-        File::open(random).and_then(|mut file| file.read_exact(&mut seed)).map_err(StoreError::at(random))?;
+        getrandom::fill(&mut seed).map_err(|why| KeyError::NoRandom { why: why.to_string() })?;
         let der = [&PRIVATE_PREFIX[..], &seed].concat();
         let unusable = || KeyError::NoPrivateKey { path: path.to_owned() };
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| unusable())?;

@@ -19,7 +19,7 @@ use protocol::ids::{MemberId, MemberKey, RunId};
 
 use crate::identity::{Identity, identity_key};
 use crate::stream::DataStream;
-use crate::token::{Token, hex};
+use crate::token::Token;
 
 /// How long the whole of it may take, however slowly the other side drips.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -210,7 +210,7 @@ fn judge(
 ) -> Result<blake3::Hash, HandshakeError> {
     let Hello { run: found, member, nonces, proofs } = hello;
     if *found != run.0 {
-        return Err(HandshakeError::OtherRun { found: hex(found), own: hex(&run.0) });
+        return Err(HandshakeError::OtherRun { found: hex::encode(found), own: hex::encode(run.0) });
     }
     // blake3::Hash compares in constant time.
     let proves = |secret: &[u8; 32], theirs: [u8; 32]| {

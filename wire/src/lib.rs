@@ -44,6 +44,6 @@ pub fn encoded_bytes(message: &impl prost::Message) -> usize {
 /// When the system's random source can't be read.
 pub fn random_bytes<const SIZE: usize>() -> std::io::Result<[u8; SIZE]> {
     let mut bytes = [0; SIZE];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }

@@ -113,7 +113,7 @@ impl Member {
     /// Uploads the exports of the state, behind whatever is being uploaded.
     pub(crate) fn export(&mut self, step: u64) -> Result<(), Failure> {
         let digest = tensors::model_digest(self.engine.layout(), &self.parameters);
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(digest);
         let info = ExportInfo {
             labels: self.plan.labels().to_vec(),
             normalisation: self.plan.normalisation(self.samples.tokenizer_json()),

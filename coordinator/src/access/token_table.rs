@@ -166,7 +166,7 @@ impl FileStamp {
 
 /// What stands for a token in the file. A token is 32 random bytes: nothing is gained by a slow hash.
 pub(crate) fn hash(token: &Token) -> String {
-    token.digest().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(token.digest())
 }
 
 /// A name that fits into a log, a table and a command line.

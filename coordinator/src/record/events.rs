@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 use wire::convert::cut;
 
-use super::{Recorder, unix_seconds};
-use crate::driver::hex;
+use super::Recorder;
+use crate::clock::unix_seconds;
 
 /// A run that held still or waited for less is nothing that people must know at once.
 pub(super) const SHORT_HOLD_MS: u64 = 100;
@@ -36,7 +36,7 @@ impl Recorder {
                 let record = MemberRecord {
                     name: join.name.clone(),
                     device: join.device.clone(),
-                    fingerprint: hex(&join.fingerprint),
+                    fingerprint: hex::encode(join.fingerprint),
                     joined_step: self.progress.step,
                     left_step: None,
                     reason: None,
@@ -73,7 +73,7 @@ impl Recorder {
             }
             RunEvent::Waiting { reason, late_ms } => self.waits_for(reason, *late_ms),
             RunEvent::Warning { message } => self.warning(message),
-            RunEvent::Version { step, digest } => info!(step, digest = hex(digest), "version"),
+            RunEvent::Version { step, digest } => info!(step, digest = hex::encode(digest), "version"),
         }
         self.write_if_due();
     }

@@ -12,7 +12,7 @@ mod throttle;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use protocol::coordinator::Committed;
 use protocol::ids::Phase;
@@ -29,17 +29,14 @@ use self::member_log::MemberLog;
 use self::ongoing_events::OngoingEvents;
 use self::storage_trouble::StorageTrouble;
 use self::throttle::Throttle;
+use crate::clock::unix_seconds;
 use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
 use crate::pending_write::PendingWrite;
-use crate::run_metadata::{RunMetadata, SystemReport};
+use crate::run_metadata::RunMetadata;
 use crate::run_sinks::RunningSinks;
+use crate::system_report::SystemReport;
 use crate::throughput::ThroughputWindow;
-
-/// Seconds since 1970.
-pub(crate) fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
 
 /// Keeps and shows.
 pub(crate) struct Recorder {

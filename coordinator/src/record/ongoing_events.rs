@@ -6,8 +6,9 @@ use run_record::EventRecord;
 use serde_json::json;
 use tracing::info;
 
+use super::Recorder;
 use super::events::SHORT_HOLD_MS;
-use super::{Recorder, unix_seconds};
+use crate::clock::unix_seconds;
 
 /// An event in run.json that isn't over.
 struct OngoingEvent {

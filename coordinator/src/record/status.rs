@@ -3,7 +3,8 @@
 use protocol::ids::MemberId;
 use wire::proto::MemberStatus;
 
-use super::{Recorder, unix_seconds};
+use super::Recorder;
+use crate::clock::unix_seconds;
 use crate::status::{StatusReport, bounded, last_events};
 
 impl Recorder {

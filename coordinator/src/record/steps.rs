@@ -5,7 +5,8 @@ use run_record::metric_definitions::metrics;
 use run_record::{Confusion, Metric, MetricsError};
 use tracing::error;
 
-use super::{Recorder, unix_seconds};
+use super::Recorder;
+use crate::clock::unix_seconds;
 use crate::display::{MemberLine, Progress};
 
 /// `train/loss` is there at least every so many steps.

@@ -87,7 +87,7 @@ impl StartContext<'_> {
     }
 
     fn new_record(&self, run: RunId) -> RunRecord {
-        let id = crate::driver::hex(&run.0);
+        let id = hex::encode(run.0);
         RunRecord {
             run: self.dir.name().to_owned(),
             id: format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]),

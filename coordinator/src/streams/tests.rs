@@ -124,18 +124,19 @@ async fn a_download_that_nobody_takes_is_given_up() {
 
 #[tokio::test]
 async fn a_stream_that_does_not_join_is_closed_and_one_that_did_stays() {
-    let (triggers, mut inbox) = mpsc::channel(8);
-    listen(1, pending(), triggers.clone(), inbox_room(), PATIENCE).await;
-    let Some(Trigger::Disconnected { connection: 1, reason }) = inbox.recv().await else {
+    let (driver_events, mut inbox) = mpsc::channel(8);
+    listen(1, pending(), driver_events.clone(), inbox_room(), PATIENCE).await;
+    let Some(DriverEvent::Disconnected { connection: 1, reason }) = inbox.recv().await else {
         panic!("no end of the stream");
     };
     assert!(reason.contains("did not join"), "{reason}");
 
     let join = from_worker::Message::Join(Join { fingerprint: vec![0; 32], ..Join::default() });
     let joined = tokio_stream::iter([Ok(FromWorker { message: Some(join) })]).chain(pending());
-    let listening = timeout(PATIENCE.join * 4, listen(2, joined, triggers, inbox_room(), PATIENCE)).await;
+    let listening =
+        timeout(PATIENCE.join * 4, listen(2, joined, driver_events, inbox_room(), PATIENCE)).await;
     assert!(listening.is_err(), "it stays for as long as it likes");
-    assert!(matches!(inbox.recv().await, Some(Trigger::Message { connection: 2, .. })));
+    assert!(matches!(inbox.recv().await, Some(DriverEvent::Message { connection: 2, .. })));
 }
 
 /// A flood waits in its own socket once its messages take all the room there is.
@@ -147,8 +148,8 @@ async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     let message = FromWorker { message: Some(from_worker::Message::Ready(ready)) };
     let bytes = wire::encoded_bytes(&message);
     let flood = tokio_stream::iter(std::iter::repeat_with(move || Ok(message.clone())));
-    let (triggers, mut inbox) = mpsc::channel(4_096);
-    let listening = tokio::spawn(listen(1, flood, triggers, inbox_room(), StreamTimeouts::default()));
+    let (driver_events, mut inbox) = mpsc::channel(4_096);
+    let listening = tokio::spawn(listen(1, flood, driver_events, inbox_room(), StreamTimeouts::default()));
     let most = INBOX_BYTES_MAX / bytes;
     let began = std::time::Instant::now();
     while inbox.len() < most {
@@ -159,7 +160,7 @@ async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     assert!(inbox.len() <= most + 1, "{} wait where {most} have room", inbox.len());
     // What the driver takes in makes room for as much.
     for _ in 0..3 * most {
-        assert!(matches!(inbox.recv().await, Some(Trigger::Message { .. })));
+        assert!(matches!(inbox.recv().await, Some(DriverEvent::Message { .. })));
     }
     listening.abort();
 }

@@ -88,5 +88,5 @@ pub(crate) fn read_model(path: &Path, elements: Option<usize>, memory_mb: u64) -
 
 /// `final.digest` of the parameters, in hexadecimal.
 fn digest(engine: &dyn Engine, parameters: &[f32]) -> String {
-    tensors::model_digest(engine.layout(), parameters).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(tensors::model_digest(engine.layout(), parameters))
 }

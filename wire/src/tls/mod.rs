@@ -226,7 +226,7 @@ impl Fingerprint {
 
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "{}{}", Self::PREFIX, crate::token::hex(&self.0))
+        write!(to, "{}{}", Self::PREFIX, hex::encode(self.0))
     }
 }
 

@@ -4,12 +4,12 @@ use protocol::messages::{FromWorker, ToWorker};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::journal_writer::Appended;
-use crate::run_metadata::SystemReport;
 use crate::status::StatusReport;
+use crate::system_report::SystemReport;
 use crate::uploads::VersionOutcome;
 
 /// Everything that can wake the driver.
-pub(crate) enum Trigger {
+pub(crate) enum DriverEvent {
     /// The append that was under way is over.
     Appended(Appended),
     /// A worker opened a control stream.
