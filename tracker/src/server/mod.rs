@@ -22,8 +22,9 @@
 //!
 //! ```json
 //! {"runs": [{"id": "..", "name": "digits-1", "kind": "bonfire|client", "experiment_id": "..", "experiment": "digits",
-//!            "status": "running|completed|interrupted|failed", "stage": "active|deleted", "start_ms": 1, "end_ms": null,
-//!            "updated_ms": 1, "step": 460, "revision": 3, "metrics": {"train/loss": 0.1}, "params": {}, "tags": {}}],
+//!            "status": "running|completed|interrupted|failed", "stage": "active|deleted", "start_ms": 1,
+//!            "end_ms": null, "updated_ms": 1, "step": 460, "revision": 3, "metrics": {"train/loss": 0.1},
+//!            "params": {}, "tags": {}}],
 //!  "next_page": null}
 //! ```
 //!
@@ -31,8 +32,10 @@
 //!
 //! ```json
 //! {"folder": "/home/me/runs/digits-1", "config": {"model.kind": "cnn"}, "all_tags": {"mlflow.note.content": "a note"},
-//!  "latest": [{"key": "train/loss", "value": 0.1, "step": 460, "time_ms": 1, "count": 460, "minimum": 0.1, "maximum": 2.3}],
-//!  "inputs": [{"tags": [{"key": "mlflow.data.context", "value": "training"}], "dataset": {"name": "..", "digest": ".."}}],
+//!  "latest": [{"key": "train/loss", "value": 0.1, "step": 460, "time_ms": 1, "count": 460, "minimum": 0.1,
+//!              "maximum": 2.3}],
+//!  "inputs": [{"tags": [{"key": "mlflow.data.context", "value": "training"}],
+//!              "dataset": {"name": "..", "digest": ".."}}],
 //!  "record": {"final": {}, "members": [], "events": [], "dataset": {}, "timings": {}, "message": ""},
 //!  "checkpoints": [{"step": 460, "created": 1795438016, "digest": "..", "bytes": 1}], "damaged_lines": 0}
 //! ```
@@ -62,9 +65,11 @@
 //! versions, newest first; `run` is as in the list of runs, with its latest losses and accuracy, or null if unknown.
 //!
 //! ```json
-//! {"models": [{"name": "digits", "description": "", "created_ms": 1, "updated_ms": 1, "tags": {}, "aliases": {"champion": 2},
+//! {"models": [{"name": "digits", "description": "", "created_ms": 1, "updated_ms": 1, "tags": {},
+//!              "aliases": {"champion": 2},
 //!              "versions": 3, "newest": 3}]}
-//! {"name": "digits", "versions": [{"version": 3, "description": "", "created_ms": 1, "updated_ms": 1, "source": "models:/m-..",
+//! {"name": "digits", "versions": [{"version": 3, "description": "", "created_ms": 1, "updated_ms": 1,
+//!                                  "source": "models:/m-..",
 //!                                  "model_id": "m-..", "run_id": "..", "run": {"id": ".."}, "tags": {}}]}
 //! ```
 //!
