@@ -1,4 +1,4 @@
-//! Who may do what with the tracker's ports.
+//! Access control of the tracker's ports.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,26 +6,28 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, COOKIE};
 
-/// Somebody who was let in.
+/// An authenticated client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Visitor {
-    /// Of the token, for people; never the token itself.
+    /// Name of the token, for people; never the token itself.
     pub name: Arc<str>,
-    /// Whether more than reading is allowed.
+    /// Whether it may do more than read.
     pub may_change: bool,
 }
 
-/// Lets requests in.
+/// Decides which requests are admitted.
 pub trait Access: Send + Sync {
-    /// Who shows this token, if it is good. It is asked for each request, so a token may end at any time.
+    /// The visitor that this token authenticates, if it is valid. Called for each request, so a token can expire or be
+    /// revoked at any time.
     fn visitor(&self, token: &str) -> Option<Visitor>;
 
-    /// Who comes from this machine, by one of its names and without a token, if anybody may.
+    /// The visitor for a request without a token that addresses this machine by one of its own names, if such requests
+    /// are admitted.
     fn neighbour(&self) -> Option<Visitor> {
         None
     }
 
-    /// Whether the port is reached under TLS: then a browser is told to show its cookie nowhere else.
+    /// Whether the port is served over TLS; if so, the browser's cookie is marked `Secure`.
     fn is_encrypted(&self) -> bool {
         false
     }
@@ -36,18 +38,18 @@ pub trait Access: Send + Sync {
     }
 }
 
-/// The token that a request has shown: an extension of it, for answers that go on for long.
+/// The token that a request presented: a request extension, read by responses that go on for long.
 #[derive(Clone)]
 pub struct PresentedToken(pub Arc<str>);
 
-/// Where a connection comes from: an extension of its requests.
+/// A connection's remote address: an extension of its requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
 /// The cookie's name.
 pub const COOKIE_NAME: &str = "bonfire_tracker";
 
-/// Who shows a token in the headers, in `Authorization` or else in the cookie, and the token.
+/// The visitor and its token, from the headers: `Authorization`, or else the cookie.
 #[must_use]
 pub fn presented(access: &dyn Access, headers: &HeaderMap) -> Option<(Visitor, Arc<str>)> {
     let known = |token: &str| access.visitor(token).map(|visitor| (visitor, token.into()));

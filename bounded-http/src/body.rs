@@ -1,4 +1,4 @@
-//! Bodies that tell the connection's seat when a request is whole and when its answer is taken.
+//! Bodies that report to the connection's slot when a request is complete and when its response has been sent.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use super::pool::ConnectionSlot;
 use super::time_budget::TimeBudget;
 
-/// A request's body: an error where it comes too slowly.
+/// A request's body: yields an error if it arrives too slowly.
 pub(crate) struct RequestBody {
     body: Incoming,
     seat: Arc<ConnectionSlot>,
@@ -61,11 +61,11 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// Bytes that are handed to a connection at once: it buffers no more than that.
+/// Bytes handed to a connection at once; it buffers no more than that.
 pub const PIECE: usize = 64 << 10;
 
-/// An answer's body. What is longer than a piece is copied out piece by piece, so that its memory is its own until the last of it
-/// is taken; then `held` is dropped.
+/// A response body. Anything longer than a piece is copied out piece by piece, so that its memory stays its own until
+/// the last byte has been taken; then `held` is dropped.
 pub struct Answer<H> {
     body: Body,
     rest: Bytes,
@@ -79,7 +79,7 @@ impl<H> Answer<H> {
     }
 }
 
-/// A seat whose connection is being answered.
+/// A slot whose connection is being answered.
 pub(crate) struct ActiveSlot(pub(super) Arc<ConnectionSlot>);
 
 impl Drop for ActiveSlot {

@@ -1,7 +1,7 @@
-//! HTTP connections that are bounded: in number, in how long a request may take to come and an answer to be taken.
+//! Bounded HTTP connections: in number, and in the time that a request may take to arrive and a response to be taken.
 //!
-//! A crowd that says nothing keeps nobody out: where no more connections may be open, a newcomer takes the place of
-//! whoever has been silent for longest. So a port costs the process a stated number of files and no more.
+//! Idle connections keep nobody out: when the pool is full, a new connection replaces the one that has been idle for
+//! longest. So a port costs the process a fixed number of file descriptors and no more.
 
 mod access;
 mod body;
@@ -33,27 +33,27 @@ use timed_stream::TimedStream;
 pub use access::{Access, COOKIE_NAME, Peer, PresentedToken, Visitor, presented};
 pub use body::{Answer, PIECE};
 
-/// What a connection buffers each way; more than the headers that browsers and clients send.
+/// Bytes that a connection buffers in each direction; more than the headers that browsers and clients send.
 const BUFFER_MAX: usize = 64 << 10;
 
-/// After a failed accept, mostly for want of files: others may be closed soon.
+/// Pause after a failed accept, which mostly means no free file descriptors: some may be closed soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections, and how patient they are with their peers.
+/// Limits on the number of connections and on the time that each may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections; each is one file of the process. A few more are, for a moment, that are being hung up on.
+    /// Open connections; each is one file descriptor. A few more exist briefly while they are being closed.
     pub connections: usize,
-    /// How long the handshake and a request's head may take, and how long a connection stays open without a request.
+    /// Time for the handshake and a request's head, and for how long a connection stays open without a request.
     pub head: Duration,
-    /// How long a peer may send nothing of a body that it has begun, or take nothing of an answer.
+    /// For how long a peer may send nothing of a body that it has begun, or take nothing of a response.
     pub stall: Duration,
-    /// What is under way when the server ends may take so long.
+    /// How long requests in progress may take once the server shuts down.
     pub end: Duration,
 }
 
 impl Limits {
-    /// So many connections, with the patience that people's networks need.
+    /// The given number of connections, with timeouts that suit clients on ordinary networks.
     #[must_use]
     pub fn of(connections: usize) -> Self {
         let (head, stall) = (Duration::from_secs(30), Duration::from_secs(30));
@@ -61,7 +61,7 @@ impl Limits {
     }
 }
 
-/// For a port without encryption: the connection as it came.
+/// For a port without encryption: returns the stream unchanged.
 ///
 /// # Errors
 /// Never.
@@ -72,13 +72,14 @@ pub async fn plain(stream: TcpStream) -> io::Result<TcpStream> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// What is under way is answered.
+    /// Requests in progress are still answered.
     Ending,
     Over,
 }
 
-/// Serves a router until `end` comes, and then what is under way for a moment more. `establish` makes a stream of bytes of
-/// what was accepted, such as by a TLS handshake; it runs on the connection's own task, within [`Limits::head`].
+/// Serves a router until `end` resolves, then finishes requests in progress, within [`Limits::end`]. `establish` turns
+/// an accepted connection into a byte stream, such as by a TLS handshake; it runs on the connection's own task, within
+/// [`Limits::head`].
 pub async fn serve<E, F, S>(
     listener: TcpListener,
     establish: E,
@@ -116,7 +117,7 @@ pub async fn serve<E, F, S>(
             }
             drop(alive);
         });
-        // Whoever came has its turn before the next comes, so that a request that is there is seen at once.
+        // Yields to the new connection before the next accept, so that a request that has arrived is seen at once.
         tokio::task::yield_now().await;
     }
     drop((listener, alive));
@@ -125,7 +126,7 @@ pub async fn serve<E, F, S>(
     phase.send_replace(Phase::Over);
 }
 
-/// One connection, to its end.
+/// Serves one connection until it closes.
 async fn serve_one<E, F, S>(
     (stream, peer): (TcpStream, SocketAddr),
     establish: E,
@@ -162,5 +163,5 @@ async fn serve_one<E, F, S>(
     let _ = connection.await;
 }
 
-/// Tells a connection that it has to go; dropped, it lets it be.
+/// Asks a connection to close; dropping it lets the connection stay.
 type HangUp = oneshot::Sender<()>;

@@ -1,4 +1,4 @@
-//! Who is connected, and who makes room for a newcomer.
+//! The open connections, and which of them makes room for a new one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::HangUp;
 
-/// Connections that have been hung up on and whose tasks haven't ended yet, which they do with their next turn.
+/// Evicted connections whose tasks haven't ended yet; they end at their next poll.
 pub(crate) const LEAVING_MAX: usize = 8;
 
 /// All connections of a port.
@@ -21,7 +21,7 @@ pub(crate) struct ConnectionPool {
 struct Inner {
     open: usize,
     turns: u64,
-    /// Those whose next request isn't whole yet, whoever has been waited for longest first.
+    /// Idle connections, whose next request isn't complete yet; the one idle for longest comes first.
     silent: BTreeMap<u64, HangUp>,
 }
 
@@ -34,8 +34,8 @@ impl ConnectionPool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection came in: its seat, and what is ready when it has to go. `None`: all seats are taken by those that are
-    /// being answered, which takes a bounded time.
+    /// Admits a connection: returns its slot, and a future that resolves when it must close. `None`: every slot
+    /// belongs to a connection that is being answered, which takes a bounded time.
     pub(crate) fn enter(crowd: &Arc<Self>) -> Option<(ConnectionSlot, impl Future + Send + use<>)> {
         let mut inner = crowd.inner();
         if inner.open >= crowd.most {
@@ -67,14 +67,14 @@ impl Inner {
 }
 
 enum SlotState {
-    /// Since this turn.
+    /// Idle since this turn.
     Silent(u64),
     Answered(HangUp),
-    /// It has been hung up on.
+    /// It was asked to close.
     Gone,
 }
 
-/// A connection's place among the others.
+/// A connection's slot in the pool.
 pub(crate) struct ConnectionSlot {
     crowd: Arc<ConnectionPool>,
     place: Mutex<SlotState>,
@@ -85,7 +85,7 @@ impl ConnectionSlot {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its request is whole: it keeps its place until it is answered.
+    /// The request is complete: the connection can't be evicted until it is answered.
     pub(crate) fn is_asking(&self) {
         let mut place = self.place();
         if let SlotState::Silent(turn) = *place {
@@ -94,7 +94,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// It has its answer: the next request is waited for.
+    /// The response has been sent: the connection waits for its next request.
     pub(crate) fn is_silent(&self) {
         let mut place = self.place();
         *place = match std::mem::replace(&mut *place, SlotState::Gone) {

@@ -1,4 +1,4 @@
-//! How long a peer may hold up what it has begun.
+//! Limits for how long a peer may stall a transfer that it has begun.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-/// Bytes that earn a second: whoever goes on at this speed, slow as a network from long ago, never runs out.
+/// Bytes that earn one second of budget: a peer that sustains this rate, slow as it is, never runs out.
 const BYTES_PER_SECOND: u64 = 16 << 10;
 
-/// A bucket of time: waiting empties it, bytes fill it again. So neither silence nor a byte now and then goes on for ever.
+/// A time bucket: waiting drains it, bytes refill it. So neither silence nor an occasional byte can go on for ever.
 pub(crate) struct TimeBudget {
     most: Duration,
     left: Duration,
@@ -22,7 +22,7 @@ impl TimeBudget {
         Self { most, left: most, waiting: None }
     }
 
-    /// So many bytes came or went.
+    /// Credits bytes that were transferred.
     pub(crate) fn earn(&mut self, bytes: usize) {
         if let Some((since, _)) = self.waiting.take() {
             self.left = self.left.saturating_sub(since.elapsed());
@@ -31,7 +31,7 @@ impl TimeBudget {
         self.left = self.left.saturating_add(earned).min(self.most);
     }
 
-    /// Nothing comes or goes just now: ready when that has lasted for too long.
+    /// Polled while no bytes move: ready once the budget is spent.
     pub(crate) fn poll_spent(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.left;
         let begin = || (Instant::now(), Box::pin(tokio::time::sleep(left)));

@@ -1,4 +1,4 @@
-//! A stream whose peer has to take what it asked for.
+//! A stream whose peer must keep reading the response that it asked for.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;

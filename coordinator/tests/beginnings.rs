@@ -1,4 +1,4 @@
-//! What a run begins with and when it ends early, on real processes.
+//! Initial parameters and early stopping, on real processes.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn model(place: &Place, run: &str, step: u64) -> std::path::PathBuf {
     place.run_dir(run).join(format!("checkpoints/step-{step:08}/model.safetensors"))
 }
 
-/// The steps of a run's versions. A step's version may be passed over while the one before is being written.
+/// The steps of a run's checkpoints. A step's checkpoint may be skipped while the previous one is being written.
 fn versions(place: &Place, run: &str) -> Vec<u64> {
     let folder = std::fs::read_dir(place.run_dir(run).join("checkpoints")).expect("its versions");
     let names = folder.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -30,7 +30,7 @@ fn versions(place: &Place, run: &str) -> Vec<u64> {
     steps
 }
 
-/// A run to begin from: `source`, of ten steps.
+/// A run to start from: `source`, of ten steps.
 fn place_with_source() -> Place {
     let place = Place::new();
     place.complete(&["--set", "run.name=source"]);
@@ -40,7 +40,7 @@ fn place_with_source() -> Place {
 #[test]
 fn a_run_begins_with_another_ones_parameters_and_keeps_the_frozen_ones() {
     let place = place_with_source();
-    // Not the newest, which is what a run's folder alone means.
+    // Not the newest, which a run's folder alone would select.
     let step = versions(&place, "source")[1];
     let (source_run, freeze) = (format!("init.from=runs/source@{step}"), "init.freeze=[\"hidden*\"]");
     let mut digests = Vec::new();
@@ -77,7 +77,7 @@ fn an_interrupted_run_goes_on_without_the_file_that_it_began_with() {
     let with = |more: &[&'static str]| [&arguments[..], more].concat();
     place.complete(&with(&["--set", "run.name=whole"]));
 
-    // As a crash in the middle leaves it: no later version, no word of the end.
+    // As after a crash in the middle: no later checkpoint, and no record of the end.
     place.complete(&with(&["--set", "run.name=cut"]));
     let dir = place.run_dir("cut");
     for step in versions(&place, "cut").split_off(2) {

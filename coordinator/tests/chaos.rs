@@ -1,5 +1,4 @@
-//! Real coordinators and workers under seeded faults: five fixed seeds; more by hand with the program `chaos` of
-//! `sim`.
+//! Real coordinators and workers under seeded faults: five fixed seeds; the program `chaos` of `sim` runs more by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,9 +6,9 @@ use std::time::Duration;
 
 use sim::real::{ChaosRuns, Programs, kinds_of_evidence, kinds_of_faults};
 
-/// Between them these seeds draw every kind of fault several times, and both models.
+/// Together these seeds draw every kind of fault several times, and both models.
 const SEEDS: [u64; 5] = [258, 196, 105, 83, 310];
-/// Faults strike for so long; then the run is left in peace to complete.
+/// For how long faults are injected; then the run is left undisturbed to complete.
 const STRIKES: Duration = Duration::from_secs(8);
 
 #[test]
@@ -25,7 +24,7 @@ fn runs_under_faults_complete_with_the_digest_of_a_quiet_run() {
         evidence.extend(survived.evidence);
         survived.faults.iter().for_each(|(kind, count)| *struck.entry(kind).or_default() += count);
     }
-    // Faults that miss would prove nothing, and neither would a record that doesn't tell of them.
+    // Faults without a target would prove nothing, and neither would a record that doesn't report them.
     let missing: Vec<_> = kinds_of_faults().filter(|kind| !struck.contains_key(kind)).collect();
     assert!(missing.is_empty(), "no such fault struck: {missing:?}; those that did: {struck:?}");
     let untold: Vec<_> = kinds_of_evidence().filter(|kind| !evidence.contains(kind)).collect();

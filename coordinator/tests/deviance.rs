@@ -1,4 +1,4 @@
-//! A replica whose memory went wrong: found at the next step, put out by name, and what it may have spoilt computed again.
+//! A replica with corrupted memory: detected at the next step, evicted by name, and its possible damage recomputed.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use support::{Place, signal, steps_committed, until, wait};
 
-/// Steps so small that parameters stay near version 0, by which they are found in a process's memory.
+/// Steps so small that parameters stay near checkpoint 0, by which they are found in a process's memory.
 const RUN: [&str; 8] = [
     "--set",
     "train.epochs=500",
@@ -19,7 +19,7 @@ const RUN: [&str; 8] = [
     "--set",
     "elastic.lease=30s",
 ];
-/// Consecutive parameters that are looked for.
+/// Number of consecutive parameters to search for.
 const PATTERN: usize = 64;
 /// No parameter moves this far in such a run; initial weights are several times as large.
 const NEAR: f32 = 0.02;
@@ -28,7 +28,7 @@ const NEAR: f32 = 0.02;
 fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run() {
     let place = Place::new();
     place.complete(&[&RUN[..], &["--set", "run.name=whole"]].concat());
-    // It does no step without all three: of two that differ nobody would know which one is right.
+    // No step is done without all three: of two that differ it would be unknown which one is right.
     let run = [&RUN[..], &["--local-workers", "0", "--set", "elastic.min_workers=3"]].concat();
     let child = place.coordinator(&run).spawn().expect("started");
     until("the coordinator says where it is", || place.run_dir("small").join("address").exists());
@@ -73,7 +73,7 @@ fn a_flipped_bit_in_one_replica_is_found_and_the_digest_is_that_of_a_sound_run()
     }
 }
 
-/// The first parameters of the first layer as memory has them: `[in, out]`, where the file has `[out, in]`.
+/// The first parameters of the first layer in memory layout: `[in, out]`, whereas the file has `[out, in]`.
 fn first_parameters(model: &Path) -> Vec<f32> {
     let bytes = std::fs::read(model).expect("version 0");
     let (length, rest) = bytes.split_at(8);
@@ -90,7 +90,7 @@ fn first_parameters(model: &Path) -> Vec<f32> {
     (0..PATTERN).map(|i| at(i % outputs, i / outputs)).collect()
 }
 
-/// Flips one bit of every copy of these parameters in a process's memory; how many there are.
+/// Flips one bit of every copy of these parameters in a process's memory; returns the number of copies.
 fn flip(pid: u32, wanted: &[f32]) -> usize {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
     let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
@@ -99,7 +99,7 @@ fn flip(pid: u32, wanted: &[f32]) -> usize {
         let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
         let [from, to] = [range.0, range.1].map(|hex| u64::from_str_radix(hex, 16).expect("an address"));
         let mut bytes = vec![0; (to - from) as usize];
-        // Some mappings can't be read: parameters are in none of those.
+        // Some mappings can't be read: none of those holds parameters.
         if memory.read_exact_at(&mut bytes, from).is_err() {
             continue;
         }
@@ -108,7 +108,7 @@ fn flip(pid: u32, wanted: &[f32]) -> usize {
         let is_here =
             |window: &[f32]| window.iter().zip(wanted).all(|(here, there)| (here - there).abs() < NEAR);
         for (index, _) in values.windows(PATTERN).enumerate().filter(|(_, window)| is_here(window)) {
-            // A low bit of the exponent: the value stays finite, the replica goes another way.
+            // A low bit of the exponent: the value stays finite, and the replica diverges.
             let value = f32::from_bits(values[index + 1].to_bits() ^ (1 << 23));
             let at = from + (index as u64 + 1) * 4;
             memory.write_all_at(&value.to_le_bytes(), at).expect("written");

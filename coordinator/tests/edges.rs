@@ -1,4 +1,4 @@
-//! Workers whose way to the coordinator is not whole.
+//! Workers whose connectivity to the coordinator is incomplete.
 
 mod support;
 
@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use sim::real::listening;
 use support::{Place, signal, until, wait};
 
-/// Other loopback addresses, one for each test, at which ports of 127.0.0.1 are to be had that are passed on and no others:
-/// what a firewall before the coordinator's host lets through.
+/// Other loopback addresses, one for each test, on which only forwarded ports of 127.0.0.1 are reachable: as through a
+/// firewall in front of the coordinator's host.
 const HOSTS: [&str; 4] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
 
-/// Passes so many connections on; later ones are hung up on.
+/// Forwards a limited number of connections; later ones are closed.
 #[derive(Clone)]
 struct Door {
     port: u16,
@@ -25,7 +25,7 @@ struct Door {
 }
 
 impl Door {
-    /// At any port, or at the same one.
+    /// Listens on any port (0), or on the same one.
     fn to(to: u16, host: &str, at: u16, limit: u32) -> Self {
         let listener = TcpListener::bind((host, at)).expect("another loopback address");
         let port = listener.local_addr().expect("an address").port();
@@ -54,7 +54,7 @@ impl Door {
 }
 
 impl Door {
-    /// Breaks whatever goes through.
+    /// Breaks all forwarded connections.
     fn cut(&self) {
         for stream in self.open.lock().expect("held by nobody").drain(..) {
             // It may be gone already.
@@ -75,7 +75,6 @@ fn pass(mut from: TcpStream, mut into: TcpStream) {
     });
 }
 
-/// The run's control port.
 fn control_port(place: &Place) -> u16 {
     let address = place.run_dir("small").join("address");
     let port =
@@ -84,7 +83,7 @@ fn control_port(place: &Place) -> u16 {
     port().expect("a port")
 }
 
-/// A worker that comes to the run by the other address.
+/// A worker that joins the run through the other address.
 fn guest(place: &Place, host: &str, port: u16) -> Child {
     guest_command(place, host, port).spawn().expect("started")
 }
@@ -95,14 +94,14 @@ fn guest_command(place: &Place, host: &str, port: u16) -> Command {
     place.worker(&["--coordinator", &url, "--token-file", &token, "--insecure", "--name", "guest"])
 }
 
-/// The guest is named in the run's record.
+/// Whether the run's record names the guest.
 fn is_known(place: &Place) -> bool {
     let record = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
     record.contains("\"guest\"")
 }
 
-/// The data plane can be reached when the worker proves it, not when it enters its first view, and again a moment later: a
-/// passing failure is no reason for a worker to end.
+/// The data plane is reachable when the worker proves it, not when the worker enters its first view, and again a moment
+/// later: a transient failure must not end a worker.
 #[test]
 fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
     let place = Place::new();
@@ -128,7 +127,7 @@ fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
     assert!(guest.try_wait().expect("looked at").is_none(), "{}", place.said("guest.log"));
     let before = passed();
     doors.iter().for_each(|door| door.limit.store(u32::MAX, Ordering::Relaxed));
-    // A proof and a view's own connection.
+    // The probe's connection and the view's own.
     until("its second view", || passed() >= before + 2);
     signal(run.id(), "INT");
     assert_eq!(wait(run).status.code(), Some(130));
@@ -136,7 +135,7 @@ fn a_worker_whose_first_view_finds_the_data_plane_shut_comes_back() {
     assert_eq!(output.status.code(), Some(130), "{}", place.said("guest.log"));
 }
 
-/// A worker behind a firewall that lets the control port through alone says so and waits, and the others train.
+/// A worker behind a firewall that passes only the control port reports that and waits, while the others train.
 #[test]
 fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     let place = Place::new();
@@ -154,7 +153,7 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
         .expect("started");
     until("the other worker's Join", || is_known(&place));
     let at_join = support::steps_committed(&place);
-    // Steps are faster than a connection is given up.
+    // Steps are faster than the timeout of a connection attempt.
     let warning = format!("the data plane of the coordinator at {host}:");
     until("its warning", || {
         let said = std::fs::read_to_string(&log).expect("its log");
@@ -171,7 +170,7 @@ fn a_worker_that_cannot_reach_the_data_plane_is_in_nobodys_way() {
     assert_eq!(record["retries"], 0, "nobody paid for it: {record:#}");
 }
 
-/// Another coordinator has another data plane: a worker that still tries the old one gives that up.
+/// Another coordinator has another data plane: a worker that still tries the old one must give up on it.
 #[test]
 fn a_worker_that_tries_a_data_plane_that_is_gone_turns_to_the_new_one() {
     let place = Place::new();
@@ -185,7 +184,7 @@ fn a_worker_that_tries_a_data_plane_that_is_gone_turns_to_the_new_one() {
     first.kill().expect("killed");
     first.wait().expect("waited for");
     let second = place.coordinator(&[&run[..], &["--resume"]].concat()).spawn().expect("started");
-    // From now on whatever the coordinator listens at is to be had.
+    // From now on all ports of the coordinator are reachable.
     let ports = || listening(second.id()).into_iter().filter(|port| *port != control).collect::<Vec<_>>();
     let mut doors: Vec<Door> = Vec::new();
     until("a proof and a view's own connection", || {
@@ -199,7 +198,7 @@ fn a_worker_that_tries_a_data_plane_that_is_gone_turns_to_the_new_one() {
     assert_eq!(wait(guest).status.code(), Some(130));
 }
 
-/// A data connection that breaks in the middle of the run costs a retry, and the record says whose it was.
+/// A data connection that breaks in the middle of the run costs a retry, and the record names its member.
 #[test]
 fn a_data_connection_that_breaks_is_named_and_made_again() {
     let place = Place::new();
@@ -217,7 +216,7 @@ fn a_data_connection_that_breaks_is_named_and_made_again() {
     let through = Door::to(control, host, 0, u32::MAX);
     let guest = guest(&place, host, through.port);
     let passed = || doors.iter().map(|door| door.passed.load(Ordering::Relaxed)).sum::<u32>();
-    // A proof and a view's own connection.
+    // The probe's connection and the view's own.
     until("it is in the view", || passed() >= 2);
     let before = support::steps_committed(&place);
     until("steps with it", || support::steps_committed(&place) > before + 20);

@@ -1,4 +1,4 @@
-//! The same bits for any number of workers, run after run, and across resumes: on real processes.
+//! Bit-exactness for any number of workers, run after run, and across resumes: on real processes.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn the_digest_is_the_same_for_1_2_3_and_5_workers_and_run_after_run() {
     assert_eq!(digests[0].len(), 64);
 }
 
-/// The digest of a run with 1 worker, which is that of 2 and 3 of them.
+/// The digest of a run with 1 worker, checked against runs with 2 and 3.
 fn digest_of_any(place: &Place, name: &str, keys: &[&str]) -> String {
     for workers in ["1", "2", "3"] {
         let run = format!("run.name={name}-{workers}");
@@ -40,7 +40,7 @@ fn digest_of_any(place: &Place, name: &str, keys: &[&str]) -> String {
 #[test]
 fn every_order_and_every_sampling_has_one_digest_for_any_number_of_workers() {
     let place = Place::new();
-    // A column of weights for the digits: the row's number, so that later rows come more often.
+    // A column of weights for the digits: the row's number, so that later rows are drawn more often.
     let rows = std::fs::read_to_string(place.path().join("rows.csv")).expect("rows");
     let weighted: Vec<String> = rows
         .lines()
@@ -65,7 +65,7 @@ fn every_order_and_every_sampling_has_one_digest_for_any_number_of_workers() {
     ];
     let different: std::collections::BTreeSet<&String> = digests.iter().collect();
     assert_eq!(different.len(), digests.len(), "each key changes what is trained: {digests:?}");
-    // The numbers that were worked out stand in the run's own configuration.
+    // The run's own configuration holds the computed weights.
     let config = std::fs::read_to_string(place.run_dir("weights-1").join("config.toml")).expect("read");
     let weights = config.lines().find_map(|line| line.strip_prefix("class_weights = [")).expect("weights");
     assert_eq!(weights.split(',').count(), 10, "{weights}");
@@ -106,7 +106,7 @@ fn half_precision_learns_the_digits_as_well_as_f32() {
 #[test]
 fn a_model_that_half_precision_is_too_narrow_for_is_refused_before_step_0() {
     let place = Place::new();
-    // Inputs of a million: their squares, and what the first layer makes of them, are beyond 65,504.
+    // Inputs of a million: their squares, and the first layer's outputs, exceed 65,504.
     let rows = std::fs::read_to_string(place.path().join("rows.csv")).expect("rows");
     let huge: Vec<String> = rows
         .lines()
@@ -145,8 +145,8 @@ fn a_run_stopped_at_any_step_resumes_to_the_digest_of_an_uninterrupted_one() {
     let steps = place.record("whole")["final"]["step"].as_u64().expect("steps");
     assert_eq!(steps, 10, "96 training rows in batches of 20, the last one short, twice");
 
-    // A crash right after version k leaves the run's folder as it was then: later versions, commits and metrics
-    // are not there. The journal of the whole run is kept: its later commits must come again with their hashes.
+    // A crash right after checkpoint k leaves the run's folder as it was then: later checkpoints, commits and metrics
+    // don't exist. The journal of the whole run is kept: its later commits must be reproduced with their hashes.
     for step in 0..steps {
         let name = format!("from-{step}");
         copy(&place.run_dir("whole"), &place.run_dir(&name));

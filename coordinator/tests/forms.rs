@@ -1,4 +1,5 @@
-//! Images, text and categories through real processes: the same digest for any number of workers, and across a resume in mid-epoch.
+//! Images, text and categories on real processes: the same digest for any number of workers, and after a mid-epoch
+//! resume.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use support::Place;
 
-/// A folder with a configuration for these data and this model.
+/// A folder with a configuration for this dataset and model.
 fn place(dataset: &str, model: &str) -> Place {
     let place = Place::new();
     let config = format!(
@@ -19,7 +20,7 @@ fn place(dataset: &str, model: &str) -> Place {
     place
 }
 
-/// Images of 8 x 8 pixels in idx form, and their labels.
+/// Writes images of 8 x 8 pixels in idx format, and their labels.
 fn write_idx(dir: &Path, images: u32) {
     let mut pixels = vec![0, 0, 8, 3];
     [images, 8, 8].iter().for_each(|size| pixels.extend(size.to_be_bytes()));
@@ -31,11 +32,11 @@ fn write_idx(dir: &Path, images: u32) {
     std::fs::write(dir.join("small-labels-idx1-ubyte"), labels).expect("written");
 }
 
-/// Steps of a run, and the one that the other run is cut after: within an epoch, whose first samples it has seen.
+/// Steps of a run, and the step after which the other run is cut: within an epoch, after its first samples.
 const STEPS: u64 = 15;
 const CUT: u64 = 7;
 
-/// The digest of 1 worker is that of 2 and 3, and that of a run that ends in mid-epoch and is resumed.
+/// The digest of 1 worker equals that of 2 and 3, and that of a run that ends in mid-epoch and is resumed.
 fn check(place: &Place) {
     for workers in 1..=3 {
         let (name, count) = (format!("of-{workers}"), workers.to_string());
@@ -55,7 +56,7 @@ fn check(place: &Place) {
     assert_eq!(place.digest("small"), place.digest("of-1"), "resumed");
 }
 
-/// What `trainer` says with exit code 0.
+/// The output of `trainer`, which must exit with code 0.
 fn trainer(place: &Place, words: &[&str]) -> String {
     let trainer = Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("trainer");
     let output = std::process::Command::new(trainer).args(words).current_dir(place.path()).output();
@@ -96,7 +97,7 @@ fn a_gpt_on_text() {
     check(&place);
 }
 
-/// The matrix of the last evaluation says the same as its accuracy.
+/// Checks that the matrix of the last evaluation agrees with its accuracy.
 fn confusion_is_of(accuracy: &Value, last: &Value) {
     let matrix = &last["confusion"];
     let labels = matrix["labels"].as_array().map_or(0, Vec::len);
@@ -108,7 +109,7 @@ fn confusion_is_of(accuracy: &Value, last: &Value) {
     assert_eq!(matrix["step"], last["step"], "{matrix}");
 }
 
-/// The preset itself: texts are embedded, fields are missing, and the answer is right.
+/// The actual preset: categories are embedded, fields are missing, and the predictions are right.
 #[test]
 fn the_penguins_of_the_preset() {
     let place = Place::new();
@@ -127,7 +128,7 @@ fn the_penguins_of_the_preset() {
     assert!(accuracy.as_f64().is_some_and(|accuracy| accuracy >= 0.97), "{accuracy}");
     confusion_is_of(accuracy, &place.record("of-1")["final"]);
 
-    // Without its species, with an island and a sex that nobody has seen: a new table is read as the run's was.
+    // Without its species, with an unseen island and an unseen sex: a new table is read like the run's.
     let rows = std::fs::read_to_string(&table).expect("the penguins");
     let bare: String = rows
         .lines()
@@ -168,7 +169,7 @@ fn a_gpt_on_the_words_of_a_tokenizer() {
     std::fs::write(place.path().join("words.json"), tokenizer.to_string()).expect("written");
     check(&place);
 
-    // The run has its own copy, and the export its own: text is written from either, when the file is gone.
+    // The run and the export each have their own copy: text is generated from either, even without the file.
     std::fs::remove_file(place.path().join("words.json")).expect("removed");
     let sample = |source: &Path| {
         let trainer = Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("trainer");
@@ -184,7 +185,7 @@ fn a_gpt_on_the_words_of_a_tokenizer() {
     assert!(written.starts_with("line 3") && written.split_whitespace().skip(2).all(known), "{written}");
     assert_eq!(written.split_whitespace().count(), 8, "{written}");
 
-    // Another tokenizer is other data: a resume says so.
+    // Another tokenizer means other data: a resume reports that.
     let other = tokenizer.to_string().replace("\"line\":1,\"of\":2", "\"of\":1,\"line\":2");
     assert_ne!(other, tokenizer.to_string());
     std::fs::write(place.path().join("words.json"), other).expect("written");
@@ -195,7 +196,7 @@ fn a_gpt_on_the_words_of_a_tokenizer() {
     assert!(code == Some(3) && said.contains("dataset.tokenizer is another one"), "{code:?}: {said}");
 }
 
-/// Images of two classes, three times as many of one, and one that can't be decoded.
+/// Writes images of two classes, three times as many of one, and one that can't be decoded.
 fn write_images(dir: &Path) {
     let image = |number: u8| {
         // A grey PNG of 8 x 8 pixels, not compressed: a zlib stream of one stored block.
@@ -258,15 +259,15 @@ fn balanced_draws_of_augmented_images_some_of_them_bad() {
     assert_eq!(place.record("of-1")["dataset"]["skipped"], 1);
     let timings = place.record("of-1")["timings"].clone();
     let seconds = |key: &str| timings[key].as_f64().filter(|seconds| *seconds > 0.0).expect("a time");
-    // A version after each step, but for those that fell due while one was being written.
+    // A checkpoint after each step, except those that were due while another was being written.
     let (snapshots, most, all) =
         (seconds("snapshots"), seconds("snapshot_seconds_max"), seconds("snapshot_seconds"));
     assert!(snapshots >= 1.0 && most <= all + 1e-9 && all <= snapshots * most + 1e-9, "{timings}");
-    // Some time goes by in waiting even where the feed is always ahead, and it is part of the steps.
+    // Some waiting time remains even if the feed is always ahead, and it is part of the steps.
     let share = seconds("data_wait_seconds") / seconds("member_step_seconds");
     assert!(share < 1.0 && (seconds("data_wait_share") - share).abs() < 1e-9, "{timings}");
 
-    // Images from elsewhere, by name: a folder of them, and one.
+    // External images, by name: a folder of them, and a single one.
     let answer = trainer(&place, &["predict", "runs/of-1", "--input", "images/usual"]);
     let names: Vec<&str> = answer.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!((names.len(), names[0], names[1], names[36]), (37, "file", "01.png", "47.png"), "{answer}");
@@ -276,7 +277,7 @@ fn balanced_draws_of_augmented_images_some_of_them_bad() {
     assert_eq!((&answer["row"], &answer["file"]), (&1.into(), &"04.png".into()), "{answer}");
     assert!(["rare", "usual"].contains(&answer["label"].as_str().expect("a label")), "{answer}");
 
-    // Had the bad image been mended meanwhile, the folder's digest would say so; with other bytes left out, this does.
+    // The bad image is fixed meanwhile, which changes the folder's digest: the resume refuses it.
     let record = place.run_dir("small").join("run.json");
     let running = std::fs::read_to_string(&record).expect("read").replace("\"completed\"", "\"interrupted\"");
     std::fs::write(&record, running).expect("written");

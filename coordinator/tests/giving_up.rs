@@ -1,4 +1,4 @@
-//! Local workers that die again and again.
+//! Local workers that die repeatedly.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use support::{Place, signal, steps_committed, until, wait, workers_of};
 
-/// A worker program that works until a file is there, and then dies as soon as it is started.
+/// A worker program that works until a file exists, and from then on dies as soon as it starts.
 fn dying_worker(place: &Place, dies: &str) -> String {
     let worker = std::path::Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
     let script =
@@ -19,7 +19,7 @@ fn dying_worker(place: &Place, dies: &str) -> String {
 
 const LONG: [&str; 4] = ["--set", "train.epochs=200000", "--set", "checkpoint.every=1h"];
 
-/// The others go on: a slot whose workers die is given up in words, however many steps are committed meanwhile.
+/// A slot whose workers keep dying is abandoned with a message, however many steps the others commit meanwhile.
 #[test]
 fn a_slot_whose_workers_die_again_and_again_is_given_up_and_the_run_goes_on() {
     let place = Place::new();
@@ -52,7 +52,7 @@ fn a_run_whose_workers_are_all_given_up_ends_with_4() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.contains("no local worker can be kept alive") && said.contains("--resume"), "{said}");
-    // It is as good as it was.
+    // The run is as good as before.
     std::fs::remove_file(place.path().join("cursed")).expect("removed");
     let had = steps_committed(&place);
     let again =

@@ -1,4 +1,4 @@
-//! A disk that hangs under the journal: the run waits for it, and everybody who asks hears so.
+//! A disk that hangs under the journal: the run waits for it, and status reports that.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use serde_json::Value;
 use support::{Place, signal, steps_committed, until, wait};
 
-/// Writes to the journal neither end nor fail while the file that `HANGS` names is there.
+/// Writes to the journal neither return nor fail while the file that `HANGS` names exists.
 const HANGS: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +35,7 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 }
 "#;
 
-/// Long enough to be interfered with; a worker that says nothing for two seconds is put out.
+/// Long enough to interfere with; a worker that is silent for two seconds is evicted.
 const SOME: [&str; 6] =
     ["--set", "train.epochs=300", "--set", "checkpoint.every=50 steps", "--set", "elastic.lease=2s"];
 
@@ -46,7 +46,7 @@ struct Hanging {
 }
 
 impl Hanging {
-    /// A run that has committed steps, and whose journal can be made to hang.
+    /// Starts a run that has committed steps, and whose journal can be made to hang.
     fn start() -> Self {
         let place = Place::new();
         let (source, library) = (place.path().join("hangs.c"), place.path().join("hangs.so"));
@@ -119,7 +119,7 @@ fn a_second_signal_ends_a_run_whose_journal_hangs() {
     until("it has heard", || run.place.said("coordinator.log").contains("finishing the step"));
     let Hanging { place, mut child, .. } = run;
     until("it ends", || {
-        // What comes at once is one signal.
+        // Signals in quick succession count as one.
         signal(child.id(), "INT");
         child.try_wait().expect("looked at").is_some()
     });

@@ -1,4 +1,4 @@
-//! Workers that leave a run, and those that come back when it is over.
+//! Workers that leave a run, and workers that come back when it is over.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn status(place: &Place) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
-/// The only worker is told to go: what it holds becomes a version first, and another one goes on from there.
+/// The only worker is told to leave: its state becomes a checkpoint first, from which another one continues.
 #[test]
 fn the_last_worker_hands_its_state_over_before_it_goes() {
     let place = Place::new();
@@ -31,7 +31,7 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
     until("the run has committed steps", || steps_committed(&place) > 20);
     while_stopped(&[first.id()], || {
         assert_eq!(status(&place)["newest_version"], 0, "no version is due for an hour");
-        // It hears of that when it goes on.
+        // It sees the signal when it continues.
         signal(first.id(), "TERM");
     });
     let output = wait(first);
@@ -49,11 +49,11 @@ fn the_last_worker_hands_its_state_over_before_it_goes() {
     assert!(events.iter().all(|event| event["event"] != "rewind" && event["event"] != "retry"), "{events:?}");
 }
 
-/// A laptop that slept through the end of the run: it hears of it when it wakes up a moment later.
+/// A laptop that slept through the end of the run: it learns of the end when it wakes up a moment later.
 #[test]
 fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
     let place = Place::new();
-    // A lease that those who work keep on a busy machine too.
+    // A lease that running workers keep even on a busy machine.
     let run = begin(&place, &["--set", "elastic.lease=2s", "--set", "elastic.min_workers=2"]);
     let [first, second] = ["first", "second"].map(|name| place.guest(name));
     until("the run has committed steps", || steps_committed(&place) > 20);
@@ -70,7 +70,7 @@ fn a_worker_that_comes_back_when_the_run_is_over_hears_of_it() {
     assert_eq!(wait(run).status.code(), Some(0));
 }
 
-/// A local worker that doesn't end keeps the coordinator for a while: whoever comes then is told, too.
+/// A local worker that doesn't exit keeps the coordinator alive for a while: late workers learn of the end, too.
 #[test]
 fn a_worker_that_comes_when_the_run_is_over_is_told_at_once() {
     let place = Place::new();
@@ -89,7 +89,7 @@ fn a_worker_that_comes_when_the_run_is_over_is_told_at_once() {
     signal(local, "STOP");
     let export = place.run_dir("small").join("exports/safetensors/model.safetensors");
     until("the export, which comes last", || export.is_file());
-    // The coordinator has listened for those that were lost, and waits for the process that doesn't end.
+    // By then the coordinator has waited for lost workers, and is waiting for the process that doesn't exit.
     std::thread::sleep(std::time::Duration::from_secs(5));
     let late = wait(place.guest("late"));
     let said = String::from_utf8_lossy(&late.stderr);

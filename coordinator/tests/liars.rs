@@ -1,5 +1,5 @@
-//! Members that don't follow the protocol, and holders of the run's token that want to take its machine: the run puts them
-//! out by name, or bounds what they take, and ends as if they had never come.
+//! Members that violate the protocol, and token holders that try to exhaust the coordinator's machine: the run evicts
+//! them by name, or bounds the resources that they take, and ends as if they had never joined.
 
 mod support;
 
@@ -29,7 +29,7 @@ use wire::proto::{
 use wire::stream::DataStream;
 use wire::token::Token;
 
-/// Long enough for somebody to come in the middle, with workers that may be stopped meanwhile.
+/// Long enough for somebody to join in the middle, with workers that may be stopped meanwhile.
 const SOME: [&str; 8] = [
     "--local-workers",
     "2",
@@ -55,7 +55,7 @@ fn token(place: &Place) -> Token {
     Token::read(&place.run_dir("small").join("token")).expect("the run's token")
 }
 
-/// A member in name only.
+/// A member without a model.
 struct Liar {
     runtime: tokio::runtime::Runtime,
     client: BonfireClient<InterceptedService<Channel, Bearer>>,
@@ -65,7 +65,7 @@ struct Liar {
 }
 
 impl Liar {
-    /// A control stream that has said this.
+    /// Opens a control stream with this Join.
     fn saying(place: &Place, join: Join) -> Self {
         let token = token(place);
         let url = std::fs::read_to_string(place.run_dir("small").join("address")).expect("its address");
@@ -83,7 +83,7 @@ impl Liar {
         Self { runtime, client, stream, answers, token }
     }
 
-    /// It is admitted, as it says of itself what the others have said.
+    /// Joins and is admitted, since it presents the same fingerprint and schema as the others.
     fn join(place: &Place) -> (Self, Welcome) {
         let (fingerprint, schema) = (fingerprint(place), schema(place));
         let mut own = Self::saying(place, join("liar", fingerprint, schema));
@@ -104,7 +104,7 @@ impl Liar {
         answer.message.expect("a message")
     }
 
-    /// It takes the state that another member shows, and is in the next view.
+    /// Fetches the state from the donor, and enters the next view.
     fn enter(&mut self) -> View {
         loop {
             match self.hear() {
@@ -129,7 +129,7 @@ impl Liar {
         }
     }
 
-    /// A data connection that is proven to be its own.
+    /// An authenticated data connection of this member.
     fn data_connection(&self, welcome: &Welcome) -> DataStream {
         let socket = TcpStream::connect(("127.0.0.1", welcome.data_port as u16)).expect("connected");
         let mut stream = DataStream::plain(socket);
@@ -154,7 +154,7 @@ fn join(name: &str, fingerprint: Vec<u8>, schema: u32) -> Join {
     }
 }
 
-/// What the run's own workers have said.
+/// The fingerprint of the run's own workers.
 fn fingerprint(place: &Place) -> Vec<u8> {
     let text = place.record("small")["members"][0]["fingerprint"].as_str().expect("a fingerprint").to_owned();
     text.as_bytes()
@@ -163,7 +163,7 @@ fn fingerprint(place: &Place) -> Vec<u8> {
         .collect()
 }
 
-/// The coordinator names it to whoever says another.
+/// The schema, which the coordinator names when it refuses another one.
 fn schema(place: &Place) -> u32 {
     let mut other = Liar::saying(place, join("other", vec![0; 32], u32::MAX));
     let Told::Refused(why) = other.hear() else { panic!("it has another schema") };
@@ -177,7 +177,7 @@ fn sums_header(key: StepKey, tail_bytes: u32) -> Header {
     Header { kind: Kind::PartialSums, key, node_level: 0, node_index: 0, slice: 0, tail_bytes, floats: 0 }
 }
 
-/// A part of a step that hasn't begun took the place of the step in hand, and the run stood still until its deadline.
+/// A part of a step that hasn't begun used to replace the current step, and the run stalled until its deadline.
 #[test]
 fn a_member_that_is_ahead_of_the_run_is_put_out_by_name() {
     let place = Place::new();
@@ -211,10 +211,10 @@ fn a_member_that_is_ahead_of_the_run_is_put_out_by_name() {
     assert!(left.starts_with("liar left") && left.contains("broke the protocol"), "{left}");
 }
 
-/// What a holder of the token may take more of the coordinator than it had before.
+/// The additional resources that a token holder may take from the coordinator.
 const TAKEN_MAX: Usage = Usage { resident_bytes: 48 << 20, files: 8, threads: 8 };
 
-/// They held 1.1 GB and 3,011 threads: a member has one data connection, and a promise takes no memory.
+/// They used to hold 1.1 GB and 3,011 threads: a member has one data connection, and announced bytes take no memory.
 #[test]
 fn a_hundred_data_connections_that_promise_nine_megabytes_each_take_nothing() {
     let place = Place::new();
@@ -230,9 +230,9 @@ fn a_hundred_data_connections_that_promise_nine_megabytes_each_take_nothing() {
         };
         let open = (0..120).map(|number| {
             let mut data = liar.data_connection(&welcome);
-            // Half of them promise more than a tail of this run can have, and half just that.
+            // Half of them announce more than a tail of this run can have, and half exactly that.
             let bytes = if number % 2 == 0 { 9 << 20 } else { 512 << 10 };
-            // It may be hung up on already.
+            // The connection may be closed already.
             let _ = data.write_all(&promise(bytes)).and_then(|()| data.write_all(&[0; 8 * HEADER_BYTES]));
             data
         });
@@ -247,7 +247,7 @@ fn a_hundred_data_connections_that_promise_nine_megabytes_each_take_nothing() {
     assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
-/// 492 of them made run.json and the log 478 MB each, and status answered OUT_OF_RANGE.
+/// 492 of them used to make run.json and the log 478 MB each, and status returned OUT_OF_RANGE.
 #[test]
 fn refused_workers_with_long_words_fill_neither_record_nor_log_and_status_answers() {
     let place = Place::new();

@@ -1,5 +1,4 @@
-//! What happens to a run when people and machines do what they do: Ctrl-C, a killed worker, a second start, changed
-//! data, torn versions, bad configurations.
+//! Everyday events: Ctrl-C, a killed worker, a second start, changed data, torn checkpoints, bad configurations.
 
 mod support;
 
@@ -8,7 +7,7 @@ use std::process::Command;
 use protocol::journal::{Record, decode, encode};
 use support::{Place, alive, signal, steps_committed, until, wait, while_stopped, worker_of, workers_of};
 
-/// Enough epochs that a run is still at work when it is interfered with.
+/// Enough epochs for a run to be still working when it is interfered with.
 const LONG: [&str; 2] = ["--set", "train.epochs=200000"];
 
 #[test]
@@ -33,7 +32,7 @@ fn ctrl_c_finishes_the_step_writes_a_version_and_can_be_resumed() {
     assert!(err.contains("schedule") || err.contains("train.epochs"), "{err}");
 }
 
-/// Long enough to be interfered with, short enough to be waited for.
+/// Long enough to interfere with, short enough to wait for.
 const SOME: [&str; 4] = ["--set", "train.epochs=300", "--set", "checkpoint.every=50 steps"];
 
 /// A quiet run of [`SOME`] with one worker, as `whole`.
@@ -107,7 +106,7 @@ fn a_worker_from_elsewhere_enters_a_run_that_is_under_way() {
     let joiner = while_stopped(&workers_of(child.id()), || {
         let mut joiner = place.worker(&["--coordinator", address.trim(), "--name", "guest"]);
         let joiner = joiner.stderr(place.log("guest.log")).spawn().expect("started");
-        // From then on it enters between any two steps, of which there are many.
+        // From then on it may enter between any two steps, of which there are many.
         until("it is ready", || place.said("guest.log").contains("every shape is compiled"));
         joiner
     });
@@ -147,7 +146,7 @@ fn a_worker_of_an_earlier_coordinator_that_is_lost_gets_a_successor() {
     let before = steps_committed(&place);
     let child = place.coordinator(&[&run[..], &["--resume"]].concat()).spawn().expect("started");
     until("the worker is back", || steps_committed(&place) > before + 20);
-    // Nobody waits for this process: only its stream tells that it is gone.
+    // This process has no parent that waits for it: only its stream shows that it is gone.
     signal(orphan, "KILL");
     let at = steps_committed(&place);
     until("another worker goes on", || steps_committed(&place) > at + 40);
@@ -221,7 +220,7 @@ fn a_torn_version_is_named_and_the_one_before_is_used() {
     assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
-/// The disk damages a version while the run lives, and then all workers are lost: the version before is used.
+/// The disk damages a checkpoint during the run, and then all workers are lost: the previous checkpoint is used.
 #[test]
 fn a_version_that_is_damaged_under_a_run_is_passed_over() {
     let place = Place::new();
@@ -248,7 +247,7 @@ fn a_version_that_is_damaged_under_a_run_is_passed_over() {
     assert!(warned.iter().any(|text| text.contains("version 400 can't be used")), "{warned:?}");
 }
 
-/// No version is left, and the only worker has trained: state 0 is that of a worker that has not.
+/// No checkpoint is left, and the only worker has trained: state 0 must be that of a worker that has not.
 #[test]
 fn a_run_that_begins_anew_in_a_worker_that_has_trained_has_the_same_bits() {
     let place = Place::new();
@@ -258,7 +257,7 @@ fn a_run_that_begins_anew_in_a_worker_that_has_trained_has_the_same_bits() {
     let worker = worker_of(child.id());
     child.kill().expect("killed");
     child.wait().expect("waited for");
-    // All that it did is void: what the worker holds counts for nothing.
+    // All its work is void: the state that the worker holds counts for nothing.
     let journal = place.run_dir("small").join("journal");
     let records = decode(&std::fs::read(&journal).expect("the journal")).expect("a journal").records;
     let begins = records.iter().filter(|record| matches!(record, Record::Term(_) | Record::View(_))).take(2);
@@ -321,15 +320,15 @@ fn a_worker_without_a_coordinator_gives_up_at_its_join_timeout() {
     assert!(said.contains("127.0.0.1:9"), "{said}");
 }
 
-/// A terminal that is held with Ctrl-S, a pager that nobody scrolls: the training goes on, and what was left out is said.
+/// A terminal halted by Ctrl-S, or a pager that nobody scrolls: the training goes on, and omitted output is reported.
 #[test]
 fn a_reader_that_reads_nothing_holds_up_no_training() {
     let place = Place::new();
     let some = ["--set", "train.epochs=600", "--set", "checkpoint.every=1h", "--output", "json"];
     place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
-    // Every frame on the wire is in the log, too.
+    // Every frame on the wire is logged, too.
     let mut child = place.coordinator(&some).env("RUST_LOG", "h2=debug").spawn().expect("started");
-    // Nobody reads its pipes, which take 64 KiB each, until all that it has to say would be far more than that.
+    // Nobody reads its pipes, which hold 64 KiB each, until its output would be far larger than that.
     until("the run is over", || {
         let text = std::fs::read_to_string(place.run_dir("small").join("run.json")).unwrap_or_default();
         text.contains("\"completed\"")

@@ -1,4 +1,4 @@
-//! A run's folder that is removed or moved while the run goes on: it ends with code 4, and the model is saved.
+//! A run's folder that is removed or moved during the run: the run ends with code 4, and the model is saved.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::process::Child;
 use serde_json::Value;
 use support::{Place, steps_committed, until, wait, while_stopped, workers_of};
 
-/// A run that is under way.
+/// A run in progress.
 struct Begun {
     coordinator: Child,
     workers: Vec<u32>,
@@ -26,7 +26,7 @@ fn begin(place: &Place, more: &[&str]) -> Begun {
     Begun { coordinator, workers }
 }
 
-/// Waits for the end: what was said, and that no worker is left.
+/// Waits for the end, checks that no worker is left, and returns the error output.
 fn end(Begun { coordinator, workers }: Begun) -> String {
     let output = wait(coordinator);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -40,8 +40,8 @@ fn record(run_dir: &Path) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// The saved version is whole, is the state that the run ended with, and a run goes on from it to the same bits as one that
-/// nothing happened to.
+/// The saved checkpoint is complete, is the state with which the run ended, and a run that continues from it reaches
+/// the same bits as an undisturbed one.
 fn is_good(place: &Place, run_dir: &Path, config: &str) {
     let record = record(run_dir);
     assert_eq!(record["status"], "failed", "{record:#}");
@@ -74,10 +74,10 @@ fn is_good(place: &Place, run_dir: &Path, config: &str) {
 #[test]
 fn a_folder_that_is_removed_is_said_at_once_and_the_model_saved_beside_it() {
     let place = Place::new();
-    // A version with each step, and none for an hour.
+    // A checkpoint with each step, and none for an hour.
     for (every, number) in [("1 steps", 1), ("1h", 2)] {
         let run = begin(&place, &["--set", &format!("checkpoint.every={every}")]);
-        // Whoever removes it may meet files that are being made.
+        // The removal may race with files that are being created.
         until("the folder is removed", || {
             let _ = std::fs::remove_dir_all(place.run_dir("small"));
             !place.run_dir("small").exists()
@@ -97,7 +97,7 @@ fn a_folder_that_is_moved_is_followed() {
     let run = begin(&place, &["--set", "checkpoint.every=1h"]);
     let moved = place.path().join("elsewhere");
     std::fs::rename(place.run_dir("small"), &moved).expect("moved");
-    // A folder of its name is not the run's.
+    // A new folder of the same name is not the run's.
     std::fs::create_dir(place.run_dir("small")).expect("made");
     let said = end(run);
     assert!(said.contains("was moved to") && said.contains("elsewhere"), "{said}");
@@ -110,7 +110,7 @@ fn a_folder_that_is_moved_is_followed() {
     is_good(&place, &moved, "elsewhere/config.toml");
 }
 
-/// As one `rm -rf` leaves it that meets a file which is made just then.
+/// The state after an `rm -rf` that races with a file being created.
 #[test]
 fn a_folder_that_is_only_emptied_is_lost_too() {
     let place = Place::new();
@@ -127,13 +127,13 @@ fn a_folder_that_is_only_emptied_is_lost_too() {
     is_good(&place, &place.run_dir("small-rescued-1"), "runs/small-rescued-1/config.toml");
 }
 
-/// Its whole folder of runs is gone: the temporary folder has room.
+/// The whole runs folder is gone: the checkpoint is saved in the temporary folder.
 #[test]
 fn a_folder_whose_parent_is_gone_too_is_saved_in_the_temporary_folder() {
     let place = Place::new();
     let run = begin(&place, &[]);
     let runs = place.path().join("runs");
-    // Else it makes a folder of runs again while this one is being removed.
+    // Otherwise the run would recreate the runs folder during the removal.
     while_stopped(&[run.coordinator.id()], || {
         std::fs::remove_dir_all(&runs).expect("removed");
         std::fs::write(&runs, "a file").expect("written");

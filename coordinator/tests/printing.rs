@@ -1,5 +1,5 @@
-//! Names that would move a terminal's cursor, forge a line of a log or turn one around: nothing that the programs write has them
-//! raw, neither on standard output and standard error nor in the logs of workers.
+//! Names that would move a terminal's cursor, forge a log line or reverse one: the programs never print them raw,
+//! neither on standard output and standard error nor in the workers' logs.
 
 mod support;
 
@@ -14,7 +14,7 @@ use wire::proto::bonfire_client::BonfireClient;
 use wire::proto::{FromWorker, Join, Task, from_worker};
 use wire::token::Token;
 
-/// Clears a screen, sets a title, is a C1 control, turns a line around, ends one.
+/// Clears a screen, sets a title, has a C1 control, reverses a line, ends one.
 const HOSTILE: &str = "\x1b[2J\x1b]0;title\x07\u{9b}31m\u{202e}\u{2028}\u{7f}";
 
 fn assert_plain(what: &str, bytes: &[u8]) {
@@ -39,7 +39,7 @@ fn logs_are_plain(run_dir: &Path) {
     }
 }
 
-/// The digits in a file, columns and labels of such names.
+/// Writes the digits to a file, with such names for the file, its columns and labels.
 fn hostile_data(place: &Place) -> String {
     let text = std::fs::read_to_string(place.path().join("rows.csv")).expect("the rows");
     let mut lines = text.lines();
@@ -91,7 +91,7 @@ fn names_in_the_data_never_reach_a_terminal_or_a_log_raw() {
     }
     let status = wait(place.command(&["status", "runs/text"]).spawn().expect("started"));
     check("status", &status);
-    // Errors quote what they don't understand.
+    // Errors quote invalid input.
     std::fs::write(place.path().join(&name), format!("a{HOSTILE},label\n1,{HOSTILE}\n")).expect("written");
     let refused = wait(place.coordinator(&["--set", "run.name=again"]).spawn().expect("started"));
     let said = check("a refusal", &refused);
@@ -130,7 +130,7 @@ fn a_workers_name_enters_the_run_printable() {
     assert_plain("run.json", record.as_bytes());
 }
 
-/// Somebody else's worker, which says what it wants of its name, device and tasks.
+/// Joins as a foreign worker with arbitrary name, device and tasks.
 fn join(url: &str, token: &Token) {
     let name = format!("stranger{HOSTILE}\nforged line");
     let task = Task { name: format!("task{HOSTILE}"), schema: 1 };

@@ -1,4 +1,4 @@
-//! What a run leaves behind about itself: where it comes from, what its machines did, figures for Prometheus.
+//! A run's records about itself: its provenance, system metrics of its machines, metrics for Prometheus.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn git(place: &Path, arguments: &[&str]) {
     assert!(status.expect("git is there").success(), "git {arguments:?}");
 }
 
-/// A folder that is a checkout with a changed file.
+/// A folder that is a git checkout with a changed file.
 fn checkout() -> Place {
     let place = Place::new();
     std::fs::write(place.path().join(".gitignore"), "/runs\n").expect("written");
@@ -33,7 +33,7 @@ fn checkout() -> Place {
     place
 }
 
-/// Waits until something is there.
+/// Waits until `look` returns something.
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -96,7 +96,7 @@ fn a_resumed_run_adds_its_start_and_no_diff_where_none_is_wanted() {
     assert!(!place.run_dir("small").join("git.diff").exists());
 }
 
-/// The keys of a file of metrics, with the steps at which each has a value.
+/// The keys and steps in a metrics file.
 fn lines(path: &Path) -> Vec<(String, u64)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -190,7 +190,7 @@ fn prometheus_finds_what_the_coordinator_and_a_worker_do() {
     let url = until("the scrape's address", || file("metrics-address"));
     let seen = until("two members and steps", || {
         let seen = scrape(&url)?;
-        // A view is open before its members exchange anything.
+        // A view opens before its members exchange anything.
         let sent = value(&seen, "bonfire_bytes_total{direction=\"sent\",plane=\"data\"}");
         let steps = value(&seen, "bonfire_step_seconds_count{phase=\"exchange\"}");
         (value(&seen, "bonfire_members") == 2.0 && sent > 0.0 && steps > 20.0).then_some(seen)
@@ -218,8 +218,8 @@ fn prometheus_finds_what_the_coordinator_and_a_worker_do() {
     wait(guest);
 }
 
-/// Pages and scripts look at run.json while a run goes on: members, events and the last evaluation are there before the
-/// first version after them.
+/// Pages and scripts read run.json during a run: members, events and the last evaluation are there before the next
+/// checkpoint.
 #[test]
 fn the_record_follows_a_run_between_its_versions() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! Peers that don't belong: each is told why, with an exit code of the contract, and the run loses nothing.
+//! Peers that don't belong to the run: each gets the reason, with a documented exit code, and the run loses nothing.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::process::Child;
 
 use support::{Place, steps_committed, until, wait};
 
-/// A run without local workers, long enough to outlast the test, and where it is.
+/// A run without local workers, long enough to outlast the test, and its URL.
 fn waiting(place: &Place) -> (Child, String) {
     let arguments = ["--local-workers", "0", "--set", "train.epochs=200000"];
     let child = place.coordinator(&arguments).spawn().expect("started");
@@ -52,12 +52,12 @@ fn a_worker_with_another_runs_token_is_refused_and_the_run_goes_on() {
     interrupt(other);
 }
 
-/// The port is the same, the run another: what the worker holds is of no use there, so it starts as a newcomer.
+/// The port is the same, the run another: the worker's state is of no use there, so it starts as a newcomer.
 #[test]
 fn a_worker_whose_port_has_another_run_now_enters_that_with_nothing_of_the_first() {
     let (first, second) = (Place::new(), Place::new());
     let (mut run, url) = waiting(&first);
-    // Where this worker looks for tokens, both coordinators write them.
+    // Both coordinators write their tokens to the folder that this worker searches.
     let worker = first.worker(&["--coordinator", &url, "--device", "cpu"]).spawn().expect("started");
     until("the first run trains", || steps_committed(&first) > 20);
     run.kill().expect("killed");

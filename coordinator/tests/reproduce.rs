@@ -1,4 +1,4 @@
-//! `coordinator reproduce`: what it says, and what it finds.
+//! `coordinator reproduce`: its messages and its verdicts.
 
 mod support;
 
@@ -52,7 +52,7 @@ fn a_run_is_repeated_to_the_same_bits_with_the_commands_that_it_takes() {
     assert!(said.contains("reproduced: small-again ends with the same bits"), "{said}");
     assert_eq!(place.digest("small"), place.digest("small-again"));
 
-    // A record of other weights: the same run doesn't come to them.
+    // A record with other weights: the same run doesn't reproduce them.
     let path = place.run_dir("small").join("run.json");
     let text = std::fs::read_to_string(&path).expect("read").replace(&place.digest("small"), &"0".repeat(64));
     std::fs::write(&path, text).expect("written");

@@ -1,4 +1,4 @@
-//! `--resume`: which run it goes on with, what it says of that, and the line that people are told to type.
+//! `--resume`: which run it continues, what it reports, and the command line that it suggests.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::process::Child;
 use serde_json::Value;
 use support::{Place, signal, steps_committed, until, wait};
 
-/// A run's length may be another when it is gone on with, unless the schedule depends on it.
+/// A run's length may change on resume, unless the schedule depends on it.
 const LONG: [&str; 6] =
     ["--set", "train.epochs=200000", "--set", "checkpoint.every=1h", "--set", "schedule.kind=warmup"];
 
@@ -25,7 +25,7 @@ fn line_to_type(out: &str) -> String {
     line.unwrap_or_else(|| panic!("no line to go on with in {out}")).trim().to_owned()
 }
 
-/// Types a line into a shell in the place's folder.
+/// Executes a line in a shell in the test folder.
 fn typed(place: &Place, line: &str) -> Child {
     place.program("sh").args(["-c", &format!("exec {line}")]).spawn().expect("a shell")
 }
@@ -39,13 +39,13 @@ fn a_resume_of_nothing_starts_and_says_so_first() {
     let out = place.complete(&["--resume", "--set", "run.name=other", "--output", "json"]);
     let first: Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
     assert_eq!((&first["event"], &first["run"]), (&"nothing_to_resume".into(), &"other".into()), "{first}");
-    // There is something now.
+    // Now there is something to resume.
     let out = place.complete(&["--resume", "--output", "json"]);
     let only: Value = serde_json::from_str(out.trim()).expect("one line of JSON");
     assert_eq!(only["status"], "completed", "{only}");
 }
 
-/// The configuration's name, a value with spaces and quotes, and a run that only has a number, with another one beside it.
+/// The configuration's name, a value with spaces and quotes, and a run with only a number, next to another such run.
 #[test]
 fn the_line_at_an_interruption_goes_on_with_that_run_when_it_is_typed() {
     let place = Place::new();
@@ -77,7 +77,7 @@ fn the_line_at_an_interruption_goes_on_with_that_run_when_it_is_typed() {
     let (had, others) = (commits("my run-1"), commits("my run-2"));
     let again = typed(&place, &line);
     until("it goes on", || commits("my run-1") > had + 20);
-    // What it says then is the same line.
+    // It then suggests the same line.
     assert_eq!(line_to_type(&interrupted(again)), line);
     assert!(before > 0 && step() > before);
     assert_eq!(commits("my run-2"), others, "the newer run is left alone");
@@ -101,7 +101,7 @@ fn an_interruption_before_the_first_step_has_a_line_that_works_too() {
     assert_eq!(wait(worker).status.code(), Some(0));
 }
 
-/// A second Ctrl-C ends at once, and is told how to go on as well.
+/// A second Ctrl-C ends the run at once, and the line to resume it is printed all the same.
 #[test]
 fn two_interrupts_end_at_once_with_the_line() {
     let place = Place::new();
@@ -113,7 +113,7 @@ fn two_interrupts_end_at_once_with_the_line() {
     workers.iter().for_each(|pid| signal(*pid, "STOP"));
     signal(child.id(), "INT");
     until("it has heard the first", || place.said("out.log").contains("again: end at once"));
-    // What comes right after the first is taken for the same one.
+    // A signal right after the first counts as the same one.
     until("it ends", || {
         signal(child.id(), "INT");
         child.try_wait().expect("waited for").is_some()
@@ -122,7 +122,7 @@ fn two_interrupts_end_at_once_with_the_line() {
     let line = line_to_type(&place.said("out.log"));
     let had = steps_committed(&place);
     let again = typed(&place, &line);
-    // What was committed after the first version is done again, and its metrics are there already.
+    // Steps committed after the first checkpoint are repeated, and their metrics already exist.
     until("it goes on", || steps_committed(&place) > had);
     interrupted(again);
 }
@@ -133,7 +133,7 @@ fn the_configuration_in_a_runs_folder_goes_on_with_that_run() {
     let child = place.coordinator(&LONG).spawn().expect("started");
     until("it commits steps", || steps_committed(&place) > 4);
     interrupted(child);
-    // Under another name, as people keep what they want to go on with.
+    // Under another name, as people keep a run to continue it.
     std::fs::rename(place.run_dir("small"), place.path().join("runs/kept")).expect("renamed");
     let record = || std::fs::read_to_string(place.run_dir("kept").join("run.json")).expect("its record");
     let step = serde_json::from_str::<Value>(&record()).expect("JSON")["final"]["step"].as_u64();
@@ -163,7 +163,7 @@ fn a_completed_run_with_other_trajectory_keys_is_refused_and_names_them() {
     for key in ["model.dropout: 0.1 in the run, now 0.2", "optimizer.learning_rate"] {
         assert!(err.contains(key), "{err}");
     }
-    // What changes no weight may be another.
+    // Keys that don't affect the weights may change.
     let (code, _, err) = resume(&["--set", "checkpoint.every=1h", "--local-workers", "2"]);
     assert_eq!(code, Some(0), "{err}");
 }

@@ -1,4 +1,5 @@
-//! Signed versions and exports, on real processes: written, verified on resume and by `init.from`, refused otherwise.
+//! Signed checkpoints and exports, on real processes: written, verified on resume and by `init.from`, refused
+//! otherwise.
 
 mod support;
 
@@ -11,7 +12,7 @@ const SIGNED: [&str; 4] = ["--set", "checkpoint.sign=key", "--set", "export.sign
 const OTHERS: [&str; 4] = ["--set", "checkpoint.sign=other", "--set", "checkpoint.verify_key=other.pub"];
 const VERIFIED: [&str; 2] = ["--set", "checkpoint.verify_key=key.pub"];
 
-/// With the keys `key` and `other`, and a signed run `small`.
+/// A folder with the keys `key` and `other`, and a signed run `small`.
 fn place_with_signed_run() -> Place {
     let place = Place::new();
     for name in ["key", "other"] {
@@ -22,21 +23,22 @@ fn place_with_signed_run() -> Place {
     place
 }
 
-/// `coordinator key ...`: the exit code, and all that was said.
+/// Runs `coordinator key ...`: returns the exit code and the whole output.
 fn key(place: &Place, arguments: &[&str]) -> (Option<i32>, String) {
     let output = wait(place.command(&[&["key"], arguments].concat()).spawn().expect("started"));
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Folders of the run's versions, newest first. A step's version may be passed over while the one before is being written.
+/// The folders of the run's checkpoints, newest first. A step's checkpoint may be skipped while the previous one is
+/// being written.
 fn versions(place: &Place) -> Vec<PathBuf> {
     let checkpoints = place.run_dir("small").join("checkpoints");
     let steps = store::versions::list(&checkpoints).expect("listed");
     steps.into_iter().map(|step| store::versions::folder(&checkpoints, step)).collect()
 }
 
-/// As a crash before the last step leaves the run: the folder of what is its newest version then.
+/// Leaves the run as after a crash before the last step; returns the folder of its then newest checkpoint.
 fn interrupt(place: &Place) -> PathBuf {
     let path = place.run_dir("small").join("run.json");
     let record = std::fs::read_to_string(&path).expect("its record");
@@ -50,7 +52,7 @@ fn openssl_verifies(public: &Path, file: &Path, signature: &Path) -> Option<bool
     let mut openssl = Command::new("openssl");
     openssl.args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"]).arg(public);
     openssl.arg("-in").arg(file).arg("-sigfile").arg(signature);
-    // Where there is none, there is nothing to compare with.
+    // Without openssl there is nothing to compare with.
     openssl.output().ok().map(|output| output.status.success())
 }
 
@@ -105,7 +107,7 @@ fn what_is_not_signed_by_a_trusted_key_is_refused_and_named() {
         }
     };
     resume("other", &[name, "is not signed by a key of other.pub"]);
-    // Whole as its own check says, and yet changed: only the signature knows.
+    // Complete according to its own checksum, but changed: only the signature reveals it.
     let manifest = folder.join("manifest.json");
     let signature = folder.join("manifest.json.sig");
     let (signed, before) =
@@ -117,16 +119,16 @@ fn what_is_not_signed_by_a_trusted_key_is_refused_and_named() {
     resume("key", &[name, "damaged signature"]);
     std::fs::remove_file(&signature).expect("removed");
     resume("key", &[name, "is not signed", "manifest.json.sig"]);
-    // Whoever knows who wrote it can vouch for it.
+    // A person who knows its origin can sign it.
     let (code, said) = key(&place, &["sign", "--key", "key", manifest.to_str().expect("a path")]);
     assert_eq!(code, Some(0), "{said}");
-    // A version that a disk has damaged is passed over as ever: the one before is signed too.
+    // A checkpoint damaged by the disk is skipped as usual: the previous one is signed too.
     std::fs::write(folder.join("model.safetensors"), "damaged").expect("written");
     let said = place.complete(&[&SIGNED[..], &VERIFIED, &["--resume"]].concat());
     assert!(said.contains("the version before is"), "{said}");
 }
 
-/// A manifest of the same files with another epoch, and the check that belongs to it.
+/// A manifest of the same files with another epoch, and a valid checksum.
 fn with_another_epoch(manifest: &[u8]) -> Vec<u8> {
     let mut manifest = store::versions::Manifest::from_bytes(manifest).expect("a manifest");
     manifest.epoch += 1;

@@ -1,4 +1,4 @@
-//! Other trackers beside a run, without a worker: what is refused, and what a tracker that hangs costs.
+//! Sinks of a run, tested without a worker: what is refused, and the cost of a tracker that hangs.
 
 mod support;
 
@@ -9,7 +9,7 @@ use support::{Place, until, wait};
 
 const SECRET: &str = "no-file-has-this-word";
 
-/// `coordinator tracker push` of what lies in this folder: exit code and what was said.
+/// Runs `coordinator tracker push` in this folder: returns the exit code and the error output.
 fn push(place: &Place, run: &str, to: &str, more: &[&str]) -> (Option<i32>, String) {
     let mut command = place.command(&["tracker", "push", run, "--to", to]);
     let output = wait(command.args(more).spawn().expect("started"));
@@ -48,7 +48,7 @@ fn a_push_of_nothing_or_to_nowhere_has_the_codes_of_the_contract() {
     assert_eq!(code, Some(2), "{said}");
 }
 
-/// What the tracker beside a run stumbles over is said, and costs the run nothing.
+/// A failure of the run's tracker is reported, and costs the run nothing.
 #[test]
 fn a_damaged_tracker_file_is_said_and_harms_no_run() {
     let place = Place::new();
@@ -65,8 +65,8 @@ fn a_damaged_tracker_file_is_said_and_harms_no_run() {
     assert!(index.with_extension("sqlite.damaged").is_file());
 }
 
-/// The server takes connections and never answers. The run ends all the same, says what is left and how it is sent; a
-/// second signal ends the wait.
+/// The server accepts connections and never answers. The run ends all the same, and reports what is left and how to
+/// send it; a second signal ends the wait.
 #[test]
 fn a_tracker_that_hangs_is_waited_for_a_while_and_no_longer() {
     let check = |is_signalled_again: bool| {
@@ -86,7 +86,7 @@ fn a_tracker_that_hangs_is_waited_for_a_while_and_no_longer() {
             let is_over =
                 || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"interrupted\""));
             until("the run is over", is_over);
-            // The wait listens to signals a moment after the record is written.
+            // The wait handles signals only from a moment after the record is written.
             until("the run is gone", || {
                 let is_gone = run.try_wait().expect("asked").is_some();
                 if !is_gone {
@@ -103,7 +103,7 @@ fn a_tracker_that_hangs_is_waited_for_a_while_and_no_longer() {
         let command = format!("coordinator tracker push runs/small --to http://{address} --experiment run");
         assert!(said.contains(&command) && !said.contains(SECRET), "{said}");
         assert_eq!(said.contains("what is left isn't waited for"), is_signalled_again, "{said}");
-        // A run that nobody interrupts waits for its trackers three times as long.
+        // A run that nobody interrupts waits three times as long for its trackers.
         assert!(took < Duration::from_secs(14), "{took:?}");
     };
     check(false);

@@ -1,5 +1,5 @@
-//! Nothing grows: after a warm-up no process of a run holds more of its machine, however long the run is and however many
-//! workers come and go.
+//! No growth: after a warm-up no process of a run takes more resources, however long the run is and however many
+//! workers join and leave.
 
 mod support;
 
@@ -12,31 +12,32 @@ use serde_json::Value;
 use sim::real::Usage;
 use support::{Place, until_within, wait, workers_of};
 
-/// What a process may hold more at the end than after its warm-up. 10,000 steps that each kept no more than a kilobyte
-/// would be 10 MiB; glibc gives freed memory back late and in part, which shows as a few MiB that come and go.
+/// The allowed growth of a process from its warm-up to the end. 10,000 steps that each leaked a kilobyte would add up
+/// to 10 MiB; glibc returns freed memory late and in part, which shows as a few MiB that come and go.
 const GROWTH_MAX: Usage = Usage { resident_bytes: 8 << 20, files: 4, threads: 4 };
-/// Steps after which everything has been taken that a run keeps: buffers, the allocator's arenas, some hundred metrics.
+/// Steps after which a run has allocated everything that it keeps: buffers, the allocator's arenas, some hundred
+/// metrics.
 const WARM_UP_STEPS: u64 = 2_000;
 const STEPS: u64 = 10_000;
-/// Of a model of two slices. A leak of a buffer each step is gigabytes by then.
+/// For a model of two slices. By then a leak of one buffer per step amounts to gigabytes.
 const WIDE_STEPS: u64 = 400;
 const WIDE_WARM_UP_STEPS: u64 = 60;
 /// Two slice buffers of 4 MiB may be in flight at the end that weren't after the warm-up, at each of two members.
 const WIDE_GROWTH_MAX: Usage = Usage { resident_bytes: 32 << 20, ..GROWTH_MAX };
-/// Workers that come and are killed.
+/// Number of workers that join and are killed.
 const LOSSES: u64 = 200;
-/// So many at once.
+/// Number of concurrent ones.
 const AT_ONCE: u64 = 5;
-/// The first ones are the warm-up: threads' arenas and the record's lists come with them.
+/// The first ones are the warm-up: they allocate threads' arenas and the record's lists.
 const WARM_UP_LOSSES: u64 = 40;
-/// What is kept for good of a worker that was lost is its line in run.json, its machine's facts and the events of its
-/// coming and going: a few kilobytes, up to a thousand workers.
+/// A lost worker permanently leaves its line in run.json, its machine's facts and the events of its joining and
+/// leaving: a few kilobytes, for up to a thousand workers.
 const LOSSES_GROWTH_MAX: Usage = Usage { resident_bytes: 12 << 20, ..GROWTH_MAX };
 
-/// Longest that a goal may take: ten thousand steps are a minute or two on a busy machine of two cores.
+/// Timeout of a goal: ten thousand steps take a minute or two on a busy machine with two cores.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Evaluations and versions now and then, as real runs have them.
+/// Occasional evaluations and checkpoints, as in real runs.
 const QUIET: [&str; 6] = [
     "--set",
     "train.evaluate_every=100",
@@ -46,7 +47,7 @@ const QUIET: [&str; 6] = [
     "checkpoint.keep=3",
 ];
 
-/// The last step in metrics.jsonl, of which only the end is read: the file is long by then.
+/// The last step in metrics.jsonl; reads only the end, as the file is long by then.
 fn step(place: &Place) -> u64 {
     let mut text = Vec::new();
     if let Ok(mut file) = std::fs::File::open(place.run_dir("small").join("metrics.jsonl")) {
@@ -59,16 +60,16 @@ fn step(place: &Place) -> u64 {
     last.and_then(|line| line["step"].as_u64()).unwrap_or(0)
 }
 
-/// The coordinator and its workers, by name.
+/// The usage of the coordinator and its workers, by name.
 fn usages(coordinator: u32) -> BTreeMap<String, Usage> {
     let own = [("the coordinator".to_owned(), coordinator)].into_iter();
     let workers = workers_of(coordinator).into_iter().map(|pid| (format!("worker {pid}"), pid));
     own.chain(workers).filter_map(|(name, pid)| Some((name, Usage::of(pid)?))).collect()
 }
 
-/// What each holds for good by now. Memory that comes and goes is none that grows: the least of a few looks counts, as what is
-/// leaked is there in all of them. No event says that an allocator has given memory back, so the looks are spread over a
-/// fifth of a second; on a busier machine they are further apart, and the least is no greater for that.
+/// The permanent usage of each process. Fluctuating memory is not growth: the minimum of several samples counts, since
+/// a leak shows in all of them. No event reports that an allocator has returned memory, so the samples are spread over
+/// a fifth of a second; on a busier machine they are further apart, which can only lower the minimum.
 fn settled(coordinator: u32) -> BTreeMap<String, Usage> {
     let mut least = usages(coordinator);
     for _ in 0..10 {
@@ -93,7 +94,7 @@ fn assert_no_growth(before: &BTreeMap<String, Usage>, after: &BTreeMap<String, U
     }
 }
 
-/// A run of so many steps is looked at after its warm-up and before its end.
+/// Compares a run of this many steps after its warm-up with the same run before its end.
 fn soak(place: &Place, more: &[&str], (warm_up, steps): (u64, u64), bound: Usage) {
     let epochs = format!("train.epochs={}", steps.div_ceil(5) * 2);
     let arguments = [&["--local-workers", "2", "--set", &epochs][..], &QUIET, more].concat();
@@ -150,7 +151,7 @@ fn two_hundred_workers_that_come_and_are_killed_leave_nothing_behind() {
     assert_eq!(wait(run).status.code(), Some(130));
 }
 
-/// The members of the view, as `coordinator status` says.
+/// The members of the view, according to `coordinator status`.
 fn in_view(place: &Place) -> Vec<String> {
     let output = wait(place.command(&["status", "--output", "json"]).spawn().expect("started"));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Starts that are refused: before there is a folder, in one word; and what `coordinator check` knows.
+//! Starts that are refused, before a folder is created and with a short message; and the checks of `coordinator check`.
 
 mod support;
 
@@ -13,7 +13,7 @@ fn check(place: &Place, more: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// What only the worker program knows to be wrong, and what must be said of it.
+/// Errors that only the worker program can detect, and words of their messages.
 const REFUSED: [(&str, &[&str]); 4] = [
     ("model.kind=resnt", &["\"resnt\"", "did you mean \"resnet\"?", "cnn, gpt, mlp, resnet"]),
     ("model.class_weights=[1.0, 2.0]", &["model.class_weights", "10 labels"]),
@@ -83,11 +83,11 @@ fn a_refused_start_leaves_no_folder_and_says_its_error_once() {
         assert!(err.contains(word), "{arguments:?}: no {word:?} in {err}");
         assert!(!place.run_dir("small").exists(), "{arguments:?}: a folder is left");
     }
-    // The name is free for whoever has mended it.
+    // The name is free for the corrected start.
     place.complete(&[]);
 }
 
-/// The worker program has no answer beforehand, and its worker refuses.
+/// The worker program can't answer beforehand, and its worker refuses.
 #[test]
 fn a_start_that_its_first_worker_refuses_leaves_no_folder_either() {
     let place = Place::new();
@@ -111,7 +111,7 @@ fn a_start_that_its_first_worker_refuses_leaves_no_folder_either() {
     }
 }
 
-/// Only a worker from elsewhere can tell: what it said stays to be read, said once.
+/// Only an external worker can detect the error: its message is printed once and stays available.
 #[test]
 fn what_a_worker_from_elsewhere_refuses_is_said_once_and_its_folder_stays() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What the person hears who is called at night: from `coordinator status`, and from run.json.
+//! Diagnosis for an operator: from `coordinator status`, and from run.json.
 
 mod support;
 
@@ -11,14 +11,14 @@ use support::{Place, signal, steps_committed, until, wait};
 const LONG: [&str; 6] =
     ["--local-workers", "0", "--set", "train.epochs=200000", "--set", "checkpoint.every=50 steps"];
 
-/// `coordinator status --output json`: its exit code and what it says.
+/// Runs `coordinator status --output json`: returns its exit code and its output.
 fn status(place: &Place) -> (Option<i32>, Value) {
     let command = place.command(&["status", "--output", "json"]).spawn();
     let output = wait(command.expect("started"));
     (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
 }
 
-/// The same for people, with what goes to standard error.
+/// The same in the format for people, including standard error.
 fn said(place: &Place) -> (Option<i32>, String) {
     let output = wait(place.command(&["status"]).spawn().expect("started"));
     let text = [output.stdout, output.stderr].concat();
@@ -145,7 +145,7 @@ fn a_coordinator_that_is_gone_is_missed_and_its_successor_says_what_that_cost() 
     assert!(place.record("small")["timings"]["restart_seconds"].as_f64() > Some(0.0));
 }
 
-/// A worker hangs: long before its lease is over, whoever asks hears whom the run waits for.
+/// A worker hangs: long before its lease expires, status reports for whom the run waits.
 #[test]
 fn a_step_that_takes_long_says_whom_it_waits_for() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! A disk that fills up or refuses, files that are torn or damaged: nothing is lost, nothing is claimed, and the run goes
-//! on when it can.
+//! A disk that fills up or refuses writes, and files that are torn or damaged: nothing is lost, no false claim is
+//! made, and the run continues when it can.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{Place, signal, until, wait, while_stopped, workers_of};
 const RUN: [&str; 6] =
     ["--set", "train.epochs=400", "--set", "checkpoint.every=20 steps", "--set", "checkpoint.keep=2"];
 
-/// The keys and steps of metrics among lines of JSON.
+/// The steps and keys of the metrics among lines of JSON.
 fn named(text: &str) -> BTreeSet<(u64, String)> {
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter_map(|line| Some((line["step"].as_u64()?, line["key"].as_str()?.to_owned()))).collect()
@@ -32,14 +32,14 @@ fn can_mount() -> bool {
     false
 }
 
-/// A coordinator whose mounts are its own, so that nothing else is short of room.
+/// A coordinator with mounts of its own, so that no other process is short of disk space.
 struct Mounted<'a> {
     place: &'a Place,
     child: Child,
 }
 
 impl<'a> Mounted<'a> {
-    /// `coordinator` with these arguments, after a command that mounts something below the place.
+    /// Starts `coordinator` with these arguments, after a command that mounts something in the test folder.
     fn start(place: &'a Place, mount: &str, arguments: &[&str]) -> Self {
         let script = format!("{mount} && exec \"$0\" \"$@\"");
         let child = place
@@ -61,7 +61,7 @@ impl<'a> Mounted<'a> {
         std::fs::metadata(self.run_dir().join(name)).map_or(0, |meta| meta.len())
     }
 
-    /// Runs a command among the coordinator's mounts.
+    /// Runs a command in the coordinator's mount namespace.
     fn inside(&self, command: &[&str]) {
         let pid = self.child.id().to_string();
         let output = Command::new("nsenter")
@@ -72,23 +72,23 @@ impl<'a> Mounted<'a> {
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// The folder of versions.
+    /// The folder of checkpoints.
     fn checkpoints(&self) -> PathBuf {
         self.place.run_dir("small").join("checkpoints")
     }
 
-    /// No version can be written from now on.
+    /// Makes writing checkpoints fail from now on.
     fn refuse_versions(&self) {
         let path = self.checkpoints();
         self.inside(&["mount", "-t", "tmpfs", "-o", "ro", "none", path.to_str().expect("a readable path")]);
     }
 
-    /// Versions can be written again.
+    /// Makes checkpoints writable again.
     fn take_versions(&self) {
         self.inside(&["umount", "-l", self.checkpoints().to_str().expect("a readable path")]);
     }
 
-    /// `coordinator status`, from outside.
+    /// Runs `coordinator status`, from outside.
     fn status(&self) -> Value {
         let run_dir = self.run_dir();
         let run_dir = run_dir.to_str().expect("a readable path");
@@ -98,7 +98,7 @@ impl<'a> Mounted<'a> {
     }
 }
 
-/// Whether a status has an event of this kind that says this.
+/// Whether a status has an event of this kind with this text.
 fn says(status: &Value, event: &str, text: &str) -> bool {
     let events = status["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     events.iter().any(|one| one["event"] == event && one["text"].as_str().is_some_and(|t| t.contains(text)))
@@ -117,8 +117,8 @@ fn a_full_disk_holds_the_run_up_and_nothing_is_lost() {
     let filler = run.run_dir().join("filler");
     let mut file = std::fs::File::create(&filler).expect("made");
     until("the journal has no room, and the person hears why", || {
-        // Page by page, until there is none; a version that is given up leaves some. The last page of the journal may have
-        // room for some more commits.
+        // Fill the disk page by page; an abandoned checkpoint frees some space. The last page of the journal may have
+        // room for a few more commits.
         while file.write_all(&[0; 4096]).is_ok() {}
         let status = run.status();
         let waits_for = status["waiting_for"].as_str().unwrap_or_default();
@@ -169,7 +169,7 @@ fn versions_that_cant_be_written_stop_no_training_and_the_next_one_is_tried() {
     assert!(record["events"].to_string().contains("Read-only file system"), "{}", record["events"]);
 }
 
-/// Nothing is lost yet, and a person is there: the run ends and says why, whoever was to write it.
+/// Nothing is lost yet, and a person is there: the run ends and reports the reason, whichever worker was to write it.
 #[test]
 fn a_first_version_that_cant_be_written_ends_the_run_in_words() {
     if !can_mount() {
@@ -193,7 +193,7 @@ fn a_first_version_that_cant_be_written_ends_the_run_in_words() {
     assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
-/// All steps are done, and the disk takes no version: the members keep what they hold until it does.
+/// All steps are done, and no checkpoint can be written: the members keep their state until it can.
 #[test]
 fn the_last_version_waits_for_a_disk_that_takes_it() {
     if !can_mount() {
@@ -204,7 +204,7 @@ fn the_last_version_waits_for_a_disk_that_takes_it() {
     place.complete(&[&some[..], &["--set", "run.name=whole"]].concat());
     let run = Mounted::start(&place, "true", &some);
     until("there is a version", || run.run_dir().join("checkpoints/step-00000000/manifest.json").is_file());
-    // No later version may be there before that.
+    // No later checkpoint may exist before that.
     while_stopped(&workers_of(run.child.id()), || run.refuse_versions());
     until("it waits for room", || {
         run.status()["waiting_for"]
@@ -217,15 +217,15 @@ fn the_last_version_waits_for_a_disk_that_takes_it() {
     assert_eq!(place.digest("small"), place.digest("whole"));
 }
 
-/// Only the metrics' disk is full: they wait, and nothing else does.
+/// Only the metrics' disk is full: the metrics wait, and nothing else does.
 #[test]
 fn metrics_that_cant_be_written_stop_no_training_and_come_later() {
     if !can_mount() {
         return;
     }
     let place = Place::new();
-    // It goes on for seconds after the disk of its metrics is full; with few evaluations, as all its lines wait for a reader
-    // until its end.
+    // It goes on for seconds after the disk of its metrics is full; with few evaluations, as nobody reads its output
+    // until it ends.
     let some = [
         "--set",
         "train.epochs=2000",
@@ -289,7 +289,7 @@ fn a_torn_journal_goes_on_and_a_damaged_one_is_named() {
     interrupted();
     let journal = dir.join("journal");
     let bytes = std::fs::read(&journal).expect("the journal");
-    // The end, the last version and a part of the record before.
+    // The end, the last checkpoint and a part of the record before.
     let mut torn = bytes.len() - bytes.len() / 8;
     if decode(&bytes[..torn]).expect("a journal").torn.is_none() {
         // That was the end of a record.
@@ -311,7 +311,7 @@ fn a_torn_journal_goes_on_and_a_damaged_one_is_named() {
     assert_eq!(std::fs::read(&journal).expect("the journal"), bytes, "nothing is cut off");
 }
 
-/// The record of a run that is over can't be written: it is not claimed to be over before it is.
+/// The record of a completed run can't be written: the run must not be reported as over before it is.
 #[test]
 fn a_run_is_over_when_its_record_says_so() {
     let place = Place::new();
@@ -322,7 +322,7 @@ fn a_run_is_over_when_its_record_says_so() {
         .expect("started");
     let record = place.run_dir("small").join("run.json");
     until("a record", || record.is_file());
-    // Nothing can be renamed to a folder's name; the record may be written again before there is one.
+    // Nothing can be renamed onto a folder; the record may be rewritten before the folder exists.
     until("a folder in its place", || {
         let _ = std::fs::remove_file(&record);
         let _ = std::fs::create_dir(&record);

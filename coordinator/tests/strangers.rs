@@ -1,4 +1,5 @@
-//! Who knocks and doesn't belong: noise, crowds, workers of other releases. The run goes on as if they weren't there.
+//! Clients that don't belong to the run: noise, floods, workers of other releases. The run goes on as if they weren't
+//! there.
 
 mod support;
 
@@ -22,7 +23,7 @@ use wire::proto::{
 use wire::stream::DataStream;
 use wire::token::Token;
 
-/// Short enough to be waited for, with workers that may be stopped for as long as something is done to it.
+/// Short enough to wait for, with workers that may be stopped while something is done to the run.
 const SOME: [&str; 8] = [
     "--local-workers",
     "2",
@@ -33,10 +34,10 @@ const SOME: [&str; 8] = [
     "--set",
     "elastic.lease=60s",
 ];
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A quiet run of [`SOME`], as `whole`, then one under way.
+/// Completes a quiet run of [`SOME`], as `whole`, then starts another one.
 fn run(place: &Place) -> Child {
     place.complete(&[&SOME[..], &["--set", "run.name=whole"]].concat());
     let child = place.coordinator(&SOME).spawn().expect("started");
@@ -44,7 +45,7 @@ fn run(place: &Place) -> Child {
     child
 }
 
-/// The run ends as the quiet one did, with nothing lost and nobody gone.
+/// The run ends like the quiet one, with nothing lost and no member gone.
 fn is_unharmed(place: &Place, run: Child) {
     let output = wait(run);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -76,7 +77,7 @@ fn noise_on_every_port_changes_nothing() {
     while_stopped(&workers_of(child.id()), || {
         for (port, bytes) in ports.iter().flat_map(|port| halves.map(|bytes| (*port, bytes))) {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
-            // It may be hung up on in the middle.
+            // The connection may be closed in the middle of it.
             let _ = stream.write_all(bytes);
             open.push(stream);
         }
@@ -84,7 +85,7 @@ fn noise_on_every_port_changes_nothing() {
     is_unharmed(&place, child);
 }
 
-/// More than the coordinator takes connections, each of which begins like one that belongs there.
+/// More connections than the coordinator accepts, each of which begins like a legitimate one.
 #[test]
 fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
     let place = Place::new();
@@ -112,7 +113,7 @@ fn a_crowd_at_the_control_port_keeps_no_worker_out_and_no_person() {
     drop(crowd);
 }
 
-/// What a browser gets of a page.
+/// The response that a browser gets.
 fn page(url: &str, path: &str) -> String {
     let host = url.trim().trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).expect("connected");
@@ -124,10 +125,10 @@ fn page(url: &str, path: &str) -> String {
     answer
 }
 
-/// Everybody who comes to any port of a process that may open few files says nothing, or half of something.
+/// A process with few file descriptors: clients on all its ports send nothing, or half a message.
 #[test]
 fn a_crowd_at_every_port_leaves_the_run_the_files_that_it_needs() {
-    // This process has all of the crowd's sockets.
+    // This process holds all of the clients' sockets.
     assert!(store::raise_open_files() > 8_000, "raise the hard limit of open files (ulimit -Hn)");
     let place = Place::new();
     let more = ["--set", "telemetry.metrics_listen=127.0.0.1:0"];
@@ -171,7 +172,7 @@ fn a_crowd_at_every_port_leaves_the_run_the_files_that_it_needs() {
 
 type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
-/// Asks the coordinator something as whoever knows the run's token.
+/// Calls the coordinator with the run's token.
 fn calling<T>(place: &Place, ask: impl AsyncFnOnce(Client) -> T) -> T {
     let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
     let url = address(place);
@@ -183,7 +184,7 @@ fn calling<T>(place: &Place, ask: impl AsyncFnOnce(Client) -> T) -> T {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(40), asked).await.expect("in time") })
 }
 
-/// What the coordinator answers to a stream that begins like this, before it ends.
+/// The coordinator's answer to a stream with this first message, or `None` if the stream just ends.
 fn answer(place: &Place, first: from_worker::Message) -> Option<to_worker::Message> {
     calling(place, async |mut client| {
         let said = FromWorker { message: Some(first) };
@@ -203,7 +204,8 @@ fn refusal(place: &Place, join: Join) -> String {
     }
 }
 
-/// Data connections of somebody who knows the run's token and no member's key, on the run's data port: why each is refused.
+/// Opens data connections with the run's token but without a member's key, on the run's data port: returns the
+/// refusals.
 fn claims(place: &Place, coordinator: u32, ids: std::ops::Range<u64>) -> Vec<String> {
     let token = Token::read(&place.run_dir("small").join("token")).expect("the run's token");
     let uuid = place.record("small")["id"].as_str().expect("an id").replace('-', "");
@@ -223,7 +225,7 @@ fn claims(place: &Place, coordinator: u32, ids: std::ops::Range<u64>) -> Vec<Str
     ids.map(|id| claim(port, id).to_string()).collect()
 }
 
-/// Ids count from one, and eleven sockets that claim a few of them used to end the run and to name nobody.
+/// Ids count from one, and eleven sockets that claimed a few of them used to end the run without naming anybody.
 #[test]
 fn whoever_knows_the_token_can_claim_no_members_id() {
     let place = Place::new();
@@ -264,7 +266,7 @@ fn an_upload_in_a_members_name_is_refused() {
     is_unharmed(&place, child);
 }
 
-/// A stream that never joined says how long its gradient is: nobody sums slices of that length.
+/// A stream that never joined announces a gradient length: no slices of that length are ever summed.
 #[test]
 fn what_a_stream_says_that_never_joined_changes_nothing() {
     let place = Place::new();
@@ -302,7 +304,7 @@ fn workers_of_other_releases_and_other_tasks_are_told_so() {
     assert_eq!(events.matches("stranger was refused").count(), 3, "{events}");
 }
 
-/// Somebody edits the file under a running run: those that have it go on, a newcomer says what is wrong.
+/// Somebody edits the file during a run: members that have loaded it continue, a newcomer reports the mismatch.
 #[test]
 fn data_that_changed_under_a_run_is_named_by_who_comes_and_the_others_go_on() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `--supervise`: a process that starts the coordinator again, and passes on what it is told.
+//! `--supervise`: a process that restarts the coordinator, and forwards signals to it.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::{Place, signal, steps_committed, until, wait};
 /// Longer than any of these tests.
 const LONG: [&str; 5] = ["--supervise", "--set", "train.epochs=200000", "--set", "checkpoint.every=50 steps"];
 
-/// The processes that work in this folder and whose program is called so.
+/// The processes that work in this folder and run the given program.
 fn processes(place: &Place, program: &str) -> Vec<u32> {
     let here = place.path().canonicalize().expect("the folder is there");
     let is_one = |pid: u32| {
@@ -23,7 +23,7 @@ fn processes(place: &Place, program: &str) -> Vec<u32> {
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| is_one(*pid)).collect()
 }
 
-/// The coordinator that holds the run, which its lock names.
+/// The coordinator that holds the run, according to its lock.
 fn coordinator(place: &Place) -> Option<u32> {
     std::fs::read_to_string(place.run_dir("small").join("lock")).ok()?.trim().parse().ok()
 }
@@ -52,7 +52,7 @@ fn one_signal_that_comes_twice_finishes_the_step_all_the_same() {
     let supervisor = place.coordinator(&LONG).spawn().expect("started");
     until("the run has committed steps", || steps_committed(&place) > 20);
     let both = [coordinator(&place).expect("a coordinator"), supervisor.id()].map(|pid| pid.to_string());
-    // One command, so that they come as close together as a terminal's.
+    // One command, so that they arrive as close together as from a terminal.
     let sent = Command::new("kill").arg("-INT").args(both).status().expect("kill runs");
     assert!(sent.success());
     assert_eq!(wait(supervisor).status.code(), Some(130));
@@ -66,7 +66,7 @@ fn whenever_it_is_told_to_end_no_coordinator_stays_behind() {
     for pause_ms in [0, 5, 20, 80, 300] {
         let place = Place::new();
         let supervisor = place.coordinator(&LONG).spawn().expect("started");
-        // Before that the signal ends a process that has done nothing yet.
+        // Earlier, the signal would end a process that has done nothing yet.
         until("it has started", || !processes(&place, "coordinator").is_empty());
         std::thread::sleep(Duration::from_millis(pause_ms));
         signal(supervisor.id(), "TERM");
@@ -94,7 +94,7 @@ fn told_to_end_while_the_coordinator_is_dead_it_starts_no_other() {
     }
 }
 
-/// At its start, while workers join, at version 0, between two steps: the next one goes on, to the same bits.
+/// At its start, while workers join, at checkpoint 0, between two steps: the next one continues, to the same bits.
 #[test]
 fn a_coordinator_may_be_killed_at_any_point_again_and_again() {
     let place = Place::new();
@@ -109,7 +109,7 @@ fn a_coordinator_may_be_killed_at_any_point_again_and_again() {
     }
     let said = place.complete(&run);
     assert_eq!(place.digest("small"), place.digest("whole"), "{said}");
-    // One that no coordinator lived long enough to admit is waited for by nobody, and tries for minutes.
+    // A worker that no coordinator lived long enough to admit belongs to none, and retries for minutes.
     for worker in processes(&place, "worker") {
         // It may be about to end by itself.
         let _ = Command::new("kill").arg("-TERM").arg(worker.to_string()).output();
@@ -117,7 +117,7 @@ fn a_coordinator_may_be_killed_at_any_point_again_and_again() {
     until("its workers have ended", || processes(&place, "worker").is_empty());
 }
 
-/// Two unnamed runs of one configuration: what is started again is the one that died, whatever became of the other.
+/// Two unnamed runs of one configuration: the supervisor restarts the one that died, whatever became of the other.
 #[test]
 fn a_supervisor_starts_its_own_run_again() {
     let place = Place::new();
@@ -131,7 +131,7 @@ fn a_supervisor_starts_its_own_run_again() {
         until("it trains", || std::fs::metadata(&metrics).is_ok_and(|metrics| metrics.len() > 0));
         (child, dir)
     };
-    // Nothing while it is written.
+    // Empty while it is being written.
     let held_by = |dir: &std::path::Path| -> Option<u32> {
         std::fs::read_to_string(dir.join("lock")).expect("its lock").trim().parse().ok()
     };

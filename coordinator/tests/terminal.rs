@@ -1,4 +1,4 @@
-//! What people see on a terminal: bars that fit it, survive a resize, and leave nothing behind.
+//! The output on a terminal: bars that fit it, survive a resize, and leave nothing behind.
 
 mod support;
 
@@ -12,17 +12,17 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 use support::{Place, signal, until, wait_status_of};
 
-/// A terminal that breaks lines anew when it gets narrower, as most do.
+/// A terminal that rewraps lines when it gets narrower, as most do.
 #[derive(Default)]
 struct Screen {
     columns: usize,
     /// Logical lines, each as long as it was written.
     lines: Vec<Vec<char>>,
-    /// The cursor: its line and the place in it.
+    /// The cursor: its line and the position in it.
     at: (usize, usize),
-    /// An escape sequence that has begun.
+    /// An unfinished escape sequence.
     escape: String,
-    /// Widest line that was written, by the columns that there were.
+    /// The widest line written, by the terminal's width in columns.
     widest: Vec<(usize, usize)>,
     colours: usize,
 }
@@ -81,7 +81,7 @@ impl Screen {
         }
     }
 
-    /// So many rows up, as they are on the screen.
+    /// Moves up by the given number of screen rows.
     fn up(&mut self, rows: usize) {
         assert_eq!(self.at.1, 0, "from the first column");
         let mut left = rows;
@@ -127,7 +127,7 @@ impl Terminal {
         std::thread::spawn(move || {
             let mut file = File::from(read.try_clone().expect("cloned"));
             let (mut bytes, mut rest) = ([0; 4096], Vec::new());
-            // A terminal whose last program has ended gives an error.
+            // A terminal whose last program has ended returns an error.
             while let Ok(count @ 1..) = file.read(&mut bytes) {
                 rest.extend_from_slice(&bytes[..count]);
                 let whole = match std::str::from_utf8(&rest) {
@@ -142,7 +142,7 @@ impl Terminal {
     }
 
     fn resize(&self, columns: u16) {
-        // What was drawn before is on the screen before.
+        // Everything drawn before the resize must reach the screen first.
         let mut screen = self.screen.lock().expect("no panic");
         set_size(&self.master, columns);
         screen.resize(usize::from(columns));
@@ -226,7 +226,7 @@ fn colours_are_off_where_they_are_not_wanted_and_a_dumb_terminal_has_plain_lines
     assert!(screen.text().iter().any(|line| line.starts_with("epoch ")), "{:?}", screen.text());
 }
 
-/// Lines stay whole while they are drawn: none is wider than the terminal was.
+/// Lines are not wrapped while they are drawn: none is wider than the terminal was.
 #[test]
 fn no_line_of_bars_is_wider_than_its_terminal() {
     for columns in [80, 40, 20] {

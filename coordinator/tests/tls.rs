@@ -1,5 +1,5 @@
-//! TLS on loopback, where it is asked for: the bits are the same, and every kind of misunderstanding ends at once with a
-//! message that helps. Between two hosts: tests/two_hosts.rs.
+//! TLS on loopback, on request: the bits are the same, and every kind of misconfiguration ends at once with a helpful
+//! message. Between two hosts: tests/two_hosts.rs.
 
 mod support;
 
@@ -38,7 +38,7 @@ fn stop(place: &Place, run: Child) {
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
 }
 
-/// A worker that can't join: it says so at once, and not after its join timeout.
+/// A worker that can't join: it reports that at once, not only after its join timeout.
 fn refused(place: &Place, arguments: &[&str], words: &[&str]) {
     let began = Instant::now();
     let timeout = format!("{}s", 10 * DEADLINE.as_secs());
@@ -62,7 +62,7 @@ fn refused_by(arguments: &[&str], output: &Output, words: &[&str]) {
 #[test]
 fn a_run_under_tls_comes_to_the_same_bits_and_keeps_its_authority_over_a_resume() {
     let place = Place::new();
-    // The length may change then.
+    // With this schedule the length may change on resume.
     let kind =
         ["--set", "schedule.kind=constant", "--set", "schedule.warmup_steps=0", "--local-workers", "2"];
     place.complete(&[&kind[..], &["--set", "run.name=plain"]].concat());
@@ -97,7 +97,7 @@ fn misunderstandings_about_tls_end_at_once_with_a_way_out() {
     let url = address(&place);
     until("steps", || steps_committed(&place) > 0);
     let file = token_file(&place);
-    // The very address and token file are enough.
+    // The same address and token file are enough.
     let mut guest = place.guest("guest");
     until("the guest is in", || place.has_member("guest"));
     guest.kill().expect("killed");
@@ -124,7 +124,7 @@ fn misunderstandings_about_tls_end_at_once_with_a_way_out() {
     let bare = write("bare", TokenLine { fingerprint: None, ..own.clone() });
     refused(&place, &["--coordinator", &url, "--token-file", &bare], &["TOKEN:sha256-", "--tls-ca"]);
 
-    // The run's authority as an organisation's would be: names and all.
+    // The run's CA, used like an organisation's: with names and dates checked.
     let ca = place.run_dir("small").join("tls/ca.pem").display().to_string();
     let status =
         place.command(&["status", "--connect", &url, "--token-file", &bare, "--tls-ca", &ca]).output();
@@ -202,7 +202,7 @@ fn a_run_with_an_authority_of_its_own_asks_workers_for_certificates() {
     assert_eq!(wait(worker).status.code(), Some(130));
 }
 
-/// Whoever says nothing, or nonsense, to a port under TLS is hung up on and costs nobody else anything.
+/// Clients that send nothing, or nonsense, to a TLS port are disconnected and affect nobody else.
 #[test]
 fn strangers_at_ports_under_tls_change_nothing() {
     let place = Place::new();
@@ -226,7 +226,7 @@ fn strangers_at_ports_under_tls_change_nothing() {
     let guest = place.guest("guest");
     until("the guest is in", || place.has_member("guest"));
     until("steps among strangers", || steps_committed(&place) > before + 20);
-    // Who speaks HTTP in the open is told what to do.
+    // A plain HTTP client gets a hint.
     let url = address(&place).replace("https://", "");
     let mut stream = std::net::TcpStream::connect(url).expect("connected");
     std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").expect("sent");
@@ -238,8 +238,8 @@ fn strangers_at_ports_under_tls_change_nothing() {
     assert_eq!(wait(guest).status.code(), Some(130));
 }
 
-/// HTTP/2 begins with the server's words, which wait for the handshake under TLS: whoever never began it was never hung up on,
-/// and 520 of them kept every worker and every person out.
+/// HTTP/2 begins with the server's message, which under TLS waits for the handshake: clients that never began it used
+/// to stay connected, and 520 of them kept every worker and every person out.
 #[test]
 fn a_crowd_that_never_begins_tls_keeps_no_worker_out_and_no_person() {
     let place = Place::new();
@@ -252,7 +252,7 @@ fn a_crowd_that_never_begins_tls_keeps_no_worker_out_and_no_person() {
     let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let connect = |_| TcpStream::connect(("127.0.0.1", port)).expect("connected");
     let mut crowd: Vec<TcpStream> = (0..600).map(connect).collect();
-    // The first are hung up on long before their time: the newest strangers take their places.
+    // The first clients are disconnected long before their timeout: newer ones take their slots.
     let first = &mut crowd[0];
     first.set_read_timeout(Some(DEADLINE)).expect("set");
     let end = first.read(&mut [0]);

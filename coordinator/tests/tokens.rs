@@ -1,4 +1,4 @@
-//! Tokens of roles in a run that goes on: what each may, and what ends with it.
+//! Tokens with roles during a run: what each permits, and what ends with it.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn refused(place: &Place, arguments: &[&str], words: &[&str]) {
     }
 }
 
-/// Makes a token and keeps it in a file.
+/// Creates a token and stores it in a file.
 fn token(place: &Place, role: &str, name: &str) -> String {
     let line = done(place, &["token", "create", "--role", role, "--name", name]);
     let path = place.path().join(name);
@@ -76,7 +76,7 @@ fn roles_are_kept_apart_and_a_revoked_worker_is_hung_up_on() {
         assert_eq!(turned_away.status.code(), Some(2), "{}", place.said("guest.log"));
         assert!(place.said("guest.log").contains("bob"), "{}", place.said("guest.log"));
 
-        // A worker's token is good for both planes.
+        // A worker's token is valid for both planes.
         let guest = guest(&place, &worker);
         until("the guest is in", || place.has_member("guest"));
         let before = steps_committed(&place);
@@ -116,7 +116,7 @@ fn roles_are_kept_apart_and_a_revoked_worker_is_hung_up_on() {
     }
 }
 
-/// Neither the run's token nor any other is in a file of the run but its own.
+/// No file of the run contains any token, except for the run's own token file.
 fn no_token_is_written_down(place: &Place, files: &[&String]) {
     let run = place.run_dir("small");
     let mut tokens: Vec<String> =

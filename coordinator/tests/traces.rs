@@ -91,7 +91,7 @@ fn a_step_is_one_trace_of_the_coordinator_and_its_workers() {
 fn a_collector_that_is_down_or_hangs_harms_nothing() {
     let place = Place::new();
     place.complete(&[]);
-    // Accepts connections and says nothing.
+    // Accepts connections and never answers.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     for (name, address) in [("deaf", deaf.local_addr().expect("bound")), ("down", closed)] {

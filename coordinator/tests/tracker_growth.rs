@@ -1,4 +1,4 @@
-//! A tracker that is asked ten thousand times, of all kinds of things, is as large afterwards as after the first thousand.
+//! After ten thousand requests of all kinds a tracker is no larger than after the first thousand.
 
 mod support;
 
@@ -9,17 +9,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 use support::{DEADLINE, Place, signal, steps_committed, until, wait, while_stopped, workers_of};
 
-/// What caches fill, and pieces of memory that the allocator has not given back. A leak of 2.5 kB a request is more than this.
+/// Filled caches, and memory that the allocator has not returned. A leak of 2.5 kB per request exceeds this.
 const GROWN_KB_MAX: u64 = 24 << 10;
 /// Files of connections that are just being closed.
 const FILES_MORE_MAX: usize = 8;
 /// The serving thread, those that wait for the disk, and the coordinator's own.
 const THREADS_MAX: usize = 16 + 24;
-/// Requests until the caches are full.
+/// Number of requests until the caches are full.
 const WARM_UP: usize = 1_500;
 const REQUESTS: usize = 10_000;
 
-/// What a process holds.
+/// A process's resources.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     memory_kb: u64,
@@ -72,7 +72,7 @@ impl Client<'_> {
         self.ask("POST", &format!("/api/2.0/mlflow/{what}"), body)
     }
 
-    /// One of the many things that pages and clients ask for.
+    /// One of the many kinds of requests that pages and clients make.
     fn turn(&mut self, number: usize) {
         let own = self.own.clone();
         let last = self.runs.last().cloned();
@@ -133,7 +133,7 @@ impl Client<'_> {
     }
 }
 
-/// Asks for a while, and then for much longer.
+/// Sends requests for a while, and then for much longer.
 fn does_not_grow(pid: u32, host: &str, own: String) {
     let mut client = Client { host, runs: Vec::new(), own, asked: 0.into() };
     let mut turns = 0..;

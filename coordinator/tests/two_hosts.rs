@@ -1,5 +1,5 @@
-//! Two hosts, as far as the network goes: two network namespaces with a cable between them, on which tcpdump listens.
-//! Needs root, `ip` and `tcpdump`; where they are missing it is skipped, loudly, unless `BONFIRE_REQUIRE_NETNS=1`.
+//! Two simulated hosts: two network namespaces connected by a virtual cable, which tcpdump captures. Needs root, `ip`
+//! and `tcpdump`; if they are missing it is skipped, with a message, unless `BONFIRE_REQUIRE_NETNS=1`.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use support::{Place, signal, steps_committed, until, wait};
 use wire::token::TokenLine;
 
-/// Two namespaces, gone with the test.
+/// Two network namespaces, removed after the test.
 struct Hosts {
     names: [String; 2],
 }
@@ -23,7 +23,7 @@ fn ip(arguments: &[&str]) -> bool {
 }
 
 impl Hosts {
-    /// `None` where this machine can't have them.
+    /// `None` if this machine doesn't allow them.
     fn new(test: &str) -> Option<Self> {
         let names = ["a", "b"].map(|side| format!("bonfire-{test}-{}-{side}", std::process::id()));
         let cable = ["a", "b"].map(|side| format!("bf{}{side}", std::process::id()));
@@ -62,7 +62,7 @@ impl Hosts {
         None
     }
 
-    /// The same program on one of the hosts.
+    /// The same command on one of the hosts.
     fn on(&self, side: usize, command: &Command) -> Command {
         let mut moved = Command::new("ip");
         moved.args(["netns", "exec", &self.names[side]]).arg(command.get_program()).args(command.get_args());
@@ -79,7 +79,7 @@ impl Hosts {
         moved
     }
 
-    /// Writes down all that the cable carries.
+    /// Captures all traffic on the cable.
     fn listen(&self, place: &Place, name: &str) -> (Child, PathBuf) {
         let (path, log) = (place.path().join(name), format!("{name}.log"));
         let mut tcpdump = Command::new("tcpdump");
@@ -99,8 +99,8 @@ impl Drop for Hosts {
     }
 }
 
-/// A run on one host with a worker on the other, which knows nothing but the address and a copy of the token's line: what
-/// went over the cable.
+/// A run on one host with a worker on the other, which only knows the address and a copy of the token's line: returns
+/// the captured traffic.
 fn captured(hosts: &Hosts, place: &Place, flags: &[&str]) -> (Vec<u8>, TokenLine) {
     let listen = format!("{}:0", ADDRESSES[0]);
     let arguments = ["--local-workers", "0", "--listen", &listen, "--set", "train.epochs=100000"];
@@ -137,7 +137,7 @@ fn captured(hosts: &Hosts, place: &Place, flags: &[&str]) -> (Vec<u8>, TokenLine
     (std::fs::read(path).expect("the capture"), line)
 }
 
-/// Asks for a page from the other host, trusting the run's authority: the status, or what went wrong.
+/// Requests a page from the other host, trusting the run's CA: prints the status, or the error.
 const ASK: &str = r#"
 import ssl, sys, urllib.error, urllib.request
 method, url, authority, token = sys.argv[1:]
@@ -152,7 +152,8 @@ except urllib.error.HTTPError as error:
     print(error.code)
 "#;
 
-/// The tracker's pages and /metrics are encrypted off loopback, and ask for a token; a viewer's reads and changes nothing.
+/// Off loopback, the tracker's pages and /metrics are encrypted and require a token; a viewer's token only permits
+/// reading.
 #[test]
 fn pages_and_metrics_ask_other_hosts_for_a_token_under_tls() {
     let Some(hosts) = Hosts::new("pages") else { return };
@@ -195,7 +196,7 @@ fn pages_and_metrics_ask_other_hosts_for_a_token_under_tls() {
     signal(tcpdump.id(), "INT");
     wait(tcpdump);
     let bytes = std::fs::read(path).expect("the capture");
-    // The one request that went in the open had it: the port's own answer says to use https.
+    // The one plaintext request contained it: the port answered that https is required.
     let told = bytes.windows(viewer.len()).filter(|window| *window == viewer.as_bytes()).count();
     assert!(told <= 1 && contains(&bytes, b"use https://"), "the token went over the cable {told} times");
 }
@@ -223,7 +224,7 @@ fn between_hosts_nothing_is_read_and_the_token_file_is_all_that_a_worker_needs()
     for (what, part) in &secrets {
         assert!(!contains(&bytes, part), "{what} went over the cable in the open");
     }
-    // The test sees what is there to be seen.
+    // Counter-check: without TLS the capture does contain them.
     drop(hosts);
     let Some(hosts) = Hosts::new("plain") else { return };
     let place = Place::new();

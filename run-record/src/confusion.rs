@@ -1,14 +1,14 @@
-//! The confusion matrix of an evaluation, as `run.json` keeps it.
+//! The confusion matrix of an evaluation, as stored in `run.json`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::metric_definitions::{self, Prediction};
 
-/// Labels at most: of more nobody reads a matrix, and `run.json` is written anew with each version. Precision and recall
-/// of each label are in `metrics.jsonl` in any case.
+/// Maximum number of labels: a larger matrix is unreadable, and `run.json` is rewritten with each checkpoint. Precision
+/// and recall of each label are in `metrics.jsonl` in any case.
 pub const LABELS_MAX: usize = 64;
 
-/// How often each label was taken for which.
+/// Counts of predictions by true label and predicted label.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Confusion {
@@ -21,8 +21,8 @@ pub struct Confusion {
 }
 
 impl Confusion {
-    /// That of an evaluation's sums, in the layout of [`meaning`]; `None` for what has no labels, or more than
-    /// [`LABELS_MAX`], and where a sum is no count.
+    /// The matrix in an evaluation's sums, in the layout of [`metric_definitions`]; `None` for a prediction without
+    /// labels or with more than [`LABELS_MAX`], and where a sum is not a count.
     #[must_use]
     pub fn of(prediction: &Prediction, sums: &[f64], step: u64) -> Option<Self> {
         let Prediction::Labels(labels) = prediction else { return None };
@@ -36,7 +36,7 @@ impl Confusion {
     }
 }
 
-/// A sum of ones; whole numbers of f64 are exact below 2^53.
+/// A sum of ones; f64 represents integers exactly below 2^53.
 fn count(sum: f64) -> Option<u64> {
     ((0.0..9_007_199_254_740_992.0).contains(&sum) && sum.fract() == 0.0).then_some(sum as u64)
 }

@@ -1,6 +1,6 @@
-//! Reading a file of metrics while somebody else appends to it: offset in, whole lines and a new offset out.
+//! Reads a metrics file while another process appends to it: takes an offset, returns whole lines and the new offset.
 //!
-//! Nothing is held between two reads, so whoever keeps the offset can go on after any crash.
+//! Nothing is held between two reads, so a caller that stores the offset can continue after any crash.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -8,75 +8,75 @@ use std::path::Path;
 
 use crate::Metric;
 
-/// Bytes that are read at once: a few thousand lines. A line that is longer is no metric.
+/// Bytes per read: a few thousand lines. A longer line is not a metric.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Characters of a bad line that are repeated in a message.
+/// Characters of a bad line that are quoted in a message.
 const SHOWN_CHARS: usize = 60;
 
-/// As many bytes as these characters have at most.
+/// The most bytes that these characters can occupy in UTF-8.
 const SHOWN_BYTES: usize = 4 * SHOWN_CHARS;
 
-/// A metric and where its line stands.
+/// A metric and its line's position in the file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Line {
     /// Offset of its first byte.
     pub start: u64,
-    /// Offset behind its newline.
+    /// Offset after its newline.
     pub end: u64,
-    /// What it says.
+    /// The metric that it holds.
     pub metric: Metric,
 }
 
-/// A whole line that is no metric.
+/// A whole line that is not a metric.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadLine {
     /// Offset of its first byte.
     pub start: u64,
-    /// Its beginning.
+    /// The beginning of the line.
     pub text: String,
 }
 
-/// What a read found.
+/// The result of one read.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Chunk {
     /// The metrics, in the file's order.
     pub lines: Vec<Line>,
-    /// What was passed over.
+    /// Lines that were skipped.
     pub bad: Vec<BadLine>,
-    /// Where to go on: behind the last whole line that was looked at, or in the midst of one that is too long.
+    /// Where to continue: after the last whole line that was parsed, or inside an overlong one.
     pub end: u64,
-    /// Whether more may be there already.
+    /// Whether the file may already hold more lines.
     pub is_more: bool,
 }
 
 /// Why a file can't be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("{path}, offset {offset}: {source}")]
     Io {
         /// The file.
         path: String,
-        /// Where.
+        /// Where the read began.
         offset: u64,
-        /// What it said.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// The file is shorter than what was read of it: a machine lost what its disk had not yet, or somebody cut it.
+    /// The file is shorter than the part already read: a machine lost unsynced data, or somebody truncated the file.
     #[error("{path} has {length} bytes, and {offset} of it were read before: it was cut or replaced")]
     Cut {
         /// The file.
         path: String,
-        /// What was read before.
+        /// The offset already read.
         offset: u64,
-        /// What is there.
+        /// The file's length.
         length: u64,
     },
 }
 
-/// Reads at most `lines_max` whole lines from `offset` on. A file that is not there yet has none. A line of more than 256 KiB
-/// is bad as soon as so much of it is there; further reads pass over its rest.
+/// Reads at most `lines_max` whole lines from `offset` on. A missing file has none. A line of more than 256 KiB counts
+/// as bad as soon as that much of it has been written; further reads skip the rest of it.
 ///
 /// # Errors
 /// When the file can't be read, or is shorter than the offset.
@@ -105,7 +105,7 @@ pub fn read(path: &Path, offset: u64, lines_max: usize) -> Result<Chunk, FollowE
     let is_more = bytes.len() == CHUNK_BYTES;
     let newline = bytes.iter().position(|byte| *byte == b'\n');
     let passed_over = match newline {
-        // The rest of a line that was too long.
+        // The rest of an overlong line.
         Some(newline) if is_line_begun => newline + 1,
         None if is_line_begun || is_more => bytes.len(),
         _ => 0,
@@ -118,7 +118,7 @@ pub fn read(path: &Path, offset: u64, lines_max: usize) -> Result<Chunk, FollowE
     Ok(Chunk { is_more: chunk.is_more || is_more, ..chunk })
 }
 
-/// The whole lines in a file's bytes, of which the first stands at `offset`: at most `lines_max`, bad ones included.
+/// Parses the whole lines in `bytes`, which begin at `offset` in the file: at most `lines_max`, bad ones included.
 #[must_use]
 pub fn parse(bytes: &[u8], offset: u64, lines_max: usize) -> Chunk {
     let mut chunk = Chunk { end: offset, ..Chunk::default() };
@@ -191,7 +191,7 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let mut file = File::create(&path).expect("created");
         let begin = line(1).len() as u64;
-        // An end that would be a metric if the line began with it.
+        // The overlong line ends in text that would be a metric at the start of a line.
         let endless = "x".repeat(3 * CHUNK_BYTES - line(7).len() + 1) + line(7).trim_end();
         file.write_all(format!("{}{endless}", line(1)).as_bytes()).expect("written");
         let first = read(&path, 0, 10).expect("read");
@@ -211,8 +211,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is appended in whatever pieces and read in whatever portions: each whole line is seen once, in
-        /// order, and offsets are those of the lines.
+        /// For any appended pieces and any read sizes: each whole line is seen once, in order, and the offsets are
+        /// those of the lines.
         #[test]
         fn every_line_is_seen_once(
             lines in proptest::collection::vec(prop_oneof![3 => (0..99u64).prop_map(Some), 1 => Just(None)], 0..30),

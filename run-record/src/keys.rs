@@ -1,10 +1,10 @@
-//! Names of the metrics in `metrics.jsonl` and `run.json`. What a task's sums give is named by [`crate::metric_definitions`] and
-//! gets [`TRAIN`] or [`VALIDATION`] before it.
+//! Names of the metrics in `metrics.jsonl` and `run.json`. [`crate::metric_definitions`] names the metrics of a task's
+//! sums; the prefix [`TRAIN`] or [`VALIDATION`] is added to them.
 
-/// Before the names of what was measured in training.
+/// Prefix of metrics measured in training.
 pub const TRAIN: &str = "train/";
 
-/// Before the names of what was measured on the validation split.
+/// Prefix of metrics measured on the validation split.
 pub const VALIDATION: &str = "validation/";
 
 /// Mean loss of a training step.
@@ -16,7 +16,7 @@ pub const TRAIN_ACCURACY: &str = "train/accuracy";
 /// Norm of the whole gradient before clipping.
 pub const TRAIN_GRADIENT_NORM: &str = "train/gradient_norm";
 
-/// The learning rate that the step was done with.
+/// The step's learning rate.
 pub const TRAIN_LEARNING_RATE: &str = "train/learning_rate";
 
 /// Samples a second over the last few seconds.
@@ -28,7 +28,7 @@ pub const VALIDATION_LOSS: &str = "validation/loss";
 /// Accuracy over the validation split.
 pub const VALIDATION_ACCURACY: &str = "validation/accuracy";
 
-/// Whether a lower value of this metric is a better one: all but what counts hits.
+/// Whether a lower value of this metric is better: true for all except hit rates and throughput.
 #[must_use]
 pub fn lower_is_better(key: &str) -> bool {
     let name = key.strip_prefix(TRAIN).or(key.strip_prefix(VALIDATION)).unwrap_or(key);

@@ -1,8 +1,8 @@
-//! What a run leaves behind: `run.json` ([`RunRecord`]), `metrics.jsonl` ([`MetricsFile`], [`follow`]), what its numbers mean
-//! ([`metric_definitions`], [`keys`]) and where it came from ([`provenance`]).
+//! The files that describe a run: `run.json` ([`RunRecord`]), `metrics.jsonl` ([`MetricsFile`], [`follow`]), the
+//! definitions and names of its metrics ([`metric_definitions`], [`keys`]) and its [`provenance`].
 //!
-//! Sums come in as plain numbers. This crate never trains, serves or sends anything, and never imports burn, `protocol` or
-//! `wire`. Begin with [`RunRecord`].
+//! Sums come in as plain numbers. This crate never trains, serves or sends anything, and never imports burn, `protocol`
+//! or `wire`. Begin with [`RunRecord`].
 
 mod confusion;
 pub mod follow;

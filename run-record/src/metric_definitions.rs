@@ -1,13 +1,13 @@
-//! What the summed scalars of a step mean.
+//! Definitions of the metrics that are computed from the summed scalars of a step.
 //!
-//! Members send sums, never averages: averages of averages of unequal parts are wrong. The layout of the sums is
+//! Members send sums, never averages: an average of averages over unequal parts is wrong. The layout of the sums is
 //!
 //! - classification: `[loss sum, weight, correct, confusion...]`, the confusion matrix K x K row by row, row = truth,
 //!   column = prediction; in training it is left out,
 //! - tokens: `[loss sum, weight, correct]`, the weight being the count of target tokens,
 //! - regression: `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
 
-/// What a task predicts, as far as its metrics go.
+/// The kind of prediction that a task makes, as far as its metrics depend on it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Prediction {
     /// One of these labels.
@@ -17,22 +17,22 @@ pub enum Prediction {
         /// Mean length of a token in bytes: 1 where each byte is a token.
         bytes_per_token: f64,
     },
-    /// Numbers, standardised by `scale`: errors are multiplied by it to be in the target's own unit.
+    /// Numbers, standardised by `scale`: errors are multiplied by it to recover the target's own unit.
     Values {
         /// Standard deviation of the target over the training split.
         scale: f64,
     },
 }
 
-/// Named values of one step, such as `("loss", 0.1)`; the caller puts `train/` or `validation/` before.
+/// Named values of one step, such as `("loss", 0.1)`; the caller adds the prefix `train/` or `validation/`.
 ///
 /// The loss is the mean over the weight (samples or tokens). Precision of a label that was never predicted and
 /// recall of one that never occurs are left out rather than given a made-up number. `macro_precision`,
-/// `macro_recall` and `macro_f1` are plain means over the labels that occur or were predicted, where what is left out
+/// `macro_recall` and `macro_f1` are plain means over the labels that occur or were predicted, where an omitted value
 /// counts as 0: scikit-learn's `average="macro", zero_division=0`.
 ///
-/// Of tokens, `perplexity` is exp(loss), and `bits_per_byte` the loss in bits, per byte of the text: it compares texts
-/// cut into tokens in different ways.
+/// For tokens, `perplexity` is exp(loss), and `bits_per_byte` the loss in bits per byte of the text: it is comparable
+/// across tokenisers.
 #[must_use]
 pub fn metrics(prediction: &Prediction, sums: &[f64]) -> Vec<(String, f64)> {
     let (Some(loss_sum), Some(weight)) = (sums.first(), sums.get(1)) else { return Vec::new() };
@@ -67,7 +67,7 @@ pub fn metrics(prediction: &Prediction, sums: &[f64]) -> Vec<(String, f64)> {
     named
 }
 
-/// The confusion matrix in the sums, K x K row by row (row = truth), if it is there.
+/// The confusion matrix in the sums, K x K row by row (row = truth), if present.
 #[must_use]
 pub fn confusion(labels: usize, sums: &[f64]) -> Option<&[f64]> {
     let matrix = sums.get(3..)?;
@@ -101,9 +101,9 @@ fn per_label(labels: &[String], confusion: &[f64], named: &mut Vec<(String, f64)
     }
 }
 
-/// Adds the sums of microbatches, taken in their order, in the shape of the fixed tree: node `[j*2^l, (j+1)*2^l)` is
-/// left + right, and a child beyond the count is not added. The same bits as a run gets from its members, who use
-/// `protocol`'s tree; held here as well, because what evaluates offline must not import `protocol`.
+/// Adds the sums of microbatches, in their order, in the shape of a fixed tree: node `[j*2^l, (j+1)*2^l)` is left +
+/// right, and a child beyond the count is not added. The result is bit-identical to that of a run's members, which use
+/// `protocol`'s tree; it is duplicated here because offline evaluation must not import `protocol`.
 #[derive(Clone, Debug, Default)]
 pub struct TreeSum {
     /// Complete nodes, the widest first: the binary digits of the count.
@@ -111,7 +111,7 @@ pub struct TreeSum {
 }
 
 impl TreeSum {
-    /// The next microbatch's sums.
+    /// Adds the next microbatch's sums.
     pub fn push(&mut self, sums: Vec<f64>) {
         let mut node = (0, sums);
         while self.nodes.last().is_some_and(|(level, _)| *level == node.0)
@@ -122,7 +122,7 @@ impl TreeSum {
         self.nodes.push(node);
     }
 
-    /// The sum of all; empty if there were none.
+    /// The total; empty if nothing was added.
     #[must_use]
     pub fn finish(mut self) -> Vec<f64> {
         let mut sum = self.nodes.pop().map(|(_, last)| last).unwrap_or_default();
@@ -140,7 +140,7 @@ fn add(mut left: Vec<f64>, right: &[f64]) -> Vec<f64> {
     left
 }
 
-/// [`TreeSum`] of parts that are all there.
+/// The [`TreeSum`] of all parts at once.
 #[must_use]
 pub fn tree_sum(parts: Vec<Vec<f64>>) -> Vec<f64> {
     let mut tree = TreeSum::default();
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn classification_by_hand() {
         let labels = Prediction::Labels(vec!["a".into(), "b".into(), "c".into()]);
-        // Truth a: 3 right, 1 as b. Truth b: 2 right. c never occurs, never predicted.
+        // Truth a: 3 right, 1 as b. Truth b: 2 right. c never occurs and is never predicted.
         let sums = [3.0, 6.0, 5.0, 3.0, 1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0];
         let named = metrics(&labels, &sums);
         assert_eq!(value(&named, "loss"), Some(0.5));
@@ -177,12 +177,12 @@ mod tests {
         assert_eq!(value(&named, "macro_f1"), Some((6.0 / 7.0 + 0.8) / 2.0));
         assert_eq!(confusion(3, &sums), Some(&sums[3..]));
         assert_eq!(confusion(3, &sums[..3]), None);
-        // In training there is no matrix.
+        // Training sums have no matrix.
         let named = metrics(&labels, &sums[..3]);
         assert_eq!(named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["loss", "accuracy"]);
     }
 
-    /// A label that is predicted but never occurs counts in the means, as scikit-learn has it.
+    /// A label that is predicted but never occurs counts in the means, as in scikit-learn.
     #[test]
     fn a_label_that_was_only_predicted_counts_as_nothing_right() {
         let labels = Prediction::Labels(vec!["a".into(), "b".into()]);
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn tokens_by_hand() {
-        // 4 tokens at a loss of ln 8 each are 3 bits a token.
+        // 4 tokens at a loss of ln 8 each are 3 bits per token.
         let sums = [4.0 * 8f64.ln(), 4.0, 1.0];
         let named = metrics(&Prediction::Tokens { bytes_per_token: 1.0 }, &sums);
         let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_tree_pairs_neighbours_and_copies_the_odd_one() {
-        // Half of the last bit of 1: a running sum would lose each of them, a pair of them is kept.
+        // Half an ulp of 1: a running sum would lose each of them, whereas a pair of them survives.
         let half = 2f64.powi(-53);
         let parts = [1.0, half, half, half, half].map(|x| vec![x]).to_vec();
         assert_eq!(tree_sum(parts), [1.0 + 2f64.powi(-51)]);
@@ -230,7 +230,7 @@ mod tests {
         assert!(tree_sum(Vec::new()).is_empty());
     }
 
-    /// The tree as its definition has it.
+    /// The tree by its definition.
     fn by_definition(parts: &[f64], level: u32, index: usize) -> Option<f64> {
         if level == 0 {
             return parts.get(index).copied();

@@ -12,7 +12,7 @@ use crate::number;
 /// One value of one metric.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Metric {
-    /// Commits over the whole run.
+    /// Committed steps over the whole run.
     pub step: u64,
     /// The step's epoch, from 0, with its fraction.
     pub epoch: f64,
@@ -20,14 +20,14 @@ pub struct Metric {
     pub samples: u64,
     /// Seconds since 1970.
     pub time: f64,
-    /// Such as `train/loss`.
+    /// The metric's key, such as `train/loss`.
     pub key: String,
     /// The value; not always finite.
     pub value: f64,
 }
 
 impl Metric {
-    /// The line, without its newline. JSON has no NaN and no infinity: they are strings.
+    /// The JSON line, without its newline. JSON has no NaN and no infinity: they are strings.
     #[must_use]
     pub fn to_json_line(&self) -> String {
         let value = number::to_json(self.value);
@@ -38,7 +38,7 @@ impl Metric {
         .to_string()
     }
 
-    /// Reads a line.
+    /// Parses a line.
     #[must_use]
     pub fn from_json_line(line: &str) -> Option<Self> {
         let parsed: Value = serde_json::from_str(line).ok()?;
@@ -58,8 +58,8 @@ impl Metric {
     }
 }
 
-/// The value to the last bit: `serde_json` reads a number quickly and may miss its last bit, so the text that it
-/// came from is read again. A line of somebody else's, with fields in another order, keeps what `serde_json` read.
+/// The value to the last bit: `serde_json`'s fast path may miss the last bit, so the original text is parsed again.
+/// For a foreign line with fields in another order, `serde_json`'s value is kept.
 fn exact(line: &str, near: f64) -> f64 {
     line.rsplit_once("\"value\":")
         .and_then(|(_, text)| text.trim().strip_suffix('}')?.trim().parse::<f64>().ok())
@@ -67,35 +67,35 @@ fn exact(line: &str, near: f64) -> f64 {
         .unwrap_or(near)
 }
 
-/// Why metrics can't be kept.
+/// Why metrics can't be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("{path}: {source}")]
     Io {
         /// The file.
         path: String,
-        /// What it said.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// A line in the middle is no metric.
+    /// A line before the last is not a metric.
     #[error("{path}, line {line}: not a metric ({text:?}); move the file away or mend the line")]
     Line {
         /// The file.
         path: String,
-        /// Its line, from 1.
+        /// The line's number, from 1.
         line: usize,
-        /// The line's beginning.
+        /// The beginning of the line.
         text: String,
     },
 }
 
-/// The steps of each key, in order: eight bytes for a value, as a long run has millions.
+/// The steps of each key, in order: eight bytes per value, since a long run has millions.
 #[derive(Debug, Default)]
 struct Known(HashMap<String, Vec<u64>>);
 
 impl Known {
-    /// Takes a value in; false if there was one of this key and step.
+    /// Inserts a value; false if this key already has one at this step.
     fn insert(&mut self, key: &str, step: u64) -> bool {
         let Some(steps) = self.0.get_mut(key) else {
             self.0.insert(key.to_owned(), vec![step]);
@@ -119,20 +119,20 @@ pub struct MetricsFile {
     known: Known,
     whole: u64,
     torn: bool,
-    /// What a failed write left over: it goes before the next.
+    /// Values of failed writes, retried before the next ones.
     waiting: Vec<Metric>,
     left_out: u64,
 }
 
-/// So many values wait for a disk at most: days of a run, in a few megabytes. Then the oldest go, as a run can be told
-/// from what is newer.
+/// Maximum number of values that wait for the disk: days of a run, in a few megabytes. Beyond it the oldest are
+/// dropped, since the newer ones still show how the run goes.
 const WAITING_MAX: usize = 100_000;
 
 impl MetricsFile {
-    /// Opens or creates the file, cuts off a torn last line and takes note of what is there.
+    /// Opens or creates the file, truncates a torn last line and reads the existing keys and steps.
     ///
     /// # Errors
-    /// When the file can't be read or written, or a line in the middle is no metric.
+    /// When the file can't be read or written, or a line before the last is not a metric.
     pub fn open(path: &Path) -> Result<Self, MetricsError> {
         let io = |source| MetricsError::Io { path: path.display().to_string(), source };
         let mut file =
@@ -144,7 +144,7 @@ impl MetricsFile {
         for metric in parse(whole, path)? {
             known.insert(&metric.key, metric.step);
         }
-        // After all lines are known to be metrics: what isn't ours is not cut.
+        // Only after every line has proved to be a metric: somebody else's file is never truncated.
         if whole.len() < bytes.len() {
             file.set_len(whole.len() as u64).map_err(io)?;
         }
@@ -159,18 +159,18 @@ impl MetricsFile {
         })
     }
 
-    /// How many values were never written, as too many waited for the disk.
+    /// The number of values that were dropped because too many waited for the disk.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// Appends those that are new, in one write, and returns what was written: a step that is replayed after a resume
+    /// Appends the new values in one write and returns the values written: a step that is replayed after a resume
     /// doesn't count twice.
     ///
     /// # Errors
-    /// When the file can't be written. The next call, even one with nothing new, writes what this one could not; only
-    /// where 100,000 values wait, the oldest are [left out](Self::left_out).
+    /// When the file can't be written. The next call, even one with nothing new, retries the failed values; only once
+    /// 100,000 values wait are the oldest [left out](Self::left_out).
     pub fn append(&mut self, metrics: Vec<Metric>) -> Result<Vec<Metric>, MetricsError> {
         let is_fresh = |metric: &Metric| self.known.insert(&metric.key, metric.step);
         let fresh: Vec<Metric> = metrics.into_iter().filter(is_fresh).collect();
@@ -191,10 +191,10 @@ impl MetricsFile {
         Ok(std::mem::take(&mut self.waiting))
     }
 
-    /// Waits until the disk has what was written.
+    /// Flushes the written values to the disk.
     ///
     /// # Errors
-    /// When it refuses.
+    /// When the sync fails.
     pub fn sync(&self) -> Result<(), MetricsError> {
         let io = |source| MetricsError::Io { path: self.path.display().to_string(), source };
         self.file.sync_data().map_err(io)
@@ -212,10 +212,10 @@ impl MetricsFile {
         Ok(())
     }
 
-    /// Reads a whole file, in its order: of lines with one key and step the first counts.
+    /// Reads a whole file, in its order; of several lines with one key and step, the first wins.
     ///
     /// # Errors
-    /// When it can't be read or a line in the middle is no metric.
+    /// When it can't be read or a line before the last is not a metric.
     pub fn read(path: &Path) -> Result<Vec<Metric>, MetricsError> {
         let bytes = std::fs::read(path)
             .map_err(|source| MetricsError::Io { path: path.display().to_string(), source })?;
@@ -226,7 +226,7 @@ impl MetricsFile {
     }
 }
 
-/// Up to the last newline: a line without one was torn.
+/// The bytes up to the last newline: a line without one is torn.
 fn whole_lines(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)]
 }
@@ -294,7 +294,7 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let mut file = MetricsFile::open(&path).expect("opened");
         file.append(vec![metric(1, "a", 1.0)]).expect("written");
-        // As a full disk does it: a part of the line is there, and the write failed.
+        // As on a full disk: the write failed after part of the line.
         let whole = std::fs::read(&path).expect("read");
         std::fs::write(&path, [&whole[..], b"{\"step\":2,"].concat()).expect("a part");
         file.torn = true;
@@ -354,7 +354,7 @@ mod tests {
     }
 
     fn any_metric() -> impl Strategy<Value = Metric> {
-        // Few keys and steps, so that they meet; values of all bits, NaN's payload aside.
+        // Few keys and steps, so that they collide; values of all bit patterns, except NaN payloads.
         let value = any::<u64>().prop_map(f64::from_bits);
         (0..6u64, "[ab\"\\\\é]{0,2}", value).prop_map(|(step, key, value)| metric(step, &key, value))
     }
@@ -365,8 +365,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is appended in whatever pieces, with a crash that tears the file at any byte between them: what
-        /// is read is the first value of each key and step, among the lines that were whole, to the last bit.
+        /// For any appended pieces, with a crash that tears the file at any byte between them: reading returns the
+        /// first value of each key and step, among the whole lines, to the last bit.
         #[test]
         fn the_file_is_unique_by_key_and_step(
             batches in proptest::collection::vec((proptest::collection::vec(any_metric(), 0..5), 0..200usize), 1..6),

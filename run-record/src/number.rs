@@ -1,6 +1,6 @@
-//! Numbers that JSON doesn't have, as words.
+//! Words for the numbers that JSON lacks.
 
-/// The word of a number that is not finite.
+/// The word for a number that is not finite.
 pub fn to_word(value: f64) -> Option<&'static str> {
     match value {
         v if v.is_nan() => Some("NaN"),
@@ -10,13 +10,13 @@ pub fn to_word(value: f64) -> Option<&'static str> {
     }
 }
 
-/// A number for JSON: NaN and the infinities are words.
+/// A JSON number; NaN and the infinities become words.
 #[must_use]
 pub fn to_json(value: f64) -> serde_json::Value {
     to_word(value).map_or_else(|| value.into(), Into::into)
 }
 
-/// The number of a word.
+/// The number that a word stands for.
 pub fn from_word(word: &str) -> Option<f64> {
     match word {
         "NaN" => Some(f64::NAN),
@@ -34,7 +34,7 @@ pub fn serialize<S: serde::Serializer>(value: &f64, to: S) -> Result<S::Ok, S::E
     }
 }
 
-/// For serde: a number or its word, or null.
+/// For serde: a number, its word, or null.
 pub fn serialize_some<S: serde::Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => serialize(value, to),
@@ -42,12 +42,12 @@ pub fn serialize_some<S: serde::Serializer>(value: &Option<f64>, to: S) -> Resul
     }
 }
 
-/// For serde: a list of numbers, words among them.
+/// For serde: a list of numbers or words.
 pub fn serialize_list<S: serde::Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(values.iter().map(|value| to_json(*value)))
 }
 
-/// For serde: named numbers, words among them.
+/// For serde: numbers or words by name.
 pub(crate) mod by_name {
     use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `run.json`: what a run was, where it stands, how it ended. Fields may be added, none renamed.
+//! `run.json`: a run's identity, status, history and result. Fields may be added, none renamed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use crate::confusion::Confusion;
 use crate::number;
 use crate::provenance::{Machine, Provenance};
 
-/// Where a run stands.
+/// A run's status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
-    /// A coordinator works on it (or died without a word).
+    /// A coordinator works on it (or died without recording an end).
     Running,
     /// All steps are done.
     Completed,
     /// Stopped on request; resumable.
     Interrupted,
-    /// Ended by an error; resumable once that is mended.
+    /// Ended by an error; resumable once that is fixed.
     Failed,
 }
 
@@ -28,23 +28,23 @@ pub enum RunStatus {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatasetRecord {
-    /// Its name.
+    /// The dataset's name.
     pub name: String,
-    /// Its version: `name@` and the digest's first 8 characters.
+    /// The dataset's version: `name@` and the digest's first 8 characters.
     pub version: String,
-    /// Its digest, in DVC's form.
+    /// The dataset's digest, in DVC's format.
     pub digest: String,
-    /// Rows or images that are left out (`dataset.on_bad = "skip"`).
+    /// Number of rows or images left out (`dataset.on_bad = "skip"`).
     pub skipped: u64,
 }
 
-/// The newest state.
+/// The run's newest state.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FinalRecord {
     /// Committed steps.
     pub step: u64,
-    /// Epochs that are complete.
+    /// Completed epochs.
     pub epoch: u64,
     /// Samples counted.
     pub samples: u64,
@@ -53,10 +53,10 @@ pub struct FinalRecord {
     /// The newest value of each metric of the last evaluation. JSON has no NaN and no infinity: they are strings.
     #[serde(default, with = "number::by_name")]
     pub metrics: BTreeMap<String, f64>,
-    /// Step of the best evaluation, whose version is kept, in a run that may end early (`train.patience`).
+    /// Step of the best evaluation, whose checkpoint is kept, in a run that may end early (`train.patience`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_step: Option<u64>,
-    /// Of the last evaluation, in a classification with few enough labels.
+    /// Confusion matrix of the last evaluation, for a classification with few enough labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Confusion>,
 }
@@ -64,24 +64,24 @@ pub struct FinalRecord {
 /// A worker that took part.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MemberRecord {
-    /// Its name.
+    /// The worker's name.
     pub name: String,
-    /// Its device.
+    /// The worker's device.
     pub device: String,
-    /// Its numerics fingerprint in hexadecimal.
+    /// The worker's numerics fingerprint, in hexadecimal.
     pub fingerprint: String,
     /// The committed step when it joined.
     pub joined_step: u64,
     /// The committed step when it left, if it did.
     pub left_step: Option<u64>,
-    /// Why it left.
+    /// Why it left, for people.
     pub reason: Option<String>,
-    /// What it runs on, as it says itself.
+    /// The machine that it runs on, as it reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MemberMachine>,
 }
 
-/// What a member runs on.
+/// A member's machine and program.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemberMachine {
@@ -89,35 +89,35 @@ pub struct MemberMachine {
     pub driver: String,
     /// BLAKE3 of the worker program, in hexadecimal.
     pub program: String,
-    /// Its machine.
+    /// The machine.
     #[serde(flatten)]
     pub machine: Machine,
 }
 
-/// For how long coordinators have worked on a run, its downtime left out.
+/// The total time that coordinators have worked on a run, excluding downtime.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActiveRecord {
-    /// Seconds of all starts together.
+    /// Total seconds of all starts.
     pub seconds: f64,
-    /// By when: seconds since 1970. While the run goes on the seconds since then are to be added.
+    /// When the total was taken, in seconds since 1970. While the run goes on, add the seconds since then.
     pub until: f64,
 }
 
-/// Something that happened to the membership or the history.
+/// An event in the run's membership or history.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EventRecord {
     /// Seconds since 1970.
     pub time: f64,
     /// The last committed step.
     pub step: u64,
-    /// Its kind: joined, refused, left, view, retry, rewind, waiting, hold, restart, warning.
+    /// The event's kind: joined, refused, left, view, retry, rewind, waiting, hold, restart, warning.
     pub event: String,
-    /// What, for people.
+    /// A description for people.
     pub text: String,
-    /// Seconds that it cost, if it did and they are known.
+    /// Seconds lost to it, if any and known.
     pub cost_seconds: Option<f64>,
-    /// How many more times in a row the very same happened.
+    /// How many more times in a row the same event happened.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeated: u64,
 }
@@ -127,51 +127,51 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The whole file.
+/// The content of `run.json`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The run's name.
     pub run: String,
-    /// Its UUID.
+    /// The run's UUID.
     #[serde(default)]
     pub id: String,
-    /// Where it stands.
+    /// The run's status.
     pub status: RunStatus,
     /// Why it ended, for people.
     #[serde(default)]
     pub message: String,
     /// `run.seed`.
     pub seed: u64,
-    /// Digest of the keys that change the weights.
+    /// Digest of the config keys that affect the weights.
     pub config_digest: String,
-    /// Commit of the folder that the run was started in, if it is a git checkout.
+    /// The git commit of the folder that the run was started in, if it is a checkout.
     pub git_commit: Option<String>,
-    /// What it trains on.
+    /// The training dataset.
     pub dataset: DatasetRecord,
     /// The newest state.
     #[serde(rename = "final")]
     pub final_state: FinalRecord,
-    /// Who took part: the newest of them, and everybody who is there now.
+    /// Members of the run: all current ones, and the newest of the former ones.
     pub members: Vec<MemberRecord>,
-    /// How many more took part and left long ago.
+    /// The number of older former members that were left out.
     #[serde(default)]
     pub members_left_out: u64,
     /// The newest events, in order.
     #[serde(default)]
     pub events: Vec<EventRecord>,
-    /// Views opened.
+    /// Number of views opened.
     pub views: u64,
-    /// Steps that were tried again.
+    /// Number of step retries.
     pub retries: u64,
     /// Whether bit-exactness is claimed.
     pub exact: bool,
-    /// Seconds spent, by what on.
+    /// Seconds spent, by activity.
     #[serde(default, with = "number::by_name")]
     pub timings: BTreeMap<String, f64>,
-    /// For how long it was worked on.
+    /// The total time that was spent on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<ActiveRecord>,
-    /// Where it comes from.
+    /// Provenance of the run.
     #[serde(default)]
     pub provenance: Provenance,
 }
@@ -179,20 +179,20 @@ pub struct RunRecord {
 /// Why a run's record can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// It is no run record.
+    /// The file is not a run record.
     #[error("{} is no run record: {source}", path.display())]
     Form {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The parse error, with its position.
         source: serde_json::Error,
     },
 }
@@ -201,32 +201,32 @@ impl RunRecord {
     /// The file's name in a run's directory.
     pub const FILE: &str = "run.json";
 
-    /// Reads a run's record. Fields that this version doesn't know are passed over.
+    /// Reads a run's record. Unknown fields are ignored.
     ///
     /// # Errors
-    /// When the file can't be read or is no run record.
+    /// When the file can't be read or is not a run record.
     pub fn read(path: &Path) -> Result<Self, RecordError> {
         let text = std::fs::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
         Self::from_bytes(&text).map_err(|source| RecordError::Form { path: path.to_owned(), source })
     }
 
-    /// Reads a record from the file's bytes.
+    /// Parses a record from the file's bytes.
     ///
     /// # Errors
-    /// Where and why they are no run record.
+    /// When they are not a run record; the error gives the position.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
 
-    /// Writes it whole or not at all.
+    /// Writes the record atomically.
     ///
     /// # Errors
-    /// When the file system says no; the old record is then still there.
+    /// When the file system fails; the old record is then still there.
     pub fn write(&self, path: &Path) -> Result<(), StoreError> {
         store::write_file(path, &self.to_bytes())
     }
 
-    /// The file's bytes: indented JSON with a newline at the end, which a terminal can show.
+    /// The file's bytes: indented JSON with a newline at the end, escaped for display on a terminal.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let json = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";

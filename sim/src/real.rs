@@ -1,10 +1,10 @@
 //! Chaos on real processes: real coordinators and workers, real signals and sockets, on this machine.
 //!
-//! A quiet run of one worker says which digest is right; the same configuration then runs with several workers while
-//! a seeded sequence of faults strikes, and must complete with that digest. The seed fixes the faults and their
-//! pauses; which moment of the run they meet is the machine's, so a seed that fails may have to be tried more than
-//! once. This module starts processes and reads clocks, and drives no machine of `protocol`: it knows the programs
-//! from outside alone, and reads the journal that they leave.
+//! A quiet run of one worker gives the expected digest; the same configuration then runs with several workers while a
+//! seeded sequence of faults is injected, and must complete with that digest. The seed fixes the faults and the pauses
+//! between them; at which moment of the run each fault hits depends on the machine, so a failing seed may have to be
+//! run more than once to fail again. This module starts processes and reads clocks, and drives no state machine of
+//! `protocol`: it only sees the programs from outside, and reads the journal that they leave.
 
 mod chaos_run;
 mod commits;
@@ -40,10 +40,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `coordinator` and `worker` in a folder.
+    /// Finds `coordinator` and `worker` in a folder.
     ///
     /// # Errors
-    /// When one of them is not there.
+    /// When one of them doesn't exist.
     pub fn within(dir: &Path) -> anyhow::Result<Self> {
         let find = |name: &str| {
             let path = dir.join(name);
@@ -53,7 +53,7 @@ impl Programs {
         Ok(Self { coordinator: find("coordinator")?, worker: find("worker")? })
     }
 
-    /// Those beside the program that runs.
+    /// The programs next to the running executable.
     ///
     /// # Errors
     /// As [`Programs::within`].
@@ -63,7 +63,7 @@ impl Programs {
     }
 }
 
-/// Runs seeds one after the other and remembers the quiet runs' digests.
+/// Runs seeds one after the other and caches the quiet runs' digests.
 #[derive(Debug)]
 pub struct ChaosRuns {
     programs: Programs,
@@ -72,17 +72,17 @@ pub struct ChaosRuns {
 }
 
 impl ChaosRuns {
-    /// With these programs; `keep` keeps the folders of runs that went well too.
+    /// Uses these programs; `keep` also keeps the folders of successful runs.
     #[must_use]
     pub fn new(programs: Programs, keep: bool) -> Self {
         Self { programs, quiet: BTreeMap::new(), keep }
     }
 
-    /// One seed: a run under faults that strike for at most `strikes`, then must complete.
+    /// Runs one seed: a run into which faults are injected for at most `strikes`, and which must then complete.
     ///
     /// # Errors
-    /// When the run didn't complete in time, ended with another exit code than 0, or with another digest than the
-    /// quiet run; and when this machine couldn't do what was asked, such as start a process.
+    /// When the run doesn't complete in time, ends with a nonzero exit code, or with another digest than the quiet
+    /// run; and when this machine fails, for example to start a process.
     pub fn survive(&mut self, seed: u64, strikes: Duration) -> Result<Survived, Box<Failure>> {
         let small = SmallModel::of_seed(seed);
         let digest = self.digest(small).map_err(|why| Failure::before_strikes(seed, strikes, &why))?;

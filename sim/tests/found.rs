@@ -1,8 +1,8 @@
-//! What random lives found, as lives of their own: whatever becomes of the scenarios of seeds, these stay. A fault strikes
-//! at every event of a range, so that another order of messages finds the same.
+//! Bugs that random lives found, as tests of their own that stay whatever the seeds' scenarios become. Each injects a
+//! fault at every event of a range, so that another order of messages finds the same bug.
 //!
-//! Those that say "seen" fail without what mends them. The others were found by seeds whose draws are no more, or take more
-//! coincidence than a range of events has: they hold the ground around what was found.
+//! The tests marked "Seen" fail without the fix. The other bugs were found by seeds whose draws no longer exist, or
+//! need more coincidence than a range of events provides: their tests guard the area around the bug.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use protocol::early_stopping::EarlyStopping;
 use protocol::schedule::Schedule;
 use sim::{Chaos, ConnectionKind, Incarnation, Scenario, reference, run};
 
-/// A run that is the same for all, but for what `tune` makes of it.
+/// The same run for all tests, except for the changes that `tune` makes.
 fn scenario(world: u64, tune: impl Fn(&mut Scenario)) -> Scenario {
     let mut scenario = Scenario::of(world);
     let plan = &mut scenario.plan;
@@ -48,30 +48,32 @@ fn holds(events: impl Iterator<Item = u64>, tune: impl Fn(&mut Scenario), life: 
     }
 }
 
-/// A pause was forgiven once more with every event until the leases were looked at: deadlines moved by days. (Seen.)
+/// A pause was forgiven again at every event until the leases were checked: deadlines moved by days. (Seen.)
 #[test]
 fn a_pause_is_forgiven_once() {
     let leap = Chaos::CoordinatorClock(172_800_000);
     holds(60..100, |_| {}, |at| Incarnation { missing: 1, ..Incarnation::with(2, &[(at, leap)]) });
 }
 
-/// A member was put out for the coordinator's own pause while what it had said waited to be read.
+/// A member was evicted for the coordinator's own pause while its messages waited to be read.
 #[test]
 fn nobody_is_blamed_for_what_waits_to_be_read() {
     let paused = |at: u64| Chaos::PauseCoordinator(10_500 + at * 37 % 4_500);
-    // The deadline that a broken edge has left behind comes before what was said, if the clock is asked first.
+    // The deadline that a broken edge left behind comes before the waiting messages, if the clock is checked first.
     let faults = |at| [(at, Chaos::BreakData(1)), (at + 1 + at % 6, paused(at))];
     holds(60..400, |_| {}, |at| Incarnation::with(3, &faults(at)));
 }
 
-/// A coordinator that was paused past the end of its wait for workers gave up before it read that they had come. (Seen.)
+/// A coordinator that was paused past the end of its wait for workers gave up before it read that they had joined.
+/// (Seen.)
 #[test]
 fn a_wait_that_ended_in_a_pause_goes_on() {
     let leap = Chaos::CoordinatorClock(103_467);
     holds(1..60, |_| {}, |at| Incarnation::supervised(5, &[(at, leap)]));
 }
 
-/// History went back beyond a version that was whole and on its way to a journal that couldn't be written just then.
+/// History was rewound past a complete checkpoint whose journal record was pending while the journal couldn't be
+/// written.
 #[test]
 fn a_version_on_its_way_to_the_journal_counts() {
     let often = |scenario: &mut Scenario| {
@@ -82,19 +84,19 @@ fn a_version_on_its_way_to_the_journal_counts() {
     holds(60..400, often, |at| Incarnation::supervised(2, &faults(at)));
 }
 
-/// A version that a deviant was still uploading when it was put out became one of the history that came after.
+/// A checkpoint that a deviant was still uploading when it was evicted became part of the history that followed.
 #[test]
 fn a_deviants_late_upload_is_no_version() {
     let slow = |scenario: &mut Scenario| {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(1);
         scenario.speeds.upload_ms = 4_000;
     };
-    // In the state before that version.
+    // In the state before that checkpoint.
     let flip = Chaos::FlipBit { worker: 0, at: 0, bit: 22 };
     holds((0..600).map(|at| 50 + at % 60), slow, |at| Incarnation::supervised(3, &[(at, flip)]));
 }
 
-/// The zeros that a host's crash leaves behind a record that it tore were taken for damage, and the run couldn't go on. (Seen.)
+/// The zeros that a host's crash leaves after a torn record were taken for damage, and the run couldn't resume. (Seen.)
 #[test]
 fn a_journal_that_ends_in_zeros_is_torn() {
     let slow = |scenario: &mut Scenario| scenario.speeds.journal_ms = 300;
@@ -102,7 +104,7 @@ fn a_journal_that_ends_in_zeros_is_torn() {
     holds(60..300, slow, |at| Incarnation::supervised(3, &[(at, crash)]));
 }
 
-/// With a state that others lack and that can't be brought to them yet, a coordinator slept for no time at all. (Seen.)
+/// With a state that others lack and that can't be transferred to them yet, a coordinator slept for zero time. (Seen.)
 #[test]
 fn a_holder_waits_for_those_that_are_put_off() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
@@ -110,7 +112,7 @@ fn a_holder_waits_for_those_that_are_put_off() {
     holds(60..300, two, |at| Incarnation::supervised(2, &faults(at)));
 }
 
-/// History went back although a member that had the last state had joined again and only wasn't ready. (Seen.)
+/// History was rewound although a member with the last state had rejoined and merely wasn't ready yet. (Seen.)
 #[test]
 fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
     let broken = |at: u64| {
@@ -120,8 +122,7 @@ fn whoever_has_the_state_and_is_not_ready_yet_is_waited_for() {
     holds(60..400, |_| {}, broken);
 }
 
-/// A data connection that was tried in vain and a control stream that was lost made a worker open two streams, which put
-/// each other out.
+/// A failed data connection and a lost control stream made a worker open two streams, which evicted each other.
 #[test]
 fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
     let two = |scenario: &mut Scenario| scenario.plan.min_workers = 2;
@@ -129,7 +130,7 @@ fn a_worker_without_a_data_plane_opens_one_stream_at_a_time() {
     holds((60..300).step_by(5), two, |at| Incarnation::supervised(2, &[(at, cut)]));
 }
 
-/// A donor was asked for its state while it was still building its model after it had joined again.
+/// A donor was asked for its state while it was still building its model after rejoining.
 #[test]
 fn who_is_back_and_builds_its_model_is_no_donor() {
     let broken = |at: u64| {
@@ -149,7 +150,7 @@ fn who_is_told_to_apply_a_recovered_commit_is_no_donor_yet() {
     holds(60..360, slow, |at| Incarnation::supervised(3, &faults(at)));
 }
 
-/// A worker that came back was refused for the place that its own dead stream still held.
+/// A rejoining worker was refused because its own dead stream still held its slot.
 #[test]
 fn who_comes_back_takes_its_own_place() {
     let full = |scenario: &mut Scenario| {
@@ -162,8 +163,8 @@ fn who_comes_back_takes_its_own_place() {
     holds((60..160).step_by(4), full, |at| Incarnation::with(2, &[(at, stall)]));
 }
 
-/// The holder of the newest state couldn't reach the data plane: the others waited for it, gave up, and the run ended although
-/// they could have gone on from a version. (Seen.)
+/// The holder of the newest state couldn't reach the data plane: the others waited for it, gave up, and the run ended
+/// although they could have continued from a checkpoint. (Seen.)
 #[test]
 fn a_holder_that_cant_be_ready_is_not_waited_for_to_the_end() {
     let cut = |at: u64| {
@@ -178,11 +179,11 @@ fn a_holder_that_cant_be_ready_is_not_waited_for_to_the_end() {
     holds(20..140, |scenario| scenario.speeds.network_ms = 300, cut);
 }
 
-/// The host's crash took the record of an evaluation, a member brought the next step's commit back, and a run that was to end
-/// early at the evaluation after that went on. (Seen.)
+/// The host's crash lost the record of an evaluation, a member brought the next step's commit back, and a run that
+/// should have stopped early at the following evaluation went on. (Seen.)
 #[test]
 fn an_evaluation_that_decides_is_not_lost_with_the_host() {
-    // The loss grows, so the second evaluation is worse than the first, if that is known.
+    // The loss grows, so the second evaluation is worse than the first, provided the first is known.
     let rule = EarlyStopping {
         metric: "loss".to_owned(),
         sum: 0,
@@ -200,8 +201,8 @@ fn an_evaluation_that_decides_is_not_lost_with_the_host() {
     holds(20..320, stops_early, |at| Incarnation::supervised(2, &[(at, restart)]));
 }
 
-/// All were killed in turn while the device of one hung, and the newest version was damaged then. (Found with storms of version
-/// damage, and it held.)
+/// All workers were killed in turn while one's device hung, and then the newest checkpoint was damaged. (Found with
+/// storms of checkpoint damage; the code was correct.)
 #[test]
 fn a_version_that_is_damaged_after_all_were_killed_is_passed_over() {
     let by_time = |scenario: &mut Scenario| {

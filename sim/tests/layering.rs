@@ -1,11 +1,12 @@
-//! Holds the crates' directions and the "never imports" table of the architecture, for direct dependencies.
+//! Enforces the dependency directions of the crates and the "never imports" table of the architecture, for direct
+//! dependencies.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
-/// The in-house crates that each crate may import; what isn't here may not be imported.
+/// The in-house crates that each crate may import; all others are forbidden.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("printable", &[]),
     ("protocol", &[]),
@@ -55,7 +56,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("benches", ALL),
 ];
 
-/// Whoever tests or measures the whole may import all of it.
+/// Crates that test or benchmark the whole may import everything.
 const ALL: &[&str] = &[
     "printable",
     "protocol",
@@ -73,7 +74,7 @@ const ALL: &[&str] = &[
     "worker",
 ];
 
-/// What each crate never imports from elsewhere; a name stands for all crates that begin with it.
+/// External crates that a crate never imports; a name stands for all crates whose names begin with it.
 const NEVER: &[(&str, &[&str])] = &[
     ("protocol", &["tokio", "tonic", "prost", "burn"]),
     ("wire", &["burn"]),
@@ -89,7 +90,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("coordinator", &["burn"]),
 ];
 
-/// What `protocol`'s sources never name: I/O, clocks, threads, and maps whose order differs from run to run.
+/// Names that `protocol`'s sources never contain: I/O, clocks, threads, and maps whose order differs from run to run.
 const NEVER_IN_PROTOCOL: &[&str] = &[
     "std::net",
     "std::fs",
@@ -112,7 +113,7 @@ fn workspace() -> Metadata {
     MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo metadata of the workspace")
 }
 
-/// Names of the direct dependencies that end up in the crate's library or binary.
+/// Names of the direct dependencies that are part of the crate's library or binary.
 fn imports(package: &Package) -> BTreeSet<&str> {
     let is_import = |kind| matches!(kind, DependencyKind::Normal);
     package.dependencies.iter().filter(|d| is_import(d.kind)).map(|d| d.name.as_str()).collect()
@@ -203,10 +204,10 @@ fn protocol_names_no_io_no_clock_no_thread_and_no_unordered_map() {
     assert!(files > 10, "only {files} files of protocol were read");
 }
 
-/// What is written to a terminal or a log goes through `printable`, which shows what would act on it.
+/// All output to a terminal or a log goes through `printable`, which escapes control characters.
 #[test]
 fn programs_print_through_printable_alone() {
-    // `stdout()` and `stderr()` are looked at elsewhere to know whether they are terminals.
+    // `stdout()` and `stderr()` themselves are used elsewhere to detect terminals.
     let raw = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let crates = [
@@ -223,7 +224,7 @@ fn programs_print_through_printable_alone() {
     for sources in crates.map(|name| root.join(name).join("src")) {
         for path in rust_files(&sources) {
             let text = std::fs::read_to_string(&path).expect("a source file");
-            // Unit tests stand last in a file.
+            // Unit tests are at the end of a file.
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for (number, line) in code.lines().enumerate() {
                 let line = line.split("//").next().unwrap_or(line);

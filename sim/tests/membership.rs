@@ -1,4 +1,4 @@
-//! Workers come and go, are slow, lost or cut off, and the others go on.
+//! Workers join and leave, are slow, lost or partitioned, and the others continue.
 
 mod support;
 
@@ -133,7 +133,7 @@ fn all_workers_are_lost_at_once_and_one_after_another() {
     }
 }
 
-/// All are gone, and for a while the system gives no process: the run waits.
+/// All workers are gone, and for a while no process can be started: the run waits.
 #[test]
 fn local_workers_that_cant_be_started_for_a_while_are_started_later() {
     let chaos = [(150, Chaos::LaunchFails(15_000)), (151, Chaos::KillAll { apart_ms: 0 })];
@@ -146,14 +146,14 @@ fn local_workers_that_cant_be_started_for_a_while_are_started_later() {
     }
 }
 
-/// Nobody has worked yet: whoever looks after workers can't, and a person has to.
+/// Before any worker has joined there is nothing to supervise: a person has to act.
 #[test]
 fn a_local_worker_that_dies_before_it_joins_ends_a_run_that_has_not_begun() {
     let life = Incarnation::supervised(1, &[(1, Chaos::KillWorker(0))]);
     check(&life, EndReason::Failed, 4, &["a local worker failed", "--resume"]);
 }
 
-/// Behind a firewall, perhaps: it would hold the others up, so it never enters.
+/// A newcomer behind a firewall, for example, would hold the others up, so it never enters a view.
 #[test]
 fn a_newcomer_that_cant_reach_the_data_plane_costs_the_others_nothing() {
     let cut = Chaos::Partition { worker: 2, which: ConnectionKind::Data, up: true, down: true, ms: 600_000 };
@@ -167,8 +167,8 @@ fn a_newcomer_that_cant_reach_the_data_plane_costs_the_others_nothing() {
     }
 }
 
-/// A data connection breaks, and the news of it is slower than the view that makes up for it: the member sends its part on the
-/// dead connection. It joins again then, rather than waiting for the step's deadline.
+/// A data connection breaks, and the member hears of it later than of the view that repairs it: it sends its part on
+/// the dead connection. It then rejoins, rather than waiting for the step's deadline.
 #[test]
 fn a_member_that_hears_of_a_break_after_the_next_view_joins_again() {
     let slow = Chaos::SlowEdge { worker: 1, which: ConnectionKind::Data, ms: 1_900 };
@@ -188,7 +188,7 @@ fn a_member_that_hears_of_a_break_after_the_next_view_joins_again() {
     assert!(broken > 20, "only {broken} connections broke");
 }
 
-/// A member that sends a part of a step that hasn't begun is put out at once, alone, and the run ends as any other.
+/// A member that sends a part of a step that hasn't begun is evicted at once, alone, and the run ends like any other.
 #[test]
 fn a_member_that_is_ahead_is_put_out() {
     let mut put_out = 0;
@@ -215,7 +215,7 @@ fn a_partition_of_one_way_or_both_is_survived() {
     }
 }
 
-/// Whatever befalls one of three for half an hour, the others are through with the run long before it is over.
+/// Whatever happens to one of three workers for half an hour, the others complete the run long before it ends.
 #[test]
 fn the_others_go_on_whatever_befalls_one() {
     let (worker, ms) = (1, 1_500_000);
@@ -231,13 +231,13 @@ fn the_others_go_on_whatever_befalls_one() {
             let scenario = scenario(at);
             let world = completed(&scenario, &Incarnation::with(3, &[(at, trouble)]), None);
             let took_ms = world.last_progress_ms();
-            // The slowest way: a first state that is not made, then another one's that is loaded by two, and a step.
+            // The slowest case: a first state that is never made, then another one that two load, and a step.
             assert!(took_ms < 200_000, "{took_ms} ms with {trouble:?} at {at}");
         }
     }
 }
 
-/// The others are lost while it leaves, or are lost already: what it holds becomes a version first.
+/// The others are lost while it leaves, or before: its state becomes a checkpoint first.
 #[test]
 fn who_leaves_last_leaves_its_state() {
     for (min_workers, leaves_first) in [(1, true), (2, false)] {
@@ -254,7 +254,8 @@ fn who_leaves_last_leaves_its_state() {
     }
 }
 
-/// A pause has too few to go on with, who may be lost too: whoever comes then finds the state as a version.
+/// A paused run has too few members to continue, and may lose those too: the next worker finds the state as a
+/// checkpoint.
 #[test]
 fn a_run_that_pauses_writes_a_version() {
     let mut scenario = slow(4);
@@ -268,7 +269,8 @@ fn a_run_that_pauses_writes_a_version() {
     }
 }
 
-/// A worker with other numerics comes: it is refused, or the run says that its bits are not claimed (the checkers look).
+/// A worker with other numerics joins: it is refused, or the run gives up its claim to exact bits (as the checkers
+/// verify).
 #[test]
 fn other_numerics_are_refused_or_end_the_claim() {
     for mixed in [false, true] {

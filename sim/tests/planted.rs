@@ -1,4 +1,4 @@
-//! Every planted bug is caught, by the checker that is there for it; without the bug the same lives hold.
+//! Every planted bug is caught, by the checker made for it; without the bug the same lives hold.
 
 mod support;
 
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use protocol::coordinator::CheckpointEvery;
 use sim::{Bug, Chaos, ConnectionKind, Incarnation, Scenario, World, reference, run};
 
-/// Seeds that a bug may take to show itself.
+/// Maximum number of seeds that a bug may take to show.
 const SEEDS: u64 = 12;
 
-/// A scenario in which there is something to see: microbatches of odd count, several steps, one element of each kind.
+/// A scenario in which bugs can show: an odd number of microbatches, several steps, one element of each kind.
 fn scenario(seed: u64) -> Scenario {
     let mut scenario = support::scenario(seed);
     scenario.plan.geometry.microbatch = 1;
@@ -65,7 +65,7 @@ fn a_sum_in_the_order_of_arrival() {
 
 #[test]
 fn a_sum_in_place_over_a_held_partial() {
-    // A member is lost when slices are reduced already: the others send what they hold once more, in another view.
+    // A member is lost when slices are already reduced: the others send their partials once more, in another view.
     let found: Vec<String> =
         sweep(Bug::SumsInPlace, |at| Incarnation::with(3, &[(at, Chaos::KillWorker(2))]));
     assert!(found.iter().any(|message| message.contains("bit-exact")), "{found:?}");
@@ -87,7 +87,7 @@ fn an_absent_child_is_added_as_zero() {
 fn a_sample_is_repeated_on_resume() {
     let lives = [Incarnation::with(3, &[(250, Chaos::Stop)]), Incarnation::quiet(2)];
     check(Bug::RepeatsSamplesOnResume, &["exactly once", "bit-exact"], |_| {}, &lives);
-    // Nor does it need another run to compare with.
+    // It doesn't need another run to compare with either.
     let caught = (0..SEEDS).filter(|seed| {
         let scenario = scenario(*seed);
         let mut world = World::new(&scenario, None, Some(Bug::RepeatsSamplesOnResume));
@@ -111,7 +111,7 @@ fn a_torn_tail_is_not_cut() {
 
 #[test]
 fn another_replay_goes_unnoticed() {
-    // One version at the start: the resumed run replays everything, with a dataset that was changed.
+    // One checkpoint at the start: the resumed run replays everything, with a changed dataset.
     let sparse = |scenario: &mut Scenario| {
         scenario.plan.checkpoint_every = CheckpointEvery::Steps(100);
         scenario.plan.early_stopping = None;
@@ -126,7 +126,7 @@ fn applied_steps_are_forgotten_at_a_resume() {
     check(Bug::ForgetsAppliedSteps, &["bit-exact"], |_| {}, &[kill_at(300), Incarnation::quiet(2)]);
 }
 
-/// The newest version is damaged, so its steps are done again, and a bit flips meanwhile at the only member.
+/// The newest checkpoint is damaged, so its steps are replayed, and meanwhile a bit flips at the only member.
 #[test]
 fn a_version_of_another_replay_takes_the_place_of_the_journalled_one() {
     let scenario = scenario(4);
@@ -151,7 +151,8 @@ fn a_damaged_version_is_loaded() {
     check(Bug::SkipsVersionChecks, &expected, |_| {}, &[kill_at(300), damaged, Incarnation::quiet(1)]);
 }
 
-/// What the checkers find in lives with the bug, by when it strikes; without the bug each of them holds.
+/// The checkers' findings in lives with the bug, over the events at which a fault is injected; without the bug all
+/// lives hold.
 fn sweep(bug: Bug, life: impl Fn(u64) -> Incarnation) -> Vec<String> {
     let mut scenario = scenario(4);
     scenario.speeds.network_ms = 60; // One member is ready long before another.
@@ -199,16 +200,16 @@ fn early_frames_are_dropped() {
     is_found(&found, "early frames");
 }
 
-/// A step that is tried again by members whose states are right has the same bits, so where its slices came from is all
-/// that tells. Not so where a deviant had a part in what was kept: see the test below.
+/// A step that is retried by members whose states are right has the same bits, so only the origin of its slices
+/// reveals the bug. That differs if a deviant contributed to the kept slices: see the test below.
 #[test]
 fn reduced_slices_are_kept_over_an_abort() {
     let found = sweep(Bug::KeepsSlicesOverAbort, |at| Incarnation::with(3, &[(at, Chaos::KillWorker(2))]));
     is_found(&found, "slices of its view");
 }
 
-/// The bits tell, too: a deviant's gradient is in the slices of the step that found it out, and that step comes again
-/// after the rewind. So it would be in the weights for good.
+/// Here the bits reveal it, too: a deviant's gradient is in the slices of the step that exposed it, and that step
+/// comes again after the rewind. So the gradient would be in the weights for good.
 #[test]
 fn slices_that_a_deviant_had_a_part_in_are_kept_over_an_abort() {
     let flip = Chaos::FlipBit { worker: 1, at: 0, bit: 20 };
@@ -238,7 +239,7 @@ fn a_paused_coordinator_trusts_its_clock() {
 
 #[test]
 fn a_paused_worker_trusts_its_clock() {
-    // Longer than it is patient, but its coordinator answers until its lease ends.
+    // Longer than its own timeout, but its coordinator answers until its lease ends.
     let paused = |at| Incarnation::with(3, &[(at, Chaos::PauseWorker(1, 45_000))]);
     is_found(&sweep_of(&scenario(3), Bug::TrustsTimeAfterPause, 150..154, paused), "waits to be read");
 }

@@ -1,4 +1,4 @@
-//! What a run comes to: the same bits whoever computes them, an end with a reason, and wrong replicas found out.
+//! Outcomes of runs: the same bits whichever workers compute them, an end with a reason, and deviant replicas detected.
 
 mod support;
 
@@ -70,7 +70,7 @@ fn a_nan_stops_the_run_or_is_skipped() {
         "{}",
         stopped.message
     );
-    // Going on with "skip" comes to the bits of a run that skipped from the start.
+    // Resuming with "skip" gives the bits of a run that skipped from the start.
     let going_on = Scenario { plan: sim_plan(&scenario, OnNan::Skip), ..scenario.clone() };
     run(&going_on, &[Incarnation::quiet(2)], Arc::new(skipped), None, false)
         .unwrap_or_else(|v| panic!("{v}"));
@@ -112,7 +112,7 @@ fn a_deviant_replica_is_put_out_and_what_it_touched_is_done_again() {
     assert!(rewound >= 4, "only {rewound} of 8 flips were in the middle of a run");
 }
 
-/// Nobody knows who is right: both go back to what they agreed on, and come to the quiet run's end.
+/// With two members there is no majority: both rewind to the last agreed state, and reach the quiet run's end.
 #[test]
 fn two_that_differ_go_back_together() {
     let mut rewound = 0;
@@ -146,7 +146,7 @@ fn a_changed_dataset_is_a_loud_failure_of_the_replay() {
     }
 }
 
-/// No improvement is great enough, so the run ends at its third evaluation: whoever takes part, and whoever takes over.
+/// No improvement is large enough, so the run ends at its third evaluation, whichever workers take part or take over.
 #[test]
 fn a_run_that_ends_early_ends_at_the_same_step_whatever_happens() {
     for seed in 0..12 {

@@ -1,4 +1,4 @@
-//! A fixed set of seeds, and what a seed is worth.
+//! A fixed set of seeds, and their reproducibility.
 
 use sim::{Incarnation, Scenario, World, run_seed};
 
@@ -16,7 +16,7 @@ fn two_thousand_seeds_hold_every_invariant() {
             Err(violation) => panic!("{violation}"),
         }
     }
-    // The seeds would show nothing if nothing went wrong in them.
+    // The seeds would prove nothing if nothing went wrong in them.
     assert!(
         lives > 5_000 && failed > 20 && killed > 60 && interrupted > 40,
         "{lives} {failed} {killed} {interrupted}"

@@ -1,4 +1,4 @@
-//! The coordinator and its disk: killed, paused, its clock, its journal and its versions.
+//! The coordinator and its disk: kills, pauses, its clock, its journal and its checkpoints.
 
 mod support;
 
@@ -68,7 +68,7 @@ fn a_clock_that_leaps_blames_nobody() {
             );
         }
     }
-    // Not even one that goes back, which a monotonic one doesn't.
+    // Not even a clock that goes backwards, which a monotonic one never does.
     completed(&scenario, &Incarnation::with(3, &[(150, Chaos::CoordinatorClock(-30_000))]), None);
 }
 
@@ -108,7 +108,7 @@ fn without_any_whole_version_the_run_starts_again_from_its_seed() {
     }
 }
 
-/// A step is committed in another view than the one that a member was prepared in, and that member alone is left.
+/// A step is committed in another view than the one in which a member prepared it, and only that member is left.
 #[test]
 fn a_step_that_was_committed_in_another_view_is_recovered() {
     for slow_steps in [false, true] {
@@ -124,7 +124,7 @@ fn a_step_that_was_committed_in_another_view_is_recovered() {
     }
 }
 
-/// Its device hangs while it does so, longer than a state is waited for.
+/// Its device hangs meanwhile, for longer than the timeout for a state.
 #[test]
 fn a_commit_that_is_recovered_late_costs_no_state() {
     let restart = Chaos::RestartCoordinator { host: false, after_ms: 1_000 };
@@ -139,8 +139,8 @@ fn a_commit_that_is_recovered_late_costs_no_state() {
     }
 }
 
-/// The uploader's replica goes wrong, its version is there, and the coordinator is started again before the others' checks
-/// tell: they have them go back further than to that version.
+/// The uploader's replica deviates, its checkpoint exists, and the coordinator restarts before the others' checks
+/// report the deviation: they make the run rewind further than to that checkpoint.
 #[test]
 fn a_deviants_version_is_not_gone_back_to_after_a_restart() {
     let mut rewound = 0;
@@ -170,7 +170,7 @@ fn a_deviants_version_is_not_gone_back_to_after_a_restart() {
     assert!(rewound > 100, "{rewound}");
 }
 
-/// A replica goes wrong while steps are computed once more: the replay is begun again, and comes to what is history.
+/// A replica deviates during a replay: the replay is started again, and reproduces the history.
 #[test]
 fn a_flip_in_a_replay_costs_another_replay() {
     let mut again = 0;
@@ -192,7 +192,7 @@ fn a_flip_in_a_replay_costs_another_replay() {
     assert!(again > 0, "no flip came into a replay");
 }
 
-/// The host's crash takes several commits from the journal's end, and all members live: nothing is computed again.
+/// The host's crash loses several commits from the journal's end, and all members survive: nothing is recomputed.
 #[test]
 fn what_a_crash_takes_of_the_journal_comes_back_however_much_it_is() {
     let mut adopted = 0;
@@ -210,8 +210,8 @@ fn what_a_crash_takes_of_the_journal_comes_back_however_much_it_is() {
     assert!(adopted > 10, "{adopted}");
 }
 
-/// A replica goes wrong, the coordinator is started again before the members' checks tell, and the deviant alone comes back
-/// in time: the run goes on from what it holds. The others, which come later, outvote it.
+/// A replica deviates, the coordinator restarts before the members' checks report it, and the deviant alone comes back
+/// in time: the run continues from its state. The others, which come later, outvote it.
 #[test]
 fn a_deviant_that_was_alone_after_a_takeover_is_found_out_when_the_others_come() {
     let (mut found_late, mut named) = (0, 0);

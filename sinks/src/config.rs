@@ -1,4 +1,4 @@
-//! From `[tracker]` and the environment to sinks that can start.
+//! Builds sinks from `[tracker]` and the environment.
 
 use printable::shell_word;
 
@@ -9,7 +9,7 @@ use super::tensorboard::TensorBoard;
 use super::wandb::Wandb;
 use super::{RunFolder, Sink};
 
-/// A sink that can be started. Its credentials, if it has any, are never shown.
+/// A configured sink. Its credentials, if any, are never shown.
 #[derive(Clone, Debug)]
 pub struct SinkConfig(Kind);
 
@@ -20,20 +20,19 @@ enum Kind {
     TensorBoard,
 }
 
-/// Variables of the environment, as the trackers' own clients name them.
+/// Looks up environment variables, which are named as in the trackers' own clients.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Why sinks can't be started.
+/// Why a sink can't be configured.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SinkConfigError(pub(crate) String);
 
 impl SinkConfig {
-    /// The sinks of a configuration beside `embedded`, each once. `stem` names the experiment or project where nothing
-    /// else does.
+    /// The configured sinks other than `embedded`, each once. `stem` is the default name of the experiment or project.
     ///
     /// # Errors
-    /// When a sink is asked for and it isn't said where it is.
+    /// When a sink is requested without an address.
     pub fn of(
         tracker: &configs::Tracker,
         stem: &str,
@@ -64,7 +63,7 @@ impl SinkConfig {
     /// An MLflow server.
     ///
     /// # Errors
-    /// When the address is none that this sink speaks to, or a variable of the environment makes no sense.
+    /// When the sink doesn't support the address, or an environment variable is invalid.
     pub fn mlflow(
         uri: &str,
         experiment: Option<&str>,
@@ -74,7 +73,7 @@ impl SinkConfig {
         Target::new(uri, experiment, stem, environment).map(|target| Self(Kind::Mlflow(target)))
     }
 
-    /// Offline files of W&B in the run's folder.
+    /// An offline W&B run in the run's folder.
     #[must_use]
     pub fn wandb(project: Option<&str>, stem: &str, environment: Environment<'_>) -> Self {
         let project = project.map(str::to_owned).or_else(|| environment("WANDB_PROJECT"));
@@ -82,11 +81,11 @@ impl SinkConfig {
         Self(Kind::Wandb { project: project.unwrap_or_else(|| stem.to_owned()), entity })
     }
 
-    /// The sink of `coordinator tracker push`: the URL of an MLflow server, `wandb` or `tensorboard`. What isn't said
-    /// comes from the run's own configuration, the environment, and the run's name without its number.
+    /// The sink of `coordinator tracker push`: the URL of an MLflow server, `wandb` or `tensorboard`. Missing settings
+    /// come from the run's own configuration, the environment, and the run's name without its number.
     ///
     /// # Errors
-    /// When it is none of these, or as [`SinkConfig::mlflow`] says.
+    /// When it is none of these, or as for [`SinkConfig::mlflow`].
     pub fn named(
         to: &str,
         experiment: Option<&str>,
@@ -115,13 +114,13 @@ impl SinkConfig {
         }
     }
 
-    /// Event files of TensorBoard in the run's folder.
+    /// TensorBoard event files in the run's folder.
     #[must_use]
     pub fn tensorboard() -> Self {
         Self(Kind::TensorBoard)
     }
 
-    /// As `tracker.sinks` has it.
+    /// The sink's name in `tracker.sinks`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.0 {
@@ -131,7 +130,7 @@ impl SinkConfig {
         }
     }
 
-    /// Where it sends to, without credentials.
+    /// The destination, without credentials.
     #[must_use]
     pub fn destination(&self) -> String {
         match &self.0 {
@@ -141,7 +140,7 @@ impl SinkConfig {
         }
     }
 
-    /// The command that sends a run there, for a POSIX shell.
+    /// The command that sends a run to this destination, for a POSIX shell.
     #[must_use]
     pub fn push_command(&self, run_dir: &Path) -> String {
         let mut variables = String::new();
@@ -159,7 +158,7 @@ impl SinkConfig {
         format!("{variables}coordinator tracker push {} --to {to}", shell_word(&run_dir.to_string_lossy()))
     }
 
-    /// The sink, which has done nothing yet.
+    /// Creates the sink; this does no I/O.
     pub(crate) fn sink(&self, run: &RunFolder) -> Box<dyn Sink> {
         match &self.0 {
             Kind::Mlflow(target) => Box::new(Mlflow::new(target.clone())),
@@ -169,7 +168,7 @@ impl SinkConfig {
     }
 }
 
-/// The name of a run without its number: `digits` of `digits-7`.
+/// A run's name without its number: `digits` for `digits-7`.
 fn stem(name: &str) -> &str {
     match name.rsplit_once('-') {
         Some((stem, number)) if !stem.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => stem,

@@ -1,4 +1,4 @@
-//! The threads of the sinks. What training pays is [`Sinks::notify`]: a lock that nobody holds for long.
+//! The sinks' threads. Training only pays for [`Sinks::notify`]: a lock that is never held for long.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufRead, Seek, SeekFrom};
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use super::worker::{TurnOutcome, Worker};
 use super::{RunFolder, Sink, SinkConfig, SinkError, SinkState, Source};
 
-/// Between two looks at the folder: what was added meanwhile goes in one batch.
+/// Minimum time between two checks of the folder: lines added meanwhile go in one batch.
 const LOOKS_APART: Duration = Duration::from_secs(1);
-/// Without a word of new metrics: `system.jsonl` and `run.json` change as well.
+/// Time between two checks without a notification: `system.jsonl` and `run.json` change as well.
 const LOOKS_UNASKED: Duration = Duration::from_secs(5);
 /// The pause after the first failure; it doubles with each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-/// And no longer than this.
+/// Maximum pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// While the end of a run is waited for, patience is short.
+/// A shorter pause while the end of a run is being waited for.
 const PAUSE_AT_END: Duration = Duration::from_millis(250);
 
-/// What all sinks have to say and nobody has taken yet; a remark more is left out.
+/// Maximum number of pending messages of all sinks; further remarks are dropped.
 const SAID_MAX: usize = 256;
 
-/// While something is taken, the end of a run is waited for this many times as long as its patience.
+/// At the end of a run, progress extends the wait to at most this many times the given patience.
 const PATIENCE_TIMES_MAX: u32 = 4;
 
 /// The sinks of a run, each in a thread of its own.
@@ -36,32 +36,32 @@ pub struct Sinks {
     run: RunFolder,
 }
 
-/// What a sink had not sent when the run's end was no longer waited for.
+/// Data that a sink had not sent when waiting for the end of the run timed out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsent {
     /// The sink.
     pub sink: String,
-    /// What is left and why, and how it is sent later: a sentence for people.
+    /// What is left, why, and how to send it later: a sentence for people.
     pub text: String,
 }
 
-/// From a thread.
+/// A message from a sink's thread.
 #[derive(Debug)]
 enum SinkMessage {
-    /// For people.
+    /// A message for people.
     Remark(String),
-    /// After the run's end something was taken, and more is there.
+    /// Since the run's end something was taken, and more is left.
     Taken,
-    /// A thread ended; `Some` says why, where not all was sent.
+    /// The thread ended; `Some` gives the reason if not everything was sent.
     Ended(String, Option<String>),
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     signal: Mutex<Signal>,
-    /// There are new metrics.
+    /// Signalled when there are new metrics.
     fresh: Condvar,
-    /// The run is over.
+    /// Signalled when the run has ended.
     over: Condvar,
 }
 
@@ -73,17 +73,17 @@ struct Signal {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Signal> {
-        // Nothing can go wrong under this lock that would leave a signal half made.
+        // Nothing panics under this lock, so the signal is always consistent.
         self.signal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the run is over, or the time is.
+    /// Waits until the run has ended or the time is up.
     fn pause(&self, span: Duration) -> Signal {
         let until_over = self.over.wait_timeout_while(self.lock(), span, |signal| !signal.ending);
         *until_over.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Until there is something that this generation has not seen, or the run is over, or the time is.
+    /// Waits for a generation newer than `seen`, the end of the run, or the timeout.
     fn wait(&self, seen: u64, span: Duration) -> Signal {
         let idle = |signal: &mut Signal| !signal.ending && signal.generation == seen;
         *self.fresh.wait_timeout_while(self.lock(), span, idle).unwrap_or_else(PoisonError::into_inner).0
@@ -91,10 +91,10 @@ impl Shared {
 }
 
 impl Sinks {
-    /// Starts a thread for each sink. The run's folder has its `run.json` and `config.toml`.
+    /// Starts a thread for each sink. The run's folder must have its `run.json` and `config.toml`.
     ///
     /// # Errors
-    /// When the system has no thread.
+    /// When a thread can't be spawned.
     pub fn start(run_dir: &Path, configs: Vec<SinkConfig>) -> std::io::Result<Self> {
         let (shared, run) = (Arc::new(Shared::default()), RunFolder::new(run_dir));
         let (say, said) = mpsc::sync_channel(SAID_MAX);
@@ -109,7 +109,7 @@ impl Sinks {
         Ok(Self { shared, said, threads, run })
     }
 
-    /// Metrics were appended. Never waits for a sink.
+    /// Reports appended metrics to the sinks. Never waits for one.
     pub fn notify(&self) {
         if self.threads.is_empty() {
             return;
@@ -118,15 +118,15 @@ impl Sinks {
         self.shared.fresh.notify_all();
     }
 
-    /// What people should know since the last call: an outage, its end, what a tracker refused.
+    /// Messages for people since the last call: an outage, its end, data that a tracker refused.
     #[must_use]
     pub fn remarks(&mut self) -> Vec<String> {
         let remark = |said| if let SinkMessage::Remark(text) = said { Some(text) } else { None };
         self.said.try_iter().filter_map(remark).collect()
     }
 
-    /// The run is over, its record written: what is left is sent, until nothing was taken for so long, and no longer than
-    /// four times that. Returns what people should know, and what was not sent; it stays in the folder.
+    /// Call after the run's record is final. Sends the rest until no progress is made for `patience`, and for at most
+    /// four times that. Returns the messages for people, and the unsent data, which stays in the folder.
     #[must_use]
     pub fn finish(self, patience: Duration) -> (Vec<String>, Vec<Unsent>) {
         let began = Instant::now();
@@ -181,7 +181,7 @@ impl Sinks {
     }
 }
 
-/// Lines of a file from a byte on; it may be larger than memory.
+/// Counts a file's lines after an offset, without reading the whole file into memory.
 fn lines_after(path: &Path, offset: u64) -> std::io::Result<usize> {
     let mut file = std::io::BufReader::new(std::fs::File::open(path)?);
     file.seek(SeekFrom::Start(offset))?;
@@ -197,7 +197,7 @@ fn lines_after(path: &Path, offset: u64) -> std::io::Result<usize> {
     }
 }
 
-/// A thread's work.
+/// The work of one thread.
 struct Following {
     sink: Option<Box<dyn Sink>>,
     worker: Option<Worker>,
@@ -207,7 +207,7 @@ struct Following {
     say: SyncSender<SinkMessage>,
     failed_since: Option<Instant>,
     failures: u32,
-    /// Whether people were told where to look.
+    /// Whether the message with the run's location was sent.
     is_place_told: bool,
 }
 
@@ -224,16 +224,16 @@ impl Following {
     }
 
     fn say(&self, said: SinkMessage) {
-        // Whoever listened is gone only when the process is about to be.
+        // The receiver is gone only when the process is about to exit.
         let _ = self.say.send(said);
     }
 
     fn remark(&self, text: &str) {
-        // Where nobody has listened for so long, the state in the run's folder says the last error.
+        // If nobody receives messages for that long, the last error is still in the state in the run's folder.
         let _ = self.say.try_send(SinkMessage::Remark(format!("{}: {text}", self.name)));
     }
 
-    /// Until all of a run that is over was sent; else why not.
+    /// Sends until all of a finished run was sent; otherwise returns the reason.
     fn follow(&mut self) -> Option<String> {
         let mut signal = *self.shared.lock();
         loop {
@@ -309,7 +309,7 @@ impl Following {
         }
         self.failures = self.failures.saturating_add(1);
         if ending {
-            // `ending` is what the other pause would end at once for.
+            // A pause on the condition variable would return at once, since `ending` is set.
             std::thread::sleep(why.pause_asked().unwrap_or(PAUSE_AT_END));
             return *self.shared.lock();
         }
@@ -317,7 +317,8 @@ impl Following {
     }
 }
 
-/// How long to wait after so many failures in a row, the last of which is this one; `dice` spreads those who failed together.
+/// The pause after `failures` failures in a row, the last of which is `why`; `dice` adds jitter, so that sinks that
+/// failed together don't retry together.
 pub(crate) fn pause_after(why: &SinkError, failures: u32, dice: u64) -> Duration {
     if let Some(asked) = why.pause_asked() {
         return asked;

@@ -1,4 +1,4 @@
-//! What a sink reads of a run's folder, beside its metrics.
+//! The parts of a run's folder that sinks read in addition to its metrics.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -14,7 +14,7 @@ pub struct RunFolder {
     path: PathBuf,
 }
 
-/// The checkout that a run was started in, as far as its record says.
+/// The checkout that a run was started in, as far as its record knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Checkout {
     pub(crate) commit: Option<String>,
@@ -24,30 +24,30 @@ pub(crate) struct Checkout {
 }
 
 impl RunFolder {
-    /// A folder that is or will be there.
+    /// A folder that need not exist yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
-    /// Its path.
+    /// The folder's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file in it.
+    /// The path of a file in the folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// `run.json`.
+    /// Reads `run.json`.
     pub(crate) fn record(&self) -> Result<RunRecord, SinkError> {
         let path = self.file(RunRecord::FILE);
         RunRecord::read(&path).map_err(|why| SinkError::Retry(why.to_string()))
     }
 
-    /// `run.json` with what this crate's types don't know.
+    /// `run.json` including the fields that this crate's types don't know.
     pub(crate) fn raw_record(&self) -> Result<Value, SinkError> {
         let path = self.file(RunRecord::FILE);
         let bytes = std::fs::read(&path).map_err(|why| local(&path, &why))?;
@@ -55,7 +55,7 @@ impl RunFolder {
             .map_err(|why| SinkError::Retry(format!("{} is no run record: {why}", path.display())))
     }
 
-    /// A mark that changes when the file does; empty if it isn't there.
+    /// A fingerprint of a file's content; empty if it doesn't exist.
     pub(crate) fn mark(&self, name: &str) -> String {
         std::fs::read(self.file(name)).map_or_else(
             |_| String::new(),
@@ -63,7 +63,6 @@ impl RunFolder {
         )
     }
 
-    /// The resolved configuration.
     pub(crate) fn config(&self) -> Result<toml::Table, SinkError> {
         let path = self.file("config.toml");
         let text = std::fs::read_to_string(&path).map_err(|why| local(&path, &why))?;
@@ -72,20 +71,20 @@ impl RunFolder {
         })
     }
 
-    /// The resolved configuration as `section.key`, value: text without its quotes.
+    /// The resolved configuration as `section.key` and value, strings without their quotes.
     pub(crate) fn params(&self) -> Result<Vec<(String, String)>, SinkError> {
         let mut flat = Vec::new();
         flatten("", &toml::Value::Table(self.config()?), &mut flat);
         Ok(flat)
     }
 
-    /// Seconds since 1970 when the run began: its first event, or else its record's time.
+    /// When the run began, in seconds since 1970: the time of its first event, or else that of its record.
     pub(crate) fn began(&self) -> Result<f64, SinkError> {
         let record = self.record()?;
         Ok(record.events.first().map_or_else(|| self.modified(RunRecord::FILE), |event| event.time))
     }
 
-    /// Seconds since 1970 when a file was written last; 0 if it isn't there.
+    /// When a file was last modified, in seconds since 1970; 0 if it doesn't exist.
     pub(crate) fn modified(&self, name: &str) -> f64 {
         let time = std::fs::metadata(self.file(name)).and_then(|about| about.modified()).ok();
         time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |since| since.as_secs_f64())
@@ -105,13 +104,12 @@ impl RunFolder {
         })
     }
 
-    /// Whether the run is over.
     pub(crate) fn is_over(&self) -> Result<bool, SinkError> {
         Ok(self.record()?.status != RunStatus::Running)
     }
 }
 
-/// A local file that says no may be mended.
+/// Errors of local files are retried, since they may be fixed.
 pub(crate) fn local(path: &Path, why: &std::io::Error) -> SinkError {
     SinkError::Retry(format!("{}: {why}", path.display()))
 }
@@ -125,7 +123,7 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut Vec<(String, String)>) 
             }
         }
         toml::Value::String(text) => flat.push((prefix.to_owned(), text.clone())),
-        // In the shortest form that is read back to the same number: 1e-8.
+        // In the shortest format that parses to the same number: 1e-8.
         toml::Value::Float(number) => flat.push((prefix.to_owned(), format!("{number:?}"))),
         other => flat.push((prefix.to_owned(), other.to_string())),
     }

@@ -1,11 +1,11 @@
-//! Sending a run to other trackers, beside its training and never in its way.
+//! Sinks export a run to other trackers, concurrently with training and without ever delaying it.
 //!
-//! A run's folder is the truth, so a sink *follows* it: what waits to be sent lies in `metrics.jsonl` and needs no other
-//! spool. Each sink is a thread of its own with a small state file, `RUN_DIR/tracker/SINK.json`, that says how far it
-//! is; it goes on from there after an outage or a crash. What a crash may send twice is harmless: MLflow drops metrics
-//! that it has to the last digit, and files are cut to the length that the state knows.
+//! A run's folder is the source of truth, so a sink *follows* it: unsent data lies in `metrics.jsonl` and needs no
+//! other spool. Each sink has its own thread and a small state file, `RUN_DIR/tracker/SINK.json`, with its position,
+//! from which it continues after an outage or a crash. Anything that a crash causes to be sent twice is harmless:
+//! MLflow drops exact duplicates of metrics, and files are truncated to the length in the state.
 //!
-//! A sink never trains, never writes to what it follows, and never makes a run fail.
+//! A sink never trains, never writes to the files that it follows, and never makes a run fail.
 
 mod config;
 mod driver;
@@ -31,41 +31,41 @@ use std::time::Duration;
 
 use run_record::follow::Line;
 
-/// Why a sink didn't get on.
+/// Why a sink failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SinkError {
-    /// It may get better by itself: tried again, less and less often.
+    /// A transient failure: retried, with growing pauses.
     #[error("{0}")]
     Retry(String),
-    /// Likewise, and the other side has said how long to leave it alone.
+    /// Likewise, with the pause that the other side requested.
     #[error("{0} (it asks to be left alone for {seconds} s)", seconds = .1.as_secs())]
     RetryIn(String, Duration),
-    /// It won't: the sink stops, the run goes on.
+    /// A permanent failure: the sink stops, the run goes on.
     #[error("{0}")]
     Refused(String),
 }
 
 impl SinkError {
-    /// How long the other side asked to be left alone.
+    /// The pause that the other side requested.
     pub(crate) fn pause_asked(&self) -> Option<Duration> {
         if let Self::RetryIn(_, pause) = self { Some(*pause) } else { None }
     }
 }
 
-/// A file that is followed.
+/// A followed file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// What training measured.
+    /// Metrics of the training.
     Metrics,
-    /// What its machines did meanwhile; absent where nobody looks.
+    /// Metrics of its machines; absent unless they are monitored.
     System,
 }
 
 impl Source {
-    /// All of them, in the order in which they are read.
+    /// All sources, in the order in which they are read.
     pub const ALL: [Self; 2] = [Self::Metrics, Self::System];
 
-    /// Its name in the run's folder.
+    /// The file's name in the run's folder.
     #[must_use]
     pub fn file(self) -> &'static str {
         match self {
@@ -75,52 +75,53 @@ impl Source {
     }
 }
 
-/// Where a run's numbers go.
+/// A destination for a run's metrics.
 ///
-/// The state is saved after every call, whatever came of it. A call that failed, or whose success was lost in a crash,
-/// is made again with the same lines.
+/// The state is saved after every call, successful or not. A call that failed, or whose success was lost in a crash, is
+/// repeated with the same lines.
 pub trait Sink: Send {
-    /// Its name, as `tracker.sinks` has it.
+    /// The sink's name in `tracker.sinks`.
     fn name(&self) -> &'static str;
 
-    /// Where things go, without credentials: another destination has a state of its own.
+    /// The destination, without credentials: each destination has a state of its own.
     fn destination(&self) -> String;
 
-    /// Makes the run over there, or finds it again.
+    /// Creates the run at the destination, or finds it again.
     ///
     /// # Errors
-    /// As [`SinkError`] says; likewise below.
+    /// A [`SinkError`], transient or permanent; likewise below.
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError>;
 
-    /// The configuration, once and whenever it changed.
+    /// Sends the configuration, once and whenever it changed.
     ///
     /// # Errors
     /// As above.
     fn params(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError>;
 
-    /// Takes lines, and says how many of them: the others come again, with what was appended since.
+    /// Takes lines and returns how many it took: the others are passed again, with those appended since.
     ///
     /// # Errors
     /// As above; none of the lines counts as taken.
     fn metrics(&mut self, source: Source, lines: &[Line], state: &mut SinkState) -> Result<usize, SinkError>;
 
-    /// `run.json` changed.
+    /// Sends the changed `run.json`.
     ///
     /// # Errors
     /// As above.
     fn record(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError>;
 
-    /// The run is over; `rest` are the lines of `metrics.jsonl` that were not taken. It may be resumed all the same.
+    /// Finishes a run that has ended; `rest` are the lines of `metrics.jsonl` not taken yet. The run may still be
+    /// resumed.
     ///
     /// # Errors
     /// As above.
     fn finish(&mut self, run: &RunFolder, rest: &[Line], state: &mut SinkState) -> Result<(), SinkError>;
 
-    /// What people should know since the last call: something that the tracker doesn't take, though it takes the rest.
+    /// Messages for people since the last call: data that the tracker refuses although it accepts the rest.
     fn remarks(&mut self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Where people look at it.
+    /// Where people can view the run.
     fn place(&self, run: &RunFolder, state: &SinkState) -> String;
 }

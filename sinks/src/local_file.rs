@@ -1,4 +1,4 @@
-//! A file that grows behind a state which knows its length: what a crash left beyond it is cut off.
+//! An append-only file whose length a state tracks: anything that a crash left beyond that length is truncated.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -7,15 +7,15 @@ use std::path::Path;
 use super::SinkError;
 use super::folder::local;
 
-/// Name of the length in a state's memo.
+/// Key of the length in a state's memo.
 pub(crate) const BYTES: &str = "bytes";
 
-/// The length of a file that is at least so long; `None` if it is gone or shorter: then it is made anew.
+/// Whether the file has at least this length; if not, it must be rebuilt.
 pub(crate) fn holds(path: &Path, bytes: u64) -> bool {
     std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() >= bytes)
 }
 
-/// Cuts the file to `at` bytes and appends; on the disk when it returns.
+/// Truncates the file to `at` bytes, appends and syncs it; returns the new length.
 pub(crate) fn append(path: &Path, at: u64, bytes: &[u8]) -> Result<u64, SinkError> {
     let written = || -> std::io::Result<()> {
         let mut file: File = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;

@@ -1,4 +1,4 @@
-//! Where a run comes from, in a few lines that any tracker shows: sources, programs, devices, drivers.
+//! A run's origin in a few lines that any tracker can show: sources, programs, devices, drivers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use run_record::{MemberMachine, RunRecord};
 
 use super::{RunFolder, SinkError};
 
-/// Name and value of what is known. It becomes known a moment after the run began.
+/// Names and values of the known facts, which become known a moment after the run began.
 pub(crate) fn origin(run: &RunFolder, record: &RunRecord) -> Result<Vec<(&'static str, String)>, SinkError> {
     let git = run.checkout()?;
     let build = record.provenance.starts.last().map(|start| start.build.clone()).unwrap_or_default();
@@ -26,14 +26,14 @@ pub(crate) fn origin(run: &RunFolder, record: &RunRecord) -> Result<Vec<(&'stati
     Ok(known.filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// What the members' machines have, each thing once.
+/// The distinct values of a property over the members' machines.
 fn each(record: &RunRecord, what: impl Fn(&MemberMachine) -> &str) -> String {
     let machines = record.members.iter().filter_map(|member| member.machine.as_ref());
     let found: BTreeSet<&str> = machines.map(what).filter(|text| !text.is_empty()).collect();
     found.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Each kind of device, and how many members had it: `2 x cpu`.
+/// The kinds of devices, with the number of members of each: `2 x cpu`.
 fn devices(record: &RunRecord) -> String {
     let mut counted = BTreeMap::new();
     for member in &record.members {

@@ -1,4 +1,4 @@
-//! `coordinator tracker push`: a run's folder into a tracker, now.
+//! `coordinator tracker push`: sends a run's folder to a tracker, once.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -10,29 +10,29 @@ use super::driver::pause_after;
 use super::worker::{TurnOutcome, Worker};
 use super::{RunFolder, SinkConfig, SinkError};
 
-/// What was sent.
+/// The result of a push.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PushOutcome {
-    /// Metrics that were sent now.
+    /// Number of metrics sent by this push.
     pub metrics: u64,
-    /// Metrics that had been sent before.
+    /// Number of metrics sent before.
     pub before: u64,
-    /// Where people look at the run.
+    /// Where people can view the run.
     pub place: String,
-    /// What people should know.
+    /// Messages for people.
     pub remarks: Vec<String>,
 }
 
-/// Why a run wasn't pushed.
+/// Why a push failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PushError {
-    /// The folder is no run.
+    /// The folder is not a run.
     #[error("{0}")]
     Run(String),
-    /// The tracker won't take it, now or later.
+    /// The tracker permanently refuses the run.
     #[error("{0}")]
     Refused(String),
-    /// The tracker can't be reached, or failed. What was taken is known, and pushing again goes on from there.
+    /// The tracker can't be reached, or failed. Progress is saved, and another push continues from there.
     #[error("{0}")]
     Failed(String),
 }
@@ -46,11 +46,11 @@ impl PushError {
     }
 }
 
-/// Sends all of a run's folder that was not sent there before. A run that goes on is sent as far as it is. Failures that
-/// may get better are tried again until nothing was sent for `patience`.
+/// Sends everything in a run's folder that was not sent there before; for a run in progress, everything so far.
+/// Transient failures are retried until no progress is made for `patience`.
 ///
 /// # Errors
-/// When the folder is no run, or the tracker doesn't take it.
+/// When the folder is not a run, or the tracker doesn't accept it.
 pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<PushOutcome, PushError> {
     RunRecord::read(&run_dir.join(RunRecord::FILE)).map_err(|why| PushError::Run(no_run(run_dir, &why)))?;
     let run = RunFolder::new(run_dir);
@@ -66,7 +66,7 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
                 failures += 1;
                 let pause = pause_after(&why, failures, RandomState::new().build_hasher().finish());
                 let left = patience.saturating_sub(since.elapsed());
-                // Asking before the server wants to be asked is in vain.
+                // A retry before the requested time would be in vain.
                 if left.is_zero() || why.pause_asked().is_some_and(|asked| asked > left) {
                     return Err(PushError::of(why));
                 }
@@ -82,7 +82,7 @@ pub fn push(run_dir: &Path, config: &SinkConfig, patience: Duration) -> Result<P
     })
 }
 
-/// What is wrong with a folder that is no run, and which one to give instead.
+/// Explains why a folder is not a run, and which one to give instead.
 fn no_run(dir: &Path, why: &RecordError) -> String {
     let is_run = |folder: &Path| folder.join(RunRecord::FILE).is_file();
     let shown = dir.display();

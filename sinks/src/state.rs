@@ -1,4 +1,4 @@
-//! How far a sink is: a small file beside the run, written whole after each thing that was sent.
+//! A sink's progress: a small file in the run's folder, written atomically after each successful step.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -14,67 +14,68 @@ use super::{RunFolder, Sink, SinkError, Source};
 
 /// Folder of the states in a run's folder.
 const FOLDER: &str = "tracker";
-/// Ending of the file whose lock says that a state is in use.
+/// Extension of the file whose lock marks a state as in use.
 const LOCK: &str = "lock";
-/// How often it is looked who has a state, and how long after the last look.
+/// How often a busy state's owner is looked up, and the pause between two attempts.
 const LOOKS_MAX: usize = 50;
 const LOOKS_APART: Duration = Duration::from_millis(20);
 
-/// How far a sink is.
+/// A sink's progress.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SinkState {
     /// The sink's name.
     pub sink: String,
-    /// Where it sends to, without credentials.
+    /// The destination, without credentials.
     pub destination: String,
-    /// The run's id over there; empty before there is one.
+    /// The run's id at the destination; empty before it exists.
     pub run: String,
-    /// Bytes that were read of each followed file.
+    /// Bytes read of each followed file.
     pub offsets: BTreeMap<String, u64>,
-    /// Metrics that were taken.
+    /// Number of metrics taken.
     pub metrics: u64,
-    /// Mark of the configuration that was sent.
+    /// Fingerprint of the configuration that was sent.
     pub params: String,
-    /// Mark of the record that was sent.
+    /// Fingerprint of the record that was sent.
     pub record: String,
-    /// How the run had ended when that was sent; empty while it goes on.
+    /// The final status that was sent; empty while the run goes on.
     pub finished: String,
     /// Failures since the last success.
     pub attempts: u32,
     /// The last failure, if nothing succeeded since.
     pub last_error: Option<String>,
-    /// What the sink itself remembers.
+    /// Values that the sink itself stores.
     pub memo: BTreeMap<String, Value>,
-    /// Of each file and key the greatest step that was taken: what counts as sent should the file be cut.
+    /// The greatest step taken, by file and key: it counts as sent should the file be truncated.
     pub newest: BTreeMap<String, BTreeMap<String, u64>>,
-    /// `newest` at the moment when a file was found cut: what is computed again up to there was sent before.
+    /// `newest` at the time when a file was found truncated: recomputed values up to there were sent before.
     pub already: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl SinkState {
-    /// Everything is sent anew: what was sent before is gone.
+    /// Starts again from nothing, since the data sent before is gone.
     pub(crate) fn start_over(&mut self) {
         let (sink, destination) = (std::mem::take(&mut self.sink), std::mem::take(&mut self.destination));
         *self = Self { sink, destination, ..Self::default() };
     }
 
-    /// A number that the sink remembers.
+    /// A number in the memo.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.memo.get(name)?.as_u64()
     }
 
-    /// A text that the sink remembers.
+    /// A text in the memo.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.memo.get(name)?.as_str()
     }
 
-    /// Remembers.
+    /// Stores a value in the memo.
     pub(crate) fn remember(&mut self, name: &str, value: impl Into<Value>) {
         self.memo.insert(name.to_owned(), value.into());
     }
 
-    /// The followed file is shorter than what was read of it: on from its end, without what was sent before.
+    /// Handles a followed file that is shorter than the part already read: continues from its end, without values sent
+    /// before.
     pub(crate) fn cut(&mut self, source: Source, length: u64) {
         self.offsets.insert(source.file().to_owned(), length);
         if let Some(newest) = self.newest.get(source.file()).cloned() {
@@ -87,18 +88,18 @@ impl SinkState {
     }
 }
 
-/// A state file that nobody else uses meanwhile.
+/// An exclusively locked state file.
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
-    /// Held by the file's lock, which ends with the process.
+    /// Holds the file's lock, which ends with the process.
     _lock: File,
     saved: SinkState,
 }
 
 impl StateFile {
-    /// Opens the state of a sink and its destination: `SINK.json`, or `SINK-HASH.json` if that one is another's. It is written
-    /// at once, so that a process that comes a moment later sees whose it is.
+    /// Opens the state of a sink and its destination: `SINK.json`, or `SINK-HASH.json` if that one belongs to another
+    /// destination. It is written at once, so that a process that starts a moment later sees whose it is.
     pub(crate) fn open(run: &RunFolder, sink: &dyn Sink) -> Result<(Self, SinkState), SinkError> {
         let folder = run.path().join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(|why| not_written(&folder, &why))?;
@@ -117,7 +118,7 @@ impl StateFile {
                     file.save(&state)?;
                     return Ok((file, state));
                 }
-                // Somebody has it who has not said yet where he sends to.
+                // The owner has not written its destination yet.
                 None if read(&path)?.is_none() => std::thread::sleep(LOOKS_APART),
                 None if !is_others(&path)? => break,
                 _ => {}
@@ -129,7 +130,7 @@ impl StateFile {
         )))
     }
 
-    /// Writes the state if it changed, whole or not at all.
+    /// Writes the state atomically if it changed.
     pub(crate) fn save(&mut self, state: &SinkState) -> Result<(), SinkError> {
         if *state == self.saved {
             return Ok(());
@@ -143,7 +144,7 @@ impl StateFile {
     }
 }
 
-/// Who may not write there will not be allowed to a moment later.
+/// Missing permissions are a permanent failure.
 fn not_written(path: &Path, why: &std::io::Error) -> SinkError {
     if !matches!(why.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) {
         return local(path, why);
@@ -155,7 +156,7 @@ fn not_written(path: &Path, why: &std::io::Error) -> SinkError {
     ))
 }
 
-/// `None`: somebody else has it.
+/// `None`: another process holds the lock.
 fn lock(path: &Path) -> Result<Option<File>, SinkError> {
     let path = path.with_extension(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);

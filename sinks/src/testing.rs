@@ -53,17 +53,17 @@ impl Run {
         self.write("run.json", &record.to_string());
     }
 
-    /// The record as it is before anything happened.
+    /// Removes the record's events.
     pub(super) fn without_events(&self) {
         self.record("events", &serde_json::json!([]));
     }
 
-    /// It is known now where the run comes from.
+    /// Sets the record's provenance.
     pub(super) fn provenance(&self, provenance: &serde_json::Value) {
         self.record("provenance", provenance);
     }
 
-    /// Changes a field of the record.
+    /// Sets a field of the record.
     pub(super) fn record(&self, field: &str, value: &serde_json::Value) {
         let text = std::fs::read_to_string(self.path("run.json")).expect("a record");
         let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -71,7 +71,7 @@ impl Run {
         self.write("run.json", &record.to_string());
     }
 
-    /// Appends a metric for each value, a step after the last one.
+    /// Appends a metric for each value, at consecutive steps.
     pub(super) fn measure(&self, key: &str, values: &[f64]) {
         self.measure_in("metrics.jsonl", key, values);
     }
@@ -85,7 +85,6 @@ impl Run {
         }
     }
 
-    /// Appends a row of metrics at this step.
     pub(super) fn row(&self, step: u64, values: &[(&str, f64)]) {
         let path = self.path("metrics.jsonl");
         let mut file = std::fs::File::options().create(true).append(true).open(path).expect("opened");
@@ -94,12 +93,12 @@ impl Run {
         }
     }
 
-    /// The steps that are whole in what [`Run::garbled`] writes, and those after [`Run::mend_the_torn_line`].
+    /// The valid steps in the output of [`Run::garbled`], and those after [`Run::mend_the_torn_line`].
     pub(super) const GARBLED_STEPS: [u64; 3] = [1, 2, 3];
     pub(super) const MENDED_STEPS: [u64; 4] = [1, 2, 3, 4];
 
-    /// A file of metrics as a bad disk or a bad editor leaves it: words, half a line in the middle, bytes that are no text, an
-    /// empty line, and at its end a line that is only begun.
+    /// A metrics file as a bad disk or a bad editor leaves it: words, half a line in the middle, bytes that are not
+    /// UTF-8, an empty line, and an unfinished line at its end.
     pub(super) fn garbled(&self) {
         let line = |step: u64| metric(step, "k", step as f64).to_json_line();
         let mut bytes = format!("{}\nnot a metric\n{}\n", line(1), &line(9)[..20]).into_bytes();
@@ -108,7 +107,7 @@ impl Run {
         std::fs::write(self.path("metrics.jsonl"), bytes).expect("written");
     }
 
-    /// The line that was only begun is whole.
+    /// Completes the unfinished line.
     pub(super) fn mend_the_torn_line(&self) {
         let rest = metric(4, "k", 4.0).to_json_line()[25..].to_owned();
         let path = self.path("metrics.jsonl");
@@ -116,7 +115,7 @@ impl Run {
         writeln!(file, "{rest}").expect("written");
     }
 
-    /// Each of the bad lines was named with its file and place.
+    /// Checks that each bad line was reported with its file and offset.
     pub(super) fn check_garbled(&self, remarks: &[String]) {
         assert_eq!(remarks.len(), 4, "{remarks:?}");
         let named =
@@ -125,12 +124,12 @@ impl Run {
         assert!(remarks[0].contains("\"not a metric\""), "{remarks:?}");
     }
 
-    /// A sink over this folder, as after a start of the process.
+    /// A sink over this folder, as after a restart of the process.
     pub(super) fn worker(&self, sink: Box<dyn Sink>) -> Worker {
         Worker::open(sink, self.folder()).unwrap_or_else(|(_, why)| panic!("{why}"))
     }
 
-    /// The state that is on the disk.
+    /// The state on the disk.
     pub(super) fn state(&self, sink: &str) -> SinkState {
         let bytes = std::fs::read(self.path(&format!("tracker/{sink}.json"))).expect("a state");
         serde_json::from_slice(&bytes).expect("a state")
@@ -142,7 +141,7 @@ fn metric(step: u64, key: &str, value: f64) -> Metric {
     Metric { step, epoch: 0.0, samples: step, time, key: key.into(), value }
 }
 
-/// Sends all that is there; a failure ends it.
+/// Runs turns until nothing is left to send; returns the first failure.
 pub(super) fn drain(worker: &mut Worker, ending: bool) -> Result<(), SinkError> {
     for _ in 0..TURNS_MAX {
         if worker.turn(ending)? != TurnOutcome::More {

@@ -1,4 +1,4 @@
-//! One sink over one run's folder: what is to be sent next.
+//! One sink over one run's folder: decides what to send next.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,24 +10,23 @@ use super::folder::RunFolder;
 use super::state::StateFile;
 use super::{Sink, SinkError, SinkState, Source};
 
-/// Lines of a batch: MLflow takes no more metrics at once.
+/// Maximum lines per batch: MLflow accepts no more metrics at once.
 pub(crate) const LINES_MAX: usize = 1_000;
 
-/// `run.json` is written with every version; people look at it less often.
+/// Minimum time between two uploads of `run.json`, which is written with every checkpoint.
 const RECORD_EVERY: Duration = Duration::from_secs(10);
 
-/// What came of a turn.
+/// The outcome of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TurnOutcome {
-    /// Something was sent, and more is there.
+    /// Something was sent, and more is pending.
     More,
-    /// All that is there was sent.
+    /// Everything so far was sent.
     Idle,
-    /// All of a run that is over was sent.
+    /// Everything of a finished run was sent.
     Done,
 }
 
-/// One sink over one folder.
 pub(crate) struct Worker {
     sink: Box<dyn Sink>,
     run: RunFolder,
@@ -35,13 +34,13 @@ pub(crate) struct Worker {
     state: SinkState,
     begun: bool,
     record_sent: Option<Instant>,
-    /// Bad lines up to here were told, by file.
+    /// By file, the offset up to which bad lines were reported.
     told: BTreeMap<&'static str, u64>,
     remarks: Vec<String>,
 }
 
 impl Worker {
-    /// Takes the state's lock.
+    /// Opens and locks the state.
     pub(crate) fn open(sink: Box<dyn Sink>, run: RunFolder) -> Result<Self, (Box<dyn Sink>, SinkError)> {
         match StateFile::open(&run, sink.as_ref()) {
             Ok((file, state)) => Ok(Self {
@@ -58,22 +57,21 @@ impl Worker {
         }
     }
 
-    /// Where people look at the run.
+    /// Where people can view the run.
     pub(crate) fn place(&self) -> String {
         self.sink.place(&self.run, &self.state)
     }
 
-    /// How far it is.
     pub(crate) fn state(&self) -> &SinkState {
         &self.state
     }
 
-    /// What people should know since the last call.
+    /// Messages for people since the last call.
     pub(crate) fn remarks(&mut self) -> Vec<String> {
         std::mem::take(&mut self.remarks)
     }
 
-    /// Sends the next thing. `ending`: nothing will be added to the folder.
+    /// Sends the next pending item. `ending`: nothing more will be added to the folder.
     pub(crate) fn turn(&mut self, ending: bool) -> Result<TurnOutcome, SinkError> {
         let result = self.send(ending);
         self.remarks.extend(self.sink.remarks());
@@ -116,7 +114,7 @@ impl Worker {
         self.finish()
     }
 
-    /// What is there to be taken, without what was sent before the file was cut.
+    /// Reads the pending lines, without values that were sent before the file was truncated.
     fn read(&mut self, source: Source) -> Result<Chunk, SinkError> {
         let path = self.run.file(source.file());
         let mut chunk = match follow::read(&path, self.state.offset(source), LINES_MAX) {
@@ -146,7 +144,7 @@ impl Worker {
         Ok(chunk)
     }
 
-    /// Whether anything was taken or passed over.
+    /// Whether any line was taken or skipped.
     fn take(&mut self, source: Source, chunk: &Chunk) -> Result<bool, SinkError> {
         let before = self.state.offset(source);
         let taken = match chunk.lines.as_slice() {

@@ -1,14 +1,15 @@
-//! Whatever is declared and measured: a strict reader of Prometheus's text format takes the scrape and finds what was put in.
+//! For any declarations and values: a strict parser of Prometheus's text format accepts the scrape and finds the
+//! values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use telemetry::prometheus::Registry;
 
-/// A line of a sample: name, labels, value.
+/// A sample line: name, labels, value.
 type Sample = (String, BTreeMap<String, String>, f64);
 
-/// What a scrape holds.
+/// A parsed scrape.
 #[derive(Default, Debug)]
 struct Scrape {
     kinds: BTreeMap<String, String>,
@@ -16,7 +17,7 @@ struct Scrape {
     samples: Vec<Sample>,
 }
 
-/// A name at the beginning of a text, and the rest.
+/// The name at the beginning of a text, and the rest.
 fn name(text: &str, colons: bool) -> Result<(&str, &str), String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':');
     let end = text.find(|c| !is_part(c)).unwrap_or(text.len());
@@ -27,7 +28,7 @@ fn name(text: &str, colons: bool) -> Result<(&str, &str), String> {
     Ok((name, rest))
 }
 
-/// `"..."` with the three escapes, and the rest.
+/// A string `"..."` with the three escapes, and the rest.
 fn quoted(text: &str) -> Result<(String, &str), String> {
     let mut chars = text.strip_prefix('"').ok_or("no quote")?.char_indices();
     let mut value = String::new();
@@ -77,13 +78,13 @@ fn sample(line: &str) -> Result<Sample, String> {
     Ok((metric.to_owned(), labels, value))
 }
 
-/// The family of a sample's name: a histogram's samples have endings.
+/// The family of a sample's name: a histogram's samples have suffixes.
 fn family<'a>(scrape: &Scrape, name: &'a str) -> &'a str {
     let base = ["_bucket", "_sum", "_count"].iter().find_map(|ending| name.strip_suffix(ending));
     base.filter(|base| scrape.kinds.get(*base).is_some_and(|kind| kind == "histogram")).unwrap_or(name)
 }
 
-/// Reads a scrape; says what is wrong with it.
+/// Parses a scrape; the error explains what is wrong.
 fn parse(text: &str) -> Result<Scrape, String> {
     let mut scrape = Scrape::default();
     let (mut current, mut closed, mut seen) = (String::new(), BTreeSet::new(), BTreeSet::new());

@@ -1,4 +1,5 @@
-//! Clients that come in crowds, half, or take nothing: they are hung up on, and others are answered.
+//! Floods of connections, half-sent requests and clients that read nothing: they are disconnected, and others are
+//! served.
 
 mod support;
 
@@ -10,9 +11,9 @@ use bounded_http::Limits;
 use serde_json::json;
 use support::{DEADLINE, Server, until};
 
-/// Long enough for whoever does as clients do, on a busy machine too.
+/// Long enough for any well-behaved client, even on a busy machine.
 const PATIENT: Duration = Duration::from_secs(60);
-/// For what must be hung up on.
+/// For connections that the server must close.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn limits() -> Limits {
@@ -26,7 +27,7 @@ fn connect(server: &Server, words: &str) -> TcpStream {
     stream
 }
 
-/// Whether the server closes the connection, whatever it says before.
+/// Whether the server closes the connection, with or without a response.
 fn is_hung_up(mut stream: &TcpStream) -> bool {
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_) => true,
@@ -52,7 +53,7 @@ fn a_request_that_never_becomes_whole_is_hung_up_on() {
     let host = server.address;
     let whole = format!("GET /icon.svg HTTP/1.1\r\nHost: {host}\r\n\r\n");
     assert!(is_hung_up(&connect(&server, &whole)), "whoever has its answer and asks nothing further");
-    // Slowly, but always something. The pause is the client's pace, and waits for nothing: `until` has the deadline.
+    // Slowly, but steadily. The pause is the client's pace, and waits for nothing: `until` has the deadline.
     let slow = connect(&server, "GET / HTTP/1.1\r\n");
     until("whoever sends a header now and then is hung up on", || {
         std::thread::sleep(SHORT / 10);
@@ -102,7 +103,7 @@ fn who_takes_nothing_of_an_answer_is_hung_up_on() {
 fn streams_that_nobody_reads_end_and_make_room_for_others() {
     let server = Server::bounded(Limits { stall: SHORT, ..limits() });
     let (run, _) = server.new_run();
-    // Each change says all latest values: long names fill what the system buffers.
+    // Each change sends all latest values: long names fill the system's buffers.
     let metric =
         |number: usize| json!({ "key": format!("{number:0>240}"), "value": 1.0, "step": 0, "timestamp": 1 });
     let batch: Vec<_> = (0..1_000).map(metric).collect();
@@ -125,7 +126,7 @@ fn streams_that_nobody_reads_end_and_make_room_for_others() {
         value += 1;
         let metric = json!({ "run_id": run, "key": "a", "value": value, "step": value, "timestamp": 1 });
         assert_eq!(server.mlflow("runs/log-metric", &metric).0, 200);
-        // No event says that the server has given a stream up: it is asked again until it has, or the deadline is over.
+        // No event reports that the server gave a stream up: ask again until it has, or the deadline is over.
         std::thread::sleep(SHORT / 10);
     }
 }

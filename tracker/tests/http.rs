@@ -1,4 +1,4 @@
-//! The tracker over real sockets: what clients do wrong, at once, or half.
+//! The tracker over real sockets: misbehaving, concurrent and half-finished clients.
 
 mod support;
 
@@ -88,7 +88,7 @@ fn with_a_token_nothing_is_answered_without_it() {
     assert!(!answer.contains("location: //"), "{answer}");
 }
 
-/// A viewer, who is told apart from whoever may change things, and what was told of deletions.
+/// A viewer and an administrator, and a log of reported deletions.
 #[derive(Default)]
 struct Roles(Mutex<Vec<String>>);
 
@@ -222,7 +222,7 @@ fn what_is_wrong_is_said_with_mlflows_codes() {
         long.len()
     );
     stream.write_all(head.as_bytes()).expect("sent");
-    // It may hang up in the middle of it.
+    // The server may close the connection in the middle of it.
     let _ = stream.write_all(long.as_bytes());
     stream.set_read_timeout(Some(DEADLINE)).expect("set");
     let mut answer = [0; 12];

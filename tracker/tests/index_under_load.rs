@@ -1,4 +1,4 @@
-//! The index behind the server: what comes one by one, beside another process, and when it breaks.
+//! The index behind the server: single events, a concurrent process, and damage.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Server, until};
 
-/// The index takes in what comes one by one when it is asked for: nobody can tell.
+/// The index follows single events lazily, which readers never notice.
 #[test]
 fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
     let server = Server::start(None);
@@ -30,7 +30,7 @@ fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
         assert_eq!((&found["latest"][0]["step"], found["revision"] != revision), (&json!(step), true));
         revision = found["revision"].clone();
     }
-    // A run that is deleted meanwhile takes none, nor does one that isn't there.
+    // A deleted run accepts no metrics, nor does one that doesn't exist.
     log(21);
     assert_eq!(server.mlflow("runs/delete", &json!({ "run_id": run })).0, 200);
     let late = json!({ "run_id": run, "key": "loss", "value": 1, "timestamp": 1, "step": 22 });
@@ -44,7 +44,7 @@ fn what_is_logged_one_by_one_is_in_the_next_answer_and_on_the_disk() {
     assert_eq!(found["metrics"].as_array().expect("points").len(), 21);
 }
 
-/// Another process writes to the index meanwhile: what is logged waits for it, and everybody is answered.
+/// Another process writes to the index meanwhile: logging waits for it, and every request is answered.
 #[test]
 fn whoever_logs_while_another_process_writes_waits_and_loses_nothing() {
     let server = Server::start(None);
@@ -70,7 +70,7 @@ fn whoever_logs_while_another_process_writes_waits_and_loses_nothing() {
     assert_eq!(found["metrics"].as_array().expect("points").len(), 2);
 }
 
-/// The index breaks under the server: it says so, makes it anew from the folders, and goes on.
+/// The index is damaged while it is served: the server reports it, rebuilds it from the folders, and goes on.
 #[test]
 fn a_damaged_index_is_made_anew_while_it_is_served() {
     let (remarks, said) = std::sync::mpsc::channel();
@@ -86,7 +86,7 @@ fn a_damaged_index_is_made_anew_while_it_is_served() {
     let history = |run: &str| {
         let path = format!("/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss");
         let (status, found) = server.json("GET", &path, &Value::Null);
-        // Whoever asks while it is mended is told to ask again; nobody gets a wrong answer.
+        // Requests during the rebuild are told to retry; none gets a wrong answer.
         assert!(
             status == 503 || found["metrics"].as_array().map(Vec::len) == Some(1_000),
             "{status} {found}"
@@ -94,7 +94,7 @@ fn a_damaged_index_is_made_anew_while_it_is_served() {
         status == 200
     };
     let path = server.runs().join(".tracker/index.sqlite");
-    // From its beginning; from its first table on; and only pages that no look at the folders reads.
+    // From its beginning; from its first table on; and only pages that no scan of the folders reads.
     for (part, of) in [(0, 4), (1, 40), (3, 4)] {
         let run = new_run();
         assert_eq!(server.request("GET", &format!("/api/runs/{run}"), "", "").0, 200);

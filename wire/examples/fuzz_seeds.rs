@@ -1,4 +1,4 @@
-//! Writes `corpus/TARGET/seed-*`: values as the crates' tests have them, in the forms that the targets take.
+//! Writes `corpus/TARGET/seed-*`: values as in the crates' tests, in the formats that the fuzz targets read.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn main() {
     put("archive", &archives());
 }
 
-/// Bytes of a corpus' files.
+/// The contents of a corpus's files.
 type Seeds = Vec<Vec<u8>>;
 
 fn put(target: &str, seeds: &[Vec<u8>]) {
@@ -214,7 +214,7 @@ fn frames() -> Seeds {
         };
         let (head, body) = (header.encode(&tail), vec![63; floats as usize * 4]);
         seeds.push([&[0], &head[..], &tail, &body].concat());
-        // Without its checksum, which the target puts in.
+        // Without its checksum, which the target inserts.
         seeds.push([&[1], &head[..40], &tail, &body].concat());
     }
     seeds.push([&[0][..], &seeds[0][1..], &seeds[2][1..], &seeds[4][1..]].concat());
@@ -294,7 +294,7 @@ fn mlflow() -> Seeds {
         (42, "ids=RUN,RUN".to_owned()),
     ];
     let mut seeds: Seeds = bodies.iter().map(|(path, text)| [&[*path], text.as_bytes()].concat()).collect();
-    // What belongs together: values that are logged, looked for and read; a model and its version.
+    // Requests that belong together: values are logged, searched and read; a model and its version.
     for together in [[2, 1, 32], [17, 23, 21]] {
         let find = |path: u8| seeds.iter().find(|seed| seed[0] == path).cloned().unwrap_or_default();
         seeds.push(together.map(find).join(&b'\n'));
@@ -336,7 +336,7 @@ fn tensors() -> Seeds {
     ]
 }
 
-/// Tables as people have them, each after the byte that says how it is read.
+/// Typical tables, each after the byte that selects how it is read.
 fn tables() -> Seeds {
     let text = |mode: u8, text: &str| [&[mode], text.as_bytes()].concat();
     vec![
@@ -349,7 +349,7 @@ fn tables() -> Seeds {
     ]
 }
 
-/// Files that other programs wrote, each after the byte that says how it is read.
+/// Files written by other programs, each after the byte that selects how it is read.
 fn vectors(extension: &str, mode: &[u8]) -> Seeds {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/tests/vectors/files");
     let files = std::fs::read_dir(folder).expect("listed").map(|file| file.expect("listed").path());
@@ -381,7 +381,7 @@ const TOKENIZERS: &[&str] = &[
     r###"{"version":"1.0","normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##","cleanup":true},"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"[UNK]":0,"to":1,"##be":2}}}"###,
 ];
 
-/// Tar archives with a file or two, as CIFAR-10 has them.
+/// Tar archives with a file or two, like those of CIFAR-10.
 fn archives() -> Seeds {
     let entry = |name: &str, kind: u8, bytes: &[u8]| {
         let mut header = vec![0; 512];

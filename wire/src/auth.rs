@@ -1,5 +1,5 @@
-//! The token on the control plane: a client's calls carry it. Who is admitted with it is the server's to say
-//! ([`Token::admits`]).
+//! The client side of authentication on the control plane: every call carries the run's token. The server decides which
+//! tokens it admits ([`Token::admits`]).
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -7,19 +7,19 @@ use tonic::{Request, Status};
 
 use crate::token::{METADATA_KEY, Token};
 
-/// Puts the token into a client's calls.
+/// An interceptor that adds the token to a client's calls.
 #[derive(Clone, Debug)]
 pub struct Bearer {
     value: MetadataValue<Ascii>,
 }
 
 impl Bearer {
-    /// For this run's token.
+    /// An interceptor for this token.
     #[must_use]
     pub fn new(token: &Token) -> Self {
         let mut value: MetadataValue<Ascii> =
             token.bearer().parse().expect("hexadecimal digits are a metadata value");
-        // Kept out of logs, and out of the table that HTTP/2 compresses headers with.
+        // Kept out of logs, and out of HTTP/2's header compression table.
         value.set_sensitive(true);
         Self { value }
     }

@@ -1,4 +1,4 @@
-//! Between protobuf's types and `protocol`'s. What comes from a peer is checked and bounded.
+//! Conversions between protobuf's types and `protocol`'s. Data from a peer is validated and bounded.
 
 use std::ops::Range;
 
@@ -11,29 +11,29 @@ use protocol::messages::{
 
 use crate::proto;
 
-/// Members of a view at most.
+/// Maximum number of members in a view.
 pub const MEMBERS_MAX: usize = 4_096;
-/// Tasks that a worker may offer.
+/// Maximum number of tasks that a worker may offer.
 pub const TASKS_MAX: usize = 256;
-/// Sums of a step at most: a confusion matrix of a thousand labels.
+/// Maximum number of sums of a step: a confusion matrix of a thousand labels.
 pub const SUMS_MAX: usize = 1_000_003;
-/// Ranges of microbatches that one member may have: more than any step has microbatches.
+/// Maximum number of microbatch ranges of one member: more than any step has microbatches.
 pub const RANGES_MAX: usize = 1 << 16;
-/// Bytes of a text of the coordinator's at most.
+/// Maximum bytes of a text from the coordinator.
 pub const TEXT_MAX: usize = 64 << 10;
-/// Bytes of a worker's name, of a task's, of a release's at most: what is longer is cut, as a name is for people.
+/// Maximum bytes of the name of a worker, a task or a release: a longer one is truncated, since it only serves people.
 pub const NAME_BYTES_MAX: usize = 128;
-/// Bytes of a device's description at most: a card's name and its driver's.
+/// Maximum bytes of a device's description: the names of a GPU and its driver.
 pub const DEVICE_BYTES_MAX: usize = 256;
-/// Bytes of a worker's reason at most: an error with its causes, and no more than a screen. The run's record and its log
-/// keep it, as often as a worker cares to fail.
+/// Maximum bytes of a worker's reason: an error with its causes, at most a screenful. The run's record and its log
+/// store it, as often as a worker fails.
 pub const REASON_BYTES_MAX: usize = 4 << 10;
 
-/// A message that can't be understood.
+/// An invalid message.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("control message {message}: {problem}")]
 pub struct BadMessage {
-    /// Which message and field.
+    /// The message and field.
     pub message: &'static str,
     /// What is wrong with it.
     pub problem: String,
@@ -60,20 +60,20 @@ fn text(message: &'static str, value: String) -> Result<String, BadMessage> {
     Ok(value)
 }
 
-/// A worker's text, for people: the beginning of one that is too long, and "...".
+/// Truncates a worker's text, which is only for people: the beginning of an overlong one, followed by "...".
 #[must_use]
 pub fn cut(mut text: String, bytes_max: usize) -> String {
     const ELLIPSIS: &str = "...";
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(ELLIPSIS.len())));
         text.push_str(ELLIPSIS);
-        // A peer's megabyte is not kept behind it.
+        // Don't keep a peer's megabyte allocated.
         text.shrink_to_fit();
     }
     text
 }
 
-/// The message of a worker, for the wire.
+/// Encodes a worker's message.
 #[must_use]
 pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
     use proto::from_worker::Message as M;
@@ -108,10 +108,10 @@ pub fn from_worker_out(message: FromWorker) -> proto::FromWorker {
     proto::FromWorker { message: Some(message) }
 }
 
-/// The message of a worker, from the wire.
+/// Decodes a worker's message.
 ///
 /// # Errors
-/// When a field is missing, too long or has a value that means nothing.
+/// When a field is missing, too long or has an invalid value.
 pub fn from_worker_in(message: proto::FromWorker) -> Result<FromWorker, BadMessage> {
     use proto::from_worker::Message as M;
     Ok(match required("FromWorker", message.message)? {
@@ -226,7 +226,7 @@ fn failure_out(failure: Failure) -> proto::Failure {
 
 fn failure_in(failure: proto::Failure) -> Result<Failure, BadMessage> {
     let code = u8::try_from(failure.code).or_else(|_| bad("Failure.code", format!("is {}", failure.code)))?;
-    // The process ends with it: a failure must not look like success.
+    // The process exits with this code: a failure must not look like success.
     if code == 0 {
         return bad("Failure.code", "is 0, which is no failure");
     }
@@ -242,12 +242,12 @@ fn key_in(key: proto::StepKey) -> Result<StepKey, BadMessage> {
     Ok(StepKey { view: ViewId(key.view), step: step_in("StepKey.step", key.step, phase)?, phase })
 }
 
-/// Training steps count from 1: no batch belongs to step 0, and asking for its samples is an error of the program.
+/// Training steps count from 1: no batch belongs to step 0, and asking for its samples is a bug.
 fn step_in(message: &'static str, step: u64, phase: Phase) -> Result<u64, BadMessage> {
     if step == 0 && phase == Phase::Train { bad(message, "is 0 in training") } else { Ok(step) }
 }
 
-/// What is uploaded, for the wire.
+/// Encodes the kind of an upload.
 #[must_use]
 pub fn upload_kind_out(kind: UploadKind) -> proto::UploadKind {
     match kind {
@@ -257,10 +257,10 @@ pub fn upload_kind_out(kind: UploadKind) -> proto::UploadKind {
     }
 }
 
-/// What is uploaded, from the wire.
+/// Decodes the kind of an upload.
 ///
 /// # Errors
-/// When the value means nothing.
+/// When the value is unknown.
 pub fn upload_kind_in(message: &'static str, kind: i32) -> Result<UploadKind, BadMessage> {
     match proto::UploadKind::try_from(kind) {
         Ok(proto::UploadKind::Version) => Ok(UploadKind::Version),
@@ -285,7 +285,7 @@ fn phase_in(phase: i32) -> Result<Phase, BadMessage> {
     }
 }
 
-/// The message of the coordinator, for the wire.
+/// Encodes a message of the coordinator.
 #[must_use]
 pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
     use proto::to_worker::Message as M;
@@ -325,10 +325,10 @@ pub fn to_worker_out(message: ToWorker) -> proto::ToWorker {
     proto::ToWorker { message: Some(message) }
 }
 
-/// The message of the coordinator, from the wire.
+/// Decodes a message of the coordinator.
 ///
 /// # Errors
-/// When a field is missing, too long or has a value that means nothing.
+/// When a field is missing, too long or has an invalid value.
 pub fn to_worker_in(message: proto::ToWorker) -> Result<ToWorker, BadMessage> {
     use proto::to_worker::Message as M;
     Ok(match required("ToWorker", message.message)? {
@@ -401,7 +401,7 @@ fn dealt_out(ranges: Vec<Range<u32>>) -> proto::Dealt {
     proto::Dealt { ranges: ranges.into_iter().flat_map(|range| [range.start, range.end]).collect() }
 }
 
-/// Ranges in order that don't touch.
+/// Decodes ranges, which must be in order and must not touch.
 fn dealt_in(dealt: &proto::Dealt) -> Result<Vec<Range<u32>>, BadMessage> {
     bounded("Dealt.ranges", dealt.ranges.len(), 2 * RANGES_MAX)?;
     let (pairs, []) = dealt.ranges.as_chunks::<2>() else {

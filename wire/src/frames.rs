@@ -19,22 +19,22 @@ compile_error!("frames carry little-endian f32 as they lie in memory");
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 48;
-/// f32 of a frame at most: one slice of 16 blocks of 65,536.
+/// Maximum number of f32 in a frame: one slice of 16 blocks of 65,536.
 pub const BODY_FLOATS_MAX: usize = 1 << 20;
-/// Bytes of a tail at most: the confusion matrix of a thousand labels in f64, with room for a presence bitmap.
+/// Maximum bytes of a tail: the confusion matrix of a thousand labels in f64, with room for a presence bitmap.
 pub const TAIL_BYTES_MAX: usize = 9 << 20;
-/// A tail is read in parts of so many bytes: many times what one has that is no confusion matrix.
+/// A tail is read in parts of this many bytes: many times the length of any tail without a confusion matrix.
 const TAIL_PART_BYTES: usize = 64 << 10;
 
 /// "BNF1".
 const MAGIC: u32 = 0x3146_4e42;
 
-/// What a frame carries.
+/// The content of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A slice of a member's partial of one node.
     Partial,
-    /// A member's sums and presence of one node, or its word that it has none.
+    /// A member's sums and presence of one node, or the statement that it has none.
     PartialSums,
     /// A reduced slice.
     Slice,
@@ -45,51 +45,51 @@ pub enum Kind {
 /// The header of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// What it carries.
+    /// The content.
     pub kind: Kind,
-    /// Of which step of which view.
+    /// The step and view that it belongs to.
     pub key: StepKey,
-    /// Level of the node (partials).
+    /// Level of the tree node (for partials).
     pub node_level: u8,
-    /// Index of the node (partials).
+    /// Index of the tree node (for partials).
     pub node_index: u32,
     /// Number of the slice.
     pub slice: u32,
     /// Bytes of the tail.
     pub tail_bytes: u32,
-    /// f32 of the body.
+    /// Number of f32 in the body.
     pub floats: u32,
 }
 
-/// Why a frame can't be had or sent.
+/// Why a frame can't be received or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The peer closed the connection between frames.
     #[error("{peer} closed its data connection")]
     Closed {
-        /// Who.
+        /// The peer, as named in messages.
         peer: String,
     },
-    /// Nothing came, or nothing was taken, for too long.
+    /// Nothing was received, or nothing could be sent, for too long.
     #[error("{peer} has neither sent nor taken data for {seconds} s")]
     TimedOut {
-        /// Who.
+        /// The peer, as named in messages.
         peer: String,
-        /// How long.
+        /// The timeout in seconds.
         seconds: u64,
     },
     /// The connection broke.
     #[error("data connection of {peer}: {source}")]
     Broken {
-        /// Who.
+        /// The peer, as named in messages.
         peer: String,
-        /// How.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// The frame is no frame of ours, or damaged.
+    /// The frame is invalid or damaged.
     #[error("bad frame from {peer}: {problem}")]
     Bad {
-        /// Who.
+        /// The peer, as named in messages.
         peer: String,
         /// What is wrong with it.
         problem: String,
@@ -97,7 +97,7 @@ pub enum FrameError {
 }
 
 impl Header {
-    /// The header's bytes. `tail` must have `tail_bytes`.
+    /// Encodes the header. `tail` must have `tail_bytes`.
     #[must_use]
     pub fn encode(&self, tail: &[u8]) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
@@ -124,10 +124,10 @@ impl Header {
         bytes
     }
 
-    /// Reads a header's fields and its checksum, which [`checksum`] over the first 40 bytes and the tail must equal.
+    /// Decodes a header's fields and its checksum, which must equal [`checksum`] over the first 40 bytes and the tail.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When a field is invalid.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<(Self, u64), String> {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
@@ -184,7 +184,7 @@ impl Header {
     }
 }
 
-/// Bytes of the tail that a frame of so many f32 has; `None` where that is not known from its header.
+/// Bytes of the tail of a frame with this many f32; `None` if the header doesn't determine it.
 fn block_tail_bytes(kind: Kind, floats: usize) -> Option<usize> {
     let blocks = floats.div_ceil(BLOCK);
     match kind {
@@ -203,7 +203,7 @@ pub fn checksum(header: &[u8], tail: &[u8]) -> u64 {
     hasher.digest()
 }
 
-/// Makes a socket fit for frames: no delay, a bound on every wait, and a vanished host is found.
+/// Configures a socket for frames: no delay, a timeout on every wait, and detection of vanished hosts.
 ///
 /// # Errors
 /// When the system refuses an option.
@@ -222,12 +222,12 @@ pub struct FrameStream<S> {
 }
 
 impl<S> FrameStream<S> {
-    /// Over a socket that [`prepare_socket`] has seen; `peer` is for messages.
+    /// Wraps a socket configured by [`prepare_socket`]; `peer` is for messages.
     pub fn new(stream: S, peer: String, timeout: Duration) -> Self {
         Self { stream, peer, timeout }
     }
 
-    /// The socket.
+    /// The underlying socket.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
@@ -238,7 +238,7 @@ impl<S> FrameStream<S> {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 FrameError::TimedOut { peer, seconds: self.timeout.as_secs() }
             }
-            // read_exact's own words say nothing about frames.
+            // read_exact's own message doesn't mention frames.
             ErrorKind::UnexpectedEof => FrameError::Broken {
                 peer,
                 source: std::io::Error::new(ErrorKind::UnexpectedEof, "it ended within a frame"),
@@ -253,8 +253,8 @@ impl<S> FrameStream<S> {
 }
 
 impl<S: Read> FrameStream<S> {
-    /// Waits for a header, without a bound while no byte of it came (the control stream notices a peer that is
-    /// gone); then reads it and the tail. The body must follow with [`Self::read_body`].
+    /// Waits for a header, without a timeout until its first byte arrives (the control stream detects a vanished
+    /// peer); then reads it and the tail. The body must follow with [`Self::read_body`].
     ///
     /// # Errors
     /// When the connection ends, breaks, or the frame is bad.
@@ -262,8 +262,8 @@ impl<S: Read> FrameStream<S> {
         self.read_header_within(tail, || TAIL_BYTES_MAX)
     }
 
-    /// The same, of a peer that may promise more than it has a use for: `tail_bytes_max` says, once the header is here,
-    /// how long its tail may be.
+    /// As [`Self::read_header`], for a peer that may announce more than is useful: `tail_bytes_max` is called once the
+    /// header has arrived, and limits its tail.
     ///
     /// # Errors
     /// As [`Self::read_header`].
@@ -287,7 +287,7 @@ impl<S: Read> FrameStream<S> {
         Ok(header)
     }
 
-    /// Reads the body into a buffer of exactly `header.floats`. Its blocks' hashes are the caller's to check.
+    /// Reads the body into a buffer of exactly `header.floats`. The caller must check its blocks' hashes.
     ///
     /// # Errors
     /// When the connection ends or breaks.
@@ -297,9 +297,9 @@ impl<S: Read> FrameStream<S> {
         Ok(())
     }
 
-    /// Memory comes with the bytes, and not with the promise of them.
+    /// Allocates memory as the bytes arrive, not when they are announced.
     fn read_tail(&mut self, tail: &mut Vec<u8>, length: usize) -> Result<(), FrameError> {
-        // What an earlier frame has needed is there.
+        // Memory from an earlier frame is reused.
         tail.truncate(length);
         let mut read = 0;
         while read < length {
@@ -332,13 +332,13 @@ impl<S: Read> FrameStream<S> {
 }
 
 impl<S: Write> FrameStream<S> {
-    /// Sends a frame. The header's lengths are those of `tail` and `body`.
+    /// Sends a frame. The header's lengths must be those of `tail` and `body`.
     ///
     /// # Errors
-    /// When the connection breaks or the peer takes nothing for too long.
+    /// When the connection breaks or the peer accepts nothing for too long.
     ///
     /// # Panics
-    /// When the lengths don't agree or are over the bounds: an error of the program.
+    /// When the lengths don't agree or exceed the bounds, which is a bug.
     pub fn write(&mut self, header: &Header, tail: &[u8], body: &[f32]) -> Result<(), FrameError> {
         assert_eq!((header.tail_bytes as usize, header.floats as usize), (tail.len(), body.len()));
         assert!(tail.len() <= TAIL_BYTES_MAX && body.len() <= BODY_FLOATS_MAX);
@@ -347,7 +347,7 @@ impl<S: Write> FrameStream<S> {
         let length = head.len() + tail.len() + body.len();
         let mut parts = [IoSlice::new(&head), IoSlice::new(tail), IoSlice::new(body)];
         let mut parts = &mut parts[..];
-        // Empty parts are dropped before the first call: a write of nothing would look like a closed peer.
+        // Drop empty parts before the first call: an empty write would look like a closed peer.
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             match self.stream.write_vectored(parts) {
@@ -364,13 +364,13 @@ impl<S: Write> FrameStream<S> {
 
 /// The sums and presence of a node, as the tail of a sums frame.
 pub mod sums {
-    /// Bytes of a tail of so many sums and bytes of presence.
+    /// Length of a tail with this many sums and bytes of presence.
     #[must_use]
     pub fn tail_bytes(sums: usize, presence: usize) -> usize {
         sums.saturating_mul(8).saturating_add(4).saturating_add(presence)
     }
 
-    /// Writes `sums` and `presence` into a reused tail.
+    /// Encodes `sums` and `presence` into a reused tail.
     pub fn encode(sums: &[f64], presence: &[u8], tail: &mut Vec<u8>) {
         tail.clear();
         tail.extend_from_slice(&(sums.len() as u32).to_le_bytes());
@@ -380,10 +380,10 @@ pub mod sums {
         tail.extend_from_slice(presence);
     }
 
-    /// Reads a tail: the sums, and the rest, which is the presence.
+    /// Decodes a tail into the sums and the remaining bytes, which are the presence.
     ///
     /// # Errors
-    /// When the tail is shorter than it says.
+    /// When the tail is shorter than its count requires.
     pub fn decode(tail: &[u8]) -> Result<(Vec<f64>, &[u8]), String> {
         let (count, rest) = tail.split_first_chunk::<4>().ok_or("a sums frame without a count")?;
         let count = u32::from_le_bytes(*count) as usize;
@@ -398,7 +398,7 @@ pub mod sums {
 
 /// Per-block numbers of a body, as the tail of a partial or slice frame.
 pub mod blocks {
-    /// Writes the block hashes (and for a reduced slice the blocks' sums of squares) into a reused tail.
+    /// Encodes the block hashes (and for a reduced slice the blocks' sums of squares) into a reused tail.
     pub fn encode(hashes: &[u64], squares: &[f64], tail: &mut Vec<u8>) {
         tail.clear();
         for hash in hashes {
@@ -409,10 +409,11 @@ pub mod blocks {
         }
     }
 
-    /// Reads the hashes of `blocks` blocks into `hashes`, and what follows into `squares`.
+    /// Decodes the hashes of `blocks` blocks into `hashes`, and, if `with_squares`, their sums of squares into
+    /// `squares`.
     ///
     /// # Errors
-    /// When the tail has another length than `blocks` hashes and `squares_per_block * blocks` numbers.
+    /// When the tail's length differs from that of `blocks` hashes and, if `with_squares`, as many sums of squares.
     pub fn decode(
         tail: &[u8],
         blocks: usize,

@@ -1,7 +1,8 @@
-//! How a data connection begins: the worker proves that it knows the run's token and the key of the member that it says
-//! it is, the coordinator that it knows both too. Neither secret crosses this socket. Each side sends a nonce, and every
-//! proof covers both nonces, so no proof serves twice or for the other side. Where the connection is under TLS, it covers
-//! what only the two ends of this session know too: a proof that somebody in between passes on proves nothing.
+//! The handshake of a data connection: the worker proves that it knows the run's token and the key of the member that
+//! it claims to be, and the coordinator proves that it knows both too. Neither secret crosses this socket. Each side
+//! sends a nonce, and every proof covers both nonces, so a proof can't be replayed or reflected. Under TLS the proofs
+//! also cover key material that only the two ends of this session know: a proof relayed by a man in the middle proves
+//! nothing.
 //!
 //! | from | bytes |
 //! | --- | --- |
@@ -9,8 +10,8 @@
 //! | worker | prefix, run, member, nonce, proof of the token, proof of the member's key |
 //! | coordinator | 0 and its proof, or the length of a reason, and the reason |
 //!
-//! The token has a proof of its own so that each side can say which of the two the other one lacks: whoever knows the
-//! token and not the key belongs to the run and claims to be somebody else.
+//! The token has a separate proof so that each side can report which of the two the other one lacks: a peer that knows
+//! the token but not the key belongs to the run and claims to be another member.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::identity::{Identity, identity_key};
 use crate::stream::DataStream;
 use crate::token::Token;
 
-/// How long the whole of it may take, however slowly the other side drips.
+/// Timeout of the whole handshake, however slowly the other side sends.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Version of the handshake and of the frames that follow.
@@ -40,26 +41,26 @@ pub enum HandshakeError {
     /// The connection failed.
     #[error("data connection: {0}")]
     Io(#[from] std::io::Error),
-    /// No TLS came about.
+    /// TLS could not be established.
     #[error("data connection: {0}")]
     Tls(#[from] crate::tls::TlsError),
-    /// The other side did not say its word in time.
+    /// The other side did not send its part in time.
     #[error("the peer of the data connection said nothing for {0:?}")]
     TimedOut(Duration),
-    /// The other side hung up.
+    /// The other side closed the connection.
     #[error("the peer closed the data connection before it was agreed")]
     Closed,
-    /// The peer speaks something else.
+    /// The peer speaks another protocol.
     #[error("the peer of the data connection speaks another protocol (it began with {0:02x?})")]
     Foreign(Vec<u8>),
-    /// The peer is of another build.
+    /// The peer comes from another build.
     #[error(
         "the peer's data plane has version {found}, this one has {own}: use workers and coordinator of one build"
     )]
     OtherVersion {
-        /// The peer's.
+        /// The peer's version.
         found: u32,
-        /// This side's.
+        /// This side's version.
         own: u32,
     },
     /// The worker belongs to another run.
@@ -67,16 +68,16 @@ pub enum HandshakeError {
     OtherRun {
         /// The worker's run.
         found: String,
-        /// The coordinator's.
+        /// The coordinator's run.
         own: String,
     },
-    /// Another token. Its value is in no message.
+    /// The tokens differ. No message contains their values.
     #[error("the peer of the data connection has another run token")]
     WrongToken,
-    /// Nobody is a member under this id: it never was one, or it isn't any more.
+    /// No current member has this id: it never existed, or has left.
     #[error("no member of the run has the id {0:#x} now")]
     UnknownMember(u64),
-    /// Another member's id.
+    /// The peer doesn't have the key of the member that it claims to be.
     #[error(
         "the peer of the data connection knows the run's token, but not the key of the member {0:#x} that it claims to be"
     )]
@@ -84,15 +85,15 @@ pub enum HandshakeError {
     /// The coordinator doesn't know the key that this member was given.
     #[error("the peer of the data connection is not the coordinator that admitted this worker")]
     WrongCoordinator,
-    /// The coordinator said no.
+    /// The coordinator refused the connection.
     #[error("the coordinator refused the data connection: {0}")]
     Refused(String),
 }
 
-/// The worker's side.
+/// Runs the worker's side.
 ///
 /// # Errors
-/// When the coordinator can't be talked to, says no, or doesn't know the token itself.
+/// When the connection fails, the coordinator refuses it, or the coordinator doesn't know the token itself.
 pub fn connect(
     stream: &mut DataStream,
     token: &Token,
@@ -102,11 +103,11 @@ pub fn connect(
     connect_within(stream, token, run, member, DEADLINE)
 }
 
-/// The coordinator's side: who it is, once proven. `identity_of` knows those who are members now; whoever isn't is judged
-/// by the `secret` of the run's own token.
+/// Runs the coordinator's side and returns the authenticated member. `identity_of` looks up current members; the token
+/// proof of anybody else is checked against the `secret` of the run's own token.
 ///
 /// # Errors
-/// When the peer is not a member of this run, or not the one that it claims to be; it is told why.
+/// When the peer is not a member of this run, or not the one that it claims to be; the reason is sent to it.
 pub fn accept(
     stream: &mut DataStream,
     secret: &[u8; 32],
@@ -147,7 +148,7 @@ fn connect_within(
     if length > 0 {
         let mut reason = vec![0; length.min(REFUSAL_BYTES_MAX)];
         stream.read(&mut reason)?;
-        // Nobody has proven anything yet: what is printed is text and nothing else.
+        // The peer is still unauthenticated: print its text without control characters.
         let reason = String::from_utf8_lossy(&reason).chars().filter(|c| !c.is_control()).collect();
         return Err(HandshakeError::Refused(reason));
     }
@@ -171,7 +172,7 @@ fn accept_within(
     stream.write(&[&prefix()[..], &nonce].concat())?;
     let judged = match check_prefix(stream.read_array()?) {
         Ok(()) => {
-            // All of it before the judgement: a socket closed over unread bytes may lose the refusal.
+            // Read everything before judging: closing a socket with unread bytes may lose the refusal.
             let found = stream.read_array()?;
             let member = MemberId(u64::from_le_bytes(stream.read_array()?));
             let nonces = Nonces { coordinator: nonce, worker: stream.read_array()?, binding };
@@ -185,23 +186,23 @@ fn accept_within(
         Ok((_, own)) => stream.write(&[&[0; 4][..], own.as_bytes()].concat())?,
         Err(error) => {
             let reason = error.to_string();
-            // The judgement counts, not whether the refused one still listened.
+            // The verdict counts, not whether the refused peer still reads it.
             let _ = stream.write(&[&(reason.len() as u32).to_le_bytes()[..], reason.as_bytes()].concat());
         }
     }
     judged.map(|(member, _)| member)
 }
 
-/// What a worker says.
+/// The worker's handshake message.
 struct Hello {
     run: [u8; 16],
     member: MemberId,
     nonces: Nonces,
-    /// Of the token, and of the member's key.
+    /// Proofs of the token and of the member's key.
     proofs: [[u8; 32]; 2],
 }
 
-/// The coordinator's own proof, for a worker that is who it says.
+/// Checks the worker's proofs and returns the coordinator's own proof.
 fn judge(
     secret: &[u8; 32],
     run: RunId,
@@ -221,7 +222,7 @@ fn judge(
     if !proves(of_token, proofs[0]) {
         return Err(HandshakeError::WrongToken);
     }
-    // Only whoever knows the token is told who is a member.
+    // Membership is only revealed to peers that know the token.
     let identity = identity.ok_or(HandshakeError::UnknownMember(member.0))?;
     let key = identity_key(&identity.secret, &identity.key);
     if !proves(&key, proofs[1]) {
@@ -251,7 +252,7 @@ fn check_prefix(found: [u8; PREFIX_BYTES]) -> Result<(), HandshakeError> {
 struct Nonces {
     coordinator: [u8; NONCE_BYTES],
     worker: [u8; NONCE_BYTES],
-    /// Of the TLS session; zeros without one.
+    /// Channel binding of the TLS session; zeros without TLS.
     binding: [u8; 32],
 }
 
@@ -275,7 +276,7 @@ fn proof(secret: &[u8; 32], side: Side, nonces: &Nonces, run: RunId, member: Mem
     hasher.finalize()
 }
 
-/// A socket with one deadline for all that is read and written.
+/// A socket with one deadline for all reads and writes.
 struct DeadlineStream<'a> {
     stream: &'a mut DataStream,
     deadline: Duration,
@@ -322,7 +323,7 @@ impl<'a> DeadlineStream<'a> {
         Ok(())
     }
 
-    /// An expired wait ends at the next look at the clock.
+    /// Ignores timeouts, which the deadline handles at its next check.
     fn passing(&self, error: std::io::Error) -> Result<(), HandshakeError> {
         match error.kind() {
             ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),

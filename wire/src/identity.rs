@@ -1,14 +1,14 @@
-//! Who a member is: the key that Welcome gives it, and what it proves with that key.
+//! Member identity: the key that Welcome gives to a member, and the proofs made with it.
 //!
-//! The run's token says that somebody belongs to the run; it is the same for all. Ids of members are easily guessed, as
-//! they count from one. So whatever is done in a member's name, a data connection ([`crate::handshake`]) or an upload, is
-//! proven with a key that only that member and its coordinator have.
+//! The run's token proves that a peer belongs to the run; it is the same for all. Member ids are easily guessed, as
+//! they count from one. So everything done in a member's name, whether a data connection ([`crate::handshake`]) or an
+//! upload, is proven with a key that only that member and its coordinator have.
 
 use protocol::ids::{MemberId, MemberKey, RunId};
 
 use crate::proto::UploadBegin;
 
-/// A new member's key.
+/// A random key for a new member.
 ///
 /// # Errors
 /// When the system's random source can't be read.
@@ -16,21 +16,21 @@ pub fn random_key() -> std::io::Result<MemberKey> {
     crate::random_bytes().map(MemberKey)
 }
 
-/// What a member proves itself with on a data connection: both secrets in one.
+/// A member's proof key on a data connection: derived from both secrets.
 pub(crate) fn identity_key(secret: &[u8; 32], key: &MemberKey) -> [u8; 32] {
     *blake3::keyed_hash(secret, &key.0).as_bytes()
 }
 
-/// What a member proves on a data connection.
+/// The secrets that a member proves on a data connection.
 #[derive(Clone)]
 pub struct Identity {
-    /// Of the token that it came with: [`Token::secret`](crate::token::Token::secret).
+    /// Secret of the token with which it joined: [`Token::secret`](crate::token::Token::secret).
     pub secret: [u8; 32],
-    /// What it was given as it was admitted.
+    /// The key that it was given on admission.
     pub key: MemberKey,
 }
 
-/// The proof that an upload begins with: it covers what is uploaded, so it serves for no other.
+/// The proof in an upload's first message: it covers the upload's fields, so it is valid for no other upload.
 #[must_use]
 pub fn upload_proof(key: &MemberKey, begin: &UploadBegin) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(&key.0);
@@ -42,7 +42,7 @@ pub fn upload_proof(key: &MemberKey, begin: &UploadBegin) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Whether an upload begins with the proof of this key.
+/// Whether an upload's proof was made with this key.
 #[must_use]
 pub fn proves_upload(key: &MemberKey, begin: &UploadBegin) -> bool {
     let theirs = <[u8; 32]>::try_from(begin.proof.as_slice());
@@ -52,7 +52,7 @@ pub fn proves_upload(key: &MemberKey, begin: &UploadBegin) -> bool {
     })
 }
 
-/// An upload's first words, proven.
+/// An upload's first message, with its proof.
 #[must_use]
 pub fn upload_begin(run: RunId, (member, key): (MemberId, &MemberKey), kind: i32, step: u64) -> UploadBegin {
     let mut begin = UploadBegin { run: run.0.to_vec(), member: member.0, kind, step, proof: Vec::new() };

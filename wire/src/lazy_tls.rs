@@ -1,4 +1,4 @@
-//! tokio's side of TLS: what a server has accepted, plain or under TLS, and what a client connects for tonic.
+//! TLS over tokio: accepted connections, plain or under TLS, and the TLS connector for tonic clients.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -17,15 +17,16 @@ use tonic::transport::Uri;
 use crate::tls::{ClientTls, TlsError};
 use crate::transport;
 
-/// The first byte of TLS: a record of a handshake.
+/// The first byte of a TLS connection: the type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
 
-/// To whoever speaks HTTP in the open where TLS is spoken.
+/// The response to plain HTTP on a TLS port.
 const PLAIN_REFUSED: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n\
 This port speaks TLS: use https:// in its address.\n";
 
-/// A connection that was accepted. Under TLS the first one who reads or writes agrees on it: accepting waits for nobody.
+/// An accepted connection. The TLS handshake runs with the first read or write, so that accepting never waits for a
+/// peer.
 pub struct LazyTlsStream<S> {
     state: State<S>,
 }
@@ -34,7 +35,7 @@ enum State<S> {
     Plain(S),
     Greeting(Box<FallibleAccept<FirstByteWatch<S>>>),
     Open(Box<TlsStream<FirstByteWatch<S>>>),
-    /// It speaks HTTP in the open, and is told so.
+    /// The peer speaks plain HTTP; the hint is being sent.
     Refusing {
         stream: S,
         written: usize,
@@ -43,7 +44,7 @@ enum State<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LazyTlsStream<S> {
-    /// Under TLS where there is a configuration.
+    /// Uses TLS if a configuration is given.
     #[must_use]
     pub fn new(stream: S, tls: Option<&Arc<ServerConfig>>) -> Self {
         let state = match tls {
@@ -56,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LazyTlsStream<S> {
         Self { state }
     }
 
-    /// Until it is agreed what is spoken. `None` where it was refused, and hears that.
+    /// Completes the negotiation. `None`: the peer was refused, and the hint sent.
     fn poll_agreed(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Negotiated<'_, S>>>> {
         if let State::Greeting(accept) = &mut self.state {
             self.state = match ready!(Pin::new(accept).poll(context)) {
@@ -102,7 +103,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LazyTlsStream<S> {
         match ready!(self.poll_agreed(context))? {
             Some(Negotiated::Plain(stream)) => stream.poll_read(context, buffer),
             Some(Negotiated::Tls(stream)) => match ready!(stream.poll_read(context, buffer)) {
-                // Whoever vanishes without TLS's last word has ended all the same: what is inside has lengths.
+                // A peer that vanishes without TLS's close_notify has ended all the same: the protocol inside has
+                // lengths.
                 Err(why) if why.kind() == ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read => Poll::Ready(read),
             },
@@ -156,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LazyTlsStream<S> {
     }
 }
 
-/// Sees whether the first byte is one of TLS. To whoever speaks anything else no alert is sent, which it couldn't read.
+/// Checks whether the first byte is TLS. A peer that speaks anything else gets no alert, which it couldn't read.
 struct FirstByteWatch<S> {
     stream: S,
     is_begun: bool,
@@ -217,7 +219,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByteWatch<S> {
     }
 }
 
-/// Connects a tonic channel under TLS.
 #[derive(Clone)]
 pub(crate) struct Connector(pub(crate) ClientTls);
 
@@ -245,25 +246,25 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// What a port speaks that doesn't answer as was hoped.
+/// The protocol that a port speaks, determined after a failed connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerProtocol {
     /// TLS.
     Tls,
-    /// HTTP/2 in the open.
+    /// Plaintext HTTP/2.
     Http2,
-    /// Nothing that is known here.
+    /// No known protocol.
     Unknown,
 }
 
 /// The beginning of HTTP/2 with empty settings (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// The type of a frame of settings, behind three bytes of length.
+/// Type of a SETTINGS frame; it follows three bytes of length.
 const SETTINGS: u8 = 4;
-/// The first byte of a TLS alert, which is what a TLS server answers to anything else.
+/// The first byte of a TLS alert, a TLS server's answer to anything else.
 const ALERT: u8 = 0x15;
 
-/// Asks a port what it speaks: for messages, after something has failed there.
+/// Probes which protocol a port speaks: for messages, after a failed connection.
 pub async fn what_is_spoken(host: &str, port: u16) -> PeerProtocol {
     let asked = async {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,11 +1,15 @@
-//! The network: messages, frames and tokens.
+//! The network layer: messages, frames, tokens and transport security.
 //!
 //! This crate owns the .proto file and its code ([`proto`]), the conversion to and from `protocol`'s types
-//! ([`convert`]), the data plane's frames ([`frames`]) and how its connections begin ([`handshake`]), the run's token
-//! ([`token`]), who its members are ([`identity`]) and how rpc calls carry it ([`auth`]), what workers say of themselves
-//! beside the protocol ([`beside`]), how sockets are set ([`transport`]), whom TLS trusts ([`tls`]) and the sockets under
-//! it ([`stream`], [`secured`]), and how many bytes went over the data plane ([`traffic`]). It never decides
-//! anything, and never imports burn, store or configs. Nothing that a peer sends can make it panic.
+//! ([`convert`]), the data plane's frames ([`frames`]) and the handshake of its connections ([`handshake`]), the run's
+//! token ([`token`]) and its use in rpc calls ([`auth`]), the members' identities ([`identity`]), the workers' reports
+//! about themselves ([`worker_report`]), socket options ([`transport`]), TLS trust ([`tls`]) with its sockets
+//! ([`stream`] for the data plane, [`lazy_tls`] for tokio), and the data plane's byte counters ([`traffic`]).
+//!
+//! It never makes decisions about a run, and never imports burn, store or configs. Nothing that a peer sends can make
+//! it panic.
+//!
+//! Begin with [`convert`] for the control plane, and with [`handshake`] and [`frames`] for the data plane.
 
 pub mod auth;
 pub mod convert;
@@ -32,13 +36,13 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one chunk of an upload or download.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// Bytes that a message takes on its way.
+/// Encoded size of a message in bytes.
 #[must_use]
 pub fn encoded_bytes(message: &impl prost::Message) -> usize {
     message.encoded_len()
 }
 
-/// `size` random bytes from the operating system.
+/// `SIZE` random bytes from the operating system.
 ///
 /// # Errors
 /// When the system's random source can't be read.

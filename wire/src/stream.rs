@@ -1,9 +1,9 @@
-//! A socket of the data plane, plain or under TLS: blocking, read by one thread and written by another.
+//! A data plane socket, plain or under TLS: blocking, read by one thread and written by another.
 //!
-//! rustls' connection belongs to both threads. Its lock is held while bytes are encrypted or decrypted, never while a socket
-//! is waited for: the reader reads from the socket into a buffer of its own and then takes the lock, the writer encrypts
-//! under the lock and then writes to the socket, in the order in which it has encrypted. So a peer that takes nothing stops
-//! the writer alone, and a peer that sends nothing the reader alone.
+//! Both threads share rustls' connection. Its lock is held while bytes are encrypted or decrypted, never while waiting
+//! for a socket: the reader reads from the socket into a buffer of its own and then takes the lock, the writer encrypts
+//! under the lock and then writes to the socket, in the order of encryption. So a peer that accepts nothing blocks only
+//! the writer, and a peer that sends nothing only the reader.
 
 use std::io::{ErrorKind, IoSlice, Read, Result, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,26 +16,26 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use crate::tls::TlsError;
 
-/// Ciphertext that is read at once: four records.
+/// Ciphertext bytes per read: four records.
 const ARRIVED_BYTES: usize = 64 << 10;
-/// Bytes that are encrypted under one lock: some 50 microseconds.
+/// Maximum bytes encrypted under one lock: some 50 microseconds.
 const SEALED_BYTES_MAX: usize = 128 << 10;
-/// What both sides of a TLS session alone can derive goes into the proofs of the handshake under this label (RFC 5705).
+/// Label of the exported key material (RFC 5705) that binds the handshake's proofs to the TLS session.
 const BINDING_LABEL: &[u8] = b"EXPORTER-bonfire-data-plane";
 
-/// One socket; clones share it.
+/// A socket; clones share it.
 #[derive(Clone, Debug)]
 pub struct DataStream {
     socket: Arc<TcpStream>,
     tls: Option<Arc<Session>>,
 }
 
-/// What a TLS session's threads share.
+/// The state of a TLS session shared by its threads.
 struct Session {
     connection: Mutex<Connection>,
-    /// The reader's.
+    /// Used by the reader.
     arrived: Mutex<ReceivedCiphertext>,
-    /// The writer's.
+    /// Used by the writer.
     sealed: Mutex<OutgoingCiphertext>,
 }
 
@@ -52,25 +52,24 @@ struct ReceivedCiphertext {
     to: usize,
 }
 
-/// Ciphertext for the socket.
 #[derive(Default)]
 struct OutgoingCiphertext {
     bytes: Vec<u8>,
-    /// A record was cut: nothing that follows could be read.
+    /// A record was truncated: nothing after it could be decrypted.
     is_broken: bool,
 }
 
 impl DataStream {
-    /// In the open.
+    /// A plaintext connection.
     #[must_use]
     pub fn plain(socket: TcpStream) -> Self {
         Self { socket: Arc::new(socket), tls: None }
     }
 
-    /// As the client of a TLS session, agreed on within `deadline`.
+    /// Connects as a TLS client; the handshake must finish within `deadline`.
     ///
     /// # Errors
-    /// When the server isn't the one that `config` trusts, doesn't agree, or takes too long.
+    /// When `config` doesn't trust the server, the handshake fails, or it takes too long.
     pub fn connect(
         socket: TcpStream,
         config: Arc<ClientConfig>,
@@ -81,10 +80,10 @@ impl DataStream {
         Self::agree(socket, connection.into(), deadline)
     }
 
-    /// As the server of a TLS session, agreed on within `deadline`.
+    /// Accepts as a TLS server; the handshake must finish within `deadline`.
     ///
     /// # Errors
-    /// When the client doesn't agree, or takes too long.
+    /// When the handshake fails or takes too long.
     pub fn accept(
         socket: TcpStream,
         config: Arc<ServerConfig>,
@@ -120,7 +119,7 @@ impl DataStream {
             }
             while arrived.from < arrived.to && connection.is_handshaking() {
                 if let Err(why) = arrived.feed(&mut connection) {
-                    // The other side should hear why.
+                    // Send the alert with the reason to the other side.
                     let _ = send(&mut connection, &socket);
                     return Err(TlsError::of_io(why));
                 }
@@ -136,18 +135,18 @@ impl DataStream {
         Ok(Self { socket: Arc::new(socket), tls: Some(Arc::new(session)) })
     }
 
-    /// Bytes that only the two ends of this TLS session know; zeros for a plain socket. Proofs cover them, so that whoever
-    /// passes a proof on from one session into another has proven nothing.
+    /// Key material that only the two ends of this TLS session know; zeros for a plain socket. Proofs cover it, so
+    /// that a proof relayed from one session into another is invalid.
     ///
     /// # Errors
-    /// Never in a session that was agreed on.
+    /// Never after a completed handshake.
     pub fn binding(&self) -> Result<[u8; 32]> {
         let Some(session) = &self.tls else { return Ok([0; 32]) };
         let exported = lock(&session.connection).export_keying_material([0; 32], BINDING_LABEL, None);
         exported.map_err(std::io::Error::other)
     }
 
-    /// As a socket's.
+    /// Sets the socket's read timeout.
     ///
     /// # Errors
     /// When the system refuses it.
@@ -155,7 +154,7 @@ impl DataStream {
         self.socket.set_read_timeout(timeout)
     }
 
-    /// As a socket's.
+    /// Sets the socket's write timeout.
     ///
     /// # Errors
     /// When the system refuses it.
@@ -163,15 +162,15 @@ impl DataStream {
         self.socket.set_write_timeout(timeout)
     }
 
-    /// Ends both directions at once, for all who read and write.
+    /// Shuts both directions down at once, for all clones.
     ///
     /// # Errors
-    /// When it is closed already.
+    /// When it is already closed.
     pub fn shutdown(&self) -> Result<()> {
         self.socket.shutdown(Shutdown::Both)
     }
 
-    /// The socket itself, whoever it is shared with.
+    /// The underlying socket.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         &self.socket
@@ -205,7 +204,7 @@ impl Write for DataStream {
         }
     }
 
-    /// Nothing waits: what [`write`](Self::write) takes is in the socket when it returns.
+    /// Does nothing: [`write`](Self::write) returns only once the bytes are in the socket.
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
@@ -215,13 +214,14 @@ impl Session {
     fn read(&self, socket: &TcpStream, into: &mut [u8]) -> Result<usize> {
         let mut arrived = lock(&self.arrived);
         loop {
-            // The lock of the connection ends with the statement, before the socket is waited for.
+            // The connection's lock is released with this statement, before waiting for the socket.
             let taken = take(&mut lock(&self.connection), &mut arrived, into)?;
             if taken > 0 || into.is_empty() {
                 return Ok(taken);
             }
             match arrived.fill(socket) {
-                // Frames have lengths and connections no last word: an end is an end, with TLS's own word for it or without.
+                // Frames have lengths, and connections need no closing message: EOF is EOF, with or without
+                // close_notify.
                 Ok(0) => return Ok(0),
                 Ok(_) => {}
                 Err(why) => return Err(why),
@@ -250,7 +250,7 @@ impl Session {
 }
 
 impl ReceivedCiphertext {
-    /// Waits for more. All that was there has been decrypted.
+    /// Waits for more ciphertext. All previous bytes must have been decrypted.
     fn fill(&mut self, mut socket: &TcpStream) -> Result<usize> {
         let read = loop {
             match socket.read(&mut self.bytes) {
@@ -262,7 +262,7 @@ impl ReceivedCiphertext {
         Ok(read)
     }
 
-    /// Hands some of it to the connection.
+    /// Feeds buffered bytes to the connection.
     fn feed(&mut self, connection: &mut Connection) -> Result<()> {
         self.from += connection.read_tls(&mut &self.bytes[self.from..self.to])?;
         connection
@@ -272,7 +272,7 @@ impl ReceivedCiphertext {
     }
 }
 
-/// Plaintext of what has arrived; 0 where that is no whole record yet.
+/// Decrypts buffered ciphertext into `into`; returns 0 if there is no whole record yet.
 fn take(connection: &mut Connection, arrived: &mut ReceivedCiphertext, into: &mut [u8]) -> Result<usize> {
     let mut taken = 0;
     loop {
@@ -291,7 +291,7 @@ fn take(connection: &mut Connection, arrived: &mut ReceivedCiphertext, into: &mu
     }
 }
 
-/// All that the connection has to say by itself.
+/// Sends all pending messages of the connection itself.
 fn send(connection: &mut Connection, mut socket: &TcpStream) -> Result<()> {
     let mut bytes = Vec::new();
     while connection.wants_write() {
@@ -312,7 +312,7 @@ fn late(deadline: Duration) -> TlsError {
     TlsError::Io(std::io::Error::new(ErrorKind::TimedOut, what))
 }
 
-/// What a thread that panicked has left is as good as before: its connection ends.
+/// Locks a mutex even after a panic of another thread, whose connection ends anyway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

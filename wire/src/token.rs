@@ -1,5 +1,5 @@
-//! The run's token: made at its start, kept in 0600 files, found without being named by workers of the same user on
-//! the same machine, asked for by both planes.
+//! The run's token: generated at the run's start, stored in 0600 files, discovered automatically by workers of the same
+//! user on the same machine, and required by both planes.
 
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
@@ -8,41 +8,41 @@ use std::path::{Path, PathBuf};
 
 use crate::tls::Fingerprint;
 
-/// The metadata key of the control plane.
+/// The metadata key on the control plane.
 pub const METADATA_KEY: &str = "authorization";
 
-/// A token file's line is shorter by far.
+/// Maximum bytes read of a token file; its line is far shorter.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// 32 random bytes.
+/// A secret of 32 random bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token([u8; 32]);
 
-/// Why there is no token.
+/// Why a token can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file can't be read or written.
     #[error("token file {}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// Not 64 hexadecimal digits.
+    /// The file doesn't hold 64 hexadecimal digits.
     #[error("token file {}: not a token (64 hexadecimal digits, and behind a colon the fingerprint of the run's CA where there is one)", path.display())]
     Malformed {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// Others may read or change it.
+    /// Other users may read or change the file.
     #[error("{} may be read or changed by others (mode {mode:o}, owner {owner}): it must be yours alone", path.display())]
     Exposed {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Its mode.
+        /// The file's mode.
         mode: u32,
-        /// Its owner.
+        /// The file's owner.
         owner: u32,
     },
 }
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// A new one.
+    /// Generates a token.
     ///
     /// # Errors
     /// When the system's random source can't be read.
@@ -62,32 +62,31 @@ impl Token {
         crate::random_bytes().map(Self)
     }
 
-    /// Its bytes: the key of the data plane's proof.
+    /// The raw bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// What stands for it in a list of tokens.
+    /// The digest that represents it in a token list.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         blake3::derive_key("bonfire 2026 list of tokens", &self.0)
     }
 
-    /// What the proofs of the data plane are made with: both sides know it, also where the coordinator has kept the digest
-    /// alone.
+    /// The key of the data plane's proofs: both sides can derive it, even if the coordinator only stored the digest.
     #[must_use]
     pub fn secret(&self) -> [u8; 32] {
         blake3::derive_key("bonfire 2026 data plane", &self.digest())
     }
 
-    /// 64 hexadecimal digits.
+    /// The token as 64 hexadecimal digits.
     #[must_use]
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         unhex(text.trim()).map(Self)
@@ -99,7 +98,7 @@ impl Token {
         format!("Bearer {}", self.to_hex())
     }
 
-    /// Whether a metadata value proves this token. Takes the same time for any value of the right length.
+    /// Whether a metadata value proves this token. Constant-time for any value of the right length.
     #[must_use]
     pub fn admits(&self, value: Option<&str>) -> bool {
         let Some(theirs) = value.and_then(|v| v.strip_prefix("Bearer ")).and_then(Self::parse) else {
@@ -126,18 +125,18 @@ impl Token {
     }
 }
 
-/// What a token file holds, in one line that can be pasted: the token, and behind a colon the fingerprint of the run's CA
-/// where the run speaks TLS.
+/// The content of a token file, as one line that can be pasted: the token, and, if the run speaks TLS, a colon and the
+/// fingerprint of the run's CA.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenLine {
-    /// Who asks.
+    /// Authenticates the client.
     pub token: Token,
-    /// Who answers.
+    /// Authenticates the server.
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl TokenLine {
-    /// Reads `TOKEN` or `TOKEN:sha256-FINGERPRINT`.
+    /// Parses `TOKEN` or `TOKEN:sha256-FINGERPRINT`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (token, fingerprint) = match text.trim().split_once(':') {
@@ -147,7 +146,7 @@ impl TokenLine {
         Some(Self { token: Token::parse(token)?, fingerprint })
     }
 
-    /// What [`parse`](Self::parse) reads: a secret.
+    /// The line that [`parse`](Self::parse) reads: a secret.
     #[must_use]
     pub fn to_line(&self) -> String {
         let fingerprint = self.fingerprint.map(|fingerprint| format!(":{fingerprint}")).unwrap_or_default();
@@ -167,8 +166,8 @@ impl TokenLine {
         Self::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
     }
 
-    /// Writes a token file that only its owner can read. An old one is replaced in one go: whoever looks for the token
-    /// meanwhile finds the old one or the new one, whole.
+    /// Writes a token file that only its owner can read. An old one is replaced atomically: concurrent readers find
+    /// either the old one or the new one, whole.
     ///
     /// # Errors
     /// When it can't be written.
@@ -178,7 +177,7 @@ impl TokenLine {
     }
 }
 
-/// Writes a file that only its owner can read, whole or not at all; an old one is replaced in one go.
+/// Writes a file that only its owner can read; an old one is replaced atomically.
 ///
 /// # Errors
 /// When it can't be written.
@@ -186,7 +185,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", std::process::id()));
     let fresh = PathBuf::from(fresh);
-    // What a process of the same number left behind when it was killed.
+    // Left behind by a killed process with the same pid.
     match std::fs::remove_file(&fresh) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -194,7 +193,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
     let written = file.write_all(bytes).and_then(|()| std::fs::rename(&fresh, path));
     if written.is_err() {
-        // The first error is the one that tells.
+        // The first error is the relevant one.
         let _ = std::fs::remove_file(&fresh);
     }
     written
@@ -207,10 +206,10 @@ pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// The folder in which coordinators of this user leave their tokens, a file per port.
+/// The folder in which this user's coordinators leave their tokens, one file per port.
 ///
 /// # Errors
-/// When it can't be made, or is not this user's alone.
+/// When it can't be created, or other users can access it.
 pub fn discovery_folder() -> Result<PathBuf, TokenError> {
     let own = rustix::process::geteuid().as_raw();
     let folder = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir()) {
@@ -220,8 +219,8 @@ pub fn discovery_folder() -> Result<PathBuf, TokenError> {
     private_folder(folder, own)
 }
 
-/// Makes the folder if it isn't there. One that somebody else made first, or a link, is refused: the temporary folder
-/// is everybody's.
+/// Creates the folder if it doesn't exist. A link, or a folder that another user created first, is refused: the
+/// temporary folder is shared.
 fn private_folder(folder: PathBuf, own: u32) -> Result<PathBuf, TokenError> {
     match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
@@ -259,7 +258,7 @@ pub fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// Whether an address is this machine's alone; anything else needs encryption or somebody's word.
+/// Whether an address is local to this machine; any other needs encryption or an explicit option.
 #[must_use]
 pub fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()

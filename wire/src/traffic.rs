@@ -1,8 +1,8 @@
-//! Bytes of this process's data plane: of whole frames, over all of its connections.
+//! Byte counters of this process's data plane: whole frames, over all of its connections.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count of bytes, for people to look at.
+/// A byte counter, for people.
 #[derive(Debug)]
 pub struct Bytes(AtomicU64);
 
@@ -11,14 +11,14 @@ impl Bytes {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// So many so far.
+    /// The current count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Bytes of the frames that came.
+/// Bytes of the received frames.
 pub static RECEIVED: Bytes = Bytes(AtomicU64::new(0));
-/// Bytes of the frames that went out.
+/// Bytes of the sent frames.
 pub static SENT: Bytes = Bytes(AtomicU64::new(0));

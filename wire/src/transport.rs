@@ -1,8 +1,8 @@
-//! How the sockets of both planes are set, in one place, each with its reason.
+//! Socket options of both planes, in one file, each with its reason.
 //!
 //! A worker has two connections to the control address: one carries its control stream, the other its files. HTTP/2
-//! gives each connection one flow-control window for all that it carries, so a file that waits for a disk would hold up
-//! the messages beside it.
+//! gives each connection one flow-control window for all of its streams, so a file that waits for a disk would block
+//! the messages on the same connection.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -13,45 +13,45 @@ use tonic::transport::{Channel, Endpoint, Error, Server};
 use crate::lazy_tls::Connector;
 use crate::tls::SecurityMode;
 
-/// Flow-control window of a stream: a file goes at the speed of the link, not of its round trips (4 MiB are 10 Gbit/s
-/// over 3 ms).
+/// Flow-control window of a stream: a file transfers at the speed of the link rather than its round trips (4 MiB are 10
+/// Gbit/s over 3 ms).
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Window of a connection: a version, a shown state and a file of the dataset, each with the whole of its stream's
-/// window unread, leave room for a fourth.
+/// Window of a connection: a checkpoint, a published state and a dataset file, each with its stream's whole window
+/// unread, leave room for a fourth transfer.
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 
-/// Calls that one connection may have open: a worker has its stream and a handful of files.
+/// Maximum number of open calls per connection: a worker has its stream and a handful of files.
 pub const STREAMS_MAX: u32 = 64;
 
-/// How long connecting may take.
+/// Timeout of connecting.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// After so long without a byte the other side is asked for a sign of life.
+/// Idle time after which a ping is sent.
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 
-/// So long the answer may take: more than a busy machine needs, and more than a ping waits behind the chunks of a file.
+/// Timeout of a ping: more than a busy machine needs, and more than a ping waits behind the chunks of a file.
 pub const PING_DEADLINE: Duration = Duration::from_secs(30);
 
-/// An up- or download of which no byte moves for so long is given up.
+/// Timeout without progress after which an upload or download is aborted.
 pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The end of an upload may take longer: all of it is made durable before the answer.
+/// Timeout of an upload's end, which takes longer: everything is made durable before the answer.
 pub const FINISH_DEADLINE: Duration = Duration::from_secs(300);
 
-/// A control stream says who it is within so long, or is closed.
+/// Timeout within which a control stream must send Join, or it is closed.
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// TCP's own question, for sockets that nobody pings: first after so long, then as often.
+/// Interval of TCP keepalive, for sockets without pings: both the idle time and the pause between probes.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// So many of those stay without an answer before the connection counts as broken.
+/// Number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_TRIES: u32 = 4;
 
-/// A connection to a coordinator.
+/// Prepares a connection to a coordinator.
 ///
 /// # Errors
-/// When this is no URL.
+/// When the URL is invalid.
 pub fn endpoint(url: &str) -> Result<Endpoint, Error> {
     Ok(Endpoint::from_shared(url.to_owned())?
         .connect_timeout(CONNECT_DEADLINE)
@@ -64,10 +64,10 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Error> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-/// Connects it in this way.
+/// Connects in this security mode.
 ///
 /// # Errors
-/// When it can't be reached; [`TlsError::within`](crate::tls::TlsError::within) finds what TLS has to say.
+/// When it can't be reached; [`TlsError::within`](crate::tls::TlsError::within) finds TLS failures.
 pub async fn connect(endpoint: &Endpoint, way: &SecurityMode) -> Result<Channel, Error> {
     match way {
         SecurityMode::Plain => endpoint.connect().await,
@@ -75,7 +75,7 @@ pub async fn connect(endpoint: &Endpoint, way: &SecurityMode) -> Result<Channel,
     }
 }
 
-/// A channel that connects in this way with the first call.
+/// A channel that connects in this security mode with the first call.
 #[must_use]
 pub fn connect_lazily(endpoint: &Endpoint, way: &SecurityMode) -> Channel {
     match way {
@@ -84,8 +84,8 @@ pub fn connect_lazily(endpoint: &Endpoint, way: &SecurityMode) -> Channel {
     }
 }
 
-/// The coordinator's server. `lease` is what a member may take to show that it lives: its connection is not given up
-/// before. Sockets come from elsewhere: [`prepare`] sets them.
+/// Builds the coordinator's server. `lease` is the time within which a member must show that it is alive: its
+/// connection is not dropped earlier. Sockets come from elsewhere: [`prepare`] configures them.
 #[must_use]
 pub fn server(lease: Duration) -> Server {
     Server::builder()
@@ -96,7 +96,7 @@ pub fn server(lease: Duration) -> Server {
         .max_concurrent_streams(STREAMS_MAX)
 }
 
-/// A connected socket sends small messages at once, and finds out when the other side's host has vanished.
+/// Configures a connected socket to send small messages at once and to detect that the other host has vanished.
 ///
 /// # Errors
 /// When the system refuses an option.

@@ -1,34 +1,36 @@
-//! What a worker says of itself beside the protocol, in messages that go anyway: its machine in Join, what it measured of
-//! it in Heartbeat. It is for people and decides nothing, so what is wrong with it is left out and nobody is refused for it.
+//! Information that a worker reports about itself in addition to the protocol, in messages that are sent anyway: its
+//! machine in Join, its measurements in Heartbeat. It is for people and affects no decision, so invalid parts are
+//! dropped and no worker is refused for them.
 
 use crate::convert::cut;
 use crate::proto;
 
-/// Readings of a heartbeat at most: a machine with sixteen cards.
+/// Maximum number of readings in a heartbeat: a machine with sixteen GPUs.
 pub const READINGS_MAX: usize = 128;
-/// Bytes of a reading's name at most.
+/// Maximum bytes of a reading's name.
 const NAME_MAX: usize = 64;
-/// Bytes of a text about a machine at most.
+/// Maximum bytes of a text about a machine.
 const TEXT_MAX: usize = 512;
-/// Features of a CPU at most, and bytes of the name of one: a run's record keeps the machines of a thousand workers.
+/// Maximum number of CPU features, and bytes of a feature's name: a run's record stores the machines of a thousand
+/// workers.
 const FEATURES_MAX: usize = 64;
 const FEATURE_BYTES_MAX: usize = 32;
 
-/// What was said.
+/// A worker's report.
 #[derive(Clone, PartialEq, Debug)]
 pub enum WorkerReport {
-    /// The machine of the worker process that drew this number.
+    /// The machine of the worker process with this random instance number.
     Machine {
         /// [`protocol::messages::Join::instance`].
         instance: u64,
-        /// What it runs on.
+        /// The machine.
         machine: Box<proto::Machine>,
     },
-    /// What a worker measured, by name.
+    /// Measurements by name.
     Readings(Vec<(String, f64)>),
 }
 
-/// Takes it out of a message that came.
+/// Takes the report out of a received message.
 #[must_use]
 pub fn take(message: &mut proto::FromWorker) -> Option<WorkerReport> {
     use proto::from_worker::Message as M;
@@ -46,7 +48,7 @@ pub fn take(message: &mut proto::FromWorker) -> Option<WorkerReport> {
     }
 }
 
-/// Puts it into a message that goes out, if it is one that carries such.
+/// Adds the report to an outgoing message of a kind that carries one.
 pub fn put(
     message: &mut proto::FromWorker,
     machine: &proto::Machine,

@@ -1,4 +1,4 @@
-//! Frames: what was sent arrives bit for bit, and no cut, no flipped bit and no lie about a length gets through.
+//! Frames arrive bit for bit, and no truncation, flipped bit or false length goes undetected.
 
 use std::io::{Cursor, ErrorKind, IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -76,7 +76,7 @@ fn same(one: &Frame, other: &Frame) -> bool {
     (one.header, &one.tail, bits(one)) == (other.header, &other.tail, bits(other))
 }
 
-/// Takes and gives a few bytes at a time, and is interrupted between them.
+/// Transfers a few bytes at a time, with interruptions.
 struct Dribble<S> {
     inner: S,
     turn: usize,
@@ -153,14 +153,14 @@ proptest! {
         }
     }
 
-    /// A flipped bit of header or tail is found here; one of the body by its blocks' hashes, which the tail carries.
+    /// A flipped bit of header or tail is detected here; one of the body by its blocks' hashes, which the tail carries.
     #[test]
     fn every_flipped_bit_of_header_and_tail_is_found(frame in frame()) {
         let bytes = bytes_of(std::slice::from_ref(&frame));
         for bit in 0..(HEADER_BYTES + frame.tail.len()) * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // A longer frame is waited for in vain; nothing else may be read as a frame.
+            // The rest of a longer frame never arrives; nothing else may be read as a frame.
             let error = read(&mut over(Cursor::new(bytes))).expect_err("flipped");
             let found = matches!(error, FrameError::Bad { .. } | FrameError::Broken { .. });
             prop_assert!(found, "bit {bit}: {error}");
@@ -187,7 +187,7 @@ proptest! {
         sums::encode(&numbers, &presence, &mut tail);
         let (found, rest) = sums::decode(&tail).expect("our own");
         prop_assert_eq!((bits(&found), rest), (bits(&numbers), &presence[..]));
-        // Presence may have any length: only a cut within the numbers can be seen here.
+        // Presence may have any length: only truncation within the numbers is detectable here.
         for length in 0..4 + numbers.len() * 8 {
             prop_assert!(sums::decode(&tail[..length]).is_err());
         }
@@ -216,7 +216,7 @@ fn good(kind: Kind) -> Header {
     Header { kind, key, node_level: 0, node_index: 0, slice: 0, tail_bytes: 0, floats: 0 }
 }
 
-/// The header's bytes after a change, with a checksum that fits them: a peer that lies, not a damaged line.
+/// The header's bytes after a change, with a valid checksum: a malicious peer, not a damaged line.
 fn signed(header: &Header, change: impl Fn(&mut [u8; HEADER_BYTES])) -> Vec<u8> {
     let mut bytes = header.encode(&[]);
     change(&mut bytes);
@@ -263,7 +263,7 @@ fn lies_are_refused_before_anything_is_allocated_for_them() {
         .expect("version 0 is evaluated");
 }
 
-/// A hundred connections that each promise nine megabytes used to hold a gigabyte.
+/// A hundred connections that each announced nine megabytes used to hold a gigabyte.
 #[test]
 fn a_promise_of_a_tail_takes_no_memory() {
     let promise = Header { tail_bytes: TAIL_BYTES_MAX as u32, ..good(Kind::PartialSums) };
@@ -279,7 +279,7 @@ fn a_promise_of_a_tail_takes_no_memory() {
 #[test]
 fn the_largest_sums_fit_a_tail() {
     let mut tail = Vec::new();
-    // Those of the control plane's bound, and a bit for each of eight million parameters.
+    // As many as the control plane allows, and a bit for each of eight million parameters.
     sums::encode(&vec![1.0; wire::convert::SUMS_MAX], &vec![0; 1_000_000], &mut tail);
     assert!(tail.len() <= TAIL_BYTES_MAX, "{}", tail.len());
 }
@@ -331,7 +331,7 @@ fn a_peer_that_stops_is_named_after_the_wait() {
         assert!(matches!(&error, FrameError::TimedOut { peer, .. } if peer == "worker-3"), "{error}");
     };
 
-    // Within a header, within a body: not between frames, where silence is no fault.
+    // Within a header, within a body: not between frames, where silence is fine.
     let (near, mut far) = pair(wait);
     let mut near = near.get_ref().clone();
     near.write_all(&good(Kind::Slice).encode(&[])[..20]).expect("sent");
@@ -347,7 +347,7 @@ fn a_peer_that_stops_is_named_after_the_wait() {
     far.read_header(&mut Vec::new()).expect("whole");
     timed_out(far.read_body(&mut [0.0; 8]));
 
-    // One that takes nothing: the sockets' buffers fill up.
+    // A peer that reads nothing: the sockets' buffers fill up.
     let (mut near, _far) = pair(wait);
     let body = vec![0.0; BODY_FLOATS_MAX];
     let header = Header { floats: BODY_FLOATS_MAX as u32, ..good(Kind::Slice) };

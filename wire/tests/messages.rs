@@ -1,4 +1,4 @@
-//! Control messages: whatever is said arrives as it was said, and what means nothing is refused without a panic.
+//! Control messages round-trip, and invalid ones are refused without a panic.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
@@ -18,7 +18,7 @@ use wire::convert::{
 };
 use wire::proto;
 
-/// Any f32, NaNs with their payload included; compared by bits.
+/// Any f32, including NaN payloads; compared by bits.
 fn float() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(f32::from_bits)
 }
@@ -70,7 +70,7 @@ fn join() -> impl Strategy<Value = Join> {
     )
 }
 
-/// A commit as a journal has it.
+/// A commit as a journal record.
 fn record(commit: &Commit) -> CommitRecord {
     CommitRecord {
         key: commit.key,
@@ -148,7 +148,7 @@ fn view() -> impl Strategy<Value = View> {
         share,
     });
     let reduce = prop_oneof![Just(ReduceAt::Coordinator), Just(ReduceAt::Alone)];
-    // Every third microbatch or so to each, where a step is dealt again.
+    // About every third microbatch to each member, for a step that is dealt again.
     let starts = option::of(vec(0..40u32, 0..5));
     (key(), vec(member, 1..5), reduce, starts).prop_map(|(key, members, reduce, starts)| {
         let own = |starts: &Vec<u32>| {
@@ -208,7 +208,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
     ]
 }
 
-/// By bits: `PartialEq` calls a NaN another than itself, and -0.0 the same as 0.0.
+/// Compares by bits: `PartialEq` calls a NaN unequal to itself, and -0.0 equal to 0.0.
 fn bits_of_ready(message: &FromWorker) -> Option<(Vec<u64>, u64)> {
     let FromWorker::Ready(ready) = message else { return None };
     Some((ready.sums.iter().map(|sum| sum.to_bits()).collect(), ready.squared_norm.to_bits()))
@@ -240,7 +240,7 @@ proptest! {
         prop_assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
     }
 
-    /// Damage that protobuf itself doesn't notice: the outcome is a message or a refusal.
+    /// Damage that protobuf itself doesn't detect: the outcome is a message or a refusal.
     #[test]
     fn damaged_messages_never_panic(
         from in from_worker(), to in to_worker(), at: prop::sample::Index, mask in 1u8.., cut: prop::sample::Index,
@@ -283,7 +283,7 @@ fn of_coordinator(message: Told) -> Result<ToWorker, BadMessage> {
     to_worker_in(proto::ToWorker { message: Some(message) })
 }
 
-/// The field that is named and what is said of it.
+/// Checks the field and the problem that the error names.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, BadMessage>, field: &str, problem: &str) {
     let bad = outcome.expect_err(field);
@@ -330,7 +330,7 @@ fn bad_words_of_a_worker_are_refused_by_name() {
     refused(failed(256, String::new()), "Failure.code", "is 256");
 }
 
-/// What a worker says of itself is kept, shown and told to others: no text of it is longer than its kind needs.
+/// A worker's texts are stored, shown and forwarded: each is truncated to the length that its kind needs.
 #[test]
 fn long_words_of_a_worker_are_cut() {
     let long = "é".repeat(1 << 20);

@@ -21,7 +21,7 @@ use wire::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers each worker's message with Alive, and repeats what it is given.
+/// Answers each worker's message with Alive, and echoes its input.
 struct Echo;
 
 #[tonic::async_trait]

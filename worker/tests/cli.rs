@@ -1,4 +1,4 @@
-//! The `worker` program as people call it. (An integration test also makes cargo build the program, which the
+//! The `worker` program's command line. (An integration test also makes cargo build the program, which the
 //! coordinator's tests start.)
 
 use std::process::{Command, Output};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest that any run of these tests may take.
+/// Maximum duration of any run in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A folder with a small dataset and its configuration.
@@ -17,8 +17,8 @@ pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
-/// A small run: 120 rows of the digits, 96 of them for training, in 6 steps an epoch of 16 samples, the last step
-/// of an epoch short when `rows` says so.
+/// A small run: 120 rows of the digits, 96 of them for training, in 5 steps per epoch of 20 samples, the last of them
+/// short.
 pub(crate) const CONFIG: &str = r#"
 [run]
 name = "small"
@@ -60,7 +60,7 @@ devices = "cpu"
 "#;
 
 impl Place {
-    /// Rows of the digits and [`CONFIG`].
+    /// Creates the folder with rows of the digits and [`CONFIG`].
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/digits/digits.csv");
@@ -93,7 +93,7 @@ impl Place {
         command
     }
 
-    /// Any program, in this folder and with nothing of the environment that changes what Bonfire does.
+    /// Any program, in this folder and without the environment variables that affect Bonfire.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -106,7 +106,7 @@ impl Place {
         command
     }
 
-    /// A program, such as a shell, that starts the coordinator with what is said further.
+    /// A program, such as a shell, that starts the coordinator with the arguments added to it.
     pub(crate) fn through(&self, program: &[&str]) -> Command {
         let mut command = self.program(program[0]);
         command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_coordinator"));
@@ -127,39 +127,39 @@ impl Place {
         command
     }
 
-    /// A worker from elsewhere for the run `small`.
+    /// An external worker for the run `small`.
     pub(crate) fn guest(&self, name: &str) -> Child {
         let address = std::fs::read_to_string(self.run_dir("small").join("address")).expect("its address");
         let arguments = ["--coordinator", address.trim(), "--name", name, "--device", "cpu"];
         self.worker(&arguments).spawn().expect("started")
     }
 
-    /// A new file for what a program says, for a test that must know it before the program's end.
+    /// A new log file for a program's output, for a test that must read it before the program ends.
     pub(crate) fn log(&self, name: &str) -> File {
         File::create(self.path().join(name)).expect("a log")
     }
 
-    /// What a program has said so far into [`Place::log`].
+    /// A program's output so far in [`Place::log`].
     pub(crate) fn said(&self, name: &str) -> String {
         let bytes = std::fs::read(self.path().join(name)).expect("its log");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Whether this worker is a member of the run `small`, as `coordinator status` says.
+    /// Whether this worker is a member of the run `small`, according to `coordinator status`.
     pub(crate) fn has_member(&self, name: &str) -> bool {
         let output = wait(self.command(&["status", "--output", "json"]).spawn().expect("started"));
         let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         status["members"].as_array().is_some_and(|members| members.iter().any(|one| one["name"] == name))
     }
 
-    /// Runs to the end and asks for exit code 0.
+    /// Runs to the end and requires exit code 0; returns standard output.
     pub(crate) fn complete(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.finish(arguments);
         assert_eq!(code, Some(0), "coordinator {arguments:?}\n{out}\n{err}");
         out
     }
 
-    /// Runs to the end: exit code, standard output, standard error.
+    /// Runs to the end: returns exit code, standard output, standard error.
     pub(crate) fn finish(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let child = self.coordinator(arguments).spawn().expect("the coordinator starts");
         let output = wait(child);
@@ -167,14 +167,12 @@ impl Place {
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
-    /// run.json of a run.
     pub(crate) fn record(&self, name: &str) -> Value {
         let path = self.run_dir(name).join("run.json");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         serde_json::from_str(&text).expect("run.json is JSON")
     }
 
-    /// The final digest of a run.
     #[allow(dead_code, reason = "not every test program compares runs")]
     pub(crate) fn digest(&self, name: &str) -> String {
         self.record(name)["final"]["digest"].as_str().expect("a digest").to_owned()
@@ -182,7 +180,7 @@ impl Place {
 }
 
 impl Drop for Place {
-    /// A test that fails leaves nothing running: whatever works in the folder ends with it.
+    /// Ensures that a failing test leaves no process running: all processes that work in the folder are killed.
     fn drop(&mut self) {
         for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let is_here = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == self.path());
@@ -211,7 +209,7 @@ pub(crate) fn wait(mut child: Child) -> Output {
     Output { status, stdout: out.join().expect("read"), stderr: err.join().expect("read") }
 }
 
-/// As [`wait`], of a child whose output somebody else reads.
+/// As [`wait`], for a child whose output is read elsewhere.
 pub(crate) fn wait_status_of(child: &mut Child) -> ExitStatus {
     wait_status(child)
 }
@@ -231,13 +229,13 @@ fn wait_status(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// How many metrics the run `small` has written.
+/// The number of metrics lines that the run `small` has written.
 pub(crate) fn steps_committed(place: &Place) -> usize {
     std::fs::read_to_string(place.run_dir("small").join("metrics.jsonl"))
         .map_or(0, |text| text.lines().count())
 }
 
-/// Whether a process is there.
+/// Whether a process is running.
 pub(crate) fn alive(pid: u32) -> bool {
     // A zombie is dead: its state in /proc says Z.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
@@ -248,7 +246,7 @@ pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
     until_within(DEADLINE, what, condition);
 }
 
-/// Waits until a condition holds, for tests that are long by themselves.
+/// Waits until a condition holds, for tests that take long.
 pub(crate) fn until_within(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
@@ -264,7 +262,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// The worker processes of this coordinator. It has other children for moments, such as git.
+/// The worker processes of this coordinator. It briefly has other children, such as git.
 pub(crate) fn workers_of(coordinator: u32) -> Vec<u32> {
     // Children belong to the thread that started them.
     let tasks = std::fs::read_dir(format!("/proc/{coordinator}/task")).expect("the coordinator lives");
@@ -282,14 +280,14 @@ pub(crate) fn workers_of(coordinator: u32) -> Vec<u32> {
         .collect()
 }
 
-/// A worker process of this coordinator.
+/// One of the worker processes of this coordinator.
 pub(crate) fn worker_of(coordinator: u32) -> u32 {
     *workers_of(coordinator).last().expect("a local worker")
 }
 
-/// Stops processes, does something, and lets them go on. A run whose workers are stopped stays where it is, so that what
-/// must come before its end does, however slow this machine is. A step may take 30 s, and a worker be silent for its lease:
-/// then they are put out.
+/// Stops processes, calls `act`, and lets them continue. A run whose workers are stopped doesn't advance, so `act`
+/// finishes before the run's end, however slow this machine is. A step may take 30 s, and a worker be silent for its
+/// lease: after that the workers are evicted.
 pub(crate) fn while_stopped<T>(pids: &[u32], act: impl FnOnce() -> T) -> T {
     pids.iter().for_each(|pid| signal(*pid, "STOP"));
     let done = act();

@@ -1,4 +1,4 @@
-//! A child process with a deadline, whose output is bounded.
+//! Runs child processes with a deadline and bounded output.
 
 use std::io::Read;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-/// What a program said, if it ended well in time.
+/// The output of a program that exited successfully before the deadline.
 pub struct ChildOutput {
-    /// Its standard output, as far as it was asked for.
+    /// Its standard output, up to the requested limit.
     pub bytes: Vec<u8>,
-    /// Whether there was more.
+    /// Whether the output was truncated.
     pub is_cut: bool,
 }
 
-/// Runs a program in a folder: what it says on standard output, up to `bytes_max` bytes; `None` when it isn't there, fails,
-/// or takes longer than the deadline, after which it is killed.
+/// Runs a program in a folder and returns its standard output, up to `bytes_max` bytes; `None` when it can't be
+/// started, fails, or exceeds the deadline, after which it is killed.
 pub fn ask(
     program: &Path,
     arguments: &[&str],
@@ -27,7 +27,7 @@ pub fn ask(
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(directory)
-        // git would write to the index and may ask for a password else.
+        // Otherwise git writes to the index and may ask for a password.
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("LC_ALL", "C")
@@ -38,7 +38,7 @@ pub fn ask(
         .ok()?;
     let said = read(&mut child, bytes_max, deadline);
     let ended_well = said.is_some() && ends_well(&mut child, began, deadline);
-    // One that has ended already can't be killed, which is as well.
+    // Killing a process that has already ended fails harmlessly.
     let _ = child.kill();
     let _ = child.wait();
     said.filter(|said| ended_well || said.is_cut)
@@ -54,7 +54,7 @@ fn read(child: &mut Child, bytes_max: usize, deadline: Duration) -> Option<Child
             let read = output.by_ref().take(bytes_max as u64 + 1).read_to_end(&mut bytes);
             let is_cut = bytes.len() > bytes_max;
             bytes.truncate(bytes_max);
-            // Nobody waits any more after the deadline.
+            // After the deadline nobody receives any more.
             let _ = done.send(read.ok().map(|_| ChildOutput { bytes, is_cut }));
         })
         .ok()?;
@@ -65,7 +65,7 @@ fn ends_well(child: &mut Child, began: Instant, deadline: Duration) -> bool {
     while began.elapsed() < deadline {
         match child.try_wait() {
             Ok(Some(status)) => return status.success(),
-            // Its output is closed: the end follows at once.
+            // Its output is closed: it is about to exit.
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => return false,
         }

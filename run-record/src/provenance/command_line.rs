@@ -1,15 +1,15 @@
-//! Command lines without their secrets.
+//! Command lines with their secrets redacted.
 
 use super::git::without_credentials;
 
-/// What stands for a secret.
+/// Replaces a secret.
 const CUT: &str = "***";
 
-/// Parts of a name that say that its value is a secret.
+/// Parts of a name that mark its value as a secret.
 const SECRET_WORDS: [&str; 7] = ["token", "password", "passwd", "secret", "credential", "api_key", "apikey"];
 
-/// A command line in which passwords in addresses and the values of keys and options that name a secret are cut. The names
-/// of files that hold secrets (`--token-file F`) stay.
+/// Redacts passwords in URLs, and the values of keys and options whose names mark a secret. The names of files that
+/// hold secrets (`--token-file F`) stay.
 #[must_use]
 pub fn without_secrets(arguments: &[String]) -> Vec<String> {
     let mut is_secret_next = false;

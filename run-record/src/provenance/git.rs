@@ -1,4 +1,4 @@
-//! The git checkout around a folder. The git program is asked; without it the commit is read from `.git`.
+//! The git checkout around a folder, from the git program; without git, the commit is read from `.git`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::child;
 
-/// How long each question may take: a checkout of a large tree on a slow disk.
+/// Timeout of each git command: enough for a large tree on a slow disk.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Bytes of an answer that is a name.
+/// Maximum bytes of an answer that is a name.
 const NAME_BYTES_MAX: usize = 4 << 10;
-/// Bytes of a diff that are kept: more is no change to a program but data.
+/// Maximum bytes of a diff that is kept: a larger one is data rather than a change to a program.
 pub(crate) const DIFF_BYTES_MAX: usize = 1 << 20;
 
-/// What is checked out.
+/// The state of a git checkout.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Git {
@@ -22,13 +22,13 @@ pub struct Git {
     pub commit: String,
     /// The branch, if one is checked out.
     pub branch: Option<String>,
-    /// Where it was cloned from, without name and password.
+    /// The clone URL, without user name and password.
     pub repository: Option<String>,
     /// Whether tracked files were changed; `None` if git gave no answer.
     pub dirty: Option<bool>,
-    /// The file beside run.json that holds the changes.
+    /// The file next to `run.json` that holds the changes.
     pub diff: Option<String>,
-    /// Why there is no such file though there are changes.
+    /// Why there is no such file although there are changes.
     pub diff_left_out: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub struct Git {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GitDiff(pub Vec<u8>);
 
-/// Asks about the checkout around a folder; `None` where there is none.
+/// Queries the checkout around a folder; `None` if there is none.
 pub(super) fn ask(directory: &Path, wants_diff: bool) -> Option<(Git, Option<GitDiff>)> {
     let line = |arguments: &[&str]| {
         let said = git(directory, arguments, NAME_BYTES_MAX).filter(|said| !said.is_cut)?;
@@ -47,7 +47,7 @@ pub(super) fn ask(directory: &Path, wants_diff: bool) -> Option<(Git, Option<Git
         let commit = commit_without_git(directory)?;
         return Some((Git { commit, ..Git::default() }, None));
     };
-    // Much output means many changes: it is not read to its end.
+    // Truncated output already means that there are changes.
     let changed = git(directory, &["status", "--porcelain", "--untracked-files=no"], NAME_BYTES_MAX);
     let mut answer = Git {
         commit,
@@ -82,7 +82,7 @@ fn git(directory: &Path, arguments: &[&str], bytes_max: usize) -> Option<child::
     child::ask(Path::new("git"), arguments, directory, bytes_max, DEADLINE)
 }
 
-/// The commit as `.git` has it, where there is no git program.
+/// The commit according to `.git`, for machines without a git program.
 fn commit_without_git(directory: &Path) -> Option<String> {
     let git = directory.ancestors().map(|dir| dir.join(".git")).find(|git| git.is_dir())?;
     let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
@@ -94,12 +94,12 @@ fn commit_without_git(directory: &Path) -> Option<String> {
     })
 }
 
-/// An address without the name and password that may stand before its host.
+/// A URL without the user name and password that may precede its host.
 #[must_use]
 pub fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // A password may hold an @ itself: the last one before the path ends it.
+    // A password may itself contain an @: the last one before the path ends it.
     match rest[..end].rfind('@') {
         Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
         None => url.to_owned(),
@@ -120,7 +120,6 @@ mod tests {
         assert!(status.expect("git is there").success(), "git {arguments:?}");
     }
 
-    /// A checkout with one commit.
     fn checkout() -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a temporary folder");
         run(dir.path(), &["init", "-q", "-b", "trunk"]);

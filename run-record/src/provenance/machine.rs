@@ -1,15 +1,15 @@
-//! A machine, as far as it may change a result or its price.
+//! Properties of a machine that may affect a result or its cost.
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-/// What a process runs on.
+/// The machine that a process runs on.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
     /// Operating system and its version.
     pub os: String,
-    /// Its kernel.
+    /// Kernel version.
     pub kernel: String,
     /// Processor architecture, as Rust names it.
     pub architecture: String,
@@ -17,14 +17,14 @@ pub struct Machine {
     pub cpu: String,
     /// Logical cores.
     pub cores: u64,
-    /// Vector extensions of the CPU that numeric code asks for.
+    /// Vector extensions of the CPU that numeric code checks for.
     pub cpu_features: Vec<String>,
-    /// Megabytes (2^20 bytes) of memory.
+    /// Memory in megabytes (2^20 bytes).
     pub memory_megabytes: u64,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     #[must_use]
     pub fn here() -> Self {
         let what = RefreshKind::nothing()
@@ -44,7 +44,7 @@ impl Machine {
     }
 }
 
-/// The vector extensions of this CPU that numeric code chooses by.
+/// The vector extensions of this CPU by which numeric code selects kernels.
 #[must_use]
 pub fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();

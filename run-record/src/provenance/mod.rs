@@ -1,7 +1,7 @@
-//! Where a run comes from: what was built from what, started how, on which machine, over which data.
+//! A run's provenance: the build, the command, the machine and the data of each start.
 //!
-//! Taken once at a run's start, beside it: git is asked in child processes, each with a deadline, and what can't be had
-//! is left out. Nothing here changes a run.
+//! Collected once at each start: git runs in child processes, each with a deadline, and information that can't be
+//! obtained is left out. Nothing here changes a run.
 
 pub mod child;
 mod command_line;
@@ -16,21 +16,21 @@ pub use command_line::without_secrets;
 pub use git::{Git, GitDiff, without_credentials};
 pub use machine::{Machine, cpu_features};
 
-/// Starts of a run that are kept: the first, and the newest of the others.
+/// Maximum number of recorded starts: the first, and the newest of the others.
 const STARTS_MAX: usize = 32;
 
-/// What a run's record says of its origin.
+/// A run's provenance as recorded in `run.json`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Provenance {
-    /// Each start of the run, the first and then the newest: a run that is resumed has several.
+    /// The starts of the run: the first and the newest ones. A resumed run has several.
     pub starts: Vec<Start>,
-    /// What it trains on, as MLflow's dataset inputs are.
+    /// Its training data, in the structure of MLflow's dataset inputs.
     pub inputs: Vec<Input>,
 }
 
 impl Provenance {
-    /// Takes note of another start.
+    /// Records another start.
     pub fn push(&mut self, start: Start) {
         if self.starts.len() >= STARTS_MAX {
             self.starts.remove(1);
@@ -45,21 +45,21 @@ impl Provenance {
 pub struct Start {
     /// Seconds since 1970.
     pub time: f64,
-    /// The committed step that it went on from.
+    /// The committed step that it started from.
     pub step: u64,
-    /// The command line, secrets cut.
+    /// The command line, secrets redacted.
     pub command: Vec<String>,
-    /// The folder in which it was given.
+    /// The working directory.
     pub directory: String,
     /// The git checkout around that folder, if there is one.
     pub git: Option<Git>,
-    /// What was built.
+    /// The build.
     pub build: Build,
     /// The coordinator's machine.
     pub machine: Machine,
 }
 
-/// What a start ran.
+/// The build that a start ran.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Build {
@@ -71,17 +71,17 @@ pub struct Build {
     pub cargo_lock: Option<String>,
     /// BLAKE3 of the coordinator program.
     pub coordinator: Option<String>,
-    /// BLAKE3 of the worker program that it starts, if it starts any.
+    /// BLAKE3 of the worker program that it starts, if any.
     pub worker: Option<String>,
 }
 
-/// A dataset that a run reads, in the form of MLflow's `runs/log-inputs`.
+/// A dataset that a run reads, in the format of MLflow's `runs/log-inputs`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Input {
-    /// What it is used for: `mlflow.data.context`.
+    /// Its purpose: `mlflow.data.context`.
     pub tags: Vec<Tag>,
-    /// Which.
+    /// The dataset.
     pub dataset: DatasetInput,
 }
 
@@ -89,30 +89,30 @@ pub struct Input {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tag {
-    /// Its name.
+    /// The tag's key.
     pub key: String,
-    /// Its value.
+    /// The tag's value.
     pub value: String,
 }
 
-/// A dataset as MLflow has it; `source` and `profile` are JSON in a string, as there.
+/// A dataset in MLflow's structure; `source` and `profile` are JSON in a string, as there.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatasetInput {
-    /// Its name.
+    /// The dataset's name.
     pub name: String,
-    /// Its digest, in DVC's form.
+    /// The dataset's digest, in DVC's format.
     pub digest: String,
-    /// `dvc`: the digest is one of DVC's.
+    /// `dvc`: the digest is in DVC's format.
     pub source_type: String,
-    /// Where it was had.
+    /// The origin: URI and version.
     pub source: String,
-    /// Its rows and columns.
+    /// The numbers of rows and columns.
     pub profile: String,
 }
 
 impl Input {
-    /// The training data.
+    /// An input for training data.
     #[must_use]
     pub fn training(name: &str, version: &str, digest: &str, uri: &str, (rows, columns): (u64, u64)) -> Self {
         let source = serde_json::json!({ "uri": without_credentials(uri), "version": version }).to_string();
@@ -130,21 +130,21 @@ impl Input {
     }
 }
 
-/// What the caller knows of a start; [`StartInfo::gather`] finds the rest.
+/// The caller's part of a start's provenance; [`StartInfo::gather`] adds the rest.
 #[derive(Clone, Debug, Default)]
 pub struct StartInfo {
-    /// The command line as it was given.
+    /// The command line as given.
     pub command: Vec<String>,
-    /// The folder in which it was given.
+    /// The working directory.
     pub directory: PathBuf,
-    /// Whether the diff of tracked files is wanted.
+    /// Whether to collect the diff of tracked files.
     pub git_diff: bool,
-    /// What is known of the build, without the programs' digests.
+    /// The build, without the programs' digests.
     pub build: Build,
 }
 
 impl StartInfo {
-    /// Asks git and the machine. Takes a few seconds at most, mostly less than a tenth of one; never fails.
+    /// Queries git and the machine. Takes a few seconds at most, usually under a tenth of one; never fails.
     #[must_use]
     pub fn gather(self, time: f64) -> (Start, Option<GitDiff>) {
         let (git, diff) =

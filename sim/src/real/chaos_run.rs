@@ -1,4 +1,4 @@
-//! One run under faults: strikes, heals, and waits for the end.
+//! One run under faults: injects them, repairs them, and waits for the end.
 
 use std::collections::BTreeMap;
 use std::process::{Child, ExitStatus};
@@ -15,18 +15,18 @@ use super::proxy::Proxy;
 use super::test_folder::{self, TestFolder};
 use crate::random::Random;
 
-/// Longest that a run may take, with all its faults.
+/// Maximum duration of a run, with all its faults.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Most guests alive at once.
+/// Maximum number of guests alive at once.
 pub(super) const GUESTS_MAX: usize = 6;
-/// After a run's end its workers have so long to end too.
+/// For how long workers may outlive their run.
 const GRACE: Duration = Duration::from_secs(3);
-/// After the storm, how often it is seen to that the run has a worker.
+/// Once all faults are repaired, how often the run is checked for having a worker.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
-/// How often this program looks around.
+/// The polling interval of this program.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What was begun and has to be ended later.
+/// The delayed end of a fault.
 #[derive(Debug)]
 pub(super) enum PendingRepair {
     Continue { pid: u32 },
@@ -40,7 +40,7 @@ pub(super) struct ChaosRun<'a> {
     local_workers: String,
     pub(super) coordinator: Option<Child>,
     pub(super) proxies: Vec<Proxy>,
-    /// Whose they are.
+    /// The process ids of the guests behind the proxies.
     pub(super) proxied: Vec<u32>,
     later: Vec<(Instant, PendingRepair)>,
     began: Instant,
@@ -48,12 +48,12 @@ pub(super) struct ChaosRun<'a> {
     pub(super) faults: BTreeMap<&'static str, u32>,
     pub(super) struck: Vec<u32>,
     pub(super) guests: usize,
-    /// Guests that ended with another exit code than 0 or by a signal that nobody sent.
+    /// Guests that ended with a nonzero exit code or by a signal that nobody sent.
     guests_failed: usize,
     growth: Growth,
 }
 
-/// Runs a storm in a place and compares its digest with the quiet one.
+/// Runs a storm in a folder and compares its digest with the quiet run's.
 pub(super) fn run(
     folder: &mut TestFolder,
     seed: u64,
@@ -109,7 +109,7 @@ impl ChaosRun<'_> {
         let own = test_folder::digest(&record)?;
         ensure!(own == digest, "its digest is {own}, the quiet run's is {digest}");
         self.growth.check()?;
-        // Who is cut off or stopped as the run ends can't know that it has.
+        // A worker that is partitioned or stopped as the run ends can't know that it has.
         let is_calm = self.later.is_empty();
         let strays = self.strays();
         ensure!(strays.is_empty() || !is_calm, "workers outlived the run: {}", strays.join(", "));
@@ -158,7 +158,7 @@ impl ChaosRun<'_> {
                 self.tell(&format!("coordinator ended with {status}"));
                 return Ok(status);
             }
-            // The first fault waits for a run that others can find, and for somebody whose way to it can be cut.
+            // The first fault waits for a run that others can find, and for a guest whose connections can be cut.
             if next.is_none() && self.folder.run_dir().join("token").exists() {
                 self.guest(true)?;
                 next = Some(Instant::now() + Duration::from_millis(pause_ms));
@@ -169,7 +169,7 @@ impl ChaosRun<'_> {
                     self.tell("the storm is over");
                     rescue = Instant::now();
                 }
-                // A worker that was told to leave may be the last one, and gone only now.
+                // A worker that was told to leave may be the last one, and may have gone only now.
                 if healed && Instant::now() >= rescue {
                     self.rescue()?;
                     rescue = Instant::now() + RESCUE_EVERY;
@@ -183,7 +183,7 @@ impl ChaosRun<'_> {
         }
     }
 
-    /// Ends what was begun, when it is time.
+    /// Ends the faults that are due.
     fn due(&mut self, all: bool) -> anyhow::Result<()> {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(at, _)| all || *at <= now);
@@ -211,7 +211,7 @@ impl ChaosRun<'_> {
         Ok(())
     }
 
-    /// A run that all workers have left waits for people to start others, so somebody does.
+    /// A run that all workers have left waits for people to start others, so this does.
     fn rescue(&mut self) -> anyhow::Result<()> {
         if self.folder.workers().is_empty() && self.folder.run_dir().join("token").exists() {
             self.guest(false)?;
@@ -223,16 +223,16 @@ impl ChaosRun<'_> {
         self.later.push((Instant::now() + Duration::from_millis(pause_ms), what));
     }
 
-    /// Workers that are there some time after the run's end, when all faults are healed.
+    /// Workers that are still alive some time after the run's end, when all faults are repaired.
     fn strays(&mut self) -> Vec<String> {
-        // Nothing is started any more.
+        // Nothing is restarted any more.
         self.later.retain(|(_, what)| !matches!(what, PendingRepair::Restart));
         let end = Instant::now() + GRACE;
         loop {
             let _ = self.due(true);
             self.folder.bury();
             let mut strays = self.folder.workers();
-            // Who came when nobody was there any more tries until its join timeout.
+            // A worker that came when the run was already gone retries until its join timeout.
             strays.retain(|worker| self.said(worker).contains("admitted run"));
             if strays.is_empty() || Instant::now() > end {
                 return strays.iter().map(|worker| self.last_words(worker)).collect();
@@ -246,7 +246,7 @@ impl ChaosRun<'_> {
         format!("{} ({}): {:?}", worker.name, worker.pid, said.lines().last().unwrap_or("said nothing"))
     }
 
-    /// All that a worker of this name has said.
+    /// The whole output of a worker of this name.
     fn said(&self, worker: &FoundProcess) -> String {
         let logs = [format!("{}.err", worker.name), format!("runs/chaos/logs/{}.log", worker.name)];
         let read = |log: &String| std::fs::read_to_string(self.folder.path().join(log)).ok();

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use protocol::journal::{Record, decode};
 
-/// How often the journal is looked at: the resolution of all times taken from it.
+/// The polling interval: the resolution of all times taken from the journal.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What a journal says of the run's course.
+/// The journal records that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JournalEntry {
     Term,
@@ -24,7 +24,7 @@ pub(super) enum JournalEntry {
 pub(super) struct Commits {
     path: PathBuf,
     offset: u64,
-    /// All that was seen, the oldest first.
+    /// All entries seen, the oldest first.
     pub(super) seen: Vec<(Instant, JournalEntry)>,
 }
 
@@ -33,7 +33,7 @@ impl Commits {
         Self { path, offset: 0, seen: Vec::new() }
     }
 
-    /// Reads on until a condition holds of what was seen.
+    /// Reads on until a condition holds for the entries seen.
     pub(super) fn until<T>(
         &mut self,
         what: &str,
@@ -60,12 +60,12 @@ impl Commits {
     }
 
     fn read_on(&mut self) -> anyhow::Result<()> {
-        // It is made by the run's first coordinator.
+        // The run's first coordinator creates it.
         let Ok(mut file) = File::open(&self.path) else { return Ok(()) };
         let mut bytes = Vec::new();
         let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.read_to_end(&mut bytes));
         read.with_context(|| format!("{} can't be read", self.path.display()))?;
-        // The last record may be half written yet: it is read again next time.
+        // The last record may still be half-written: it is read again next time.
         let decoded = decode(&bytes).with_context(|| format!("{}", self.path.display()))?;
         let now = Instant::now();
         self.offset += decoded.good_bytes as u64;
@@ -85,7 +85,7 @@ fn seen(record: &Record) -> Option<JournalEntry> {
     }
 }
 
-/// The last view of what was seen, and its members.
+/// The last view seen, and its number of members.
 pub(super) fn last_view(seen: &[(Instant, JournalEntry)]) -> Option<(u64, usize)> {
     seen.iter().rev().find_map(|(_, seen)| match seen {
         JournalEntry::View { id, members } => Some((*id, *members)),

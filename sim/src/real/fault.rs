@@ -1,32 +1,32 @@
-//! What goes wrong, drawn from a seed.
+//! The faults, drawn from a seed.
 
 use crate::random::Random;
 
-/// Which of a guest's connections are meant.
+/// The affected connections of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plane {
-    /// The control stream, and what goes in bulk beside it.
+    /// The control stream, and the bulk transfers of the control plane.
     Control,
     /// Gradients.
     Data,
-    /// All.
+    /// All connections.
     Whole,
 }
 
-/// Which way of a guest's connections is lost.
+/// The direction in which a guest's connections lose data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LostDirection {
-    /// Nothing arrives, neither way, and nobody is told.
+    /// Nothing arrives in either direction, and neither side is notified.
     Both,
-    /// The coordinator hears nothing of the guest.
+    /// Nothing from the guest reaches the coordinator.
     ToCoordinator,
-    /// The guest hears nothing of the coordinator.
+    /// Nothing from the coordinator reaches the guest.
     FromCoordinator,
     /// Connections are closed, and new ones too.
     Cut,
 }
 
-/// One fault. `pick` chooses among the processes that are there when it strikes.
+/// A fault. `pick` chooses among the processes that exist when it is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     KillWorker {
@@ -42,11 +42,11 @@ pub(super) enum Fault {
     Guest {
         proxied: bool,
     },
-    /// So many come at once.
+    /// Several guests join at once.
     Swarm {
         guests: usize,
     },
-    /// One comes, and it or the one that shows it the state dies a moment later.
+    /// A guest joins, and it or its likely donor dies a moment later.
     JoinKill {
         donor: bool,
         pause_ms: u64,
@@ -65,7 +65,7 @@ pub(super) enum Fault {
     },
 }
 
-/// One word for each kind of fault.
+/// A name for each kind of fault.
 const KINDS: [&str; 12] = [
     "kill",
     "stop",
@@ -81,13 +81,13 @@ const KINDS: [&str; 12] = [
     "partition",
 ];
 
-/// All kinds that may strike.
+/// All kinds of faults.
 pub fn kinds_of_faults() -> impl Iterator<Item = &'static str> {
     KINDS.into_iter()
 }
 
 impl Fault {
-    /// The next fault and the pause before it, in milliseconds.
+    /// Draws the next fault and the pause before it, in milliseconds.
     pub(super) fn draw(random: &mut Random) -> (u64, Self) {
         let pause = random.between(300, 900);
         let kind = random.between(0, 19);
@@ -111,7 +111,7 @@ impl Fault {
                 ];
                 let lost = ways[random.below(4)];
                 let plane = [Plane::Control, Plane::Data, Plane::Whole][random.below(3)];
-                // Of gradients nothing is missed that arrives late: connections that break are more of a trial.
+                // Gradients that arrive late do no harm: broken connections are the harder test.
                 let lost = if plane == Plane::Data && lost == LostDirection::Both {
                     LostDirection::Cut
                 } else {
@@ -123,7 +123,7 @@ impl Fault {
         (pause, fault)
     }
 
-    /// One word for tables.
+    /// The kind's name in tables.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::KillWorker { .. } => "kill",

@@ -1,4 +1,4 @@
-//! Whether a process of a storm holds more of its machine at the end than soon after its beginning.
+//! Detects processes of a storm that hold more resources at its end than soon after their start.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use super::chaos_run::GUESTS_MAX;
 use super::processes::FoundProcess;
 use super::usage::Usage;
 
-/// How often processes are measured.
+/// Interval between measurements.
 const EVERY: Duration = Duration::from_millis(100);
-/// A process has what it needs for good after so long: its model is built and its threads are there.
+/// By then a process has what it needs for good: its model is built and its threads are running.
 const WARM_UP: Duration = Duration::from_millis(1_500);
-/// What may have come on top by the end: a handful of sockets and threads for each guest that wasn't there before, and
-/// memory for their messages and buffers, of which the allocator keeps some.
+/// The allowed growth: a handful of sockets and threads for each guest that joined since, and memory for their messages
+/// and buffers, some of which the allocator keeps.
 const GROWTH_MAX: Usage = Usage {
     resident_bytes: 48 << 20,
     files: 8 * GUESTS_MAX as u64 + 16,
     threads: 6 * GUESTS_MAX as u64 + 16,
 };
 
-/// All that were seen, by process id.
+/// All processes seen, by process id.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
     seen: BTreeMap<u32, Seen>,
@@ -32,20 +32,20 @@ pub(super) struct Growth {
 struct Seen {
     name: String,
     since: Instant,
-    /// After its warm-up.
+    /// Measured after the warm-up.
     first: Option<Usage>,
     last: Usage,
 }
 
 impl Growth {
-    /// Measures whoever is there, if it is time.
+    /// Measures the running processes, if it is time.
     pub(super) fn look(&mut self, now: Instant, processes: impl FnOnce() -> Vec<FoundProcess>) {
         if self.looked.is_some_and(|looked| now.duration_since(looked) < EVERY) {
             return;
         }
         self.looked = Some(now);
         for found in processes() {
-            // It may have ended by now.
+            // The process may have ended by now.
             if let Some(usage) = Usage::of(found.pid) {
                 self.note(now, found, usage);
             }
@@ -66,7 +66,7 @@ impl Growth {
         }
     }
 
-    /// Nobody has grown.
+    /// Checks that no process has grown.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         for (pid, Seen { name, first, last, .. }) in &self.seen {
             let excess = first.map_or_else(String::new, |first| last.excess(first, GROWTH_MAX));

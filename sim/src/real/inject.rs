@@ -1,4 +1,4 @@
-//! What strikes a run: each fault done to real processes and connections.
+//! Injects faults into real processes and connections.
 
 use std::process::Child;
 
@@ -11,7 +11,7 @@ use super::processes::{self, FoundProcess};
 use super::proxy::Proxy;
 
 impl ChaosRun<'_> {
-    /// Does what a fault says, if there is somebody to do it to.
+    /// Injects a fault if there is a target for it.
     pub(super) fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
         let kind = fault.kind();
         let is_done = match fault {
@@ -66,7 +66,7 @@ impl ChaosRun<'_> {
     fn kill_coordinator(&mut self, pause_ms: u64) -> anyhow::Result<bool> {
         let Some(child) = &mut self.coordinator else { return Ok(false) };
         let ended = child.try_wait().context("the coordinator can't be waited for")?;
-        // One that has ended is for the loop to look at.
+        // The main loop handles a coordinator that has ended.
         if ended.is_some() {
             return Ok(false);
         }
@@ -79,7 +79,7 @@ impl ChaosRun<'_> {
         Ok(true)
     }
 
-    /// The proxy of one of the guests that are alive and have one.
+    /// The proxy of one of the living guests that have one.
     fn proxied(&self, pick: usize) -> Option<usize> {
         let workers = self.folder.workers();
         let is_alive = |pid: u32| workers.iter().any(|worker| worker.pid == pid);
@@ -88,7 +88,7 @@ impl ChaosRun<'_> {
         alive.get(pick % alive.len().max(1)).copied()
     }
 
-    /// Another worker comes, if there is room for one: its process.
+    /// Starts another worker, if there is room for one: returns its process id.
     pub(super) fn guest(&mut self, proxied: bool) -> anyhow::Result<Option<u32>> {
         if self.folder.guests() >= GUESTS_MAX {
             return Ok(None);
@@ -112,7 +112,7 @@ impl ChaosRun<'_> {
         Ok(Some(pid))
     }
 
-    /// Several at once; whether there was room for two at least.
+    /// Starts several guests at once; returns whether there was room for at least two.
     fn swarm(&mut self, guests: usize) -> anyhow::Result<bool> {
         let mut came = 0;
         for number in 0..guests {
@@ -121,7 +121,7 @@ impl ChaosRun<'_> {
         Ok(came > 1)
     }
 
-    /// A worker comes, and a moment later it dies, or the one that most likely shows it the state.
+    /// Starts a worker, and a moment later kills it, or the most likely donor of its state.
     fn kill_at_join(&mut self, donor: bool, pause_ms: u64) -> anyhow::Result<bool> {
         let Some(joiner) = self.guest(false)? else { return Ok(false) };
         // Donors are asked in rank order: local workers first.

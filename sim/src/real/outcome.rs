@@ -1,4 +1,4 @@
-//! How a run under faults went.
+//! The outcome of a run under faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// What the record of a run says of what was done to it: a word for each, and what an event of this kind (or
-/// any) then contains.
+/// Evidence of faults in a run's record: a name, the kind of event (empty for any kind), and a text that the event
+/// contains.
 const EVIDENCE: [(&str, &str, &str); 7] = [
     ("a stream that ended", "left", "its control stream"),
     ("a lease that ran out", "left", "nothing was heard from it"),
@@ -18,7 +18,7 @@ const EVIDENCE: [(&str, &str, &str); 7] = [
     ("a coordinator that was killed", "restart", "started again"),
 ];
 
-/// What run.json files may tell.
+/// All kinds of evidence that run.json files may contain.
 pub fn kinds_of_evidence() -> impl Iterator<Item = &'static str> {
     EVIDENCE.iter().map(|(what, ..)| *what)
 }
@@ -34,17 +34,17 @@ pub(super) fn evidence(record: &Value) -> BTreeSet<&'static str> {
     EVIDENCE.iter().filter(|sought| is_there(sought)).map(|(what, ..)| *what).collect()
 }
 
-/// What a run went through that completed with the right digest.
+/// A run that completed with the right digest under faults.
 #[derive(Clone, Debug)]
 pub struct Survived {
     pub(super) seed: u64,
     pub(super) model: &'static str,
-    /// How often each kind of fault struck.
+    /// The number of injected faults by kind.
     pub faults: BTreeMap<&'static str, u32>,
     pub(super) views: u64,
     pub(super) retries: u64,
     pub(super) seconds: f64,
-    /// What run.json tells of it, of [`kinds_of_evidence`].
+    /// The evidence found in run.json, out of [`kinds_of_evidence`].
     pub evidence: BTreeSet<&'static str>,
 }
 
@@ -56,14 +56,14 @@ impl fmt::Display for Survived {
     }
 }
 
-/// `3 kill, 1 stop`.
+/// Formats counts such as `3 kill, 1 stop`.
 #[must_use]
 pub fn by_kind(faults: &BTreeMap<&'static str, u32>) -> String {
     let parts: Vec<String> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     if parts.is_empty() { "no faults".to_owned() } else { parts.join(", ") }
 }
 
-/// A run that was not survived, with all that is known of it.
+/// A failed run, with everything known about it.
 #[derive(Debug)]
 pub struct Failure {
     pub(super) seed: u64,
@@ -84,7 +84,7 @@ impl fmt::Display for Failure {
         if !self.folder.is_empty() {
             writeln!(f, "folder: {}", self.folder)?;
         }
-        // The moments are the machine's: it may take more than one try.
+        // The moments depend on the machine: reproducing may take several tries.
         let (seed, strikes) = (self.seed, self.strikes.as_secs());
         write!(
             f,

@@ -1,21 +1,21 @@
-//! The processes of one folder, found by where they work, and signals to them.
+//! Finds the processes of one folder by their working directory, and signals them.
 
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process at work in the folder.
+/// A process that works in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FoundProcess {
     pub(super) pid: u32,
-    /// A worker, else a coordinator.
+    /// Whether it is a worker; otherwise a coordinator.
     pub(super) is_worker: bool,
-    /// `--name`; empty if there is none.
+    /// The value of `--name`; empty if there is none.
     pub(super) name: String,
 }
 
-/// All processes of the folder, by process id: everything started here works in it, and so do the workers that a
-/// coordinator starts.
+/// All processes of the folder, by process id: everything started here has it as working directory, and so do the
+/// workers that a coordinator starts.
 pub(super) fn of_folder(folder: &Path) -> Vec<FoundProcess> {
     let (Ok(entries), Ok(folder)) = (std::fs::read_dir("/proc"), folder.canonicalize()) else {
         return Vec::new();
@@ -24,7 +24,7 @@ pub(super) fn of_folder(folder: &Path) -> Vec<FoundProcess> {
         .flatten()
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            // Processes end while they are looked at.
+            // Processes may end while they are being inspected.
             let is_ours = std::fs::read_link(entry.path().join("cwd")).ok()? == folder;
             let cmdline = std::fs::read(entry.path().join("cmdline")).ok()?;
             if is_ours { parse(pid, &cmdline) } else { None }
@@ -34,7 +34,7 @@ pub(super) fn of_folder(folder: &Path) -> Vec<FoundProcess> {
     found
 }
 
-/// None if it is neither a coordinator nor a worker, or a zombie, whose command line is empty.
+/// `None` if it is neither a coordinator nor a worker, or is a zombie, whose command line is empty.
 fn parse(pid: u32, cmdline: &[u8]) -> Option<FoundProcess> {
     let text = String::from_utf8_lossy(cmdline);
     let arguments: Vec<&str> = text.split('\0').collect();
@@ -46,10 +46,10 @@ fn parse(pid: u32, cmdline: &[u8]) -> Option<FoundProcess> {
     Some(FoundProcess { pid, is_worker: program == "worker", name: name.unwrap_or_default().to_owned() })
 }
 
-/// The ports of 127.0.0.1 at which a process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).
+/// The ports of 127.0.0.1 on which a process listens (proc(5), /proc/PID/net/tcp: 0A is LISTEN).
 #[must_use]
 pub fn listening(pid: u32) -> Vec<u16> {
-    // It may end while it is looked at.
+    // The process may end while it is being inspected.
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let sockets: Vec<String> = files
         .filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))
@@ -65,9 +65,9 @@ pub fn listening(pid: u32) -> Vec<u16> {
     table.lines().filter_map(port).collect()
 }
 
-/// Sends a signal to a process of the folder; whether it was there.
+/// Sends a signal to a process of the folder; returns whether it existed.
 pub(super) fn signal(folder: &Path, pid: u32, signal: Signal) -> bool {
-    // Ids are given again: what is not of this folder is never touched.
+    // Process ids are reused: never touch a process of another folder.
     of_folder(folder).iter().any(|found| found.pid == pid) && send(pid, signal)
 }
 
@@ -75,14 +75,14 @@ fn send(pid: u32, signal: Signal) -> bool {
     i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-/// Kills all of the folder, until nothing is left or a second has passed.
+/// Kills all processes of the folder, until none is left or a second has passed.
 pub(super) fn kill_all(folder: &Path) {
     for _ in 0..100 {
         let found = of_folder(folder);
         if found.is_empty() {
             return;
         }
-        // Coordinators first: they would start workers again.
+        // Coordinators first: they would restart workers.
         for process in found.iter().filter(|p| !p.is_worker).chain(found.iter().filter(|p| p.is_worker)) {
             send(process.pid, Signal::KILL);
         }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn processes_of_other_folders_are_not_found() {
         let folder = tempfile::tempdir().expect("a folder");
-        // A program by the name of one under test that waits until it is killed.
+        // A program named like one under test that waits until it is killed.
         let program = folder.path().join("worker");
         std::fs::copy("/bin/sleep", &program).expect("copied");
         let start = |dir: &Path| {

@@ -1,4 +1,4 @@
-//! TCP proxies at another loopback address between one guest and a coordinator's ports, which can lose what passes.
+//! TCP proxies on another loopback address between one guest and a coordinator's ports, which can drop traffic.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -13,10 +13,10 @@ use anyhow::Context;
 use super::fault::{LostDirection, Plane};
 use super::processes::listening;
 
-/// How often threads look whether something has changed.
+/// The polling interval of the threads.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What becomes of the bytes of one plane.
+/// The state of one plane's traffic.
 #[derive(Debug, Default)]
 struct State {
     stop_up: AtomicBool,
@@ -40,7 +40,7 @@ impl State {
     }
 }
 
-/// The proxies of one guest, at an address of its own; dropped, they close their ports and all connections.
+/// The proxies of one guest, on an address of its own; when dropped, they close their ports and all connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
     address: SocketAddr,
@@ -49,9 +49,9 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// The `number`th, before the coordinators of a run. Where they listen is looked up at each connection to the control
-    /// port, as one that was started again may listen elsewhere; a guest calls there before it calls the data plane, whose
-    /// port is the same at the proxy's address.
+    /// Creates the proxy with this number for a run's coordinators. Their address is looked up for each connection to
+    /// the control port, as a restarted coordinator may listen elsewhere; a guest connects there before it connects to
+    /// the data plane, which has the same port on the proxy's address.
     pub(super) fn new(run_dir: &Path, number: usize) -> anyhow::Result<Self> {
         let [high, low] = [number / 250, number % 250].map(|part| u8::try_from(part).unwrap_or(u8::MAX));
         let host = Ipv4Addr::new(127, 0, 1 + high, 2 + low);
@@ -66,7 +66,7 @@ impl Proxy {
         Ok(Self { address, control, data })
     }
 
-    /// What the guest takes for the coordinator's control address.
+    /// The URL that the guest takes for the coordinator's control address.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -75,7 +75,7 @@ impl Proxy {
         self.states(plane).for_each(|state| state.lose(lost));
     }
 
-    /// Everything passes again; what was held back first, as TCP would deliver it late.
+    /// Lets everything pass again; held-back data goes first, as TCP would deliver it late.
     pub(super) fn heal(&self) {
         self.states(Plane::Whole).for_each(State::heal);
     }
@@ -93,7 +93,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Proxies before the ports of a coordinator other than its control port.
+/// Proxies for the ports of a coordinator other than its control port.
 struct PortProxies {
     host: Ipv4Addr,
     run_dir: PathBuf,
@@ -102,14 +102,14 @@ struct PortProxies {
 }
 
 impl PortProxies {
-    /// The control address of the coordinator that is there now, whose other ports have doors from now on.
+    /// The current coordinator's control address; proxies for its other ports are opened.
     fn control(&mut self) -> Option<SocketAddr> {
         let read = |name: &str| std::fs::read_to_string(self.run_dir.join(name)).ok();
         let address: SocketAddr = read("address")?.trim().trim_start_matches("http://").parse().ok()?;
         let pid: u32 = read("lock")?.trim().parse().ok()?;
         for port in listening(pid).into_iter().filter(|port| *port != address.port()) {
             let is_new = self.open.insert(port);
-            // Where that port is taken at this address, this guest's way is not whole: it says so and waits.
+            // If the port is taken on this address, this guest's connectivity is incomplete: it reports that and waits.
             if is_new && let Ok(listener) = TcpListener::bind((self.host, port)) {
                 let state = Arc::clone(&self.data);
                 let beyond = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -125,10 +125,10 @@ impl PortProxies {
 fn accept(listener: &TcpListener, state: &Arc<State>, mut beyond: impl FnMut() -> Option<SocketAddr>) {
     while !state.closed.load(Ordering::Relaxed) {
         match listener.accept() {
-            // A connection that is dropped here was refused.
+            // Dropping a connection here refuses it.
             Ok((guest, _)) if !state.cut.load(Ordering::Relaxed) => {
                 if let Some(address) = beyond() {
-                    // Without a coordinator the guest finds its connection closed.
+                    // Without a coordinator the guest's connection is closed.
                     let _ = connect(guest, state, address);
                 }
             }
@@ -154,7 +154,7 @@ fn connect(guest: TcpStream, state: &Arc<State>, address: SocketAddr) -> anyhow:
     Ok(())
 }
 
-/// Passes bytes on until an end closes, or the connection is cut.
+/// Forwards bytes until an end closes, or the connection is cut.
 fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, stop: fn(&State) -> &AtomicBool) {
     let mut buffer = [0; 16 << 10];
     while !state.cut.load(Ordering::Relaxed) && !state.closed.load(Ordering::Relaxed) {
@@ -210,7 +210,7 @@ mod tests {
 
         proxy.lose(Plane::Control, LostDirection::ToCoordinator);
         peer.set_read_timeout(Some(20 * LOOK)).expect("a timeout");
-        // A byte that comes as its thread is about to read is passed on yet.
+        // A byte that arrives while the thread is about to read is still forwarded.
         let held = (0..10).find(|next| {
             guest.write_all(&[*next]).expect("written");
             peer.read_exact(&mut byte).is_err()

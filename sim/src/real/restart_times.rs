@@ -1,4 +1,4 @@
-//! What faults cost, measured on one machine: real processes, the journal as the clock of steps.
+//! Measures the cost of faults on one machine: real processes, with the journal as the clock of steps.
 
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use super::{Programs, processes};
 
 /// Local workers of the runs.
 const WORKERS: usize = 3;
-/// Pause in which a run gets going before something is done to it.
+/// Time for a run to get going before a fault is injected.
 const CALM: Duration = Duration::from_millis(1_500);
-/// Longest wait for anything.
+/// Timeout of every wait.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A table, line by line: median and worst of `repetitions` for each fault and model.
+/// A table, line by line: median and maximum of `repetitions` for each fault and model.
 ///
 /// # Errors
-/// When processes can't be started, or a run doesn't get over a fault within a minute.
+/// When processes can't be started, or a run doesn't recover from a fault within a minute.
 pub fn restart_times(programs: &Programs, repetitions: usize) -> anyhow::Result<Vec<String>> {
     let mut lines =
         vec![format!("{:8} {:52} {:>9} {:>9} {:>9}", "model", "what (times in ms)", "median", "worst", "of")];
@@ -40,7 +40,7 @@ pub fn restart_times(programs: &Programs, repetitions: usize) -> anyhow::Result<
     Ok(lines)
 }
 
-/// A coordinator that is started again and again.
+/// A coordinator that is restarted repeatedly.
 struct RestartBench<'a> {
     folder: &'a mut TestFolder,
     coordinator: Child,
@@ -58,7 +58,7 @@ impl Drop for RestartBench<'_> {
 
 fn start(folder: &TestFolder, resume: bool) -> anyhow::Result<Child> {
     let workers = WORKERS.to_string();
-    // Longer than all measurements take; the benches kill it.
+    // More epochs than the measurements take; the benchmark kills the run.
     let mut arguments =
         vec!["--local-workers", &workers, "--set", "train.epochs=1000000", "--set", "checkpoint.every=1m"];
     if resume {
@@ -105,7 +105,7 @@ fn measure(
 }
 
 impl RestartBench<'_> {
-    /// Waits until so many members have worked for a while.
+    /// Waits until the given number of members have worked for a while.
     fn settle(&mut self, members: usize) -> anyhow::Result<()> {
         let what = format!("{members} members that work");
         loop {
@@ -117,7 +117,7 @@ impl RestartBench<'_> {
             })?;
             let before = last_view(&self.commits.seen);
             self.commits.pause(CALM)?;
-            // Shares may have changed meanwhile, but nobody has come or gone.
+            // Shares may have changed meanwhile, but no member has joined or left.
             if last_view(&self.commits.seen).map(|v| v.1) == before.map(|v| v.1) {
                 self.forget_all_but(1_000);
                 return Ok(());
@@ -125,7 +125,7 @@ impl RestartBench<'_> {
         }
     }
 
-    /// Forgets commits of long ago; the views stay.
+    /// Forgets old commits; the views stay.
     fn forget_all_but(&mut self, kept: usize) {
         let mut left = self.commits.seen.len();
         self.commits.seen.retain(|(_, seen)| {
@@ -138,7 +138,7 @@ impl RestartBench<'_> {
         Ok(last_view(&self.commits.seen).context("the run has no view")?.0)
     }
 
-    /// Pauses between commits of a calm run.
+    /// Pauses between commits of an undisturbed run.
     fn steps(&mut self) -> anyhow::Result<Vec<Duration>> {
         let before = Instant::now();
         self.commits.pause(4 * CALM)?;
@@ -159,7 +159,7 @@ impl RestartBench<'_> {
         Ok(commit - at)
     }
 
-    /// To the next term, and to its first commit.
+    /// The times to the next term and to its first commit.
     fn kill_coordinator(&mut self) -> anyhow::Result<(Duration, Duration)> {
         let at = Instant::now();
         self.coordinator.kill().context("the coordinator can't be killed")?;
@@ -174,7 +174,7 @@ impl RestartBench<'_> {
         Ok((term - at, commit - at))
     }
 
-    /// A guest comes and goes: the pauses at its join and at its leave.
+    /// A guest joins and leaves: returns the pauses of both.
     fn visit(&mut self, number: usize) -> anyhow::Result<(Duration, Duration)> {
         let file = self.folder.run_dir().join("address");
         let url =
@@ -188,8 +188,8 @@ impl RestartBench<'_> {
         Ok((enter, leave))
     }
 
-    /// The longest pause between commits from now to the first of the next view of so many members: where the run holds
-    /// still for it, or works more slowly beside it.
+    /// The longest pause between commits from now to the first of the next view with this many members: while the run
+    /// pauses for the change, or runs more slowly because of it.
     fn pause_to(&mut self, members: usize) -> anyhow::Result<Duration> {
         let (from, began) = (self.view()?, Instant::now());
         self.commits.until("a change of members", LIMIT, |seen| {

@@ -1,4 +1,4 @@
-//! A folder with a small dataset, its configuration, and the processes at work in it.
+//! A folder with a small dataset, its configuration, and the processes that work in it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use super::{Programs, processes};
 
-/// Scans of hand-written digits; a run takes the first of them.
+/// Scans of handwritten digits; a run uses the first of them.
 const DIGITS: &str = include_str!("../../../datasets/digits/digits.csv");
-/// With its header: 120 rows.
+/// With the header: 120 rows.
 const LINES: usize = 121;
-/// Longest that a quiet run may take.
+/// Maximum duration of a quiet run.
 const QUIET_MAX: Duration = Duration::from_secs(120);
 
 /// The model of a run.
@@ -22,7 +22,7 @@ const QUIET_MAX: Duration = Duration::from_secs(120);
 pub(super) enum SmallModel {
     Mlp,
     Cnn,
-    /// About four million parameters, for figures: 64 x 2000 + 2000 x 1900 + 1900 x 10 and the biases.
+    /// About four million parameters, for measurements: 64 x 2000 + 2000 x 1900 + 1900 x 10 and the biases.
     Large,
 }
 
@@ -39,7 +39,7 @@ impl SmallModel {
         }
     }
 
-    /// 5 steps an epoch, the last of them short: 96 rows for training in batches of 20.
+    /// 5 steps per epoch, the last of them short: 96 training rows in batches of 20.
     fn config(self) -> String {
         let (shape, model, epochs, every) = match self {
             Self::Mlp => ("", "kind = \"mlp\"\nhidden = [16]\ndropout = 0.1", 600, "40 steps"),
@@ -94,7 +94,7 @@ devices = "cpu"
     }
 }
 
-/// The folder. Dropped, also by a panic, it kills all that is at work in it.
+/// The test folder. When dropped, also by a panic, it kills all processes that work in it.
 #[derive(Debug)]
 pub(super) struct TestFolder {
     dir: tempfile::TempDir,
@@ -122,12 +122,12 @@ impl TestFolder {
         self.path().join("runs/chaos")
     }
 
-    /// Leaves the folder where it is.
+    /// Keeps the folder on the disk.
     pub(super) fn keep(&mut self) {
         self.dir.disable_cleanup(true);
     }
 
-    /// A quiet run of one worker: its digest.
+    /// Runs quietly with one worker and returns the digest.
     pub(super) fn quiet(&mut self) -> anyhow::Result<String> {
         let mut child = self.coordinator(&["--local-workers", "1", "--set", "run.name=quiet"])?;
         let end = Instant::now() + QUIET_MAX;
@@ -145,7 +145,7 @@ impl TestFolder {
         digest(&read_record(&self.path().join("runs/quiet/run.json"))?)
     }
 
-    /// Starts a coordinator; what it says goes to coordinator.out and coordinator.err.
+    /// Starts a coordinator; its output goes to coordinator.out and coordinator.err.
     pub(super) fn coordinator(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.programs.coordinator);
         command.arg("--config").arg(self.path().join("run.toml")).args(arguments);
@@ -153,11 +153,11 @@ impl TestFolder {
         self.spawn(command, "coordinator")
     }
 
-    /// Starts a worker that is no child of a coordinator.
+    /// Starts a worker that is not a child of a coordinator.
     pub(super) fn guest(&mut self, name: &str, url: &str) -> anyhow::Result<u32> {
         let mut command = Command::new(&self.programs.worker);
         command.args(["--coordinator", url, "--name", name, "--device", "cpu", "--join-timeout", "30s"]);
-        // Behind a proxy the token can't be found by the port.
+        // Behind a proxy the token can't be discovered by the port.
         command.arg("--token-file").arg(self.run_dir().join("token")).arg("--insecure");
         let child = self.spawn(command, name)?;
         let pid = child.id();
@@ -182,12 +182,12 @@ impl TestFolder {
         command.spawn().with_context(|| format!("{} can't be started", Path::new(&program).display()))
     }
 
-    /// The workers at work, local ones and guests.
+    /// The running workers, both local ones and guests.
     pub(super) fn workers(&self) -> Vec<processes::FoundProcess> {
         processes::of_folder(self.path()).into_iter().filter(|found| found.is_worker).collect()
     }
 
-    /// Guests that have ended: buries them, and says which failed.
+    /// Reaps the guests that have ended, and returns their exit statuses.
     pub(super) fn bury(&mut self) -> Vec<(u32, ExitStatus)> {
         let mut ended = Vec::new();
         self.children.retain_mut(|child| match child.try_wait() {
@@ -201,7 +201,7 @@ impl TestFolder {
         ended
     }
 
-    /// How many guests live.
+    /// The number of living guests.
     pub(super) fn guests(&self) -> usize {
         self.children.len()
     }
@@ -210,7 +210,7 @@ impl TestFolder {
         read_record(&self.run_dir().join("run.json"))
     }
 
-    /// The last lines of all that the processes said.
+    /// The last lines of all processes' output.
     pub(super) fn tail(&self, lines: usize) -> String {
         let mut files = Vec::new();
         for folder in [self.path().to_owned(), self.run_dir().join("logs")] {
@@ -224,7 +224,7 @@ impl TestFolder {
         for path in files {
             let bytes = std::fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
-            // Metrics say nothing about faults.
+            // Metrics are irrelevant to faults.
             let summary: Vec<&str> = text.lines().filter(|line| !line.contains("\"key\":")).collect();
             let tail = summary[summary.len().saturating_sub(lines)..].join("\n");
             said += &format!("--- {}\n{tail}\n", path.display());
@@ -237,7 +237,7 @@ impl Drop for TestFolder {
     fn drop(&mut self) {
         processes::kill_all(self.path());
         for child in &mut self.children {
-            // Killed above; it may have been buried.
+            // Killed above; it may have been reaped.
             let _ = child.kill();
             let _ = child.wait();
         }

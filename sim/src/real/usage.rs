@@ -1,20 +1,20 @@
-//! What a process holds of its machine (proc(5)).
+//! A process's resource usage (proc(5)).
 
 use std::path::PathBuf;
 
-/// Of one process at one moment.
+/// The resource usage of one process at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// Its resident memory.
+    /// Resident memory in bytes.
     pub resident_bytes: u64,
-    /// Its open files, sockets among them.
+    /// Open files, including sockets.
     pub files: u64,
-    /// Entries of its task folder, the main thread among them.
+    /// Threads, including the main thread.
     pub threads: u64,
 }
 
 impl Usage {
-    /// Of this process; `None` once it has ended.
+    /// The usage of this process; `None` once it has ended.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let process = PathBuf::from(format!("/proc/{pid}"));
@@ -27,7 +27,7 @@ impl Usage {
         })
     }
 
-    /// The most of each.
+    /// The maximum of each field.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl Usage {
         }
     }
 
-    /// What of it is more than before and a bound allow, for people; empty where nothing is.
+    /// A text for people about what exceeds `before` by more than `bound`; empty if nothing does.
     #[must_use]
     pub fn excess(self, before: Self, bound: Self) -> String {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -56,7 +56,7 @@ impl Usage {
     }
 }
 
-/// `None` for a zombie, which holds nothing.
+/// `None` for a zombie, which has no memory.
 fn resident_kib(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! A run that is small and has something of everything, and lives of it with what must come of them.
+//! A small run that has something of everything, and helpers that run lives of it and check their outcomes.
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
     scenario
 }
 
-/// Steps take long enough for others to come meanwhile.
+/// Steps are slow enough for others to join meanwhile.
 pub(crate) fn slow(seed: u64) -> Scenario {
     let scenario = scenario(seed);
     Scenario { speeds: sim::Speeds { compute_ms: 2_000, ..scenario.speeds }, ..scenario }

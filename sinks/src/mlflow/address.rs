@@ -1,4 +1,4 @@
-//! Where an MLflow server is, who may write to it, and what requests carry.
+//! The address of an MLflow server, its credentials and the headers of requests.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,15 +11,14 @@ use super::credentials::Credentials;
 use super::tls;
 use crate::config::{Environment, SinkConfigError};
 
-/// A whole request with its answer where the environment says nothing: a batch of a thousand metrics takes MLflow's SQLite a
-/// second.
+/// Default timeout of a request including its response: a batch of a thousand metrics takes MLflow's SQLite a second.
 const REQUEST: Duration = Duration::from_secs(30);
-/// Seconds that may be asked for.
+/// Upper limit of a configured timeout, in seconds.
 const REQUEST_MAX: u64 = 3_600;
-/// Ways of signing requests that only MLflow's client has.
+/// Authentication methods that only MLflow's client supports.
 const UNKNOWN_WAYS: [&str; 2] = ["MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4"];
 
-/// The server's address and what requests carry. Credentials are never shown.
+/// The server's address and the headers of requests. Credentials are never shown.
 #[derive(Clone)]
 pub(crate) struct Address {
     base: String,
@@ -30,7 +29,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// From `tracker.mlflow_uri` or MLFLOW_TRACKING_URI, and the variables that MLflow's own client reads.
+    /// Built from `tracker.mlflow_uri` or MLFLOW_TRACKING_URI, and the variables that MLflow's own client reads.
     pub(crate) fn new(uri: &str, environment: Environment<'_>) -> Result<Self, SinkConfigError> {
         let uri = uri.trim().trim_end_matches('/');
         let scheme = ["http://", "https://"].into_iter().find(|scheme| uri.starts_with(scheme));
@@ -63,29 +62,29 @@ impl Address {
         &self.base
     }
 
-    /// What every request carries.
+    /// The headers of every request.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let authorization = self.credentials.header().map(|value| ("Authorization", value));
         authorization.into_iter().chain(self.workspace.as_deref().map(|name| ("X-MLFLOW-WORKSPACE", name)))
     }
 
-    /// A server's own words, without what it may have repeated of our secrets.
+    /// A server's message, with any of our secrets in it redacted.
     pub(super) fn hide(&self, text: &str) -> String {
         self.credentials.hide(text)
     }
 
-    /// Whose certificates are believed.
+    /// The trusted certificates and the client certificate.
     pub(super) fn tls(&self) -> &TlsConfig {
         &self.tls
     }
 
-    /// How long a request may take.
+    /// The timeout of a request.
     pub(super) fn request(&self) -> Duration {
         self.request
     }
 }
 
-/// Requests that lack a signature would only be refused, hours later perhaps.
+/// Refuses unsupported authentication methods at the start: such requests would only fail, perhaps hours later.
 fn known_ways(environment: Environment<'_>) -> Result<(), SinkConfigError> {
     let is_on = |value: &String| !matches!(value.to_lowercase().as_str(), "" | "0" | "false");
     match UNKNOWN_WAYS.into_iter().find(|name| environment(name).as_ref().is_some_and(is_on)) {
@@ -108,14 +107,14 @@ fn request(environment: Environment<'_>) -> Result<Duration, SinkConfigError> {
     }
 }
 
-/// What may be shown of an address that isn't understood: nothing before its last `@`, nothing after a `?`.
+/// The part of an invalid address that may be shown: nothing before its last `@`, nothing after a `?`.
 fn shown(uri: &str) -> String {
     let scheme = uri.find("://").map_or("", |at| &uri[..at + 3]);
     let shown = uri.split(['?', '#']).next().unwrap_or_default();
     shown.rsplit_once('@').map_or_else(|| shown.to_owned(), |(_, host)| format!("{scheme}...@{host}"))
 }
 
-/// What may be shown of an address that a server names: no name and password, nothing after a `?`.
+/// The part of a server's redirect location that may be shown: no name and password, nothing after a `?`.
 pub(super) fn shown_location(to: &str) -> String {
     without_credentials(to.split(['?', '#']).next().unwrap_or_default())
 }

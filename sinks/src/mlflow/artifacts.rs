@@ -1,4 +1,4 @@
-//! Files of a run that an MLflow server keeps.
+//! Uploads a run's files to an MLflow server.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -8,15 +8,15 @@ use serde_json::json;
 use super::Mlflow;
 use crate::{RunFolder, SinkError, SinkState};
 
-/// Folders within the exports are not deeper than this.
+/// Maximum depth of folders within the exports.
 const DEPTH_MAX: usize = 8;
-/// Where what happened to the run is written for MLflow's page.
+/// The run's events, written for display on MLflow's page.
 const EVENTS: &str = "tracker/events.json";
 
-/// A file to send: where it lies in the run's folder, and its name over there.
+/// A file to upload: its path in the run's folder, and its artifact path on the server.
 pub(super) type Artifact = (String, String);
 
-/// What there is of a run that goes on: people look at it while it does, and a machine that is lost sends no end.
+/// The files of a run in progress: people look at them meanwhile, and a lost machine never sends the final ones.
 pub(super) fn meanwhile(run: &RunFolder) -> Vec<Artifact> {
     let mut files = present(run, &["config.toml", "run.json"]);
     files.extend(events(run));
@@ -24,7 +24,7 @@ pub(super) fn meanwhile(run: &RunFolder) -> Vec<Artifact> {
     files
 }
 
-/// What is there when it is over. Versions stay where they are: a tag says where.
+/// The files of a finished run. Checkpoints stay in place: a tag gives their location.
 pub(super) fn at_end(run: &RunFolder) -> Vec<Artifact> {
     let mut files = meanwhile(run);
     let mut exports = Vec::new();
@@ -34,7 +34,7 @@ pub(super) fn at_end(run: &RunFolder) -> Vec<Artifact> {
     files
 }
 
-/// The record's events as a file of their own.
+/// The record's events as a separate file.
 fn events(run: &RunFolder) -> Option<Artifact> {
     let bytes = serde_json::to_vec_pretty(&json!(run.record().ok()?.events)).ok()?;
     let path = run.path().join(EVENTS);
@@ -50,7 +50,7 @@ fn diffs(run: &RunFolder) -> Vec<Artifact> {
     let mut names: Vec<String> = starts.into_iter().filter_map(|start| start.git?.diff).collect();
     names.sort_unstable();
     names.dedup();
-    // A name is a file in the folder and nothing else.
+    // Accept only names of files directly in the folder.
     names.retain(|name| !name.contains('/') && run.path().join(name).is_file());
     names.into_iter().map(|name| (name.clone(), name)).collect()
 }
@@ -63,7 +63,7 @@ fn present(run: &RunFolder, names: &[&str]) -> Vec<Artifact> {
 fn walk(run: &RunFolder, folder: &str, depth: usize, found: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(run.path().join(folder)) else { return };
     for entry in entries.flatten() {
-        // A name that is not UTF-8 has none over there.
+        // A name that is not UTF-8 can't be an artifact path.
         let Ok(name) = entry.file_name().into_string() else { continue };
         let path = format!("{folder}/{name}");
         match entry.file_type() {
@@ -75,7 +75,7 @@ fn walk(run: &RunFolder, folder: &str, depth: usize, found: &mut Vec<String>) {
 }
 
 impl Mlflow {
-    /// Sends the files that weren't sent as they are now. A server that keeps artifacts elsewhere gets none.
+    /// Uploads the files that changed since the last upload. Skipped if the server stores artifacts elsewhere.
     pub(super) fn artifacts(
         &mut self,
         run: &RunFolder,
@@ -91,7 +91,7 @@ impl Mlflow {
                 continue;
             }
             match self.client.put(&format!("{root}/{name}"), &run.path().join(path)) {
-                // One file that is too large, say, is no reason to keep the others back.
+                // One refused file, such as one that is too large, must not keep the others back.
                 Err(SinkError::Refused(why)) if self.told.insert(name.clone()) => {
                     self.remarks.push(format!("{why}; this file isn't sent, all else is"));
                 }
@@ -104,7 +104,7 @@ impl Mlflow {
     }
 }
 
-/// The path of a run's artifacts behind the server, if it serves them: `mlflow-artifacts:/1/RUN/artifacts`.
+/// The path of a run's artifacts on the server, if it serves them: `mlflow-artifacts:/1/RUN/artifacts`.
 fn served(uri: &str) -> Option<String> {
     let rest = uri.strip_prefix("mlflow-artifacts:")?;
     let path = match rest.strip_prefix("//") {
@@ -114,7 +114,7 @@ fn served(uri: &str) -> Option<String> {
     Some(path.trim_end_matches('/').to_owned())
 }
 
-/// Changes when the file does.
+/// A fingerprint from the file's size and modification time.
 fn mark(path: &Path) -> String {
     let about = std::fs::metadata(path).ok();
     let time = about.as_ref().and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());

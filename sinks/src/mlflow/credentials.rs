@@ -1,4 +1,4 @@
-//! Who asks: what MLflow's own client (release 3.17) sends as `Authorization`, from the same places.
+//! The `Authorization` header, built from the same sources as in MLflow's own client (release 3.17).
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,12 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::config::{Environment, SinkConfigError};
 
-/// What takes the place of a secret that somebody repeats.
+/// Replaces a secret that a message repeats.
 const HIDDEN: &str = "(secret)";
-/// A shorter word is no secret, and taking it out of a sentence would spoil the sentence.
+/// Shorter words are no secrets, and redacting them would garble messages.
 const SECRET_CHARS_MIN: usize = 4;
 
-/// A header's value, and the words that must not be shown.
+/// The header's value, and the words that must never be shown.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct Credentials {
     header: Option<String>,
@@ -20,8 +20,8 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// What stands in the address goes first, then name and password, then a token. Name and password are each looked for in
-    /// the environment, then in `~/.mlflow/credentials`.
+    /// In order of precedence: credentials in the URL, user name and password, a token. User name and password are
+    /// each looked up in the environment, then in `~/.mlflow/credentials`.
     pub(super) fn find(
         user: Option<(String, String)>,
         environment: Environment<'_>,
@@ -46,19 +46,18 @@ impl Credentials {
         Ok(Self { header: Some(format!("Bearer {token}")), secrets: vec![token] })
     }
 
-    /// The `Authorization` header.
     pub(super) fn header(&self) -> Option<&str> {
         self.header.as_deref()
     }
 
-    /// A text by somebody else, who may have repeated what he was sent.
+    /// Redacts our secrets in somebody else's message, which may repeat what we sent.
     pub(super) fn hide(&self, text: &str) -> String {
         let secrets = self.secrets.iter().filter(|secret| secret.chars().count() >= SECRET_CHARS_MIN);
         secrets.fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), HIDDEN))
     }
 }
 
-/// What `~/.mlflow/credentials` has in its section `[mlflow]`.
+/// The section `[mlflow]` of `~/.mlflow/credentials`.
 #[derive(Default)]
 struct Kept {
     name: Option<String>,
@@ -77,7 +76,7 @@ impl Kept {
         }
     }
 
-    /// As Python's `configparser` has it, as far as anybody writes such a file.
+    /// Parses the common subset of the format of Python's `configparser`.
     fn parse(text: &str) -> Self {
         let (mut kept, mut is_ours) = (Self::default(), false);
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
@@ -113,7 +112,7 @@ mod tests {
         Ok(Some(format!("Basic {}", BASE64_STANDARD.encode(text))))
     }
 
-    /// The order is the one that MLflow's client was seen to have.
+    /// The order was observed on MLflow's client.
     #[test]
     fn the_address_goes_first_then_name_and_password_then_a_token() {
         let token = ("MLFLOW_TRACKING_TOKEN", "t");

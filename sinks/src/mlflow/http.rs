@@ -1,4 +1,4 @@
-//! Requests to an MLflow server, and what their failures mean.
+//! Requests to an MLflow server, and the classification of their failures.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,35 +13,35 @@ use super::address::{Address, shown_location};
 use crate::SinkError;
 use crate::folder::local;
 
-/// A server that doesn't take a connection in this time is down.
+/// Connection timeout: a server that doesn't accept within it is down.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A whole file.
+/// Timeout of a file upload.
 const FILE: Duration = Duration::from_secs(600);
-/// An answer is some JSON.
+/// Maximum bytes of a response, which is JSON.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
-/// The ways out where a server's certificate isn't believed.
+/// Help for a server whose certificate isn't trusted.
 const CERTIFICATE_HINT: &str = "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a PEM file with the certificate of the authority that \
                                 signed the server's, and MLFLOW_TRACKING_CLIENT_CERT_PATH if the server asks for one of ours";
-/// A server that asks to be left alone for longer than this is asked again all the same.
+/// Upper limit for a server's `Retry-After`.
 const PAUSE_ASKED_MAX: Duration = Duration::from_secs(600);
-/// What RFC 3986 doesn't call unreserved.
+/// All characters except RFC 3986's unreserved ones.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Characters of a server's message that are repeated.
+/// Maximum characters of a server's message that are quoted.
 const SHOWN_CHARS: usize = 300;
 
-/// Requests to one server.
+/// A client of one server.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
     address: Address,
 }
 
-/// An error that the server gave with a code.
+/// The outcome of a request that the server handled.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// What was asked for.
+    /// The requested data.
     Good(Value),
-    /// RESOURCE_DOES_NOT_EXIST and what was said.
+    /// RESOURCE_DOES_NOT_EXIST, with the server's message.
     Absent(String),
     /// RESOURCE_ALREADY_EXISTS.
     Exists,
@@ -73,7 +73,7 @@ impl Client {
         self.answer(path, self.signed(request).send(body.to_string()))
     }
 
-    /// POST whose absence of something is an error like others.
+    /// A POST for which a missing resource is an error like any other.
     pub(super) fn send(&self, path: &str, body: &Value) -> Result<Value, SinkError> {
         match self.post(path, body)? {
             Answer::Good(value) => Ok(value),
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// PUT of a file to `/api/2.0/mlflow-artifacts/artifacts/PATH`, whose parts are names. The file is streamed.
+    /// PUT of a file to `/api/2.0/mlflow-artifacts/artifacts/PATH`; each component is escaped. The file is streamed.
     pub(super) fn put(&self, path: &str, file: &Path) -> Result<(), SinkError> {
         let open = File::open(file).map_err(|why| local(file, &why))?;
         let parts: Vec<String> = path.split('/').map(escaped).collect();
@@ -103,7 +103,7 @@ impl Client {
         format!("{}/api/2.0/mlflow/{path}", self.address.shown())
     }
 
-    /// A sentence about a failure that won't get better.
+    /// A permanent failure.
     pub(super) fn refused(&self, what: &str, why: &str) -> SinkError {
         SinkError::Refused(format!("{} ({what}): {why}", self.address.shown()))
     }
@@ -117,7 +117,7 @@ impl Client {
         let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let text = match text {
             Ok(text) => text,
-            // A refusal is one even if its reason isn't to be had.
+            // A refusal stays one even if its reason can't be read.
             Err(_) if matches!(status, 400..=499) => String::new(),
             Err(why) => return Err(self.transport(what, &why)),
         };
@@ -127,7 +127,7 @@ impl Client {
         match status {
             200..=299 => match json {
                 Some(json) => Ok(Answer::Good(json)),
-                // So is an upload answered.
+                // Uploads are answered with an empty body.
                 None if text.is_empty() => Ok(Answer::Good(Value::Null)),
                 None => {
                     Err(self.refused(what, "the answer is no JSON: is this the address of an MLflow server?"))
@@ -159,7 +159,7 @@ impl Client {
         }
     }
 
-    /// A failure that may get better, after a while that the server may have named.
+    /// A transient failure, with the pause that the server requested, if any.
     fn later(&self, what: &str, status: u16, message: &str, again: Option<Duration>) -> SinkError {
         let why = format!("{} ({what}): status {status} {message}", self.address.shown());
         let why = why.trim_end().to_owned();
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    /// No answer: the connection failed, hung or broke off.
+    /// A missing response: the connection failed, timed out or broke off.
     fn transport(&self, what: &str, why: &ureq::Error) -> SinkError {
         let mut text = match why {
             ureq::Error::Timeout(which) => format!("no answer in time ({which})"),
@@ -187,14 +187,14 @@ impl Client {
     }
 }
 
-/// How long `Retry-After` asks to wait: seconds, or until a date.
+/// The pause that `Retry-After` requests: seconds, or until a date.
 fn pause(when: &str, now: SystemTime) -> Option<Duration> {
     let seconds = when.trim().parse().ok().map(Duration::from_secs);
     let until = || httpdate::parse_http_date(when.trim()).ok()?.duration_since(now).ok();
     seconds.or_else(until).filter(|pause| !pause.is_zero()).map(|pause| pause.min(PAUSE_ASKED_MAX))
 }
 
-/// A name in a path: everything but letters, digits and `-._~` in percent form.
+/// Percent-encodes a path component: everything but letters, digits and `-._~`.
 fn escaped(name: &str) -> String {
     utf8_percent_encode(name, ESCAPED).to_string()
 }

@@ -1,8 +1,8 @@
-//! A run in an MLflow server, over its REST interface (release 3.17).
+//! Exports a run to an MLflow server, over its REST interface (release 3.17).
 //!
-//! Requests may be made twice: a run is found again by its tag `bonfire.run_id`, parameters that are there aren't sent
-//! again, tags are written over, and MLflow drops a metric that it has with the same step, time and value. Numbers go first:
-//! a server whose store of artifacts fails, or that knows no datasets, has them all the same.
+//! Requests are idempotent: a run is found again by its tag `bonfire.run_id`, existing parameters aren't sent again,
+//! tags are overwritten, and MLflow drops duplicates of a metric with the same step, time and value. Metrics go first,
+//! so that they arrive even if the server's artifact store fails or the server doesn't support datasets.
 
 mod address;
 mod artifacts;
@@ -28,20 +28,19 @@ pub(crate) use target::Target;
 
 use super::{RunFolder, Sink, SinkError, SinkState, Source};
 
-/// Parameters or tags of a request.
+/// Maximum number of parameters or tags per request.
 const ENTITIES_MAX: usize = 100;
-/// Bytes of their JSON: MLflow takes a request of a million.
+/// Maximum bytes of their JSON: MLflow accepts requests of up to a million.
 const BYTES_MAX: usize = 900_000;
 /// The tag by which a run is found again.
 const RUN_ID_TAG: &str = "bonfire.run_id";
 
-/// An MLflow server.
 #[derive(Debug)]
 pub(crate) struct Mlflow {
     client: Client,
     target: Target,
     remarks: Vec<String>,
-    /// Files whose refusal was said: some of them change often.
+    /// Files whose refusal was reported, each only once since some change often.
     told: BTreeSet<String>,
 }
 
@@ -69,7 +68,7 @@ impl Mlflow {
             let body = json!({ "run_id": state.run, kind: part });
             match self.client.post(path, &body) {
                 Ok(Answer::Good(_)) => {}
-                // A run that is deleted for good, or one in the waste bin: `known` says which.
+                // The run was deleted for good, or is in the trash: `known` reports which.
                 Ok(_) => return self.known(&state.run).map(drop),
                 Err(SinkError::Refused(why)) => {
                     self.known(&state.run)?;
@@ -81,7 +80,7 @@ impl Mlflow {
         Ok(())
     }
 
-    /// Parameters can't be changed once they are there: a key that may change from start to start and did becomes a tag.
+    /// Existing parameters can't be changed: a key whose value changed since an earlier start becomes a tag.
     fn log_params(&self, run: &RunFolder, state: &SinkState) -> Result<(), SinkError> {
         let there = self.known(&state.run)?;
         let there: Vec<(&str, &str)> = there["data"]["params"]
@@ -103,7 +102,7 @@ impl Mlflow {
         self.log_batch(state, "tags", &changed)
     }
 
-    /// A server that is older than datasets gets the rest.
+    /// Logs the datasets; a server without support for them still gets the rest.
     fn log_inputs(&mut self, run: &RunFolder, state: &SinkState) -> Result<(), SinkError> {
         let body = json!({ "run_id": state.run, "datasets": tags::inputs(run)? });
         match self.client.send("runs/log-inputs", &body) {
@@ -135,7 +134,7 @@ impl Sink for Mlflow {
         state.remember("experiment", info["experiment_id"].clone());
         state.remember("artifacts", info["artifact_uri"].clone());
         if !run.is_over()? && info["status"] != "RUNNING" {
-            // It is resumed.
+            // The run is resumed.
             let body = json!({ "run_id": state.run, "status": "RUNNING" });
             self.client.send("runs/update", &body)?;
         }
@@ -189,7 +188,7 @@ impl Sink for Mlflow {
     }
 }
 
-/// As much at once as the server takes.
+/// Splits values into requests within the server's limits.
 fn portions(all: &[Value], count_max: usize) -> Vec<&[Value]> {
     let (mut portions, mut begin, mut bytes) = (Vec::new(), 0, 0);
     for (index, value) in all.iter().enumerate() {
@@ -204,7 +203,7 @@ fn portions(all: &[Value], count_max: usize) -> Vec<&[Value]> {
     portions
 }
 
-/// Milliseconds since 1970 of seconds: the same for the same line, whenever it is sent.
+/// Seconds to milliseconds since 1970, deterministically: resending a line gives the same time.
 fn millis(seconds: f64) -> i64 {
     (seconds * 1e3).round() as i64
 }

@@ -1,19 +1,19 @@
-//! Names and values within MLflow's limits (its `utils/validation.py`, release 3.17).
+//! Fits names and values into MLflow's limits (its `utils/validation.py`, release 3.17).
 
-/// Characters of a key.
+/// Maximum characters of a key.
 const KEY_CHARS_MAX: usize = 250;
-/// Characters of a parameter's value.
+/// Maximum characters of a parameter's value.
 pub(super) const PARAM_CHARS_MAX: usize = 6_000;
-/// Characters of a tag's value.
+/// Maximum characters of a tag's value.
 pub(super) const TAG_CHARS_MAX: usize = 8_000;
-/// Said at the end of what was cut.
+/// Marks a truncated value.
 const CUT: &str = "... (cut)";
 
-/// A key that MLflow takes: letters, digits, `_-. :/`, a path in its shortest form, at most 250 characters. One that had
-/// to be changed ends in a checksum of the original, so that two stay two.
+/// A key that MLflow accepts: letters, digits, `_-. :/`, a normalised path, at most 250 characters. A changed key ends
+/// in a checksum of the original, so that distinct keys stay distinct.
 pub(super) fn key(name: &str) -> String {
     let is_allowed = |c: char| c.is_alphanumeric() || "_-. :/".contains(c);
-    // What the shortest form of a path has not: empty parts, `.` and `..`.
+    // A normalised path has no empty components, `.` or `..`.
     let is_path = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     if name.chars().all(is_allowed) && is_path && name.chars().count() <= KEY_CHARS_MAX {
         return name.to_owned();
@@ -25,7 +25,7 @@ pub(super) fn key(name: &str) -> String {
     kept + &suffix
 }
 
-/// A value of at most so many characters; what was cut says so.
+/// A value of at most `chars_max` characters, marked if truncated.
 pub(super) fn value(text: &str, chars_max: usize) -> String {
     if text.chars().nth(chars_max).is_none() {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! The experiment and the run over there: found, made, or taken over from whoever made it.
+//! The experiment and the run on the server: found, created, or taken over from another creator.
 
 use serde_json::{Value, json};
 
@@ -7,11 +7,11 @@ use super::target::Experiment;
 use super::{Mlflow, RUN_ID_TAG, millis, tags};
 use crate::{RunFolder, SinkError, SinkState};
 
-/// The tag that is a run's name too.
+/// The tag that also sets a run's name.
 const RUN_NAME_TAG: &str = "mlflow.runName";
 
 impl Mlflow {
-    /// The run of this folder, which is made if it isn't there.
+    /// The run of this folder, which is created if it doesn't exist.
     pub(super) fn run(&self, run: &RunFolder, state: &mut SinkState) -> Result<Value, SinkError> {
         if !state.run.is_empty() {
             return self.known(&state.run);
@@ -26,7 +26,7 @@ impl Mlflow {
         }
     }
 
-    /// The experiment's id, which is made if it isn't there.
+    /// The experiment's id; it is created if it doesn't exist.
     fn experiment(&self) -> Result<String, SinkError> {
         let name = match &self.target.experiment {
             Experiment::Named(name) => name,
@@ -34,7 +34,7 @@ impl Mlflow {
             Experiment::Both { name, id } => return self.both(name, id),
         };
         let path = "experiments/get-by-name";
-        // Another run may make it at the same moment.
+        // Another run may create it concurrently.
         for _ in 0..2 {
             match self.client.get(path, &[("experiment_name", name)])? {
                 Answer::Good(found) => return self.active(path, &found),
@@ -63,7 +63,7 @@ impl Mlflow {
         }
     }
 
-    /// As MLflow's client does it: neither of them is passed over.
+    /// Like MLflow's client, refuses a name and an id that disagree.
     fn both(&self, name: &str, id: &str) -> Result<String, SinkError> {
         let path = "experiments/get-by-name";
         let found = match self.client.get(path, &[("experiment_name", name)])? {
@@ -94,7 +94,7 @@ impl Mlflow {
         self.text(path, &experiment["experiment_id"])
     }
 
-    /// The run of this id that is there already, though the state doesn't say so: a crash came between.
+    /// An existing run with this id that the state doesn't know, after a crash between creating and saving.
     fn find(&self, experiment: &str, id: &str) -> Result<Option<Value>, SinkError> {
         if id.is_empty() {
             return Ok(None);
@@ -118,7 +118,8 @@ impl Mlflow {
         Ok(self.client.send("runs/create", &body)?["run"].clone())
     }
 
-    /// A run that somebody made for this one, whose name it keeps. One that has another run's numbers would have both.
+    /// Takes over a run that somebody created for this one and keeps its name. A run with another run's metrics is
+    /// refused.
     fn take_over(&self, run: &RunFolder, id: &str, state: &mut SinkState) -> Result<Value, SinkError> {
         let (found, own) = (self.known(id)?, run.record()?.id);
         let tags = found["data"]["tags"].as_array().into_iter().flatten();
@@ -136,7 +137,7 @@ impl Mlflow {
         tags.extend(self.target.run_name.as_ref().map(|name| tags::tag(RUN_NAME_TAG, name)));
         let logged = self.log_batch(state, "tags", &tags);
         if logged.is_err() {
-            // Not taken over yet.
+            // The takeover failed.
             state.run.clear();
         }
         logged.map(|()| found)

@@ -1,25 +1,25 @@
-//! What MLflow's pages show of a run beside its numbers: tags and the dataset.
+//! A run's tags and dataset on MLflow's pages.
 
 use serde_json::{Value, json};
 
 use super::names;
 use crate::{RunFolder, SinkError, origin};
 
-/// MLflow's bound on a dataset's digest.
+/// MLflow's limit on a dataset's digest.
 const DIGEST_CHARS_MAX: usize = 36;
 
-/// A tag within the limits.
+/// A tag within MLflow's limits.
 pub(super) fn tag(key: &str, value: &str) -> Value {
     json!({ "key": names::key(key), "value": names::value(value, names::TAG_CHARS_MAX) })
 }
 
-/// Who started this process.
+/// The user who started this process.
 pub(super) fn user() -> String {
     let variable = |name| std::env::var(name).ok().filter(|user: &String| !user.is_empty());
     variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_default()
 }
 
-/// What is known when the run is made, but for its name.
+/// The tags that are known when the run is created, except for its name.
 pub(super) fn origin(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     let record = run.record()?;
     let path = std::path::absolute(run.path()).unwrap_or_else(|_| run.path().to_owned());
@@ -36,7 +36,7 @@ pub(super) fn origin(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     Ok(tags(known))
 }
 
-/// What changes while the run goes on, and where it comes from, which is known a moment after it began.
+/// The tags that change while the run goes on, and its origin, which is known a moment after it began.
 pub(super) fn standing(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     let record = run.record()?;
     let present = record.members.iter().filter(|member| member.left_step.is_none());
@@ -71,7 +71,7 @@ fn tags<const N: usize>(known: [(&str, Option<String>); N]) -> Vec<Value> {
     said.filter(|(_, value)| !value.is_empty()).map(|(key, value)| tag(key, &value)).collect()
 }
 
-/// What the run reads, for `runs/log-inputs`: as the record has it, else made from its dataset.
+/// The run's inputs, for `runs/log-inputs`: from its record, otherwise derived from its dataset.
 pub(super) fn inputs(run: &RunFolder) -> Result<Vec<Value>, SinkError> {
     let inputs = run.raw_record()?["provenance"]["inputs"].take();
     if let Value::Array(inputs) = inputs

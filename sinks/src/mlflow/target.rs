@@ -1,32 +1,31 @@
-//! Which run of which experiment of which server.
+//! The target of a run: server, experiment and run.
 
 use super::Address;
 use crate::config::{Environment, SinkConfigError};
 
-/// Where a run is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(super) address: Address,
     pub(super) experiment: Experiment,
-    /// Of a run that is there already, such as one that a scheduler made: MLFLOW_RUN_ID.
+    /// Id of an existing run, such as one that a scheduler created: MLFLOW_RUN_ID.
     pub(super) run: Option<String>,
-    /// The run's name over there, if it isn't its own: MLFLOW_RUN_NAME.
+    /// The run's name on the server, if it differs from its own: MLFLOW_RUN_NAME.
     pub(super) run_name: Option<String>,
 }
 
-/// An experiment over there.
+/// An experiment on the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Experiment {
-    /// It is made if it isn't there.
+    /// Created if it doesn't exist.
     Named(String),
-    /// MLFLOW_EXPERIMENT_ID: it must be there.
+    /// MLFLOW_EXPERIMENT_ID: it must exist.
     Numbered(String),
-    /// The environment has both, and they must mean the same one.
+    /// The environment gives both, and they must refer to the same one.
     Both { name: String, id: String },
 }
 
 impl Target {
-    /// `experiment` goes before the environment's, and `stem` stands in.
+    /// `experiment` overrides the environment's, and `stem` is the default.
     pub(crate) fn new(
         uri: &str,
         experiment: Option<&str>,
@@ -46,12 +45,11 @@ impl Target {
         Ok(Self { address: Address::new(uri, environment)?, experiment, run, run_name })
     }
 
-    /// The server's address, without credentials.
     pub(crate) fn shown(&self) -> &str {
         self.address.shown()
     }
 
-    /// What tells it from other places, without credentials.
+    /// Identifies the target among others, without credentials.
     pub(crate) fn destination(&self) -> String {
         let run = self.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
         match &self.experiment {
@@ -61,7 +59,7 @@ impl Target {
         }
     }
 
-    /// The experiment for a command line, if it has a name.
+    /// The experiment's name for a command line, if it has one.
     pub(crate) fn experiment_name(&self) -> Option<&str> {
         match &self.experiment {
             Experiment::Named(name) | Experiment::Both { name, .. } => Some(name),
@@ -69,7 +67,7 @@ impl Target {
         }
     }
 
-    /// What must be in the environment of a command that means the same place, as a POSIX shell has it before a command.
+    /// Environment variables that a command needs to address the same target.
     pub(crate) fn variables(&self) -> Vec<(&'static str, &str)> {
         let mut variables = Vec::new();
         if let Experiment::Numbered(id) = &self.experiment {

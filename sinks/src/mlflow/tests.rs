@@ -1,4 +1,4 @@
-//! The sink against a server in this process: what it is sent, and what it makes of the server's failures.
+//! The sink against a server in this process: the requests it sends, and its reaction to the server's failures.
 
 mod outages;
 mod pushes;
@@ -22,7 +22,7 @@ fn sink_with(url: &str, variables: &[(&str, &str)]) -> Box<Mlflow> {
     Box::new(Mlflow::new(Target::new(url, None, "digits", &variable).expect("an address")))
 }
 
-/// All metrics of the file are in the server, each once, with the step and value that the file has.
+/// All metrics of the file are in the server, each once, with the file's step and value.
 fn check_metrics(run: &Run, server: &Server) {
     let text = std::fs::read_to_string(run.path("metrics.jsonl")).expect("read");
     let mut expected: Vec<(String, u64, String)> = text
@@ -89,7 +89,7 @@ fn a_run_arrives_whole_in_batches() {
     assert_eq!(worker.place(), format!("{}/#/experiments/0/runs/r1", server.url));
 }
 
-/// A bare NaN is no JSON, and MLflow 3.17 takes it for a metric of value, step and time zero.
+/// A bare NaN is not JSON, and MLflow 3.17 takes it for a metric of value, step and time zero.
 #[test]
 fn numbers_that_json_lacks_are_words() {
     let (run, server) = (Run::new(), Server::start());
@@ -119,7 +119,7 @@ fn long_names_and_values_are_cut_to_what_the_server_takes() {
     assert!(kept.params["a.long"].ends_with("(cut)"));
 }
 
-/// What is refused for good names the server, what was asked, and the way out.
+/// A permanent failure names the server, the request and the remedy.
 #[test]
 fn refusals_are_said_and_stop_the_sink() {
     let check = |path: &'static str, how: How, expected: &[&str]| {
@@ -148,7 +148,8 @@ fn refusals_are_said_and_stop_the_sink() {
     check("runs/log-batch", How::Answer(302, location, String::new()), &["https://login.example/oauth\""]);
 }
 
-/// A server whose own store of files fails, or that knows no datasets, gets the numbers all the same, and people are told.
+/// A server whose artifact store fails, or that doesn't support datasets, still gets the metrics, and people are
+/// notified.
 #[test]
 fn files_and_datasets_that_are_not_taken_hold_no_numbers_back() {
     let (run, server) = (Run::new(), Server::start());
@@ -206,7 +207,7 @@ fn requests_are_short_enough_whatever_the_configuration() {
     assert_eq!(server.kept().params.len(), 150);
 }
 
-/// A scheduler made the run, and says which by MLflow's variables.
+/// A scheduler created the run and names it through MLflow's variables.
 #[test]
 fn a_run_that_is_there_is_taken_over_unless_it_is_anothers() {
     let (run, server) = (Run::new(), Server::start());
@@ -244,7 +245,7 @@ fn the_environment_names_experiment_and_run() {
     assert_eq!((kept.experiments.len(), kept.name.as_str()), (1, "tuesday"));
 }
 
-/// As with MLflow's own client, neither of two that disagree is passed over in silence.
+/// As in MLflow's own client, a name and an id that disagree are an error.
 #[test]
 fn an_experiment_named_and_numbered_must_be_one() {
     let (run, server) = (Run::new(), Server::start());
@@ -326,7 +327,7 @@ fn a_state_that_is_damaged_is_named() {
     );
 }
 
-/// Another server is another destination: all is sent there, and the first one's state stays.
+/// Another server is another destination: everything is sent there, and the first one's state stays.
 #[test]
 fn two_servers_have_a_state_each_and_one_has_one_sender_at_a_time() {
     let (run, first, second) = (Run::new(), Server::start(), Server::start());
@@ -341,7 +342,7 @@ fn two_servers_have_a_state_each_and_one_has_one_sender_at_a_time() {
     check_metrics(&run, &second);
 }
 
-/// At the same moment, too: whoever comes second must not take the first one's state for his own.
+/// Also at the same moment: the second sender must not take the first one's state for its own.
 #[test]
 fn two_senders_that_start_together_do_not_meet() {
     for _ in 0..20 {
@@ -360,7 +361,7 @@ fn two_senders_that_start_together_do_not_meet() {
     }
 }
 
-/// Whatever happens, nothing that proves who we are is written or said; the server gets it.
+/// Whatever happens, credentials are never written or shown; only the server gets them.
 #[test]
 fn credentials_go_to_the_server_and_nowhere_else() {
     let check = |user: &str, variables: &[(&str, &str)], authorization: &str| {

@@ -1,4 +1,4 @@
-//! Whose certificates are believed, and which one is shown: what MLflow's own client reads of the environment.
+//! Trusted certificates and the client certificate, from the variables that MLflow's own client reads.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use crate::config::{Environment, SinkConfigError};
 const INSECURE: &str = "MLFLOW_TRACKING_INSECURE_TLS";
 const SERVER: &str = "MLFLOW_TRACKING_SERVER_CERT_PATH";
 const CLIENT: &str = "MLFLOW_TRACKING_CLIENT_CERT_PATH";
-/// What the HTTP library of MLflow's client reads where MLflow itself says nothing.
+/// Variables of the HTTP library that MLflow's client uses, read if MLflow's own aren't set.
 const BUNDLES: [&str; 2] = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
 
-/// Bytes of a file of certificates; a system's whole bundle has a quarter of one megabyte.
+/// Maximum bytes of a certificate file; a system's whole bundle has a quarter of a megabyte.
 const FILE_BYTES_MAX: u64 = 8 << 20;
-/// Files that are read of a folder.
+/// Maximum number of files read from a folder.
 const FILES_MAX: usize = 2_000;
 
-/// From the environment.
+/// Builds the TLS configuration from the environment.
 pub(super) fn config(environment: Environment<'_>) -> Result<TlsConfig, SinkConfigError> {
     let set = |name: &str| environment(name).filter(|value| !value.is_empty());
     let is_insecure = insecure(&set(INSECURE).unwrap_or_default())?;
@@ -47,7 +47,7 @@ fn insecure(value: &str) -> Result<bool, SinkConfigError> {
     }
 }
 
-/// The certificates of a PEM file, or of all those in a folder.
+/// The certificates of a PEM file, or of all files in a folder.
 fn authorities(variable: &str, path: &Path) -> Result<Vec<Certificate<'static>>, SinkConfigError> {
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
@@ -70,7 +70,7 @@ fn authorities(variable: &str, path: &Path) -> Result<Vec<Certificate<'static>>,
     Ok(found)
 }
 
-/// One PEM file with the certificate, those above it, and its key, as the client's HTTP library takes it.
+/// The client certificate, its chain and its key from one PEM file, as the client's HTTP library expects it.
 fn client(path: &Path) -> Result<ClientCert, SinkConfigError> {
     let (mut chain, mut key) = (Vec::new(), None::<PrivateKey<'static>>);
     for item in items(CLIENT, path)? {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(count(&[(SERVER, all)]), 3);
         let both = config_of(&[(SERVER, one), (INSECURE, "1")]).expect_err("refused");
         assert!(both.contains(SERVER) && both.contains(INSECURE), "{both}");
-        // A bundle that is there for everything does not stand in the way.
+        // A global bundle does not conflict with it.
         assert_eq!(count(&[(BUNDLES[0], two), (INSECURE, "1")]), 0);
     }
 

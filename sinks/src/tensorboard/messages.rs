@@ -1,4 +1,5 @@
-//! The messages of event files, as far as they are written: TensorFlow's `event.proto`, `summary.proto`, `tensor.proto`.
+//! The messages of event files, limited to the fields written: TensorFlow's `event.proto`, `summary.proto`,
+//! `tensor.proto`.
 
 use prost::Message;
 
@@ -10,7 +11,7 @@ pub(super) struct Event {
     pub(super) wall_time: f64,
     #[prost(int64, tag = "2")]
     pub(super) step: i64,
-    /// The first event of a file says "brain.Event:2".
+    /// "brain.Event:2" in the first event of a file.
     #[prost(string, optional, tag = "3")]
     pub(super) file_version: Option<String>,
     #[prost(message, optional, tag = "5")]

@@ -1,6 +1,6 @@
-//! A run as an event file of TensorBoard: `RUN_DIR/tensorboard/events.out.tfevents.*`.
+//! Exports a run as a TensorBoard event file: `RUN_DIR/tensorboard/events.out.tfevents.*`.
 //!
-//! Scalars are 32 bits wide there. A run that is resumed goes on in its file.
+//! Scalars are 32 bits wide there. A resumed run continues in its file.
 
 mod messages;
 mod record;
@@ -17,18 +17,17 @@ use super::local_file::{self, BYTES};
 use super::{RunFolder, Sink, SinkError, SinkState, Source, origin};
 use messages::{Dimension, Event, Metadata, PluginData, Shape, Summary, Tensor, Value};
 
-/// Of the run's folder.
+/// The subfolder of the run's folder.
 const FOLDER: &str = "tensorboard";
-/// The texts that say what happened; in the state's memo, the time of the newest one.
+/// The tag of the event texts; in the state's memo, the time of the newest one.
 const EVENTS: &str = "events";
-/// Kinds of events that know what they cost once they are over.
+/// Kinds of events whose cost is known only when they are over.
 const COST_COMES_LATER: [&str; 3] = ["waiting", "rewind", "restart"];
-/// Kinds that count the very same that follows in a row.
+/// Kinds of events that count consecutive repetitions.
 const REPEATED: [&str; 2] = ["refused", "warning"];
 /// `DataType.DT_STRING`.
 const DT_STRING: i32 = 7;
 
-/// An event file.
 #[derive(Debug)]
 pub(crate) struct TensorBoard {
     folder: PathBuf,
@@ -67,8 +66,8 @@ impl Sink for TensorBoard {
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         std::fs::create_dir_all(&self.folder).map_err(|why| super::folder::local(&self.folder, &why))?;
         let began = run.began()?;
-        // The number is the time of the start, as readers expect it. The state knows the name, since the record of a
-        // run that has just begun doesn't know its start yet.
+        // The number is the start time, as readers expect it. The name comes from the state where possible, since the
+        // record of a run that has just begun has no start yet.
         let name = match state.run.as_str() {
             "" => format!("events.out.tfevents.{:010}.{}", began as u64, run.record()?.run),
             known => known.to_owned(),
@@ -110,8 +109,8 @@ impl Sink for TensorBoard {
         Ok(lines.len())
     }
 
-    /// Events as texts at their steps, each once: one whose cost isn't known yet, or that happens again and again, waits, and
-    /// what came after it, until it is as it stays.
+    /// Writes events as texts at their steps, each once and in order: an event whose cost isn't known yet, or that may
+    /// still be repeated, is held back, with those after it, until it is final.
     fn record(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
         let told = state.memo.get(EVENTS).and_then(serde_json::Value::as_f64).unwrap_or(f64::NEG_INFINITY);
         let record = run.record()?;
@@ -165,7 +164,7 @@ impl Sink for TensorBoard {
     }
 }
 
-/// A text of the page "Text".
+/// A text for TensorBoard's "Text" page.
 fn said(tag: &str, text: String, wall_time: f64, step: u64) -> Event {
     let tensor = Tensor {
         dtype: DT_STRING,

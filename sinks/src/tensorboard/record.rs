@@ -1,4 +1,4 @@
-//! TFRecord: u64 length, masked CRC-32C of it, the bytes, their masked CRC-32C; little-endian.
+//! TFRecord: u64 length, its masked CRC-32C, the bytes, their masked CRC-32C; little-endian.
 
 /// CRC-32C (Castagnoli), reflected: RFC 3720, appendix B.4.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -22,12 +22,11 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
-/// So that the checksum of bytes that hold checksums is a good one: TensorFlow's `crc32c.h`.
+/// Masks a checksum, so that the checksum of bytes that contain checksums stays a good one: TensorFlow's `crc32c.h`.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Appends a record.
 pub(super) fn push(data: &[u8], out: &mut Vec<u8>) {
     let length = (data.len() as u64).to_le_bytes();
     out.extend_from_slice(&length);
@@ -63,7 +62,7 @@ mod tests {
         assert_eq!(crc32c(&(0..32).rev().collect::<Vec<u8>>()), 0x113f_db5c);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(b""), 0);
-        // The length 24 as it begins every event file whose first record is "brain.Event:2" with a time.
+        // The length 24, which starts every event file whose first record is "brain.Event:2" with a time.
         assert_eq!(masked(crc32c(&24_u64.to_le_bytes())).to_le_bytes(), [0xa3, 0x7f, 0x4b, 0x22]);
     }
 

@@ -1,4 +1,4 @@
-//! What the event file has, read back record by record, checksums and all.
+//! The event file, read back record by record, checksums included.
 
 use std::io::Write;
 
@@ -18,7 +18,6 @@ fn events(run: &Run) -> Vec<Event> {
     record::read(&bytes).iter().map(|data| Event::decode(&data[..]).expect("an event")).collect()
 }
 
-/// Step, tag and value of each scalar.
 fn scalars(run: &Run) -> Vec<(i64, String, f32)> {
     let of_event = |event: Event| {
         let values = event.summary.unwrap_or_default().value;
@@ -69,7 +68,7 @@ fn a_crash_loses_and_doubles_nothing() {
     assert_eq!(values, [1.0, 2.0, 3.0, 4.0]);
 }
 
-/// Tag, step and text of each text but the configuration.
+/// Tag, step and text of each text except the configuration.
 fn texts(run: &Run) -> Vec<(String, i64, String)> {
     let of_event = |event: Event| {
         let text = |value: Value| {
@@ -103,13 +102,13 @@ fn what_happened_is_said_once_and_how_it_ended() {
     );
 }
 
-/// What an event cost, and how often it was repeated, is known a while after it began.
+/// An event's cost and its number of repetitions are known only some time after it began.
 #[test]
 fn an_event_is_said_when_it_is_as_it_stays() {
     let run = Run::new();
     let happened = |events: serde_json::Value, expected: &[&str]| {
         run.record("events", &events);
-        // A worker that has just begun looks at the record at once.
+        // A new worker reads the record at once.
         drain(&mut run.worker(sink(&run)), false).expect("written");
         let said: Vec<String> = texts(&run).into_iter().map(|(_, _, text)| text).collect();
         assert_eq!(said, expected);
@@ -151,7 +150,7 @@ fn a_file_that_is_gone_is_made_anew() {
     assert_eq!(std::fs::read(file(&run)).expect("a file"), before);
 }
 
-/// What is computed again after metrics.jsonl lost its end was sent before; what is new is sent.
+/// Values recomputed after metrics.jsonl lost its end were sent before; only new ones are sent.
 #[test]
 fn metrics_that_a_machine_lost_and_computed_again_are_there_once() {
     let run = Run::new();
@@ -199,7 +198,7 @@ fn lines_that_say_nothing_hold_no_numbers_back() {
     assert_eq!(steps(), Run::MENDED_STEPS);
 }
 
-/// TensorBoard has no limit of names; numbers that 32 bits can't hold become the nearest that they can.
+/// TensorBoard has no limit on names; values beyond 32 bits are rounded to the nearest f32.
 #[test]
 fn names_and_numbers_that_are_out_of_bounds() {
     let run = Run::new();
@@ -230,7 +229,7 @@ fn a_state_that_is_damaged_is_named_and_nothing_is_overwritten() {
         "{why}"
     );
     assert_eq!(std::fs::read(file(&run)).expect("a file"), before);
-    // As it says: the file is made anew from the beginning.
+    // As the message says: the file is rebuilt from the beginning.
     std::fs::remove_file(run.path("tracker/tensorboard.json")).expect("moved away");
     run.measure("k", &[2.0]);
     drain(&mut run.worker(sink(&run)), false).expect("written");

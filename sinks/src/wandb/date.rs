@@ -1,6 +1,6 @@
-//! A time as W&B's folders have it.
+//! Times in the format of W&B's folder names.
 
-/// `YYYYMMDD_HHMMSS` in UTC of seconds since 1970. The days are counted in eras of 400 years that begin with March:
+/// Seconds since 1970 as `YYYYMMDD_HHMMSS` in UTC. The days are counted in eras of 400 years that begin with March:
 /// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
 pub(super) fn date(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;

@@ -1,4 +1,4 @@
-//! What goes with a run as files: `wandb sync` uploads those of the folder `files` that a record names.
+//! A run's files: `wandb sync` uploads those in the folder `files` that a record names.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::messages::{File, Files, Record};
 use crate::folder::local;
 use crate::{RunFolder, SinkError};
 
-/// In the run's folder, and over there, where the changes of a checkout have this name.
+/// Names in the run's folder and on the server, which calls the diff of a checkout `diff.patch`.
 const FILES: [(&str, &str); 3] =
     [("config.toml", "config.toml"), ("run.json", "run.json"), ("git.diff", "diff.patch")];
 /// `FilesItem.PolicyType.END`.
 const AT_END: i32 = 1;
 
-/// Copies what is there, and names it; the events of the run are in its record.
+/// Copies the existing files and returns the record that names them; the run's events are within `run.json`.
 pub(super) fn copy(run: &RunFolder, to: &Path) -> Result<Record, SinkError> {
     let mut files = Vec::new();
     for (name, over_there) in FILES {

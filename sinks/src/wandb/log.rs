@@ -1,21 +1,21 @@
-//! The frame of a `.wandb` file: LevelDB's log with a header before it.
+//! The framing of a `.wandb` file: LevelDB's log format with a header.
 //!
-//! Blocks of 32 KiB, of which the file's header is the first bytes. A record is a chunk, or several where it goes over
-//! the end of a block: CRC-32 (IEEE, of type and data), u16 length, u8 type, data; little-endian.
+//! Blocks of 32 KiB; the file's header is at the start of the first one. A record is one chunk, or several if it
+//! crosses block boundaries: CRC-32 (IEEE, of type and data), u16 length, u8 type, data; little-endian.
 
-/// Stands at the beginning: ":W&B", the magic number 0xBEE1, version 0.
+/// The file header: ":W&B", the magic number 0xBEE1, version 0.
 pub(super) const HEADER: [u8; 7] = *b":W&B\xe1\xbe\0";
 
 const BLOCK_BYTES: usize = 32 << 10;
 const CHUNK_HEADER_BYTES: usize = 7;
 
-/// A chunk that holds a whole record, its beginning, middle, end.
+/// Chunk types: a whole record, its beginning, middle, end.
 const FULL: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
 
-/// Appends a record's chunks to what begins at `position` of the file.
+/// Appends a record's chunks to `out`, which begins at `position` of the file.
 pub(super) fn push(mut data: &[u8], position: u64, out: &mut Vec<u8>) {
     let mut is_first = true;
     loop {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Records of any lengths, block ends hit exactly and missed by a few bytes, come back.
+        /// Records of any length round-trip, also when they end exactly at a block boundary or a few bytes off.
         #[test]
         fn records_come_back(
             lengths in proptest::collection::vec(

@@ -1,8 +1,8 @@
-//! The messages of a `.wandb` file, as far as they are written: W&B's `wandb_internal.proto`.
+//! The messages of a `.wandb` file, limited to the fields written: W&B's `wandb_internal.proto`.
 
 use prost::Message;
 
-/// `Record`, of whose kinds one is set.
+/// `Record`, with exactly one kind set.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Record {
     /// Counts the records of a file from 1.
@@ -67,7 +67,7 @@ pub(super) struct Files {
     pub(super) files: Vec<File>,
 }
 
-/// `FilesItem`: below the run's folder `files`.
+/// `FilesItem`: a path below the run's folder `files`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct File {
     #[prost(string, tag = "1")]
@@ -76,7 +76,7 @@ pub(super) struct File {
     pub(super) policy: i32,
 }
 
-/// `StatsRecord` of the machine, which is its first kind.
+/// `StatsRecord` of the machine, the first stats type.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Stats {
     #[prost(message, optional, tag = "2")]

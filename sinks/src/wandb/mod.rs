@@ -1,8 +1,8 @@
-//! A run as an offline run of W&B, for `wandb sync`: `RUN_DIR/wandb/offline-run-TIME-ID/run-ID.wandb`.
+//! Exports a run as an offline W&B run, for `wandb sync`: `RUN_DIR/wandb/offline-run-TIME-ID/run-ID.wandb`.
 //!
-//! A row of history has all metrics of a step, so the newest step waits until the next one begins. The file is a body
-//! that grows, and behind it, once the run is over, the last row, the summary and the exit: a run that is resumed cuts
-//! that end off and goes on in the same file, which needs `wandb sync` again.
+//! A history row has all metrics of a step, so the newest step is held back until the next one begins. The file is a
+//! growing body, followed, once the run is over, by the last row, the summary and the exit: a resumed run truncates
+//! that end and continues in the same file, which then needs `wandb sync` again.
 
 mod date;
 mod files;
@@ -26,20 +26,19 @@ use super::{RunFolder, Sink, SinkError, SinkState, Source, origin};
 use date::date;
 use messages::{Exit, Git, Header, History, Item, Items, Record, Run, Stats, Step, Timestamp, Version};
 
-/// The oldest reader of W&B that knows all that is written, as W&B's own files of release 0.31 have it.
+/// The oldest W&B reader that understands everything written, as in W&B's own files of release 0.31.
 const MIN_CONSUMER: &str = "0.70.0";
-/// In the state's memo: seconds since 1970, of which the folder's name and all runtimes are made.
+/// In the state's memo: the start in seconds since 1970, from which the folder's name and all runtimes are derived.
 const BEGAN: &str = "began";
-/// In the state's memo: whether the run's record said which commit it was started from.
+/// In the state's memo: whether the run's record included the commit.
 const IS_COMMIT_TOLD: &str = "is_commit_told";
-/// Of the offline run's folder: what is uploaded as files.
+/// Subfolder of the offline run for files to upload.
 const FILES: &str = "files";
-/// The key of the configuration that says where the run comes from.
+/// The configuration key of the run's origin.
 const ORIGIN: &str = "bonfire";
-/// Characters of a run's id.
+/// Maximum characters of a run's id.
 const ID_CHARS: usize = 16;
 
-/// An offline run.
 #[derive(Debug)]
 pub(crate) struct Wandb {
     project: String,
@@ -58,7 +57,7 @@ impl Wandb {
         Self { project, entity, file: folder.clone(), folder, began: 0.0 }
     }
 
-    /// Behind the body; the state counts what was written only if `is_body`.
+    /// Writes after the body; the state counts the records only if `is_body`.
     fn append(&self, records: Vec<Record>, is_body: bool, state: &mut SinkState) -> Result<(), SinkError> {
         let at = state.number(BYTES).unwrap_or(0);
         let mut num = state.number("records").unwrap_or(0);
@@ -75,7 +74,7 @@ impl Wandb {
         Ok(())
     }
 
-    /// The run itself; its state remembers whether the sources were known.
+    /// The run's own record; its state remembers whether the commit was known.
     fn run_record(&self, run: &RunFolder, config: Items, state: &mut SinkState) -> Result<Record, SinkError> {
         let (record, git) = (run.record()?, run.checkout()?);
         state.remember(IS_COMMIT_TOLD, git.commit.is_some());
@@ -103,7 +102,7 @@ impl Wandb {
         Record { history: Some(History { item: items, step }), ..Record::default() }
     }
 
-    /// What W&B itself puts into each row.
+    /// The items that W&B itself puts into each row.
     fn moment(&self, metric: &Metric) -> [Item; 3] {
         [
             nested("_step", metric.step.to_string()),
@@ -112,7 +111,7 @@ impl Wandb {
         ]
     }
 
-    /// Where the run comes from, below one key of its configuration.
+    /// The run's origin, below one key of its configuration.
     fn origin(&self, run: &RunFolder) -> Result<Record, SinkError> {
         let known = origin::origin(run, &run.record()?)?.into_iter();
         let known: serde_json::Map<String, Value> =
@@ -125,7 +124,7 @@ impl Wandb {
         Ok(Record { config: Some(Items { update }), ..Record::default() })
     }
 
-    /// The newest value of each metric, and how the run stands.
+    /// The newest value of each metric, and the run's outcome.
     fn summary(&self, run: &RunFolder) -> Result<(Record, f64), SinkError> {
         let path = run.path().join(Source::Metrics.file());
         let (mut offset, mut values, mut newest) = (0, BTreeMap::new(), None::<Metric>);
@@ -160,7 +159,7 @@ impl Sink for Wandb {
     }
 
     fn begin(&mut self, run: &RunFolder, state: &mut SinkState) -> Result<(), SinkError> {
-        // The record of a run that has just begun doesn't know its start yet: what was taken for it once stays it.
+        // The record of a run that has just begun has no start yet: the first assumed value is kept.
         self.began = match state.memo.get(BEGAN).and_then(Value::as_f64) {
             Some(known) => known,
             None => run.began()?,
@@ -179,7 +178,7 @@ impl Sink for Wandb {
             state.run = id;
             state.remember(BEGAN, self.began);
         } else if !run.is_over()? {
-            // It goes on: off with its end, and with the mark by which `wandb sync` would pass it over.
+            // The run continues: remove the end, and the mark by which `wandb sync` would skip the file.
             local_file::append(&self.file, bytes.unwrap_or(0), &[])?;
             let mut mark = self.file.clone().into_os_string();
             mark.push(".synced");
@@ -220,13 +219,13 @@ impl Sink for Wandb {
         let of_one_step = |a: &Line, b: &Line| a.metric.step == b.metric.step;
         if source == Source::System {
             let stats = |row: &[Line]| Record { stats: Some(stats(row)), ..Record::default() };
-            // While a run waits, there are several readings of one step.
+            // While a run waits, there are several readings at one step.
             let of_one_reading = |a: &Line, b: &Line| a.metric.time == b.metric.time;
             self.append(lines.chunk_by(of_one_reading).map(stats).collect(), true, state)?;
             return Ok(lines.len());
         }
         let rows: Vec<&[Line]> = lines.chunk_by(of_one_step).collect();
-        // The newest step may get more; unless it fills a batch by itself.
+        // The newest step may get more metrics; unless it fills a batch by itself.
         let whole = if rows.len() == 1 && lines.len() >= LINES_MAX { 1 } else { rows.len() - 1 };
         if whole > 0 {
             self.append(rows[..whole].iter().map(|row| self.row(row)).collect(), true, state)?;
@@ -243,15 +242,15 @@ impl Sink for Wandb {
             rest.chunk_by(|a, b| a.metric.step == b.metric.step).map(|row| self.row(row)).collect();
         let (summary, seconds) = self.summary(run)?;
         if state.memo.get(IS_COMMIT_TOLD) == Some(&Value::Bool(false)) && run.checkout()?.commit.is_some() {
-            // Git answered after the run had begun. What is said twice counts as it is said last.
+            // Git answered after the run had begun. Of repeated records the last one wins.
             let told = state.memo.clone();
             records.push(self.run_record(run, Items::default(), state)?);
-            // It stands in the end, which a resume cuts off.
+            // It belongs to the end, which a resume truncates.
             state.memo = told;
         }
         let files = self.file.with_file_name(FILES);
         records.extend([summary, self.origin(run)?, files::copy(run, &files)?]);
-        // 255 is what W&B says of a run that was stopped.
+        // W&B's own exit code for a stopped run is 255.
         let exit_code = match run.record()?.status {
             RunStatus::Completed | RunStatus::Running => 0,
             RunStatus::Failed => 1,
@@ -268,7 +267,7 @@ impl Sink for Wandb {
     }
 }
 
-/// What is known of a run beside its metrics.
+/// The run's summary items other than its metrics.
 fn outcome(record: &RunRecord) -> [(&'static str, Value); 6] {
     [
         ("bonfire/status", serde_json::json!(record.status)),
@@ -280,7 +279,7 @@ fn outcome(record: &RunRecord) -> [(&'static str, Value); 6] {
     ]
 }
 
-/// A reading of the machine; `system/` stands before every key over there anyway.
+/// A reading of the machine; W&B adds `system/` to every key itself.
 fn stats(lines: &[Line]) -> Stats {
     let item = |line: &Line| Item {
         key: line.metric.key.strip_prefix("system/").unwrap_or(&line.metric.key).to_owned(),
@@ -290,7 +289,7 @@ fn stats(lines: &[Line]) -> Stats {
     Stats { timestamp: Some(timestamp(lines[0].metric.time)), item: lines.iter().map(item).collect() }
 }
 
-/// A key that is one name, slashes and dots included.
+/// A key that is a single name, slashes and dots included.
 fn nested(key: &str, value_json: String) -> Item {
     Item { nested_key: vec![key.to_owned()], value_json, ..Item::default() }
 }

@@ -1,4 +1,4 @@
-//! What the file has, read back chunk by chunk and message by message.
+//! The file, read back chunk by chunk and message by message.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,7 +26,7 @@ fn items(items: &[Item]) -> BTreeMap<String, String> {
     items.iter().map(|item| (key(item), item.value_json.clone())).collect()
 }
 
-/// The rows of history: step, and the metrics among the row's items.
+/// The history rows: step, and the metrics among the row's items.
 fn rows(run: &Run) -> Vec<(i64, Vec<(String, String)>)> {
     let row = |history: History| {
         let step = history.step.expect("a step").num;
@@ -81,7 +81,7 @@ fn a_run_is_written_as_rows_with_a_summary_and_an_end() {
     assert_eq!(records[records.len() - 1].exit.expect("an end").exit_code, 0);
 }
 
-/// What becomes known after the run began, and its files, stand at the end.
+/// Facts that become known after the run began, and its files, are at the end.
 #[test]
 fn origin_and_files_go_with_the_run() {
     let run = Run::new();
@@ -170,7 +170,7 @@ fn a_resumed_run_goes_on_where_its_end_was_and_is_synced_again() {
     assert_eq!(records.iter().filter(|record| record.exit.is_some()).count(), 1);
 }
 
-/// A crash between the file and the state, and one within a write: what the state doesn't know is cut and written again.
+/// A crash between the file and the state, and one within a write: unknown data is truncated and written again.
 #[test]
 fn a_crash_loses_and_doubles_nothing() {
     let run = Run::new();
@@ -263,7 +263,7 @@ fn lines_that_say_nothing_hold_no_numbers_back() {
     assert_eq!(steps, Run::MENDED_STEPS);
 }
 
-/// W&B has no limit of names; its own JSON has words for what isn't finite.
+/// W&B has no limit on names; its own JSON has words for values that aren't finite.
 #[test]
 fn names_and_numbers_that_are_out_of_bounds() {
     let run = Run::new();

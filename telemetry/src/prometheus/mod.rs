@@ -1,8 +1,8 @@
-//! Figures for Prometheus: typed counters, gauges and histograms, and the text in which they are scraped.
+//! Prometheus metrics: typed counters, gauges and histograms, and the text format in which they are scraped.
 //!
-//! The form is Prometheus's text exposition format, version 0.0.4
-//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). A handle is a few atomic numbers: what updates one
-//! takes no lock and allocates nothing. Families are declared once, before anything is scraped.
+//! The format is Prometheus's text exposition format, version 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). A handle is a few atomic numbers: updating one
+//! takes no lock and allocates nothing. Families are declared once, before the first scrape.
 
 mod text;
 
@@ -31,34 +31,34 @@ use bounded_http::presented;
 /// `Content-Type` of a scrape.
 pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A number that only grows.
+/// A monotonically increasing number.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// So many more.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// So many so far.
+    /// The current count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Seconds that only grow. Kept as whole microseconds, of which 64 bits hold half a million years.
+/// A counter of seconds. Stored as whole microseconds: 64 bits hold half a million years.
 #[derive(Clone, Debug, Default)]
 pub struct Seconds(Arc<AtomicU64>);
 
 impl Seconds {
-    /// So many microseconds more.
+    /// Adds microseconds.
     pub fn add_micros(&self, micros: u64) {
         self.0.fetch_add(micros, Ordering::Relaxed);
     }
@@ -69,28 +69,28 @@ impl Seconds {
 pub struct Gauge(Arc<AtomicU64>);
 
 impl Gauge {
-    /// It is this now.
+    /// Sets the value.
     pub fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Ordering::Relaxed);
     }
 
-    /// What it is.
+    /// The current value.
     #[must_use]
     pub fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 }
 
-/// Seconds since something happened last; at first since it was declared.
+/// Seconds since an event last happened; at first since the declaration.
 #[derive(Clone, Debug)]
 pub struct Age {
     zero: Instant,
-    /// Microseconds from `zero` to when it happened.
+    /// Microseconds from `zero` to the last event.
     at: Arc<AtomicU64>,
 }
 
 impl Age {
-    /// It happened now.
+    /// Restarts the age at zero.
     pub fn reset(&self) {
         let micros = u64::try_from(self.zero.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.at.store(micros, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Age {
     }
 }
 
-/// How often values lay below each of some fixed bounds.
+/// Counts of values in buckets with fixed bounds.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
@@ -111,9 +111,9 @@ pub struct Histogram {
 
 #[derive(Debug)]
 struct Cells {
-    /// One for each bound, then one for what is above them all. Not cumulative.
+    /// One count per bound, then one for values above all bounds. Not cumulative.
     counts: Vec<AtomicU64>,
-    /// Bits of the sum.
+    /// The sum, as the bits of an f64.
     sum: AtomicU64,
 }
 
@@ -123,7 +123,7 @@ impl Histogram {
         Self { bounds, cells: Arc::new(Cells { counts, sum: AtomicU64::new(0) }) }
     }
 
-    /// Another value. What is no number is passed over: it would make a sum of nothing.
+    /// Records a value. NaN and infinities are ignored: they would spoil the sum.
     pub fn observe(&self, value: f64) {
         if !value.is_finite() {
             return;
@@ -131,7 +131,7 @@ impl Histogram {
         let place = self.bounds.partition_point(|bound| *bound < value);
         self.cells.counts[place].fetch_add(1, Ordering::Relaxed);
         let add = |bits: u64| Some((f64::from_bits(bits) + value).to_bits());
-        // The closure never gives up, so there is no error.
+        // The closure never returns `None`, so there is no error.
         let _ = self.cells.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
@@ -139,7 +139,7 @@ impl Histogram {
 #[derive(Clone, Debug)]
 enum Cell {
     Counter(Counter),
-    /// Counted elsewhere, read when it is scraped.
+    /// Counted elsewhere, read at each scrape.
     Read(fn() -> u64),
     Seconds(Seconds),
     Gauge(Gauge),
@@ -159,7 +159,7 @@ impl Cell {
 
 #[derive(Debug)]
 struct Child {
-    /// As they stand between the braces.
+    /// The rendered labels, as they stand between the braces.
     labels: String,
     cell: Cell,
 }
@@ -171,39 +171,39 @@ struct Family {
     children: Vec<Child>,
 }
 
-/// Scrapers at once: a handful is usual.
+/// Maximum number of concurrent scrape connections; a handful is usual.
 pub const CONNECTIONS_MAX: usize = 16;
 
-/// Serves `/metrics` until it is dropped.
+/// A running `/metrics` server, which stops when this handle is dropped.
 #[derive(Debug)]
 pub struct Served {
     _end: oneshot::Sender<()>,
 }
 
-/// The figures of a process.
+/// A process's metrics.
 #[derive(Debug, Default)]
 pub struct Registry {
     families: Vec<Family>,
 }
 
 impl Registry {
-    /// None yet.
+    /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A counter; its name should end in `_total`.
+    /// Declares a counter; its name should end in `_total`.
     ///
     /// # Panics
-    /// As all of these: when a name is none, or a name or its labels are declared twice. Both are errors of the program.
+    /// Like all declarations: when a name is invalid, or a name or its labels are declared twice. Both are bugs.
     pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
         let counter = Counter::default();
         self.declare(name, help, labels, Cell::Counter(counter.clone()));
         counter
     }
 
-    /// A counter that is kept elsewhere and read when it is scraped.
+    /// Declares a counter that is kept elsewhere and read at each scrape.
     pub fn counter_of(
         &mut self,
         name: &'static str,
@@ -214,28 +214,28 @@ impl Registry {
         self.declare(name, help, labels, Cell::Read(read));
     }
 
-    /// A counter of seconds; its name should end in `_seconds_total`.
+    /// Declares a counter of seconds; its name should end in `_seconds_total`.
     pub fn seconds(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Seconds {
         let seconds = Seconds::default();
         self.declare(name, help, labels, Cell::Seconds(seconds.clone()));
         seconds
     }
 
-    /// A gauge, 0 at first.
+    /// Declares a gauge, initially 0.
     pub fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
         let gauge = Gauge::default();
         self.declare(name, help, labels, Cell::Gauge(gauge.clone()));
         gauge
     }
 
-    /// A gauge of the seconds since something; its name should end in `_seconds`.
+    /// Declares a gauge of the seconds since an event; its name should end in `_seconds`.
     pub fn age(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Age {
         let age = Age { zero: Instant::now(), at: Arc::default() };
         self.declare(name, help, labels, Cell::Age(age.clone()));
         age
     }
 
-    /// A histogram with these upper bounds, in rising order; what lies above them all is counted too.
+    /// Declares a histogram with these upper bounds, in ascending order; values above all bounds are counted too.
     pub fn histogram(
         &mut self,
         name: &'static str,
@@ -281,12 +281,13 @@ impl Registry {
         out
     }
 
-    /// Serves `GET /metrics` on a thread of its own, so that no crowd takes a thread that training needs, over streams that
-    /// `establish` makes of what was accepted: such as [`bounded_http::plain`], or by a TLS handshake. With `access` a scrape shows a
-    /// token (`Authorization: Bearer`). It ends when the handle is dropped.
+    /// Serves `GET /metrics` on a thread of its own, so that a flood of connections can't occupy the threads that
+    /// training needs. `establish` turns accepted connections into byte streams: such as [`bounded_http::plain`], or a
+    /// TLS handshake. With `access`, a scrape must present a token (`Authorization: Bearer`). It ends when the handle
+    /// is dropped.
     ///
     /// # Errors
-    /// When the listener can't be used, or the system gives no thread.
+    /// When the listener can't be used, or the thread can't be spawned.
     pub fn serve<E, F, S>(
         self: Arc<Self>,
         listener: TcpListener,
@@ -350,7 +351,7 @@ impl Child {
         }
     }
 
-    /// The count is taken from the buckets, so that the two agree even while values come.
+    /// Derives the count from the buckets, so that the two agree even while values arrive.
     fn histogram(&self, histogram: &Histogram, name: &str, out: &mut String) {
         let mut count = 0;
         let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);

@@ -1,15 +1,15 @@
-//! The pieces of the text: names, labels, values, escapes.
+//! Building blocks of the text format: names, labels, values, escapes.
 
-/// Whether it names a metric (colons allowed) or a label.
+/// Whether it is a valid name of a metric (colons allowed) or a label.
 pub(super) fn is_name(name: &str, colons: bool) -> bool {
     let is_first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || (colons && byte == b':');
     name.bytes().next().is_some_and(is_first) && name.bytes().all(|b| is_first(b) || b.is_ascii_digit())
 }
 
-/// What stands between the braces. Label values may hold anything.
+/// The text between the braces. Label values may hold anything.
 pub(super) fn labels(labels: &[(&str, &str)]) -> String {
     let one = |(name, value): &(&str, &str)| {
-        // `le` is a histogram's own.
+        // `le` is reserved for histograms.
         assert!(is_name(name, false) && *name != "le", "{name:?} is no name of a label");
         let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         format!("{name}=\"{value}\"")

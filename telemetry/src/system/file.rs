@@ -1,4 +1,4 @@
-//! `system.jsonl`: the lines of `metrics.jsonl`, whose `step` is the number of the reading, as with MLflow's system metrics.
+//! `system.jsonl`: lines as in `metrics.jsonl`, except that `step` counts readings, as in MLflow's system metrics.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use run_record::{Metric, MetricsError};
 
-/// Where the run was when a reading was taken.
+/// The run's progress when a reading was taken.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct ReadingContext {
-    /// Its epoch, from 0, with its fraction.
+    /// The run's epoch, from 0, with its fraction.
     pub epoch: f64,
     /// Samples counted.
     pub samples: u64,
@@ -17,7 +17,7 @@ pub struct ReadingContext {
     pub time: f64,
 }
 
-/// The open file. It keeps nothing of what it wrote: readings go on for as long as a run does.
+/// The open file. It keeps nothing it wrote in memory: readings go on for as long as the run does.
 #[derive(Debug)]
 pub struct SystemFile {
     file: File,
@@ -31,7 +31,7 @@ impl SystemFile {
     /// The file's name in a run's directory.
     pub const FILE: &str = "system.jsonl";
 
-    /// Opens or creates it, cuts off a torn last line, and goes on counting.
+    /// Opens or creates the file, truncates a torn last line, and continues counting.
     ///
     /// # Errors
     /// When it can't be read or written.
@@ -54,7 +54,7 @@ impl SystemFile {
     /// Appends a reading, in one write.
     ///
     /// # Errors
-    /// When the file can't be written; the next call writes over what a failed one left behind.
+    /// When the file can't be written; the next call overwrites the remains of a failed one.
     pub fn append(&mut self, at: ReadingContext, values: Vec<(String, f64)>) -> Result<(), MetricsError> {
         if values.is_empty() {
             return Ok(());

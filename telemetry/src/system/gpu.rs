@@ -1,33 +1,32 @@
-//! NVIDIA cards, by the program that comes with their driver. Where there is none nothing is asked.
+//! NVIDIA GPUs, queried through the program that comes with their driver. Without it, nothing is queried.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use run_record::provenance::child;
 
-/// How long it may take: it wakes a sleeping card.
+/// Timeout of a query, which may have to wake a sleeping GPU.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// Bytes of its answer: a line for each of sixteen cards.
+/// Maximum bytes of the output: one line for each of sixteen GPUs.
 const BYTES_MAX: usize = 16 << 10;
-/// What it is asked.
 const QUERY: &str = "--query-gpu=index,utilization.gpu,memory.used,memory.total,power.draw";
 /// `nvidia-smi` counts memory in 2^20 bytes, MLflow in 10^6.
 const MEBIBYTE_IN_MEGABYTES: f64 = 1.048_576;
 
-/// The program on the search path.
+/// Finds the program on the search path.
 pub(super) fn nvidia_smi() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders).map(|folder| folder.join("nvidia-smi")).find(|program| program.is_file())
 }
 
-/// The figures of all cards under MLflow's names; `None` when the program gives no answer.
+/// The metrics of all GPUs under MLflow's names; `None` if the program fails.
 pub(super) fn ask(program: &Path) -> Option<Vec<(String, f64)>> {
     let arguments = [QUERY, "--format=csv,noheader,nounits"];
     let said = child::ask(program, &arguments, Path::new("/"), BYTES_MAX, DEADLINE)?;
     Some(parse(&String::from_utf8_lossy(&said.bytes)))
 }
 
-/// Figures that a card doesn't have ("[N/A]") are left out.
+/// Parses the output; values that a GPU doesn't report ("[N/A]") are left out.
 fn parse(text: &str) -> Vec<(String, f64)> {
     let mut values = Vec::new();
     for line in text.lines() {

@@ -1,7 +1,7 @@
-//! What a run's machines are doing: CPU, memory, network and NVIDIA cards, under MLflow's names.
+//! System metrics of a run's machines: CPU, memory, network and NVIDIA GPUs, under MLflow's names.
 //!
-//! These numbers differ from run to run, so they go to `system.jsonl` ([`SystemFile`]) and not to `metrics.jsonl`. What is
-//! said of a process that shares its machine is said of the machine.
+//! These numbers differ from run to run, so they go to `system.jsonl` ([`SystemFile`]) and not to `metrics.jsonl`. They
+//! describe the whole machine, even if the process shares it.
 
 mod file;
 mod gpu;
@@ -15,12 +15,12 @@ pub use file::{ReadingContext, SystemFile};
 /// MLflow's megabyte.
 const MEGABYTE: f64 = 1e6;
 
-/// Reads this machine's figures. A reading costs about a millisecond, and a child process where there is an NVIDIA card.
+/// Samples this machine's metrics. A sample costs about a millisecond, and a child process if there is an NVIDIA GPU.
 #[derive(Debug)]
 pub struct Sampler {
     system: System,
     networks: Networks,
-    /// Bytes received and sent when it was made.
+    /// Bytes received and sent when the sampler was created.
     before: (u64, u64),
     nvidia_smi: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// From now on: CPU and network are those since the reading before.
+    /// Starts sampling: CPU values are averages since the previous sample.
     #[must_use]
     pub fn new() -> Self {
         let mut system = System::new();
@@ -42,8 +42,8 @@ impl Sampler {
         Self { system, networks, before, nvidia_smi: gpu::nvidia_smi() }
     }
 
-    /// The figures by MLflow's names, without its `system/` before them: megabytes are 10^6 bytes, those of the network
-    /// are since [`Sampler::new`], over all interfaces.
+    /// The metrics by MLflow's names, without the prefix `system/`: megabytes are 10^6 bytes, those of the network are
+    /// counted since [`Sampler::new`], over all interfaces.
     pub fn sample(&mut self) -> Vec<(String, f64)> {
         self.system.refresh_cpu_usage();
         self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -63,7 +63,7 @@ impl Sampler {
         if let Some(program) = &self.nvidia_smi {
             match gpu::ask(program) {
                 Some(readings) => values.extend(readings),
-                // A driver that hangs once is not asked again: each time would cost a child process.
+                // After one failure the GPUs are not queried again: each query costs a child process.
                 None => self.nvidia_smi = None,
             }
         }

@@ -1,8 +1,8 @@
-//! Ids that coordinator and workers come to without telling each other.
+//! Ids that coordinator and workers derive independently.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a trace is of.
+/// Identifies the trace of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StepId {
     /// The run's UUID.
@@ -11,12 +11,12 @@ pub struct StepId {
     pub term: u32,
     /// The step.
     pub step: u64,
-    /// Whether it is the evaluation of that step's state.
+    /// Whether the trace covers the evaluation of that step's state.
     pub is_evaluation: bool,
 }
 
 impl StepId {
-    /// The trace's id: the first 16 bytes of BLAKE3 over the four.
+    /// The trace's id: the first 16 bytes of BLAKE3 over the four fields.
     #[must_use]
     pub fn trace(&self) -> [u8; 16] {
         first(&self.hasher(b"trace"))
@@ -28,7 +28,7 @@ impl StepId {
         first(&self.hasher(b"step"))
     }
 
-    /// The id of a part: a step that is tried again has several of one name, which end at different times.
+    /// The id of a part: a retried step has several parts of one name, which end at different times.
     pub(super) fn part(&self, who: u64, name: &str, end: SystemTime) -> [u8; 8] {
         let since = end.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut hasher = self.hasher(b"part");
@@ -71,7 +71,7 @@ mod tests {
         let parts =
             BTreeSet::from([id.root(), id.part(1, "a", at), id.part(2, "a", at), id.part(1, "b", at)]);
         assert_eq!(parts.len(), 4);
-        // Another build must come to the same: the ids are part of what is sent.
+        // Other builds must derive the same ids: they are part of the data sent.
         let hex: String = id.trace().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "a4e6bab20bd10841d81a56e7763cc4cc");
     }

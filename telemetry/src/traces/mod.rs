@@ -1,8 +1,8 @@
 //! Traces of steps for an OpenTelemetry collector.
 //!
-//! Each step is one trace. Its id follows from run, term and step, so coordinator and workers agree on it without telling each
-//! other ([`StepId`]). Spans go into a bounded queue, from which a task sends them; where the queue is full or the collector
-//! doesn't answer they are dropped and counted, and training never waits.
+//! Each step is one trace. Its id is derived from run, term and step, so coordinator and workers agree on it without
+//! communication ([`StepId`]). Spans go into a bounded queue, from which a task sends them; when the queue is full or
+//! the collector doesn't answer, they are dropped and counted, and training never waits.
 
 mod ids;
 
@@ -19,40 +19,40 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use ids::StepId;
 
-/// Spans that may wait: some seconds of the fastest runs.
+/// Maximum number of queued spans: some seconds of the fastest runs.
 const QUEUE_MAX: usize = 4_096;
-/// Spans of one message.
+/// Maximum number of spans per message.
 const BATCH_MAX: usize = 512;
-/// How long spans are gathered for a message.
+/// For how long spans are collected for a message.
 const GATHER: Duration = Duration::from_millis(500);
-/// How long a collector may take.
+/// Timeout of an export.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 static SENT: AtomicU64 = AtomicU64::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Spans of this process that a collector took.
+/// Number of this process's spans that a collector accepted.
 #[must_use]
 pub fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
-/// Spans of this process that were dropped: the queue was full, or no collector took them.
+/// Number of this process's spans that were dropped: the queue was full, or no collector accepted them.
 #[must_use]
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// A part of a step's work, at whoever did it.
+/// A part of a step's work, at the process that did it.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Such as `compute`.
+    /// The part's name, such as `compute`.
     pub name: &'static str,
-    /// When it was over.
+    /// When it ended.
     pub end: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// Numbers about it.
+    /// Numeric attributes.
     pub numbers: Vec<(&'static str, i64)>,
 }
 
@@ -61,7 +61,7 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-/// Where spans go. Clones share the queue.
+/// The queue of spans. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Spans {
     queue: mpsc::Sender<Item>,
@@ -78,14 +78,14 @@ impl std::fmt::Debug for Item {
 }
 
 impl Spans {
-    /// Starts to send to the collector at `endpoint` (`http://host:4317`), in the name of `service`. Nothing is connected yet:
-    /// a collector may come and go.
+    /// Starts exporting to the collector at `endpoint` (`http://host:4317`) as `service`. Connects lazily: a collector
+    /// may come and go.
     ///
     /// # Errors
-    /// When the endpoint is none.
+    /// When the endpoint is invalid.
     ///
     /// # Panics
-    /// Outside of a tokio runtime: an error of the program.
+    /// Outside of a tokio runtime, which is a bug.
     pub fn start(
         endpoint: &str,
         service: &'static str,
@@ -103,12 +103,12 @@ impl Spans {
         Ok(Self { queue, scope })
     }
 
-    /// The whole step, from the coordinator: the parent of all parts.
+    /// Records the whole step, from the coordinator: the parent of all parts.
     pub fn step(&self, id: &StepId, part: Part) {
         self.put(id.trace(), id.root(), SpanId::INVALID, part);
     }
 
-    /// A part of it, by a worker that `who` tells from the others.
+    /// Records a part of the step, done by the worker that `who` identifies.
     pub fn part(&self, id: &StepId, who: u64, part: Part) {
         let own = id.part(who, part.name, part.end);
         self.put(id.trace(), own, SpanId::from_bytes(id.root()), part);
@@ -137,7 +137,7 @@ impl Spans {
         }
     }
 
-    /// Waits until what is queued was sent or dropped, at most so long.
+    /// Waits until the queue was sent or dropped, for at most the given time.
     pub async fn flush(&self, at_most: Duration) {
         let (done, is_done) = oneshot::channel();
         let flushed = async {
@@ -145,12 +145,12 @@ impl Spans {
                 let _ = is_done.await;
             }
         };
-        // What isn't sent by then is lost with the process.
+        // Spans that aren't sent by then are lost with the process.
         let _ = tokio::time::timeout(at_most, flushed).await;
     }
 }
 
-/// Gathers and sends until the last handle is gone.
+/// Collects and sends spans until the last handle is dropped.
 async fn send(exporter: SpanExporter, mut inbox: mpsc::Receiver<Item>) {
     let mut batch = Vec::new();
     let mut is_open = true;
@@ -158,7 +158,7 @@ async fn send(exporter: SpanExporter, mut inbox: mpsc::Receiver<Item>) {
         let gathering = tokio::time::Instant::now() + GATHER;
         let mut flushed = None;
         while batch.len() < BATCH_MAX && flushed.is_none() {
-            // The first may take its time; the others have until the batch is due.
+            // Waits indefinitely for the first span; the others have until the batch is due.
             let next = if batch.is_empty() {
                 inbox.recv().await
             } else {
@@ -197,7 +197,7 @@ async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
 mod tests {
     use super::*;
 
-    /// Nobody listens: whoever puts spans in never waits, and each is counted.
+    /// Without a collector, recording spans never waits, and each lost one is counted.
     #[tokio::test]
     async fn a_collector_that_is_down_costs_nothing_but_the_spans() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");

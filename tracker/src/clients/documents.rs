@@ -1,4 +1,4 @@
-//! What the events of a file come to: experiments, logged models, registered models.
+//! Documents folded from a file's events: experiments, logged models, registered models.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::events::{ExperimentEvent, ModelEvent, Pair, RegistryEvent};
 
-/// What a file of events comes to.
+/// The state that a file's events fold into.
 pub(crate) trait Document: Serialize + DeserializeOwned + Default {
-    /// The file's lines.
     type Event: DeserializeOwned;
-    /// Its kind in the index.
+    /// The document's kind in the index.
     const KIND: &'static str;
-    /// Takes in the next line.
     fn apply(&mut self, event: Self::Event);
 }
 
@@ -23,7 +21,7 @@ fn put(into: &mut Pairs, pairs: Vec<Pair>) {
     into.extend(pairs.into_iter().map(|pair| (pair.key, pair.value)));
 }
 
-/// An experiment: a folder of runs with a name.
+/// An experiment: a named folder of runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Experiment {
     pub(crate) name: String,
@@ -32,7 +30,7 @@ pub(crate) struct Experiment {
     pub(crate) created_ms: i64,
     pub(crate) updated_ms: i64,
     pub(crate) tags: Pairs,
-    /// It is there because runs of ours are; no client made it.
+    /// Derived from runs of Bonfire; no client created it.
     #[serde(default)]
     pub(crate) is_derived: bool,
 }
@@ -123,7 +121,6 @@ impl Document for LoggedModel {
     }
 }
 
-/// A version of a registered model.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Version {
     pub(crate) source: String,
@@ -135,7 +132,6 @@ pub(crate) struct Version {
     pub(crate) tags: Pairs,
 }
 
-/// A registered model.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Registered {
     pub(crate) description: String,
@@ -143,7 +139,7 @@ pub(crate) struct Registered {
     pub(crate) updated_ms: i64,
     pub(crate) tags: Pairs,
     pub(crate) versions: BTreeMap<u64, Version>,
-    /// The greatest number that a version ever had.
+    /// The greatest version number ever assigned.
     pub(crate) last_version: u64,
     pub(crate) aliases: BTreeMap<String, u64>,
 }

@@ -17,7 +17,7 @@ pub(crate) struct Pair {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct MetricLine(pub(crate) String, pub(crate) Float, pub(crate) Int, pub(crate) Int);
 
-/// A model that a run took in or put out.
+/// A model that a run read or wrote.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct ModelUse {
     pub(crate) model_id: String,
@@ -29,29 +29,27 @@ pub(crate) struct ModelUse {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RunEvent {
-    /// The first line.
+    /// The run was created; the first line.
     Created { user: String, name: String, start_ms: i64, tags: Vec<Pair> },
-    /// What one request logged.
+    /// Everything that one request logged.
     Batch { metrics: Vec<MetricLine>, params: Vec<Pair>, tags: Vec<Pair> },
-    /// Status, end or name.
+    /// A new status, end or name.
     Updated { status: Option<String>, end_ms: Option<i64>, name: Option<String> },
-    /// A tag is gone.
+    /// A tag was removed.
     TagRemoved { key: String },
-    /// `active` or `deleted`.
+    /// The new stage: `active` or `deleted`.
     Stage { stage: String },
-    /// Datasets, in MLflow's form, and models that it took in.
+    /// Datasets, in MLflow's format, and input models.
     Inputs { datasets: Vec<Value>, models: Vec<ModelUse> },
-    /// Models that it put out.
+    /// Output models.
     Outputs { models: Vec<ModelUse> },
 }
 
-/// A line of a run of ours' `notes.jsonl`.
+/// A line of `notes.jsonl`, which belongs to a run of Bonfire.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum NoteEvent {
-    /// Tags are set.
     Tags { tags: Vec<Pair> },
-    /// A tag is gone.
     TagRemoved { key: String },
 }
 
@@ -59,15 +57,15 @@ pub(crate) enum NoteEvent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ExperimentEvent {
-    /// The first line.
+    /// The experiment was created; the first line.
     Created { name: String, time_ms: i64, tags: Vec<Pair> },
-    /// It has another name.
+    /// The experiment was renamed.
     Renamed { name: String, time_ms: i64 },
-    /// Tags are set.
+    /// Tags were set.
     Tags { tags: Vec<Pair>, time_ms: i64 },
-    /// A tag is gone.
+    /// A tag was removed.
     TagRemoved { key: String, time_ms: i64 },
-    /// `active` or `deleted`.
+    /// The new stage: `active` or `deleted`.
     Stage { stage: String, time_ms: i64 },
 }
 
@@ -75,7 +73,7 @@ pub(crate) enum ExperimentEvent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ModelEvent {
-    /// The first line.
+    /// The model was created; the first line.
     Created {
         experiment: String,
         name: String,
@@ -85,15 +83,15 @@ pub(crate) enum ModelEvent {
         params: Vec<Pair>,
         tags: Vec<Pair>,
     },
-    /// Its status, such as `LOGGED_MODEL_READY`.
+    /// The new status, such as `LOGGED_MODEL_READY`.
     Status { status: String, time_ms: i64 },
-    /// Parameters are added.
+    /// Parameters were added.
     Params { params: Vec<Pair>, time_ms: i64 },
-    /// Tags are set.
+    /// Tags were set.
     Tags { tags: Vec<Pair>, time_ms: i64 },
-    /// A tag is gone.
+    /// A tag was removed.
     TagRemoved { key: String, time_ms: i64 },
-    /// It is deleted.
+    /// The model was deleted.
     Deleted { time_ms: i64 },
 }
 
@@ -101,17 +99,17 @@ pub(crate) enum ModelEvent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RegistryEvent {
-    /// There is a registered model.
+    /// A model was registered.
     Created { name: String, description: String, time_ms: i64, tags: Vec<Pair> },
-    /// It is described, or renamed.
+    /// The description or the name changed.
     Updated { name: String, new_name: Option<String>, description: Option<String>, time_ms: i64 },
-    /// It is gone, with its versions.
+    /// The model was deleted, with its versions.
     Deleted { name: String },
-    /// Tags are set: on the model, or on a version of it.
+    /// Tags were set on the model, or on one of its versions.
     Tags { name: String, version: Option<u64>, tags: Vec<Pair>, time_ms: i64 },
-    /// A tag is gone.
+    /// A tag was removed.
     TagRemoved { name: String, version: Option<u64>, key: String, time_ms: i64 },
-    /// There is a version.
+    /// A version was created.
     Version {
         name: String,
         version: u64,
@@ -122,12 +120,12 @@ pub(crate) enum RegistryEvent {
         time_ms: i64,
         tags: Vec<Pair>,
     },
-    /// A version is described.
+    /// A version's description changed.
     VersionUpdated { name: String, version: u64, description: Option<String>, time_ms: i64 },
-    /// A version is gone; its number is not given again.
+    /// A version was deleted; its number is never reused.
     VersionDeleted { name: String, version: u64, time_ms: i64 },
-    /// An alias points to a version.
+    /// An alias was set to a version.
     Alias { name: String, alias: String, version: u64, time_ms: i64 },
-    /// An alias is gone.
+    /// An alias was removed.
     AliasRemoved { name: String, alias: String, time_ms: i64 },
 }

@@ -1,7 +1,7 @@
-//! Numbers of JSON to the last bit, and numbers that come as texts.
+//! JSON numbers parsed to the last bit, and numbers that arrive as strings.
 //!
-//! `serde_json` reads a number quickly and may miss its last bit, and MLflow's clients send whole numbers and words
-//! (`"NaN"`) as texts where they please. So numbers are put in quotes first and read by Rust's own parser.
+//! `serde_json`'s fast path may miss a number's last bit, and MLflow's clients send integers and words (`"NaN"`) as
+//! strings wherever they like. So numbers are quoted first and parsed by Rust's own parser.
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
@@ -34,11 +34,11 @@ pub(crate) fn exact_numbers(json: &str) -> String {
     quoted
 }
 
-/// A number or one of the words for what JSON has no number for.
+/// A number, or one of the words for values that JSON numbers can't express.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Float(pub(crate) f64);
 
-/// A whole number, as a number or as a text.
+/// An integer, given as a number or as a string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Int(pub(crate) i64);
 

@@ -1,4 +1,4 @@
-//! What foreign MLflow clients wrote, kept as files: the truth that the index only follows.
+//! Data that external MLflow clients logged, stored as files: the source of truth that the index only follows.
 //!
 //! ```text
 //! <run.dir>/.tracker/
@@ -8,11 +8,11 @@
 //!   clients/<experiment>/<run>/events.jsonl          what the client logged, a request a line
 //!   clients/<experiment>/<run>/artifacts/            files
 //!   clients/<experiment>/models/<model>/events.jsonl, artifacts/
-//! <run.dir>/<run>/notes.jsonl                        tags that people set on a run of Bonfire's
+//! <run.dir>/<run>/notes.jsonl                        tags that people set on a run of Bonfire
 //! ```
 //!
-//! A line is one JSON object with one event ([`events`]), appended in one write: a crash leaves it whole, or torn and
-//! passed over. A run's start and end are synced to the disk; what it logs between is the operating system's to write.
+//! A line is one JSON object with one event ([`events`]), appended in one write: after a crash it is either whole, or
+//! torn and skipped. A run's start and end are fsynced; the lines in between are left to the operating system.
 
 pub(crate) mod documents;
 pub(crate) mod events;
@@ -26,43 +26,43 @@ use serde::Serialize;
 
 pub(crate) use exact::{Float, Int, exact_numbers};
 
-/// The tracker's own folder in a folder of runs.
+/// The tracker's own folder within the runs folder.
 pub(crate) const FOLDER: &str = ".tracker";
 
-/// The file of tags on a run of ours.
+/// Tags on a run of Bonfire.
 pub(crate) const NOTES: &str = "notes.jsonl";
 
-/// The file of registered models, below the folder of runs.
+/// The registered models' file, relative to the runs folder.
 pub(crate) const REGISTRY: &str = ".tracker/models.jsonl";
 
-/// An experiment's file, below the folder of runs.
+/// An experiment's file, relative to the runs folder.
 pub(crate) fn experiment_file(experiment: &str) -> String {
     format!("{FOLDER}/clients/{experiment}/experiment.jsonl")
 }
 
-/// A client's run's folder, below the folder of runs.
+/// The folder of a client's run, relative to the runs folder.
 pub(crate) fn run_folder(experiment: &str, run: &str) -> String {
     format!("{FOLDER}/clients/{experiment}/{run}")
 }
 
-/// A logged model's folder, below the folder of runs.
+/// A logged model's folder, relative to the runs folder.
 pub(crate) fn model_folder(experiment: &str, model: &str) -> String {
     format!("{FOLDER}/clients/{experiment}/models/{model}")
 }
 
-/// The file of events in a run's or model's folder.
+/// The event file in the folder of a run or model.
 pub(crate) const EVENTS: &str = "events.jsonl";
 
-/// Whether an append must be on the disk before it is answered.
+/// Whether an append must be on the disk before the request is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Durable {
-    /// What can't be made again, and is rare.
+    /// For rare events that can't be reproduced.
     Synced,
-    /// What comes often: it survives the end of this program, not the loss of power.
+    /// For frequent events: they survive a crash of this process, but not a power loss.
     Written,
 }
 
-/// Appends an event as a line, in one write. A line that a crash left torn is ended first.
+/// Appends an event as one line, in one write. A line that a crash left torn is terminated first.
 pub(crate) fn append(path: &Path, event: &impl Serialize, durable: Durable) -> std::io::Result<()> {
     let mut line = Vec::new();
     let mut file = match open(path) {
@@ -93,13 +93,13 @@ fn open(path: &Path) -> std::io::Result<File> {
     File::options().read(true).append(true).create(true).open(path)
 }
 
-/// An artifact's place below a run's or model's folder of artifacts.
+/// The artifacts folder in the folder of a run or model.
 pub(crate) fn artifacts(folder: &Path) -> PathBuf {
     folder.join("artifacts")
 }
 
-/// A name of 32 hexadecimal digits that nobody else has: two values of the standard library's hasher, which is keyed
-/// from the operating system's randomness. It is no secret.
+/// A unique name of 32 hexadecimal digits: two values of the standard library's hasher, which is keyed from the
+/// operating system's randomness. It is not a secret.
 pub(crate) fn new_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     let half = || RandomState::new().hash_one(std::process::id());

@@ -1,39 +1,35 @@
-//! Words, quoted texts and signs.
+//! The lexer: words, quoted strings and operators.
 
 use super::{FilterError, TEXT_MAX};
 
-/// A token and where it begins, in characters from 1.
+/// A token and the position of its first character, counted from 1.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Token {
     pub(super) kind: Kind,
     pub(super) at: usize,
-    /// Nothing stood between it and the token before.
+    /// No blank separates it from the previous token.
     pub(super) is_joined: bool,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Kind {
-    /// A run of anything that is no blank, sign or quote.
+    /// A run of characters other than blanks, operators and quotes.
     Word(String),
-    /// A text and its quote.
+    /// A string and its quote character.
     Quoted(String, char),
-    /// A comparison.
     Sign(&'static str),
-    /// `(`
     Open,
-    /// `)`
     Close,
-    /// `,`
     Comma,
 }
 
-/// The longest first: `<=` is not `<`.
+/// Longest first: `<=` is not `<`.
 const SIGNS: [&str; 8] = ["!=", "<>", "<=", ">=", "==", "=", "<", ">"];
 
 const QUOTES: [char; 3] = ['\'', '"', '`'];
 
 pub(super) fn error(text: &str, at: usize, what: impl Into<String>) -> FilterError {
-    // Enough of a long one to see which it is.
+    // Enough of a long text to recognise it.
     FilterError { what: what.into(), at, text: text.chars().take(200).collect() }
 }
 
@@ -58,7 +54,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, FilterError> {
     Ok(tokens)
 }
 
-/// The token that begins at `at`, and where it ends.
+/// The token that begins at `at`, and the position after it.
 fn token(text: &str, chars: &[char], at: usize) -> Result<(Kind, usize), FilterError> {
     let one = match chars[at] {
         '(' => Some(Kind::Open),
@@ -86,7 +82,7 @@ fn sign(chars: &[char], at: usize) -> Option<&'static str> {
     SIGNS.into_iter().find(|sign| sign.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c)))
 }
 
-/// A text up to its closing quote; a doubled quote is one in the text.
+/// A string up to its closing quote; a doubled quote stands for one.
 fn quoted(text: &str, chars: &[char], start: usize) -> Result<(Kind, usize), FilterError> {
     let quote = chars[start];
     let (mut content, mut at) = (String::new(), start + 1);

@@ -1,4 +1,4 @@
-//! The filter and order strings of MLflow's searches, read into values.
+//! The filter and order strings of MLflow's searches, parsed into values.
 //!
 //! A filter is a list of comparisons joined by `and`:
 //!
@@ -7,15 +7,15 @@
 //! and attributes.status IN ('FINISHED', 'RUNNING') and start_time > 1700000000000
 //! ```
 //!
-//! Keys may be bare, or quoted with backticks or double quotes. What has no prefix is an attribute. Texts stand in
-//! single or double quotes, a quote in them doubled. Errors name the place, counted in characters from 1. This module
-//! never touches a database: [`Filter`] is turned into SQL with bound parameters by the index, or tested against a
-//! document with [`Clause::holds`].
+//! Keys may be bare, or quoted with backticks or double quotes. A field without a prefix is an attribute. Strings stand
+//! in single or double quotes, a quote in them doubled. Errors name the position, counted in characters from 1. This
+//! module never touches a database: the index turns a [`Filter`] into SQL with bound parameters, and [`Clause::holds`]
+//! tests one against a document.
 
 mod lex;
 mod parse;
 
-/// What a comparison looks at.
+/// The kind of field that a comparison reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entity {
     /// The latest value of a metric.
@@ -24,24 +24,24 @@ pub enum Entity {
     Param,
     /// A tag.
     Tag,
-    /// A field of the thing itself, such as `status`.
+    /// A field of the item itself, such as `status`.
     Attribute,
-    /// A dataset that a run took in: `name`, `digest` or `context`.
+    /// An input dataset of a run: `name`, `digest` or `context`.
     Dataset,
 }
 
 /// A field by name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Field {
-    /// Of which kind.
+    /// The field's kind.
     pub entity: Entity,
-    /// Its name, without quotes.
+    /// The field's name, without quotes.
     pub key: String,
-    /// Where it stands in the text, in characters from 1.
+    /// Its position in the text, in characters from 1.
     pub at: usize,
 }
 
-/// How a field is compared.
+/// A comparison operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operator {
     /// `=`
@@ -56,9 +56,9 @@ pub enum Operator {
     Greater,
     /// `>=`
     GreaterOrEqual,
-    /// `LIKE`: `%` stands for any text, `_` for one character; letters' case counts.
+    /// `LIKE`: `%` matches any text, `_` one character; case-sensitive.
     Like,
-    /// `ILIKE`: the same, whatever the case of ASCII letters.
+    /// `ILIKE`: the same, ignoring the case of ASCII letters.
     LikeAnyCase,
     /// `IN ('a', 'b')`
     In,
@@ -70,16 +70,16 @@ pub enum Operator {
     Present,
 }
 
-/// What a field is compared with.
+/// The right-hand side of a comparison.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Literal {
-    /// Nothing: `IS NULL`.
+    /// No value: `IS NULL`.
     Nothing,
     /// A number.
     Number(f64),
-    /// A text.
+    /// A string.
     Text(String),
-    /// Texts, of `IN`.
+    /// The strings of an `IN` list.
     Texts(Vec<String>),
 }
 
@@ -88,60 +88,60 @@ pub enum Literal {
 pub struct Clause {
     /// The field.
     pub field: Field,
-    /// How.
+    /// The operator.
     pub operator: Operator,
-    /// With what.
+    /// The value to compare with.
     pub value: Literal,
-    /// Where the value stands, in characters from 1.
+    /// The value's position, in characters from 1.
     pub value_at: usize,
 }
 
-/// All comparisons of a filter; each must hold.
+/// A conjunction of comparisons.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Filter {
     /// The comparisons.
     pub clauses: Vec<Clause>,
 }
 
-/// One key of an order.
+/// One sort key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     /// The field.
     pub field: Field,
-    /// Greatest first.
+    /// Whether the greatest value comes first.
     pub descending: bool,
 }
 
-/// What is wrong with a filter or an order, and where.
+/// A syntax error in a filter or an order.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what}, at character {at} of {text:?}")]
 pub struct FilterError {
     /// What is wrong.
     pub what: String,
-    /// Where, in characters from 1.
+    /// Position, in characters from 1.
     pub at: usize,
-    /// The whole text.
+    /// The text, or the beginning of a long one.
     pub text: String,
 }
 
-/// Longest filter or order that is read: a page of ids in an `IN` list fits.
+/// Maximum bytes of a filter or order: a page of ids in an `IN` list fits.
 pub const TEXT_MAX: usize = 100_000;
 
 impl Filter {
-    /// Reads a filter; an empty one holds for everything.
+    /// Parses a filter; an empty one matches everything.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// When the text is not a valid filter; the error gives the position.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         parse::filter(text)
     }
 }
 
 impl Order {
-    /// Reads one key of an order, such as ``metrics.`validation/loss` DESC``.
+    /// Parses one sort key, such as ``metrics.`validation/loss` DESC``.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// When the text is not a valid sort key; the error gives the position.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         parse::order(text)
     }
@@ -150,16 +150,16 @@ impl Order {
 /// A field's value, for [`Clause::holds`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum FieldValue<'a> {
-    /// It has none.
+    /// The field is absent.
     Nothing,
     /// A number.
     Number(f64),
-    /// A text.
+    /// A string.
     Text(&'a str),
 }
 
 impl Clause {
-    /// Whether the comparison holds for a field of this value. What is absent is neither equal nor unequal to
+    /// Whether the comparison holds for a field of this value. An absent field is neither equal nor unequal to
     /// anything.
     #[must_use]
     pub fn holds(&self, found: FieldValue<'_>) -> bool {
@@ -214,7 +214,7 @@ impl Clause {
     }
 }
 
-/// SQL's LIKE. Goes back to the last `%` only: time is bounded by the product of the lengths.
+/// SQL's LIKE. Backtracks to the last `%` only: time is bounded by the product of the lengths.
 fn is_like(text: &str, pattern: &str) -> bool {
     let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
     let (mut t, mut p, mut star) = (0, 0, None);

@@ -1,4 +1,4 @@
-//! Tokens into comparisons.
+//! The parser: from tokens to comparisons.
 
 use super::lex::{Kind, Token, error, tokens};
 use super::{Clause, Entity, Field, Filter, FilterError, Literal, Operator, Order};
@@ -66,7 +66,7 @@ impl Reader<'_> {
         self.tokens.get(self.next)
     }
 
-    /// Where the next token begins, or where the text ends.
+    /// The position of the next token, or of the end of the text.
     fn at(&self) -> usize {
         self.peek().map_or_else(|| self.text.chars().count() + 1, |token| token.at)
     }
@@ -314,7 +314,7 @@ mod tests {
             let _ = order(&text);
         }
 
-        /// Pieces of filters in any order get further into the parser than any text does.
+        /// Fragments in any order reach further into the parser than arbitrary text does.
         #[test]
         fn any_pieces_are_read_or_refused(pieces in proptest::collection::vec(
             proptest::sample::select(vec![
@@ -326,7 +326,7 @@ mod tests {
             let _ = order(&pieces.join(" "));
         }
 
-        /// Whatever stands in quotes comes out as it is.
+        /// Quoted keys and strings round-trip.
         #[test]
         fn keys_and_texts_come_back(key in "\\PC{1,20}", value in "\\PC{0,20}") {
             let text = format!("params.`{}` = '{}'", key.replace('`', "``"), value.replace('\'', "''"));

@@ -1,5 +1,5 @@
-//! Changes of what clients wrote: appended to their files, then followed, all in one transaction of the index. So two
-//! processes at one index don't come between each other's check and write.
+//! Changes to clients' data: appended to their files, then followed, all in one transaction of the index. So two
+//! processes that share an index can't interleave between each other's check and write.
 
 use std::path::Path;
 
@@ -10,19 +10,16 @@ use super::follow::{Follow, Item};
 use super::{Index, IndexError};
 use crate::clients::{self, Durable};
 
-/// An event on its way into a file.
+/// Events to be appended to a file.
 pub(crate) struct Amend<E> {
-    /// Whose file it is.
     pub(crate) item: Item,
-    /// The file, below the folder of runs.
+    /// The file, relative to the runs folder.
     pub(crate) file: String,
-    /// The events.
     pub(crate) events: Vec<E>,
-    /// Whether it must be on the disk at once.
     pub(crate) durable: Durable,
 }
 
-/// Whether other processes at the index are waited for.
+/// Whether to wait while another process holds the index's write lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LockWait {
     Yes,
@@ -30,7 +27,7 @@ pub(crate) enum LockWait {
 }
 
 impl<E> Amend<E> {
-    /// An event for an item of one file.
+    /// One event for an item that has a single file.
     pub(crate) fn of(item: Item, event: E) -> Self {
         let file = item.files().into_iter().next().unwrap_or_default();
         Self { item, file, events: vec![event], durable: Durable::Synced }
@@ -38,7 +35,7 @@ impl<E> Amend<E> {
 }
 
 impl Index {
-    /// Appends what `make` decides on, seeing the newest state, and takes it into the index.
+    /// Appends the events that `make` decides on from the newest state, and follows them into the index.
     pub(crate) fn amend<E: Serialize, F: From<IndexError>, T>(
         &mut self,
         make: impl FnOnce(&Connection) -> Result<(Option<Amend<E>>, T), F>,
@@ -57,9 +54,9 @@ impl Index {
         done
     }
 
-    /// As [`Index::amend`], but the index stays behind: whoever reads it next follows the returned item first. The write lock
-    /// is held all the same, so that no other process comes between the check and the file. `None`: the lock is another's, and
-    /// `wait` says not to wait for it.
+    /// As [`Index::amend`], but the index stays behind: the next reader must follow the returned item first. The write
+    /// lock is still held, so that no other process comes between the check and the file. `None`: another process
+    /// holds the lock, and `wait` says not to wait for it.
     pub(crate) fn amend_later<E: Serialize, F: From<IndexError>>(
         &mut self,
         wait: LockWait,

@@ -1,4 +1,4 @@
-//! Clients' runs into the index, from their events.
+//! Indexes clients' runs from their events.
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
@@ -10,10 +10,9 @@ use super::{IndexError, Kind};
 use crate::clients::events::{ModelUse, Pair, RunEvent};
 use crate::clients::{self, EVENTS, exact_numbers};
 
-/// The tag that is a run's name too.
+/// The tag that also sets a run's name.
 const RUN_NAME: &str = "mlflow.runName";
 
-/// A client's run.
 impl Follow<'_> {
     pub(super) fn client(&mut self, experiment: &str, uuid: &str) -> Result<(), IndexError> {
         let folder = clients::run_folder(experiment, uuid);

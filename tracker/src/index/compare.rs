@@ -1,4 +1,4 @@
-//! Runs side by side.
+//! Side-by-side comparison of runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,21 +7,21 @@ use serde::Serialize;
 use super::{IndexError, MetricNow, Reader, RunSummary};
 use crate::clients::documents::Pairs;
 
-/// Runs side by side: the lists in each row are in the runs' order.
+/// A comparison of runs: the lists in each row are in the runs' order.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Comparison {
     /// The runs.
     pub runs: Vec<RunSummary>,
-    /// Parameters of any of them, by key.
+    /// Parameters that any of the runs has, by key.
     pub params: Vec<ParamRow>,
-    /// Metrics of any of them, by key.
+    /// Metrics that any of the runs has, by key.
     pub metrics: Vec<MetricRow>,
 }
 
-/// A parameter.
+/// A parameter across the runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ParamRow {
-    /// Its key.
+    /// The parameter's key.
     pub key: String,
     /// Whether the runs differ in it.
     pub differs: bool,
@@ -29,22 +29,22 @@ pub struct ParamRow {
     pub values: Vec<Option<String>>,
 }
 
-/// A metric.
+/// A metric across the runs.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MetricRow {
-    /// Its key.
+    /// The metric's key.
     pub key: String,
-    /// Whether less of it is better.
+    /// Whether a lower value is better.
     pub lower_is_better: bool,
     /// Its newest values; null for a run without it.
     pub values: Vec<Option<MetricNow>>,
 }
 
 impl Reader {
-    /// Runs side by side, in the order of their ids; ids that there are none of are left out.
+    /// Compares runs, in the order of their ids; unknown ids are left out.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn compare(&self, ids: &[&str]) -> Result<Comparison, IndexError> {
         let mut runs = Vec::new();
         for id in ids {

@@ -1,4 +1,4 @@
-//! Experiments, logged models and registered models: files of events, each kept in the index as one document.
+//! Experiments, logged models and registered models: event files, each indexed as one document.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,13 @@ use super::follow::{Follow, Item};
 use super::{IndexError, Reader};
 use crate::clients::documents::{Document, Experiment};
 
-/// The experiment that is always there.
+/// The experiment that always exists.
 pub(crate) const DEFAULT_ID: &str = "0";
 
-/// The name of the experiment that is always there.
 pub(crate) const DEFAULT_NAME: &str = "Default";
 
 impl Follow<'_> {
-    /// Takes in a file of events; one that was replaced from its beginning.
+    /// Applies a file's new events; a file that was replaced is read from its beginning.
     pub(super) fn document<D: Document>(&mut self, id: &str, item: &Item) -> Result<(), IndexError> {
         for file in item.files() {
             let mut document: D = self.sql(read(self.connection, id))?.unwrap_or_default();
@@ -37,15 +36,14 @@ impl Follow<'_> {
     }
 }
 
-/// A document, if it is there.
 pub(crate) fn read<D: Document>(connection: &Connection, id: &str) -> rusqlite::Result<Option<D>> {
     let mut find = connection.prepare_cached("SELECT body FROM docs WHERE kind = ? AND id = ?")?;
     let body: Option<String> = find.query_row([D::KIND, id], |row| row.get(0)).optional()?;
-    // What this program wrote it can read; of another schema there is nothing here.
+    // This program can read its own documents; an index of another schema holds none.
     Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
 }
 
-/// All documents of a kind by id.
+/// All documents of a kind, with their ids.
 pub(crate) fn all<D: Document>(connection: &Connection) -> rusqlite::Result<Vec<(String, D)>> {
     let mut find = connection.prepare_cached("SELECT id, body FROM docs WHERE kind = ? ORDER BY id")?;
     let rows = find.query_map([D::KIND], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
@@ -65,7 +63,7 @@ fn write<D: Document>(connection: &Connection, id: &str, document: &D) -> rusqli
     put.execute(params![D::KIND, id, body]).map(|_| ())
 }
 
-/// The id that an experiment of this name gets if no other has it: the same after every rebuild, 18 digits long
+/// The id that an experiment of this name gets unless it is taken: the same after every rebuild, 18 digits long
 /// (FNV-1a).
 pub(crate) fn experiment_id(name: &str) -> String {
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -73,7 +71,7 @@ pub(crate) fn experiment_id(name: &str) -> String {
     (100_000_000_000_000_000 + hash % 900_000_000_000_000_000).to_string()
 }
 
-/// The experiment of this name; made if there is none.
+/// The id of the experiment of this name, which is created if there is none.
 pub(super) fn derived_experiment(
     connection: &Connection,
     name: &str,
@@ -93,7 +91,7 @@ pub(super) fn derived_experiment(
     Ok(id)
 }
 
-/// An id for a new experiment of this name.
+/// An unused id for a new experiment of this name.
 pub(crate) fn free_experiment_id(connection: &Connection, name: &str) -> rusqlite::Result<String> {
     let mut seed = name.to_owned();
     loop {
@@ -105,7 +103,7 @@ pub(crate) fn free_experiment_id(connection: &Connection, name: &str) -> rusqlit
     }
 }
 
-/// An experiment by name, deleted ones among them.
+/// An experiment by name, including deleted ones.
 pub(crate) fn experiment_by_name(
     connection: &Connection,
     name: &str,
@@ -120,7 +118,6 @@ pub(crate) fn experiment_by_name(
     Ok(experiment(connection, &id)?.map(|found| (id, found)))
 }
 
-/// An experiment by id.
 pub(crate) fn experiment(connection: &Connection, id: &str) -> rusqlite::Result<Option<Experiment>> {
     let found = read::<Experiment>(connection, id)?;
     if id != DEFAULT_ID {
@@ -132,7 +129,7 @@ pub(crate) fn experiment(connection: &Connection, id: &str) -> rusqlite::Result<
     Ok(Some(default))
 }
 
-/// Documents whose files are gone: kind and id.
+/// Documents whose files no longer exist: kind, id and experiment.
 pub(super) fn gone(
     connection: &Connection,
     items: &[Item],
@@ -146,7 +143,7 @@ pub(super) fn gone(
         };
         there.insert(kind_and_id);
     }
-    // A derived one stays as long as a run is in it.
+    // A derived experiment stays as long as a run is in it.
     let text = "SELECT kind, id, coalesce(json_extract(body, '$.experiment'), ''),
             coalesce(json_extract(body, '$.is_derived'), 0)
             AND EXISTS (SELECT 1 FROM runs WHERE runs.experiment = docs.id)
@@ -166,7 +163,7 @@ pub(super) fn gone(
     Ok(gone)
 }
 
-/// Forgets documents and how far their files were read.
+/// Removes documents and the read positions of their files.
 pub(super) fn forget(connection: &Connection, gone: &[(String, String, String)]) -> rusqlite::Result<()> {
     for (kind, id, experiment) in gone {
         connection.execute("DELETE FROM docs WHERE kind = ? AND id = ?", [kind, id])?;
@@ -182,22 +179,18 @@ pub(super) fn forget(connection: &Connection, gone: &[(String, String, String)])
 }
 
 impl Reader {
-    /// A document, if it is there.
     pub(crate) fn document<D: Document>(&self, id: &str) -> Result<Option<D>, IndexError> {
         self.sql(read(&self.connection, id))
     }
 
-    /// All documents of a kind.
     pub(crate) fn documents<D: Document>(&self) -> Result<Vec<(String, D)>, IndexError> {
         self.sql(all(&self.connection))
     }
 
-    /// An experiment by id.
     pub(crate) fn experiment(&self, id: &str) -> Result<Option<Experiment>, IndexError> {
         self.sql(experiment(&self.connection, id))
     }
 
-    /// An experiment by name.
     pub(crate) fn experiment_by_name(&self, name: &str) -> Result<Option<(String, Experiment)>, IndexError> {
         self.sql(experiment_by_name(&self.connection, name))
     }

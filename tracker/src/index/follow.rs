@@ -1,4 +1,4 @@
-//! From the folders into the index: what is there, what is new of it, what is gone.
+//! Follows the folders into the index: finds what exists, what was appended and what was removed.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -11,27 +11,25 @@ use super::tail::{self, FileChange, Mark};
 use super::{FOLDER, FileStamp, Index, IndexError, documents, runs, schema};
 use crate::clients::{self, EVENTS, NOTES, REGISTRY};
 
-/// The files of a run of ours that are followed.
+/// The followed files of a run of Bonfire.
 pub(super) const RUN_FILES: [&str; 5] =
     [RunRecord::FILE, "config.toml", NOTES, "metrics.jsonl", "system.jsonl"];
 
-/// Something that is followed as a whole.
+/// A unit of following: its files are read in one transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Item {
-    /// An experiment's file.
     Experiment(String),
     /// A client's run: experiment and run.
     Client(String, String),
     /// A logged model: experiment and model.
     Model(String, String),
-    /// The file of registered models.
     Registry,
-    /// A run of ours, by its folder.
+    /// A run of Bonfire, by its folder.
     Bonfire(String),
 }
 
 impl Item {
-    /// The run's folder below the folder of runs, if it is a run.
+    /// The run's folder relative to the runs folder, if the item is a run.
     pub(super) fn run_folder(&self) -> Option<String> {
         match self {
             Self::Bonfire(folder) => Some(folder.clone()),
@@ -40,7 +38,7 @@ impl Item {
         }
     }
 
-    /// Its files, below the folder of runs.
+    /// The item's files, relative to the runs folder.
     pub(super) fn files(&self) -> Vec<String> {
         match self {
             Self::Experiment(experiment) => vec![clients::experiment_file(experiment)],
@@ -56,7 +54,7 @@ impl Item {
     }
 }
 
-/// What following needs in a transaction.
+/// The state that following needs within a transaction.
 pub(crate) struct Follow<'a> {
     pub(super) connection: &'a Connection,
     pub(super) root: &'a Path,
@@ -76,7 +74,7 @@ impl Index {
         self.forget_what_is_gone(&items)
     }
 
-    /// Takes in what is new of one item.
+    /// Indexes an item's new lines.
     pub(crate) fn follow(&mut self, item: &Item) -> Result<(), IndexError> {
         let (root, mut remarks) = (self.root.clone(), Vec::new());
         let done = self.transact(|transaction| {
@@ -122,7 +120,7 @@ impl Index {
                     runs::empty(transaction, *run, folder)?;
                     transaction.execute("DELETE FROM runs WHERE id = ?", [run])?;
                 }
-                // Without its last run a derived experiment is gone too.
+                // Without its last run a derived experiment is removed too.
                 documents::forget(transaction, &documents::gone(transaction, items)?)
             };
             forget().map_err(|source| IndexError::Sql { path, source })
@@ -130,7 +128,7 @@ impl Index {
     }
 }
 
-/// Everything that can be followed: clients' experiments first, since runs of ours look for theirs among them.
+/// All followed items: clients' experiments first, since runs of Bonfire look up theirs among them.
 fn survey(root: &Path) -> Result<Vec<Item>, IndexError> {
     let mut items = Vec::new();
     let clients = root.join(FOLDER).join("clients");
@@ -154,7 +152,8 @@ fn survey(root: &Path) -> Result<Vec<Item>, IndexError> {
     Ok(items)
 }
 
-/// Names of the folders in a folder, in order; none if it isn't there. A name that is no UTF-8 is nobody's of ours.
+/// The names of a folder's subfolders, sorted; none if the folder doesn't exist. Names that aren't UTF-8 are skipped:
+/// Bonfire creates none.
 fn folders(path: &Path) -> Result<Vec<String>, IndexError> {
     let at = |source| IndexError::Io { path: path.to_owned(), source };
     let entries = match std::fs::read_dir(path) {
@@ -189,8 +188,8 @@ impl Follow<'_> {
         result.map_err(|source| IndexError::Sql { path: schema::index_path(self.root), source })
     }
 
-    /// Hands the new whole lines of a file to `take`, which says how many of them said nothing. `Ok(None)`: the file
-    /// was cut or replaced; else whether there was anything new.
+    /// Passes a file's new whole lines to `take`, which returns whether the line was valid. Returns `Ok(None)` if the
+    /// file was truncated or replaced; otherwise whether there was anything new.
     pub(super) fn lines(
         &mut self,
         file: &str,
@@ -230,7 +229,7 @@ impl Follow<'_> {
         Ok(Some(is_new))
     }
 
-    /// A file's bytes if it isn't the one that was read before; `Ok(None)` if it is, or isn't there.
+    /// The file's bytes if it changed since it was last read; `Ok(None)` if it didn't, or doesn't exist.
     pub(super) fn whole(&mut self, file: &str) -> Result<Option<Vec<u8>>, IndexError> {
         let path = self.root.join(file);
         let at = |source| IndexError::Io { path: path.clone(), source };

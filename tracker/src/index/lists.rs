@@ -1,4 +1,4 @@
-//! What there is to choose from: experiments, and keys of metrics and parameters.
+//! Lists to choose from: experiments, and keys of metrics and parameters.
 
 use serde::Serialize;
 
@@ -9,11 +9,11 @@ use crate::clients::documents::Experiment;
 /// An experiment in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ExperimentRow {
-    /// Its id.
+    /// The experiment's id.
     pub id: String,
-    /// Its name.
+    /// The experiment's name.
     pub name: String,
-    /// Its runs that are not deleted.
+    /// The number of its runs, without deleted ones.
     pub runs: i64,
 }
 
@@ -22,15 +22,15 @@ pub struct ExperimentRow {
 pub struct KeyCount {
     /// The key.
     pub key: String,
-    /// Runs that have it.
+    /// The number of runs.
     pub runs: i64,
 }
 
 impl Reader {
-    /// Experiments that are not deleted, each with the number of its runs.
+    /// Experiments that are not deleted, each with its number of runs.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn experiments(&self) -> Result<Vec<ExperimentRow>, IndexError> {
         let mut rows = Vec::new();
         let default = self.experiment(DEFAULT_ID)?.map(|found| (DEFAULT_ID.to_owned(), found));
@@ -49,7 +49,7 @@ impl Reader {
     /// All keys of metrics (`true`) or parameters (`false`), for choosing columns.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn keys(&self, metrics: bool) -> Result<Vec<KeyCount>, IndexError> {
         let text = if metrics {
             "SELECT k.name, count(*) FROM latest l JOIN keys k ON k.id = l.key GROUP BY l.key ORDER BY k.name"

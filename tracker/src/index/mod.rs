@@ -1,12 +1,12 @@
-//! The index over a folder of runs: an SQLite file that can be deleted and made anew from the folders at any time.
+//! The index over the runs folder: an SQLite file that can be deleted and rebuilt from the folders at any time.
 //!
-//! [`Index`] follows the folders: [`Index::refresh`] reads what was appended since it looked last, and nothing twice,
-//! over restarts and with several processes at one index. A file that was cut or replaced is noticed and read again.
-//! [`Reader`] answers questions, each reader with a connection of its own. A damaged index is moved aside and made
-//! anew; [`Index::remarks`] says so.
+//! [`Index`] follows the folders: [`Index::refresh`] reads what was appended since the last call, and nothing twice,
+//! across restarts and with several processes sharing an index. It notices a truncated or replaced file and reads it
+//! again. [`Reader`] answers queries, each reader over a connection of its own. A damaged index is moved aside and
+//! rebuilt; [`Index::remarks`] reports it.
 //!
-//! Runs of Bonfire are the folders with a `run.json`; what clients of the MLflow interface logged lies below
-//! `.tracker/` in the same tree. Steps and times are whole numbers (times in milliseconds since 1970).
+//! Runs of Bonfire are the folders with a `run.json`; the data that MLflow clients logged lies below `.tracker/` in the
+//! same tree. Steps and times are integers (times in milliseconds since 1970).
 
 mod amend;
 mod client_runs;
@@ -47,34 +47,34 @@ pub(crate) use schema::is_damage;
 /// Why the index can't answer.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// SQLite said no.
+    /// An SQLite operation failed.
     #[error("the index {}: {source}", path.display())]
     Sql {
         /// The index.
         path: PathBuf,
-        /// What it said.
+        /// The underlying error.
         source: rusqlite::Error,
     },
-    /// A filter or an order that says nothing.
+    /// A filter or an order is invalid.
     #[error(transparent)]
     Filter(#[from] crate::filter::FilterError),
 }
 
-/// Who made a run.
+/// The program that wrote a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A coordinator: its folder is the truth, and only notes on it can be changed here.
+    /// A coordinator: its folder is the source of truth, and only notes on it can be changed here.
     Bonfire,
-    /// A client of the MLflow interface.
+    /// An MLflow client.
     Client,
 }
 
@@ -83,30 +83,30 @@ pub enum Kind {
 pub struct Index {
     root: PathBuf,
     connection: Connection,
-    /// The index file's own inode: another process may have moved it aside.
+    /// Inode of the open index file: another process may have moved it aside.
     inode: u64,
-    /// What each followed file looked like when it was last read.
+    /// Each followed file's stamp when it was last read.
     seen: HashMap<String, FileStamp>,
     remarks: Vec<String>,
 }
 
-/// Inode, size and time of change; `None` for a file that isn't there.
+/// Inode, size and modification time; `None` for a missing file.
 type FileStamp = Option<(u64, u64, i64)>;
 
-/// Answers questions about what the index holds.
+/// Answers queries from the index.
 #[derive(Debug)]
 pub struct Reader {
     root: PathBuf,
     connection: Connection,
-    /// Of the file that it reads.
+    /// Inode of the file that it reads.
     inode: u64,
 }
 
 impl Index {
-    /// Opens the index of a folder of runs; makes the folder and the index if they aren't there. Nothing is read yet.
+    /// Opens the index of a runs folder; creates the folder and the index if they don't exist. Reads no runs yet.
     ///
     /// # Errors
-    /// When the file system or SQLite says no.
+    /// When the file system or SQLite fails.
     pub fn open(root: &Path) -> Result<Self, IndexError> {
         let mut remarks = Vec::new();
         let connection = schema::open(root, &mut remarks)?;
@@ -114,21 +114,21 @@ impl Index {
         Ok(Self { root: root.to_owned(), connection, inode, seen: HashMap::new(), remarks })
     }
 
-    /// The folder of runs.
+    /// The runs folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// What people should know, said once: a damaged index, a file that is not what it should be.
+    /// Takes the messages for people, each reported once: a damaged index, or an invalid file.
     pub fn remarks(&mut self) -> Vec<String> {
         std::mem::take(&mut self.remarks)
     }
 
-    /// Takes in what has changed in the folders. Cheap where nothing has: a look at each file.
+    /// Indexes all changes in the folders. Cheap if nothing changed: one `stat` per file.
     ///
     /// # Errors
-    /// When the file system or SQLite says no. A damaged index is made anew instead.
+    /// When the file system or SQLite fails. A damaged index is rebuilt instead.
     pub fn refresh(&mut self) -> Result<(), IndexError> {
         if inode(&self.root) != self.inode {
             self.reopen()?;
@@ -142,10 +142,10 @@ impl Index {
         }
     }
 
-    /// Moves a damaged index aside and begins an empty one: the next look at the folders fills it.
+    /// Moves a damaged index aside and creates an empty one, which the next refresh fills.
     ///
     /// # Errors
-    /// When the file system or SQLite says no.
+    /// When the file system or SQLite fails.
     pub fn make_anew(&mut self, why: &str) -> Result<(), IndexError> {
         let aside = schema::move_aside(&schema::index_path(&self.root))?;
         self.remarks.push(format!(
@@ -162,15 +162,15 @@ impl Index {
         Ok(())
     }
 
-    /// A reader with a connection of its own.
+    /// Opens a reader with a connection of its own.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn reader(&self) -> Result<Reader, IndexError> {
         Reader::open(&self.root)
     }
 
-    /// Does something in one write transaction: other processes' writes come before or after.
+    /// Runs `what` in one write transaction, serialised with other processes' writes.
     pub(crate) fn transact<T, E: From<IndexError>>(
         &mut self,
         what: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -184,7 +184,7 @@ impl Index {
         Ok(done)
     }
 
-    /// Likewise, but `None` where another process writes just now: nothing is waited for.
+    /// As [`Index::transact`], but returns `None` at once if another process holds the write lock.
     pub(crate) fn transact_at_once<T, E: From<IndexError>>(
         &mut self,
         what: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -206,10 +206,10 @@ impl Index {
 }
 
 impl Reader {
-    /// Opens an index that is there.
+    /// Opens an existing index.
     ///
     /// # Errors
-    /// When it isn't, or SQLite says no.
+    /// When it doesn't exist, or SQLite fails.
     pub fn open(root: &Path) -> Result<Self, IndexError> {
         let connection = schema::open_reader(root)?;
         Ok(Self { root: root.to_owned(), connection, inode: inode(root) })
@@ -221,7 +221,7 @@ impl Reader {
         inode(&self.root) == self.inode
     }
 
-    /// The folder of runs.
+    /// The runs folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root

@@ -1,4 +1,4 @@
-//! A metric's history: page by page, and thinned out for a chart without hiding a peak.
+//! A metric's history: in pages, and downsampled for a chart without hiding a peak.
 
 use run_record::number;
 use rusqlite::{OptionalExtension, Row, params};
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use super::{IndexError, Reader};
 
-/// A point's place in its key's history: step, time, and what tells apart points of one step and time.
+/// A point's key within its history: step, time, and the tie-breaker for points of equal step and time.
 pub(crate) type PointKey = (i64, i64, i64);
 
 /// One value of a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Point {
-    /// Its step.
+    /// The step.
     pub step: i64,
-    /// When it came, in milliseconds since 1970.
+    /// When it was recorded, in milliseconds since 1970.
     pub time_ms: i64,
     /// The value; not always finite.
     pub value: f64,
@@ -22,20 +22,20 @@ pub struct Point {
     pub epoch: Option<f64>,
     /// Samples counted so far; a client's metrics have none.
     pub samples: Option<i64>,
-    /// Tells apart what clients wrote of one step and time.
+    /// Breaks ties between a client's points of equal step and time.
     tie: i64,
 }
 
-/// A metric's points, column by column: all of them, or the least and greatest of each stretch of steps.
+/// A metric's points, column by column: all of them, or the minimum and maximum of each bucket of steps.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Series {
     /// The metric's key.
     pub key: String,
-    /// How many points there are in all.
+    /// The total number of points.
     pub count: i64,
     /// Whether points were left out.
     pub is_thinned: bool,
-    /// Steps, in order.
+    /// Steps, ascending.
     pub step: Vec<i64>,
     /// Milliseconds since 1970.
     pub time_ms: Vec<i64>,
@@ -53,14 +53,14 @@ pub struct Series {
 pub struct HistoryPage {
     /// The points, by step, time and value.
     pub points: Vec<Point>,
-    /// Where the next page begins, if there is one: for the next call.
+    /// The token of the next page, if there is one.
     pub next: Option<String>,
 }
 
-/// Fewer points than this say nothing of a curve.
+/// Lower limit of points per chart: fewer don't show a curve.
 pub const POINTS_MIN: usize = 8;
 
-/// More points than this no screen shows.
+/// Upper limit of points per chart: no screen shows more.
 pub const POINTS_MAX: usize = 20_000;
 
 const COLUMNS: &str = "step, time, value, epoch, samples, tie";
@@ -98,11 +98,11 @@ impl Series {
 }
 
 impl Reader {
-    /// A page of a metric's history, by step. `token` is the page before's `next`, or empty. An unknown run or key has
-    /// no points; `Ok(None)` says that the token is none.
+    /// A page of a metric's history, by step. `token` is the previous page's `next`, or empty. An unknown run or key
+    /// has no points; `Ok(None)` means that the token is invalid.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn history(
         &self,
         run: &str,
@@ -128,12 +128,12 @@ impl Reader {
         Ok(Some(HistoryPage { points, next }))
     }
 
-    /// A metric's points for a chart: all if there are at most `max`, else of each of so many equally long stretches of
-    /// steps the least, the greatest and the first NaN, and in any case the first and the last point. `max` is kept
-    /// between [`POINTS_MIN`] and [`POINTS_MAX`].
+    /// A metric's points for a chart: all if there are at most `max`; otherwise the minimum, the maximum and the first
+    /// NaN of each of equally wide buckets of steps, and in any case the first and the last point. `max` is clamped to
+    /// [`POINTS_MIN`] and [`POINTS_MAX`].
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn points(&self, run: &str, key: &str, max: usize) -> Result<Series, IndexError> {
         let max = max.clamp(POINTS_MIN, POINTS_MAX);
         let Some((run, id, count)) = self.ids(run, key)? else {
@@ -157,7 +157,7 @@ impl Reader {
         Ok(Series::of(key, count, &points))
     }
 
-    /// Points that came after the place, up to a limit, and the last one's place: for following a run.
+    /// At most `limit` points after `place`, and the key of the last one: for following a run.
     pub(crate) fn news(
         &self,
         run: &str,
@@ -172,7 +172,7 @@ impl Reader {
         Ok((Series { is_thinned: false, ..Series::of(key, count, &points) }, last))
     }
 
-    /// The place of each key's newest point in a run, by key.
+    /// The key of each metric's newest point in a run, by metric.
     pub(crate) fn places(&self, run: i64) -> Result<Vec<(String, PointKey)>, IndexError> {
         let text =
             "SELECT k.name, l.step, l.time, l.tie FROM latest l JOIN keys k ON k.id = l.key WHERE l.run = ?";
@@ -204,7 +204,7 @@ impl Reader {
         self.sql(read())
     }
 
-    /// Row of the run, id of the key, number of points; `None` if the run has no such metric.
+    /// The run's row, the key's id and the number of points; `None` if the run has no such metric.
     fn ids(&self, run: &str, key: &str) -> Result<Option<PointKey>, IndexError> {
         let text = "SELECT l.run, l.key, l.count FROM latest l
                     WHERE l.run = (SELECT id FROM runs WHERE uuid = ?) AND l.key = (SELECT id FROM keys WHERE name = ?)";
@@ -221,13 +221,13 @@ fn parse_token(token: &str) -> Option<PointKey> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Keeps of each stretch of steps the least, the greatest and the first NaN, in one pass over points in order.
+/// Keeps the minimum, the maximum and the first NaN of each bucket of steps, in one pass over ordered points.
 struct Thinner {
     first_step: i64,
-    /// Stretches and the number of steps from the first to the last; `None` keeps all.
+    /// The number of buckets and the number of steps from the first to the last; `None` keeps all points.
     stretches: Option<(u64, u64)>,
     stretch: u64,
-    /// Of the present stretch.
+    /// Of the current bucket.
     least: Option<Point>,
     greatest: Option<Point>,
     nan: Option<Point>,
@@ -237,7 +237,7 @@ struct Thinner {
 
 impl Thinner {
     fn new(first_step: i64, last_step: i64, max: Option<usize>) -> Self {
-        // Three of a stretch, and both ends.
+        // Three per bucket, and both ends.
         let stretches =
             max.map(|max| ((max.saturating_sub(2) / 3).max(1) as u64, first_step.abs_diff(last_step)));
         let (least, greatest, nan, newest) = (None, None, None, None);
@@ -275,7 +275,7 @@ impl Thinner {
         self.add(points);
     }
 
-    /// Without those that are there already.
+    /// Skips points that are already kept.
     fn add(&mut self, points: impl IntoIterator<Item = Point>) {
         for point in points {
             if self.kept.last().is_none_or(|last| last.place() < point.place()) {

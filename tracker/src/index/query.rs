@@ -1,4 +1,4 @@
-//! Runs as they are asked for: in a list, and whole.
+//! Queries for runs: in a list, and with all details.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,6 @@ use super::{IndexError, Kind, Page, Reader, Select};
 use crate::clients::documents::{Experiment, Pairs};
 use crate::index::documents::DEFAULT_ID;
 
-/// A row of the table of runs.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct RunRow {
     pub(crate) row: i64,
@@ -22,13 +21,13 @@ pub(crate) struct RunRow {
     pub(crate) experiment: String,
     pub(crate) name: String,
     pub(crate) user: String,
-    /// MLflow's word.
+    /// MLflow's status word.
     pub(crate) status: String,
     /// `active` or `deleted`.
     pub(crate) stage: String,
     pub(crate) start_ms: Option<i64>,
     pub(crate) end_ms: Option<i64>,
-    /// Goes up with every change.
+    /// Increases with every change.
     pub(crate) changed: i64,
 }
 
@@ -53,7 +52,7 @@ impl RunRow {
         })
     }
 
-    /// Where it stands, in `run.json`'s words.
+    /// The run's status in the words of `run.json`.
     fn state(&self) -> &'static str {
         match self.status.as_str() {
             "FINISHED" => "completed",
@@ -67,36 +66,36 @@ impl RunRow {
 /// A run in a list.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct RunSummary {
-    /// Its id.
+    /// The run's id.
     pub id: String,
-    /// Its name.
+    /// The run's name.
     pub name: String,
-    /// Who made it.
+    /// The program that wrote it.
     pub kind: Kind,
-    /// Its experiment's id.
+    /// The experiment's id.
     pub experiment_id: String,
-    /// Its experiment's name.
+    /// The experiment's name.
     pub experiment: String,
     /// `running`, `completed`, `interrupted` or `failed`.
     pub status: &'static str,
     /// `active` or `deleted`.
     pub stage: String,
-    /// When it began, if that is known.
+    /// When it began, if known, in milliseconds since 1970.
     pub start_ms: Option<i64>,
-    /// When it ended, if it has.
+    /// When it ended, if it has, in milliseconds since 1970.
     pub end_ms: Option<i64>,
-    /// When its newest metric came.
+    /// When its newest metric was recorded, in milliseconds since 1970.
     pub updated_ms: Option<i64>,
-    /// The greatest step of its metrics, readings of machines and workers left out.
+    /// The greatest step of its metrics, ignoring the readings of machines and workers.
     pub step: Option<i64>,
-    /// Goes up with every change of the run.
+    /// Increases with every change of the run.
     pub revision: i64,
-    /// Latest values of the metrics that were asked for.
+    /// Latest values of the requested metrics.
     #[serde(serialize_with = "serialize_values")]
     pub metrics: BTreeMap<String, f64>,
-    /// The parameters that were asked for.
+    /// The requested parameters.
     pub params: BTreeMap<String, String>,
-    /// The tags that were asked for.
+    /// The requested tags.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -104,29 +103,29 @@ fn serialize_values<S: serde::Serializer>(values: &BTreeMap<String, f64>, to: S)
     to.collect_map(values.iter().map(|(key, value)| (key, number::to_json(*value))))
 }
 
-/// A metric's newest value, and what there was so far.
+/// A metric's newest value and the summary of its history.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MetricNow {
-    /// Its key.
+    /// The metric's key.
     pub key: String,
     /// The newest value.
     #[serde(serialize_with = "number::serialize")]
     pub value: f64,
-    /// Its step.
+    /// The newest value's step.
     pub step: i64,
-    /// When it came.
+    /// When it was recorded, in milliseconds since 1970.
     pub time_ms: i64,
-    /// How many values there are.
+    /// The number of values.
     pub count: i64,
-    /// The least of all that are numbers.
+    /// The least value, ignoring NaN.
     #[serde(serialize_with = "number::serialize_some")]
     pub minimum: Option<f64>,
-    /// The greatest of all that are numbers.
+    /// The greatest value, ignoring NaN.
     #[serde(serialize_with = "number::serialize_some")]
     pub maximum: Option<f64>,
 }
 
-/// A version in a run's folder.
+/// A checkpoint in a run's folder.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Checkpoint {
     /// The step of the state.
@@ -135,43 +134,43 @@ pub struct Checkpoint {
     pub created: u64,
     /// BLAKE3 of the model's tensors.
     pub digest: String,
-    /// Bytes of its files.
+    /// Size of its files in bytes.
     pub bytes: u64,
 }
 
-/// A run whole.
+/// A run with all details.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct RunWhole {
-    /// As in a list, with neither metrics, params nor tags.
+    /// As in a list, but without metrics, params and tags.
     #[serde(flatten)]
     pub summary: RunSummary,
-    /// Where it lies on the tracker's machine.
+    /// The run's folder on the tracker's machine.
     pub folder: String,
-    /// Parameters: of a run of Bonfire's its configuration, keys with dots.
+    /// Parameters: for a run of Bonfire its configuration, with dotted keys.
     pub config: Pairs,
     /// Tags and notes.
     pub all_tags: Pairs,
     /// Every metric's newest value.
     pub latest: Vec<MetricNow>,
-    /// Datasets that it took in, in MLflow's form.
+    /// Input datasets, in MLflow's format.
     pub inputs: Vec<Value>,
-    /// `run.json` as it is; null for a client's run.
+    /// `run.json` verbatim; null for a client's run.
     pub record: Value,
-    /// Its versions, newest first.
+    /// The run's checkpoints, newest first.
     pub checkpoints: Vec<Checkpoint>,
-    /// Lines of its files that said nothing.
+    /// The number of invalid lines in its files.
     pub damaged_lines: i64,
 }
 
-/// What a list shows of each run, if it isn't asked for anything else.
+/// The columns of a list unless others are requested.
 pub const COLUMNS: [&str; 3] =
     ["metrics.train/loss", "metrics.validation/loss", "metrics.validation/accuracy"];
 
 impl Reader {
-    /// Runs in a list. `columns` says which values come with each: `metrics.KEY`, `params.KEY`, `tags.KEY`.
+    /// Lists runs. `columns` names the values that come with each: `metrics.KEY`, `params.KEY`, `tags.KEY`.
     ///
     /// # Errors
-    /// When the filter or order says nothing, or SQLite says no.
+    /// When the filter or order is invalid, or SQLite fails.
     pub fn runs(&self, select: &Select, columns: &[&str]) -> Result<Page<RunSummary>, IndexError> {
         let page = self.select(select)?;
         let experiments: BTreeMap<String, Experiment> = self.documents::<Experiment>()?.into_iter().collect();
@@ -182,25 +181,24 @@ impl Reader {
         Ok(Page { items, next: page.next })
     }
 
-    /// A run's row by its id.
     pub(crate) fn row(&self, uuid: &str) -> Result<Option<RunRow>, IndexError> {
         self.sql(run_row(&self.connection, uuid))
     }
 
-    /// A run as in a list; `None` if there is none of this id.
+    /// A run as in a list; `None` if no run has this id.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub(crate) fn listed(&self, id: &str, columns: &[&str]) -> Result<Option<RunSummary>, IndexError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
         let experiment = self.experiment(&row.experiment)?.map(|found| (row.experiment.clone(), found));
         self.summary(&row, columns, &experiment.into_iter().collect()).map(Some)
     }
 
-    /// A run whole; `None` if there is none of this id.
+    /// A run with all details; `None` if no run has this id.
     ///
     /// # Errors
-    /// When SQLite says no.
+    /// When SQLite fails.
     pub fn run(&self, id: &str) -> Result<Option<RunWhole>, IndexError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
         let Some(summary) = self.listed(id, &[])? else { return Ok(None) };
@@ -230,7 +228,7 @@ impl Reader {
         columns: &[&str],
         experiments: &BTreeMap<String, Experiment>,
     ) -> Result<RunSummary, IndexError> {
-        // A reading of the machines counts readings, not steps.
+        // Readings of machines count readings, not steps.
         let times =
             "SELECT max(l.time), max(CASE WHEN k.name GLOB 'system/*' OR k.name GLOB 'workers/*' THEN NULL
                      ELSE l.step END) FROM latest l JOIN keys k ON k.id = l.key WHERE l.run = ?";
@@ -294,7 +292,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A run's parameters or tags; `table` is one of ours.
+    /// A run's parameters or tags; `table` is never user input.
     pub(crate) fn pairs(&self, table: &'static str, run: i64) -> Result<Pairs, IndexError> {
         let read = || -> rusqlite::Result<Pairs> {
             let text = format!("SELECT key, value FROM {table} WHERE run = ?");
@@ -334,7 +332,7 @@ impl Reader {
         Ok(bodies.iter().filter_map(|body| serde_json::from_str(body).ok()).collect())
     }
 
-    /// Models that a run took in (`false`) or put out (`true`), each with its step.
+    /// A run's input models (`false`) or output models (`true`), each with its step.
     pub(crate) fn models(&self, run: i64, is_output: bool) -> Result<Vec<(String, i64)>, IndexError> {
         let read = || -> rusqlite::Result<Vec<(String, i64)>> {
             let text = "SELECT model, step FROM models WHERE run = ? AND is_output = ?";
@@ -345,13 +343,12 @@ impl Reader {
     }
 }
 
-/// A run's row by its id.
 pub(crate) fn run_row(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<RunRow>> {
     let text = format!("SELECT {} FROM runs r WHERE r.uuid = ?", RunRow::COLUMNS);
     connection.prepare_cached(&text)?.query_row([uuid], RunRow::read).optional()
 }
 
-/// A run's versions by their manifests; a folder without a good one is no version.
+/// A run's checkpoints by their manifests; a folder without a valid manifest is no checkpoint.
 fn checkpoints(run: &Path) -> Vec<Checkpoint> {
     let folder = run.join("checkpoints");
     let steps = store::versions::list(&folder).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Runs of ours into the index, from their folders.
+//! Indexes runs of Bonfire from their folders.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -14,15 +14,15 @@ use super::{IndexError, Kind, documents};
 use crate::clients::NOTES;
 use crate::clients::events::{NoteEvent, Pair};
 
-/// Longest first line of a file of metrics that is looked at for its time.
+/// Maximum bytes of a metrics file's first line that are read for its time.
 const FIRST_LINE_MAX: u64 = 4096;
 
-/// Forgets what is known of a run but its row.
+/// Removes everything about a run except its row.
 pub(super) fn empty(connection: &Connection, run: i64, folder: &str) -> rusqlite::Result<()> {
     for table in ["metrics", "latest", "params", "tags", "inputs", "models"] {
         connection.execute(&format!("DELETE FROM {table} WHERE run = ?"), [run])?;
     }
-    // '0' comes after '/': all paths inside the folder.
+    // '0' follows '/' in ASCII: matches all paths inside the folder.
     connection.execute("DELETE FROM files WHERE path > ? || '/' AND path < ? || '0'", [folder, folder])?;
     Ok(())
 }
@@ -40,7 +40,6 @@ impl Kind {
     }
 }
 
-/// MLflow's word for where a run stands.
 fn status_word(status: RunStatus) -> &'static str {
     match status {
         RunStatus::Running => "RUNNING",
@@ -50,8 +49,8 @@ fn status_word(status: RunStatus) -> &'static str {
     }
 }
 
-/// The experiment of a run of ours: its name without the number that tells it from others of one preset, `Default` for
-/// a name without one.
+/// The experiment of a run of Bonfire: its name without the number that distinguishes runs of one preset, or `Default`
+/// for a name without a number.
 pub(crate) fn stem(name: &str) -> &str {
     let numbered = name.rsplit_once('-').filter(|(stem, number)| {
         !stem.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
@@ -91,7 +90,7 @@ impl Follow<'_> {
         if let Some(run) = self.sql(row_of(self.connection, folder))?
             && !(self.bonfire_lines(run, folder)? && self.notes(run, &notes_file)?)
         {
-            // A file was cut or replaced: all of the run is read again.
+            // A file was truncated or replaced: the whole run is read again.
             self.sql(empty(self.connection, run, folder))?;
         }
         let record = self.whole(&record_file)?;
@@ -118,7 +117,7 @@ impl Follow<'_> {
         self.sql(self.connection.execute(changed, [run])).map(|_| ())
     }
 
-    /// `false`: one of the files was cut or replaced.
+    /// `false`: one of the files was truncated or replaced.
     fn bonfire_lines(&mut self, run: i64, folder: &str) -> Result<bool, IndexError> {
         for file in ["metrics.jsonl", "system.jsonl"] {
             let connection = self.connection;
@@ -145,7 +144,7 @@ impl Follow<'_> {
         Ok(true)
     }
 
-    /// `false`: the file was cut or replaced.
+    /// `false`: the file was truncated or replaced.
     fn notes(&mut self, run: i64, file: &str) -> Result<bool, IndexError> {
         let connection = self.connection;
         let taken = self.lines(file, |line| match serde_json::from_str(line) {
@@ -156,7 +155,7 @@ impl Follow<'_> {
         Ok(taken.is_some())
     }
 
-    /// The row of the run; `Ok(Err(why))` where the file is no run record.
+    /// Upserts the run's row; `Ok(Err(why))` if the file is not a run record.
     fn bonfire_record(&mut self, folder: &str, bytes: &[u8]) -> Result<Result<(), String>, IndexError> {
         let record: RunRecord = match serde_json::from_slice(bytes) {
             Ok(record) => record,
@@ -187,8 +186,8 @@ impl Follow<'_> {
         self.sql(write()).map(Ok)
     }
 
-    /// Start and end, from what the folder says, so that a rebuild says the same: the earlier of its first event and first
-    /// metric, and where the run has ended the later of its last ones.
+    /// Sets start and end from the folder's content alone, so that a rebuild gives the same times: the earlier of the
+    /// first event and the first metric, and for an ended run the later of the last ones.
     fn bonfire_times(&mut self, run: i64, folder: &str) -> Result<(), IndexError> {
         let first = first_time(&self.root.join(folder).join("metrics.jsonl"));
         let write = || -> rusqlite::Result<()> {
@@ -212,7 +211,7 @@ impl Follow<'_> {
     }
 }
 
-/// What the run reads, as the record has it with source and profile; else made from its dataset.
+/// The run's inputs, as its record gives them with source and profile; otherwise derived from its dataset.
 fn put_inputs(connection: &Connection, run: i64, record: &RunRecord) -> rusqlite::Result<()> {
     let data = &record.dataset;
     let made = || Input {
@@ -238,7 +237,7 @@ fn put_inputs(connection: &Connection, run: i64, record: &RunRecord) -> rusqlite
     Ok(())
 }
 
-/// Tags by which MLflow's clients find what a run of ours is. Notes can't set them.
+/// Tags by which MLflow's clients recognise a run of Bonfire. Notes can't set them.
 fn own_tags(record: &RunRecord, folder: &str) -> Vec<Pair> {
     let status = serde_json::to_value(record.status).ok();
     let status = status.as_ref().and_then(Value::as_str).unwrap_or_default();
@@ -256,12 +255,12 @@ fn own_tags(record: &RunRecord, folder: &str) -> Vec<Pair> {
     tags.into_iter().filter(|(_, value)| !value.is_empty()).map(pair).collect()
 }
 
-/// Whether a tag of a run of ours is the run's own.
+/// Whether a tag of a run of Bonfire is reserved for the run itself.
 pub(crate) fn is_own_tag(key: &str) -> bool {
     key.starts_with("bonfire.") || key == "mlflow.runName" || key.starts_with("mlflow.source.")
 }
 
-/// The record's id; a copy of a run's folder gets another one, made from its name.
+/// The record's id; a copy of a run's folder gets another id, derived from its name.
 fn free_uuid(connection: &Connection, record: &RunRecord, folder: &str) -> rusqlite::Result<String> {
     let is_id = |id: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -272,7 +271,7 @@ fn free_uuid(connection: &Connection, record: &RunRecord, folder: &str) -> rusql
     Ok(if taken { format!("{own}-{}", documents::experiment_id(folder)) } else { own })
 }
 
-/// The time of a file's first metric.
+/// The time of a file's first metric, in milliseconds since 1970.
 fn first_time(path: &Path) -> Option<i64> {
     use std::io::Read;
     let file = std::fs::File::open(path).ok()?;
@@ -281,7 +280,7 @@ fn first_time(path: &Path) -> Option<i64> {
     Metric::from_json_line(line.trim_end()).map(|metric| values::milliseconds(metric.time))
 }
 
-/// A configuration as parameters: `model.kind`, with lists as JSON. What is no TOML has none.
+/// A configuration as parameters such as `model.kind`, with lists as JSON. Invalid TOML gives none.
 pub(super) fn flat_config(text: &str) -> Vec<Pair> {
     let mut pairs = Vec::new();
     if let Ok(table) = text.parse::<toml::Table>() {
@@ -315,7 +314,7 @@ impl Item {
     }
 }
 
-/// The file of notes on a run of ours, below the folder of runs.
+/// The notes file of a run of Bonfire, relative to the runs folder.
 pub(crate) fn notes_file(folder: &str) -> String {
     format!("{folder}/{NOTES}")
 }

@@ -1,4 +1,4 @@
-//! The index's tables, and how its file is opened, mistrusted and made anew.
+//! The index's tables, and how its file is opened, checked and rebuilt.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::IndexError;
 
-/// Goes up with every change of the tables: an index of another one is made anew from the folders.
+/// Incremented with every change of the tables: an index of another schema is rebuilt from the folders.
 pub(super) const SCHEMA: i64 = 2;
 
 /// How long one process waits for another's write.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// `metrics` is ordered as it is asked for. A value is NULL where it is NaN, which SQLite doesn't keep (nor the sign of zero). `tie` tells
-/// apart what clients wrote of one key, step and time; for a run of ours it is 0.
+/// `metrics` is ordered as queries read it. NaN is stored as NULL, since SQLite keeps no NaN (nor the sign of zero).
+/// `tie` distinguishes a client's values of equal key, step and time; for a run of Bonfire it is 0.
 const TABLES: &str = "
 CREATE TABLE files(
     path TEXT PRIMARY KEY, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
@@ -55,13 +55,13 @@ CREATE TABLE models(
 CREATE TABLE docs(kind TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY(kind, id)) WITHOUT ROWID;
 ";
 
-/// The index's file below a folder of runs.
+/// The index's file below a runs folder.
 #[must_use]
 pub(super) fn index_path(root: &Path) -> PathBuf {
     root.join(super::FOLDER).join("index.sqlite")
 }
 
-/// Opens the index for writing; makes it if it isn't there, or is of another schema, or is damaged.
+/// Opens the index for writing; rebuilds it if it is missing, damaged or of another schema.
 pub(super) fn open(root: &Path, remarks: &mut Vec<String>) -> Result<Connection, IndexError> {
     let path = index_path(root);
     let folder = root.join(super::FOLDER);
@@ -83,7 +83,7 @@ fn try_open(path: &Path) -> Result<Connection, IndexError> {
     let at = |source| IndexError::Sql { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(at)?;
     tune(&connection).map_err(at)?;
-    // Several processes may open a new file at once: the first makes the tables.
+    // Several processes may open a new file at once: the first creates the tables.
     let make = |connection: &mut Connection| -> rusqlite::Result<()> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -104,7 +104,7 @@ fn try_open(path: &Path) -> Result<Connection, IndexError> {
     Ok(connection)
 }
 
-/// Everything in it can be read again from the folders.
+/// Drops all tables; their content can be read again from the folders.
 fn drop_tables(connection: &Connection) -> rusqlite::Result<()> {
     let mut names = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
     let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -114,7 +114,7 @@ fn drop_tables(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A connection for queries; the index must be there.
+/// Opens a query-only connection; the index must exist.
 pub(super) fn open_reader(root: &Path) -> Result<Connection, IndexError> {
     let path = index_path(root);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -126,7 +126,7 @@ pub(super) fn open_reader(root: &Path) -> Result<Connection, IndexError> {
     opened.map_err(|source| IndexError::Sql { path, source })
 }
 
-/// Whether another process's write is waited for, or an error at once.
+/// Sets whether to wait for another process's write or to fail at once.
 pub(super) fn wait_for_others(connection: &Connection, is_waited: bool) -> rusqlite::Result<()> {
     connection.busy_timeout(if is_waited { BUSY } else { Duration::ZERO })
 }
@@ -136,30 +136,30 @@ fn tune(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "cache_size", -32_000)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // LIKE as MLflow's databases have it; ILIKE compares in small letters.
+    // Case-sensitive LIKE, as in MLflow's databases; ILIKE compares lower-cased values.
     connection.pragma_update(None, "case_sensitive_like", true)
 }
 
-/// `index.sqlite` to `index.sqlite.damaged`, over an older one: it holds nothing that the folders don't.
+/// Renames `index.sqlite` to `index.sqlite.damaged`, over an older one: it holds nothing that the folders don't.
 pub(super) fn move_aside(path: &Path) -> Result<PathBuf, IndexError> {
     let aside = path.with_extension("sqlite.damaged");
     std::fs::rename(path, &aside).map_err(|source| IndexError::Io { path: path.to_owned(), source })?;
     for extension in ["sqlite-wal", "sqlite-shm"] {
-        // They belong to the file that is gone.
+        // They belong to the renamed file.
         let _ = std::fs::remove_file(path.with_extension(extension));
     }
     Ok(aside)
 }
 
 impl IndexError {
-    /// Whether the file is no database, or a damaged one.
+    /// Whether the file is damaged or not a database.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Sql { source, .. } if is_damage(source))
     }
 }
 
-/// Whether SQLite says that the file is no database, or a damaged one.
+/// Whether the SQLite error means that the file is damaged or not a database.
 pub(crate) fn is_damage(source: &rusqlite::Error) -> bool {
     let code = source.sqlite_error_code();
     let is_missing =

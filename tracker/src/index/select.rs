@@ -1,11 +1,11 @@
-//! Which runs, in which order: filters and orders as SQL. Texts of users are bound, never part of a statement.
+//! Selects and orders runs: filters and orders as SQL. User input is always bound, never part of a statement.
 
 use rusqlite::types::Value as Bound;
 
 use super::{IndexError, Reader, RunRow};
 use crate::filter::{Clause, Entity, Field, Filter, FilterError, Literal, Operator, Order};
 
-/// Runs that are active, deleted, or both.
+/// Lifecycle stages to include.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Stage {
     /// Not deleted.
@@ -17,33 +17,33 @@ pub enum Stage {
     All,
 }
 
-/// A question for runs.
+/// A query for runs.
 #[derive(Clone, Debug, Default)]
 pub struct Select {
     /// Ids of experiments; `None` means all.
     pub experiments: Option<Vec<String>>,
-    /// All of it must hold.
+    /// The filter to match.
     pub filter: Filter,
-    /// The first key counts most; what is equal in all is ordered newest first.
+    /// Sort keys, the most significant first; ties are ordered newest first.
     pub order: Vec<Order>,
-    /// Active, deleted or both.
+    /// Lifecycle stages to include.
     pub stage: Stage,
-    /// At most so many runs.
+    /// The maximum number of runs.
     pub limit: usize,
-    /// So many runs are passed over.
+    /// The number of runs to skip.
     pub offset: usize,
 }
 
-/// A page of an answer.
+/// A page of results.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Page<T> {
-    /// What was asked for.
+    /// The results.
     pub items: Vec<T>,
-    /// Where the next page begins, if there is one.
+    /// The offset of the next page, if there is one.
     pub next: Option<usize>,
 }
 
-/// Longest list of experiments and keys of an order.
+/// Maximum number of experiments and sort keys.
 const PARTS_MAX: usize = 10_000;
 
 struct Statement {
@@ -52,7 +52,7 @@ struct Statement {
 }
 
 impl Reader {
-    /// The runs that a question is for.
+    /// The rows of the matching runs.
     pub(crate) fn select(&self, select: &Select) -> Result<Page<RunRow>, IndexError> {
         let mut s = Statement::for_runs(select)?;
         let limit = select.limit.min(i64::MAX as usize - 1);
@@ -136,7 +136,7 @@ impl Statement {
         Ok(())
     }
 
-    /// `SELECT ... WHERE` for the rows of a field in the run `r`; the column of its value.
+    /// Writes `SELECT ... WHERE` for a field's rows in the run `r`; returns the value's column.
     fn rows_of(&mut self, field: &Field) -> Result<&'static str, FilterError> {
         let column = match field.entity {
             Entity::Metric => {
@@ -169,7 +169,7 @@ impl Statement {
         Ok("f.value")
     }
 
-    /// What comes after a column.
+    /// Writes the comparison that follows a column.
     fn comparison(&mut self, column: &str, clause: &Clause) {
         let sign = match clause.operator {
             Operator::Absent => return self.text.push_str(" IS NULL"),
@@ -182,7 +182,7 @@ impl Statement {
             Operator::GreaterOrEqual => " >= ",
             Operator::Like => " LIKE ",
             Operator::LikeAnyCase => {
-                // The column again, in small letters: what stands before is then compared with itself.
+                // The column written so far gets a null check; its lower-cased form is what is compared.
                 self.text.push_str(&format!(" IS NOT NULL AND lower({column}) LIKE lower("));
                 self.literal(clause);
                 return self.text.push(')');
@@ -212,7 +212,7 @@ impl Statement {
         }
     }
 
-    /// What has no value, or one that is no number, comes last either way.
+    /// Missing and non-numeric values come last in either direction.
     fn order(&mut self, order: &Order) -> Result<(), FilterError> {
         for again in [" IS NULL, ", if order.descending { " DESC, " } else { " ASC, " }] {
             if order.field.entity == Entity::Attribute {
@@ -229,7 +229,7 @@ impl Statement {
     }
 }
 
-/// An attribute's column, and whether it is a number.
+/// An attribute's column, and whether it is numeric.
 fn attribute(field: &Field) -> Result<(&'static str, bool), FilterError> {
     let name = field.key.to_ascii_lowercase().replace(' ', "_");
     Ok(match name.as_str() {

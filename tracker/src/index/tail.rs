@@ -1,49 +1,47 @@
-//! Files that grow by whole lines, followed from where reading stopped.
+//! Follows files that grow by whole lines from the last read position.
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const CHUNK: usize = 8 << 20;
 
-/// A longer line is no line of ours.
+/// Maximum bytes of a line; Bonfire writes no longer one.
 const LINE_MAX: usize = 64 << 20;
 
-/// Bytes at the beginning, and before the place where reading stopped, by which another file is noticed.
+/// Bytes at the beginning and before the read position whose checksums detect a replaced file.
 const SAMPLE: u64 = 256;
 
-/// How far a file has been read, and enough to notice another one in its place.
+/// A file's read position, with enough to detect that the file was replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Mark {
     pub(super) inode: u64,
     pub(super) size: u64,
     /// Nanoseconds since 1970.
     pub(super) mtime: i64,
-    /// Up to here it was read: the end of a line.
+    /// Read position: the end of a line.
     pub(super) offset: u64,
     /// CRC-32 of the first 256 bytes before the offset.
     pub(super) head: u32,
     /// CRC-32 of the last 256 bytes before the offset.
     pub(super) tail: u32,
-    /// Lines that said nothing.
+    /// The number of invalid lines.
     pub(super) damaged: u64,
 }
 
-/// What has become of a file.
+/// The change of a file since its mark.
 pub(super) enum FileChange {
-    /// It isn't there.
     Absent,
-    /// Nothing new.
     Same,
-    /// It was cut or replaced: what was read of it no longer counts.
+    /// It was truncated or replaced: everything read from it is invalid.
     Replaced,
     /// Whole lines after the offset, and the mark after them. There may be more.
     Grown(Vec<u8>, Mark),
 }
 
-/// A file's inode, size and time of change, without opening it; `None` if it isn't there.
+/// A file's inode, size and modification time, without opening it; `None` if it doesn't exist.
 pub(super) fn look(path: &Path) -> std::io::Result<Option<(u64, u64, i64)>> {
     match std::fs::metadata(path) {
         Ok(found) => Ok(Some(identity(&found))),
@@ -57,7 +55,7 @@ fn identity(found: &std::fs::Metadata) -> (u64, u64, i64) {
     (found.ino(), found.len(), mtime)
 }
 
-/// Reads on from the mark.
+/// Continues reading at the mark.
 pub(super) fn follow(path: &Path, mark: &Mark) -> std::io::Result<FileChange> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -85,7 +83,7 @@ pub(super) fn follow(path: &Path, mark: &Mark) -> std::io::Result<FileChange> {
     Ok(FileChange::Grown(lines, Mark { inode, size, mtime, offset, head, tail, damaged: mark.damaged }))
 }
 
-/// From the offset to the last newline of the next chunk; a chunk without one is made longer.
+/// Reads from the offset to the last newline of the next chunk; a chunk without one is extended.
 fn whole_lines(file: &File, offset: u64, size: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while offset + (bytes.len() as u64) < size && bytes.len() < LINE_MAX {
@@ -103,7 +101,7 @@ fn whole_lines(file: &File, offset: u64, size: u64) -> std::io::Result<Vec<u8>> 
         }
     }
     if bytes.len() >= LINE_MAX {
-        // Nobody's line: it is passed over as a damaged one, piece by piece.
+        // Too long for any writer's line: skipped as a damaged one, piece by piece.
         return Ok(bytes);
     }
     Ok(Vec::new())
@@ -192,7 +190,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the file grows, what is read is its whole lines, once and in order.
+        /// However the file grows, its whole lines are read once and in order.
         #[test]
         fn reading_is_incremental(pieces in proptest::collection::vec("[ab\\n]{0,12}", 0..12)) {
             let dir = tempfile::tempdir().expect("a temporary folder");

@@ -1,4 +1,4 @@
-//! The index against folders that grow, break and vanish.
+//! The index over folders that grow, break and vanish.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,7 +10,6 @@ use crate::clients::events::{MetricLine, Pair, RunEvent};
 use crate::clients::{self, Durable, Float, Int};
 use crate::filter::{Filter, Order};
 
-/// A folder with runs in it.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -214,7 +213,7 @@ fn a_deleted_and_a_damaged_index_are_made_anew_with_the_same_content() {
         let reader = index.reader().expect("a reader");
         let runs: Vec<String> = ids(&reader, "", &[]);
         let whole: Vec<_> = runs.iter().map(|id| reader.run(id).expect("read").expect("there")).collect();
-        // Revisions count changes as they were seen.
+        // Revisions count the changes that were seen.
         let whole: Vec<_> = whole
             .into_iter()
             .map(|mut run| {

@@ -1,10 +1,10 @@
-//! Metrics into the index: each once, and the latest of each key.
+//! Inserts metrics into the index, each once, and maintains the latest value of each key.
 
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// A value on its way into the index.
+/// A value to be inserted.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sample {
     pub(super) step: i64,
@@ -15,7 +15,7 @@ pub(super) struct Sample {
     pub(super) samples: Option<i64>,
 }
 
-/// The newest value of a key, and what there was so far.
+/// A key's newest value and the summary of its history.
 #[derive(Clone, Copy, Debug)]
 struct Latest {
     step: i64,
@@ -27,16 +27,17 @@ struct Latest {
     maximum: Option<f64>,
 }
 
-/// Writes one run's values; [`Writer::close`] writes what they come to.
+/// Writes one run's values; [`Writer::close`] writes the summaries.
 pub(super) struct Writer<'a> {
     connection: &'a Connection,
     run: i64,
-    /// Of a run of ours the first value of a key and step counts; of a client's, each that is not wholly the same.
+    /// For runs of Bonfire the first value per key and step wins; of a client's values only exact duplicates are
+    /// dropped.
     is_first_only: bool,
     keys: HashMap<String, (i64, Option<Latest>)>,
 }
 
-/// The order of floats as an order of integers.
+/// Maps floats to integers of the same order.
 fn ordered_bits(value: f64) -> i64 {
     let bits = value.to_bits() as i64;
     bits ^ (((bits >> 63) as u64) >> 1) as i64
@@ -53,7 +54,7 @@ impl<'a> Writer<'a> {
             self.keys.insert(key.to_owned(), (id, latest(self.connection, self.run, id)?));
         }
         let Some((id, latest)) = self.keys.get_mut(key) else { return Ok(()) };
-        // A later step than all so far is new without a look.
+        // A step later than all previous ones is new without a lookup.
         let may_be_known = latest.is_some_and(|latest| sample.step <= latest.step);
         if self.is_first_only && may_be_known {
             let known = "SELECT 1 FROM metrics WHERE run = ? AND key = ? AND step = ? LIMIT 1";
@@ -136,7 +137,8 @@ fn latest(connection: &Connection, run: i64, key: i64) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// A line of `metrics.jsonl` as this program writes it, read without making a tree of it; `None` for any other form.
+/// Parses a `metrics.jsonl` line in the exact format that this program writes, without building a JSON tree; `None` for
+/// any other format.
 pub(super) fn read_line(line: &str) -> Option<(&str, Sample)> {
     let (step, rest) = line.strip_prefix("{\"step\":")?.split_once(",\"epoch\":")?;
     let (epoch, rest) = rest.split_once(",\"samples\":")?;
@@ -149,7 +151,7 @@ pub(super) fn read_line(line: &str) -> Option<(&str, Sample)> {
     let value = value.strip_suffix('}')?;
     let value = match value.strip_prefix('"') {
         Some(word) => run_record::number::from_word(word.strip_suffix('"')?)?,
-        // What Rust reads as a number and JSON doesn't has letters other than the exponent's.
+        // Rust also parses words such as "inf", which JSON lacks: allow no letter except the exponent's.
         None if value.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) => value.parse().ok()?,
         None => return None,
     };
@@ -163,7 +165,7 @@ pub(super) fn read_line(line: &str) -> Option<(&str, Sample)> {
     Some((key, sample))
 }
 
-/// Seconds since 1970 as milliseconds.
+/// Converts seconds to milliseconds since 1970.
 pub(super) fn milliseconds(seconds: f64) -> i64 {
     (seconds * 1e3).round() as i64
 }
@@ -176,7 +178,7 @@ mod tests {
     use run_record::Metric;
 
     proptest! {
-        /// The quick reader reads what the careful one reads, to the last bit.
+        /// The fast parser agrees with the careful one, to the last bit.
         #[test]
         fn lines_are_read_as_the_file_reads_them(step in 0..i64::MAX as u64, key in "\\PC{0,12}", bits: u64) {
             let value = f64::from_bits(bits);

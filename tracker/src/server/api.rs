@@ -1,4 +1,4 @@
-//! JSON for the page: [`super`] has the forms.
+//! The JSON API for the web page; [`super`] documents its formats.
 
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
@@ -9,22 +9,22 @@ use super::{Failure, Tracker};
 use crate::filter::{Filter, Order};
 use crate::index::{COLUMNS, Comparison, RunWhole, Select, Stage};
 
-/// Runs of one page.
+/// Maximum number of runs per page.
 const LIMIT_MAX: usize = 5_000;
 
-/// Runs of one page where nothing is said.
+/// Default number of runs per page.
 const LIMIT: usize = 200;
 
-/// Metrics of one request for points, and runs side by side.
+/// Maximum number of metrics per request for points, and of runs to compare.
 const KEYS_MAX: usize = 64;
 
-/// Points of a metric where nothing is said.
+/// Default number of points per metric.
 const POINTS: usize = 1_000;
 
-/// Columns of a list.
+/// Maximum number of columns in a list.
 const COLUMNS_MAX: usize = 200;
 
-/// An address's parameters, repeated ones among them.
+/// Query parameters, including repeated ones.
 type Asked = Query<Vec<(String, String)>>;
 
 pub(super) fn routes() -> Router<Tracker> {
@@ -54,7 +54,7 @@ fn number(asked: &[(String, String)], name: &str, otherwise: usize) -> Result<us
     text.parse().map_err(|_| Failure::invalid(format!("{name} = {text:?} is no whole number")))
 }
 
-/// For a run that isn't there.
+/// The failure for an unknown run.
 pub(super) fn no_run(id: &str) -> Failure {
     Failure::absent(format!("Run '{id}' not found"))
 }

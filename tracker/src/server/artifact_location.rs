@@ -1,5 +1,5 @@
-//! Where a run's or a model's artifacts lie, and that nothing else is reached: no path leads out of its folder, by its
-//! words or by a link.
+//! Locates the artifacts of a run or a model, and confines access to them: no path leads out of its folder, neither by
+//! its components nor by a link.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::clients;
 use crate::clients::documents::LoggedModel;
 use crate::index::{Kind, Reader};
 
-/// What of a run of ours is shown: neither its token nor its logs.
+/// Files of a run of Bonfire that are exposed: neither its token nor its logs.
 const SHOWN: [&str; 7] =
     [RunRecord::FILE, "config.toml", "data.json", "metrics.jsonl", "system.jsonl", "exports", "checkpoints"];
 
@@ -27,7 +27,7 @@ fn is_diff(name: &str) -> bool {
     })
 }
 
-/// A path's parts, if none of them leads out of its folder.
+/// A path's components, if none of them leads out of its folder.
 pub(super) fn parts(path: &str) -> Result<Vec<&str>, Failure> {
     let is_bad = |part: &str| matches!(part, "" | "." | "..") || part.contains(['\\', '\0']);
     let parts: Vec<&str> = match path.strip_suffix('/').unwrap_or(path) {
@@ -42,7 +42,7 @@ pub(super) fn parts(path: &str) -> Result<Vec<&str>, Failure> {
     Ok(parts)
 }
 
-/// Where artifacts of a run or a model lie.
+/// The artifacts folder of a run or a model.
 pub(super) struct ArtifactLocation {
     folder: PathBuf,
     kind: Kind,
@@ -67,7 +67,7 @@ impl ArtifactLocation {
         Ok(Self { folder, kind: Kind::Client })
     }
 
-    /// Of a path such as `EXPERIMENT/RUN/artifacts/a/b`: whose it is, and the rest.
+    /// Resolves a path such as `EXPERIMENT/RUN/artifacts/a/b` to the owner's location and the remaining path.
     pub(super) fn of_path(reader: &Reader, path: &str) -> Result<(Self, Vec<String>), Failure> {
         let rest = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
         match parts(path)?.as_slice() {
@@ -101,8 +101,8 @@ impl ArtifactLocation {
         )))
     }
 
-    /// Whether a path is still one that is shown once links are followed. Of what isn't there yet that is asked of the folder
-    /// that it would be in.
+    /// Whether a path is still an exposed one once links are resolved. For a path that doesn't exist yet, its nearest
+    /// existing ancestor is checked.
     fn holds(&self, path: &Path) -> bool {
         let Ok(folder) = self.folder.canonicalize() else { return true };
         let there = path.ancestors().find_map(|path| path.canonicalize().ok());
@@ -125,7 +125,7 @@ impl ArtifactLocation {
         self.at(inside)
     }
 
-    /// Names, whether they are folders, and sizes, in the order of names; nothing for what is no folder.
+    /// Names and metadata of a folder's entries, sorted by name; empty if it is not a folder.
     pub(super) fn list(&self, inside: &[String]) -> Result<Vec<(String, Metadata)>, Failure> {
         let mut found = Vec::new();
         let Ok(entries) = std::fs::read_dir(self.at(inside)?) else { return Ok(found) };

@@ -1,4 +1,4 @@
-//! Artifacts: files of runs and logged models, listed, read, written whole or not at all.
+//! Artifacts: files of runs and logged models, listed, read, and written atomically.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -27,16 +27,16 @@ use crate::clients::documents::LoggedModel;
 use crate::clients::{self, FOLDER};
 use crate::index::Reader;
 
-/// A file's greatest size: more is a mistake, and would fill the disk.
+/// Maximum file size: a larger one is a mistake, and would fill the disk.
 const FILE_MAX: u64 = 256 << 30;
 
-/// A request for a list has its path in its address, or in a body of no more than this.
+/// Maximum body size of a list request, whose path may also be in its URL.
 const LIST_MAX: usize = 64 << 10;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const CHUNK: usize = 1 << 20;
 
-/// Chunks that wait for a slow reader.
+/// Chunks buffered for a slow reader.
 const WAITING: usize = 2;
 
 const FILES: &str = "/api/2.0/mlflow-artifacts/artifacts";
@@ -54,7 +54,7 @@ pub(super) fn lists() -> Router<Tracker> {
         .route("/logged-models/{model_id}/artifacts/directories", get(list_model))
 }
 
-/// MLflow's form of a list; `prefix` stands before each name.
+/// A list in MLflow's format; each name gets the prefix.
 fn list_json(found: &[(String, Metadata)], prefix: &[String]) -> Vec<Value> {
     let path = |name: &String| prefix.iter().chain([name]).cloned().collect::<Vec<_>>().join("/");
     let file = |(name, metadata): &(String, Metadata)| {
@@ -130,7 +130,7 @@ async fn list_model(
     tracker.read(read).await
 }
 
-/// A file, always as a download: what it holds is never shown as a page of this origin.
+/// Serves a file, always as a download: its content is never rendered as a page of this origin.
 async fn read_file(
     State(tracker): State<Tracker>,
     UrlPath(path): UrlPath<String>,
@@ -157,7 +157,7 @@ async fn read_file(
         (CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    // No more than was there when the length was said: a file of metrics grows.
+    // No more than the announced length: a metrics file grows.
     Ok((headers, Body::from_stream(chunks(file, metadata.len(), transfer))).into_response())
 }
 
@@ -218,7 +218,7 @@ async fn write_file(
     Ok(Json(json!({})))
 }
 
-/// A file on its way: what isn't renamed is removed, also if the client goes away.
+/// A file being uploaded: deleted on drop unless it was renamed, even if the client disconnects.
 struct Upload(PathBuf);
 
 impl Drop for Upload {

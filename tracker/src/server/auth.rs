@@ -1,4 +1,4 @@
-//! Who may: a token, a cookie, or somebody on this machine.
+//! Authentication: a token, a cookie, or a client on this machine.
 
 use std::sync::Arc;
 
@@ -21,21 +21,21 @@ impl std::fmt::Debug for AccessToken {
     }
 }
 
-/// A text that is no token.
+/// A text that is not a valid token.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "a token has {TOKEN_MIN} to {TOKEN_MAX} letters, digits and \"-._~+/=\", this text has not: write one with \"head -c 32 /dev/urandom | base64\""
 )]
 pub struct TokenError;
 
-/// Shorter ones can be guessed.
+/// Shorter tokens can be guessed.
 const TOKEN_MIN: usize = 16;
 
-/// Longer ones don't fit into a header.
+/// Longer tokens don't fit into a header.
 const TOKEN_MAX: usize = 1024;
 
 impl AccessToken {
-    /// Reads a token, such as a file's content; blanks around it don't count.
+    /// Parses a token, such as a file's content; surrounding blanks are ignored.
     ///
     /// # Errors
     /// When it is too short, too long, or has characters that don't fit into a header.
@@ -48,7 +48,7 @@ impl AccessToken {
         Ok(Self(text.to_owned()))
     }
 
-    /// Whether it is the same, in a time that says nothing of where it differs.
+    /// Whether the tokens are equal, compared in constant time.
     fn is(&self, other: &str) -> bool {
         let (own, other) = (self.0.as_bytes(), other.as_bytes());
         let mut difference = usize::from(own.len() != other.len());
@@ -66,10 +66,10 @@ impl Access for AccessToken {
     }
 }
 
-/// A request that names what it deletes is short.
+/// Maximum body size of a deletion: a request that names what it deletes is short.
 const DELETION_BYTES_MAX: usize = 64 << 10;
 
-/// Lets a request pass that may, before anything is done for it.
+/// Authenticates and authorises a request before any other work is done for it.
 pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next: Next) -> Response {
     if let Err(failure) = is_own_page(request.headers()) {
         return failure.into_response();
@@ -111,7 +111,7 @@ pub(super) async fn check(State(tracker): State<Tracker>, request: Request, next
     answer
 }
 
-/// Who asks, and with which token; else the answer.
+/// The visitor and its token; otherwise the response that refuses the request.
 fn admit(access: &dyn Access, request: &Request) -> Result<(Visitor, Option<Arc<str>>), Box<Response>> {
     if let Some((visitor, token)) = presented(access, request.headers()) {
         return Ok((visitor, Some(token)));
@@ -133,13 +133,13 @@ fn admit(access: &dyn Access, request: &Request) -> Result<(Visitor, Option<Arc<
     Err(Box::new(Failure::unauthenticated(format!("{what}: {how}")).into_response()))
 }
 
-/// Whether a request changes nothing: MLflow's clients search by POST.
+/// Whether a request is read-only: MLflow's clients search by POST.
 fn is_reading(method: &Method, path: &str) -> bool {
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     method.is_safe() || (method == Method::POST && ["search", "get-latest-versions"].contains(&last))
 }
 
-/// What a request does to something that is there, if it deletes or restores.
+/// How a request affects an existing item, if it deletes or restores one.
 fn deletion(method: &Method, path: &str) -> Option<&'static str> {
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match last {
@@ -150,14 +150,14 @@ fn deletion(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-/// The token in the address, with `%2B` and the like read. A `+` is one: tokens have no blanks, and many have that.
+/// The percent-decoded token in the query. A `+` stays a `+`: tokens contain no blanks, but many contain a `+`.
 fn query_token(uri: &Uri) -> Option<String> {
     let uri: Uri = format!("/?{}", uri.query()?.replace('+', "%2B")).parse().ok()?;
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok()?;
     query.0.into_iter().find(|(name, _)| name == "token").map(|(_, value)| value)
 }
 
-/// To the same page without the token in its address, which browsers keep and show.
+/// Redirects to the same page without the token in its URL, which browsers keep and show.
 fn with_cookie(token: &str, is_encrypted: bool, uri: &Uri) -> Response {
     let rest: Vec<&str> =
         uri.query().unwrap_or_default().split('&').filter(|p| !p.starts_with("token=")).collect();
@@ -165,16 +165,17 @@ fn with_cookie(token: &str, is_encrypted: bool, uri: &Uri) -> Response {
     if !rest.is_empty() {
         location = format!("{location}?{}", rest.join("&"));
     }
-    // "//host" would be another place.
+    // "//host" would lead to another origin.
     let location = format!("/{}", location.trim_start_matches('/'));
-    // Lax: whoever comes by a link from elsewhere is let in as well. No GET changes anything, and with what another page asks
-    // or sends by itself the cookie doesn't go. Secure: it goes to no other port of this host in the open.
+    // Lax: a person who follows a link from elsewhere stays logged in. No GET changes anything, and requests that
+    // another page makes on its own don't carry the cookie. Secure: the cookie is never sent unencrypted to another
+    // port of this host.
     let secure = if is_encrypted { "; Secure" } else { "" };
     let cookie = format!("{COOKIE_NAME}={token}; HttpOnly; SameSite=Lax; Path=/{secure}");
     (StatusCode::SEE_OTHER, [(LOCATION, location), (SET_COOKIE, cookie)]).into_response()
 }
 
-/// A page of another origin makes a browser send its origin.
+/// Refuses requests of other origins: for a page of another origin the browser sends its `Origin`.
 fn is_own_page(headers: &HeaderMap) -> Result<(), Failure> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let text = |value: &axum::http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
@@ -187,7 +188,7 @@ fn is_own_page(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::denied(format!("a page of {origin:?} asks, and this is {host:?}")))
 }
 
-/// Without a token: only names and addresses of this machine, so that no page reaches it by another name.
+/// Without a token, accepts only this machine's names and addresses, so that no page reaches it by another name.
 fn is_this_machine(headers: &HeaderMap) -> Result<(), Failure> {
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let name = match host.strip_prefix('[') {

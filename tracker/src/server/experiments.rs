@@ -42,7 +42,7 @@ fn experiment_json(id: &str, experiment: &Experiment) -> Value {
     })
 }
 
-/// For an experiment that isn't there.
+/// The failure for an unknown experiment.
 pub(super) fn no_experiment(id: &str) -> Failure {
     Failure::absent(format!("No Experiment with id={id} exists"))
 }
@@ -112,7 +112,7 @@ async fn create(
     tracker.write(move |index| index.amend(make)).await
 }
 
-/// The events that make a derived experiment one of its own, before something is said of it.
+/// The event that turns a derived experiment into a stored one, before other events on it are appended.
 pub(super) fn grounded(experiment: &Experiment) -> Option<ExperimentEvent> {
     let event =
         || ExperimentEvent::Created { name: experiment.name.clone(), time_ms: now_ms(), tags: Vec::new() };
@@ -136,7 +136,7 @@ async fn change(
     tracker.write(move |index| index.amend(make)).await
 }
 
-/// Runs of ours are where their names say: their experiment keeps its name and stays.
+/// Runs of Bonfire belong to the experiment that their names imply: it keeps its name and can't be deleted.
 fn check_movable(connection: &Connection, id: &str) -> Result<(), Failure> {
     let held = "SELECT EXISTS (SELECT 1 FROM runs WHERE experiment = ? AND kind = 0)";
     let is_held: bool = sql(connection.query_row(held, [id], |row| row.get(0)))?;
@@ -273,7 +273,7 @@ fn holds(clauses: &[Clause], id: &str, experiment: &Experiment) -> Result<bool, 
     Ok(true)
 }
 
-/// By what is asked for, else the last changed first, as MLflow does.
+/// Sorts by the requested keys, else the last changed first, as MLflow does.
 fn sort(found: &mut [(String, Experiment)], order: &[Order]) {
     found.sort_by(|(a_id, a), (b_id, b)| {
         for key in order {

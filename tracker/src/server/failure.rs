@@ -1,4 +1,4 @@
-//! What a request is answered that can't be served, in MLflow's form.
+//! Error responses, in MLflow's format.
 
 use axum::Json;
 use axum::http::{StatusCode, Uri};
@@ -13,7 +13,7 @@ pub(crate) struct Failure {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// It was the index's, which can be made anew.
+    /// The index was damaged; it can be rebuilt.
     is_damage: bool,
 }
 
@@ -54,7 +54,7 @@ impl Failure {
         self.status
     }
 
-    /// SQLite's no.
+    /// An SQLite error.
     pub(super) fn of_index(why: &rusqlite::Error) -> Self {
         Self { is_damage: is_damage(why), ..Self::internal(format!("the index: {why}")) }
     }
@@ -91,13 +91,13 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error_code": self.code, "message": self.message });
         let mut response = (self.status, Json(body)).into_response();
-        // A browser gets a page made of it.
+        // `failure_page` renders it for browsers.
         response.extensions_mut().insert(self);
         response
     }
 }
 
-/// For a path that is none of ours.
+/// The failure for an unknown path.
 pub(super) async fn unknown(uri: Uri) -> Failure {
     Failure::no_endpoint(format!("there is nothing at {}", uri.path()))
 }

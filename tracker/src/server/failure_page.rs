@@ -1,4 +1,4 @@
-//! What a person who looks with a browser sees instead of a failure's JSON: what is wrong, and the way out.
+//! The HTML page that a browser gets instead of a failure's JSON: what is wrong, and how to go on.
 
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Failure;
 
-/// No scripts, and nothing that would have to be asked for: without the token it would be refused.
+/// No scripts, and nothing that would have to be fetched: without the token it would be refused.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
@@ -33,7 +33,7 @@ const TOKEN_FORM: &str = "<form action=\"/\" method=\"get\"><label>Token<input t
 
 const WAY_BACK: &str = "<p><a href=\"/\">All runs</a></p>";
 
-/// Answers a failure as a page where a browser asks for one; everybody else gets it as it is.
+/// Renders a failure as a page where a browser asks for one; other clients get it unchanged.
 pub(super) async fn for_browsers(request: Request, next: Next) -> Response {
     let wants_page = request.method() == Method::GET && is_wanted(request.headers());
     let response = next.run(request).await;
@@ -43,7 +43,7 @@ pub(super) async fn for_browsers(request: Request, next: Next) -> Response {
     }
 }
 
-/// A browser says so when it opens an address; our own page's questions and MLflow's client don't.
+/// A browser asks for HTML when it opens a URL; our own page's requests and MLflow's client don't.
 fn is_wanted(headers: &HeaderMap) -> bool {
     headers
         .get(ACCEPT)
@@ -58,7 +58,7 @@ fn page(failure: &Failure) -> Response {
         StatusCode::NOT_FOUND => ("Not here", WAY_BACK),
         _ => ("That did not work", WAY_BACK),
     };
-    // What a program would send is nothing for a person, who has a form.
+    // Instructions for programs don't help a person, who has a form.
     let message = failure.message();
     let message = match failure.status() {
         StatusCode::UNAUTHORIZED => message.split_once(": ").map_or(message, |(what, _)| what),
@@ -79,7 +79,7 @@ fn page(failure: &Failure) -> Response {
     (failure.status(), headers, html).into_response()
 }
 
-/// Text that no browser takes for HTML.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,8 +1,8 @@
-//! What requests and answers may hold in memory, all of them together.
+//! Limits the memory of all requests and responses together.
 //!
-//! Small ones are bounded by the number of connections. Of large ones the bytes count: a request's until it is answered, an
-//! answer's until its reader has taken it. Where no room is left they are told to come again, and nobody waits for those
-//! that are slow.
+//! Small ones are bounded by the number of connections. Large ones are counted in bytes: a request's until it is
+//! answered, a response's until its reader has taken it. When the limit is reached, clients are told to retry, so that
+//! nobody waits for slow clients.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use tokio_stream::StreamExt;
 
 use super::{Failure, JSON_MAX, Tracker};
 
-/// Up to so many bytes are small.
+/// Requests and responses up to this size in bytes are small.
 const SMALL: usize = 64 << 10;
 
-/// Bytes of all large requests: eight of the largest. What they become when they are read is several times as much.
+/// Bytes of all large requests: eight of the largest. Parsed, they take several times as much.
 const REQUESTS_MAX: usize = 8 * JSON_MAX;
 
-/// Bytes of all large answers.
+/// Bytes of all large responses.
 const ANSWERS_MAX: usize = 128 << 20;
 
-/// Files of artifacts that are read or written at once: each is open for as long as its transfer takes.
+/// Maximum number of concurrent artifact transfers: each keeps a file open for as long as it takes.
 pub(super) const TRANSFERS_MAX: usize = 32;
 
-/// Bytes and transfers that are free.
+/// Free bytes and transfers.
 pub(super) struct Load {
     requests: Arc<Semaphore>,
     answers: Arc<Semaphore>,
@@ -46,7 +46,7 @@ impl Default for Load {
 }
 
 impl Load {
-    /// A file is about to be read or written.
+    /// Reserves a file transfer.
     pub(super) fn transfer(&self) -> Result<OwnedSemaphorePermit, Failure> {
         Arc::clone(&self.transfers).try_acquire_owned().map_err(|_| {
             Failure::busy(format!("{TRANSFERS_MAX} files are on their way: ask again in a moment"))
@@ -54,12 +54,12 @@ impl Load {
     }
 }
 
-/// Takes so many bytes, if they are free.
+/// Reserves bytes, if they are free.
 fn take(of: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
     Arc::clone(of).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
 }
 
-/// Reads a request's body, answers it, and hands the answer over piece by piece.
+/// Reads a request's body, answers it, and sends the response piece by piece.
 pub(super) async fn bounded(State(tracker): State<Tracker>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let (body, held) = match read(tracker.load(), body).await {
@@ -82,7 +82,7 @@ pub(super) async fn bounded(State(tracker): State<Tracker>, request: Request, ne
     response.map(|body| Body::new(Answer::new(body, permit)))
 }
 
-/// The whole body, and what it holds of the load.
+/// The whole body, and its reservation.
 async fn read(load: &Load, body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
     let too_long = || Failure::invalid(format!("the request has more than {JSON_MAX} bytes"));
     if body.size_hint().lower() > JSON_MAX as u64 {

@@ -1,4 +1,4 @@
-//! What clients log to their runs, and metrics' histories.
+//! Handlers that log clients' data to their runs, and metrics' histories.
 
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -20,13 +20,13 @@ const METRICS_MAX: usize = 1_000;
 const PARAMS_MAX: usize = 100;
 const TAGS_MAX: usize = 100;
 
-/// Metrics that are appended on the thread that serves: more of them take it longer than handing them to another.
+/// Metrics that are appended on the serving thread: for more, a handover to another thread costs less.
 const AT_ONCE_MAX: usize = 50;
 
-/// Datasets of one request.
+/// Maximum number of datasets per request.
 const INPUTS_MAX: usize = 100;
 
-/// Points of one answer; what clients ask for.
+/// Maximum number of points per response, as many as clients ask for.
 const HISTORY_MAX: usize = 25_000;
 
 pub(super) fn routes() -> Router<Tracker> {
@@ -59,7 +59,7 @@ impl MetricForm {
     }
 }
 
-/// What one request logs.
+/// Everything that one request logs.
 #[derive(Default)]
 struct Batch {
     metrics: Vec<MetricLine>,
@@ -164,7 +164,7 @@ async fn log(tracker: &Tracker, id: String, batch: Batch) -> Result<Json<Value>,
     tracker.write(move |index| index.amend(make)).await
 }
 
-/// A parameter is said once; the same again is dropped, another value refused.
+/// A parameter is immutable: a repeated equal value is dropped, a different one refused.
 fn check_params(connection: &Connection, row: &RunRow, params: &mut Vec<Pair>) -> Result<(), Failure> {
     let mut new: Vec<Pair> = Vec::new();
     for pair in params.drain(..) {
@@ -239,7 +239,7 @@ async fn delete_tag(
     tracker.write(write).await
 }
 
-/// On a run of ours a tag is a note in its folder; `false` if the run is a client's.
+/// Stores a tag on a run of Bonfire as a note in its folder; `false` if the run is a client's.
 fn note(index: &mut Index, id: &str, key: &str, event: NoteEvent) -> Result<bool, Failure> {
     index.amend(|connection| {
         let row = sql(run_row(connection, id))?.ok_or_else(|| no_run(id))?;

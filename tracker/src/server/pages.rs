@@ -1,4 +1,4 @@
-//! The page: files that are part of the program, so that it works without a network and can't be of another version.
+//! The web page: files embedded in the program, so that it works offline and always matches the program's version.
 
 use axum::Router;
 use axum::http::header::{
@@ -9,7 +9,7 @@ use axum::routing::get;
 
 use super::Tracker;
 
-/// Everything comes from here, and no other page may frame this one.
+/// Everything is loaded from this origin, and no other page may frame this one.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
@@ -24,7 +24,7 @@ macro_rules! file {
     };
 }
 
-/// Where each file is, what it is, and its text.
+/// Path, content type and text of each file.
 const FILES: [(&str, &str, &str); 14] = [
     ("/", HTML, include_str!("../../web/index.html")),
     file!("style.css", "text/css; charset=utf-8"),

@@ -1,4 +1,4 @@
-//! What a request asks for: its JSON, or the parameters of its address.
+//! A request's fields: from its JSON body, or from the query of its URL.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Query, Request};
@@ -12,8 +12,8 @@ use super::{Failure, JSON_MAX};
 use crate::clients::events::Pair;
 use crate::clients::exact_numbers;
 
-/// A request's fields: from the body if it has one, else from the address. Numbers are read to the last bit, and may be
-/// texts. Fields that are not known are passed over, since clients of later versions send more.
+/// A request's fields: from the body if it has one, otherwise from the query. Numbers are parsed to the last bit, and
+/// may be strings. Unknown fields are ignored, since later versions of the clients send more.
 #[derive(Debug)]
 pub(super) struct RequestFields<T>(pub(super) T);
 
@@ -41,7 +41,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for RequestFields<T> {
     }
 }
 
-/// Parameters as JSON; a repeated one is a list.
+/// Query parameters as JSON; a repeated one becomes a list.
 fn fields(query: Vec<(String, String)>) -> Value {
     let mut fields = Map::new();
     for (name, value) in query {
@@ -55,7 +55,7 @@ fn fields(query: Vec<(String, String)>) -> Value {
     Value::Object(fields)
 }
 
-/// For serde: a text, or several.
+/// For serde: one string, or a list of them.
 pub(super) fn texts<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -71,23 +71,23 @@ pub(super) fn texts<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<String>, D::
     })
 }
 
-/// For serde: null is as if nothing were said.
+/// For serde: null counts as absent.
 pub(super) fn or_default<'a, D: Deserializer<'a>, T: Deserialize<'a> + Default>(
     from: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Length of a key; MLflow's limit.
+/// Maximum characters of a key; MLflow's limit.
 const KEY_MAX: usize = 250;
 
-/// Length of a parameter's value; MLflow's limit.
+/// Maximum characters of a parameter's value; MLflow's limit.
 const PARAM_MAX: usize = 6_000;
 
-/// Length of a tag's value; MLflow's limit.
+/// Maximum characters of a tag's value; MLflow's limit.
 const TAG_MAX: usize = 8_000;
 
-/// A key that can be kept.
+/// Checks a key's length and characters.
 pub(super) fn check_key(what: &str, key: &str) -> Result<(), Failure> {
     let length = key.chars().count();
     if length == 0 || length > KEY_MAX || key.contains(char::is_control) {
@@ -121,7 +121,7 @@ fn check_length(what: &str, pair: &Pair, most: usize) -> Result<(), Failure> {
     )))
 }
 
-/// A name of 1 to 256 characters.
+/// Checks that a name has 1 to 256 characters, not all blank and none of them a control character.
 pub(super) fn check_name(what: &str, name: &str) -> Result<(), Failure> {
     const MAX: usize = 256;
     let length = name.chars().count();
@@ -134,12 +134,12 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Pairs as MLflow's clients take them.
+/// Pairs in the list format of MLflow's clients.
 pub(super) fn pairs_json(pairs: &crate::clients::documents::Pairs) -> Value {
     pairs.iter().map(|(key, value)| serde_json::json!({ "key": key, "value": value })).collect()
 }
 
-/// A page of what is found: after the first `token` items, at most `max` (1,000 if nothing is said).
+/// A page of the results: skips `token` items and returns at most `max` (1,000 by default), with the next page's token.
 pub(super) fn page<T>(items: Vec<T>, token: &str, max: usize) -> Result<(Vec<T>, Option<String>), Failure> {
     let from = page_start(token)?;
     let max = if max == 0 { 1_000 } else { max };
@@ -147,7 +147,7 @@ pub(super) fn page<T>(items: Vec<T>, token: &str, max: usize) -> Result<(Vec<T>,
     Ok((items.into_iter().skip(from).take(max).collect(), next))
 }
 
-/// Where a page begins.
+/// The offset that a page token stands for.
 pub(super) fn page_start(token: &str) -> Result<usize, Failure> {
     if token.is_empty() {
         return Ok(0);

@@ -1,4 +1,4 @@
-//! MLflow's runs: made, changed, found.
+//! Handlers for MLflow's runs: create, update, search.
 
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -18,10 +18,10 @@ use crate::clients::{Int, new_id};
 use crate::filter::{Filter, Order};
 use crate::index::{Amend, Item, Kind, Reader, RunRow, Select, Stage, experiment_in, run_row};
 
-/// Runs of one answer; MLflow's limit.
+/// Maximum number of runs per response; MLflow's limit.
 const RESULTS_MAX: usize = 50_000;
 
-/// Runs of one answer where nothing is said; MLflow's default.
+/// Default number of runs per response; MLflow's default.
 const RESULTS: usize = 1_000;
 
 pub(super) fn routes() -> Router<Tracker> {
@@ -71,7 +71,7 @@ fn run_json(reader: &Reader, row: &RunRow) -> Result<Value, Failure> {
     }))
 }
 
-/// A run by id for a change by a client: it is there, a client's, and not deleted.
+/// A run that clients may change: it exists, belongs to a client, and is not deleted.
 pub(super) fn writable(connection: &Connection, id: &str) -> Result<RunRow, Failure> {
     let row = sql(run_row(connection, id))?.ok_or_else(|| no_run(id))?;
     if row.kind == Kind::Bonfire {
@@ -90,7 +90,6 @@ pub(super) fn writable(connection: &Connection, id: &str) -> Result<RunRow, Fail
     Ok(row)
 }
 
-/// The item of a client's run.
 pub(super) fn item(row: &RunRow) -> Item {
     Item::of_run(row.kind, &row.folder, &row.experiment, &row.uuid)
 }
@@ -105,7 +104,7 @@ pub(super) struct ById {
 }
 
 impl ById {
-    /// Clients send both names of it; old ones only the second.
+    /// Clients send the id under both names; old ones only as `run_uuid`.
     pub(super) fn id(self) -> String {
         if self.run_id.is_empty() { self.run_uuid } else { self.run_id }
     }
@@ -151,7 +150,7 @@ async fn create(
     let made = id.clone();
     let write = move |index: &mut crate::index::Index| {
         let experiment = asked.experiment_id.clone();
-        // Its experiment first: one that only runs of ours have made becomes one of its own.
+        // First its experiment: a derived one becomes a stored one.
         index.amend(|connection| {
             let found =
                 sql(experiment_in(connection, &experiment))?.ok_or_else(|| no_experiment(&experiment))?;
@@ -220,7 +219,7 @@ async fn restore(
     stage(&tracker, asked.id(), "active").await
 }
 
-/// A deleted run stays where it is; only its stage changes.
+/// Sets a run's stage; a deleted run's files stay in place.
 async fn stage(tracker: &Tracker, id: String, stage: &'static str) -> Result<Json<Value>, Failure> {
     let make = move |connection: &Connection| {
         let row = match writable(connection, &id) {

@@ -1,4 +1,4 @@
-//! What all requests share: the index behind a lock, readers, and a bounded queue before both.
+//! State shared by all requests: the index behind a lock, its readers, and a bounded queue for both.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -13,19 +13,19 @@ use super::Failure;
 use super::load::Load;
 use crate::index::{Index, IndexError, Item, LockWait, Reader};
 
-/// Requests that work on the index at once; SQLite's readers don't wait for its writer.
+/// Maximum number of requests that use the index concurrently; SQLite's readers don't wait for its writer.
 const WORKERS: usize = 4;
 
-/// Requests that wait for their turn: more are told to come again.
+/// Maximum number of queued requests: further ones are told to retry.
 const WAITING_MAX: usize = 256;
 
-/// Streams that are open at once.
+/// Maximum number of open streams.
 const STREAMS_MAX: usize = 64;
 
-/// The folders are looked at no more often than this, and no more than a fifth of the time.
+/// Minimum time between two scans of the folders; they also take at most a fifth of the time.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The embedded tracker over a folder of runs; clones share it.
+/// The embedded tracker over a runs folder; clones share it.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     shared: Arc<Shared>,
@@ -36,10 +36,10 @@ struct Shared {
     access: Option<Arc<dyn Access>>,
     index: Mutex<Index>,
     looked: Mutex<Option<(Instant, Duration)>>,
-    /// What was written and is not in the index yet. Only changed under the index's lock.
+    /// Items with appended events that are not indexed yet. Only changed under the index's lock.
     behind: Mutex<Vec<Item>>,
     readers: Mutex<Vec<Reader>>,
-    /// How often a damaged index was made anew. Only changed under the index's lock.
+    /// How often a damaged index was rebuilt. Only changed under the index's lock.
     mended: AtomicUsize,
     turns: Semaphore,
     waiting: AtomicUsize,
@@ -55,17 +55,17 @@ impl Debug for Shared {
     }
 }
 
-/// The content of a lock, also after a panic: a transaction that was under way is rolled back.
+/// Locks a mutex even after a panic: an open transaction was rolled back.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tracker {
-    /// Opens the index of a folder of runs. `remark` is told what people should know, such as of a damaged index; it
-    /// must not block. Without `access` this machine is served, and may all.
+    /// Opens the index of a runs folder. `remark` receives messages for people, such as about a damaged index; it must
+    /// not block. Without `access`, only this machine is served, with full permissions.
     ///
     /// # Errors
-    /// When the file system or SQLite says no.
+    /// When the file system or SQLite fails.
     pub fn open(
         runs: &Path,
         access: Option<Arc<dyn Access>>,
@@ -91,7 +91,7 @@ impl Tracker {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Ends the streams, so that a server can end. What the folders hold by now is looked at once more, for their last word.
+    /// Ends the streams, so that the server can shut down. Their last events follow one more scan of the folders.
     pub fn close(&self) {
         *lock(&self.shared.looked) = None;
         self.shared.closed.send_replace(true);
@@ -113,7 +113,7 @@ impl Tracker {
         &self.shared.streams
     }
 
-    /// No more streams than this, where that is fewer: other requests want connections, too.
+    /// Lowers the maximum number of streams to `most`, so that other requests can get connections, too.
     pub(super) fn bound_streams(&self, most: usize) {
         let streams = &self.shared.streams;
         streams.forget_permits(streams.available_permits().saturating_sub(most.max(1)));
@@ -123,7 +123,7 @@ impl Tracker {
         &self.shared.load
     }
 
-    /// Reads from the index, which has looked at the folders a moment ago.
+    /// Reads from the index, after a recent scan of the folders.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Reader) -> Result<T, Failure> + Send + 'static,
@@ -136,7 +136,7 @@ impl Tracker {
         .await
     }
 
-    /// Changes what the folders hold, and the index with them.
+    /// Changes the folders, and the index with them.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         what: impl FnOnce(&mut Index) -> Result<T, Failure> + Send + 'static,
@@ -151,11 +151,11 @@ impl Tracker {
         .await
     }
 
-    /// Appends to a client's file what comes often and one by one. The index takes it in with the next look, or before anybody
-    /// reads: so what a reader sees is the same, and a thousand such requests cost the index as much as one.
+    /// Appends frequent single events to a client's file. The index follows at the next scan, or before the next read:
+    /// so readers see the same, and a thousand such requests cost the index as much as one.
     ///
-    /// What is short is done on the thread that serves where nothing has to be waited for: handing it to another thread and back
-    /// takes several times as long as the append.
+    /// Short appends run on the serving thread unless they would have to wait: a round trip to another thread takes
+    /// several times as long as the append.
     pub(super) async fn append(
         &self,
         is_short: bool,
@@ -165,7 +165,7 @@ impl Tracker {
             match self.shared.append_at_once(&what) {
                 Ok(true) => return Ok(()),
                 Err(failure) if !failure.is_damage() => return Err(failure),
-                // The other way waits, and mends.
+                // The other path waits for the lock and rebuilds the index.
                 Ok(false) | Err(_) => {}
             }
         }
@@ -179,7 +179,7 @@ impl Tracker {
         .await
     }
 
-    /// Does what blocks on a thread for that, a few at once, the others waiting.
+    /// Runs blocking work on a blocking thread, a few at once; further requests queue.
     async fn in_turn<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
@@ -199,7 +199,7 @@ impl Tracker {
     }
 }
 
-/// One that waits; also one whose client goes away meanwhile.
+/// Counts a queued request, also one whose client has disconnected.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -208,13 +208,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Whether the folders are to be looked at: when that was done last, and how long it took.
+/// Whether the folders are due for a scan: depends on when the last one ended and how long it took.
 fn is_due(looked: Option<(Instant, Duration)>) -> bool {
     looked.is_none_or(|(when, took)| when.elapsed() > LOOK_EVERY.max(took * 4))
 }
 
 impl Shared {
-    /// A damaged index is made anew, once for all who found it so, and they are told to ask again.
+    /// Rebuilds a damaged index, once for all requests that found it damaged, which are told to retry.
     fn mending<T>(&self, what: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let mended = self.mended.load(Ordering::SeqCst);
         let failure = match what(self) {
@@ -233,7 +233,7 @@ impl Shared {
         Err(Failure::busy("the index was damaged and is made anew from the folders of the runs: ask again"))
     }
 
-    /// `false`: something is to be waited for, or to be looked at first.
+    /// `false`: the append would have to wait, or a scan is due first.
     fn append_at_once(
         &self,
         what: impl Fn(&mut Index, LockWait) -> Result<Option<Item>, Failure>,
@@ -248,7 +248,7 @@ impl Shared {
         Ok(is_done)
     }
 
-    /// The index is to take this in before anybody reads. The caller has the index's lock.
+    /// Marks an item to be indexed before the next read. The caller holds the index's lock.
     fn is_behind(&self, item: Option<Item>) {
         let mut behind = lock(&self.behind);
         if let Some(item) = item.filter(|item| !behind.contains(item)) {
@@ -256,8 +256,8 @@ impl Shared {
         }
     }
 
-    /// Looks at the folders if the last look is long ago. Whoever finds another at it goes on with what is known, but
-    /// for the first look, which all wait for.
+    /// Scans the folders if a scan is due. A request that finds one in progress continues with the known state, except
+    /// for the first scan, for which all requests wait.
     fn look(&self) -> Result<(), Failure> {
         let looked = *lock(&self.looked);
         if !is_due(looked) {
@@ -281,7 +281,7 @@ impl Shared {
         Ok(done?)
     }
 
-    /// Takes in what was appended since the last look.
+    /// Indexes the items that were appended to since the last scan.
     fn catch_up(&self) -> Result<(), Failure> {
         if lock(&self.behind).is_empty() {
             return Ok(());

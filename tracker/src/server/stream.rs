@@ -19,32 +19,32 @@ use super::api::no_run;
 use super::{Failure, Tracker};
 use crate::index::{PointKey, Reader};
 
-/// How often a stream looks for changes.
+/// Time between two checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// A stream says at least this often that it lives.
+/// Maximum time between two comments or events.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The same while more points wait than fit into an event.
+/// Time between two checks while more points are pending than fit into an event.
 const CATCH_UP_EVERY: Duration = Duration::from_millis(20);
 
-/// Events that wait for a slow reader, who gets the rest when it has taken them.
+/// Events buffered for a slow reader, who gets the rest later.
 const WAITING: usize = 8;
 
-/// Points of a key in one event; the rest comes with the next.
+/// Maximum number of points of a key per event; the rest follows in the next one.
 const POINTS_MAX: usize = 500;
 
 type Events = KeepAliveStream<ReceiverStream<Result<Event, Infallible>>>;
 
-/// Events by name, and what has been sent once they are.
+/// Events by name, and the stream's state once they are sent.
 type NamedEvents = (Vec<(&'static str, Value)>, StreamState);
 
-/// What a stream has sent so far.
+/// What has been sent so far.
 #[derive(Clone, Default)]
 struct StreamState {
     revision: Option<i64>,
     places: BTreeMap<String, Option<PointKey>>,
-    /// More points wait than fitted into the last event.
+    /// More points are pending than fitted into the last event.
     is_behind: bool,
 }
 
@@ -67,7 +67,7 @@ async fn stream(
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(heartbeat))
 }
 
-/// Until the run is gone, the reader is or its token, or the server ends, whose last word is how the run stands then.
+/// Streams until the run, the reader or the token is gone, or the server shuts down, which sends the run's last state.
 async fn follow(
     tracker: Tracker,
     (id, shown): (String, Option<PresentedToken>),
@@ -84,10 +84,10 @@ async fn follow(
         if is_over() {
             return;
         }
-        // Before the look: what is written by then is in it.
+        // Read first: everything written by then is in the next check.
         let is_last = *closed.borrow();
         let (asked, before) = (id.clone(), sent.clone());
-        // A failure to read is not the stream's end: the next look may succeed.
+        // A failed read doesn't end the stream: the next one may succeed.
         if let Ok((events, now)) = tracker.read(move |reader| news(reader, &asked, before)).await {
             for (name, data) in events {
                 if to.send(Ok(Event::default().event(name).data(data.to_string()))).await.is_err()
@@ -112,11 +112,11 @@ async fn follow(
     let folder = std::path::absolute(tracker.root()).unwrap_or_else(|_| tracker.root().to_owned());
     let command = format!("coordinator tracker serve --dir {}", shell_word(&folder.display().to_string()));
     let data = json!({ "run": last, "command": command });
-    // Who has gone doesn't need it.
+    // A reader who has gone doesn't need it.
     let _ = to.send(Ok(Event::default().event("end").data(data.to_string()))).await;
 }
 
-/// What has happened since the last look.
+/// The events since the last check.
 fn news(reader: &Reader, id: &str, mut sent: StreamState) -> Result<NamedEvents, Failure> {
     let Some(row) = reader.row(id)? else { return Ok((vec![("gone", json!({}))], sent)) };
     let is_first = sent.revision.is_none();
@@ -137,7 +137,7 @@ fn news(reader: &Reader, id: &str, mut sent: StreamState) -> Result<NamedEvents,
         if is_replaced {
             events.push(("reset", json!({})));
         }
-        // What was there before is asked for as points.
+        // The page requests earlier points itself.
         sent.places = newest.into_iter().map(|(key, place)| (key, Some(place))).collect();
         return Ok((events, sent));
     }

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracker::server::{AccessToken, Tracker};
 
-/// Everything on loopback is quicker than this by far.
+/// Far longer than anything on loopback takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A tracker on a port of its own, ended with the value.
+/// A tracker on a port of its own, which is shut down on drop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
@@ -30,13 +30,13 @@ impl Server {
         Self::over(tempfile::tempdir().expect("a temporary folder"), token, |remark| panic!("{remark}"))
     }
 
-    /// One whose connections are bounded like this.
+    /// A tracker with these connection limits.
     pub(crate) fn bounded(limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Self::with(dir, None, limits, |remark| panic!("{remark}"))
     }
 
-    /// One that may have something to say.
+    /// A tracker that may emit remarks.
     pub(crate) fn over(
         dir: tempfile::TempDir,
         token: Option<&str>,
@@ -56,7 +56,7 @@ impl Server {
         Self::behind(dir, token, limits, remark)
     }
 
-    /// Where this says who may do what.
+    /// A tracker with this access control.
     pub(crate) fn guarded(access: Arc<dyn Access>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Self::behind(dir, Some(access), Limits::of(128), |remark| panic!("{remark}"))
@@ -82,7 +82,7 @@ impl Server {
         self.dir.path()
     }
 
-    /// Sends bytes and reads to the end of the answer.
+    /// Sends bytes and reads to the end of the response.
     pub(crate) fn raw(&self, request: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).expect("connected");
         stream.set_read_timeout(Some(DEADLINE)).expect("set");
@@ -131,7 +131,7 @@ impl Drop for Server {
         if let Some(end) = self.end.take() {
             let _ = end.send(());
         }
-        // Nothing may wait for what was left open.
+        // Shutdown must not wait for connections that were left open.
         let _ = &self.runtime;
     }
 }

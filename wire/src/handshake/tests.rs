@@ -5,7 +5,7 @@ use super::*;
 
 const RUN: RunId = RunId([3; 16]);
 const MEMBER: MemberId = MemberId(1 << 32 | 7);
-/// For what must not come: short enough for a test that waits for it.
+/// Timeout for things that must not happen: short enough for a test to wait for it.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn token(byte: u8) -> Token {
@@ -14,7 +14,7 @@ fn token(byte: u8) -> Token {
 
 const KEY: MemberKey = MemberKey([8; 32]);
 
-/// The run has one member, which came with this token.
+/// The run has one member, which joined with this token.
 fn came_with(byte: u8) -> impl Fn(MemberId) -> Option<Identity> {
     move |member| (member == MEMBER).then(|| Identity { secret: token(byte).secret(), key: KEY })
 }
@@ -25,7 +25,7 @@ fn pair() -> (DataStream, DataStream) {
     (DataStream::plain(worker), DataStream::plain(listener.accept().expect("accepted").0))
 }
 
-/// Both sides' outcomes.
+/// The outcomes of both sides.
 fn meet(
     worker: (u8, RunId),
     coordinator: (u8, RunId),
@@ -68,7 +68,7 @@ fn another_token_or_run_is_refused_and_both_sides_know_why() {
     assert!(why.contains(&expected.0) && why.contains(&expected.1), "{why}");
 }
 
-/// What the worker says of a coordinator that sends these bytes.
+/// The worker's verdict on a coordinator that sends these bytes.
 fn worker_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     far.write_all(bytes).expect("sent");
@@ -76,7 +76,7 @@ fn worker_meets(bytes: &[u8]) -> HandshakeError {
     connect_within(&mut near, &token(1), RUN, (MEMBER, &KEY), DEADLINE).expect_err("not a coordinator")
 }
 
-/// What the coordinator says of a worker that sends these bytes.
+/// The coordinator's verdict on a worker that sends these bytes.
 fn coordinator_meets(bytes: &[u8]) -> HandshakeError {
     let (mut near, mut far) = pair();
     near.write_all(bytes).expect("sent");
@@ -106,7 +106,7 @@ fn a_coordinator_without_the_token_is_not_believed() {
     assert!(matches!(worker_meets(&yes), HandshakeError::WrongCoordinator));
 }
 
-/// What both sides say of a worker that claims to be a member with this key.
+/// Both sides' outcomes for a worker that claims to be a member with this key.
 fn claim(
     member: MemberId,
     key: &MemberKey,
@@ -145,7 +145,7 @@ fn each_member_proves_the_token_that_it_came_with() {
 #[test]
 fn a_coordinator_that_did_not_admit_the_worker_is_not_believed() {
     let (mut near, mut far) = pair();
-    // It believes whatever proof comes, and answers with the token alone.
+    // It accepts any proof, and answers with the token alone.
     let side = thread::spawn(move || {
         let mut stream = DeadlineStream::new(&mut far, DEADLINE);
         stream.write(&[&prefix()[..], &[9; NONCE_BYTES]].concat()).expect("sent");
@@ -210,7 +210,7 @@ fn the_deadline_is_for_all_of_it() {
     let (mut near, mut far) = pair();
     let begun = Instant::now();
     let side = thread::spawn(move || accept_within(&mut far, &token(1).secret(), RUN, came_with(1), SHORT));
-    // A byte at a time: each wait is short, all of them together are not.
+    // One byte at a time: each wait is short, their total is not.
     for byte in version(VERSION).into_iter().chain([0; HELLO_BYTES]) {
         if side.is_finished() || near.write_all(&[byte]).is_err() {
             break;

@@ -6,7 +6,7 @@ use crate::tls::ServerTls;
 use crate::tls::tests::{Authority, sockets};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// For what must not come.
+/// Timeout for things that must not happen.
 const SHORT: Duration = Duration::from_millis(200);
 
 fn pair() -> (DataStream, DataStream) {
@@ -36,7 +36,7 @@ fn bytes_cross_in_both_directions_at_once_whole_and_in_order() {
                 let mut rest = &bytes[..];
                 let mut size = 1;
                 while !rest.is_empty() {
-                    // Of all sizes, in parts of which some are empty.
+                    // Writes of all sizes, in parts some of which are empty.
                     let (now, later) = rest.split_at(size.min(rest.len()));
                     let (first, second) = now.split_at(now.len() / 3);
                     let mut parts = [IoSlice::new(first), IoSlice::new(&[]), IoSlice::new(second)];
@@ -65,7 +65,7 @@ fn bytes_cross_in_both_directions_at_once_whole_and_in_order() {
     both.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
-/// The design in one test: a reader that waits for the socket holds nothing that a writer needs, and the other way round.
+/// The main invariant: a reader waiting for the socket holds nothing that a writer needs, and vice versa.
 #[test]
 fn a_reader_that_waits_stops_no_writer_and_a_writer_that_is_stuck_no_reader() {
     let (near, far) = pair();
@@ -76,7 +76,7 @@ fn a_reader_that_waits_stops_no_writer_and_a_writer_that_is_stuck_no_reader() {
         reader.read_exact(&mut found).expect("read");
         told.send(found).expect("a test");
     });
-    // The writer goes on until the other side's socket is full: it is stuck in the middle of a write.
+    // The writer continues until the other side's socket is full: it blocks in the middle of a write.
     let mut writer = near.clone();
     let (written, stuck) = channel();
     thread::spawn(move || {
@@ -158,7 +158,7 @@ fn what_speaks_no_tls_and_what_says_nothing_is_told_apart() {
     assert!(why.is_passing(), "{why:?}");
 }
 
-/// The control plane's client on the data plane's port: each says what it came for before anything else.
+/// A control plane client on the data plane's port: ALPN refuses it before anything else is sent.
 #[test]
 fn another_planes_port_is_refused() {
     let authority = Authority::new();

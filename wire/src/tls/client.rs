@@ -1,4 +1,4 @@
-//! The side of workers and of people's commands.
+//! TLS of workers and of client commands.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use rustls::{
 use super::server::roots;
 use super::{CONTROL, DATA, Fingerprint, Identity, TlsError, certificates, provider};
 
-/// What a command line says of how a coordinator is spoken to.
+/// Security options from the command line.
 #[derive(Clone, Default, Debug)]
 pub struct Security {
-    /// `--tls-ca`: instead of the fingerprint beside the token.
+    /// `--tls-ca`: replaces the fingerprint next to the token.
     pub ca: Option<PathBuf>,
     /// `--tls-cert`.
     pub certificate: Option<PathBuf>,
@@ -28,17 +28,17 @@ pub struct Security {
     pub insecure: bool,
 }
 
-/// How a coordinator is spoken to.
+/// How connections to a coordinator are secured.
 #[derive(Clone, Debug)]
 pub enum SecurityMode {
-    /// In the open.
+    /// Plaintext.
     Plain,
     /// Encrypted.
     Tls(ClientTls),
 }
 
 impl SecurityMode {
-    /// Its TLS, if it has any.
+    /// The TLS settings, if encrypted.
     #[must_use]
     pub fn tls(&self) -> Option<&ClientTls> {
         match self {
@@ -49,11 +49,11 @@ impl SecurityMode {
 }
 
 impl Security {
-    /// How the coordinator at this address is spoken to: as the address's scheme says; without one encrypted off this
-    /// machine, and on it where the token's line has a fingerprint.
+    /// The mode for the coordinator at this address: given by the URL's scheme; without one, encrypted to other
+    /// machines, and on this one if the token's line has a fingerprint.
     ///
     /// # Errors
-    /// When that would show the token to the network, or nothing says whom to trust.
+    /// When that would expose the token to the network, or there is no trust anchor.
     pub fn mode(
         &self,
         url: &str,
@@ -105,15 +105,15 @@ impl Security {
     }
 }
 
-/// Whom a client trusts.
+/// A client's trust anchors.
 pub(super) enum Trust {
     /// The one CA with this fingerprint, or the server whose own certificate has it.
     Pinned(Fingerprint),
-    /// Whomever these have signed, under the name that was asked for.
+    /// Any server certified by these authorities for the requested name.
     Authorities(Arc<RootCertStore>),
 }
 
-/// TLS to one coordinator.
+/// TLS configuration for one coordinator.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     control: Arc<ClientConfig>,
@@ -151,13 +151,13 @@ impl ClientTls {
         Ok(Self { control: config(CONTROL)?, data: config(DATA)?, name })
     }
 
-    /// Of rpc.
+    /// Configuration for rpc.
     #[must_use]
     pub fn control(&self) -> &Arc<ClientConfig> {
         &self.control
     }
 
-    /// Of gradients.
+    /// Configuration for gradients.
     #[must_use]
     pub fn data(&self) -> &Arc<ClientConfig> {
         &self.data
@@ -178,7 +178,7 @@ pub(super) struct NotPinned {
     pub(super) found: String,
 }
 
-/// Accepts what the CA with this fingerprint has signed.
+/// Accepts certificates signed by the CA with this fingerprint.
 #[derive(Debug)]
 struct Pinned {
     fingerprint: Fingerprint,
@@ -247,6 +247,6 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// A run's certificates are valid from 2000 on for ever. They are looked at as of 2026, not as of now: a host whose clock is
-/// wrong joins all the same. What ends a run's certificate is the end of its token.
+/// A run's certificates are valid from 2000 on for ever. They are checked as of 2026 rather than now, so that hosts
+/// with wrong clocks can join. A run's certificate ends with its token.
 const WITHIN_VALIDITY: UnixTime = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_796_000_000));

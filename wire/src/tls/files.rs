@@ -7,15 +7,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{TlsError, validity};
 
-/// A chain of certificates and its key have a few thousand bytes; bundles of authorities some hundred thousand.
+/// Maximum file size: a certificate chain and its key have a few thousand bytes; CA bundles some hundred thousand.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// A chain of certificates, one's own first, and the key of the first.
+/// A certificate chain, the end-entity certificate first, and its private key.
 #[derive(Debug)]
 pub struct Identity {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
-    /// For messages.
+    /// Paths of the certificate and the key, for messages.
     pub(super) named: Option<(String, String)>,
 }
 
@@ -26,16 +26,16 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// One that was made here.
+    /// An identity that was generated here.
     #[must_use]
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
         Self { chain, key, named: None }
     }
 
-    /// The files of `--tls-cert` and `--tls-key`.
+    /// Reads the files of `--tls-cert` and `--tls-key`.
     ///
     /// # Errors
-    /// When one can't be read, or has expired.
+    /// When a file can't be read, or the certificate has expired.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = certificates("--tls-cert", certificate)?;
         if let Some(ended) = chain.first().and_then(validity::ended) {
@@ -53,13 +53,13 @@ impl Identity {
         Ok(Self { chain, key: found, named: Some(named) })
     }
 
-    /// The first certificate.
+    /// The end-entity certificate.
     #[must_use]
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
         self.chain.first()
     }
 
-    /// What rustls says of a chain and a key that it can't use.
+    /// Converts rustls' error about an unusable chain or key.
     pub(super) fn refused(&self, why: &rustls::Error) -> TlsError {
         let (certificate, key) = self.named.clone().unwrap_or_default();
         match why {

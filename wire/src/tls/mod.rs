@@ -1,9 +1,9 @@
-//! TLS 1.3 for every plane: who is trusted, which certificates are shown, and what went wrong in words that help.
+//! TLS 1.3 for every plane: trust, certificates, and errors with a remedy.
 //!
-//! A run's coordinator has a certificate of a CA that was made for this run alone. The [`Fingerprint`] of that CA travels
-//! with the token, in one line, and is all that a client trusts: the server's certificate must be of this very CA. Names and
-//! dates say nothing then: the CA signs one server, is as old as the run, and a host whose clock is wrong joins all the same.
-//! Who is on the other end is proven by the token, inside.
+//! A run's coordinator has a certificate of a CA created for this run alone. The [`Fingerprint`] of that CA travels
+//! with the token, in one line, and is all that a client trusts: the server's certificate must be signed by this very
+//! CA. Names and dates are not checked then: the CA signs one server, is as old as the run, and hosts with wrong
+//! clocks can still join. Inside TLS, the token proves who is on the other end.
 //!
 //! An organisation's own certificates are checked as usual, against its CA, with names and dates.
 
@@ -22,45 +22,45 @@ pub use client::{ClientTls, Security, SecurityMode};
 pub use files::{Identity, certificates};
 pub use server::ServerTls;
 
-/// What is spoken inside: a connection to another plane's port is refused before anything is said.
+/// ALPN protocols: a connection to another plane's port is refused during the handshake.
 const CONTROL: &[u8] = b"h2";
 const DATA: &[u8] = b"bonfire-data/1";
 const PAGES: &[u8] = b"http/1.1";
 
-/// Why no TLS comes about.
+/// Why TLS can't be established.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file of keys or certificates that can't be used.
+    /// A certificate or key file can't be used.
     #[error("{option} {path}: {problem}")]
     File {
         /// The option that names it.
         option: &'static str,
         /// The file, as the option's value names it.
         path: String,
-        /// What is wrong with it, and what helps.
+        /// What is wrong with it, and how to fix it.
         problem: String,
     },
-    /// Options or addresses that don't go together.
+    /// Options or addresses that contradict each other.
     #[error("{0}")]
     Options(String),
-    /// The server is of another CA than the token says.
+    /// The server's certificate is not of the CA whose fingerprint came with the token.
     #[error(
         "its certificate is of {found}, and the token's line names {expected}: copy the line of this run's token file again; \
          if it is the same, something between the hosts pretends to be the coordinator"
     )]
     OtherFingerprint {
-        /// What the token's line names.
+        /// The fingerprint in the token's line.
         expected: Fingerprint,
-        /// Of the last certificate that was shown.
+        /// Fingerprint of the last certificate in the server's chain.
         found: String,
     },
     /// The server's certificate is not accepted.
     #[error("its certificate is not accepted: {0}")]
     Certificate(String),
-    /// The other side said no.
+    /// The other side refused the handshake.
     #[error("it refused this side's TLS: {0}")]
     Refused(String),
-    /// The other side speaks something else.
+    /// The other side doesn't speak TLS.
     #[error("it speaks no TLS at this port ({0})")]
     NoTls(String),
     /// The connection failed.
@@ -68,23 +68,23 @@ pub enum TlsError {
     Io(#[from] std::io::Error),
 }
 
-/// What was found out of an error.
+/// A TLS failure found within an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsDiagnosis {
-    /// In words.
+    /// A message for people.
     pub message: String,
-    /// Whether another attempt may go better.
+    /// Whether a retry may succeed.
     pub is_passing: bool,
 }
 
 impl TlsError {
-    /// Whether another attempt may go better.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Io(_))
     }
 
-    /// What TLS has to do with an error, by its causes.
+    /// Finds a TLS failure among an error's causes.
     #[must_use]
     pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<TlsDiagnosis> {
         let of = |error: &Self| TlsDiagnosis { message: error.to_string(), is_passing: error.is_passing() };
@@ -97,7 +97,7 @@ impl TlsError {
             .or_else(|| Self::alert_within(error))
     }
 
-    /// HTTP/2 keeps of its socket's error the words alone.
+    /// HTTP/2 only preserves the text of its socket's error.
     fn alert_within(error: &(dyn std::error::Error + 'static)) -> Option<TlsDiagnosis> {
         use AlertDescription as A;
         let mut causes = std::iter::successors(Some(error), |error| error.source());
@@ -115,7 +115,7 @@ impl TlsError {
         })
     }
 
-    /// What rustls says, in words with a way out.
+    /// Converts rustls' error into one with a remedy.
     #[must_use]
     pub fn of(error: rustls::Error) -> Self {
         use rustls::Error::{AlertReceived, InappropriateMessage, InvalidCertificate, InvalidMessage};
@@ -135,7 +135,7 @@ impl TlsError {
         }
     }
 
-    /// What a socket of rustls says: its errors come as those of I/O.
+    /// Converts the error of a rustls socket, which arrives as an I/O error.
     #[must_use]
     pub fn of_io(error: std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -160,7 +160,7 @@ fn in_words(why: &CertificateError) -> String {
         E::NotValidForName | E::NotValidForNameContext { .. } => {
             format!("{why}: use a name that it has, or have one made with this name")
         }
-        // Of another authority, that has another name or the same.
+        // Signed by another CA, with a different name or the same one.
         E::UnknownIssuer | E::BadSignature => "it is of none of the authorities in --tls-ca".to_owned(),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             format!("{why}: it is not meant for servers")
@@ -175,7 +175,7 @@ fn refusal(alert: AlertDescription) -> String {
         A::CertificateRequired => {
             "the run asks for a certificate of this side: name one with --tls-cert and --tls-key".to_owned()
         }
-        // Of an authority of the same name its signature can't be made out.
+        // If another CA has the same name, the failure shows as a bad signature.
         A::DecryptError
         | A::UnknownCA
         | A::BadCertificate
@@ -190,7 +190,7 @@ fn refusal(alert: AlertDescription) -> String {
     }
 }
 
-/// ring's ciphers, whatever else the program may have.
+/// ring's ciphers, whichever other providers the program may link.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -202,7 +202,7 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     const PREFIX: &str = "sha256-";
 
-    /// Of this certificate.
+    /// The fingerprint of this certificate.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
@@ -211,13 +211,13 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    /// Reads what [`Display`](std::fmt::Display) writes.
+    /// Parses the output of [`Display`](std::fmt::Display).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         crate::token::unhex(text.strip_prefix(Self::PREFIX)?).map(Self)
     }
 
-    /// As browsers show it: `AB:CD:..`.
+    /// In the format of browsers: `AB:CD:..`.
     #[must_use]
     pub fn as_browsers_show_it(&self) -> String {
         self.0.map(|byte| format!("{byte:02X}")).join(":")

@@ -1,4 +1,4 @@
-//! The coordinator's side.
+//! TLS of the coordinator.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::{CONTROL, DATA, Fingerprint, Identity, PAGES, TlsError, provider};
 
-/// What a run's ports show of themselves.
+/// TLS configurations of a run's ports.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     control: Arc<ServerConfig>,
@@ -18,8 +18,9 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// With this certificate. `pinned` is what clients trust; `authority` has signed the certificates that workers and
-    /// people must show, if they must. Browsers and scrapers of pages show none.
+    /// Builds the configurations for this certificate. `pinned` is the certificate that clients trust; `authority`, if
+    /// given, must have signed the certificates that workers and people present. The pages ask browsers and scrapers
+    /// for none.
     ///
     /// # Errors
     /// When the certificate, its key or the authority can't be used.
@@ -47,7 +48,7 @@ impl ServerTls {
                 .with_single_cert(identity.chain.clone(), identity.key.clone_key())
                 .map_err(|why| identity.refused(&why))?;
             config.alpn_protocols = vec![protocol.to_vec()];
-            // Connections are few and long: nothing is gained by resuming one.
+            // Connections are few and long: session resumption gains nothing.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             Ok::<_, TlsError>(Arc::new(config))
@@ -60,32 +61,31 @@ impl ServerTls {
         })
     }
 
-    /// What clients trust.
+    /// The fingerprint that clients trust.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// Of the rpc server.
+    /// Configuration of the rpc server.
     #[must_use]
     pub fn control(&self) -> &Arc<ServerConfig> {
         &self.control
     }
 
-    /// Of gradients.
+    /// Configuration of the gradients' port.
     #[must_use]
     pub fn data(&self) -> &Arc<ServerConfig> {
         &self.data
     }
 
-    /// Of the tracker and of /metrics.
+    /// Configuration of the tracker and of /metrics.
     #[must_use]
     pub fn pages(&self) -> &Arc<ServerConfig> {
         &self.pages
     }
 }
 
-/// A set of authorities.
 pub(super) fn roots(certificates: Vec<CertificateDer<'static>>) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {

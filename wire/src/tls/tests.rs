@@ -10,7 +10,7 @@ use crate::stream::DataStream;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An authority and what it signs.
+/// A CA and the certificates that it signs.
 pub(crate) struct Authority {
     pub(crate) certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -62,7 +62,7 @@ pub(crate) fn sockets() -> (TcpStream, TcpStream) {
 
 type Met = (Result<DataStream, TlsError>, Result<DataStream, TlsError>);
 
-/// What client and server say of each other. In TLS 1.3 the client is done before the server has looked at its certificate.
+/// Both sides' outcomes. In TLS 1.3 the client finishes before the server has checked its certificate.
 fn meet(server: ServerTls, client: &ClientTls) -> Met {
     let (near, far) = sockets();
     let side = std::thread::spawn(move || DataStream::accept(far, server.data().clone(), DEADLINE));
@@ -79,7 +79,7 @@ fn the_fingerprint_of_the_authority_is_all_that_a_client_needs() {
     let authority = Authority::new();
     let (near, far) = meet(server(&authority.server(), &authority), &authority.pinned());
     assert!(near.is_ok() && far.is_ok(), "{near:?} {far:?}");
-    // A host whose clock is wrong joins too: a certificate that has ended long ago is one of this authority all the same.
+    // Hosts with wrong clocks can join: even a long-expired certificate of this CA is accepted.
     let old = authority.signs("old", ExtendedKeyUsagePurpose::ServerAuth, 2200);
     assert!(meet(server(&old, &authority), &authority.pinned()).0.is_ok());
     let own = authority.server();
@@ -102,12 +102,12 @@ fn another_authority_is_refused_and_both_fingerprints_are_said() {
         assert!(text.contains(&Fingerprint::of(certificate).to_string()), "{text}");
     }
     assert!(far.is_err());
-    // Showing the right authority beside a certificate of another one proves nothing.
+    // Presenting the right CA certificate along with a certificate of another CA proves nothing.
     let mut forged = other.server();
     forged.chain = vec![forged.chain[0].clone(), own.certificate.clone()];
     let (near, _) = meet(server(&forged, &own), &own.pinned());
     assert!(matches!(near, Err(TlsError::Certificate(_))), "{near:?}");
-    // Nor does a certificate of it that is meant for clients: a worker's key makes no coordinator.
+    // Nor does one of its client certificates: a worker's key can't make a coordinator.
     let (near, _) = meet(server(&own.client(), &own), &own.pinned());
     assert!(matches!(near, Err(TlsError::Certificate(_))), "{near:?}");
 }
@@ -143,7 +143,7 @@ fn a_run_that_asks_for_certificates_refuses_whoever_has_none_of_its_authority() 
         if far.is_ok() {
             return (far.map(drop), Ok(0));
         }
-        // The server's no comes with the client's first read.
+        // The server's refusal arrives with the client's first read.
         let heard = near.map_err(|why| why.to_string()).and_then(|mut near| {
             std::io::Read::read(&mut near, &mut [0]).map_err(|why| TlsError::of_io(why).to_string())
         });

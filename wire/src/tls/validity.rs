@@ -1,15 +1,15 @@
-//! When a certificate ends: the one field that rustls checks for the other side only.
+//! Expiry of a certificate: the one field that rustls only checks for the peer's certificates.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The day on which it ended, if it has.
+/// The day on which the certificate expired, if it has.
 pub(super) fn ended(certificate: &rustls::pki_types::CertificateDer<'static>) -> Option<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let end = not_after(certificate)?;
     (end < digits_of(now)).then(|| format!("{}-{}-{}", &end[..4], &end[4..6], &end[6..8]))
 }
 
-/// `YYYYMMDDhhmmss`, in UTC. `None` where this is no certificate: whoever uses it says so.
+/// The end of validity as `YYYYMMDDhhmmss`, in UTC. `None` for an invalid certificate: its users report that.
 fn not_after(der: &[u8]) -> Option<String> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
@@ -36,7 +36,7 @@ fn not_after(der: &[u8]) -> Option<String> {
     (digits.len() == 14 && digits.bytes().all(|digit| digit.is_ascii_digit())).then_some(digits)
 }
 
-/// The content of the element that `bytes` begin with, if it has this tag, and what follows it.
+/// The content of the element at the start of `bytes`, if it has this tag, and the bytes after it.
 fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -56,7 +56,8 @@ fn skip(bytes: &[u8]) -> Option<&[u8]> {
     element(bytes, *bytes.first()?).map(|(_, rest)| rest)
 }
 
-/// Seconds since 1970 in the form of [`not_after`]. Days after Hinnant, "chrono-compatible low-level date algorithms".
+/// Seconds since 1970 in the format of [`not_after`]. Days after Hinnant, "chrono-compatible low-level date
+/// algorithms".
 fn digits_of(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let days = days + 719_468;
@@ -97,7 +98,7 @@ mod tests {
         }
         let whole = made(2001);
         for length in 0..whole.len() {
-            // Cut anywhere it is no certificate, and nothing panics.
+            // Truncated anywhere it is invalid, and nothing panics.
             let _ = not_after(&whole[..length]);
         }
     }

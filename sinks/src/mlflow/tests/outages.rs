@@ -1,4 +1,4 @@
-//! What gets better by itself: waited for, sent again, there once.
+//! Transient failures: after retries, everything is there exactly once.
 
 use std::net::TcpListener;
 
@@ -13,7 +13,7 @@ fn a_server_that_asks_to_be_left_alone_is() {
     let why = drain(&mut run.worker(sink(&server.url)), false).expect_err("busy");
     assert_eq!(why.pause_asked(), Some(Duration::from_secs(120)), "{why}");
     assert!(why.to_string().contains("429") && why.to_string().contains("120 s"), "{why}");
-    // It is waited for where that is soon, and said where it isn't.
+    // A short requested pause is waited out, a long one reported.
     let none = |_: &str| None;
     let config = SinkConfig::mlflow(&server.url, None, "digits", &none).expect("an address");
     server.fail("runs/create", busy(3_000));
@@ -58,7 +58,8 @@ fn what_may_get_better_is_sent_again_and_nothing_is_lost_or_doubled() {
     assert_eq!((kept.runs.len(), kept.status.as_str()), (1, "FINISHED"));
 }
 
-/// The server did it, nobody heard of it, and the process died as well: all of it is done again, to the same end.
+/// The server handled the request, the response was lost, and the process crashed as well: repeating it changes
+/// nothing.
 #[test]
 fn lost_answers_and_crashes_double_nothing() {
     let (run, server) = (Run::new(), Server::start());
@@ -96,7 +97,7 @@ fn lost_answers_and_crashes_double_nothing() {
 fn a_server_that_is_away_is_waited_for() {
     let run = Run::new();
     run.measure("train/loss", &[1.0]);
-    // A port that nobody listens at any more.
+    // A port on which nobody listens any more.
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     let mut worker = run.worker(sink(&format!("http://{closed}")));
     let why = drain(&mut worker, false).expect_err("nobody is there");
@@ -104,7 +105,8 @@ fn a_server_that_is_away_is_waited_for() {
     assert_eq!(run.state("mlflow").attempts, 1);
 }
 
-/// An hour without the server, at ten metrics a second, with a crash of ours in it: all waits, and each number is there once.
+/// An hour's outage at ten metrics a second, with a crash of ours in it: everything is kept, and each value is there
+/// once.
 #[test]
 fn an_hour_without_the_server_loses_and_doubles_nothing() {
     const MINUTES: u32 = 60;
@@ -114,7 +116,7 @@ fn an_hour_without_the_server_loses_and_doubles_nothing() {
     drain(worker.as_mut().expect("a worker"), false).expect("sent");
     for minute in 1..=MINUTES {
         run.measure("train/loss", &numbers(600));
-        // Each try fails in another way, now and then after the server has taken the batch all the same.
+        // Each attempt fails in another way, sometimes after the server has stored the batch.
         match minute % 4 {
             0 => server.fail("log-batch", How::LostAnswer),
             1 => server.answer("log-batch", 503, "<html>maintenance</html>"),
@@ -138,7 +140,7 @@ fn an_hour_without_the_server_loses_and_doubles_nothing() {
     assert!(kept.metrics.values().any(|times| *times > 1), "something was sent twice, and kept once");
 }
 
-/// What is no metric is named and passed over, and a line that is still being written waits.
+/// Invalid lines are reported and skipped, and a line that is still being written waits.
 #[test]
 fn lines_that_say_nothing_hold_no_numbers_back() {
     let (run, server) = (Run::new(), Server::start());

@@ -1,4 +1,4 @@
-//! Beside a run in a thread, and a run that was sent nowhere: to the end, and what is said.
+//! Sinks in their threads during a run, and pushes of a run afterwards: to the end, with their messages.
 
 use super::*;
 

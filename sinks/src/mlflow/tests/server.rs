@@ -1,4 +1,4 @@
-//! An MLflow server small enough for a test: it keeps what it is sent, and fails as it is told to.
+//! A minimal MLflow server for tests: it stores what it receives, and fails on request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// A request that hangs fails its test in this time.
+/// A request that hangs fails its test after this time.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What the server has.
+/// The server's content.
 #[derive(Default, Debug)]
 pub(super) struct Kept {
     pub(super) experiments: Vec<String>,
-    /// Tags of each run that was made.
+    /// Tags of each created run.
     pub(super) runs: Vec<Value>,
     pub(super) name: String,
     pub(super) status: String,
@@ -31,7 +31,7 @@ pub(super) struct Kept {
     failures: VecDeque<Failure>,
 }
 
-/// How the next request whose path has this in it fails.
+/// A failure of the next request whose path contains `path`.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) path: &'static str,
@@ -40,13 +40,13 @@ pub(super) struct Failure {
 
 #[derive(Clone, Debug)]
 pub(super) enum How {
-    /// Status, more headers, body; nothing is done.
+    /// Status, more headers, body; the request has no effect.
     Answer(u16, String, String),
-    /// It is done, and the connection ends without an answer.
+    /// The request takes effect, and the connection closes without a response.
     LostAnswer,
 }
 
-/// The server, for as long as the process.
+/// The server, which runs as long as the process.
 pub(super) struct Server {
     pub(super) url: String,
     kept: Arc<Mutex<Kept>>,
@@ -100,7 +100,7 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Kept>) {
         }
         None => {
             let (status, value) = kept.answer(method, target, &body);
-            // MLflow 3.17 answers an upload with nothing at all.
+            // MLflow 3.17 answers an upload with an empty body.
             (status, String::new(), if value.is_null() { String::new() } else { value.to_string() })
         }
     };
@@ -111,7 +111,7 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Kept>) {
     );
 }
 
-/// The lines of the head, names in small letters, and the body.
+/// The lines of the head, with lower-case names, and the body.
 fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
     let mut head = Vec::new();
     loop {
@@ -145,7 +145,7 @@ fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
 }
 
 impl Kept {
-    /// No more failures.
+    /// Clears the pending failures.
     pub(super) fn forgive(&mut self) {
         self.failures.clear();
     }
@@ -218,7 +218,7 @@ impl Kept {
         } } })
     }
 
-    /// As MLflow 3.17 does it: the same metric twice is one, another value for a parameter is refused.
+    /// As in MLflow 3.17: duplicates of a metric are dropped, another value for a parameter is refused.
     fn batch(&mut self, body: &Value) -> (u16, Value) {
         let list = |name: &str| body[name].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().expect("text").to_owned();

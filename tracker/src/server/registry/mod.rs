@@ -75,7 +75,7 @@ fn no_version(name: &str, version: impl std::fmt::Display) -> Failure {
     Failure::absent(format!("Model Version (name={name}, version={version}) not found"))
 }
 
-/// Fields of most of the requests.
+/// The fields of most requests.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Named {
@@ -107,7 +107,7 @@ impl Named {
     }
 }
 
-/// Decides with the model at hand, then writes.
+/// Decides on an event from the current registry, then appends it.
 async fn change(
     tracker: &Tracker,
     name: String,
@@ -231,7 +231,7 @@ async fn latest_versions(
     with(&tracker, answer).await
 }
 
-/// Of a model, or of a version where one is named.
+/// Sets a tag of a model, or of a version if one is named.
 async fn set_tag(
     State(tracker): State<Tracker>,
     RequestFields(asked): RequestFields<Named>,
@@ -301,7 +301,7 @@ async fn get_by_alias(
     let (name, alias) = (asked.name.clone(), asked.alias);
     let answer = move |registry: &Registry, _: &Reader| {
         let number = find(registry, &name)?.aliases.get(&alias).copied();
-        // MLflow's code for this one is not that of what is absent.
+        // For this case MLflow's error code is not the one for absent resources.
         number.ok_or_else(|| Failure::invalid(format!("Registered model alias {alias} not found.")))
     };
     let number = with(&tracker, answer).await?;
@@ -346,7 +346,7 @@ async fn get_version(
     version_answer(&tracker, asked.name, number).await
 }
 
-/// A logged model's source is followed to its files.
+/// The artifact URI of a version; if its source is a logged model, that model's artifacts.
 async fn download_uri(
     State(tracker): State<Tracker>,
     RequestFields(asked): RequestFields<Named>,

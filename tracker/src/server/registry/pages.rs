@@ -1,4 +1,4 @@
-//! Registered models as JSON for our own page: [`crate::server`] has the forms.
+//! Registered models as JSON for our own page: [`crate::server`] documents the formats.
 
 use axum::extract::{Path, State};
 use axum::routing::get;

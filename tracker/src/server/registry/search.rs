@@ -1,4 +1,4 @@
-//! Finding registered models and versions.
+//! Searches for registered models and versions.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::index::Reader;
 use crate::server::request_fields::{RequestFields, or_default, page, texts};
 use crate::server::{Failure, Tracker};
 
-/// The tag that tells prompts from models: clients ask for its being unequal to "true", and mean also what lacks it.
+/// The tag that marks prompts: clients filter by `!= "true"` and expect models without the tag to match as well.
 const IS_PROMPT: &str = "mlflow.prompt.is_prompt";
 
 #[derive(Deserialize, Default)]
@@ -127,7 +127,7 @@ pub(super) async fn search_versions(
                     found.reverse();
                 }
             }
-            // The newest first, as MLflow does.
+            // Newest first, as MLflow does.
             None => {
                 found.sort_by_key(|(name, _, number, v)| (Reverse(v.updated_ms), *name, Reverse(*number)));
             }
