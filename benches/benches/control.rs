@@ -1,7 +1,7 @@
-//! What a step costs the coordinator's control plane: decoding a Ready of each member, the machine, the journal's record,
-//! and encoding a Commit for each. `cargo bench --workspace --bench control`.
+//! Cost of a step in the coordinator's control plane: decoding a Ready of each member, the state machine, the journal
+//! record, and encoding a Commit for each member. `cargo bench --workspace --bench control`.
 //!
-//! No socket and no gradient: those depend on the network and the model. Members are made up, the code is the real one.
+//! Sockets and gradients are left out, as they depend on network and model. Members are synthetic, the code is real.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ impl Run {
         run
     }
 
-    /// The processor's time of one step.
+    /// CPU time of one step.
     fn step(&mut self, step: u64) -> Duration {
         let view = self.view.expect("a view");
         let key = StepKey { view, step, phase: Phase::Train };

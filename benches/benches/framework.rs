@@ -51,7 +51,7 @@ const CASES: [Case; 2] = [
 ];
 
 fn main() {
-    // The bare side in a process of its own, so that its memory can be told.
+    // The bare loop runs in a separate process, so that its memory can be measured.
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--bare") {
         let case = CASES[arguments[at + 1].parse::<usize>().expect("a case")];
@@ -115,7 +115,7 @@ fn configuration(case: Case) -> String {
     )
 }
 
-/// The same numbers on both sides: a linear congruential generator is random enough for timing.
+/// The same data on both sides: a linear congruential generator is random enough for timing.
 fn row(index: usize) -> (Vec<f32>, usize) {
     let mut state = index as u64 + 1;
     let mut next = || {
@@ -163,7 +163,7 @@ struct Cnn {
     pool: MaxPool2d,
 }
 
-/// Milliseconds of a step of the bare loop, over all steps but the first 20.
+/// Milliseconds per step of the bare loop, over all steps but the first 20.
 fn bare(case: Case) -> f64 {
     let device = Device::flex().autodiff();
     device.seed(42);

@@ -1,7 +1,7 @@
-//! What it costs to prove who one is on a data connection: a bare TCP connection on which a byte goes each way, and one with
-//! the proofs of token and identity. `cargo bench --workspace --bench handshake`.
+//! Cost of authenticating a data connection: a bare TCP connection that carries a byte each way, against one with the
+//! proofs of token and identity. `cargo bench --workspace --bench handshake`.
 //!
-//! The two take turns, so that whatever else the machine does befalls both; both ends are on this machine.
+//! The two alternate, so that other load on the machine affects both; both ends are on this machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -50,7 +50,7 @@ fn main() {
     }
 }
 
-/// A thread that answers one connection after another, and says of each whether it went well.
+/// A thread that serves connections one by one and reports whether each succeeded.
 struct Served {
     address: SocketAddr,
     outcomes: Receiver<bool>,

@@ -1,30 +1,31 @@
-//! Side-by-side benchmarks: both sides in one run, in turn, and ratios of neighbours, since machines are noisy.
+//! Side-by-side benchmarks: both sides alternate within one run, and ratios compare adjacent measurements, since
+//! machines are noisy.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// What a run through the framework cost.
+/// Cost of a run through the framework.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Milliseconds of a step, between two late steps of the run.
+    /// Milliseconds per step, averaged between two late steps of the run.
     pub step_ms: f64,
-    /// Largest resident memory of a worker, in MiB.
+    /// Peak resident memory of a worker, in MiB.
     pub worker_mib: f64,
-    /// Largest resident memory of the coordinator, in MiB.
+    /// Peak resident memory of the coordinator, in MiB.
     pub coordinator_mib: f64,
-    /// Processor time of the coordinator per step, in milliseconds.
+    /// CPU time of the coordinator per step, in milliseconds.
     pub coordinator_cpu_ms: f64,
 }
 
-/// The middle value.
+/// The median, or NaN if there are no values; of an even number, the upper one.
 #[must_use]
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// A program of this workspace, beside the bench.
+/// Path of a program of this workspace, in the folder above the bench executable's.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
@@ -32,10 +33,10 @@ pub fn program(name: &str) -> PathBuf {
     release.join(name)
 }
 
-/// Runs `coordinator` in `dir` with this configuration and worker count, and measures from step `from` to the end.
+/// Runs `coordinator` in `dir` with this configuration and number of workers, and measures from step `from` to the end.
 ///
 /// # Errors
-/// When the run fails: the end of what it printed.
+/// If the run fails, or has too few steps to measure.
 pub fn through_the_framework(dir: &Path, config: &Path, workers: u32, from: u64) -> Result<Cost, String> {
     let runs = dir.join("runs");
     let _ = std::fs::remove_dir_all(&runs);
@@ -97,7 +98,7 @@ fn watch(coordinator: &Child, cost: &mut Cost, cpu_ms: &mut f64) {
     }
 }
 
-/// VmHWM, the largest resident memory so far.
+/// Peak resident memory of a process (VmHWM), in MiB.
 #[must_use]
 pub fn peak_mib(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -105,7 +106,7 @@ pub fn peak_mib(pid: u32) -> f64 {
     line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1_024.0
 }
 
-/// User and system time; the kernel counts in hundredths of a second.
+/// User and system time in milliseconds; the kernel counts in hundredths of a second.
 fn cpu_of(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();

@@ -1,4 +1,4 @@
-//! Combinations that can't be, and numbers out of their bounds.
+//! Invalid combinations of values, and numbers out of bounds.
 
 mod data;
 
@@ -10,7 +10,7 @@ use crate::keys::of_model;
 use crate::types::{Config, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
 use crate::values::{Devices, Every};
 
-/// Reports what can't be, each with the keys that make it so.
+/// Reports invalid combinations, each with the keys involved.
 pub(crate) fn check(config: &Config, report: &mut Report) {
     run(config, report);
     length(config, report);
@@ -35,7 +35,7 @@ fn sinks(config: &Config, report: &mut Report) {
     let Some(uri) = &config.tracker.mlflow_uri else { return };
     let address = ["http://", "https://"].iter().find_map(|scheme| uri.strip_prefix(scheme));
     let (shown, message) = match address {
-        // The configuration is copied into the run's folder and to the trackers: no password belongs there.
+        // The configuration is copied into the run's folder and to the trackers, so it must not contain passwords.
         Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => (
             "...",
             "a user name or password is set by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment",
@@ -109,7 +109,7 @@ fn telemetry(telemetry: &Telemetry, report: &mut Report) {
     }
 }
 
-/// `http://HOST:PORT`. Another text may hold a password, so it isn't repeated.
+/// Whether the URL is `http://HOST:PORT`. Other texts may contain a password, so messages don't repeat them.
 fn is_plain_url(url: &str) -> bool {
     let authority = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     authority.and_then(|text| text.rsplit_once(':')).is_some_and(|(host, port)| {
@@ -117,14 +117,14 @@ fn is_plain_url(url: &str) -> bool {
     })
 }
 
-/// Reports a number that is out of its bounds.
+/// Reports a number that is out of bounds.
 pub(crate) fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
     if !is_within {
         report.add_all(&[path], format!("{path} = {value:?}: expected {allowed}"));
     }
 }
 
-/// Weights are updated in single precision, in which a number must still be what it is.
+/// Weights are updated in single precision, so the number must be positive and finite as an f32.
 fn is_positive(value: f64) -> bool {
     let single = value as f32;
     single > 0.0 && single.is_finite()
@@ -286,7 +286,7 @@ fn model(config: &Config, report: &mut Report) {
     }
 }
 
-/// A whole number of `[model]`, or what is taken where it is absent.
+/// An integer of `[model]`, or `absent`.
 fn count(config: &Config, name: &str, absent: u64) -> u64 {
     let found = config.model.keys.get(name).and_then(Value::as_integer);
     found.and_then(|count| u64::try_from(count).ok()).unwrap_or(absent)
@@ -301,7 +301,7 @@ fn images(config: &Config, kind: &str, report: &mut Report) {
             ),
         );
     }
-    // Images say their shape themselves; the model is checked against it when it is built.
+    // Image files determine the shape; the model is checked against it when it is built.
     let says_it = matches!(config.dataset.format.as_str(), "idx" | "images");
     if config.dataset.image_shape.is_none() && !says_it {
         let message =
@@ -323,7 +323,7 @@ fn resnet(config: &Config, report: &mut Report) {
     }
 }
 
-/// Heads and width where no key says them: as the task has its presets.
+/// Number of heads and width without explicit keys: those of the task's presets.
 fn gpt(config: &Config, report: &mut Report) {
     let (heads, width) = match config.model.keys.get("preset").and_then(Value::as_str) {
         Some("124M") => (12, 768),

@@ -1,4 +1,4 @@
-//! Which keys that are frozen differ between two configurations: what a resume would change.
+//! Frozen keys that differ between two configurations: what a resume would change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use crate::error::shown;
 use crate::keys::{KEYS, Role};
 use crate::types::{Config, ScheduleKind};
 
-/// The frozen keys that have a value, with it, as TOML. The length counts only where the schedule depends on it: else
-/// more of it may be added later.
+/// The frozen keys that are set, with their values as TOML. The run's length is frozen only if the schedule depends on
+/// it; otherwise it may be extended later.
 pub(crate) fn frozen(config: &Config) -> BTreeMap<String, String> {
     let length_is_frozen = config.schedule.kind == ScheduleKind::Cosine;
     let is_frozen = |path: &str| {
@@ -32,12 +32,12 @@ pub(crate) fn frozen(config: &Config) -> BTreeMap<String, String> {
             }
         }
     }
-    // What the default works out to is what counts.
+    // Compare the effective value, not how it was configured.
     values.insert("train.microbatch_size".to_owned(), config.train.microbatch().to_string());
     values
 }
 
-/// The same value with the keys of its tables in their order: where they stand in a file doesn't matter.
+/// Sorts the keys of all tables: their order in a file doesn't matter.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Table(table) => {
@@ -49,7 +49,7 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-/// A line for each frozen key that differs: the key, then its value in `old` (the run's) and in `new`.
+/// One line per frozen key that differs: the key, its value in `old` (the run's), and in `new`.
 #[must_use]
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
     let (old, new) = (frozen(old), frozen(new));

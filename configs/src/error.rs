@@ -1,21 +1,20 @@
-//! What is wrong with a configuration: the key, the place, the value, what is allowed, and the nearest right key.
+//! Configuration errors: the key, its position, its value, what is allowed, and the closest valid key.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// A single error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// Where: `run.toml:12`, or `--set train.epochs=x`.
+    /// Position: `run.toml:12`, or `--set train.epochs=x`.
     pub place: String,
-    /// What, with key, value and the way out.
+    /// The key, its value, and how to fix it.
     pub message: String,
 }
 
-/// Why a configuration can't be used. All problems that were found, in the order of the file, then of
-/// the flags.
+/// Why a configuration can't be used: all errors found, in file order, then those of the flags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
-    /// At least one.
+    /// Never empty.
     pub problems: Vec<Problem>,
 }
 
@@ -37,9 +36,9 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// How alike a word and a candidate are, 0 to 1, whatever their case.
+/// Case-insensitive similarity of a word and a candidate, from 0 to 1.
 pub(crate) fn likeness(word: &str, candidate: &str) -> f64 {
-    /// One slip of the finger in a short word, which Jaro-Winkler rates low.
+    /// Similarity of a single typo in a short word, which Jaro-Winkler rates too low.
     const SLIP: f64 = 0.85;
     let (word, candidate) = (word.to_lowercase(), candidate.to_lowercase());
     let by_letters = strsim::jaro_winkler(&word, &candidate);
@@ -47,7 +46,7 @@ pub(crate) fn likeness(word: &str, candidate: &str) -> f64 {
     if is_slip { by_letters.max(SLIP) } else { by_letters }
 }
 
-/// The nearest of the candidates, if it is near enough to be meant: for messages about a typo.
+/// The candidate closest to `word`, if it is close enough to be a typo.
 ///
 /// ```
 /// assert_eq!(configs::nearest("hiden", ["hidden", "dropout"].into_iter()), Some("hidden"));
@@ -56,7 +55,7 @@ pub(crate) fn likeness(word: &str, candidate: &str) -> f64 {
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const NEAR: f64 = 0.7;
-    // Longer words are no typos, and comparing takes the product of the lengths.
+    // Longer words are no typos, and the comparison takes time proportional to the product of the lengths.
     const CHARS_MAX: usize = 100;
     if word.len() > CHARS_MAX {
         return None;
@@ -68,7 +67,7 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-/// A text of the user's within a message: on one line, and not the whole of a long one.
+/// User input for a message: on one line, and clipped if long.
 pub(crate) fn shown(text: &str) -> String {
     const CHARS_MAX: usize = 80;
     let mut line: String =

@@ -1,4 +1,4 @@
-//! What a run begins with, and when it ends early.
+//! Checks `[init]` and early stopping.
 
 use crate::check::within;
 use crate::error::nearest;
@@ -29,7 +29,7 @@ pub(crate) fn init(init: &Init, report: &mut Report) {
     }
 }
 
-/// Metrics that `train.patience` can watch: those that are a mean over the samples.
+/// Metrics that `train.patience` can monitor: means over samples.
 const MONITORED: [&str; 4] = [
     "validation/loss",
     "validation/accuracy",

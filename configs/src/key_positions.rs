@@ -1,4 +1,4 @@
-//! Where each key stands: a line of the file, or a `--set` flag.
+//! Positions of keys: a line of the file, or a `--set` flag.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::{ConfigError, Problem, shown};
 
-/// One place; later ones are greater, flags after lines.
+/// A position; later ones compare greater, and flags are greater than lines.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Position {
     File,
     Line(usize),
-    /// The number of the flag, and what it says.
+    /// Index of the flag, and its text.
     Flag(usize, String),
 }
 
-/// Where each key of a file and of its overrides stands. A key is its names from the outside in.
+/// Positions of all keys in a file and its overrides. A key is the path of its names, outermost first.
 pub(crate) struct KeyPositions {
     file: String,
     known: BTreeMap<Vec<String>, Position>,
 }
 
 impl KeyPositions {
-    /// Of a file: its name and its parsed text.
+    /// Positions in a file, from its name, text and parsed table.
     pub(crate) fn of(file: &str, text: &str, table: &DeTable<'_>) -> Self {
         let mut places = Self { file: file.to_owned(), known: BTreeMap::new() };
         places.note_table(&[], table, &LineStarts::of(text));
@@ -39,7 +39,7 @@ impl KeyPositions {
         }
     }
 
-    /// A key was set by a flag.
+    /// Records that a flag set this key.
     pub(crate) fn note_flag(&mut self, number: usize, flag: &str, path: &[String]) {
         let place = Position::Flag(number, flag.to_owned());
         for length in 1..path.len() {
@@ -48,7 +48,7 @@ impl KeyPositions {
         self.known.insert(path.to_vec(), place);
     }
 
-    /// Where a key stands, else what is around it.
+    /// Position of a key, or of the innermost enclosing table that has one.
     fn place(&self, path: &[&str]) -> Position {
         let path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
         let found = (1..=path.len()).rev().find_map(|length| self.known.get(&path[..length]));
@@ -64,14 +64,14 @@ impl KeyPositions {
     }
 }
 
-/// An address without the name and password that may stand before its host: messages end up in logs.
+/// Removes the user name and password from an address: messages end up in logs.
 fn without_password(flag: &str) -> String {
     let host = flag.find("://").map(|scheme| scheme + 3);
     let end = host.and_then(|from| Some((from, from + flag[from..].split(['/', '?']).next()?.rfind('@')?)));
     end.map_or_else(|| flag.to_owned(), |(from, at)| format!("{}...{}", &flag[..from], &flag[at..]))
 }
 
-/// What was found wrong so far.
+/// Errors found so far.
 pub(crate) struct Report {
     pub(crate) places: KeyPositions,
     found: Vec<(Position, String)>,
@@ -82,24 +82,24 @@ impl Report {
         Self { places, found: Vec::new() }
     }
 
-    /// A key, as its names from the outside in, is wrong.
+    /// Adds an error about a key, given as its path.
     pub(crate) fn add(&mut self, path: &[&str], message: String) {
         self.found.push((self.places.place(path), message));
     }
 
-    /// A flag is wrong.
+    /// Adds an error about a flag.
     pub(crate) fn add_flag(&mut self, number: usize, flag: &str, message: String) {
         self.found.push((Position::Flag(number, flag.to_owned()), message));
     }
 
-    /// Some keys, each as `section.key`, don't go together: the place is that of the last one, for it is what made the
-    /// others wrong.
+    /// Adds an error about a combination of keys, each as `section.key`, at the position of the last one: it made the
+    /// combination invalid.
     pub(crate) fn add_all(&mut self, paths: &[&str], message: String) {
         let places = paths.iter().map(|path| self.places.place(&path.split('.').collect::<Vec<_>>())).max();
         self.found.push((places.unwrap_or(Position::File), message));
     }
 
-    /// All that was found, in the order of the file and then of the flags.
+    /// All errors, in file order, then those of the flags.
     pub(crate) fn finish(mut self) -> Result<(), ConfigError> {
         if self.found.is_empty() {
             return Ok(());
@@ -114,7 +114,7 @@ impl Report {
     }
 }
 
-/// Where the lines of a text begin.
+/// Byte offsets at which lines begin.
 pub(crate) struct LineStarts(Vec<usize>);
 
 impl LineStarts {
@@ -123,7 +123,7 @@ impl LineStarts {
         Self(std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect())
     }
 
-    /// The line of a byte, from 1.
+    /// Line number, from 1, of a byte offset.
     pub(crate) fn line_of(&self, offset: usize) -> usize {
         self.0.partition_point(|start| *start <= offset)
     }

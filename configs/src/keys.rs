@@ -1,64 +1,63 @@
-//! The one list of keys: what may stand in a configuration. KEYS.md, which follows, is made from it, and tests hold it
-//! against the types.
+//! The list of all configuration keys. KEYS.md below is generated from it, and tests check it against the types.
 //!
 #![doc = include_str!("../KEYS.md")]
 
 pub use crate::kind::{ANY, Kind};
 
-/// Whether a key is frozen for a run.
+/// Whether a run may change a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// It changes the weights: frozen when the run starts.
+    /// Affects the weights: frozen when the run starts.
     Trajectory,
-    /// The run's length: frozen only where the schedule depends on it.
+    /// The run's length: frozen only if the schedule depends on it.
     Length,
-    /// It may change from start to start.
+    /// May change whenever the run is started.
     Operational,
 }
 
-/// One key.
+/// A configuration key.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// `section.key`.
     pub path: &'static str,
-    /// What its value may be.
+    /// Allowed values.
     pub kind: Kind,
-    /// Its default, as TOML; empty if it has none.
+    /// Default value as TOML; empty if there is none.
     pub default: &'static str,
     /// Whether it is frozen for a run.
     pub role: Role,
-    /// What it means.
+    /// Description for KEYS.md.
     pub meaning: &'static str,
 }
 
-/// One key of `[model]` for a kind that is built in. All of them are trajectory keys.
+/// A key of `[model]` for a built-in model. All of them are trajectory keys.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelKey {
-    /// The value of `model.kind` that it belongs to.
+    /// Value of `model.kind` that the key belongs to.
     pub model: &'static str,
-    /// The key's name within `[model]`.
+    /// Name within `[model]`.
     pub name: &'static str,
-    /// What its value may be.
+    /// Allowed values.
     pub kind: Kind,
-    /// Its default, as TOML.
+    /// Default value as TOML.
     pub default: &'static str,
-    /// What it means.
+    /// Description for KEYS.md.
     pub meaning: &'static str,
 }
 
-/// Samples of a step: far more than memory has, few enough that no sum of them overflows.
+/// Maximum samples per step: far more than fit in memory, few enough that no sum overflows.
 const SAMPLES_MAX: u64 = 1 << 24;
-/// Workers: as many as a message between coordinator and worker may list.
+/// Maximum workers: as many as a message between coordinator and worker may list.
 const WORKERS_MAX: u64 = 4_096;
-/// Units of a layer: two such layers are more than memory has.
+/// Maximum units of a layer: two such layers exceed any memory.
 const WIDTH_MAX: u64 = 1 << 20;
-/// Layers: more than any published model has.
+/// Maximum layers: more than any published model has.
 const LAYERS_MAX: u64 = 1 << 10;
-/// Channels, height or width of an image: their product stays a number of 64 bits.
+/// Maximum channels, height or width of an image: their product fits in 64 bits.
 const SIDE_MAX: u64 = 1 << 16;
-/// Megabytes of a cache or a budget: a number of bytes stays one of 64 bits.
+/// Maximum megabytes of a cache or budget: in bytes, it fits in 64 bits.
 const CACHE_MB_MAX: u64 = 1 << 24;
-/// Tokens of a window: more than any attention spans.
+/// Maximum tokens of a window: more than any attention spans.
 const WINDOW_MAX: u64 = 1 << 20;
 
 const fn key(
@@ -85,13 +84,13 @@ const T: Role = Role::Trajectory;
 const L: Role = Role::Length;
 const O: Role = Role::Operational;
 
-/// Keys that have a name but no effect yet: refused, with what is the case instead.
+/// Reserved keys without an effect yet: rejected with a description of the present behaviour.
 pub const RESERVED: &[(&str, &str)] = &[
     ("checkpoint.uri", "not available yet: versions are kept in the run's folder"),
     ("elastic.digest_every", "not available yet: replicas are compared at every step"),
 ];
 
-/// All keys, in the order of the sections.
+/// All keys, ordered by section.
 pub const KEYS: &[Key] = &[
     key(
         "run.name",
@@ -541,7 +540,7 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
-/// Keys of `[model]` for the kinds that are built in.
+/// Keys of `[model]` for the built-in models.
 pub const MODEL_KEYS: &[ModelKey] = &[
     model("mlp", "hidden", Kind::CountList(WIDTH_MAX), "[128]", "Widths of the hidden layers; [] for none"),
     model(
@@ -638,12 +637,12 @@ const fn class_weights(kind: &'static str) -> ModelKey {
     model(kind, "class_weights", Kind::NumbersOr(&["balanced"]), "[]", meaning)
 }
 
-/// The keys of a kind of model, none for a kind that isn't built in.
+/// The keys of a built-in model; empty for other kinds.
 pub(crate) fn of_model(kind: &str) -> impl Iterator<Item = &'static ModelKey> {
     MODEL_KEYS.iter().filter(move |key| key.model == kind)
 }
 
-/// The sections, in order.
+/// Names of the sections, in order.
 pub(crate) fn sections() -> Vec<&'static str> {
     let mut all: Vec<&str> = KEYS.iter().map(Key::section).collect();
     all.dedup();
@@ -651,12 +650,10 @@ pub(crate) fn sections() -> Vec<&'static str> {
 }
 
 impl Key {
-    /// The part before the dot.
     pub(crate) fn section(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(section, _)| section)
     }
 
-    /// The part after the dot.
     pub(crate) fn name(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(_, name)| name)
     }

@@ -1,4 +1,4 @@
-//! What a value may be.
+//! Kinds of values.
 
 use std::str::FromStr;
 
@@ -7,10 +7,10 @@ use toml::Value;
 use crate::error::nearest;
 use crate::values::{Devices, Every, Span};
 
-/// The largest whole number that TOML can write.
+/// The largest integer that TOML can represent.
 pub const ANY: u64 = i64::MAX as u64;
 
-/// What a value may be.
+/// The values that a key allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A string.
@@ -19,40 +19,40 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// A path, as a string.
     Path,
-    /// True or false.
+    /// A boolean.
     Flag,
-    /// A whole number from the first to the second, which is [`ANY`] if there is no bound.
+    /// An integer from the first to the second, inclusive; [`ANY`] as the second means no upper bound.
     Count(u64, u64),
-    /// A finite number, with or without a fraction.
+    /// A finite number, integer or float.
     Number,
     /// A list of strings.
     Texts,
     /// A list of these words.
     Words(&'static [&'static str]),
-    /// A list of so many whole numbers, each from 1 to the second.
+    /// A list of exactly the first number of integers, each from 1 to the second.
     Counts(usize, u64),
-    /// A list of whole numbers, of any length, each from 1 to this.
+    /// A list of integers of any length, each from 1 to this.
     CountList(u64),
-    /// One of these whole numbers.
+    /// One of these integers.
     Choice(&'static [u64]),
     /// A list of finite numbers, of any length.
     Numbers,
-    /// A list of finite numbers, of any length, or one of these words instead.
+    /// A list of finite numbers, of any length, or one of these words.
     NumbersOr(&'static [&'static str]),
     /// A table from names to these words.
     Table(&'static [&'static str]),
     /// One ASCII character.
     Character,
-    /// A span of time: "3s".
+    /// A duration: "3s".
     Span,
-    /// How often: "1 epochs".
+    /// An interval: "1 epochs".
     Every,
-    /// One device or several: "wgpu:0, wgpu:1".
+    /// One or more devices: "wgpu:0, wgpu:1".
     Devices,
 }
 
 impl Kind {
-    /// What is allowed, in words.
+    /// Describes the allowed values.
     #[must_use]
     pub fn allowed(self) -> String {
         match self {
@@ -114,7 +114,7 @@ impl Kind {
         }
     }
 
-    /// The allowed word that is nearest to a value that is not allowed.
+    /// The allowed word closest to an invalid value.
     #[must_use]
     pub fn nearest_word(self, value: &Value) -> Option<&'static str> {
         match self {

@@ -1,4 +1,4 @@
-//! Unknown keys, and values that are not what their key takes.
+//! Reports unknown keys and values of the wrong kind.
 
 use toml::{Table, Value};
 
@@ -6,7 +6,7 @@ use crate::error::{likeness, nearest, shown};
 use crate::key_positions::Report;
 use crate::keys::{KEYS, Key, Kind, MODEL_KEYS, RESERVED, of_model, sections};
 
-/// Reports every key that is unknown or has a wrong value.
+/// Reports all unknown keys and wrong values.
 pub(crate) fn check_keys(table: &Table, report: &mut Report) {
     let sections = sections();
     for (section, value) in table {
@@ -35,7 +35,7 @@ struct Section<'a> {
 }
 
 impl Section<'_> {
-    /// The kind of model whose keys may stand here; the default one if it isn't said.
+    /// The built-in model whose keys this section takes, with the default if no kind is set; `None` for other models.
     fn model(self) -> Option<&'static str> {
         if self.name != "model" {
             return None;
@@ -61,7 +61,7 @@ fn check_key(section: Section<'_>, name: &str, value: &Value, report: &mut Repor
             }
         }
         Some(kind) => check_value(&[section.name, name], &path, kind, value, report),
-        // The task of one's own checks its keys.
+        // Custom tasks check their own keys.
         None if section.name == "model" && section.model().is_none() => {}
         None => {
             let value = shown(&value.to_string());
@@ -87,9 +87,9 @@ fn check_value(place: &[&str], path: &str, kind: Kind, value: &Value, report: &m
     report.add(place, format!("{path} = {shown}: expected {}{hint}", kind.allowed()));
 }
 
-/// What may have been meant by an unknown key of a section.
+/// A suggestion for an unknown key of a section.
 fn hint(section: Section<'_>, name: &str) -> String {
-    /// So alike that it is a typo, even if another section has a key of just this name.
+    /// Similar enough to be a typo, even if another section has a key of exactly this name.
     const TYPO: f64 = 0.9;
     if section.name == "model" {
         let owners = MODEL_KEYS.iter().filter(|key| key.name == name);
@@ -109,7 +109,7 @@ fn hint(section: Section<'_>, name: &str) -> String {
     }
 }
 
-/// The only key of this name, in any section.
+/// The key of this name, if it is unique across sections.
 fn elsewhere(name: &str) -> Option<&'static str> {
     let mut found = KEYS.iter().filter(|key| key.name() == name).map(|key| key.path);
     found.next().filter(|_| found.next().is_none())
@@ -127,7 +127,7 @@ fn unknown_section(name: &str, value: &Value, sections: &[&'static str]) -> Stri
     outside(name)
 }
 
-/// What is said of a key that stands outside of all sections.
+/// Error message for a key outside of all sections.
 pub(crate) fn outside(name: &str) -> String {
     let meant = elsewhere(name).or_else(|| nearest(name, KEYS.iter().map(Key::name)).and_then(elsewhere));
     let hint = meant.map_or_else(String::new, |path| format!("; did you mean {path}?"));

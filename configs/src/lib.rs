@@ -1,19 +1,20 @@
 //! The typed configuration of a run.
 //!
-//! This crate owns the configuration's types ([`Config`]), the one list of its keys ([`keys::KEYS`], written out as
-//! `KEYS.md`), and the messages about what is wrong with a file. It never opens anything but the configuration file,
-//! starts nothing, and imports nothing in-house. The presets are the .toml files beside it.
+//! This crate owns the configuration's types ([`Config`]), the list of its keys ([`keys::KEYS`], rendered as
+//! `KEYS.md`), and the error messages about invalid files. It never opens anything but the configuration file, starts
+//! nothing, and imports no other crate of this workspace. Presets are the .toml files in this crate's folder. Start
+//! with [`Config::load`].
 //!
 //! # From a file to a configuration
 //!
-//! [`Config::load`] goes through four gates, and a value that comes out is a right one:
+//! [`Config::load`] validates in four stages, so that a `Config` is always valid:
 //!
-//! 1. The text is TOML, and the `--set` flags are put into it (`overrides`).
-//! 2. Every key is of the list and its value is of the key's [`keys::Kind`] (`known`).
-//! 3. The types are filled; a model that is built in gets the defaults of its keys (`load`).
-//! 4. The values go together (`check`).
+//! 1. The text parses as TOML, and `--set` flags are applied to it (`overrides`).
+//! 2. Every key is in the list and its value fits the key's [`keys::Kind`] (`known`).
+//! 3. The types are filled; built-in models get default values of their keys (`load`).
+//! 4. The combination of values makes sense (`check`).
 //!
-//! All that is wrong at the gates 1 and 2, or at 4, is told at once, with the line or the flag that it stands in:
+//! Stages 1 and 2 report all errors at once, as does stage 4, each with its line or flag:
 //!
 //! ```
 //! let text = "
@@ -35,8 +36,8 @@
 //!
 //! # What a resume may change
 //!
-//! [`Config::digest`] covers the keys that change the weights. Two configurations with one digest train the same bits;
-//! [`difference()`] says which keys keep two from it.
+//! [`Config::digest`] covers the keys that change the weights. Two configurations with the same digest train the same
+//! bits; [`difference()`] lists the keys in which two configurations differ.
 //!
 //! ```
 //! # let read = |flag: &str| configs::Config::parse(

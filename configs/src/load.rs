@@ -1,4 +1,4 @@
-//! From a file and overrides to a typed configuration, and back.
+//! Conversion from a file and overrides to a typed configuration, and back.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,25 +14,25 @@ use crate::known::check_keys;
 use crate::overrides::apply_all;
 use crate::types::{Config, Model};
 
-/// A checked configuration and where it came from.
+/// A validated configuration and its origin.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Resolved {
-    /// The configuration.
+    /// The validated configuration.
     pub config: Config,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its name without the ending: what unnamed runs are called.
+    /// File name without extension: the base name of unnamed runs.
     pub stem: String,
 }
 
-/// A configuration is a page of text; what is longer is another file.
+/// Maximum size of a file: a configuration is a page of text.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 impl Config {
     /// Reads a file and applies `--set` overrides (`section.key=value`).
     ///
     /// # Errors
-    /// All that is wrong: unknown keys, wrong types, impossible combinations, each with its place.
+    /// All errors, each with its position: unknown keys, wrong types, invalid combinations.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Resolved, ConfigError> {
         let name = path.display().to_string();
         let text = read(path)
@@ -43,7 +43,7 @@ impl Config {
         Ok(Resolved { config, path: path.to_owned(), stem })
     }
 
-    /// Reads a text; `name` is for messages.
+    /// Parses a text; `name` is used in messages.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -57,7 +57,7 @@ impl Config {
         let mut report = Report::new(KeyPositions::of(name, text, spanned.get_ref()));
         apply_all(&mut table, overrides, &mut report);
         check_keys(&table, &mut report);
-        // Combinations of values that are wrong themselves would only confuse.
+        // Don't check combinations of values that are invalid themselves: the errors would be confusing.
         let typed = if report.is_empty() { typed(&table, &mut report) } else { None };
         if let Some(config) = &typed {
             check(config, &mut report);
@@ -66,16 +66,16 @@ impl Config {
         typed.ok_or_else(|| ConfigError::one(name, "the configuration can't be read"))
     }
 
-    /// The resolved configuration as TOML: parsed again, it is the same.
+    /// The resolved configuration as TOML, which parses to the same configuration.
     ///
     /// # Panics
-    /// If a value was put there that no file can hold: a number beyond 63 bits, or a path that is not UTF-8.
+    /// If a value can't be represented in TOML: an integer beyond 63 bits, or a path that is not UTF-8.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.to_table()).expect("a table of TOML values is TOML")
     }
 
-    /// BLAKE3 over the trajectory keys and their values, in hexadecimal: what changes the weights and nothing else.
+    /// BLAKE3 over the trajectory keys and their values, in hexadecimal: it covers exactly what changes the weights.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -99,7 +99,7 @@ fn read(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The types of a table whose keys and values are those of the list.
+/// Deserialises a table whose keys and values have been checked against the list.
 fn typed(table: &Table, report: &mut Report) -> Option<Config> {
     match table.clone().try_into::<Config>() {
         Ok(mut config) => {
@@ -107,7 +107,7 @@ fn typed(table: &Table, report: &mut Report) -> Option<Config> {
             Some(config)
         }
         Err(why) => {
-            // The list admits something that the types don't: find out what, so that it is named.
+            // The list admits something that the types reject: find out which key, to name it.
             for (section, name, value) in each_key(table) {
                 let alone = Table::from_iter([(name.to_owned(), value.clone())]);
                 let alone = Table::from_iter([(section.to_owned(), Value::Table(alone))]);
@@ -133,7 +133,8 @@ fn each_key(table: &Table) -> impl Iterator<Item = (&str, &str, &Value)> {
     })
 }
 
-/// Gives a model that is built in all its keys, in one form: `dropout = 0` is `dropout = 0.0`, as in the other sections.
+/// Fills in the missing keys of a built-in model and normalises numbers: `dropout = 0` becomes `dropout = 0.0`, as in
+/// the other sections.
 fn fill_in(model: &mut Model) {
     for key in of_model(&model.kind) {
         let default = || {

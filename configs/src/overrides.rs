@@ -1,4 +1,4 @@
-//! `--set section.key=value`.
+//! Applies `--set section.key=value`.
 
 use toml::{Table, Value};
 
@@ -8,10 +8,9 @@ use crate::known::outside;
 
 const FORM: &str = "expected section.key=value, such as train.epochs=5";
 
-/// Puts the flags into the table, in their order.
+/// Applies the flags in order.
 ///
-/// A run has one length, so of `train.epochs` and `train.steps` the one that is set by a flag replaces the other one of
-/// the file.
+/// A run has a single length, so a flag that sets `train.epochs` or `train.steps` replaces the other one from the file.
 pub(crate) fn apply_all(table: &mut Table, flags: &[String], report: &mut Report) {
     let mut lengths_set = [false; 2];
     for (number, flag) in flags.iter().enumerate() {
@@ -37,7 +36,7 @@ pub(crate) fn apply_all(table: &mut Table, flags: &[String], report: &mut Report
 
 const LENGTHS: [&str; 2] = ["epochs", "steps"];
 
-/// Puts one flag into the table and returns the path of its key.
+/// Applies one flag and returns the path of its key.
 fn apply(table: &mut Table, flag: &str) -> Result<Vec<String>, String> {
     let (path, text) = split(flag).ok_or_else(|| FORM.to_owned())?;
     let (name, outer) = path.split_last().ok_or_else(|| FORM.to_owned())?;
@@ -58,10 +57,10 @@ fn apply(table: &mut Table, flag: &str) -> Result<Vec<String>, String> {
     Ok(path)
 }
 
-/// The key and the value of a flag. The key is a TOML key, in which names may be quoted (and hold a `=` then); else,
-/// as for names with spaces, its parts are what stands between the dots.
+/// Splits a flag into key and value. The key is a TOML key, whose names may be quoted (and then contain `=`);
+/// otherwise, for example for names with spaces, it is split at the dots.
 fn split(flag: &str) -> Option<(Vec<String>, &str)> {
-    /// Keys with more `=` than this are no keys.
+    /// Maximum number of `=` in a key.
     const EQUALS_MAX: usize = 8;
     let sides = flag.match_indices('=').map(|(at, _)| (&flag[..at], &flag[at + 1..]));
     let as_toml = sides.take(EQUALS_MAX).find_map(|(key, text)| Some((toml_key(key)?, text)));
@@ -87,7 +86,7 @@ fn toml_key(key: &str) -> Option<Vec<String>> {
     (value == Value::Boolean(true)).then_some(path)
 }
 
-/// A value is read as TOML; what doesn't parse is a string.
+/// Parses a value as TOML, or else takes it as a string.
 fn value(text: &str) -> Value {
     let parsed = format!("value = {text}").parse::<Table>().ok();
     let only = parsed.and_then(|mut table| table.remove("value").filter(|_| table.is_empty()));

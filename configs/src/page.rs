@@ -1,4 +1,4 @@
-//! The page of all keys, KEYS.md.
+//! Generates KEYS.md.
 
 use std::fmt::Write;
 
@@ -20,7 +20,7 @@ A key that is unknown, or a value that its key doesn't take, is refused with its
 right key. The *default* is taken where a key is absent; \"-\" stands for none.
 ";
 
-/// The page of all keys, KEYS.md: made from [`KEYS`], [`MODEL_KEYS`] and [`RESERVED`].
+/// The text of KEYS.md, generated from [`KEYS`], [`MODEL_KEYS`] and [`RESERVED`].
 #[must_use]
 pub fn page() -> String {
     let mut text = String::from(HEAD);
@@ -61,7 +61,7 @@ pub fn page() -> String {
 
 fn row(name: &str, kind: Kind, default: &str, role: &str, meaning: &str) -> String {
     let default = if default.is_empty() { "-".to_owned() } else { format!("`{default}`") };
-    // A bar would end the cell; brackets would be links in rustdoc.
+    // A bar would end the cell; rustdoc would take brackets for links.
     let plain = |text: &str| text.replace('|', "\\|").replace('[', "\\[").replace(']', "\\]");
     format!("| `{name}` | {} | {default} | {role} | {} |\n", plain(&kind.allowed()), plain(meaning))
 }

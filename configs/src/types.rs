@@ -1,4 +1,4 @@
-//! The configuration's types: one section, one struct. What each key means stands in [`crate::keys`] alone.
+//! The configuration's types: one struct per section. The keys are documented only in [`crate::keys`].
 
 mod data;
 
@@ -10,7 +10,7 @@ pub use data::{Augment, ColumnKind, Dataset, DatasetKind, Normalise, OnBad, Samp
 
 use crate::values::{Every, Span};
 
-/// A whole configuration. What each key means, its default and its bounds: [`crate::keys`].
+/// A complete configuration. Descriptions, defaults and bounds of the keys are in [`crate::keys`].
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -49,7 +49,7 @@ impl Default for Run {
     }
 }
 
-/// What happens at a step that is not finite.
+/// What to do when a step's loss or gradients are not finite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -58,7 +58,7 @@ pub enum OnNan {
     Skip,
 }
 
-/// The type of the numbers that forward and backward are computed in.
+/// Number type of the forward and backward passes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -70,7 +70,7 @@ pub enum Precision {
 }
 
 impl std::fmt::Display for Precision {
-    /// As `train.precision` has it.
+    /// The spelling in `train.precision`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
@@ -122,21 +122,21 @@ impl Default for Train {
 }
 
 impl Train {
-    /// Samples of a microbatch: as configured, else an eighth of the batch, rounded up.
+    /// Samples per microbatch: as configured, else an eighth of the batch, rounded up.
     #[must_use]
     pub fn microbatch(&self) -> u32 {
         self.microbatch_size.unwrap_or_else(|| self.batch_size.div_ceil(8)).max(1)
     }
 
-    /// Samples of an evaluation's microbatch: four times a training one, whose memory for the backward pass is free
-    /// then, within the batch.
+    /// Samples per microbatch of an evaluation: four times that of training, since no memory is needed for the backward
+    /// pass, but no more than the batch.
     #[must_use]
     pub fn evaluation_microbatch(&self) -> u32 {
         self.microbatch().saturating_mul(4).min(self.batch_size).max(1)
     }
 }
 
-/// `[model]`: its kind, and keys that belong to the kind.
+/// `[model]`: its kind, and the keys of that kind.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -147,14 +147,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether `class_weights` is to be worked out from the data.
+    /// Whether `class_weights` should be computed from the data.
     #[must_use]
     pub fn wants_balanced_weights(&self) -> bool {
         self.keys.get("class_weights").and_then(toml::Value::as_str) == Some("balanced")
             && crate::keys::of_model(&self.kind).any(|key| key.name == "class_weights")
     }
 
-    /// Puts these in the place of `class_weights`, in the labels' order.
+    /// Replaces `class_weights` by these weights, in label order.
     pub fn set_class_weights(&mut self, weights: &[f64]) {
         let weights = weights.iter().copied().map(toml::Value::Float).collect();
         self.keys.insert("class_weights".to_owned(), toml::Value::Array(weights));
@@ -180,7 +180,7 @@ pub struct Init {
     pub freeze: Vec<String>,
 }
 
-/// Which optimizer.
+/// Optimizer algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -220,7 +220,7 @@ impl Default for Optimizer {
     }
 }
 
-/// Which schedule.
+/// Learning-rate schedule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]

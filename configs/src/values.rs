@@ -1,4 +1,4 @@
-//! Values that are written as strings: spans of time, "every so often", devices.
+//! Values written as strings: durations, intervals and devices.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A span of time, written as "500ms", "3s", "5m" or "2h".
+/// A duration, written as "500ms", "3s", "5m" or "2h".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span(pub Duration);
 
-/// How often a version is written: "10m", "200 steps" or "1 epochs".
+/// Interval between checkpoints: "10m", "200 steps" or "1 epochs".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Every {
-    /// After so much time.
+    /// After this duration.
     Time(Span),
-    /// After so many steps.
+    /// After this many steps.
     Steps(u64),
-    /// After so many epochs.
+    /// After this many epochs.
     Epochs(u64),
 }
 
 impl Span {
     pub(crate) const FORM: &str = "a span of time such as \"500ms\", \"3s\", \"5m\" or \"2h\"";
 
-    /// Whole milliseconds.
+    /// Whole milliseconds, saturating.
     #[must_use]
     pub fn as_millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
@@ -95,8 +95,8 @@ impl fmt::Display for Every {
     }
 }
 
-/// What `local.devices` names: the kinds of the devices, each once. The configuration keeps the text; who opens the
-/// devices reads it.
+/// The distinct kinds of devices in `local.devices`. The configuration keeps the text, which is parsed again by the
+/// code that opens the devices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Devices {
     /// Sorted.

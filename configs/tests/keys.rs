@@ -1,4 +1,4 @@
-//! The list of keys, the types and KEYS.md say the same.
+//! The list of keys, the types and KEYS.md agree.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ fn value(text: &str) -> Value {
     table.remove("value").expect("a value")
 }
 
-/// A configuration in which every key of the list has a value.
+/// A configuration that sets every key of the list.
 fn full() -> Table {
     let sample = |key: &Key| match (key.path, key.kind) {
         _ if !key.default.is_empty() => value(key.default),
@@ -54,7 +54,7 @@ fn every_key_of_the_list_is_a_field_and_admits_its_default() {
     }
 }
 
-/// The fields of a section, those that are absent by default too: serde lists them when it refuses another one.
+/// The fields of a section, including those absent by default: serde lists them when it rejects an unknown one.
 fn fields(section: &str) -> BTreeSet<String> {
     let text = format!("[{section}]\nno_such_field = 1");
     let refusal = toml::from_str::<Config>(&text).expect_err("refused");
@@ -71,7 +71,7 @@ fn every_field_is_in_the_list() {
     let of_types: BTreeSet<String> = Table::try_from(Config::default())
         .expect("a table")
         .keys()
-        // The other keys of a model are its task's.
+        // The other keys of a model belong to its task.
         .flat_map(|section| {
             let fields = if section == "model" { ["kind".to_owned()].into() } else { fields(section) };
             fields.into_iter().map(move |name| format!("{section}.{name}"))
@@ -110,7 +110,7 @@ fn a_built_in_model_gets_the_defaults_of_the_list() {
     }
 }
 
-/// KEYS.md, read as a reader would: its rows, by section and key.
+/// Parses the rows of KEYS.md, as (section.key, row).
 fn rows_of_the_page(text: &str) -> Vec<(String, String)> {
     let mut section = String::new();
     let mut rows = Vec::new();

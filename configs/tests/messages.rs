@@ -1,4 +1,4 @@
-//! What people are told about a wrong configuration.
+//! Error messages for invalid configurations.
 
 use configs::Config;
 use insta::assert_snapshot;

@@ -1,4 +1,4 @@
-//! What is read, what is written back, and what of it is frozen.
+//! Parsing, serialisation, and frozen keys.
 
 use configs::{ColumnKind, Config, difference};
 use proptest::prelude::*;
@@ -125,7 +125,7 @@ fn the_presets_are_good() {
     assert_eq!(csv.lines().filter(|line| line.contains("# >>>")).count(), 3, "three lines to change");
 }
 
-/// A flag that sets a key to a value which the key takes.
+/// A flag that sets a key to a valid value.
 fn right_flag() -> impl Strategy<Value = String> {
     let name = "[a-zA-Z0-9 \"'_-][a-zA-Z0-9 .\"'_-]{0,12}";
     let as_key = |name: String| {

@@ -1,8 +1,8 @@
-//! What data cost before a model sees them: `taskset -c 0 cargo bench --workspace --bench feed` for one core.
+//! Cost of data before the model sees them: `taskset -c 0 cargo bench --workspace --bench feed` for one core.
 //!
-//! For each form: planning (the coordinator, once), opening (each worker, once), and gathering samples in an epoch's order in
-//! batches of 32, as the worker's feed does. Then `datasets add` of 10,000 files beside a plain `md5sum` of them. Data are made
-//! up; images are noise with a gradient, so PNG and JPEG do their work.
+//! For each format: planning (the coordinator, once), opening (each worker, once), and gathering samples in an epoch's
+//! order in batches of 32, as the worker's feed does. Then `datasets add` of 10,000 files, compared to plain `md5sum`.
+//! Data are synthetic; images are a gradient with noise, so that PNG and JPEG have work to do.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -15,11 +15,11 @@ use datasets::{AugmentKey, Batch, DataPlan, Dataset};
 use image::ImageFormat;
 use support::{config, folder, gzip, idx, write};
 
-/// Samples of a batch.
+/// Samples per batch.
 const BATCH: usize = 32;
-/// Gathering goes on for so long, after an epoch that warms up.
+/// Duration of gathering, after a warm-up epoch.
 const SECONDS: f64 = 1.0;
-/// Files that are added, and their bytes.
+/// Number of files added, and their size.
 const FILES: usize = 10_000;
 const FILE_BYTES: usize = 10_000;
 
@@ -49,7 +49,7 @@ fn tables() {
     measure("parquet, 200,000 rows of 2 columns", &config("parquet", &path));
 }
 
-/// A grey image that no other number makes.
+/// A grey image unique to its number.
 fn picture(number: usize, side: usize) -> Vec<u8> {
     let pixel = |at: usize| {
         ((at % side + at / side) as u8).wrapping_add(((number * 7_919 + at * 104_729) >> 5) as u8 & 15)
@@ -116,7 +116,7 @@ fn measure_augmented(name: &str, config: &configs::Dataset, augment: &configs::A
     let opened = began.elapsed().as_secs_f64();
     let (mut batch, mut ordinals) = (Batch::default(), Vec::new());
     let samples = dataset.training_len();
-    // A step that has no divisor in common with the samples visits all of them, far from each other as a shuffle does.
+    // A stride coprime to the number of samples visits all of them, with jumps as in a shuffle.
     let stride = (samples / 2 + 1..).find(|stride| divisor(*stride, samples) == 1).unwrap_or(1);
     let (mut at, mut gathered, mut began) = (0, 0u64, Instant::now());
     let mut is_warm = false;
@@ -142,7 +142,7 @@ fn divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { divisor(b, a % b) }
 }
 
-/// `datasets add` against `md5sum`, each on files that were read before.
+/// `datasets add` against `md5sum`, both with warm page caches.
 fn added() {
     let dir = folder();
     let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at * 31 % 251) as u8).collect();

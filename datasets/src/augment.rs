@@ -1,31 +1,31 @@
-//! Augmentation: what is done to an image of training, anew in each epoch.
+//! Augmentation of training images, redrawn every epoch.
 //!
-//! A draw depends on the run's seed, the epoch and the image alone, so whoever computes a sample, in whatever order and
-//! batch, computes the same one. It is done to the decoded pixels, before they are scaled: what comes in from outside is
-//! black (0), not the mean.
+//! A draw depends only on the run's seed, the epoch and the image, so every worker computes the same sample, in any
+//! order and batch. Augmentation works on the decoded pixels before they are scaled, so padding is black (0), not the
+//! mean.
 
 use configs::Augment;
 
 use crate::error::DataError;
 use crate::plan::DataPlan;
 
-/// Tells this stream of numbers from all others of a seed.
+/// Domain-separates this random stream from the others of the same seed.
 const PURPOSE: u64 = 0x6175_676d_656e_7400;
 
-/// What everything random about an epoch's samples depends on: augmentation, and draws with replacement.
+/// Key of everything random in an epoch's samples: augmentation, and draws with replacement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AugmentKey {
     /// The run's seed.
     pub seed: u64,
-    /// The epoch.
+    /// Epoch number.
     pub epoch: u64,
 }
 
 impl DataPlan {
-    /// The plan with what is to be done to the images of training. Evaluation never sees it.
+    /// Sets the augmentation of training images. Evaluation images are never augmented.
     ///
     /// # Errors
-    /// When these are no images, or so small that they would be moved out of sight.
+    /// If the data are not images, or the images are so small that augmentation could move them out of the frame.
     pub fn augmented(mut self, augment: &Augment) -> Result<Self, DataError> {
         if *augment != Augment::default() {
             self.check_augment(augment)
@@ -55,36 +55,36 @@ impl DataPlan {
     }
 }
 
-/// What happens to one image.
+/// Augmentation of one image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Draw {
-    /// Left and right change places, after all else.
+    /// Mirrors left and right, after shift and crop.
     is_flipped: bool,
     down: AxisMap,
     right: AxisMap,
 }
 
-/// Where a pixel of the result comes from, along one axis.
+/// Maps a coordinate of the result to its source along one axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct AxisMap {
-    /// First: by so many pixels, with black from outside.
+    /// Applied first: a shift in pixels, padded with black.
     shift: i64,
-    /// Then: by so many pixels, with the image mirrored at its edge (the edge itself stands once).
+    /// Applied second: a shift in pixels, padded by reflection (the edge pixel is not repeated).
     crop: i64,
 }
 
 impl Draw {
-    /// What happens to the image of this number: its row, or the draw that it is where rows are drawn with replacement.
+    /// Draws the augmentation of image `row`: its row number, or the draw's number if drawn with replacement.
     pub(crate) fn new(augment: &Augment, key: AugmentKey, row: u64) -> Self {
         let mut stream = Stream(mix(mix(mix(key.seed ^ PURPOSE) ^ mix(key.epoch)) ^ mix(row)));
         let (shift, crop) = (i64::from(augment.shift), i64::from(augment.crop));
-        // All are drawn in any case, so that one key doesn't change what another one does.
+        // Everything is always drawn, so that one setting doesn't change the draws of another.
         let is_flipped = stream.next() >> 63 == 1;
         let mut moves = || AxisMap { shift: stream.within(shift), crop: stream.within(crop) };
         Self { is_flipped: augment.flip && is_flipped, down: moves(), right: moves() }
     }
 
-    /// The row and column of the image that belong here in the result; none where it is black.
+    /// Source coordinates of pixel (y, x) of the result; `None` if it is black.
     pub(crate) fn source(&self, [y, x]: [usize; 2], [height, width]: [usize; 2]) -> Option<[usize; 2]> {
         let x = if self.is_flipped { width - 1 - x } else { x };
         Some([self.down.source(y, height)?, self.right.source(x, width)?])
@@ -101,8 +101,7 @@ impl AxisMap {
     }
 }
 
-/// Numbers one after another: SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
-/// Generators", OOPSLA 2014).
+/// The SplitMix64 generator (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 struct Stream(u64);
 
 impl Stream {
@@ -112,14 +111,14 @@ impl Stream {
         drawn
     }
 
-    /// From `-most` to `most`, one as likely as another to within 2^-47.
+    /// Uniform in `-most..=most`, to within 2^-47.
     fn within(&mut self, most: i64) -> i64 {
         let numbers = u128::from(2 * most.unsigned_abs() + 1);
         ((u128::from(self.next()) * numbers) >> 64) as i64 - most
     }
 }
 
-/// The finaliser of SplitMix64.
+/// SplitMix64's finaliser.
 pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -133,7 +132,7 @@ mod tests {
 
     const KEY: AugmentKey = AugmentKey { seed: 7, epoch: 3 };
 
-    /// A row of pixels 1, 2, 3, 4 after the draw; 0 is black.
+    /// Applies the draw to a row of pixels 1, 2, 3, 4; 0 is black.
     fn row(draw: Draw) -> Vec<usize> {
         (0..4).map(|x| draw.source([0, x], [1, 4]).map_or(0, |[_, x]| x + 1)).collect()
     }

@@ -1,4 +1,4 @@
-//! Reading a csv file as rows of text, one at a time, with the line of each where something is wrong.
+//! Reads a csv file row by row as text; errors give the line number.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,52 +13,52 @@ use crate::format::Skipped;
 use crate::memory_budget::{MemoryBudget, OverBudget};
 use crate::quote::quoted;
 
-/// Columns of a table at most: a guard against a file that is no csv.
+/// Maximum number of columns: guards against files that aren't csv.
 const COLUMNS_MAX: usize = 100_000;
-/// Bytes of the buffer between the file and the parser.
+/// Size of the buffer between file and parser, in bytes.
 const BUFFER_BYTES: usize = 1 << 16;
 
-/// What a row takes while it is read, in its own bytes: the record, which doubles as it grows, and the one that it grew from.
+/// Memory of a row while it is read, in multiples of its length: the record doubles as it grows, next to its old copy.
 const ROW_TIMES: u64 = 4;
-/// What a column takes beside its name: its place in a row and what is seen of it.
+/// Memory of a column in addition to its name: its place in a row and its inferred properties.
 const COLUMN_BYTES: u64 = 512;
-/// Lines of rows that are left out which a plan names.
+/// Maximum number of skipped lines listed in a data plan.
 const SKIPPED_LISTED_MAX: usize = 100;
 
-/// How a csv file is written.
+/// csv dialect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) delimiter: char,
     pub(crate) header: bool,
 }
 
-/// What happens at a row with too many or too few fields, or one that is not UTF-8.
+/// What to do at a row with the wrong number of fields or invalid UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OnRagged {
     Stop,
     Skip,
 }
 
-/// A csv file that is being read. Spaces around a field do not count, quoted or not; empty lines are no rows.
+/// A csv file being read. Whitespace around fields is ignored, quoted or not; empty lines are skipped.
 pub(crate) struct CsvTable {
     path: PathBuf,
     reader: csv::Reader<LimitedFile>,
-    /// Bytes that a row may have: what the budget has for one.
+    /// Maximum length of a row in bytes, given the memory budget.
     row_max: u64,
     memory: MemoryBudget,
     names: Vec<String>,
     record: StringRecord,
-    /// Whether `record` is a row that was read already, for want of a header.
+    /// Whether `record` holds a row that was read early because there is no header.
     is_ahead: bool,
     rows: u64,
     on_ragged: OnRagged,
-    /// Rows that were left out, and where the first of them begin.
+    /// Number of skipped rows, and the byte offsets of the first of them.
     left_out: u64,
     left_out_at: Vec<u64>,
 }
 
 impl CsvTable {
-    /// Opens a table and reads its first line: the names, or the first row of a table without a header.
+    /// Opens a table and reads its first line: the header, or the first row if there is none.
     pub(crate) fn open(
         path: &Path,
         form: Layout,
@@ -104,17 +104,17 @@ impl CsvTable {
         Ok(table)
     }
 
-    /// Names of the columns: the header's, or c0, c1, ...
+    /// Column names from the header, or c0, c1, ...
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Goes to the next row; false after the last one.
+    /// Advances to the next row; false at the end.
     pub(crate) fn advance(&mut self) -> Result<bool, DataError> {
         loop {
             let read = if std::mem::take(&mut self.is_ahead) { Ok(true) } else { self.read_record() };
             let may_skip = self.on_ragged == OnRagged::Skip;
-            // Only a row that stops has its line looked up: it takes a reading of the file.
+            // Look up the line number only for rows that are errors: it takes another pass over the file.
             let place = match read {
                 Ok(false) => return Ok(false),
                 Ok(true) if self.record.len() == self.names.len() => break,
@@ -133,40 +133,40 @@ impl CsvTable {
     }
 
     fn ragged(&self) -> DataError {
-        // A quote that is never closed swallows what follows, line ends and all.
+        // An unclosed quote swallows what follows, newlines included.
         let swallowed = self.record.iter().any(|field| field.contains('\n'));
         let way_out = if swallowed { ": is a quote left open?" } else { "" };
         let (found, expected) = (fields(self.record.len()), self.names.len());
         self.error(format!("{found} where the table has {expected} columns{way_out}"))
     }
 
-    /// The rows that were left out so far.
+    /// The rows skipped so far.
     pub(crate) fn skipped(&self) -> Skipped {
         let line = |place: &u64| line_at(&self.path, *place).map(|line| format!("line {line}")).ok();
         Skipped { count: self.left_out, listed: self.left_out_at.iter().filter_map(line).collect() }
     }
 
-    /// A field of the current row, without the spaces around it.
+    /// A trimmed field of the current row.
     pub(crate) fn field(&self, column: usize) -> &str {
         self.record.get(column).unwrap_or_default().trim()
     }
 
-    /// Where the current row begins, for [`CsvTable::error_at`].
+    /// Byte offset of the current row, for [`CsvTable::error_at`].
     pub(crate) fn place(&self) -> u64 {
         self.record.position().map_or(0, csv::Position::byte)
     }
 
-    /// Something is wrong with the current row.
+    /// An error in the current row.
     pub(crate) fn error(&self, problem: String) -> DataError {
         self.error_at(self.place(), problem)
     }
 
-    /// Something is wrong with the row at this place.
+    /// An error in the row at byte offset `place`.
     pub(crate) fn error_at(&self, place: u64, problem: String) -> DataError {
         line_error(&self.path, place, problem)
     }
 
-    /// Rows that were read, and the digests of the file's bytes. To be called after the last row.
+    /// Number of rows read, and the digests of the file. Call it after the last row.
     pub(crate) fn finish(self) -> Result<(u64, Digests), DataError> {
         if self.rows == 0 {
             let file = self.path.display().to_string();
@@ -177,7 +177,7 @@ impl CsvTable {
     }
 
     fn read_record(&mut self) -> Result<bool, csv::Error> {
-        // What is kept of the rows before leaves less for this one.
+        // Memory kept for earlier rows is not available to this one.
         self.row_max = self.memory.left() / ROW_TIMES;
         self.reader.get_mut().left = self.row_max.max(BUFFER_BYTES as u64);
         self.reader.read_record(&mut self.record)
@@ -194,7 +194,7 @@ impl CsvTable {
         };
         match why.into_kind() {
             csv::ErrorKind::Io(source) if source.kind() == std::io::ErrorKind::FileTooLarge => {
-                // At least so much: where the row ends is not known.
+                // A lower bound: the end of the row is unknown.
                 let takes = self.row_max.saturating_add(1).saturating_mul(ROW_TIMES);
                 let takes = takes.saturating_add(self.memory.limit() - self.memory.left());
                 self.too_long(OverBudget { takes, limit: self.memory.limit() })
@@ -204,7 +204,7 @@ impl CsvTable {
         }
     }
 
-    /// A row that goes on and on: mostly a quote that is never closed, or a file of another form.
+    /// An error for an overlong row: usually an unclosed quote, or a file in another format.
     fn too_long(&self, why: OverBudget) -> DataError {
         let line = line_at(&self.path, self.place()).unwrap_or(1);
         let file = format!(
@@ -238,7 +238,7 @@ impl CsvTable {
     }
 }
 
-/// A file of which so many bytes may be read at a time: the parser keeps a row whole, however long it is.
+/// A file that limits the bytes read at a time: the parser buffers whole rows, however long.
 struct LimitedFile {
     inner: Hashed<File>,
     left: u64,
@@ -267,18 +267,18 @@ fn fields(count: usize) -> String {
     if count == 1 { "1 field".to_owned() } else { format!("{count} fields") }
 }
 
-/// Something is wrong with the row that begins at this byte.
+/// An error in the row that begins at byte offset `place`.
 pub(crate) fn line_error(path: &Path, place: u64, problem: String) -> DataError {
     let file = path.display().to_string();
     match line_at(path, place) {
         Ok(line) => DataError::Line { file, line, problem },
-        // The file went away meanwhile: the problem is still the thing to say.
+        // The file is gone by now: report the problem without the line.
         Err(_) => DataError::File { file, problem },
     }
 }
 
-/// The line, from 1, of the first record at or after a byte. Counted anew where it is needed: the parser's own count
-/// stands before the line ends that it skips, so it is wrong after empty lines and in every file with CRLF.
+/// Line number, from 1, of the first record at or after a byte offset. Counted anew on demand: the parser counts before
+/// the newlines it skips, so its number is wrong after empty lines and in every file with CRLF.
 fn line_at(path: &Path, place: u64) -> std::io::Result<u64> {
     let (mut line, mut after_return) = (1, false);
     for (at, byte) in (0u64..).zip(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?).bytes()) {
@@ -296,7 +296,7 @@ fn line_at(path: &Path, place: u64) -> std::io::Result<u64> {
 mod tests {
     use super::*;
 
-    /// Lines of all rows.
+    /// Line numbers of all rows.
     fn lines(text: &str) -> Vec<u64> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("t.csv");
@@ -333,7 +333,7 @@ mod tests {
     fn the_digest_is_of_all_bytes_whatever_their_number() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("t.csv");
-        // More than a few buffers, and a last line without an end.
+        // Longer than a few buffers, with no newline at the end.
         let text = format!("a,b{}", "\n12345678,x".repeat(30_000));
         std::fs::write(&path, &text).expect("written");
         let mut table = CsvTable::open(

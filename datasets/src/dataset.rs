@@ -1,4 +1,4 @@
-//! A plan applied to its files: samples by ordinal, gathered into reused buffers.
+//! A data plan applied to its files: samples by ordinal, gathered into reused buffers.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,34 +23,34 @@ use crate::sampler::{Sampler, balanced};
 use crate::split::split;
 use crate::text::{self, Tokens};
 
-/// Samples, row by row.
+/// A batch of samples in row-major order.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Batch {
-    /// Samples.
+    /// Number of samples.
     pub count: usize,
-    /// `count` x features. Of images each is channels x height x width.
+    /// `count` x features. For images, features are channels x height x width.
     pub features: Vec<f32>,
-    /// `count` x window inputs of a text.
+    /// `count` x window input tokens, for text.
     pub tokens: Vec<u32>,
-    /// Index of the label of each (classification); of a text `count` x window, the token that follows each of `tokens`.
+    /// Class index of each sample; for text, `count` x window: the token following each of `tokens`.
     pub labels: Vec<u32>,
-    /// Standardised target of each (regression): see [`crate::Output::Values`].
+    /// Standardised target of each sample, for regression: see [`crate::Output::Values`].
     pub values: Vec<f32>,
 }
 
-/// A dataset's rows as samples.
+/// The samples of a dataset.
 #[derive(Debug)]
 pub struct Dataset {
     samples: Samples,
     training: Rows,
     validation: Rows,
-    /// Where rows of training are drawn with replacement.
+    /// Set if training rows are drawn with replacement.
     sampler: Option<Sampler>,
-    /// The text of the tokenizer's file.
+    /// Contents of the tokenizer's JSON file.
     tokenizer: Option<String>,
 }
 
-/// All rows of both splits.
+/// Samples of both splits.
 #[derive(Debug)]
 enum Samples {
     Table { width: usize, rows: Batch },
@@ -58,7 +58,7 @@ enum Samples {
     Text { window: usize, tokens: Tokens },
 }
 
-/// The rows of a split, by ordinal.
+/// Row numbers of a split, by ordinal.
 #[derive(Debug)]
 enum Rows {
     Listed(Vec<u64>),
@@ -66,13 +66,12 @@ enum Rows {
 }
 
 impl Dataset {
-    /// Opens the data of a plan: the file, or the folder of the files. Their digests must be the plan's. Other files
-    /// that lie there too are of no concern.
+    /// Opens a data plan's file or folder. The digests must match the plan's. Other files in the folder are ignored.
     ///
     /// # Errors
-    /// When a file can't be read, has changed, or doesn't fit the plan.
+    /// If a file can't be read, has changed, or doesn't fit the plan.
     pub fn open(plan: &DataPlan, path: &Path) -> Result<Self, DataError> {
-        // Images in idx form may be named by their file, whose labels are beside it.
+        // For idx images, `path` may be the file of images, with the labels' file next to it.
         let is_within = plan.is_folder() && path.is_file();
         let path = if is_within { path.parent().unwrap_or(path) } else { path };
         let refuse = |problem: String| DataError::File { file: path.display().to_string(), problem };
@@ -112,33 +111,34 @@ impl Dataset {
         Ok(Self { samples, training, validation, sampler, tokenizer })
     }
 
-    /// The text of the tokenizer's JSON file, where one made the tokens.
+    /// Contents of the tokenizer's JSON file, if the text is tokenised by one.
     #[must_use]
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer.as_deref()
     }
 
-    /// Samples of the training split.
+    /// Number of training samples.
     #[must_use]
     pub fn training_len(&self) -> u64 {
         self.training.len()
     }
 
-    /// Samples of the validation split.
+    /// Number of validation samples.
     #[must_use]
     pub fn evaluation_len(&self) -> u64 {
         self.validation.len()
     }
 
-    /// Puts the training samples of these ordinals into a reused batch, without allocation once it was as large (but for
-    /// images that are decoded anew). Images are augmented as the plan says, by the key. Where the plan draws rows with
-    /// replacement ([`DataPlan::sampling`]), an ordinal is the number of a draw, and the key says which row that is.
+    /// Gathers the training samples with these ordinals into a reused batch. Allocates only until the batch has reached
+    /// its largest size, except for images that are not cached. Images are augmented as planned, by `key`. If the plan
+    /// draws rows with replacement ([`DataPlan::sampling`]), an ordinal is the number of a draw, and `key` selects its
+    /// row.
     ///
     /// # Errors
-    /// When an image that is not held in memory can't be read any more, or has changed.
+    /// If an image that is not cached can no longer be read, or has changed.
     ///
     /// # Panics
-    /// If an ordinal is not below [`Dataset::training_len`]: an error of the program.
+    /// If an ordinal is not below [`Dataset::training_len`]: a bug in the caller.
     pub fn gather_training(
         &self,
         key: AugmentKey,
@@ -148,14 +148,14 @@ impl Dataset {
         self.gather(&self.training, Some(key), ordinals, out)
     }
 
-    /// Puts the validation samples of these ordinals into a reused batch, as [`Dataset::gather_training`] does, but never
-    /// augmented.
+    /// Gathers the validation samples with these ordinals into a reused batch, as [`Dataset::gather_training`] does,
+    /// but never augmented.
     ///
     /// # Errors
     /// As [`Dataset::gather_training`].
     ///
     /// # Panics
-    /// If an ordinal is not below [`Dataset::evaluation_len`]: an error of the program.
+    /// If an ordinal is not below [`Dataset::evaluation_len`]: a bug in the caller.
     pub fn gather_evaluation(&self, ordinals: &[u64], out: &mut Batch) -> Result<(), DataError> {
         self.gather(&self.validation, None, ordinals, out)
     }
@@ -170,7 +170,7 @@ impl Dataset {
         out.clear();
         out.count = ordinals.len();
         let drawn = key.zip(self.sampler.as_ref());
-        // With each row the number by which it is augmented: a row that is drawn twice is not augmented the same.
+        // Each row comes with its augmentation number: a row drawn twice is augmented differently each time.
         let numbered = ordinals.iter().map(|ordinal| match drawn {
             None => {
                 let row = split.at(*ordinal);
@@ -204,7 +204,7 @@ impl Dataset {
 }
 
 impl Batch {
-    /// Empties the batch, whose memory stays.
+    /// Empties the batch but keeps its allocations.
     fn clear(&mut self) {
         self.count = 0;
         self.features.clear();
@@ -233,8 +233,8 @@ impl Rows {
     }
 }
 
-/// The rows of both splits. Of a text the end is held out, as windows in between would have been half read in training;
-/// of all else rows that are spread over the whole.
+/// Splits the rows. For text, the end is held out, since windows in between would overlap training windows; otherwise
+/// the validation rows are spread over the whole dataset.
 fn split_rows(plan: &DataPlan) -> (Rows, Rows) {
     if matches!(plan.form, Format::Text(_)) {
         let (training, _) = plan.split_lengths();
@@ -244,7 +244,7 @@ fn split_rows(plan: &DataPlan) -> (Rows, Rows) {
     (Rows::Listed(training), Rows::Listed(validation))
 }
 
-/// What draws rows of the training split, if the plan has them drawn.
+/// Builds the sampler of training rows, if the plan uses one.
 fn sampler(
     plan: &DataPlan,
     samples: &Samples,
@@ -282,7 +282,7 @@ fn open_table(
         return Err(changed(path, entry, &Digests::of_file(path)?));
     }
     let (rows, weights) = match read_rows(plan, path, true, plan.rows, memory) {
-        // The digests are those of the bytes that became these rows, so nothing can change in between.
+        // The digests are of the very bytes that were parsed, so the file can't change in between.
         Ok(ReadTable { rows, weights, digests }) if entry.differs(&digests).is_none() => (rows, weights),
         Ok(ReadTable { digests, .. }) => return Err(changed(path, entry, &digests)),
         Err(why) => {
@@ -358,7 +358,7 @@ fn open_images(
     let size = shape.iter().try_fold(1usize, |all, side| all.checked_mul(*side));
     let size = size.ok_or_else(|| refuse(format!("the plan's image_shape is {shape:?}")))?;
     let at_once = images::at_once(size, memory).map_err(|why| why.of(path))?;
-    // Half of the budget is for decoding: what doesn't fit is decoded as it is read.
+    // Half of the budget is for decoding: images that don't fit in the cache are decoded as they are read.
     let kept_max = form.cache_mb.saturating_mul(1_000_000).min(memory.limit() / 2);
     let store = if let Some(bytes) = bytes.filter(|bytes| *bytes as u64 <= kept_max) {
         memory.hold(bytes as u64).map_err(|why| why.of(path))?;
@@ -373,7 +373,7 @@ fn open_images(
         }
         Store::Memory(pixels)
     } else {
-        // Whether they are the plan's is seen now, so that a run doesn't start on others, and again when each is decoded.
+        // Check the files now, so that a run doesn't start with changed ones; each is checked again when it is decoded.
         let check = |(path, entry): &(PathBuf, FileEntry)| {
             let found = Digests::of_file(path)?;
             if entry.differs(&found).is_none() { Ok(()) } else { Err(changed(path, entry, &found)) }

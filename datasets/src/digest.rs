@@ -1,5 +1,4 @@
-//! Digests of files: their MD5, by which DVC knows them, and their BLAKE3, which is what is trusted. Two files with one MD5
-//! can be made by whoever wants to.
+//! Digests of files: MD5, the key in DVC, and BLAKE3, for integrity, since MD5 collisions can be forged.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,14 +8,12 @@ use md5::{Digest, Md5};
 
 use crate::error::DataError;
 
-/// What bytes are known by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Digests {
-    /// In hexadecimal.
+    /// Hexadecimal.
     pub(crate) md5: String,
-    /// In hexadecimal.
+    /// Hexadecimal.
     pub(crate) blake3: String,
-    /// How many they are.
     pub(crate) bytes: u64,
 }
 
@@ -36,11 +33,11 @@ impl Digests {
     }
 }
 
-/// Makes both digests of bytes that come one after another.
+/// Computes both digests incrementally.
 #[derive(Default)]
 pub(crate) struct Hasher {
     md5: Md5,
-    /// Boxed: it has two kilobytes.
+    /// Boxed because it takes two kilobytes.
     blake3: Box<blake3::Hasher>,
     bytes: u64,
 }
@@ -58,20 +55,20 @@ impl Hasher {
     }
 }
 
-/// The MD5 of a file's bytes, in hexadecimal: what `dvc add` would call it.
+/// MD5 of a file in hexadecimal, as `dvc add` computes it.
 ///
 /// # Errors
-/// When the file can't be read.
+/// If the file can't be read.
 pub fn md5_of_file(path: &Path) -> Result<String, DataError> {
     Digests::of_file(path).map(|digests| digests.md5)
 }
 
-/// The MD5 of these bytes, in hexadecimal.
+/// MD5 of `bytes` in hexadecimal.
 pub(crate) fn md5_of_bytes(bytes: &[u8]) -> String {
     hex::encode(Md5::digest(bytes))
 }
 
-/// Hashes what is read through it, so that the digest is that of the very bytes that were understood.
+/// Hashes everything read through it, so that the digest covers exactly the bytes that were parsed.
 pub(crate) struct Hashed<R> {
     inner: R,
     hasher: Hasher,
@@ -82,7 +79,7 @@ impl<R: Read> Hashed<R> {
         Self { inner, hasher: Hasher::default() }
     }
 
-    /// The digests of all bytes so far.
+    /// The digests of all bytes read so far.
     pub(crate) fn digests(self) -> Digests {
         self.hasher.finish()
     }
@@ -100,7 +97,7 @@ impl<R: Read> Read for Hashed<R> {
 mod tests {
     #[test]
     fn as_dvc_has_it() {
-        // The example of DVC's own documentation form: the MD5 of "hello\n".
+        // Example from DVC's documentation: the MD5 of "hello\n".
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("f");
         std::fs::write(&path, "hello\n").expect("written");

@@ -1,7 +1,7 @@
-//! How the values of each column are distributed, over all rows: for people, and to compare two versions.
+//! Distributions of a table's columns over all rows: for display, and to compare two versions.
 //!
-//! Counts, means and ranges are of all rows. Quantiles and histograms are of all numbers while they fit, else of a
-//! uniform sample of them with a fixed seed, so that the same file says the same.
+//! Counts, means and ranges cover all rows. Quantiles and histograms cover all numbers as long as they fit, else a
+//! uniform sample with a fixed seed, so that results are reproducible.
 
 use std::path::Path;
 
@@ -13,70 +13,70 @@ use crate::plan::DataPlan;
 use crate::survey::keep;
 use crate::table::Table;
 
-/// NumberSummary that are kept for quantiles in all columns together: 64 MB.
+/// Numbers kept for quantiles, over all columns: 64 MB.
 const KEPT_MAX: usize = 8_000_000;
-/// NumberSummary that are kept of a column at least.
+/// Minimum quantile sample of a column.
 const KEPT_OF_A_COLUMN_MIN: usize = 1_000;
-/// Columns that are looked at with their distributions; a wider table has its first ones shown.
+/// Maximum number of columns with distributions; of a wider table, only the first ones are shown.
 const COLUMNS_MAX: usize = 4_000;
 
-/// The distributions of a table's columns.
+/// Distributions of a table's columns.
 #[derive(Clone, Debug)]
 pub struct Distributions {
-    /// Rows of the table.
+    /// Number of rows.
     pub rows: u64,
-    /// Its columns, in the file's order; the first 4,000 of them.
+    /// The first 4,000 columns, in file order.
     pub columns: Vec<Distribution>,
 }
 
-/// The distribution of one column.
+/// Distribution of one column.
 #[derive(Clone, Debug)]
 pub struct Distribution {
-    /// The column.
+    /// Column name.
     pub name: String,
-    /// Missing fields.
+    /// Number of missing fields.
     pub missing: u64,
-    /// Of a column of numbers.
+    /// Present for numeric columns.
     pub numbers: Option<NumberSummary>,
-    /// How often each text occurs, where the column looks like categories and there are at most 10,000.
+    /// How often each text occurs, if the column looks categorical and has at most 10,000 categories.
     pub counts: Option<Vec<(String, u64)>>,
 }
 
-/// What is known of a column's numbers.
+/// Summary statistics of a column's numbers.
 #[derive(Clone, Debug)]
 pub struct NumberSummary {
-    /// How many there are.
+    /// Number of values.
     pub count: u64,
-    /// Their mean.
+    /// Arithmetic mean.
     pub mean: f64,
-    /// Their standard deviation (of the population: divided by `count`).
+    /// Population standard deviation (divided by `count`).
     pub deviation: f64,
-    /// The least.
+    /// Minimum.
     pub least: f64,
-    /// The greatest.
+    /// Maximum.
     pub greatest: f64,
-    /// All of them, or a sample of them, in order. Never empty.
+    /// All values, or a sample of them, sorted. Never empty.
     pub values: Vec<f64>,
 }
 
 impl Distributions {
-    /// Those of a plan's file, read as the plan says.
+    /// Distributions of a data plan's file.
     ///
     /// # Errors
-    /// When the file can't be read, or is no longer a table.
+    /// If the file can't be read, or is no longer a table.
     pub fn of_plan(plan: &DataPlan) -> Result<Self, DataError> {
         Self::of_form(Path::new(&plan.path), &plan.form, &MemoryBudget::megabytes(plan.memory_mb))
     }
 
-    /// Those of a parquet file by its name, else of a csv file (tsv, if it is named so) with a first line of names.
+    /// Distributions of a parquet or csv file, by its extension (tsv too); csv needs a header.
     ///
     /// # Errors
-    /// When the file can't be read, or is no table.
+    /// If the file can't be read, or isn't a table.
     pub fn of_file(path: &Path) -> Result<Self, DataError> {
         Self::of_form(path, &form_of(path), &MemoryBudget::megabytes(configs::Dataset::default().memory_mb))
     }
 
-    /// Those of a table of this form.
+    /// Distributions of a table in this format.
     pub(crate) fn of_form(path: &Path, form: &Format, memory: &MemoryBudget) -> Result<Self, DataError> {
         let missing = match form {
             Format::Csv(csv) => csv.missing.as_slice(),
@@ -104,7 +104,7 @@ impl Distributions {
     }
 }
 
-/// How a file is written, by its name: `.parquet`, tabs in `.tsv`, commas elsewhere.
+/// The format by file extension: `.parquet`, tabs in `.tsv`, commas otherwise.
 pub(crate) fn form_of(path: &Path) -> Format {
     let ends = |end: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(end));
     let missing = configs::Dataset::default().missing;
@@ -120,7 +120,7 @@ pub(crate) fn form_of(path: &Path) -> Format {
     })
 }
 
-/// A column while it is read.
+/// Statistics of a column while it is read.
 struct ColumnCollector {
     seen: ColumnEvidence,
     mean: f64,
@@ -137,7 +137,7 @@ impl ColumnCollector {
         Self { seen, mean: 0.0, squares: 0.0, count: 0, kept: Vec::new(), kept_max, random: column }
     }
 
-    /// Takes in a field, and says how much more memory that keeps.
+    /// Adds a field and returns how many more bytes of memory it keeps.
     fn field(&mut self, place: u64, text: &str, is_missing: bool) -> u64 {
         let more = self.seen.field(place, text, is_missing);
         let Some(value) = number(text).filter(|_| !is_missing) else { return more };
@@ -189,18 +189,18 @@ impl ColumnCollector {
 }
 
 impl NumberSummary {
-    /// The value below which the fraction `at` (0 to 1) lies, with a straight line between neighbours: type 7 of
-    /// Hyndman and Fan ("Sample quantiles in statistical packages", The American Statistician 1996), as in numpy.
+    /// The quantile at level `at` (0 to 1), interpolated linearly: type 7 of Hyndman and Fan ("Sample quantiles in
+    /// statistical packages", The American Statistician 1996), as in numpy.
     #[must_use]
     pub fn quantile(&self, at: f64) -> f64 {
         let place = at.clamp(0.0, 1.0) * self.values.len().saturating_sub(1) as f64;
         let value = |index: f64| self.values.get(index as usize).copied().unwrap_or(self.greatest);
         let (below, above) = (value(place.floor()), value(place.ceil()));
-        // Not `above - below` alone: of two numbers that are equal it is to be exactly that number.
+        // Exact if both neighbours are equal.
         below + (above - below) * place.fract()
     }
 
-    /// How many of the kept values lie in each of so many bins of equal width.
+    /// Counts of the kept values in `bins` bins of equal width.
     #[must_use]
     pub fn histogram(&self, bins: usize) -> Vec<u64> {
         let mut counts = vec![0; bins];
@@ -265,7 +265,7 @@ mod tests {
         let numbers = sample(2_000);
         assert!(numbers.is_sampled() && numbers.values.len() == 2_000);
         assert_eq!(numbers.values, sample(2_000).values);
-        // The median of 2,000 of 100,000 lies within 5 standard errors (1,118 each) of theirs.
+        // The median of 2,000 of 100,000 lies within 5 standard errors (1,118 each) of the true one.
         assert!((numbers.quantile(0.5) - 50_000.0).abs() < 5_600.0, "{}", numbers.quantile(0.5));
         assert_eq!((numbers.least, numbers.greatest), (0.0, 99_999.0));
     }

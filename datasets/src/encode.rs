@@ -1,4 +1,4 @@
-//! How a row of text becomes numbers, by a plan.
+//! Encodes a row of text as numbers, by a data plan.
 
 use std::collections::HashMap;
 
@@ -9,17 +9,17 @@ use crate::plan::{DataPlan, Feature, Output, Role};
 use crate::quote::quoted;
 use crate::table::Table;
 
-/// A plan, made ready for a file's columns. Its errors say what is wrong; the caller knows file and line.
+/// A data plan resolved against a file's columns. Its errors describe the problem; the caller adds file and line.
 pub(crate) struct Encoder<'a> {
     missing: &'a [String],
     features: Vec<Field<'a>>,
     target: Option<Target<'a>>,
-    /// Column of the file with the weights of rows.
+    /// Index of the file's column of row weights.
     weight: Option<usize>,
 }
 
 struct Field<'a> {
-    /// Column of the file.
+    /// Index of the file's column.
     column: usize,
     name: &'a str,
     code: Code<'a>,
@@ -32,7 +32,7 @@ enum Code<'a> {
         fill: f64,
         indicator: bool,
     },
-    /// From 1: 0 is what the training split never had.
+    /// Codes from 1; 0 is for categories absent from the training split.
     Categorical(HashMap<&'a str, u16>),
 }
 
@@ -48,7 +48,7 @@ enum TargetCode<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// Finds the columns of the plan among those of a file.
+    /// Resolves the data plan's columns in a file.
     pub(crate) fn new(plan: &'a DataPlan, names: &[String], with_target: bool) -> Result<Self, String> {
         let tabular = plan.form.tabular().ok_or("the plan is not that of a table")?;
         let columns = ColumnPositions::new(tabular, names, with_target)?;
@@ -74,7 +74,7 @@ impl<'a> Encoder<'a> {
                 let column = columns.of(name, "the model predicts from")?;
                 features.push(Field { column, name, code });
             }
-            // A file of other rows to measure on need not have weights, nor one to predict from.
+            // Files for evaluation or prediction need no weights.
             if column.role == Role::Weight {
                 weight = columns.indices.get(name).copied();
             }
@@ -93,12 +93,12 @@ impl<'a> Encoder<'a> {
         Ok(Self { missing: tabular.missing, features, target, weight })
     }
 
-    /// How often the table's current row is drawn; NaN where that is no number.
+    /// Sampling weight of the current row; NaN if it isn't a number.
     pub(crate) fn weight(&self, table: &Table) -> Option<f64> {
         self.weight.map(|column| number(table.field(column)).unwrap_or(f64::NAN))
     }
 
-    /// Appends the table's current row to a batch.
+    /// Appends the current row to a batch.
     pub(crate) fn encode(&self, table: &Table, batch: &mut Batch) -> Result<(), String> {
         for field in &self.features {
             let text = table.field(field.column);
@@ -152,7 +152,7 @@ impl Target<'_> {
     }
 }
 
-/// A number as the model meets it.
+/// A number normalised for the model.
 fn scaled(name: &str, value: f64, offset: f64, scale: f64) -> Result<f32, String> {
     let scaled = ((value - offset) / scale) as f32;
     if !scaled.is_finite() {
@@ -162,7 +162,7 @@ fn scaled(name: &str, value: f64, offset: f64, scale: f64) -> Result<f32, String
     Ok(scaled)
 }
 
-/// Where the plan's columns are in a file.
+/// Positions of the data plan's columns in a file.
 struct ColumnPositions<'a> {
     names: Vec<&'a str>,
     indices: HashMap<&'a str, usize>,
@@ -173,7 +173,7 @@ impl<'a> ColumnPositions<'a> {
         let names: Vec<&str> = if tabular.is_named {
             names.iter().map(String::as_str).collect()
         } else {
-            // Without names the number of columns says whether the target is among them.
+            // Without a header, the number of columns decides whether the target is present.
             let all = tabular.columns.iter();
             let but_target = all.clone().filter(|column| column.role != Role::Target);
             let is_whole = names.len() == tabular.columns.len();

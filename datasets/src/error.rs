@@ -1,4 +1,4 @@
-//! What can be wrong with data: always with the file, and the line, row or byte where there is one.
+//! Errors in data: always with the file, and with the line, row or byte if there is one.
 
 use crate::quote::{clipped, plain};
 
@@ -8,71 +8,71 @@ pub enum DataError {
     /// The file can't be read.
     #[error("{}: {source}", plain(.file))]
     Io {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// There is no such file.
+    /// No file or folder at this path.
     #[error("dataset.uri = {uri:?}: no such file or folder (looked for {tried})")]
     Absent {
-        /// As configured.
+        /// The configured value.
         uri: String,
-        /// Where it was looked for.
+        /// The resolved path.
         tried: String,
     },
-    /// Something is wrong with a line.
+    /// An error in a line.
     #[error("{}, line {line}: {}", plain(.file), clipped(.problem))]
     Line {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// From 1.
+        /// Line number, from 1.
         line: u64,
-        /// What, with the value and what is expected.
+        /// The problem, with the value and what is expected.
         problem: String,
     },
-    /// Something is wrong with a row of a file that has no lines.
+    /// An error in a row of a file without lines.
     #[error("{}, row {row}: {}", plain(.file), clipped(.problem))]
     Row {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// From 1.
+        /// Row number, from 1.
         row: u64,
-        /// What, with the value and what is expected.
+        /// The problem, with the value and what is expected.
         problem: String,
     },
-    /// Something is wrong at a byte.
+    /// An error at a byte offset.
     #[error("{}, byte {offset}: {}", plain(.file), clipped(.problem))]
     Byte {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// From 0; in what a compressed file holds.
+        /// Byte offset, from 0, in the decompressed contents.
         offset: u64,
-        /// What, with the value and what is expected.
+        /// The problem, with the value and what is expected.
         problem: String,
     },
-    /// Something is wrong with the whole file.
+    /// An error in the file as a whole.
     #[error("{}: {}", plain(.file), clipped(.problem))]
     File {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// What, and the way out.
+        /// The problem, and how to fix it.
         problem: String,
     },
-    /// The file is not the one that the run was started on.
+    /// The file differs from the one the run was started with.
     #[error(
         "{} has changed since the run was started: its MD5 is {found}, the run's data have {expected}",
         plain(.file)
     )]
     Changed {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// Its digest now.
+        /// MD5 of the file now.
         found: String,
-        /// The run's.
+        /// MD5 that the run expects.
         expected: String,
     },
-    /// Reading it takes more memory than it may.
+    /// Reading the file exceeds the memory budget.
     #[error(
         "{}: reading it would take {} MB of memory, where {} MB are allowed: set a higher dataset.memory_mb (for the commands \
          `datasets` and `trainer` --memory-mb) if this machine has so much",
@@ -81,11 +81,11 @@ pub enum DataError {
         .limit / 1_000_000
     )]
     Memory {
-        /// Its path, as the configuration or the command line leads to it.
+        /// Path as resolved from the configuration or the command line.
         file: String,
-        /// Bytes of memory, as far as they are known.
+        /// Bytes of memory needed, as far as known.
         takes: u64,
-        /// Bytes that may be taken.
+        /// Allowed bytes of memory.
         limit: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! Datasets of one file or of a folder: where they are, which files they have, and what is in them.
+//! Finds and reads the files of a dataset, which is a single file or a folder.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,24 +8,24 @@ use crate::listing::FileEntry;
 use crate::memory_budget::{MemoryBudget, read_at_most};
 use crate::registry::{Manifest, RegistryError};
 
-/// Files of a dataset at most: the plan, which lists them, goes to every worker.
+/// Maximum files of a dataset: the data plan, which lists them, goes to every worker.
 const FILES_MAX: usize = 1_000_000;
-/// Folders in folders: a link that leads back to a folder above itself ends here.
+/// Maximum folder depth: stops at symlink cycles.
 const DEPTH_MAX: usize = 32;
-/// Folders that are not data: those of version control, as DVC has it.
+/// Version-control folders, which DVC skips too.
 const LEFT_OUT: [&str; 3] = [".git", ".hg", ".dvc"];
 
-/// The path of `uri`: of a version of the registry (`dataset:NAME[@VERSION]` or `NAME@VERSION`), else as it stands (from
-/// the working directory), else beside the configuration.
+/// Resolves `uri`: a registry version (`dataset:NAME[@VERSION]` or `NAME@VERSION`), else a path from the working
+/// directory, else a path from the configuration's folder.
 ///
 /// # Errors
-/// When neither is a file or a folder, or the registry has no such version.
+/// If neither path is a file or a folder, or the registry has no such version.
 pub fn resolve(uri: &str, config_dir: Option<&Path>) -> Result<PathBuf, DataError> {
     let memory = MemoryBudget::megabytes(configs::Dataset::default().memory_mb);
     find(uri, config_dir, &memory).map(|(path, _)| path)
 }
 
-/// As [`resolve`], with the version if it is one of the registry.
+/// [`resolve`], with the manifest if `uri` is a registry version.
 pub(crate) fn find(
     uri: &str,
     config_dir: Option<&Path>,
@@ -49,12 +49,12 @@ pub(crate) fn find(
     })
 }
 
-/// The paths of all files below a folder, relative to it and in order; hidden ones too, version control's not.
+/// Relative paths of all files below a folder, sorted; includes hidden files but not version-control folders.
 pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
     let mut paths = Vec::new();
     let mut folders = vec![(String::new(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        // Joined with nothing, a file's path would end in a slash.
+        // Joining an empty path would add a trailing slash.
         let here = if folder.is_empty() { root.to_owned() } else { root.join(&folder) };
         let io = |source| DataError::Io { file: here.display().to_string(), source };
         for entry in std::fs::read_dir(&here).map_err(io)? {
@@ -66,7 +66,7 @@ pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
                 return Err(refuse("the file's name is not UTF-8: rename it".to_owned()));
             };
             let relative = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-            // What a link leads to is what counts.
+            // Follow symlinks.
             let kind = std::fs::metadata(&path)
                 .map_err(|source| DataError::Io { file: path.display().to_string(), source })?;
             if kind.is_dir() {
@@ -90,7 +90,7 @@ pub(crate) fn list(root: &Path) -> Result<Vec<String>, DataError> {
     Ok(paths)
 }
 
-/// A file's bytes and their entry. The caller has asked for the memory of so many bytes.
+/// Reads a file and computes its entry. The caller has reserved `most` bytes of memory.
 pub(crate) fn read_new(root: &Path, relative: &str, most: u64) -> Result<(Vec<u8>, FileEntry), DataError> {
     let path = root.join(relative);
     let bytes = read_at_most(&path, most)?.map_err(|why| why.of(&path))?;
@@ -98,7 +98,7 @@ pub(crate) fn read_new(root: &Path, relative: &str, most: u64) -> Result<(Vec<u8
     Ok((bytes, entry))
 }
 
-/// How many bytes a file has.
+/// Size of a file in bytes.
 pub(crate) fn length(path: &Path) -> Result<u64, DataError> {
     let metadata = std::fs::metadata(path);
     metadata
@@ -106,13 +106,12 @@ pub(crate) fn length(path: &Path) -> Result<u64, DataError> {
         .map_err(|source| DataError::Io { file: path.display().to_string(), source })
 }
 
-/// The entry of a file whose bytes are of no interest.
+/// The entry of a file whose contents aren't needed.
 pub(crate) fn entry_of(root: &Path, relative: &str) -> Result<FileEntry, DataError> {
     Ok(FileEntry::new(relative.to_owned(), Digests::of_file(&root.join(relative))?))
 }
 
-/// A file's bytes, if they are those of its entry: what a plan says about them holds. The caller has asked for the memory of
-/// as many bytes as the entry has.
+/// Reads a file and verifies it against its entry in the data plan. The caller has reserved memory for `entry.bytes`.
 pub(crate) fn read_known(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, DataError> {
     if length(path)? != entry.bytes {
         return Err(changed(path, entry, &Digests::of_file(path)?));
@@ -122,7 +121,7 @@ pub(crate) fn read_known(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, Data
     if entry.differs(&digests).is_none() { Ok(bytes) } else { Err(changed(path, entry, &digests)) }
 }
 
-/// A file is another one than its entry says.
+/// The error for a file that doesn't match its entry.
 pub(crate) fn changed(path: &Path, entry: &FileEntry, found: &Digests) -> DataError {
     let file = path.display().to_string();
     if found.md5 != entry.md5 {
@@ -133,10 +132,10 @@ pub(crate) fn changed(path: &Path, entry: &FileEntry, found: &Digests) -> DataEr
     DataError::File { file, problem: format!("it has changed since the run was started: {how}") }
 }
 
-/// Where a file of a plan is. A plan comes from elsewhere: none of its paths leads out of the folder.
+/// Path of a data plan's file. Plans come from elsewhere, so paths that leave the folder are rejected.
 ///
 /// # Errors
-/// When the entry's path would lead out of the folder.
+/// If the entry's path leaves the folder.
 pub fn place(root: &Path, entry: &FileEntry) -> Result<PathBuf, DataError> {
     let relative = Path::new(&entry.path);
     let is_below = relative.components().all(|part| matches!(part, Component::Normal(_)));

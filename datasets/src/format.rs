@@ -1,112 +1,112 @@
-//! What belongs to one form of data alone: the parts of a plan that differ from form to form.
+//! The format-specific parts of a data plan.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Column;
 use crate::statistics::read_settled;
 
-/// The form of the data.
+/// Data format.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// A table in text.
+    /// A text table.
     Csv(Csv),
     /// A table with typed columns.
     Parquet(Parquet),
-    /// A file of images and one of labels, as MNIST has them.
+    /// A file of images and one of labels, as for MNIST.
     Idx(Idx),
-    /// A folder with a folder of PNG and JPEG files for each class.
+    /// A folder of PNG and JPEG files per class.
     Images(Images),
-    /// Text, whose tokens are bytes or a tokenizer's.
+    /// Text, whose tokens are bytes or come from a tokenizer.
     Text(Text),
 }
 
-/// A table in text.
+/// A text table.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Csv {
-    /// Character between fields.
+    /// Field separator.
     pub delimiter: char,
     /// Whether the first line names the columns.
     pub header: bool,
-    /// Fields that mean a missing value.
+    /// Field values that mean a missing value.
     pub missing: Vec<String>,
-    /// Columns, in the file's order.
+    /// Columns in file order.
     pub columns: Vec<Column>,
-    /// Rows that are left out (`dataset.on_bad = "skip"`); none where bad rows stop. `listed` has the first of them.
+    /// Skipped rows (`dataset.on_bad = "skip"`), of which `listed` has the first; `None` if bad rows are errors.
     pub skipped: Option<Skipped>,
 }
 
 /// A table with typed columns.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Parquet {
-    /// Fields that mean a missing value; a null is the first of them.
+    /// Field values that mean a missing value; a null reads as the first of them.
     pub missing: Vec<String>,
-    /// Columns, in the file's order.
+    /// Columns in file order.
     pub columns: Vec<Column>,
 }
 
 /// A file of images and one of labels.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Idx {
-    /// The images among the plan's files.
+    /// Path of the images among the plan's files.
     pub images: String,
-    /// Their labels.
+    /// Path of the labels among the plan's files.
     pub labels: String,
-    /// One for each channel.
+    /// Per-channel scaling.
     pub scaling: Vec<Scaling>,
 }
 
-/// A folder with a folder of images for each class. A row is a file that is named `class/...png`, `.jpg` or `.jpeg`, in
-/// the order of the plan's files, unless it is skipped.
+/// A folder of images per class. A row is a file named `class/...png`, `.jpg` or `.jpeg`, in the order of the plan's
+/// files, unless it is skipped.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Images {
-    /// One for each channel.
+    /// Per-channel scaling.
     pub scaling: Vec<Scaling>,
-    /// Whether images of another size are scaled to the plan's shape.
+    /// Whether images of other sizes are resized to the plan's shape.
     pub resize: bool,
-    /// Megabytes (10^6 bytes) in which the images may be kept decoded.
+    /// Memory for cached decoded images, in megabytes (10^6 bytes).
     pub cache_mb: u64,
-    /// Images that are left out; `listed` has all of them.
+    /// Skipped images; `listed` has all of them.
     pub skipped: Skipped,
 }
 
-/// Text, file after file. Row i has the tokens from `i * window` on as inputs, and those one further on as targets.
+/// Concatenated text files. Row i has the `window` tokens from `i * window` on as inputs; targets are shifted by one.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Text {
-    /// Tokens of a sample.
+    /// Tokens per sample.
     pub window: u32,
-    /// Tokens of all files.
+    /// Tokens in all files.
     pub tokens: u64,
-    /// Tokens at the end that fill no window (and its last target), so are in no sample.
+    /// Tokens at the end that don't fill a window (and its last target), so belong to no sample.
     pub tail: u64,
-    /// Bytes of the files that are text.
+    /// Size of the text files in bytes.
     #[serde(default)]
     pub bytes: u64,
-    /// What made the tokens; none where they are bytes.
+    /// The tokenizer; `None` for byte tokens.
     #[serde(default)]
     pub tokenizer: Option<TokenizerFile>,
-    /// Files that are left out; `listed` has all of them.
+    /// Skipped files; `listed` has all of them.
     #[serde(default)]
     pub skipped: Skipped,
 }
 
-/// A tokenizer's JSON file, and what it made of the text.
+/// A tokenizer's JSON file, and a digest of the tokens it produced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TokenizerFile {
-    /// Where the coordinator found it.
+    /// Path where the coordinator found it.
     pub path: String,
-    /// MD5 of its bytes.
+    /// MD5 of the file in hexadecimal.
     pub md5: String,
-    /// How many they are.
+    /// Size in bytes.
     pub bytes: u64,
-    /// One more than the highest number of a token.
+    /// Highest token number plus one.
     pub vocabulary: u32,
-    /// XXH3-64 of all tokens of the text, as little-endian u32, in hexadecimal: a worker whose tokenizer makes others of the
-    /// same text sees it.
+    /// XXH3-64 of all tokens as little-endian u32, in hexadecimal: lets a worker detect that its tokenizer encodes the
+    /// text differently.
     pub tokens_hash: String,
 }
 
-/// `(v / 255 - offset) / scale` for a pixel's value v of 0 to 255.
+/// `(v / 255 - offset) / scale` for a pixel value v in 0..=255.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Scaling {
     /// Mean or minimum over all pixels of the training split, or 0.
@@ -117,21 +117,21 @@ pub struct Scaling {
     pub scale: f64,
 }
 
-/// What is left out. It was decided when the plan was made, so every worker leaves out the same.
+/// Skipped data. The plan records them, so every worker skips the same.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Skipped {
-    /// How many.
+    /// Number of skipped files or rows.
     pub count: u64,
-    /// Which: paths, or lines.
+    /// Their paths or line numbers.
     pub listed: Vec<String>,
 }
 
-/// What tables of all forms have.
+/// What all table formats have in common.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tabular<'a> {
     pub(crate) columns: &'a [Column],
     pub(crate) missing: &'a [String],
-    /// Whether columns are found by name, not by place.
+    /// Whether columns are found by name rather than by position.
     pub(crate) is_named: bool,
 }
 
@@ -148,7 +148,7 @@ impl Format {
         }
     }
 
-    /// What is left out of the data.
+    /// Skipped data, if the format can skip any.
     #[must_use]
     pub fn skipped(&self) -> Option<&Skipped> {
         match self {

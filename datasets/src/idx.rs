@@ -1,6 +1,6 @@
-//! The idx form: what MNIST comes in. Two zero bytes, the type of the numbers and the number of dimensions; the sizes, as
-//! big-endian u32; the numbers (Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "FILE FORMATS"). Gzipped
-//! or not.
+//! The idx format, as used by MNIST: two zero bytes, the element type and the number of dimensions; the sizes, as
+//! big-endian u32; the elements (Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "FILE FORMATS").
+//! Optionally gzipped.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use crate::error::DataError;
 use crate::infer::ordered;
 use crate::memory_budget::MemoryBudget;
 
-/// The type "unsigned byte", the only one that images and labels come in.
+/// Element type "unsigned byte", the only one used for images and labels.
 const UNSIGNED_BYTE: u8 = 0x08;
-/// What deflate makes of a byte at most: 258 bytes of two bits, and a few for rounding.
+/// Maximum deflate expansion of a byte: 258 bytes per two bits, and a few for rounding.
 const INFLATION_MAX: u64 = 1_040;
 
-/// What an image takes beside its pixels: the number of its label, and its place in a split and in a sampler.
+/// Memory of an image in addition to its pixels: its label index, and its place in a split and in a sampler.
 const ROW_BYTES: u64 = 40;
 
-/// What a file is of.
+/// Expected dimensions of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dimensions {
-    /// A label each.
+    /// One label per image.
     Labels,
     /// Number, height, width; or number, channels, height, width.
     Images,
@@ -44,16 +44,16 @@ impl Dimensions {
     }
 }
 
-/// An idx file's sizes and numbers.
+/// The contents of an idx file.
 #[derive(PartialEq, Debug)]
 pub(crate) struct Idx {
     pub(crate) sizes: Vec<usize>,
-    /// As many as the sizes' product, the last dimension's next to each other.
+    /// Elements in row-major order; as many as the product of `sizes`.
     pub(crate) numbers: Vec<u8>,
 }
 
 impl Idx {
-    /// Reads a file's bytes: an array of unsigned bytes of these dimensions, and nothing after it.
+    /// Parses an array of unsigned bytes with these dimensions and no trailing data.
     pub(crate) fn parse(
         path: &Path,
         bytes: &[u8],
@@ -62,7 +62,7 @@ impl Idx {
     ) -> Result<Self, DataError> {
         let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
         let inflation = if is_gzip { INFLATION_MAX } else { 1 };
-        // What the header promises is believed only if so few bytes can hold it.
+        // Trust the header only if the file is large enough to hold what it declares.
         let most = (bytes.len() as u64).saturating_mul(inflation);
         let reader: Box<dyn Read + '_> =
             if is_gzip { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
@@ -97,7 +97,7 @@ impl Idx {
     }
 }
 
-/// A file's bytes, decompressed, one after another.
+/// The decompressed contents of a file as a stream.
 struct Source<'a> {
     path: &'a Path,
     reader: Box<dyn Read + 'a>,
@@ -105,8 +105,8 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The next bytes: so many, or fewer if the file ends. The caller knows that there may be memory for them: with room for
-    /// all, no vector grows to twice its bytes.
+    /// Reads `count` bytes, or fewer at the end of the file. The caller has checked the memory budget; the vector is
+    /// allocated at full size, so it never doubles.
     fn read(&mut self, count: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         let read = self.reader.by_ref().take(count).read_to_end(&mut bytes);
@@ -146,20 +146,19 @@ impl Source<'_> {
     }
 }
 
-/// Images with their labels.
 pub(crate) struct LabelledImages {
     /// Channels, height, width.
     pub(crate) shape: [usize; 3],
-    /// One image after another, channel by channel, row by row.
+    /// Pixels in the order image, channel, row, column.
     pub(crate) pixels: Vec<u8>,
-    /// The distinct labels, in order of their numbers.
+    /// Distinct labels, in numeric order.
     pub(crate) names: Vec<String>,
-    /// Index of each image's label.
+    /// Label index of each image.
     pub(crate) labels: Vec<u32>,
 }
 
 impl LabelledImages {
-    /// Reads both files and holds them against each other.
+    /// Parses both files and cross-checks them.
     pub(crate) fn parse(
         (images_path, images): (&Path, &[u8]),
         (labels_path, labels): (&Path, &[u8]),
@@ -195,7 +194,7 @@ impl LabelledImages {
     }
 }
 
-/// The images' file of a folder: the only one with such a name, or the one for training.
+/// The file of images in a folder: the only one with such a name, or the training one.
 pub(crate) fn find_images(folder: &Path, paths: &[String]) -> Result<String, DataError> {
     let mut found = paths.iter().filter(|path| labels_name(path).is_some());
     let refuse = |problem| Err(DataError::File { file: folder.display().to_string(), problem });
@@ -219,12 +218,12 @@ pub(crate) fn find_images(folder: &Path, paths: &[String]) -> Result<String, Dat
     }
 }
 
-/// Whether a file is called as images in idx form usually are.
+/// Whether a file name matches the usual pattern of idx images.
 pub(crate) fn is_images_by_name(path: &str) -> bool {
     labels_name(path).is_some()
 }
 
-/// The labels' file by the usual names, among these: `images-idx3` (in colour `images-idx4`) becomes `labels-idx1`, gzipped or not.
+/// Finds the labels' file by the usual names: `images-idx3` (in colour `-idx4`) becomes `labels-idx1`, gzipped or not.
 pub(crate) fn find_labels(folder: &Path, images: &str, paths: &[String]) -> Result<String, DataError> {
     let name = labels_name(images);
     let plain = name.as_deref().map(|name| name.strip_suffix(".gz").unwrap_or(name));
@@ -240,7 +239,7 @@ pub(crate) fn find_labels(folder: &Path, images: &str, paths: &[String]) -> Resu
     })
 }
 
-/// What the labels of a file of images are usually called; none if it is not called as images usually are.
+/// The usual name of the labels' file; `None` if `images` has an unusual name.
 fn labels_name(images: &str) -> Option<String> {
     let (folder, name) = images.rsplit_once('/').map_or(("", images), |(folder, name)| (folder, name));
     let (before, after) = name.rsplit_once("images")?;

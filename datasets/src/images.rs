@@ -1,4 +1,4 @@
-//! Folders of images: a folder for each class, PNG and JPEG files in it, decoded to bytes of one shape.
+//! Folders of images: one folder per class, with PNG and JPEG files, decoded to bytes of one shape.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -10,25 +10,25 @@ use crate::files::{length, read_known};
 use crate::listing::FileEntry;
 use crate::memory_budget::{MemoryBudget, MemoryLease, OverBudget, read_at_most};
 
-/// What a byte of an image file decodes to at most, in bytes: deflate makes 1032 of one, JPEG a block of 64 of a few
-/// bits. A header that promises more lies.
+/// Maximum decoded bytes per byte of an image file: deflate expands up to 1032 times, JPEG encodes a block of 64 in a
+/// few bits. A header that claims more is wrong.
 const INFLATION_MAX: u64 = 2_048;
-/// Bytes that a decoder may take beside the pixels: for a colour profile, say, which is not used.
+/// Memory that a decoder may use in addition to the pixels, for example for an unused colour profile.
 const DECODER_BYTES: u64 = 16_000_000;
-/// What decoding a JPEG takes, in bytes of its pixels: the coefficients of all blocks, of two bytes each, where it comes in
-/// several passes; and the pixels.
+/// Memory for decoding a JPEG, in multiples of its pixel bytes: two-byte coefficients of all blocks if it is
+/// progressive, and the pixels.
 const JPEG_TIMES: u64 = 3;
-/// Bytes of a pixel between the two passes of scaling: four floats.
+/// Bytes per pixel between the two passes of resizing: four floats.
 const SCALED_PIXEL_BYTES: u64 = 16;
-/// Images at most that are decoded before any of them is put where it stays.
+/// Maximum number of images decoded before they are moved to their destination.
 const AT_ONCE_MAX: u64 = 64;
-/// The part of the budget that they may take.
+/// Fraction of the memory budget that they may take.
 const AT_ONCE_PART: u64 = 8;
 
-/// Channels that an image is made to have: grey, colour, colour with transparency.
+/// Supported numbers of channels: grey, RGB, RGBA.
 pub(crate) const CHANNELS: [usize; 3] = [1, 3, 4];
 
-/// What the header of an image says.
+/// Contents of an image's header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Header {
     pub(crate) has_colour: bool,
@@ -36,30 +36,29 @@ pub(crate) struct Header {
     pub(crate) width: usize,
 }
 
-/// Why an image is not decoded.
+/// Why an image was not decoded.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum ImageError {
-    /// It is damaged, or no image.
+    /// Damaged, or not an image.
     Bad(String),
-    /// It is an image of another size.
+    /// An image of another size.
     Size(String),
-    /// Decoding it takes more memory than it may. It is never left out for that: what is left out must not depend on a
-    /// machine's memory.
+    /// Decoding exceeds the memory budget. Such images are never skipped: that must not depend on a machine's memory.
     Memory(OverBudget),
 }
 
-/// Whether a file is an image by its name.
+/// Whether the file extension is that of an image.
 pub(crate) fn is_image(path: &str) -> bool {
     let Some(extension) = Path::new(path).extension() else { return false };
     ["png", "jpg", "jpeg"].iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// The class of an image's path: the folder that it lies in, below the dataset's.
+/// The class of an image: its top-level folder within the dataset.
 pub(crate) fn class(path: &str) -> Option<&str> {
     path.split_once('/').map(|(class, _)| class)
 }
 
-/// Reads the header alone, from the beginning of the file; of a JPEG the decoder has the whole file for that.
+/// Reads the header alone, from the start of the file; for JPEG the decoder reads the whole file.
 pub(crate) fn probe(path: &Path, memory: &MemoryBudget) -> Result<Header, ImageError> {
     let bad = |why: String| ImageError::Bad(why);
     let bytes = length(path).map_err(|why| bad(why.to_string()))?;
@@ -87,10 +86,10 @@ fn header(decoder: &impl ImageDecoder) -> Header {
     }
 }
 
-/// Decodes an image to the channels of the shape, then rows, then columns. Transparency is dropped unless there are four
-/// channels, colour becomes grey (ITU-R BT.709 luma) if there is one.
+/// Decodes an image to channels x rows x columns of `shape`. Alpha is dropped unless there are four channels; colour
+/// becomes grey (ITU-R BT.709 luma) if there is one.
 ///
-/// The file's own bytes are in a lease of the budget, which then is for all that decoding takes.
+/// `lease` covers the file's own bytes; decoding takes a new lease that covers everything.
 pub(crate) fn decode(
     bytes: &[u8],
     lease: MemoryLease,
@@ -123,7 +122,7 @@ pub(crate) fn decode(
     let decoded = decoder.total_bytes().saturating_mul(if is_jpeg { JPEG_TIMES } else { 1 });
     let takes = (bytes.len() as u64).saturating_mul(2).saturating_add(decoded);
     let takes = takes.saturating_add(beside(found, decoder.color_type(), shape));
-    // One at a time: see `MemoryBudget::lease`.
+    // One lease at a time: see `MemoryBudget::lease`.
     drop(lease);
     let _lease = memory.lease(takes).map_err(ImageError::Memory)?;
     let image =
@@ -141,7 +140,7 @@ pub(crate) fn decode(
     Ok(pixels)
 }
 
-/// How many images of so many bytes may be decoded before any of them is put where it stays. Their memory is held.
+/// Number of images of `bytes` each to decode before they are moved to their destination. Their memory is held.
 pub(crate) fn at_once(bytes: usize, memory: &MemoryBudget) -> Result<usize, OverBudget> {
     let bytes = (bytes as u64).max(1);
     let count = (memory.limit() / AT_ONCE_PART / bytes).clamp(1, AT_ONCE_MAX);
@@ -149,7 +148,7 @@ pub(crate) fn at_once(bytes: usize, memory: &MemoryBudget) -> Result<usize, Over
     Ok(count as usize)
 }
 
-/// Bytes that scaling to the shape, and putting channel after channel, take beside the decoded pixels.
+/// Bytes that resizing and deinterleaving take in addition to the decoded pixels.
 fn beside(found: Header, colour: ColorType, [channels, height, width]: [usize; 3]) -> u64 {
     let product = |sides: &[usize]| sides.iter().fold(1u64, |all, side| all.saturating_mul(*side as u64));
     let is_scaled = [found.height, found.width] != [height, width];
@@ -167,14 +166,14 @@ fn beside(found: Header, colour: ColorType, [channels, height, width]: [usize; 3
     scaled.saturating_add(converted).saturating_add(parted)
 }
 
-/// Decodes by the image crate's decoders. A panic of theirs is an error of the file here: one image of millions must not end
-/// the thread that feeds a run, without a word on which it was.
+/// Calls the image crate's decoders and turns their panics into errors: one image of millions must not kill the thread
+/// that feeds a run without naming the file.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
 }
 
-/// The image in this size. A triangle filter as wide as the reduction, so no pixel is left out of a smaller one.
+/// Resizes the image. The triangle filter is as wide as the reduction, so downscaling uses every pixel.
 fn scaled(image: DynamicImage, height: u32, width: u32) -> DynamicImage {
     if (image.height(), image.width()) == (height, width) {
         return image;
@@ -182,8 +181,8 @@ fn scaled(image: DynamicImage, height: u32, width: u32) -> DynamicImage {
     image.resize_exact(width, height, image::imageops::FilterType::Triangle)
 }
 
-/// A JPEG file that ends too early is decoded all the same, in grey from there on: this is seen by its missing end mark.
-/// Within coded pixels such a mark can't occur; what is before them (a small preview) has its own.
+/// Detects truncated JPEG files, which the decoder fills up with grey, by their missing end marker. The marker can't
+/// occur within coded pixels; a preview before them has its own.
 fn cut_short(bytes: &[u8]) -> Option<&'static str> {
     if !bytes.starts_with(&[0xff, 0xd8]) {
         return None;
@@ -193,7 +192,7 @@ fn cut_short(bytes: &[u8]) -> Option<&'static str> {
     (end_of_image < start_of_scan || end_of_image.is_none()).then_some("the file ends within its pixels")
 }
 
-/// Decodes a file that is in a plan.
+/// Decodes a file listed in a data plan.
 pub(crate) fn decode_known(
     path: &Path,
     entry: &FileEntry,
@@ -206,7 +205,7 @@ pub(crate) fn decode_known(
     decode(&bytes, lease, shape, resize, memory).map_err(|why| refusal(path, why))
 }
 
-/// Decodes any file.
+/// Decodes any image file.
 pub(crate) fn decode_file(
     path: &Path,
     shape: [usize; 3],
@@ -219,7 +218,6 @@ pub(crate) fn decode_file(
     decode(&bytes, lease, shape, resize, memory).map_err(|why| refusal(path, why))
 }
 
-/// The error about a file.
 pub(crate) fn refusal(path: &Path, why: ImageError) -> DataError {
     match why {
         ImageError::Bad(problem) | ImageError::Size(problem) => {

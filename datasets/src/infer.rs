@@ -1,48 +1,48 @@
-//! What a table's columns are, from looking at all rows once.
+//! Infers column types from one pass over all rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::quote::{beginning, quoted};
 
-/// Distinct texts of a column that are kept at most: beyond it the column is no category.
+/// Maximum distinct values kept per column: beyond it, the column isn't categorical.
 pub(crate) const CATEGORIES_MAX: usize = 10_000;
-/// A whole-number target with at most so many distinct values is taken for a class.
+/// An integer target with at most this many distinct values is taken for classes.
 const CLASSES_GUESSED_MAX: usize = 20;
-/// What a distinct text takes beside its bytes: its place in the tree, its count, and what the allocator adds.
+/// Memory of a distinct text in addition to its bytes: tree node, count, and allocator overhead.
 const DISTINCT_BYTES: u64 = 64;
 
-/// A field that stands out: where its row begins, and its text.
+/// A notable field: byte offset or number of its row, and its text.
 pub(crate) type OddField = (u64, String);
 
-/// What was seen of a column.
+/// Evidence about a column's type.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ColumnEvidence {
-    /// Missing fields, and the first.
+    /// Number of missing fields, and the first of them.
     pub(crate) missing: u64,
     pub(crate) first_missing: Option<OddField>,
-    /// The first field that is text.
+    /// First field that is text.
     pub(crate) first_text: Option<OddField>,
-    /// The first field that is a number, but none to calculate with.
+    /// First field that is a number but unusable, for example infinite.
     pub(crate) first_unusable: Option<OddField>,
-    /// Distinct fields and how often each occurs, up to the bound.
+    /// Distinct fields with their counts, up to `CATEGORIES_MAX`.
     pub(crate) distinct: BTreeMap<String, u64>,
     pub(crate) is_overflown: bool,
-    /// Whether its distinct fields, all of them numbers, were forgotten for want of memory.
+    /// Whether the distinct fields, all numeric, were dropped to save memory.
     pub(crate) is_forgotten: bool,
     /// Bytes that the distinct fields take.
     pub(crate) kept: u64,
-    /// Numbers and their range.
+    /// Count and range of the numbers.
     pub(crate) numbers: u64,
     pub(crate) least: f64,
     pub(crate) greatest: f64,
-    /// Whether a number is not whole.
+    /// Whether any number is fractional.
     pub(crate) has_fractions: bool,
 }
 
 impl ColumnEvidence {
-    /// Takes in a field of the row that begins at `place`, and says how much more memory that keeps.
+    /// Adds a field of the row at `place` and returns how many more bytes of memory it keeps.
     pub(crate) fn field(&mut self, place: u64, text: &str, is_missing: bool) -> u64 {
-        // A message shows no more of it.
+        // Messages show no more of it.
         let spot = || (place, beginning(text).to_owned());
         if is_missing {
             self.missing += 1;
@@ -83,8 +83,7 @@ impl ColumnEvidence {
         bytes
     }
 
-    /// Forgets the distinct fields if they are many numbers, of which only the range counts, and says how much memory
-    /// that frees.
+    /// Drops the distinct fields if they are many numbers, of which only the range matters; returns the bytes freed.
     pub(crate) fn forget_numbers(&mut self) -> u64 {
         if !self.looks_numeric() || self.looks_like_classes() {
             return 0;
@@ -94,7 +93,7 @@ impl ColumnEvidence {
         std::mem::take(&mut self.kept)
     }
 
-    /// Whether every field that is there is a number. (Whether each can be calculated with is asked later.)
+    /// Whether every non-missing field is a number. (Whether each is usable is checked later.)
     pub(crate) fn looks_numeric(&self) -> bool {
         self.first_text.is_none() && self.numbers > 0
     }
@@ -105,13 +104,13 @@ impl ColumnEvidence {
             || (!self.has_fractions && !self.is_forgotten && self.distinct.len() <= CLASSES_GUESSED_MAX)
     }
 
-    /// The distinct fields, in order.
+    /// The distinct fields, sorted.
     pub(crate) fn labels(&self) -> Vec<String> {
         ordered(self.distinct.keys().cloned().collect())
     }
 }
 
-/// Sorts labels as people would: numbers by value, texts by characters.
+/// Sorts labels naturally: numbers by value, texts by character.
 pub(crate) fn ordered(labels: BTreeSet<String>) -> Vec<String> {
     let mut labels: Vec<String> = labels.into_iter().collect();
     if labels.iter().all(|label| number(label).is_some()) {
@@ -120,7 +119,6 @@ pub(crate) fn ordered(labels: BTreeSet<String>) -> Vec<String> {
     labels
 }
 
-/// What a field reads as.
 enum Parsed {
     Number(f64),
     Unusable,
@@ -135,7 +133,7 @@ fn parse(text: &str) -> Parsed {
     }
 }
 
-/// A number that a sample can hold: finite, within the range of f32.
+/// A usable number: finite and within the range of f32.
 pub(crate) fn number(text: &str) -> Option<f64> {
     match parse(text) {
         Parsed::Number(value) => Some(value),
@@ -143,7 +141,7 @@ pub(crate) fn number(text: &str) -> Option<f64> {
     }
 }
 
-/// Why a field is not a number.
+/// Error message for a field that should be numeric.
 pub(crate) fn no_number(name: &str, text: &str) -> String {
     match parse(text) {
         Parsed::Unusable => {
@@ -154,19 +152,19 @@ pub(crate) fn no_number(name: &str, text: &str) -> String {
     }
 }
 
-/// The category that missing fields of a column share. A field that is there is never equal to it.
+/// The category of a column's missing fields, never equal to a field that is present.
 pub(crate) fn missing_category(missing: &[String]) -> &str {
     missing.first().map_or("", String::as_str)
 }
 
-/// Whether a field means that there is no value.
+/// Whether a field denotes a missing value.
 pub(crate) fn is_missing(missing: &[String], text: &str) -> bool {
     missing.iter().any(|own| own == text)
 }
 
-/// The nearest of some names, or the first of them.
+/// Suggests the closest name, or lists the first ones.
 pub(crate) fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone, what: &str) -> String {
-    // Names of a file may be as long as the file.
+    // Names from a file may be as long as the file.
     let lower = beginning(word).to_lowercase();
     let near =
         names.clone().map(|name| (strsim::jaro_winkler(&lower, &beginning(name).to_lowercase()), name));

@@ -1,9 +1,12 @@
-//! Datasets: what files mean, which rows are held out, and how a row becomes a sample.
+//! Datasets: file formats, the validation split, and the encoding of rows as samples.
 //!
-//! This crate owns formats (csv, parquet, idx, folders of images, text), inference, splits, normalisation and augmentation. A
-//! [`DataPlan`] says all of it and is made once, by the coordinator, from the training split alone; a [`Dataset`] applies a
-//! plan to the files that it was made for. It never trains, and never imports burn, tonic or protocol: samples are named
-//! by ordinals, plain numbers.
+//! This crate owns the formats (csv, parquet, idx, folders of images, text), type inference, splits, normalisation and
+//! augmentation, the registry of dataset versions ([`registry`]), their comparison ([`compare`]) and downloads
+//! ([`fetch`]). It never trains, and never imports burn, tonic or protocol: samples are identified by ordinals, plain
+//! numbers.
+//!
+//! Start with [`DataPlan`], which the coordinator makes once, from the training split alone, and [`Dataset`], which
+//! applies a data plan to the files it was made for.
 
 mod augment;
 pub mod compare;

@@ -1,8 +1,8 @@
-//! A folder's listing in DVC's form, and its digest.
+//! A folder's listing in DVC's format, and its digest.
 //!
-//! The bytes are those of Python's `json.dumps(entries, sort_keys=True)`, which is how DVC 3 writes a `.dir` object: one
-//! line, `", "` and `": "` between, all but printable ASCII escaped as UTF-16 units, entries by relpath in the order of
-//! code points (for UTF-8 that is the order of bytes). `tests/vectors` holds listings that DVC wrote.
+//! The bytes are those of Python's `json.dumps(entries, sort_keys=True)`, which is how DVC 3 writes a `.dir` object:
+//! one line, separators `", "` and `": "`, everything but printable ASCII escaped as UTF-16 units, entries sorted by
+//! relpath in code-point order (for UTF-8 that is byte order). `tests/vectors` holds listings written by DVC.
 
 use std::fmt::Write as _;
 
@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digests, md5_of_bytes};
 
-/// How the digest of a folder ends.
+/// Suffix of a folder's digest.
 pub(crate) const FOLDER_SUFFIX: &str = ".dir";
 
 /// One file of a dataset.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Relative to the folder, with `/` on every system; of a dataset of one file its name.
+    /// Path relative to the folder, with `/` on every system; for a single-file dataset, the file's name.
     pub path: String,
-    /// Bytes of the file.
+    /// Size in bytes.
     pub bytes: u64,
-    /// MD5 of them, in hexadecimal: what DVC calls them by.
+    /// MD5 in hexadecimal: the key in DVC.
     pub md5: String,
-    /// BLAKE3 of them, in hexadecimal: what is trusted. None in records of before there was one.
+    /// BLAKE3 in hexadecimal, which provides integrity. `None` in records older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
 }
@@ -33,7 +33,7 @@ impl FileEntry {
         Self { path, bytes: digests.bytes, md5: digests.md5, blake3: Some(digests.blake3) }
     }
 
-    /// What is wrong with bytes that should be those of this entry; nothing if they are.
+    /// How `found` differs from this entry; `None` if it matches.
     pub(crate) fn differs(&self, found: &Digests) -> Option<String> {
         if found.md5 != self.md5 {
             return Some(format!("its MD5 is {}, not {}", found.md5, self.md5));
@@ -48,7 +48,7 @@ impl FileEntry {
     }
 }
 
-/// The listing of these files, in any order: the bytes of DVC's `.dir` object.
+/// Serialises these files, in any order, as a DVC `.dir` object.
 #[must_use]
 pub fn listing(files: &[FileEntry]) -> Vec<u8> {
     let mut files: Vec<&FileEntry> = files.iter().collect();
@@ -68,13 +68,13 @@ pub fn listing(files: &[FileEntry]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The digest of a folder with these files: the MD5 of its listing, and `.dir`.
+/// Digest of a folder with these files: the MD5 of its listing, with the suffix `.dir`.
 #[must_use]
 pub fn directory_digest(files: &[FileEntry]) -> String {
     format!("{}{FOLDER_SUFFIX}", md5_of_bytes(&listing(files)))
 }
 
-/// A JSON string as Python's encoder writes it with `ensure_ascii`: DEL is escaped too.
+/// A JSON string as Python's encoder writes it with `ensure_ascii`; DEL is escaped too.
 fn push_escaped(text: &mut String, value: &str) {
     text.push('"');
     for character in value.chars() {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_folder_has_the_digest_that_dvc_gives_it() {
-        // Made by DVC 3.67.1 from three files.
+        // Computed by DVC 3.67.1 from three files.
         let files = [entry("sub/c.txt", "c\n"), entry("a.txt", "a\n"), entry("sub-1.txt", "a\n")];
         assert_eq!(directory_digest(&files), "41f72c8eb3951c08029e91562c1ab389.dir");
         assert_eq!(directory_digest(&[]), "d751713988987e9331980363e24189ce.dir");

@@ -1,8 +1,9 @@
-//! How much memory reading data may take: a budget that the user sets, asked before the memory is taken.
+//! A user-set memory budget for reading data, checked before memory is allocated.
 //!
-//! What a file holds may be a thousand times what the file has: a picture of one colour, zeros that were compressed. So
-//! each reader says what it is about to take, and what goes beyond the budget is refused by name, before the operating
-//! system ends the process without one. Counted is what grows with the data; buffers of a fixed size are not.
+//! A file's contents may be a thousand times its size: an image of a single colour, or compressed zeros. So each reader
+//! declares its needs first, and whatever exceeds the budget is refused with an error that names the file, before the
+//! operating system kills the process without one. Only memory that grows with the data counts; fixed-size buffers
+//! don't.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,10 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::DataError;
 
-/// Bytes of a megabyte, as `dataset.memory_mb` counts them.
+/// Bytes per megabyte, as in `dataset.memory_mb`.
 const MEGABYTE: u64 = 1_000_000;
 
-/// A budget. Clones share it.
+/// A memory budget. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryBudget(Arc<Shared>);
 
@@ -22,19 +23,19 @@ pub(crate) struct MemoryBudget(Arc<Shared>);
 struct Shared {
     limit: u64,
     taken: Mutex<MemoryUse>,
-    /// Told whenever a lease ends.
+    /// Notified when memory is released.
     freed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct MemoryUse {
-    /// For as long as the budget lives.
+    /// Bytes held for the lifetime of the budget or of a [`HeldMemory`].
     held: u64,
-    /// By leases.
+    /// Bytes leased temporarily.
     leased: u64,
 }
 
-/// What would be taken, and what may be.
+/// A refused request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OverBudget {
     pub(crate) takes: u64,
@@ -47,14 +48,14 @@ impl OverBudget {
     }
 }
 
-/// MemoryBudget that goes back to the budget when this is dropped: of one of several threads.
+/// Memory leased by one of several threads; returned on drop.
 #[derive(Debug)]
 pub(crate) struct MemoryLease {
     memory: MemoryBudget,
     bytes: u64,
 }
 
-/// MemoryBudget that is held until this is dropped.
+/// Memory held until dropped.
 #[derive(Debug)]
 pub(crate) struct HeldMemory {
     memory: MemoryBudget,
@@ -62,23 +63,22 @@ pub(crate) struct HeldMemory {
 }
 
 impl MemoryBudget {
-    /// A budget of so many megabytes.
     pub(crate) fn megabytes(count: u64) -> Self {
         let limit = count.saturating_mul(MEGABYTE);
         Self(Arc::new(Shared { limit, taken: Mutex::default(), freed: Condvar::new() }))
     }
 
-    /// What may be taken in all.
+    /// Total budget in bytes.
     pub(crate) fn limit(&self) -> u64 {
         self.0.limit
     }
 
-    /// What is left beside that which is held.
+    /// Bytes not held; leases don't count.
     pub(crate) fn left(&self) -> u64 {
         self.0.limit.saturating_sub(self.taken().held)
     }
 
-    /// Takes memory for as long as the budget lives: for what is kept.
+    /// Takes memory for the lifetime of the budget, for data that is kept.
     pub(crate) fn hold(&self, bytes: u64) -> Result<(), OverBudget> {
         let mut taken = self.taken();
         let takes = taken.held.saturating_add(bytes);
@@ -89,22 +89,22 @@ impl MemoryBudget {
         Ok(())
     }
 
-    /// Takes memory for as long as what is returned lives.
+    /// Takes memory for the lifetime of the returned value.
     pub(crate) fn holding(&self, bytes: u64) -> Result<HeldMemory, OverBudget> {
         self.hold(bytes)?;
         Ok(HeldMemory { memory: self.clone(), bytes })
     }
 
-    /// Gives back a part of what was held.
+    /// Returns part of the held memory.
     pub(crate) fn release(&self, bytes: u64) {
         let mut taken = self.taken();
         taken.held = taken.held.saturating_sub(bytes);
         self.0.freed.notify_all();
     }
 
-    /// Takes memory for a while. Waits for the leases of other threads to end if it fits only then; what doesn't fit
-    /// beside that which is held is refused. So what is refused doesn't depend on the number of threads. A thread has one
-    /// lease at a time: with two, threads could wait for each other.
+    /// Takes memory temporarily. Waits for the leases of other threads if necessary, but refuses what doesn't fit next
+    /// to the held memory; so refusals don't depend on the number of threads. A thread may have only one lease at a
+    /// time: with two, threads could deadlock.
     pub(crate) fn lease(&self, bytes: u64) -> Result<MemoryLease, OverBudget> {
         let mut taken = self.taken();
         loop {
@@ -121,7 +121,7 @@ impl MemoryBudget {
     }
 
     fn taken(&self) -> MutexGuard<'_, MemoryUse> {
-        // Two numbers, which are right whatever a thread died of.
+        // Two plain numbers, still valid after a thread panicked.
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,8 +139,7 @@ impl Drop for MemoryLease {
     }
 }
 
-/// The bytes of a file that may have so many at most, and never more than were there at first: a file that grows
-/// meanwhile is no data.
+/// Reads a file of at most `most` bytes, no more than its initial length: a file that grows meanwhile is an error.
 pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Result<Vec<u8>, OverBudget>, DataError> {
     let io = |source| DataError::Io { file: path.display().to_string(), source };
     let file = File::open(path).map_err(io)?;
@@ -148,7 +147,7 @@ pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Result<Vec<u8>, Ove
     if length > most {
         return Ok(Err(OverBudget { takes: length, limit: most }));
     }
-    // Room for all, so that no vector grows to twice the file.
+    // Allocate once, so that the vector never doubles.
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(length.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > length {
@@ -158,7 +157,7 @@ pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Result<Vec<u8>, Ove
     Ok(Ok(bytes))
 }
 
-/// The bytes of a file, if they and what is made of them, so many times their number, fit into the budget.
+/// Reads a file if `times` its size, for the bytes and what is made of them, fits in the budget.
 pub(crate) fn read_whole(
     path: &Path,
     memory: &MemoryBudget,
@@ -171,11 +170,11 @@ pub(crate) fn read_whole(
     Ok((bytes, holding))
 }
 
-/// The bytes of a file that is no data, for the other programs: if it and what is made of it, `times` its bytes, are within so
-/// many megabytes (10^6 bytes).
+/// Reads a file that isn't data, for other crates, if `times` its size, for the bytes and what is made of them, is
+/// within `memory_mb` megabytes (10^6 bytes).
 ///
 /// # Errors
-/// When it can't be read, or takes more.
+/// If it can't be read, or exceeds the limit.
 pub fn read_within(path: &Path, memory_mb: u64, times: u64) -> Result<Vec<u8>, DataError> {
     read_whole(path, &MemoryBudget::megabytes(memory_mb), times).map(|(bytes, _)| bytes)
 }

@@ -1,4 +1,4 @@
-//! What data hold that are no table, for people: `datasets show`.
+//! Overviews of non-tabular data, for `datasets show`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,81 +16,81 @@ use crate::parallel::in_parallel;
 use crate::plan::DataPlan;
 use crate::text::is_text;
 
-/// Most frequent bytes that an [`Overview`] names.
+/// Maximum number of frequent tokens listed in an [`Overview`].
 const FREQUENT_MAX: usize = 10;
-/// Different sizes of images that an [`Overview`] names.
+/// Maximum number of image sizes listed in an [`Overview`].
 const SIZES_MAX: usize = 10;
 
-/// What images or a text hold.
+/// Overview of images or text.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Overview {
-    /// `name@` and the digest's first 8 characters.
+    /// `name@` and the first 8 characters of the digest.
     pub version: String,
     /// `idx`, `images` or `text`.
     pub format: String,
-    /// MD5 of the file, or of the folder as DVC has it.
+    /// MD5 of the file, or DVC's digest of the folder.
     pub digest: String,
-    /// Bytes of all files.
+    /// Size of all files in bytes.
     pub bytes: u64,
-    /// How many files.
+    /// Number of files.
     pub files: u64,
-    /// Images, or windows of [`TextSummary::window`] tokens.
+    /// Number of images, or of windows of [`TextSummary::window`] tokens.
     pub samples: u64,
-    /// Each label with the images that have it.
+    /// Number of images per label.
     pub labels: Vec<(String, u64)>,
     /// Images that can't be decoded.
     pub bad: Vec<String>,
-    /// Of images.
+    /// Present for images.
     pub pixels: Option<PixelsSeen>,
-    /// Of text.
+    /// Present for text.
     pub words: Option<TextSummary>,
 }
 
-/// What the pixels of images are.
+/// Pixel statistics of images.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct PixelsSeen {
-    /// [channels, height, width] that the images are read with: those of the first one.
+    /// [channels, height, width] that the images are read with: the shape of the first one.
     pub shape: [usize; 3],
-    /// [height, width] and how many images have it, the most frequent first; 10 of them at most.
+    /// [height, width] and the number of images of this size, most frequent first; at most 10.
     pub sizes: Vec<([usize; 2], u64)>,
-    /// Different sizes.
+    /// Number of distinct sizes.
     pub sizes_count: u64,
-    /// Mean of each channel over all images, of pixels from 0 to 1, scaled to the shape where they differ in size.
+    /// Per-channel mean over all images, of pixels from 0 to 1, resized to `shape` where sizes differ.
     pub mean: Vec<f64>,
-    /// Standard deviation (of the population) likewise; 0 for a channel that never changes.
+    /// Per-channel population standard deviation, likewise; 0 for a constant channel.
     pub deviation: Vec<f64>,
 }
 
-/// What a text is.
+/// Statistics of a text.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct TextSummary {
-    /// Ends of lines, and a last line without one.
+    /// Newlines, plus a last line without one.
     pub lines: u64,
-    /// Bytes of the longest line.
+    /// Length of the longest line in bytes.
     pub longest_line: u64,
-    /// Whether all of it is UTF-8.
+    /// Whether all of it is valid UTF-8.
     pub is_utf8: bool,
-    /// Tokens: bytes.
+    /// Number of tokens, which are bytes.
     pub tokens: u64,
-    /// Different tokens that there could be.
+    /// Number of possible tokens.
     pub vocabulary: u32,
-    /// Different tokens that there are.
+    /// Number of distinct tokens that occur.
     pub distinct: u64,
-    /// The most frequent tokens as text, and how often each occurs; 10 at most.
+    /// The most frequent tokens as text, with their counts; at most 10.
     pub frequent: Vec<(String, u64)>,
-    /// Tokens of a window.
+    /// Tokens per window.
     pub window: u32,
-    /// Tokens at the end that fill no window.
+    /// Tokens at the end that don't fill a window.
     pub tail: u64,
 }
 
 impl Overview {
-    /// Looks at all of the data: `config` says where they are and in which form. Every row counts, none is held out.
+    /// Inspects all data at `config`'s location and in its format. Nothing is held out.
     ///
     /// # Errors
-    /// When the data can't be read or planned on, and for a table, which has [`crate::Distributions`].
+    /// If the data can't be read or planned, and for tables, which have [`crate::Distributions`].
     pub fn of(config: &Config) -> Result<Self, DataError> {
-        // Looked at, not trained on: what can't be decoded is told, and sizes may differ.
+        // Inspected, not trained on: undecodable files are reported, and sizes may differ.
         let is_folder_of_images = config.format == "images";
         let config = Config {
             validation: 0.0,
@@ -132,12 +132,12 @@ impl Overview {
     }
 }
 
-/// Planned on, but never held in memory whole.
+/// Makes a data plan without loading all data into memory.
 fn planned(config: &Config) -> Result<DataPlan, DataError> {
     DataPlan::prepare_with_profiles(config, None).map(|(plan, _)| plan)
 }
 
-/// A text is cut into windows; one that is shorter than a window into those that it has.
+/// Plans text, halving the window until the text fills one.
 fn plan_of_text(mut config: Config) -> Result<DataPlan, DataError> {
     loop {
         match planned(&config) {
@@ -151,7 +151,7 @@ impl PixelsSeen {
     fn of(shape: [usize; 3], mut sizes: Vec<([usize; 2], u64)>, scaling: &[crate::format::Scaling]) -> Self {
         let sizes_count = sizes.len() as u64;
         sizes.truncate(SIZES_MAX);
-        // A plan divides by 1 where nothing varies, and no deviation of numbers from 0 to 1 is above a half.
+        // A plan divides by 1 where nothing varies; a deviation of values from 0 to 1 never exceeds a half.
         let deviation = |scale: f64| if scale == 1.0 { 0.0 } else { scale };
         let (mean, deviation) =
             scaling.iter().map(|channel| (channel.offset, deviation(channel.scale))).unzip();
@@ -159,7 +159,7 @@ impl PixelsSeen {
     }
 }
 
-/// The sizes of a folder's images, the most frequent first.
+/// The sizes of a folder's images, most frequent first.
 fn sizes(plan: &DataPlan) -> Result<Vec<([usize; 2], u64)>, DataError> {
     let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
     let images: Vec<_> =
@@ -208,7 +208,7 @@ impl TextSummary {
     }
 }
 
-/// What was seen of a text's bytes, read piece by piece.
+/// Statistics of a text's bytes, collected piece by piece.
 struct TextScan {
     counts: [u64; 256],
     lines: u64,
@@ -229,7 +229,7 @@ impl TextScan {
             piece[..read].iter().for_each(|byte| self.byte(*byte));
             self.utf8.piece(&piece[..read]);
         }
-        // A file's last line is a line, with an end or without.
+        // The last line counts even without a newline.
         self.lines += u64::from(self.line > 0);
         self.line = 0;
         self.utf8.end();
@@ -248,11 +248,11 @@ impl TextScan {
     }
 }
 
-/// Whether bytes are UTF-8 that come in pieces, which may end within a character.
+/// Validates UTF-8 in pieces that may end within a character.
 #[derive(Default)]
 struct Utf8 {
     is_wrong: bool,
-    /// The beginning of a character, 3 bytes at most.
+    /// An incomplete character, at most 3 bytes.
     begun: Vec<u8>,
 }
 
@@ -277,11 +277,10 @@ impl Utf8 {
     }
 }
 
-/// The form that data seem to be in, by the names of their files: the value of `dataset.format`; none if they seem to be
-/// in none.
+/// Guesses the format of data from file names: a value of `dataset.format`, or `None` if unrecognised.
 ///
 /// # Errors
-/// When the folder can't be read.
+/// If the folder can't be read.
 pub fn format_of(path: &Path) -> Result<Option<&'static str>, DataError> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if path.is_file() {

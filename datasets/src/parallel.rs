@@ -1,12 +1,12 @@
-//! Work that is spread over threads.
+//! Parallel processing of items on several threads.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Threads at most: beyond it a disk has nothing more to give.
+/// Maximum number of threads: more wouldn't make a disk faster.
 const THREADS_MAX: usize = 16;
 
-/// What becomes of each item, in their order.
+/// Maps items on several threads; results keep the order of the items.
 pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     match try_in_parallel(items, |item| Ok::<_, Infallible>(work(item))) {
         Ok(results) => results,
@@ -14,9 +14,9 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R 
     }
 }
 
-/// What becomes of each item, in their order. After a failure no new item is begun; of several failures that of the first
-/// item is returned. Threads take the next item when they are done with one, so one large item keeps only its own thread
-/// busy.
+/// Maps items on several threads; results keep the order of the items. After a failure no new item is started; of
+/// several failures, that of the first item is returned. Threads take the next item whenever they finish one, so a
+/// large item occupies only its own thread.
 pub(crate) fn try_in_parallel<T: Sync, R: Send, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, E> + Sync,

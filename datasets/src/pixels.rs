@@ -1,4 +1,4 @@
-//! Images as samples: decoded pixels, or files that are decoded as they are gathered; scaled, and in training augmented.
+//! Images as samples: pixels cached in memory, or files decoded on demand; scaled, and augmented for training.
 
 use std::path::PathBuf;
 
@@ -20,31 +20,31 @@ pub(crate) struct Pixels {
     pub(crate) shape: [usize; 3],
     pub(crate) store: Store,
     pub(crate) labels: Vec<u32>,
-    /// For each channel, what each of the 256 values becomes.
+    /// Per channel, a lookup table of the scaled pixel values.
     pub(crate) scaled: Vec<[f32; 256]>,
     pub(crate) augment: Augment,
 }
 
-/// Where the pixels are.
+/// Where the pixels are kept.
 #[derive(Debug)]
 pub(crate) enum Store {
-    /// Decoded, one image after another: channels, rows, columns.
+    /// Decoded, in the order image, channel, row, column.
     Memory(Vec<u8>),
-    /// In these files.
+    /// Decoded on demand from these files.
     Files {
-        /// Where they are, and what their bytes are.
+        /// Paths, and entries to verify them against.
         files: Vec<(PathBuf, FileEntry)>,
-        /// Whether they are scaled to the shape.
+        /// Whether images are resized to the shape.
         resize: bool,
-        /// How many are decoded at once, and what that may take.
+        /// Images decoded at once, and the memory budget.
         at_once: usize,
         memory: MemoryBudget,
     },
 }
 
 impl Pixels {
-    /// Appends these rows to the features and labels of a batch, augmented if there is a key. With each row comes the
-    /// number that its augmentation is drawn by.
+    /// Appends the features and labels of these rows to a batch, augmented if there is a key. Each row comes with the
+    /// number that selects its augmentation.
     pub(crate) fn gather(
         &self,
         key: Option<AugmentKey>,
@@ -77,7 +77,7 @@ impl Pixels {
         Ok(())
     }
 
-    /// Appends one image, scaled.
+    /// Appends one scaled image.
     fn put(&self, pixels: &[u8], draw: Draw, features: &mut Vec<f32>) {
         let [_, height, width] = self.shape;
         for (scaled, channel) in self.scaled.iter().zip(pixels.chunks_exact(height * width)) {
@@ -95,14 +95,14 @@ impl Pixels {
     }
 }
 
-/// What each value of a pixel becomes, for each channel.
+/// Per-channel lookup tables of scaled pixel values.
 pub(crate) fn tables(scaling: &[Scaling]) -> Vec<[f32; 256]> {
     let scaled =
         |Scaling { offset, scale }: Scaling, value: usize| ((value as f64 / 255.0 - offset) / scale) as f32;
     scaling.iter().map(|channel| std::array::from_fn(|value| scaled(*channel, value))).collect()
 }
 
-/// PixelSums over pixels: whole numbers, so they are the same in whatever order and on however many threads they are made.
+/// Integer sums over pixels, so independent of order and number of threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PixelSums {
     count: u64,
@@ -136,12 +136,12 @@ impl PixelSums {
         self.greatest = self.greatest.max(other.greatest);
     }
 
-    /// Mean and standard deviation (that of the population), or range, of `v / 255`.
+    /// Mean and population standard deviation, or minimum and range, of `v / 255`.
     fn scaling(&self, normalise: Normalise) -> Scaling {
         let (offset, scale) = match normalise {
             Normalise::Standard => {
                 let [count, sum, squares] = [self.count, self.sum, self.squares].map(u128::from);
-                // (count * squares - sum^2) / count^2, whose numerator is exact.
+                // (count * squares - sum^2) / count^2, with an exact numerator.
                 let spread = (count * squares).saturating_sub(sum * sum) as f64;
                 let count = self.count.max(1) as f64;
                 (self.sum as f64 / count / 255.0, spread.sqrt() / count / 255.0)
@@ -156,12 +156,12 @@ impl PixelSums {
     }
 }
 
-/// PixelSums of each channel of one image.
+/// Per-channel sums of one image.
 pub(crate) fn sums(pixels: &[u8], [_, height, width]: [usize; 3]) -> Vec<PixelSums> {
     pixels.chunks_exact(height * width).map(PixelSums::of).collect()
 }
 
-/// How each channel is scaled, from the sums of the training split's images.
+/// Per-channel scaling from the sums of the training images.
 pub(crate) fn scaling<S: AsRef<[PixelSums]>>(
     channels: usize,
     images: impl Iterator<Item = S>,

@@ -1,5 +1,5 @@
-//! The plan of a dataset: what its files hold, which rows are held out, and how rows become numbers. Made once
-//! (`prepare.rs`), shipped to every worker, saved with the model.
+//! The data plan: what a dataset's files hold, which rows are held out, and how rows become numbers. Made once
+//! (`prepare.rs`), sent to every worker, and saved with the model.
 
 use configs::{Augment, Sampling};
 use serde::{Deserialize, Serialize};
@@ -13,24 +13,24 @@ use crate::quote::quoted;
 use crate::split::held_out;
 use crate::statistics::read_settled;
 
-/// What a column is to the model.
+/// A column's purpose for the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Role {
     Feature,
     Target,
-    /// How often a row is drawn (`dataset.weight_column`).
+    /// Sampling weight of the row (`dataset.weight_column`).
     Weight,
     Ignored,
 }
 
-/// How a feature's field becomes numbers.
+/// Encoding of a feature.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Feature {
-    /// `(x - offset) / scale`; a missing field is `fill` before that. With an `indicator` a second number follows: 1
-    /// where the field is missing, else 0.
+    /// `(x - offset) / scale`; a missing field is replaced by `fill` first. With `indicator`, a second number follows:
+    /// 1 if the field is missing, else 0.
     Numeric {
         /// Mean or minimum over the training split, or 0.
         #[serde(deserialize_with = "read_settled")]
@@ -45,39 +45,39 @@ pub enum Feature {
         #[serde(default)]
         indicator: bool,
     },
-    /// A code: 1 for the first of these, 2 for the second, ..., and 0 for anything else.
+    /// A code from 1, in the order of `categories`; 0 for anything else.
     Categorical {
-        /// The distinct fields of the training split; all missing fields are one category, named by the first of
-        /// the table's `missing`, which no field that is there can be.
+        /// Distinct fields of the training split. Missing fields form one category, named by the first of the table's
+        /// `missing`, which no field that is present can equal.
         categories: Vec<String>,
     },
 }
 
-/// One column of the file.
+/// A column of the file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Column {
-    /// Its name.
+    /// Name of the column.
     pub name: String,
-    /// What it is to the model.
+    /// Purpose for the model.
     pub role: Role,
-    /// For features.
+    /// Encoding, for feature columns.
     pub feature: Option<Feature>,
 }
 
-/// What is predicted.
+/// What the model predicts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
     /// One of these labels.
     Classes {
-        /// In the order of the model's outputs. Those of all rows, not of the training split alone: which labels there
-        /// are is what the table means, no statistic of it.
+        /// Labels in the order of the model's outputs. They are collected from all rows, not only the training split:
+        /// the set of labels is part of the table's schema, not a statistic.
         labels: Vec<String>,
     },
-    /// A number; the model learns `(y - offset) / scale`, which is what [`crate::Batch::values`] holds, so an optimizer
-    /// meets targets of size 1 whatever their unit. A prediction `p` is `p * scale + offset` in the target's own unit.
-    /// Sums over a batch are in standardised units too: a mean absolute error is to be multiplied by `scale`, a mean
-    /// squared one by `scale * scale` (the tracker's metrics do so; a loss stays as it was trained on).
+    /// A number; the model learns `(y - offset) / scale`, which is what [`crate::Batch::values`] holds, so targets have
+    /// unit scale for the optimizer. A prediction `p` is `p * scale + offset` in the target's own unit. Sums over a
+    /// batch are standardised too: multiply a mean absolute error by `scale`, and a mean squared one by `scale * scale`
+    /// (the tracker's metrics do so; losses stay standardised).
     Values {
         /// Mean over the training split.
         #[serde(deserialize_with = "read_settled")]
@@ -86,80 +86,79 @@ pub enum Output {
         #[serde(deserialize_with = "read_settled")]
         scale: f64,
     },
-    /// The next token, at each of a window's places.
+    /// The next token, at each position of a window.
     Tokens {
-        /// Different tokens; each is below it. 256 where tokens are bytes, else the tokenizer's.
+        /// Vocabulary size; each token is below it. 256 for byte tokens, else the tokenizer's.
         vocabulary: u32,
-        /// Tokens of a sample.
+        /// Tokens per sample.
         window: u32,
     },
 }
 
-/// All that is needed to turn a dataset's rows into samples, and predictions back into the target's own terms.
+/// Everything needed to turn a dataset's rows into samples, and predictions back into the target's own terms.
 ///
-/// A row is a line of a table, an image, or a window of a text. A plan's JSON has its fields in the order of this page,
-/// and comes back with the same bits.
+/// A row is a line of a table, an image, or a window of text. The plan's JSON has its fields in declaration order and
+/// round-trips bit for bit.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DataPlan {
-    /// Name for people.
+    /// Display name.
     pub name: String,
-    /// As configured.
+    /// The configured `dataset.uri`.
     pub uri: String,
-    /// Where the coordinator found the data, a file or the folder of [`DataPlan::files`]: a worker on the same machine finds
-    /// them there too.
+    /// Path where the coordinator found the file, or the folder of [`DataPlan::files`]; also valid for local workers.
     pub path: String,
-    /// MD5 of the file; of a folder [`crate::directory_digest`], which ends in `.dir`.
+    /// MD5 of the file; for a folder, its [`crate::directory_digest`], which ends in `.dir`.
     pub digest: String,
-    /// Bytes of all files.
+    /// Size of all files in bytes.
     pub bytes: u64,
-    /// The files, in the order of their paths.
+    /// Files sorted by path.
     pub files: Vec<FileEntry>,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// What the files are, and how their rows become numbers.
+    /// Format of the files, and encoding of their rows.
     pub form: Format,
-    /// What is predicted.
+    /// What the model predicts.
     pub output: Output,
-    /// Fraction that is held out.
+    /// Fraction of rows held out.
     #[serde(deserialize_with = "read_settled")]
     pub validation: f64,
     /// Seed of the split.
     pub split_seed: u64,
-    /// [channels, height, width] of the features, for models of images.
+    /// [channels, height, width] of the features, for image models.
     pub image_shape: Option<[usize; 3]>,
-    /// What is done to the images of training.
+    /// Augmentation of training images.
     pub augment: Augment,
-    /// Whether an epoch of training has each sample once, or draws.
+    /// Whether a training epoch visits each sample once, or draws samples.
     #[serde(default)]
     pub sampling: Sampling,
-    /// How often each label of a classification occurs in the training split, in their order; else empty.
+    /// Label counts in the training split, in label order, for classification; else empty.
     #[serde(default)]
     pub label_counts: Vec<u64>,
-    /// Megabytes (10^6 bytes) of memory that reading the data may take, in each process (`dataset.memory_mb`).
+    /// Memory that reading the data may take in each process, in megabytes (10^6 bytes): `dataset.memory_mb`.
     #[serde(default = "memory_mb")]
     pub memory_mb: u64,
 }
 
-/// Of a plan of before there was a budget.
+/// Default for plans older than the memory budget.
 fn memory_mb() -> u64 {
     configs::Dataset::default().memory_mb
 }
 
 impl DataPlan {
-    /// The files that the dataset is made of. Their paths are relative to [`DataPlan::path`] if it is a folder
-    /// ([`DataPlan::is_folder`]), else the one file is `path` itself.
+    /// The dataset's files. If it is a folder ([`DataPlan::is_folder`]), their paths are relative to
+    /// [`DataPlan::path`]; else `path` is the only file itself.
     #[must_use]
     pub fn files(&self) -> &[FileEntry] {
         &self.files
     }
 
-    /// Whether the dataset is a folder of files, by the form of its digest.
+    /// Whether the dataset is a folder, judging by the suffix of its digest.
     #[must_use]
     pub fn is_folder(&self) -> bool {
         self.digest.ends_with(crate::listing::FOLDER_SUFFIX)
     }
 
-    /// Numbers that a row becomes: features, or tokens of a window.
+    /// Number of values per row: features, or tokens of a window.
     #[must_use]
     pub fn features(&self) -> usize {
         match &self.form {
@@ -171,13 +170,13 @@ impl DataPlan {
         }
     }
 
-    /// Columns of a table, in the file's order; none of other data.
+    /// Columns of a table in file order; empty for other data.
     #[must_use]
     pub fn columns(&self) -> &[Column] {
         self.form.tabular().map_or(&[], |tabular| tabular.columns)
     }
 
-    /// Labels of a classification, in the order of the model's outputs; else none.
+    /// Class labels in the order of the model's outputs; empty if this is no classification.
     #[must_use]
     pub fn labels(&self) -> &[String] {
         match &self.output {
@@ -186,8 +185,8 @@ impl DataPlan {
         }
     }
 
-    /// The categorical features of a table, in a row's order: each one's place among the row's numbers and how many
-    /// codes it has, the unknown one's included.
+    /// The categorical features of a table, in row order: each one's index among the row's values, and its number of
+    /// codes including the unknown one.
     #[must_use]
     pub fn categories(&self) -> Vec<(usize, usize)> {
         let mut place = 0;
@@ -201,7 +200,7 @@ impl DataPlan {
         all
     }
 
-    /// Names of what is predicted: the target column's, or a word for it where there are no columns.
+    /// Names of the prediction targets: the target column's, or a generic name for data without columns.
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
         match &self.form {
@@ -214,11 +213,13 @@ impl DataPlan {
         }
     }
 
-    /// How a row becomes the model's input, and its output the target, for other programs: the plan without its files.
+    /// How a row becomes the model's input, and the model's output the target: the part of the plan that other programs
+    /// need, without the files.
     ///
-    /// Of tables `columns` and `missing`; of images `pixels`, a pair of `offset` and `scale` for each channel, which
-    /// `(v / 255 - offset) / scale` takes; of texts `tokens`: "bytes", or an object with the text of the JSON file as
-    /// `tokenizer`, which the caller has read ([`DataPlan::read_tokenizer`]). With all of them `output` and `image_shape`.
+    /// For tables, `columns` and `missing`; for images, `pixels`, a pair of `offset` and `scale` per channel for
+    /// `(v / 255 - offset) / scale`; for text, `tokens`: "bytes", or an object with the contents of the JSON file as
+    /// `tokenizer`, which the caller has read ([`DataPlan::read_tokenizer`]). In addition, always `output` and
+    /// `image_shape`.
     #[must_use]
     pub fn normalisation(&self, tokenizer: Option<&str>) -> serde_json::Value {
         let mut map = serde_json::Map::new();
@@ -247,23 +248,23 @@ impl DataPlan {
         serde_json::Value::Object(map)
     }
 
-    /// What reading the data may take.
+    /// The memory budget for reading the data.
     pub(crate) fn memory(&self) -> MemoryBudget {
         MemoryBudget::megabytes(self.memory_mb)
     }
 
-    /// Rows of the training and of the validation split.
+    /// Numbers of training and validation rows.
     #[must_use]
     pub fn split_lengths(&self) -> (u64, u64) {
         let validation = held_out(self.rows, self.validation);
         (self.rows - validation, validation)
     }
 
-    /// A weight for each label that makes up for how often it occurs in the training split: n / (k * n of the label) for
-    /// n samples and k labels, which is what scikit-learn's `compute_class_weight("balanced")` gives.
+    /// Class weights that balance the label frequencies of the training split: n / (k * n of the label) for n samples
+    /// and k labels, as scikit-learn's `compute_class_weight("balanced")`.
     ///
     /// # Errors
-    /// When there are no labels, or one of them is not in the training split at all.
+    /// If there are no labels, or one is absent from the training split.
     pub fn class_weights(&self) -> Result<Vec<f64>, DataError> {
         let refuse = |problem| Err(DataError::File { file: self.path.clone(), problem });
         let (labels, counts) = (self.labels(), &self.label_counts);
@@ -281,9 +282,8 @@ impl DataPlan {
         Ok(counts.iter().map(|count| all as f64 / (labels.len() as f64 * *count as f64)).collect())
     }
 
-    /// The digest of all that makes the samples what they are: [`DataPlan::digest`]; where rows are left out, which; and the
-    /// tokenizer, if there is one.
-    /// The data of a run that is resumed must have the same.
+    /// Digest of everything that determines the samples: [`DataPlan::digest`], the skipped rows, if any, and the
+    /// tokenizer, if any. A resumed run must find the same identity.
     #[must_use]
     pub fn identity(&self) -> String {
         let mut more = String::new();
@@ -299,7 +299,7 @@ impl DataPlan {
         format!("{}+{}", self.digest, &md5_of_bytes(more.as_bytes())[..8])
     }
 
-    /// `name@` and the digest's first 8 characters.
+    /// `name@` and the first 8 characters of the digest.
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}@{}", self.name, self.digest.get(..8).unwrap_or(&self.digest))
@@ -307,7 +307,7 @@ impl DataPlan {
 }
 
 impl Feature {
-    /// Numbers that the field becomes.
+    /// Number of values that the field is encoded as.
     #[must_use]
     pub fn width(&self) -> usize {
         match self {

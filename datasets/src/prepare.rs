@@ -1,4 +1,4 @@
-//! How a plan is made: by the form of the data.
+//! Makes data plans, format by format.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,26 +21,25 @@ use crate::split::split;
 use crate::statistics::settled;
 use crate::survey::{Profile, Survey};
 
-/// Labels at most: a model has an output for each.
+/// Maximum number of labels: a model has an output for each.
 pub(crate) const LABELS_MAX: usize = 1_000;
 
 impl DataPlan {
-    /// Looks at the data and plans: infers what rows and labels there are, splits, takes statistics from the training
-    /// split.
+    /// Reads the data and plans: infers rows and labels, splits, and computes statistics over the training split.
     ///
     /// # Errors
-    /// All that can be wrong with the data, with file and line, row or byte.
+    /// If anything is wrong with the data; the error names the file and line, row or byte.
     pub fn prepare(config: &Config, config_dir: Option<&Path>) -> Result<Self, DataError> {
         let (plan, _) = Self::prepare_with_profiles(config, config_dir)?;
         plan.check_memory()?;
         Ok(plan)
     }
 
-    /// Whether the data can be held in memory as a worker holds them: it is told before one tries.
+    /// Checks that the data will fit in a worker's memory budget, so that users learn it before a run starts.
     fn check_memory(&self) -> Result<(), DataError> {
         let number = match &self.form {
             Format::Csv(_) | Format::Parquet(_) => 4 * self.features() as u64 + crate::rows::ROW_BYTES,
-            // Images are decoded as they are read where they don't fit; those in idx form were held to be planned on.
+            // Images that don't fit are decoded on demand; idx images fit, since planning has already held them.
             Format::Idx(_) | Format::Images(_) => 0,
             Format::Text(text) if text.tokenizer.is_none() => u64::from(text.window),
             Format::Text(text) => 4 * u64::from(text.window),
@@ -49,7 +48,7 @@ impl DataPlan {
         held.map_err(|why| why.of(Path::new(&self.path)))
     }
 
-    /// Plans, and says what was seen of each column of a table on the way.
+    /// [`DataPlan::prepare`], with a profile of each column of a table.
     ///
     /// # Errors
     /// As [`DataPlan::prepare`].
@@ -92,16 +91,16 @@ impl DataPlan {
     }
 }
 
-/// Data that were found.
+/// Data located for planning.
 pub(crate) struct FoundData<'a> {
     pub(crate) config: &'a Config,
-    /// Beside which relative paths are looked for.
+    /// Fallback folder for relative paths.
     pub(crate) config_dir: Option<&'a Path>,
     pub(crate) path: PathBuf,
     pub(crate) memory: MemoryBudget,
 }
 
-/// What belongs to the form in a plan.
+/// The format-specific parts of a plan.
 pub(crate) struct PlanParts {
     pub(crate) root: PathBuf,
     pub(crate) is_folder: bool,
@@ -110,7 +109,7 @@ pub(crate) struct PlanParts {
     pub(crate) form: Format,
     pub(crate) output: Output,
     pub(crate) image_shape: Option<[usize; 3]>,
-    /// Of each label in the training split.
+    /// Label counts in the training split.
     pub(crate) label_counts: Vec<u64>,
 }
 
@@ -155,13 +154,13 @@ impl FoundData<'_> {
         })
     }
 
-    /// Rows of the training split, at whose statistics is looked.
+    /// Rows of the training split, over which statistics are computed.
     fn training(&self, rows: u64) -> Vec<u64> {
         split(rows, settled(self.config.validation), self.config.split_seed).0
     }
 
     fn idx(&self) -> Result<DataPlan, DataError> {
-        // A folder is taken whole, so that its digest is the one that it is known by elsewhere.
+        // A folder is planned as a whole, so that its digest is the one registries and DVC know.
         let is_folder = self.path.is_dir();
         let (root, images) = if is_folder {
             (self.path.clone(), find_images(&self.path, &list(&self.path)?)?)
@@ -310,7 +309,7 @@ impl FoundData<'_> {
         }))
     }
 
-    /// The classes: folders that are not hidden, each with an image.
+    /// Class names: the non-hidden folders that contain an image.
     fn classes(&self, samples: &[&String]) -> Result<Vec<String>, DataError> {
         let mut classes = BTreeSet::new();
         for path in samples {
@@ -337,7 +336,7 @@ impl FoundData<'_> {
         Ok(classes)
     }
 
-    /// The shape that is configured, or that of the first image that can be read.
+    /// The configured shape, or that of the first readable image.
     fn shape(&self, samples: &[&String]) -> Result<[usize; 3], DataError> {
         if let Some(shape) = self.config.image_shape {
             if !images::CHANNELS.contains(&shape[0]) {
@@ -358,7 +357,7 @@ impl FoundData<'_> {
         let headers = try_in_parallel(samples, probe)?;
         let mut readable = headers.iter().flatten();
         let Some(first) = readable.clone().next() else {
-            // The first of them is what is wrong, whether others would be skipped or not.
+            // Report the first one, whether or not others would be skipped.
             let (path, why) = match (samples.first(), headers.first()) {
                 (Some(path), Some(Err(why))) => (path.as_str(), why.as_str()),
                 _ => ("", "no image"),
@@ -371,14 +370,14 @@ impl FoundData<'_> {
     }
 }
 
-/// How often each label occurs.
+/// Counts each label.
 fn counts(labels: usize, of_rows: impl Iterator<Item = u32>) -> Vec<u64> {
     let mut counts = vec![0; labels];
     of_rows.for_each(|label| counts[label as usize] += 1);
     counts
 }
 
-/// A plan with the name that it was given, or that of its file.
+/// Completes a plan with the configured name, or that of the file.
 pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Path) -> DataPlan) -> DataPlan {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
@@ -386,14 +385,14 @@ pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Pat
     plan(config.name.clone().or(stem).unwrap_or_else(|| "data".to_owned()), &path)
 }
 
-/// A file's folder and its name.
+/// Splits a path into folder and file name.
 pub(crate) fn parted(path: &Path) -> (PathBuf, String) {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     (parent.unwrap_or(Path::new(".")).to_owned(), name)
 }
 
-/// The files among which labels are looked for: all of a folder that was named, else those right beside the images.
+/// Candidate files of labels: all files of the folder, or only the images' siblings if a file was named.
 fn list_for_labels(root: &Path, is_folder: bool) -> Result<Vec<String>, DataError> {
     if is_folder {
         return list(root);

@@ -1,4 +1,4 @@
-//! How the plan of a text is made.
+//! Makes the data plan of text.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ use crate::statistics::settled;
 use crate::text;
 use crate::tokenizer::{TextTokenizer, TokenizerRead};
 
-/// What was seen of the files.
+/// Result of scanning the files.
 #[derive(Default)]
 struct TextScan {
     files: Vec<FileEntry>,
-    /// Of the files that are text.
+    /// Size of the files that are text.
     bytes: u64,
     tokens: u64,
-    /// Of a tokenizer.
+    /// Token numbers, if there is a tokenizer.
     numbers: Vec<u32>,
     skipped: Skipped,
 }
@@ -69,7 +69,7 @@ impl FoundData<'_> {
         }))
     }
 
-    /// The tokenizer that is configured, from the working directory or beside the configuration.
+    /// Loads the configured tokenizer, from the working directory or the configuration's folder.
     fn tokenizer(&self) -> Result<Option<(PathBuf, TokenizerRead)>, DataError> {
         let Some(plain) = &self.config.tokenizer else { return Ok(None) };
         let beside = self.config_dir.map(|dir| dir.join(plain)).filter(|path| path != plain);
@@ -86,7 +86,7 @@ impl FoundData<'_> {
         TextTokenizer::read(path, &self.memory).map(|read| Some((path.clone(), read)))
     }
 
-    /// Counts a file's tokens.
+    /// Counts the tokens of a file.
     fn look(
         &self,
         root: &Path,
@@ -109,7 +109,7 @@ impl FoundData<'_> {
                 seen.bytes += digests.bytes;
                 seen.files.push(FileEntry::new(path.to_owned(), digests));
             }
-            // A file that is no text goes as a whole: half of it would be no document.
+            // A file that isn't text is skipped as a whole: half of it would be no document.
             Err(DataError::Byte { .. }) if self.config.on_bad == OnBad::Skip => {
                 seen.numbers.truncate(seen.tokens as usize);
                 seen.skipped.count += 1;
@@ -122,7 +122,7 @@ impl FoundData<'_> {
         Ok(())
     }
 
-    /// Whether there is enough of it.
+    /// Checks that there is enough text.
     fn check(&self, seen: &TextScan, rows: u64, is_tokenized: bool) -> Result<(), DataError> {
         let window = self.config.window;
         let least = u64::from(window) + 1;

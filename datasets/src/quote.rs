@@ -1,13 +1,13 @@
-//! What a message repeats of its input: bounded, and without what would steer a terminal.
+//! Quotes input in messages: bounded, and without control characters that would affect a terminal.
 
 use std::borrow::Cow;
 
-/// Characters of a quoted text.
+/// Maximum characters of a quoted text.
 const QUOTED_MAX: usize = 60;
-/// Characters of a message: a few lines of a terminal.
+/// Maximum characters of a message: a few lines of a terminal.
 const MESSAGE_MAX: usize = 1_000;
 
-/// The text in quotes, its beginning if it is long.
+/// Quotes a text, clipped if it is long.
 pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
@@ -15,14 +15,14 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
-/// As much of a text as [`quoted`] needs to know.
+/// As much of a text as [`quoted`] may show, plus a character.
 pub(crate) fn beginning(text: &str) -> &str {
     text.char_indices().nth(QUOTED_MAX + 1).map_or(text, |(end, _)| &text[..end])
 }
 
-/// A message as one line of bounded length: its beginning if it is long, and control characters as spaces.
+/// A message as one line of bounded length: clipped if it is long, with control characters replaced by spaces.
 ///
-/// Whatever a library says of a file may repeat the file.
+/// Error messages of libraries may repeat file contents.
 #[must_use]
 pub fn clipped(message: &str) -> Cow<'_, str> {
     match message.char_indices().nth(MESSAGE_MAX) {
@@ -31,7 +31,7 @@ pub fn clipped(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text with control characters as spaces.
+/// Replaces control characters by spaces.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         return Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect());

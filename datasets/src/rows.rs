@@ -1,4 +1,4 @@
-//! Files of other samples than those of the run: to predict from, or to measure on.
+//! Reads files of samples that are not part of the run, for prediction or evaluation.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ use crate::table::Table;
 impl DataPlan {
     /// Reads samples for prediction.
     ///
-    /// - A table: the target column need not be there, columns are found by name. A csv file without a header has all
-    ///   columns in the order of the training data, or all but the target.
-    /// - Images: a PNG or JPEG file, or a folder of such files, in the order of their names; or a file in idx form.
+    /// - A table: columns are found by name, and the target may be absent. A csv file without a header has all columns
+    ///   in the order of the training data, or all but the target.
+    /// - Images: a PNG or JPEG file, a folder of such files, sorted by name, or an idx file.
     ///
     /// # Errors
-    /// When the file can't be read, lacks a feature, or has a row that doesn't fit the plan; for text, which is
-    /// continued rather than predicted row by row.
+    /// If the file can't be read, lacks a feature, or has a row that doesn't fit the plan; for text, which is continued
+    /// rather than predicted row by row.
     pub fn read_for_prediction(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
             Format::Csv(_) | Format::Parquet(_) => {
@@ -35,11 +35,11 @@ impl DataPlan {
         }
     }
 
-    /// The image files of [`DataPlan::read_for_prediction`], in the order of their rows: their paths below the folder, or the name
-    /// of the only one. None for tables and for images in idx form, whose rows have no names.
+    /// Image files of [`DataPlan::read_for_prediction`], in row order: paths below the folder, or the name of the only
+    /// file. Empty for tables and idx images, whose rows have no names.
     ///
     /// # Errors
-    /// When the folder can't be read, or has no image.
+    /// If the folder can't be read, or has no images.
     pub fn files_for_prediction(&self, path: &Path) -> Result<Vec<String>, DataError> {
         match &self.form {
             Format::Images(_) => image_files(path),
@@ -47,11 +47,11 @@ impl DataPlan {
         }
     }
 
-    /// Reads a table with its target: all rows, those of another file too.
+    /// Reads all rows of a table with its target, also from a file outside the run.
     ///
     /// # Errors
-    /// As [`DataPlan::read_for_prediction`], and when a target is missing, no number, or a label that the plan doesn't know;
-    /// for data that are no table.
+    /// As [`DataPlan::read_for_prediction`], and if a target is missing, not a number, or an unknown label; for data
+    /// that are no table.
     pub fn read_for_evaluation(&self, path: &Path) -> Result<Batch, DataError> {
         match &self.form {
             Format::Csv(_) | Format::Parquet(_) => {
@@ -66,20 +66,19 @@ fn no_rows(path: &Path, problem: &str) -> DataError {
     DataError::File { file: path.display().to_string(), problem: problem.to_owned() }
 }
 
-/// What a row takes beside its numbers while it is read: its place in a split and in a sampler.
+/// Memory per row in addition to its values: its place in a split and in a sampler.
 pub(crate) const ROW_BYTES: u64 = 40;
 
-/// A table that was read.
 pub(crate) struct ReadTable {
     /// All rows as samples.
     pub(crate) rows: Batch,
-    /// How often each is drawn, if the plan has weights.
+    /// Sampling weight of each row, if the plan has weights.
     pub(crate) weights: Vec<f64>,
-    /// The digests of the bytes that were read.
+    /// Digests of the file, over exactly the bytes that were parsed.
     pub(crate) digests: Digests,
 }
 
-/// All rows of a table as samples. There are so many `expected`, as far as that is known.
+/// Reads all rows of a table as samples; `expected` is the number of rows, if known, else 0.
 pub(crate) fn read_rows(
     plan: &DataPlan,
     path: &Path,
@@ -95,7 +94,7 @@ pub(crate) fn read_rows(
     let mut room = make_room(&mut rows, width, expected, memory).map_err(|why| why.of(path))?;
     while table.advance()? {
         if rows.count == room {
-            // A vector that grows by itself doubles, and asks nobody.
+            // A vector that grows by itself doubles, bypassing the memory budget.
             let more = (room as u64 / 2).max(64);
             room = make_room(&mut rows, width, more, memory).map_err(|why| why.of(path))?;
         }
@@ -106,11 +105,11 @@ pub(crate) fn read_rows(
     Ok(ReadTable { rows, weights, digests })
 }
 
-/// Makes room for so many more rows, and says for how many there is room then.
+/// Reserves room for `more` rows, and returns the new capacity in rows.
 fn make_room(rows: &mut Batch, width: usize, more: u64, memory: &MemoryBudget) -> Result<usize, OverBudget> {
     let bytes = (width as u64).saturating_mul(4).saturating_add(ROW_BYTES);
     memory.hold(bytes.saturating_mul(more))?;
-    // While they move, the rows so far are there twice.
+    // While they move, the existing rows are in memory twice.
     drop(memory.holding((rows.features.len() as u64).saturating_mul(4))?);
     let more = usize::try_from(more).unwrap_or(0);
     rows.features.reserve_exact(width.saturating_mul(more));
@@ -121,7 +120,7 @@ fn read_idx(plan: &DataPlan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch
     let memory = plan.memory();
     let (bytes, _file) = read_whole(path, &memory, 1)?;
     let images = idx::Idx::parse(path, &bytes, idx::Dimensions::Images, &memory)?;
-    // Each number of a byte becomes one of four.
+    // Each byte becomes a number of four bytes.
     memory.hold((images.numbers.len() as u64).saturating_mul(4)).map_err(|why| why.of(path))?;
     let found = images.shape();
     let shape = plan.image_shape.filter(|shape| *shape == found && tables.len() == shape[0]);
@@ -137,7 +136,7 @@ fn read_idx(plan: &DataPlan, path: &Path, tables: &[[f32; 256]]) -> Result<Batch
     Ok(Batch { count, features, ..Batch::default() })
 }
 
-/// The images below a folder in order, or the one image.
+/// The images below a folder, sorted, or the single image.
 fn image_files(path: &Path) -> Result<Vec<String>, DataError> {
     if !path.is_dir() {
         return Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect());

@@ -1,29 +1,29 @@
-//! Draws with replacement: which row a draw of training is.
+//! Draws training rows with replacement.
 //!
-//! What is promised: draw i of an epoch is a function of the run's seed, the epoch and i alone, so it is the same whoever
-//! computes it; over an epoch each *draw* counts once; and a row comes as often as its weight says *on average*. What is
-//! not: that each row comes. With equal weights an epoch of n draws leaves out about n / e of its n rows.
+//! Guaranteed: draw i of an epoch is a function of only the run's seed, the epoch and i, so it is the same on every
+//! worker; over an epoch, each *draw* counts once; and a row's frequency is proportional to its weight *on average*.
+//! Not guaranteed: that each row appears. With equal weights, an epoch of n draws misses about n / e of its n rows.
 
 use crate::augment::{AugmentKey, mix};
 
-/// Tells this stream of numbers from all others of a seed.
+/// Domain-separates this random stream from the others of the same seed.
 const PURPOSE: u64 = 0x7361_6d70_6c65_7200;
 
-/// Rows of the training split by weight, drawn in constant time.
+/// Weighted sampling of training rows in constant time.
 ///
-/// The alias method, its tables made as M. Vose does ("A linear algorithm for generating random numbers with a given
-/// distribution", IEEE Transactions on Software Engineering 17(9), 1991): a draw chooses one of n columns of equal width,
-/// and within it either the column's own row or the one that fills the column up.
+/// The alias method, with tables built as by M. Vose ("A linear algorithm for generating random numbers with a given
+/// distribution", IEEE Transactions on Software Engineering 17(9), 1991): a draw picks one of n columns of equal width,
+/// and within it either the column's own row or its alias.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// In 2^64ths, how much of each column is its own row's.
+    /// Share of each column that belongs to its own row, in units of 2^-64.
     own: Vec<u64>,
-    /// The row of the rest.
+    /// Alias of each column: the row of the remaining share.
     other: Vec<u32>,
 }
 
 impl Sampler {
-    /// A sampler over these weights, one for each place in the training split: finite, at least 0, not all 0.
+    /// A sampler over one weight per training row: finite, at least 0, not all 0.
     pub(crate) fn new(weights: &[f64]) -> Result<Self, String> {
         let count = u32::try_from(weights.len()).map_err(|_| {
             format!("{} rows of training: weighted draws are from 2^32 - 1 at most", weights.len())
@@ -31,7 +31,7 @@ impl Sampler {
         if let Some(wrong) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
             return Err(format!("a weight is {wrong}: weights are finite numbers from 0"));
         }
-        // Scaled by the greatest, no sum of them overflows.
+        // Scaled by the largest, so that their sum can't overflow.
         let greatest = weights.iter().copied().fold(0.0, f64::max);
         if greatest == 0.0 {
             return Err("all weights are 0: there is nothing to draw".to_owned());
@@ -42,8 +42,7 @@ impl Sampler {
         Ok(Self::of_widths(widths, weights))
     }
 
-    /// Fills columns of width 1 with rows whose widths are 1 on average: each that is too narrow gets its rest from one
-    /// that is too wide.
+    /// Fills columns of width 1 with rows whose mean width is 1: each narrow column is filled up from a wide one.
     fn of_widths(mut widths: Vec<f64>, weights: &[f64]) -> Self {
         let all = 0..weights.len() as u32;
         let mut sampler = Self { own: vec![u64::MAX; weights.len()], other: all.clone().collect() };
@@ -59,8 +58,8 @@ impl Sampler {
                 narrow.push(large);
             }
         }
-        // What rounding leaves in either list has width 1 but for rounding, and its whole column. A row without weight
-        // must not come in by that door: it was narrow from the start, and gives its column away.
+        // Rounding leaves rows of width 1, up to rounding, in either list; they own their whole columns. Rows of weight
+        // 0 must not gain probability that way: their columns go to the heaviest row.
         let heaviest = all.clone().max_by(|a, b| weights[*a as usize].total_cmp(&weights[*b as usize]));
         for (row, weight) in all.zip(weights) {
             let other = &mut sampler.other[row as usize];
@@ -72,17 +71,17 @@ impl Sampler {
         sampler
     }
 
-    /// The place in the training split that a draw is.
+    /// The row that a draw selects, as an index into the training split.
     pub(crate) fn draw(&self, key: AugmentKey, ordinal: u64) -> u64 {
         let bits = mix(mix(mix(key.seed ^ PURPOSE) ^ mix(key.epoch)) ^ mix(ordinal));
         let column = ((u128::from(bits) * self.own.len() as u128) >> 64) as usize;
-        // The high bits chose the column: what chooses within it is drawn apart.
+        // The high bits chose the column, so the choice within it uses fresh bits.
         let within = mix(bits ^ PURPOSE);
         if within < self.own[column] { column as u64 } else { u64::from(self.other[column]) }
     }
 }
 
-/// A weight for each row of these labels so that each label is as likely as another.
+/// A weight for each row that makes all labels equally likely.
 pub(crate) fn balanced(labels: &[u32], counts: &[u64]) -> Vec<f64> {
     labels
         .iter()
@@ -99,7 +98,7 @@ mod tests {
     fn counts(sampler: &Sampler, rows: usize, draws: u64) -> Vec<f64> {
         let mut counts = vec![0.0; rows];
         for draw in 0..draws {
-            // Many short epochs, as a run has them.
+            // Many short epochs, as in a run.
             let key = AugmentKey { seed: 11, epoch: draw / 1_000 };
             counts[sampler.draw(key, draw % 1_000) as usize] += 1.0;
         }
@@ -116,7 +115,7 @@ mod tests {
     fn rows_come_as_often_as_their_weights_say() {
         let mixed: Vec<f64> = (0..16).map(|row| [0.0, 0.5, 1.0, 7.25][row % 4]).collect();
         let steep: Vec<f64> = (0..12).map(|row| 2f64.powi(row)).collect();
-        // 99.99 % points of chi-square for 11 degrees of freedom (the rows that have a weight, less one): 37.4.
+        // 99.99 % quantile of chi-square for 11 degrees of freedom (the rows with a weight, less one): 37.4.
         for weights in [mixed, steep, vec![3.0; 12]] {
             let sampler = Sampler::new(&weights).expect("weights");
             let counts = counts(&sampler, weights.len(), 400_000);
@@ -138,7 +137,7 @@ mod tests {
         let of_rows = counts(&sampler, 1_000, 300_000);
         let mut of_labels = [0.0; 3];
         labels.iter().zip(&of_rows).for_each(|(label, count)| of_labels[*label as usize] += count);
-        // 99.99 % point for 2 degrees of freedom.
+        // 99.99 % quantile for 2 degrees of freedom.
         assert!(chi_square(&of_labels, &[1.0; 3]) < 18.4, "{of_labels:?}");
     }
 
@@ -151,7 +150,7 @@ mod tests {
         assert_eq!(epoch(1, 1), epoch(1, 1));
         assert_ne!(epoch(1, 1), epoch(1, 2));
         assert_ne!(epoch(1, 1), epoch(2, 1));
-        // Pairs of the same draw in two epochs fall into 4 x 4 cells evenly: 99.99 % point for 15 degrees is 44.3.
+        // Pairs of the same draw in two epochs fall evenly into 4 x 4 cells: 99.99 % quantile for 15 degrees 44.3.
         let mut cells = [0.0; 16];
         for draw in 0..16_000 {
             let at = |epoch| sampler.draw(AugmentKey { seed: 9, epoch }, draw) % 48 / 12;
@@ -166,7 +165,7 @@ mod tests {
 
     #[test]
     fn draws_do_not_change_between_builds() {
-        // A run is resumed by later builds. The numbers are from a reading of this file in Python.
+        // Later builds must be able to resume a run. The numbers are from an independent implementation in Python.
         let sampler = Sampler::new(&[1.0, 2.0, 3.0, 0.0, 10.0]).expect("weights");
         let key = AugmentKey { seed: 7, epoch: 3 };
         let draws: Vec<u64> = (0..12).map(|draw| sampler.draw(key, draw)).collect();

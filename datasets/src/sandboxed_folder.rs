@@ -1,44 +1,43 @@
-//! Writing below a folder that somebody else may have put links into: no link is followed out of it.
+//! Writes below a folder that may contain untrusted symlinks, without following any of them.
 //!
-//! Each folder on the way is opened from the one above it, and only if it is none of a link: so nothing that is put there
-//! meanwhile leads elsewhere, as it could between a look at a path and the use of it. The folder itself may be a link: whoever
-//! names it means what it leads to.
+//! Each folder is opened relative to its parent, without following symlinks, so a symlink placed meanwhile is not
+//! followed, as it could be between checking a path and using it. The root itself may be a symlink: whoever names it
+//! means its target.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What goes on below a folder.
+/// A root folder that writes can't escape.
 #[derive(Debug)]
 pub(crate) struct SandboxedFolder {
     root: PathBuf,
     folder: imp::Folder,
 }
 
-/// A folder below it, open.
+/// An open folder below the root.
 #[derive(Debug)]
 pub(crate) struct OpenFolder {
     path: PathBuf,
     folder: imp::Folder,
 }
 
-/// Why a file can't be written below a folder.
 #[derive(Debug)]
 pub(crate) enum SandboxError {
-    /// This is a link.
+    /// The path is a symlink.
     Link(PathBuf),
-    /// The file system says no.
+    /// A file-system error.
     Io(PathBuf, io::Error),
 }
 
 impl SandboxedFolder {
-    /// Opens a folder that is there.
+    /// Opens an existing folder.
     pub(crate) fn open(root: &Path) -> Result<Self, SandboxError> {
         let folder = imp::Folder::open(root).map_err(|why| SandboxError::Io(root.to_owned(), why))?;
         Ok(Self { root: root.to_owned(), folder })
     }
 
-    /// Opens the folder of a file with this relative path, and makes what is missing on the way; and the file's own name.
+    /// Opens the parent folder of a relative path, creating missing folders; also returns the file name.
     pub(crate) fn folder_of<'a>(&self, relative: &'a str) -> Result<(OpenFolder, &'a str), SandboxError> {
         let (parents, name) = relative.rsplit_once('/').unwrap_or(("", relative));
         let mut path = self.root.clone();
@@ -56,12 +55,12 @@ impl SandboxedFolder {
 }
 
 impl OpenFolder {
-    /// Makes a new file. What has its name already, a link too, is an error.
+    /// Creates a new file. Fails if anything, including a symlink, has this name.
     pub(crate) fn create(&self, name: &str) -> io::Result<File> {
         self.folder.create(name)
     }
 
-    /// Gives a file of this folder another name in it. A link of that name is replaced, not followed.
+    /// Renames a file within this folder. Replaces a symlink of that name rather than following it.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.folder.rename(from, to)
     }
@@ -70,7 +69,7 @@ impl OpenFolder {
         self.folder.remove(name)
     }
 
-    /// Whether something, a link too, has this name.
+    /// Whether anything, including a symlink, has this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.path.join(name).symlink_metadata().is_ok()
     }
@@ -109,7 +108,7 @@ mod imp {
             match open() {
                 Err(Errno::NOENT) => {
                     match mkdirat(&self.0, name, Mode::from_raw_mode(0o777)) {
-                        // Another thread was first.
+                        // Another thread created it first.
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(why) => return Err(why.into()),
                     }
@@ -134,7 +133,7 @@ mod imp {
     }
 }
 
-/// Where folders can't be opened, each is looked at before it is used.
+/// Without openat, each folder is checked before it is used.
 #[cfg(not(unix))]
 mod imp {
     use std::fs::{File, OpenOptions};

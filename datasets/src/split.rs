@@ -1,8 +1,8 @@
-//! Which rows are held out: a fixed fraction, by a keyed hash of the row's number, so the same rows on every machine.
+//! Splits rows by a keyed hash of their numbers, so that every machine holds out the same rows.
 
 /// The rows (numbers from 0, ascending) of the training split and of the validation split.
 ///
-/// Those with the [`held_out`] least hashes are held out.
+/// The [`held_out`] rows with the smallest hashes are held out.
 #[must_use]
 pub(crate) fn split(rows: u64, fraction: f64, seed: u64) -> (Vec<u64>, Vec<u64>) {
     let held_out = held_out(rows, fraction);
@@ -15,13 +15,13 @@ pub(crate) fn split(rows: u64, fraction: f64, seed: u64) -> (Vec<u64>, Vec<u64>)
     (training, validation)
 }
 
-/// Rows that are held out: exactly `round(fraction * rows)`, but never all.
+/// Number of rows held out: exactly `round(fraction * rows)`, but never all.
 #[must_use]
 pub(crate) fn held_out(rows: u64, fraction: f64) -> u64 {
     ((rows as f64 * fraction).round() as u64).min(rows.saturating_sub(1))
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over seed and row.
+/// SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) over seed and row.
 fn hash(seed: u64, row: u64) -> u64 {
     let mix = |value: u64| {
         let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_split_never_changes() {
-        // Resumed runs, and versions saved long ago, rely on it. The numbers are those of the same formula in Python.
+        // Resumed runs and old saved models rely on it. The numbers are from the same formula in Python.
         assert_eq!(split(20, 0.25, 0).1, [7, 8, 9, 16, 18]);
         assert_eq!(split(20, 0.25, 7).1, [2, 7, 11, 14, 18]);
     }

@@ -1,4 +1,4 @@
-//! Statistics of the columns over the training split alone.
+//! Column statistics over the training split only.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ pub(crate) struct Statistics {
     least: f64,
     greatest: f64,
     missing: u64,
-    /// Each category, and how often it occurs.
+    /// Categories with their counts.
     categories: BTreeMap<String, u64>,
 }
 
 impl Statistics {
-    /// Takes in a number.
+    /// Adds a number.
     ///
     /// Welford's running mean and squared deviations ("Note on a method for calculating corrected sums of squares and
     /// products", Technometrics 1962).
@@ -39,12 +39,12 @@ impl Statistics {
         self.greatest = self.greatest.max(value);
     }
 
-    /// Takes in a missing field of a numeric column.
+    /// Adds a missing field of a numeric column.
     pub(crate) fn missing_number(&mut self) {
         self.missing += 1;
     }
 
-    /// Takes in a category.
+    /// Adds a category.
     pub(crate) fn category(&mut self, text: &str, is_missing: bool, missing: &[String]) {
         let category = if is_missing { missing_category(missing) } else { text };
         match self.categories.get_mut(category) {
@@ -53,22 +53,20 @@ impl Statistics {
         }
     }
 
-    /// How often this category occurs.
     pub(crate) fn count_of(&self, category: &str) -> u64 {
         self.categories.get(category).copied().unwrap_or(0)
     }
 
-    /// The greatest number.
     pub(crate) fn greatest(&self) -> f64 {
         self.greatest
     }
 
-    /// Numbers of the training split.
+    /// Whether no number was added.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0.0
     }
 
-    /// How a numeric column is scaled. Where fields are missing, an indicator says so, if it may (`indicated`).
+    /// Encoding of a numeric column, with an indicator of missing fields if there are any and `indicated` is set.
     pub(crate) fn numeric(&self, normalise: Normalise, indicated: bool) -> Feature {
         let (offset, scale) = match normalise {
             Normalise::Standard => (self.mean, self.deviation()),
@@ -83,12 +81,12 @@ impl Statistics {
         }
     }
 
-    /// The categories of a column of text.
+    /// Encoding of a categorical column.
     pub(crate) fn categorical(self) -> Feature {
         Feature::Categorical { categories: ordered(self.categories.into_keys().collect()) }
     }
 
-    /// How a numeric target is scaled.
+    /// Scaling of a numeric target.
     pub(crate) fn values(&self) -> Output {
         Output::Values { offset: settled(self.mean), scale: positive(self.deviation()) }
     }
@@ -98,21 +96,21 @@ impl Statistics {
     }
 }
 
-/// A column that never changes is left unscaled.
+/// The scale, or 1 for a constant column.
 pub(crate) fn positive(scale: f64) -> f64 {
     if scale > 0.0 { settled(scale) } else { 1.0 }
 }
 
-/// The number to 14 significant digits: what a plan holds.
+/// Rounds to 14 significant digits, the precision of numbers in a plan.
 ///
-/// A plan goes through JSON, and serde_json as the workspace builds it (without `float_roundtrip`) is off by up to 2 in
-/// the last place of a number with 16 or 17 digits. Rounded to 14 digits before and after, a number comes back with the
-/// same bits from that parser and from an exact one.
+/// Plans travel as JSON, and serde_json as built in this workspace (without `float_roundtrip`) is off by up to 2 units
+/// in the last place for numbers of 16 or 17 digits. Rounded to 14 digits before and after, a number keeps its bits
+/// with that parser and with an exact one.
 pub(crate) fn settled(value: f64) -> f64 {
     format!("{value:.13e}").parse().unwrap_or(value)
 }
 
-/// Reads a number that was [`settled`] when it was written.
+/// Deserialises a number that was [`settled`] before it was written.
 pub(crate) fn read_settled<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     f64::deserialize(from).map(settled)
 }
@@ -132,7 +130,7 @@ mod tests {
         #[test]
         fn a_settled_number_comes_back_from_json(bits: u64, decimal in -1e6..1e6f64) {
             for value in [f64::from_bits(bits), decimal] {
-                // Far beyond what statistics of f32 numbers can be.
+                // Far beyond any statistic of f32 numbers.
                 prop_assume!(value == 0.0 || (1e-300..1e300).contains(&value.abs()));
                 let held = settled(value);
                 prop_assert!((held - value).abs() <= value.abs() * 1e-13, "{} became {}", value, held);

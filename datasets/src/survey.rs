@@ -1,5 +1,4 @@
-//! How the plan of a table is made: one pass over the file to see what its columns are, one for the statistics of the
-//! training split.
+//! Makes the data plan of a table in two passes: one to infer the columns, one for statistics of the training split.
 
 use std::path::PathBuf;
 
@@ -18,10 +17,10 @@ use crate::split::split;
 use crate::statistics::{Statistics, settled};
 use crate::table::{self, ColumnType, Table};
 
-/// What the number of a row takes where rows are split.
+/// Memory per row number while the rows are split.
 pub(crate) const ROW_BYTES: u64 = 16;
 
-/// Holds more memory for what is seen of columns; numbers of which there are many are forgotten before it is refused.
+/// Holds more memory for column evidence; drops evidence of numeric columns before refusing.
 pub(crate) fn keep(memory: &MemoryBudget, more: u64, forget: impl FnOnce() -> u64) -> Result<(), OverBudget> {
     if memory.hold(more).is_ok() {
         return Ok(());
@@ -30,16 +29,16 @@ pub(crate) fn keep(memory: &MemoryBudget, more: u64, forget: impl FnOnce() -> u6
     memory.hold(more)
 }
 
-/// What was seen of a column over all rows, for people.
+/// Profile of a column over all rows, for display.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Profile {
-    /// Missing fields.
+    /// Number of missing fields.
     pub missing: u64,
-    /// Least and greatest number, if there are numbers.
+    /// Minimum and maximum, if the column has numbers.
     pub range: Option<(f64, f64)>,
-    /// Distinct fields in order, and how often each occurs; no more than the first 10,000 that were met.
+    /// Distinct fields, sorted, with their counts; at most the first 10,000 encountered.
     pub distinct: Vec<(String, u64)>,
-    /// Whether there are more distinct fields than these.
+    /// Whether there are more distinct fields.
     pub has_more: bool,
 }
 
@@ -58,15 +57,15 @@ impl Profile {
     }
 }
 
-/// The file, looked at once.
+/// A table after the first pass.
 pub(crate) struct Survey<'a> {
     config: &'a configs::Dataset,
     memory: MemoryBudget,
     path: PathBuf,
     names: Vec<String>,
-    /// What the file itself says of each column.
+    /// Type of each column as declared by the file.
     types: Vec<ColumnType>,
-    /// Fields that mean a missing value.
+    /// Field values that mean a missing value.
     missing: Vec<String>,
     seen: Vec<ColumnEvidence>,
     rows: u64,
@@ -99,7 +98,6 @@ impl<'a> Survey<'a> {
         Ok(Self { config, memory: memory.clone(), path, names, types, missing, seen, rows, digests, skipped })
     }
 
-    /// What was seen of each column.
     pub(crate) fn profiles(&self) -> Vec<Profile> {
         self.seen.iter().map(Profile::of).collect()
     }
@@ -140,7 +138,7 @@ impl<'a> Survey<'a> {
         Ok(plan)
     }
 
-    /// What each column is, how its fields become numbers, and how often each label occurs in the training split.
+    /// Roles and encodings of the columns, the output, and label counts over the training split.
     fn columns(&self, validation: f64) -> Result<(Vec<Column>, Output, Vec<u64>), DataError> {
         self.check_names()?;
         let target = self.target()?;
@@ -165,7 +163,7 @@ impl<'a> Survey<'a> {
         if self.rows < 2 {
             return self.refuse("one row is too few to learn from".to_owned());
         }
-        // The numbers of all rows, shuffled, and of both splits; and the texts once more for the statistics and the plan.
+        // All row numbers, shuffled, and those of both splits; and the texts again for the statistics and the plan.
         let texts: u64 =
             self.seen.iter().zip(&numeric).filter(|(_, is)| !**is).map(|(seen, _)| 2 * seen.kept).sum();
         let held = self.rows.saturating_mul(ROW_BYTES).saturating_add(texts);
@@ -189,7 +187,7 @@ impl<'a> Survey<'a> {
                     ));
                 }
                 (Role::Feature, true) => {
-                    // Pixels that are missing stay the mean alone: an image has no place for more numbers.
+                    // Missing pixels are only replaced by the mean: an image has no room for indicators.
                     let indicated = self.config.image_shape.is_none();
                     Some(statistics.numeric(self.config.normalise, indicated))
                 }
@@ -201,7 +199,7 @@ impl<'a> Survey<'a> {
         Ok((columns, output, label_counts))
     }
 
-    /// Whether an epoch can be drawn as it is asked for.
+    /// Checks that weighted sampling, if configured, is possible.
     fn check_weights(&self, roles: &[Role], statistics: &[Statistics]) -> Result<(), DataError> {
         let weight = roles.iter().position(|role| *role == Role::Weight);
         match (&self.config.weight_column, weight) {
@@ -233,7 +231,7 @@ impl<'a> Survey<'a> {
     }
 
     fn declared(&self, column: usize) -> Option<ColumnKind> {
-        // Text that looks like numbers is text where the file says so.
+        // Text that looks like numbers stays text if the file declares it so.
         let of_file = (self.types[column] == ColumnType::Text).then_some(ColumnKind::Categorical);
         self.config.columns.get(&self.names[column]).copied().or(of_file)
     }
@@ -248,7 +246,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// The column that is predicted: as configured, else the last one that is not ignored.
+    /// The target column: the configured one, else the last that is not ignored.
     fn target(&self) -> Result<usize, DataError> {
         let is_ignored =
             |column: usize| self.declared(column) == Some(ColumnKind::Ignore) || self.is_weight(column);
@@ -303,7 +301,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Whether the column can be what it is taken for.
+    /// Checks that the column fits its inferred kind.
     fn check_kind(&self, column: usize, is_numeric: bool) -> Result<bool, DataError> {
         let (name, seen) = (&self.names[column], &self.seen[column]);
         let spots = [&seen.first_text, &seen.first_unusable];
@@ -333,7 +331,7 @@ impl<'a> Survey<'a> {
         Ok(is_numeric)
     }
 
-    /// Reads the file again, the rows of the training split only.
+    /// Reads the file again for statistics over the training rows.
     fn statistics(
         &self,
         roles: &[Role],

@@ -1,4 +1,4 @@
-//! Tables of all forms, read as rows of text, one at a time.
+//! Reads tables of any format row by row as text.
 
 use std::path::Path;
 
@@ -12,25 +12,24 @@ use crate::infer::missing_category;
 use crate::memory_budget::MemoryBudget;
 use crate::parquet_table::ParquetTable;
 
-/// What a file says of a column.
+/// Type that a file declares for a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ColumnType {
-    /// Nothing: its fields show what it is.
+    /// Undeclared: inferred from the fields.
     Open,
-    /// Its fields are text, whatever they look like.
+    /// Text, even if the fields look like numbers.
     Text,
-    /// Its fields are no single values.
+    /// Not scalar, or otherwise unsupported.
     Unusable,
 }
 
-/// A table that is being read.
 pub(crate) enum Table {
     Csv { table: CsvTable, on_ragged: OnRagged },
     Parquet(ParquetTable),
 }
 
 impl Table {
-    /// Opens a table to plan on it.
+    /// Opens a table for planning.
     pub(crate) fn open_new(config: &Config, path: &Path, memory: &MemoryBudget) -> Result<Self, DataError> {
         if config.format == "parquet" {
             let missing = missing(config);
@@ -41,8 +40,8 @@ impl Table {
         Ok(Self::Csv { table: CsvTable::open(path, layout, on_ragged, memory)?, on_ragged })
     }
 
-    /// Opens a table of a plan's form. Rows are left out only where the plan has left out such rows of its own data, and
-    /// only with their targets: a prediction is asked for every row.
+    /// Opens a table in the plan's format. Bad rows are skipped only if the plan skips such rows itself, and only when
+    /// reading targets: every row needs a prediction.
     pub(crate) fn open(
         form: &Format,
         path: &Path,
@@ -66,7 +65,6 @@ impl Table {
         }
     }
 
-    /// Names of the columns.
     pub(crate) fn names(&self) -> &[String] {
         match self {
             Self::Csv { table, .. } => table.names(),
@@ -74,7 +72,7 @@ impl Table {
         }
     }
 
-    /// What the file says of each column.
+    /// Declared type of each column.
     pub(crate) fn types(&self) -> Vec<ColumnType> {
         match self {
             Self::Csv { table, .. } => vec![ColumnType::Open; table.names().len()],
@@ -82,7 +80,7 @@ impl Table {
         }
     }
 
-    /// Goes to the next row; false after the last one.
+    /// Advances to the next row; false at the end.
     pub(crate) fn advance(&mut self) -> Result<bool, DataError> {
         match self {
             Self::Csv { table, .. } => table.advance(),
@@ -90,12 +88,12 @@ impl Table {
         }
     }
 
-    /// Fields of the current row, without the spaces around them.
+    /// Trimmed fields of the current row.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
         (0..self.names().len()).map(|column| self.field(column))
     }
 
-    /// A field of the current row, without the spaces around it.
+    /// A trimmed field of the current row.
     pub(crate) fn field(&self, column: usize) -> &str {
         match self {
             Self::Csv { table, .. } => table.field(column),
@@ -103,7 +101,7 @@ impl Table {
         }
     }
 
-    /// Where the current row is, for [`error_at`].
+    /// Byte offset or number of the current row, for [`error_at`].
     pub(crate) fn place(&self) -> u64 {
         match self {
             Self::Csv { table, .. } => table.place(),
@@ -111,7 +109,7 @@ impl Table {
         }
     }
 
-    /// Something is wrong with the current row.
+    /// An error in the current row.
     pub(crate) fn error(&self, problem: String) -> DataError {
         match self {
             Self::Csv { table, .. } => table.error(problem),
@@ -119,7 +117,7 @@ impl Table {
         }
     }
 
-    /// The rows that were left out so far; none where bad rows stop.
+    /// The rows skipped so far; `None` if bad rows are errors.
     pub(crate) fn skipped(&self) -> Option<Skipped> {
         match self {
             Self::Csv { table, on_ragged: OnRagged::Skip } => Some(table.skipped()),
@@ -127,7 +125,7 @@ impl Table {
         }
     }
 
-    /// Rows that were read, and the digests of the file's bytes. To be called after the last row.
+    /// Number of rows read, and the digests of the file. Call it after the last row.
     pub(crate) fn finish(self) -> Result<(u64, Digests), DataError> {
         match self {
             Self::Csv { table, .. } => table.finish(),
@@ -136,7 +134,7 @@ impl Table {
     }
 }
 
-/// Fields that mean a missing value. Where columns are typed there is always one: a null is the first of them.
+/// Field values that mean a missing value. Typed formats always have at least one, as which a null reads.
 pub(crate) fn missing(config: &Config) -> Vec<String> {
     if config.format == "parquet" && config.missing.is_empty() {
         return vec![String::new()];
@@ -144,7 +142,7 @@ pub(crate) fn missing(config: &Config) -> Vec<String> {
     config.missing.clone()
 }
 
-/// Something is wrong with the row at this place.
+/// An error in the row at `place`.
 pub(crate) fn error_at(config: &Config, path: &Path, place: u64, problem: String) -> DataError {
     if config.format == "parquet" {
         return DataError::Row { file: path.display().to_string(), row: place, problem };

@@ -1,4 +1,4 @@
-//! Text as samples: windows of tokens, file after file, that don't overlap. Tokens are bytes, or a tokenizer's.
+//! Text as samples: consecutive, non-overlapping windows of tokens. Tokens are bytes or come from a tokenizer.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,27 +10,26 @@ use crate::listing::FileEntry;
 use crate::memory_budget::MemoryBudget;
 use crate::plan::DataPlan;
 
-/// Different tokens where they are bytes.
+/// Vocabulary size of byte tokens.
 pub(crate) const VOCABULARY: u32 = 256;
 
-/// Whether a file of a folder is text by its name.
+/// Whether the file extension is that of text.
 pub(crate) fn is_text(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
 }
 
-/// How so many tokens are cut: windows, and the tokens of the tail. The last token of the last window is a target only.
+/// Splits a number of tokens into windows and a tail. The last token of the last window serves only as a target.
 pub(crate) fn windows(tokens: u64, window: u32) -> (u64, u64) {
     let rows = tokens.saturating_sub(1) / u64::from(window.max(1));
     let used = if rows == 0 { 0 } else { rows * u64::from(window) + 1 };
     (rows, tokens - used)
 }
 
-/// The tokens of a text.
 #[derive(Debug)]
 pub(crate) enum Tokens {
-    /// Each is a byte.
+    /// Byte tokens.
     Bytes(Vec<u8>),
-    /// Each is a number of a tokenizer's.
+    /// Token numbers from a tokenizer.
     Numbers(Vec<u32>),
 }
 
@@ -42,7 +41,7 @@ impl Tokens {
         }
     }
 
-    /// Appends those of a range.
+    /// Appends a range of tokens to `out`.
     pub(crate) fn extend(&self, range: Range<usize>, out: &mut Vec<u32>) {
         match self {
             Self::Bytes(bytes) => out.extend(bytes[range].iter().copied().map(u32::from)),
@@ -58,7 +57,7 @@ pub(crate) fn hash(tokens: &[u32]) -> String {
     format!("{:016x}", hasher.digest())
 }
 
-/// The tokens of a plan's files, and the text of the tokenizer's file if one made them.
+/// Reads the tokens of a plan's files, and the contents of the tokenizer's file, if there is one.
 pub(crate) fn open(
     plan: &DataPlan,
     text: &Text,
@@ -105,15 +104,15 @@ fn read(plan: &DataPlan, path: &Path, memory: &MemoryBudget) -> Result<Vec<u8>, 
     Ok(tokens)
 }
 
-/// The tokens that the plan's tokenizer makes of its files.
+/// Encodes a plan's files with its tokenizer.
 fn encode(
     plan: &DataPlan,
     file: &TokenizerFile,
     path: &Path,
     memory: &MemoryBudget,
 ) -> Result<(Vec<u32>, String), DataError> {
-    // Where the coordinator has it, if this is its machine; else beside the data, under its digest, as a worker keeps
-    // what it fetched.
+    // Try the coordinator's path, valid on the same machine; else the folder of the data, where workers keep fetched
+    // files under their digests.
     let beside = path.with_file_name(&file.md5);
     let read = match plan.read_tokenizer_within(Path::new(&file.path), memory) {
         Err(_) if beside.is_file() => plan.read_tokenizer_within(&beside, memory),
@@ -129,7 +128,7 @@ fn encode(
             return Err(changed(&path, entry, &found));
         }
     }
-    // Whoever uses them as places in a table relies on it.
+    // Consumers index embedding tables with these tokens.
     let is_within = tokens.iter().all(|token| *token < file.vocabulary);
     if !is_within || hash(&tokens) != file.tokens_hash {
         return Err(refuse(
@@ -141,7 +140,7 @@ fn encode(
     Ok((tokens, json))
 }
 
-/// The files that are text.
+/// The entries that are text and not skipped.
 pub(crate) fn parts(plan: &DataPlan) -> impl Iterator<Item = &FileEntry> {
     let skipped = plan.form.skipped().map(|skipped| skipped.listed.as_slice()).unwrap_or_default();
     let is_text = |entry: &FileEntry| !plan.is_folder() || is_text(&entry.path);

@@ -1,10 +1,10 @@
-//! Text as the tokens of a tokenizer's JSON file, the form that language models are published with.
+//! Tokenisation by a tokenizer's JSON file, the format in which language models are published.
 //!
-//! A text is encoded piece by piece, so that the memory for it is bounded whatever its length: a piece ends after the last
-//! empty line within a mebibyte, else after the last line, else at the last character. A token never goes over the end of a
-//! piece, and whatever a tokenizer puts before a text (a space, say) it puts before each piece. Special tokens that frame a
-//! sentence are not added; those that stand in the text are taken as such. Truncation and padding, if the file asks for
-//! them, are not done: each piece is encoded whole.
+//! Text is encoded in pieces, so memory is bounded regardless of length: a piece ends after the last empty line within
+//! a mebibyte, else after the last line, else at the last character. Tokens never span pieces, and prefixes that a
+//! tokenizer adds (a space, say) precede each piece. Special tokens that frame a sentence are not added; those in the
+//! text are recognised. Truncation and padding are disabled, even if the file asks for them: each piece is encoded in
+//! full.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,41 +19,38 @@ use crate::memory_budget::{MemoryBudget, OverBudget, read_whole};
 use crate::parallel::in_parallel;
 use crate::plan::DataPlan;
 
-/// Bytes of a piece of text that is encoded at once.
+/// Maximum size of a piece in bytes.
 const PIECE_BYTES: usize = 1 << 20;
-/// Pieces that are encoded side by side: memory for so many and their tokens is what a text of any length takes.
+/// Pieces encoded in parallel: bounds the memory for text of any length.
 const PIECES: usize = 16;
-/// Bytes of a tokenizer's file at most: the largest published ones have 34 MB.
+/// Maximum size of a tokenizer's file in bytes: the largest published ones have 34 MB.
 const FILE_BYTES_MAX: u64 = 128 << 20;
-/// What a tokenizer takes in bytes of its file: the text, what it is parsed to on the way, and maps in both directions.
+/// Memory for loading a tokenizer, in multiples of its file size: the text, its parsed form, and maps both ways.
 const FILE_TIMES: u64 = 24;
-/// What it takes as long as it lives, likewise.
+/// Memory for a loaded tokenizer, likewise.
 const KEPT_TIMES: u64 = 8;
-/// Numbers that tokens may have: four times the largest published vocabulary. A model's head has a row for each.
+/// Maximum vocabulary size: four times the largest published one. A model's head has a row per token.
 const VOCABULARY_MAX: u32 = 1 << 20;
-/// Tokens that are looked at together when text is made of them.
+/// Maximum tokens decoded together.
 const CONTEXT_MAX: usize = 64;
 
-/// A tokenizer.
+/// A tokenizer loaded from a JSON file.
 #[derive(Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
     vocabulary: u32,
 }
 
-/// A tokenizer's file that was read.
+/// A tokenizer together with its file's contents and digest.
 pub(crate) struct TokenizerRead {
     pub(crate) tokenizer: TextTokenizer,
-    /// Its text.
     pub(crate) json: String,
-    /// The MD5 of its bytes.
     pub(crate) md5: String,
-    /// How many they are.
     pub(crate) bytes: u64,
 }
 
 impl DataPlan {
-    /// The tokenizer that the text was encoded with; none where tokens are bytes.
+    /// The tokenizer of the text; `None` for byte tokens.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&TokenizerFile> {
         match &self.form {
@@ -62,11 +59,10 @@ impl DataPlan {
         }
     }
 
-    /// Reads the plan's tokenizer from a file, which must be the one that the plan was made with: it and the file's text;
-    /// none where tokens are bytes.
+    /// Loads the plan's tokenizer and its file's contents from a matching file; `None` for byte tokens.
     ///
     /// # Errors
-    /// When the file can't be read, or is another one.
+    /// If the file can't be read, or doesn't match.
     pub fn read_tokenizer(&self, path: &Path) -> Result<Option<(TextTokenizer, String)>, DataError> {
         self.read_tokenizer_within(path, &self.memory())
     }
@@ -85,7 +81,7 @@ impl DataPlan {
         Ok(Some((read.tokenizer, read.json)))
     }
 
-    /// Bytes of text that a token stands for on average.
+    /// Mean number of bytes per token.
     #[must_use]
     pub fn bytes_per_token(&self) -> f64 {
         match &self.form {
@@ -96,10 +92,10 @@ impl DataPlan {
 }
 
 impl TextTokenizer {
-    /// Reads a tokenizer's file.
+    /// Loads a tokenizer's file.
     ///
     /// # Errors
-    /// When it can't be read, or is no tokenizer.
+    /// If it can't be read, or isn't a tokenizer.
     pub(crate) fn read(path: &Path, memory: &MemoryBudget) -> Result<TokenizerRead, DataError> {
         let refuse = |problem| DataError::File { file: path.display().to_string(), problem };
         if crate::files::length(path)? > FILE_BYTES_MAX {
@@ -114,16 +110,16 @@ impl TextTokenizer {
         Ok(TokenizerRead { tokenizer, json, md5, bytes: length })
     }
 
-    /// Reads a tokenizer's JSON.
+    /// Parses a tokenizer's JSON.
     ///
     /// # Errors
-    /// When it is no tokenizer, in words.
+    /// If it isn't a tokenizer; the error is a message.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         let parsed = guarded(|| Tokenizer::from_bytes(json))?;
         let mut inner = parsed.map_err(|why| format!("this is no tokenizer's JSON file: {why}"))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|why| format!("this tokenizer can't be used: {why}"))?;
-        // Numbers of tokens may have gaps: a model has an output for each number all the same.
+        // Token numbers may have gaps, but a model has an output for each number.
         let last = inner.get_vocab(true).into_values().max();
         match last.and_then(|last| last.checked_add(1)) {
             Some(vocabulary @ 2..=VOCABULARY_MAX) => Ok(Self { inner, vocabulary }),
@@ -136,16 +132,16 @@ impl TextTokenizer {
         }
     }
 
-    /// One more than the highest number of a token; 1,048,576 at most.
+    /// Highest token number plus one; at most 1,048,576.
     #[must_use]
     pub fn vocabulary(&self) -> u32 {
         self.vocabulary
     }
 
-    /// The tokens of a text, encoded as one piece.
+    /// Encodes a text as one piece.
     ///
     /// # Errors
-    /// When the tokenizer can't encode it (its model lacks a token for what is unknown, for example).
+    /// If the tokenizer can't encode it, for example because its model lacks an unknown token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let encoded = guarded(|| self.inner.encode_fast(text, false))?;
         encoded
@@ -153,15 +149,15 @@ impl TextTokenizer {
             .map_err(|why| format!("it can't be encoded: {why}"))
     }
 
-    /// The text of tokens; U+FFFD where they end within a character.
+    /// Decodes tokens; U+FFFD marks incomplete characters.
     ///
     /// # Errors
-    /// When the tokenizer can't put them together.
+    /// If the tokenizer can't decode them.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, String> {
         guarded(|| self.inner.decode(tokens, false))?.map_err(|why| format!("tokens can't be decoded: {why}"))
     }
 
-    /// Appends the tokens of a file, and says what its bytes are known by.
+    /// Appends the tokens of a file, and returns the file's digests.
     pub(crate) fn encode_file(
         &self,
         path: &Path,
@@ -206,8 +202,7 @@ impl TextTokenizer {
     }
 }
 
-/// Makes room for so many more tokens, half as many again as there are at a time: a vector that grows by itself doubles, and
-/// asks nobody.
+/// Reserves room for `more` tokens, growing by half: a vector grown by itself doubles, bypassing the memory budget.
 fn make_room(tokens: &mut Vec<u32>, more: usize, memory: &MemoryBudget) -> Result<(), OverBudget> {
     if tokens.capacity() - tokens.len() >= more {
         return Ok(());
@@ -215,13 +210,13 @@ fn make_room(tokens: &mut Vec<u32>, more: usize, memory: &MemoryBudget) -> Resul
     let more = more.max(tokens.len() / 2);
     let bytes = |count: usize| (count as u64).saturating_mul(size_of::<u32>() as u64);
     memory.hold(bytes(tokens.len() + more).saturating_sub(bytes(tokens.capacity())))?;
-    // While they move, they are there twice.
+    // While they move, they are in memory twice.
     drop(memory.holding(bytes(tokens.len()))?);
     tokens.reserve_exact(more);
     Ok(())
 }
 
-/// Where the pieces of these bytes end. What stands after the last end is to be continued, unless it is the last.
+/// End offsets of the pieces in these bytes. Bytes after the last end continue in the next buffer, unless `is_last`.
 fn pieces(bytes: &[u8], is_last: bool) -> Vec<usize> {
     let (mut ends, mut start) = (Vec::new(), 0);
     while bytes.len() - start > PIECE_BYTES {
@@ -234,29 +229,29 @@ fn pieces(bytes: &[u8], is_last: bool) -> Vec<usize> {
     ends
 }
 
-/// Where a piece that begins here ends, given as many of its bytes as it may have.
+/// End of the piece that begins here; `bytes` has the maximum length of a piece.
 fn cut(bytes: &[u8]) -> usize {
     let after =
         |end: &[u8]| bytes.windows(end.len()).rposition(|found| found == end).map(|at| at + end.len());
     let paragraph = after(b"\n\n").max(after(b"\r\n\r\n"));
     let line = || after(b"\n");
-    // The first byte of a character is none that continues one. Without any this is no UTF-8, which is told elsewhere.
+    // A character starts at a non-continuation byte. Without any, this isn't UTF-8, which is reported elsewhere.
     let character = || bytes.iter().rposition(|byte| byte & 0xc0 != 0x80).filter(|at| *at > 0);
     paragraph.or_else(line).or_else(character).unwrap_or(bytes.len())
 }
 
-/// Text that tokens become one after another.
+/// Incremental decoding, token by token.
 #[derive(Debug)]
 pub struct Decoding<'a> {
     tokenizer: &'a TextTokenizer,
-    /// Those whose text depends on what follows, with a few before them.
+    /// Tokens whose text may depend on what follows, with a few before them as context.
     tokens: Vec<u32>,
-    /// Bytes of their text that have been given out.
+    /// Number of bytes of their text returned so far.
     given: usize,
 }
 
 impl<'a> Decoding<'a> {
-    /// Goes on from these tokens, whose text has been given out.
+    /// Continues after these tokens, whose text has been returned already.
     ///
     /// # Errors
     /// As [`TextTokenizer::decode`].
@@ -266,14 +261,14 @@ impl<'a> Decoding<'a> {
         Ok(Self { tokenizer, tokens, given })
     }
 
-    /// The text that is there since this token is: nothing while a character is not whole.
+    /// Returns the text completed by this token: empty while a character is incomplete.
     ///
     /// # Errors
     /// As [`TextTokenizer::decode`].
     pub fn push(&mut self, token: u32) -> Result<String, String> {
         self.tokens.push(token);
         let text = self.tokenizer.decode(&self.tokens)?;
-        // Bytes that are no character even with what follows are given out in the end.
+        // Bytes that never become a character are returned eventually.
         if text.ends_with('\u{fffd}') && self.tokens.len() < CONTEXT_MAX {
             return Ok(String::new());
         }
@@ -288,7 +283,7 @@ impl<'a> Decoding<'a> {
     }
 }
 
-/// Nothing that is in a file may end the program: the library asserts what some files don't keep.
+/// Turns the tokenizers crate's panics, for example on violated assertions about a file, into errors.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
         .map_err(|_| "the tokenizer's library gave up on it".to_owned())

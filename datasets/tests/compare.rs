@@ -26,10 +26,10 @@ fn files_and_rows_and_columns_that_differ_are_named() {
     says(dir, &["add", "d", "--name", "ds"]);
     std::fs::remove_file(dir.join("d/gone.txt")).expect("removed");
     write("new.txt", "new");
-    // Another order, one of two equal rows less, one row more, a column more, a column elsewhere.
+    // Reordered; one of two equal rows removed, one row added, one column added, one moved.
     write("t.csv", "kind,id,size,more\nb,3,,x\na,2,20,x\na,1,10,x\nc,9,60.5,y\n");
     says(dir, &["add", "d", "--name", "ds"]);
-    // The index of kind by hand: the parts of b and c are -0.25 ln 0.5 and 0.2499 ln 2500.
+    // PSI of kind, by hand: the terms of b and c are -0.25 ln 0.5 and 0.2499 ln 2500.
     let expected = "\
 ds@1 -> ds@2
 files: 1 added, 1 removed, 1 changed, 1 the same

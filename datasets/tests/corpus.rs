@@ -1,4 +1,4 @@
-//! The inputs that fuzzing keeps (`fuzz/corpus`), read again.
+//! Replays the fuzzing corpus (`fuzz/corpus`).
 
 #![allow(unreachable_pub, reason = "the modules are those of the fuzz targets")]
 
@@ -37,11 +37,11 @@ fn archive() {
     replay::replay("archive", data::archive);
 }
 
-/// A target's name, and what reads its inputs.
+/// A target's name and its entry point.
 type Target = (&'static str, fn(&[u8]));
 
-/// Changes of the kept inputs without a fuzzer, for as many seconds each as `BONFIRE_FUZZ_SECONDS` says; the input at work
-/// is kept in the temporary folder, for whoever looks at what ended it.
+/// Mutates the corpus without a fuzzer, for `BONFIRE_FUZZ_SECONDS` seconds per target; the current input is saved in
+/// the temporary folder, to diagnose crashes.
 #[test]
 #[ignore = "runs for as long as it is told to"]
 fn changed_inputs_are_read_or_refused() {
@@ -68,7 +68,7 @@ fn changed_inputs_are_read_or_refused() {
                 .expect("written");
             run(&input);
             count += 1;
-            // Some are changed further.
+            // Mutate some further.
             if count % 64 == 0 && inputs.len() < 4_096 {
                 inputs.push(input);
             }

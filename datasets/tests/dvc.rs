@@ -1,5 +1,4 @@
-//! Versions have the digests that DVC gives them, and the registry holds what DVC's cache would: `vectors/dvc.json` was
-//! written by DVC itself (`vectors/dvc.py` says how).
+//! Versions have DVC's digests, and the registry matches DVC's cache. DVC wrote `vectors/dvc.json` (`vectors/dvc.py`).
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The command `fetch` against a small HTTP server on this machine, which misbehaves as it is told.
+//! The command `fetch` against a local HTTP server with scripted misbehaviour.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 
-/// What the server does with a request.
+/// Response behaviour.
 #[derive(Clone, Copy)]
 enum Manner {
-    /// Answers with what was asked for.
+    /// Answers the request correctly.
     Whole,
-    /// Closes the connection after so many bytes of the body.
+    /// Closes the connection after this many bytes of the body.
     CutAfter(usize),
-    /// Sends so many bytes of the body and then nothing.
+    /// Stalls after this many bytes of the body.
     StallAfter(usize),
-    /// Knows no ranges: always the whole.
+    /// Ignores ranges and sends the whole body.
     NoRange,
-    /// Knows no ranges, and closes the connection after so many bytes.
+    /// Ignores ranges, and closes the connection after this many bytes.
     NoRangeCutAfter(usize),
-    /// This status and no body.
+    /// This status with an empty body.
     Status(u16),
-    /// Answers a range with another one.
+    /// Answers with another range than requested.
     WrongRange,
-    /// Sends no length, and ends by closing.
+    /// Sends no length; the end of the body is the end of the connection.
     NoLength,
-    /// Names this path as the place.
+    /// Redirects to this path.
     Redirect(&'static str),
 }
 
@@ -37,7 +37,7 @@ struct Server {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// Serves the body; the first request in the first manner, and so on, all further ones in the last.
+/// Serves the body; request i gets the i-th behaviour, and all further ones the last.
 fn serve(body: &'static [u8], manners: &'static [Manner]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -54,7 +54,7 @@ fn serve(body: &'static [u8], manners: &'static [Manner]) -> Server {
     Server { address, requests }
 }
 
-/// Answers one request and closes. A client that went away is no failure.
+/// Answers one request and closes. Tolerates clients that have disconnected.
 fn answer(stream: TcpStream, body: &[u8], manner: Manner, seen: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
     let mut head = String::new();
@@ -107,7 +107,7 @@ fn answer(stream: TcpStream, body: &[u8], manner: Manner, seen: &Mutex<Vec<Strin
     }
 }
 
-/// What is served: long enough for many reads, without a pattern that hides a shift.
+/// Long enough for many reads, without a period that would hide a shift.
 fn body() -> &'static [u8] {
     Vec::leak((0..300_000u32).flat_map(u32::to_le_bytes).collect())
 }
@@ -116,7 +116,7 @@ fn md5_of(bytes: &[u8]) -> String {
     Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A table with one file; lines for `bytes` and `md5` as given.
+/// A table with one file; `more` has the lines for `bytes` and `md5`.
 fn table(dir: &Path, more: &str, addresses: &[String]) {
     let addresses: Vec<String> = addresses.iter().map(|address| format!("\"{address}/f.bin\"")).collect();
     let text =
@@ -142,7 +142,7 @@ fn fails(dir: &Path, more: &[&str], code: i32) -> String {
     stderr
 }
 
-/// Fetches in these manners and expects the right file; returns the ranges that were asked for.
+/// Fetches with these behaviours and expects the right file; returns the requested ranges.
 fn check(manners: &'static [Manner], before: Option<&[u8]>) -> Vec<Option<String>> {
     let (dir, body) = (tempfile::tempdir().expect("a temporary folder"), body());
     let server = serve(body, manners);
@@ -152,7 +152,7 @@ fn check(manners: &'static [Manner], before: Option<&[u8]>) -> Vec<Option<String
         std::fs::create_dir(dir.path().join("out")).expect("made");
         std::fs::write(dir.path().join("out/f.bin.part"), before).expect("written");
     }
-    // Where nothing is to stall, a busy machine may take its time.
+    // Unless stalls are tested, tolerate a busy machine.
     let stalls = manners.iter().any(|manner| matches!(manner, Manner::StallAfter(_)));
     let output = fetch(dir.path(), if stalls { &["--stall", "1s"] } else { &[] });
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -180,7 +180,7 @@ fn a_file_is_fetched_whole() {
 fn what_is_cut_goes_on_where_it_was() {
     let asked = check(&[Manner::CutAfter(100_000), Manner::CutAfter(50_000), Manner::Whole], None);
     assert_eq!(asked, [None, Some("bytes=100000-".to_owned()), Some("bytes=150000-".to_owned())]);
-    // More cuts than tries: each one brought something.
+    // More cuts than tries, but each attempt made progress.
     assert_eq!(check(&[Manner::CutAfter(300_000)], None).len(), 4);
     let asked = check(&[Manner::StallAfter(200_000), Manner::Whole], None);
     assert_eq!(asked, [None, Some("bytes=200000-".to_owned())]);
@@ -190,9 +190,9 @@ fn what_is_cut_goes_on_where_it_was() {
 fn a_later_call_goes_on_too() {
     let body = body();
     assert_eq!(check(&[Manner::Whole], Some(&body[..7])), [Some("bytes=7-".to_owned())]);
-    // All of it is there already.
+    // The partial file is complete already.
     assert!(check(&[Manner::Status(404)], Some(body)).is_empty());
-    // It was longer than the file, or of another file: from the beginning.
+    // The partial file is too long, or of another file: restart.
     assert_eq!(check(&[Manner::Whole], Some(&[body, b"more"].concat())), [None]);
     assert_eq!(check(&[Manner::Whole], Some(b"other")), [Some("bytes=5-".to_owned()), None]);
 }
@@ -222,7 +222,7 @@ fn what_is_not_the_file_of_the_table_is_refused() {
     assert!(!dir.join("out/f.bin.part").exists(), "nothing is continued from it");
     table(dir, &format!("bytes = 7\nmd5 = {:?}", md5_of(body)), addresses);
     assert!(fails(dir, &[], 3).contains("the table has 7"));
-    // A file that is there and is another one stays.
+    // An existing, different file is kept.
     table(dir, &format!("md5 = {:?}", md5_of(body)), addresses);
     std::fs::write(dir.join("out/f.bin"), "mine").expect("written");
     let output = fetch(dir, &[]);
@@ -248,7 +248,7 @@ fn without_a_hash_it_says_so() {
     let dir = dir.path();
     let server = serve(body, &[Manner::CutAfter(100_000), Manner::Whole]);
     table(dir, "", std::slice::from_ref(&server.address));
-    // A part that nothing can check is not continued.
+    // A partial file that can't be verified is not resumed.
     std::fs::create_dir(dir.join("out")).expect("made");
     std::fs::write(dir.join("out/f.bin.part"), "other").expect("written");
     let output = fetch(dir, &[]);
@@ -287,7 +287,7 @@ fn who_can_not_be_reached_is_told_in_time() {
     assert!(std::fs::metadata(dir.join("out/f.bin.part")).expect("the part").len() > 0);
 }
 
-/// An archive as CIFAR-10 comes in: so many images in each of two files for training, half as many for testing.
+/// An archive like CIFAR-10's: `images` images in each of two training files, half as many for testing.
 fn archive(images: u8, label_max: u8) -> &'static [u8] {
     let record =
         |number: u8| std::iter::once(number % label_max).chain((0..3072).map(move |at| (at as u8) ^ number));
@@ -355,12 +355,12 @@ fn an_archive_that_is_none_leaves_nothing_behind() {
     }
 }
 
-/// An archive with these entries, of which each has a name, a type and bytes.
+/// An archive with these entries: name, type, contents.
 fn entries<'a>(all: impl IntoIterator<Item = (&'a str, tar::EntryType, Vec<u8>)>) -> Vec<u8> {
     let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     for (name, kind, bytes) in all {
         let mut header = tar::Header::new_gnu();
-        // As whoever means harm writes it, which the builder refuses to.
+        // A malicious name, which the builder would reject.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_entry_type(kind);
         header.set_size(bytes.len() as u64);
@@ -404,7 +404,7 @@ fn an_archive_that_is_too_much_is_refused() {
     check(entries(many), "more than 64 files");
     check(entries([("zeros", Regular, vec![0; 900_000_000])]), "unpacks to more than");
     check(entries([("name", GNULongName, vec![b'a'; 900_000_000])]), "unpacks to more than");
-    // Where an entry would lie is of no meaning: images alone are taken out.
+    // Paths of entries are ignored: only the images are extracted.
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("sub/a.tar.gz");
     std::fs::create_dir(dir.path().join("sub")).expect("made");

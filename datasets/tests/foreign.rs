@@ -1,4 +1,4 @@
-//! Files as other programs write them (`vectors/files.py`): the same pixels and the same rows as those programs read.
+//! Files written by other programs (`vectors/files.py`) have the pixels and rows that those programs read.
 
 mod support;
 
@@ -13,7 +13,7 @@ fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/files")
 }
 
-/// What is in the files.
+/// The expected contents.
 fn expected() -> Value {
     let path = files().with_extension("json");
     serde_json::from_str(&std::fs::read_to_string(path).expect("read")).expect("JSON")
@@ -38,14 +38,14 @@ fn images_have_the_pixels_that_pillow_reads() {
         });
         let (batch, _) = epoch(&dataset, KEY);
         let found: Vec<f64> = batch.features[..3 * 256].iter().map(|x| f64::from(*x) * 255.0).collect();
-        // Channel by channel here, pixel by pixel there.
+        // Ours are channel-major, Pillow's pixel-major.
         let pixels: Vec<[f64; 3]> = serde_json::from_value(pixels.clone()).expect("pixels");
         let expected = (0..3).flat_map(|channel| pixels.iter().map(move |pixel| pixel[channel]));
         let off: Vec<f64> =
             found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).collect();
         let (worst, mean) =
             (off.iter().copied().fold(0.0, f64::max), off.iter().sum::<f64>() / off.len() as f64);
-        // A JPEG decoder may round otherwise, and fill in colour of half the size otherwise.
+        // JPEG decoders may differ in rounding and in chroma upsampling.
         let (worst_max, mean_max) = if name.ends_with(".png") { (1e-4, 1e-4) } else { (24.0, 1.5) };
         assert!(worst <= worst_max && mean <= mean_max, "{name}: off by {worst} at worst, {mean} on average");
     }

@@ -1,4 +1,4 @@
-//! Images, in idx form and as folders of files: samples, splits, scaling, augmentation, refusals.
+//! Images, in idx format and as folders of files: samples, splits, scaling, augmentation, errors.
 
 mod support;
 
@@ -9,7 +9,7 @@ use datasets::{AugmentKey, Batch, DataPlan, Dataset, Format, Output};
 use image::ImageFormat;
 use support::*;
 
-/// The numbers of images, which are their first pixels, in order.
+/// Sorted numbers of the images, which are their first pixels.
 fn numbers(batches: &[&Batch]) -> Vec<usize> {
     let first =
         |batch: &&Batch| batch.features.chunks(12).map(|image| (image[0] * 255.0).round() as usize).collect();
@@ -39,7 +39,7 @@ fn idx_files_are_read_plain_and_gzipped_from_folder_and_file() {
                 pixels(number).iter().map(|p| (f64::from(*p) / 255.0) as f32).collect::<Vec<_>>()
             );
         }
-        // The images' file alone names the same two files.
+        // Naming only the file of images finds both files.
         let end = if is_gzip { ".gz" } else { "" };
         let file = dir.path().join(format!("train-images-idx3-ubyte{end}"));
         let (by_file, _) = open(&configs::Dataset { uri: file.display().to_string(), ..config });
@@ -51,7 +51,7 @@ fn idx_files_are_read_plain_and_gzipped_from_folder_and_file() {
 #[test]
 fn idx_images_in_colour_have_their_channels_one_after_another() {
     let dir = folder();
-    // Two channels' worth of what no scaling of another channel makes: 10 images of 3 x 2 x 2.
+    // Values distinct across channels: 10 images of 3 x 2 x 2.
     let pixels = |number: usize| (0..12).map(move |at| (number * 12 + at) as u8);
     let bytes: Vec<u8> = (0..10).flat_map(pixels).collect();
     let images = write(dir.path(), "train-images-idx4-ubyte", &idx(&[10, 3, 2, 2], &bytes));
@@ -126,7 +126,7 @@ fn a_folder_of_images_is_read_from_memory_and_from_files_alike() {
     let (uncached, from_files) = open(&configs::Dataset { cache_mb: 0, ..config });
     assert_eq!(uncached.digest, plan.digest);
     assert_eq!(epoch(&from_files, KEY), (training, validation));
-    // A file that changes under a run is noticed, not learnt from.
+    // A file that changes during a run is detected, not trained on.
     write(dir.path(), "cat/000.png", &encoded(ImageFormat::Png, &pixels(99), [3, 4]));
     let all: Vec<u64> = (0..from_files.training_len()).collect();
     let rest: Vec<u64> = (0..from_files.evaluation_len()).collect();
@@ -157,7 +157,7 @@ fn jpeg_and_colour_are_read() {
     for (image, value) in training.features.chunks(192).zip([200.0, 20.0]) {
         assert!(image.iter().all(|x| (x * 255.0 - value).abs() < 2.0), "{image:?}");
     }
-    // Channels, then rows, then columns.
+    // Order: channels, rows, columns.
     let last = &training.features[2 * 192..];
     assert_eq!((last[1] * 255.0, last[8] * 255.0, last[64 + 8] * 255.0, last[128]), (1.0, 0.0, 1.0, 1.0));
     config.image_shape = Some([1, 8, 8]);
@@ -182,7 +182,7 @@ fn other_sizes_are_refused_by_name_or_scaled() {
         Some(vec!["dog/big.png".to_owned()])
     );
     assert_ne!(plan.identity(), plan.digest, "what is left out is part of what the data are");
-    // Left out, most of the data would be gone without a word.
+    // Skipping would silently lose most of the data.
     let most = configs::Dataset { image_shape: Some([1, 6, 8]), ..skip };
     assert_eq!(
         refused(&most),
@@ -335,7 +335,7 @@ fn augmentation_is_of_training_alone_and_the_same_in_every_order() {
         let at = ordinal as usize * 12;
         assert_eq!(batch.features, first.features[at..at + 12], "alone as in a batch");
     }
-    // Mirroring alone keeps each row's pixels.
+    // Mirroring preserves each row's pixels.
     let flip = Augment { flip: true, ..Augment::default() };
     let plan = DataPlan::prepare(&plain, None).expect("planned").augmented(&flip).expect("images");
     let (flipped, _) = epoch(&Dataset::open(&plan, Path::new(&plan.path)).expect("opened"), KEY);

@@ -1,5 +1,5 @@
-//! What small files become that hold much: refused by name before the memory is taken, by the real program under a limit of
-//! its address space.
+//! Small files with large contents are refused with an error that names them, before memory is allocated; tested with
+//! the real program under a limit of its address space.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -15,14 +15,14 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
 use support::*;
 
-/// What the program may take of its address space, in KiB: its own code, its threads, and room beside the budget.
+/// Address-space limit in KiB: code, threads, and headroom on top of the budget.
 const LIMIT_KIB: u64 = 400 << 10;
-/// Bytes of what is refused: more than the limit.
+/// Bytes of refused contents: more than the limit.
 const MUCH: usize = 200_000_000;
-/// Megabytes of the budget.
+/// Memory budget in megabytes.
 const BUDGET: &str = "50";
 
-/// Exit code and what was said; the code is that of a signal's death if there is none.
+/// Exit code (-1 if killed by a signal), stdout and stderr.
 fn limited(args: &[&str]) -> (i32, String, String) {
     let output = Command::new("sh")
         .args(["-c", "ulimit -v \"$LIMIT\"; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_datasets")])
@@ -36,7 +36,7 @@ fn limited(args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// `datasets show` refuses this for want of memory, and says so in a line.
+/// Expects `datasets show` to refuse this file for lack of memory, in one line.
 fn refuses(path: &Path) {
     let (code, _, said) = limited(&["show", &path.display().to_string(), "--memory-mb", BUDGET]);
     assert_eq!(code, 3, "{}: {said}", path.display());
@@ -47,14 +47,14 @@ fn refuses(path: &Path) {
     assert!(said.len() < 1_000 && said.lines().count() == 1, "{said}");
 }
 
-/// A file with these bytes and then zeros that take no room on the disk.
+/// A sparse file: these bytes, then zeros that take no disk space.
 fn sparse(root: &Path, name: &str, bytes: &[u8], length: u64) -> std::path::PathBuf {
     let path = write(root, name, bytes);
     File::options().write(true).open(&path).expect("opened").set_len(length).expect("set");
     path
 }
 
-/// A PNG file of one colour, whose rows are made one by one.
+/// A single-colour PNG, compressed row by row.
 fn png(side: u32) -> Vec<u8> {
     let chunk = |kind: &[u8], data: &[u8]| {
         let mut crc = flate2::Crc::new();
@@ -75,7 +75,7 @@ fn png(side: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A parquet file of two rows, a text of so many bytes in the first.
+/// A parquet file of two rows, the first with a text of `bytes` bytes.
 fn one_long_text(bytes: usize, compression: Compression, encoding: Option<Encoding>) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     use parquet::file::properties::WriterProperties;
@@ -115,7 +115,7 @@ fn an_image_of_one_colour_is_refused_by_its_header() {
         write(dir.path(), &format!("images/{class}/1.png"), &bytes);
     }
     refuses(&dir.path().join("images"));
-    // A small one beside them decides the shape; the large ones would be scaled.
+    // A small image determines the shape; the large ones would be resized.
     write(dir.path(), "images/a/0.png", &encoded(image::ImageFormat::Png, &pixels(1), [3, 4]));
     refuses(&dir.path().join("images"));
 }
@@ -123,7 +123,7 @@ fn an_image_of_one_colour_is_refused_by_its_header() {
 #[test]
 fn images_that_fit_one_by_one_are_read_however_many_they_are() {
     let dir = folder();
-    // 27 MB each while it is decoded, where 50 may be taken: threads wait for each other.
+    // Each takes 27 MB while decoding, with a budget of 50: threads wait for each other.
     let bytes = png(2_100);
     for number in 0..12 {
         write(dir.path(), &format!("images/{}/{number}.png", ["a", "b"][number % 2]), &bytes);
@@ -149,7 +149,7 @@ fn numbers_that_were_compressed_are_refused_by_their_header() {
     write(dir.path(), "idx/train-images-idx3-ubyte.gz", &images.finish().expect("compressed"));
     write(dir.path(), "idx/train-labels-idx1-ubyte.gz", &gzip(&idx(&[count], &labels)));
     refuses(&dir.path().join("idx"));
-    // And a file that is itself too much.
+    // And a file that is itself too large.
     sparse(dir.path(), "plain/train-images-idx3-ubyte", &idx(&[count, 100, 100], &[]), MUCH as u64);
     write(dir.path(), "plain/train-labels-idx1-ubyte", &idx(&[count], &labels));
     refuses(&dir.path().join("plain"));
@@ -174,7 +174,7 @@ fn a_page_of_a_parquet_file_is_refused_by_its_header() {
         let (code, _, said) = limited(&["show", &path, "--memory-mb", BUDGET]);
         assert_eq!((code, said.as_str()), (0, ""), "{name}");
     }
-    // A file whose metadata are said to be nearly all of it.
+    // A file that declares nearly all of itself as metadata.
     let path = sparse(dir.path(), "metadata.parquet", b"PAR1", 40_000_000);
     let mut file = File::options().write(true).open(&path).expect("opened");
     file.seek(SeekFrom::End(-8)).expect("there");
@@ -188,14 +188,14 @@ fn a_gzipped_page_that_holds_more_than_its_header_says_is_refused() {
     let gzip = Compression::GZIP(GzipLevel::default());
     let (small, large) =
         (one_long_text(9, gzip, Some(Encoding::PLAIN)), one_long_text(MUCH, gzip, Some(Encoding::PLAIN)));
-    // The uncompressed size is the number after the page's type, and both sizes are written in five bytes at most: the
-    // large file's page gets the small one's.
+    // The uncompressed size follows the page's type, and both sizes are varints of at most five bytes: give the large
+    // file's page the small one's size.
     let at = large.windows(2).position(|pair| pair == [0x15, 0x00]).expect("a page") + 2;
     let own = small.windows(2).position(|pair| pair == [0x15, 0x00]).expect("a page") + 2;
     let length = |bytes: &[u8]| bytes.iter().position(|byte| byte & 0x80 == 0).expect("an end") + 1;
     let mut lies = large.clone();
     let room = length(&large[at + 1..]);
-    // As many bytes as the true number has, the rest of them zeros with a sign that more follows.
+    // Padded to the width of the true number by zero groups with the continuation bit set.
     let mut number = small[own + 1..own + 1 + length(&small[own + 1..])].to_vec();
     while number.len() < room {
         *number.last_mut().expect("one") |= 0x80;
@@ -216,7 +216,7 @@ fn a_row_that_never_ends_is_refused_with_its_line() {
     let (_, _, said) = limited(&["show", &path.display().to_string(), "--memory-mb", BUDGET]);
     assert!(said.contains("line 3"), "{said}");
     refuses(&sparse(dir.path(), "first.csv", b"a,b", MUCH as u64));
-    // Many different texts of a column, none of them long.
+    // Many distinct short texts in one column.
     let mut text = "a,y\n".to_owned();
     for row in 0..9_000 {
         text.push_str(&format!("{row}{},{}\n", "x".repeat(9_000), row % 2));
@@ -227,7 +227,7 @@ fn a_row_that_never_ends_is_refused_with_its_line() {
 #[test]
 fn numbers_of_a_wide_table_are_forgotten_before_it_is_refused() {
     let dir = folder();
-    // 2,000 columns of 200 different numbers: 30 MB as texts, and 2 MB as numbers.
+    // 2,000 columns of 200 distinct numbers: 30 MB as texts, 2 MB as numbers.
     let mut text: String = (0..2_000).map(|column| format!("c{column},")).collect::<String>() + "y\n";
     for row in 0..200 {
         (0..2_000).for_each(|column| text.push_str(&format!("{}.5,", row * 2_000 + column)));

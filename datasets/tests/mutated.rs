@@ -1,4 +1,4 @@
-//! Real files with bytes changed, cut off or put in: they are read or refused, and never panic.
+//! Real files with bytes changed, removed or inserted are read or refused, without panics.
 
 mod support;
 
@@ -11,7 +11,7 @@ use image::ImageFormat;
 use proptest::prelude::*;
 use support::*;
 
-/// What happens to a file.
+/// A mutation of a file.
 #[derive(Clone, Debug)]
 enum Change {
     Set(usize, u8),
@@ -42,19 +42,19 @@ fn mutated(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     bytes
 }
 
-/// A file that another program wrote.
+/// A file written by another program.
 fn foreign(name: &str) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::fs::read(root.join("tests/vectors/files").join(name)).expect("read")
 }
 
-/// The first lines of a file of this crate.
+/// The first lines of a file in this crate.
 fn lines(name: &str, count: usize) -> Vec<u8> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("read");
     text.split_inclusive('\n').take(count).collect::<String>().into_bytes()
 }
 
-/// Plans, opens and gathers all; what is refused has a reason.
+/// Plans, opens and gathers everything; errors must have a message.
 fn survives(config: &configs::Dataset) -> Result<(), TestCaseError> {
     let plan = match DataPlan::prepare(config, None) {
         Ok(plan) => plan,
@@ -180,7 +180,7 @@ proptest! {
     fn parquet_of_other_programs(
         changes in changes(),
         name in prop::sample::select(vec!["none", "snappy", "gzip", "zstd", "version-2", "polars"]),
-        // What says how all else is to be read is at the end.
+        // The footer, which determines how everything else is read, is at the end.
         from_end: bool,
     ) {
         let dir = folder();
@@ -252,7 +252,7 @@ proptest! {
             prop_assert!(why.to_string().contains("000001.json"), "{why}");
             return Ok(());
         }
-        // What is not part of the data may say something else now; the data are the same.
+        // Metadata may have changed, but not the contents.
         let report = registry.verify(None, &NoProgress).expect("read");
         prop_assert!(report.damages.is_empty(), "{:?}", report.damages);
     }
@@ -268,7 +268,7 @@ proptest! {
     }
 }
 
-/// One bit of a day's number, in a file of another program.
+/// Flips one bit of a day's number in a foreign file.
 #[test]
 fn a_day_that_no_calendar_has_is_refused() {
     let dir = folder();

@@ -1,4 +1,4 @@
-//! `datasets show` of images and text: what is told, and what is told to programs.
+//! `datasets show` of images and text, as text and as JSON.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn json(dir: &tempfile::TempDir, what: &str) -> serde_json::Value {
 #[test]
 fn idx_images_have_labels_and_pixels() {
     let dir = folder();
-    // Two grey values in equal parts: mean 0.5, deviation 0.5 of pixels from 0 to 1.
+    // Two grey values in equal parts: mean and deviation 0.5 of pixels from 0 to 1.
     let pixels: Vec<u8> = (0..8 * 12).map(|at| if at % 2 == 0 { 0 } else { 255 }).collect();
     write(dir.path(), "m/t10k-images-idx3-ubyte", &idx(&[8, 3, 4], &pixels));
     write(dir.path(), "m/t10k-labels-idx1-ubyte", &idx(&[8], &[7, 7, 7, 7, 7, 7, 2, 2]));
@@ -39,7 +39,7 @@ labels
 ";
     assert!(text.ends_with(expected), "{text}");
     assert!(text.starts_with("m\n2 files\n"), "{text}");
-    // The file itself is shown like the folder.
+    // The file is shown like its folder.
     assert!(said(&show(&dir, &["m/t10k-images-idx3-ubyte"])).ends_with(expected));
     let json = json(&dir, "m");
     assert_eq!(json["idx"]["labels"], serde_json::json!([["2", 2], ["7", 6]]));
@@ -89,7 +89,7 @@ fn a_text_has_lines_and_frequent_bytes() {
     write(dir.path(), "many/one.txt", &[b"x\n".repeat(300), vec![0xff]].concat());
     write(dir.path(), "many/two.txt", b"y");
     let json_of_one = json(&dir, "t.txt");
-    // 18 bytes are no window of 128 tokens: shown with half as many until some fit.
+    // 18 bytes don't fill a window of 128 tokens: the window is halved until they do.
     assert_eq!(json_of_one["text"]["words"]["lines"], 3);
     let text = said(&show(&dir, &["many"]));
     for expected in [

@@ -1,4 +1,4 @@
-//! Parquet files: the same inference as of csv, by the file's own types.
+//! Parquet files: inference as for csv, with the file's own types.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What is wrong with a table or its configuration: each message, with file and line.
+//! Errors in tables and their configuration: each message, with file and line.
 
 use std::path::{Path, PathBuf};
 
@@ -131,7 +131,7 @@ fn a_configuration_that_does_not_fit_the_table_is_refused() {
     );
     assert!(refused("a,b\n1,x\n2,y\n", shape([usize::MAX, 2, 2])).contains("is too many numbers"));
     assert_eq!(
-        // Its last byte is that of a semicolon.
+        // Its low byte is that of a semicolon.
         refused("a;b\n1;x\n2;y\n", |c| c.delimiter = '\u{13b}'),
         "t.csv: dataset.delimiter = '\u{13b}': expected one ASCII character, no quote and no end of line"
     );
@@ -142,7 +142,7 @@ fn a_changed_file_is_refused_by_name_with_both_digests() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = file(&dir, "a,b\n1,x\n2,y\n3,x\n");
     let plan = DataPlan::prepare(&config(&path), None).expect("planned");
-    // One byte, one row more, a row that is broken.
+    // One byte changed, one row added, one row broken.
     for text in ["a,b\n1,x\n2,y\n4,x\n", "a,b\n1,x\n2,y\n3,x\n4,x\n", "a,b\n1,x\n2,y\n33x\n"] {
         file(&dir, text);
         let found = datasets::md5_of_file(&path).expect("read");
@@ -193,7 +193,7 @@ fn a_plan_that_contradicts_itself_is_refused_or_harmless() {
         first(plan).feature = Some(Feature::Numeric { offset: 0.0, scale: 0.0, fill: 0.0, indicator: false });
     })
     .expect_err("text as numbers");
-    // The same category twice: samples have the width that the plan says, whichever place is taken.
+    // A duplicate category: samples keep the width given by the plan.
     let twice = Feature::Categorical { categories: ["p", "p", "q"].map(str::to_owned).to_vec() };
     let (dataset, features) = refused(&|plan| first(plan).feature = Some(twice.clone())).expect("opened");
     let mut batch = Batch::default();

@@ -1,4 +1,4 @@
-//! Draws with replacement, and weights of labels: on real files, through the dataset that a worker has.
+//! Draws with replacement, and class weights: on real files, through a worker's dataset.
 
 mod support;
 
@@ -6,7 +6,7 @@ use configs::{DatasetKind, Sampling};
 use datasets::{AugmentKey, Batch, DataPlan, Dataset, Role};
 use support::*;
 
-/// Draws of one epoch, as the worker gathers them.
+/// The draws of one epoch, as a worker gathers them.
 fn draws(dataset: &Dataset, epoch: u64) -> Batch {
     let mut batch = Batch::default();
     let all: Vec<u64> = (0..dataset.training_len()).collect();
@@ -14,7 +14,7 @@ fn draws(dataset: &Dataset, epoch: u64) -> Batch {
     batch
 }
 
-/// 600 rows of which every tenth has the label "rare"; a weight of 0, 1, 2 or 5 in turn.
+/// 600 rows: every tenth has the label "rare"; weights cycle through 0, 1, 2 and 5.
 fn table() -> String {
     let row = |row: usize| {
         let label = if row.is_multiple_of(10) { "rare" } else { "usual" };
@@ -36,7 +36,7 @@ fn balanced_draws_have_each_label_as_often() {
     }
     let expected = (counts[0] + counts[1]) / 2.0;
     let chi: f64 = counts.iter().map(|count| (count - expected) * (count - expected) / expected).sum();
-    // 99.99 % point for 1 degree of freedom.
+    // 99.99 % quantile for 1 degree of freedom.
     assert!(chi < 15.1, "{counts:?}");
     assert_eq!(draws(&dataset, 3), draws(&dataset, 3));
     assert_ne!(draws(&dataset, 3), draws(&dataset, 4));
@@ -80,9 +80,9 @@ fn weighted_draws_come_by_the_column_which_is_no_feature() {
             (found - expected) * (found - expected) / expected
         })
         .sum();
-    // 99.99 % point for 2 degrees of freedom.
+    // 99.99 % quantile for 2 degrees of freedom.
     assert!(of_weights[0] == 0.0 && chi < 18.4, "{of_weights:?} for {masses:?}");
-    // Evaluation has each held-out row once, whatever its weight.
+    // Evaluation visits each held-out row once, regardless of weights.
     let (_, validation) = epoch(&dataset, KEY);
     let mut rows = validation.features.clone();
     rows.sort_by(f32::total_cmp);
@@ -142,7 +142,7 @@ fn parquet_and_images_are_drawn_too() {
         }
         let all = 60 * dataset.training_len() as usize;
         assert!(of_cats.abs_diff(all / 2) < all / 10, "{of_cats} of {all}");
-        // Were a row that is drawn again augmented the same, one pair in 19 would be equal.
+        // If repeated rows were augmented identically, one pair in 19 would be equal.
         assert!(same * 40 < twice, "{same} of {twice} pairs");
     }
 }

@@ -1,4 +1,4 @@
-//! Tables, small and real: what is inferred, what becomes of the fields, what stays out of the statistics.
+//! Small real tables: inference, encoding, and isolation of the statistics from held-out rows.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use configs::{ColumnKind, DatasetKind, Normalise};
 use datasets::{AugmentKey, Batch, DataPlan, Dataset, Feature, Output, Role};
 use proptest::prelude::*;
 
-/// Tables are not augmented: no key changes them.
+/// Tables are not augmented, so the key doesn't matter.
 const KEY: AugmentKey = AugmentKey { seed: 1, epoch: 0 };
 
 fn config(path: &Path) -> configs::Dataset {
@@ -79,7 +79,7 @@ fn statistics_come_from_the_training_split_alone() {
         config.kind = Some(DatasetKind::Regression);
         let plan = DataPlan::prepare(&config, None).expect("planned");
         let dataset = Dataset::open(&plan, &path).expect("opened");
-        // Rows of the validation split, found by their values, are replaced.
+        // Replace the rows of the validation split, found by their values.
         let mut batch = Batch::default();
         dataset
             .gather_evaluation(&(0..dataset.evaluation_len()).collect::<Vec<_>>(), &mut batch)

@@ -1,4 +1,4 @@
-//! Text, as windows of bytes; and csv files with rows that are left out.
+//! Text as windows of bytes, and csv files with skipped rows.
 
 mod support;
 
@@ -8,7 +8,7 @@ use configs::OnBad;
 use datasets::{DataPlan, Dataset, Format, Output};
 use support::*;
 
-/// So many bytes that differ from their neighbours.
+/// Bytes that differ from their neighbours.
 fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at * 31 % 251) as u8).collect()
 }
@@ -96,7 +96,7 @@ fn ragged_rows_are_left_out_where_that_is_asked() {
 
 #[test]
 fn the_real_text_has_the_windows_that_its_length_says() {
-    // The sources of this test are a text too.
+    // This source file serves as the text.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text.rs");
     let length = std::fs::metadata(&path).expect("this file").len();
     let plan = DataPlan::prepare(&config("text", &path), None).expect("planned");

@@ -1,4 +1,4 @@
-//! Text as the tokens of a tokenizer's file.
+//! Tokenised text.
 
 mod support;
 
@@ -16,7 +16,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 const TEXT: &str = "the cat sat on the mat and the dog sat on the cat\n";
 
-/// A byte-level BPE of 290 tokens at most, as language models have them: every text has tokens, and they give it back.
+/// A byte-level BPE of at most 290 tokens, like those of language models: any text round-trips.
 fn trained() -> String {
     static JSON: OnceLock<String> = OnceLock::new();
     JSON.get_or_init(train).clone()
@@ -36,7 +36,7 @@ fn train() -> String {
     tokenizer.to_string(false).expect("JSON")
 }
 
-/// A configuration of text with a tokenizer beside it.
+/// A configuration of text with a tokenizer next to it.
 fn place(dir: &tempfile::TempDir, text: &[u8]) -> configs::Dataset {
     let path = write(dir.path(), "t.txt", text);
     let tokenizer = write(dir.path(), "tokenizer.json", trained().as_bytes());
@@ -85,7 +85,7 @@ fn the_tokenizer_is_part_of_what_the_data_are() {
     assert_eq!(plan.digest, bytes.digest, "the text is the same");
     assert_eq!(bytes.identity(), bytes.digest);
     assert_ne!(plan.identity(), bytes.identity());
-    // It may move: a worker has it beside the data, under its digest.
+    // Workers may keep it elsewhere: next to the data, under its digest.
     let elsewhere = folder();
     let copy = write(elsewhere.path(), "copy", TEXT.repeat(30).as_bytes());
     let json = json_of(&config);
@@ -96,7 +96,7 @@ fn the_tokenizer_is_part_of_what_the_data_are() {
     assert_eq!(dataset.training_len() + dataset.evaluation_len(), plan.rows);
     let said = Dataset::open(&plan, Path::new(&plan.path)).expect_err("changed").to_string();
     assert!(said.contains("tokenizer.json has changed since the run was started"), "{said}");
-    // One that says that it made other tokens is refused, whatever their number.
+    // A plan that records other tokens is refused, even if their number matches.
     let mut other = plan.clone();
     let Format::Text(form) = &mut other.form else { panic!("text") };
     form.tokenizer.as_mut().expect("one").tokens_hash = "0".repeat(16);
@@ -125,7 +125,7 @@ fn text_that_is_not_utf8_is_refused_at_its_byte_or_left_out() {
 
 #[test]
 fn pieces_of_a_long_text_are_the_lines_that_they_end_with() {
-    // Three pieces: a token never goes over a line's end here, so the pieces' tokens are those of the whole.
+    // Three pieces: tokens never span lines here, so the pieces' tokens are those of the whole.
     let dir = folder();
     let text = TEXT.repeat(3 * (1 << 20) / TEXT.len());
     let config = configs::Dataset { window: 1_024, ..place(&dir, text.as_bytes()) };
@@ -161,7 +161,7 @@ fn what_is_no_tokenizer_is_refused() {
 #[test]
 fn tokens_become_text_one_by_one() {
     let tokenizer = TextTokenizer::parse(trained().as_bytes()).expect("a tokenizer");
-    // Characters of several tokens, and more tokens than are looked at together.
+    // Characters of several tokens, and more tokens than the decoding context.
     let text = format!("the cat \u{1f600} sat \u{e9}{}\u{1f600}", TEXT.repeat(12));
     let tokens = tokenizer.encode(&text).expect("encoded");
     for begun in [0, 1, 40] {

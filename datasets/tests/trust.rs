@@ -1,4 +1,4 @@
-//! What is trusted: no link leads a write out of its folder, and no MD5 vouches for bytes alone.
+//! Trust: no symlink leads a write out of its folder, and MD5 alone never authenticates contents.
 
 mod support;
 
@@ -8,9 +8,9 @@ use datasets::registry::{Reference, Registry};
 use datasets::{DataPlan, Dataset};
 use support::place::{Place, walk};
 
-/// Two blocks of 128 bytes with the MD5 79054025255fb1a26e4bc422aef54eb4 (X. Wang, D. Feng, X. Lai, H. Yu, "Collisions for
-/// Hash Functions MD4, MD5, HAVAL-128 and RIPEMD", IACR ePrint 2004/199, as corrected there). What follows both alike
-/// leaves them with one MD5.
+/// Two blocks of 128 bytes with the MD5 79054025255fb1a26e4bc422aef54eb4 (X. Wang, D. Feng, X. Lai, H. Yu, "Collisions
+/// for Hash Functions MD4, MD5, HAVAL-128 and RIPEMD", IACR ePrint 2004/199, as corrected there). Appending the same
+/// suffix to both preserves the collision.
 const PAIR: [&str; 2] = [
     "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f8955ad340609f4b30283e488832571415a\
      085125e8f7cdc99fd91dbdf280373c5bd8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0\
@@ -20,7 +20,7 @@ const PAIR: [&str; 2] = [
      e99f33420f577ee8ce54b67080280d1ec69821bcb6a8839396f965ab6ff72a70",
 ];
 
-/// The pair, each with the same text after it.
+/// The pair, with the same suffix.
 fn pair() -> [Vec<u8>; 2] {
     PAIR.map(|hexadecimal| {
         let digits: Vec<u8> =
@@ -34,7 +34,7 @@ fn md5(place: &Place, file: &str) -> String {
     datasets::md5_of_file(&place.path(file)).expect("read")
 }
 
-/// The registry's only copy of a file becomes another one.
+/// Replaces the registry's only copy of a file.
 fn replace(place: &Place, old: &[u8], new: &[u8]) {
     let object = place.object(old);
     std::fs::remove_file(&object).expect("removed");
@@ -73,7 +73,7 @@ fn another_file_with_the_same_md5_is_no_version() {
         window: 8,
         ..support::config("text", &registry.join("nothing"))
     };
-    // As a configuration names it, where the registry is the environment's: here by its view.
+    // As if named by a configuration, but by the view's path, since the registry is not the environment's.
     let manifest =
         Registry::at(&registry).find(&"ds@1".parse::<Reference>().expect("a reference")).expect("there");
     let view = Registry::at(&registry).view(&manifest).expect("a view");
@@ -106,7 +106,7 @@ fn a_run_on_a_version_holds_its_files_against_the_manifest() {
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, &second).expect("written");
     }
-    // What trains on it asks for it as a configuration does.
+    // Training resolves it as in a configuration.
     let resolved = datasets::registry::resolve("dataset:ds@1", Some(&place.path(".bonfire/datasets")));
     let path = resolved.expect("resolved").expect("a version").path;
     assert_eq!(std::fs::read(&path).expect("read"), second);
@@ -150,7 +150,7 @@ fn a_manifest_of_before_there_was_a_blake3_is_read_and_said_to_be() {
     assert!(place.says(&["verify"]).contains("only an MD5 vouches for 2 files"));
     assert!(place.says(&["show", "ds"]).contains("only MD5s vouch"));
     place.says(&["checkout", "ds", "out"]);
-    // The same bytes again are a version with it.
+    // Adding the same bytes again makes a version with BLAKE3s.
     let said = place.says(&["add", "d", "--name", "ds"]);
     assert!(said.starts_with("ds@2 ") && said.contains("the same bytes as ds@1"), "{said}");
     assert!(!place.says(&["verify"]).contains("only an MD5"));

@@ -1,4 +1,4 @@
-//! The commands `add`, `log`, `verify`, `checkout` and `show` of versions, as processes.
+//! The commands `add`, `log`, `verify`, `checkout` and `show` on versions, as processes.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn a_folder_goes_in_and_comes_out_with_the_same_bytes() {
         assert!(read("d") == read("out"), "{file}");
     }
     assert!(place.says(&["verify"]).contains("1 version, 4 files, "));
-    // Into an empty folder too; never into a full one, unless it is forced: then other files stay.
+    // Also into an empty folder; into a non-empty one only with --force, which keeps other files.
     std::fs::create_dir(place.path("empty")).expect("made");
     place.says(&["checkout", "ds@1", "empty"]);
     place.write("full/mine", "mine");
@@ -91,13 +91,13 @@ fn what_is_damaged_or_missing_is_named() {
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(said.contains("ds@1  one  damaged: ") && said.contains("ds@1  two  missing: "), "{said}");
     assert!(place.fails(&["verify"], 3).contains("2 files missing or damaged"));
-    // Nothing of it comes out, whole or in part.
+    // Nothing is checked out, not even in part.
     assert!(place.fails(&["checkout", "ds", "out"], 3).contains("ds@1"));
     assert!(!place.path("out").exists());
     let left: Vec<_> =
         std::fs::read_dir(place.0.path()).expect("listed").flatten().map(|e| e.file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
-    // The way out that the message names.
+    // The fix that the message suggests.
     std::fs::remove_file(place.object(b"0ne")).expect("removed");
     assert!(place.says(&["add", "d", "--name", "ds"]).contains("already"));
     place.says(&["verify"]);
@@ -241,7 +241,7 @@ fn a_killed_add_leaves_no_version_and_the_next_one_works() {
         process.kill().expect("killed");
         let is_done = process.wait().expect("ended").success();
         assert_eq!(place.manifests(), usize::from(is_done));
-        // What has its name is whole, at any time.
+        // Named objects are always complete.
         for object in walk(&place.path(".bonfire/datasets/files")) {
             let name: String =
                 object.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).rev_concat();
@@ -253,7 +253,7 @@ fn a_killed_add_leaves_no_version_and_the_next_one_works() {
     assert!(walk(&place.path(".bonfire/datasets/tmp")).iter().all(|path| path.ends_with("tmp/lock")));
 }
 
-/// The parts, the last one first.
+/// Concatenates the parts, last one first.
 trait RevConcat {
     fn rev_concat(self) -> String;
 }

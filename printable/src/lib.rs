@@ -1,28 +1,29 @@
-//! Text of others, made safe to show.
+//! Sanitises untrusted text for display.
 //!
-//! Names of workers, columns, labels, metrics and files, and the errors of peers, are whatever somebody chose. Written raw they
-//! could move a terminal's cursor, set its title, forge lines of a log, or turn a line around. This crate owns which characters
-//! those are and how they are shown instead: visibly, as `\u{1b}`. All that the programs write to standard output, standard
-//! error and logs goes through it. It never decides what is shown, and imports nothing.
+//! Names of workers, columns, labels, metrics and files, and the errors of peers, are arbitrary text. Printed raw, they
+//! could move a terminal's cursor, set its title, forge log lines, or reverse the direction of text. This crate owns
+//! the set of harmful characters and their visible replacement, such as `\u{1b}`. Everything that the programs write to
+//! standard output, standard error and logs passes through it. It never decides what is shown, and imports nothing.
+//! Start with [`line()`], [`text()`] and [`json()`], which escape text, and [`Log`], a writer that does so.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Whether a character acts on a terminal or on its neighbours rather than being shown: the controls of ASCII (C0), DEL and C1;
-/// the line and paragraph separators; Unicode's embeddings, overrides and isolates of direction (UAX #9).
+/// Whether a character acts on a terminal or on its neighbours rather than being displayed: ASCII controls (C0), DEL
+/// and C1; the line and paragraph separators; Unicode's directional embeddings, overrides and isolates (UAX #9).
 #[must_use]
 pub fn is_harmful(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A name or another piece of a line: line breaks and tabs are escaped, too.
+/// Escapes a name or another part of a line, including line breaks and tabs.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     replaced(text, is_harmful, |character| character.escape_unicode().to_string())
 }
 
-/// A text of lines.
+/// Escapes multi-line text, keeping line breaks and tabs.
 #[must_use]
 pub fn text(text: &str) -> Cow<'_, str> {
     let is_layout = |character| matches!(character, '\n' | '\t');
@@ -33,15 +34,15 @@ pub fn text(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// JSON that says the same: what serde_json leaves raw in strings is escaped there, as JSON does. Between values there is nothing
-/// to escape but line breaks, which stay.
+/// Escapes JSON without changing its meaning: harmful characters that serde_json leaves raw in strings become JSON
+/// escapes. Between values, only line breaks and indentation occur, which stay.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_layout = |character| matches!(character, '\n' | '\t' | '\r');
     replaced(
         text,
         |character| is_harmful(character) && !is_layout(character),
-        // All of them lie in the basic plane: one unit of UTF-16 each.
+        // All of them are in the basic multilingual plane: one UTF-16 unit each.
         |character| format!("\\u{:04x}", u32::from(character)),
     )
 }
@@ -65,22 +66,22 @@ fn replaced(
     Cow::Owned(out)
 }
 
-/// A line on standard output. A reader that went away (`| head`) is no error.
+/// Prints a line to standard output. Ignores closed pipes (`| head`) and other write errors.
 pub fn print_line(shown: impl Display) {
     print(format!("{shown}\n"));
 }
 
-/// A text on standard output, as it is.
+/// Prints text to standard output, without adding a line break.
 pub fn print(shown: impl Display) {
     put(&mut io::stdout().lock(), &text(&shown.to_string()));
 }
 
-/// Lines of JSON on standard output.
+/// Prints JSON to standard output, followed by a line break.
 pub fn print_json(shown: impl Display) {
     put(&mut io::stdout().lock(), &json(&format!("{shown}\n")));
 }
 
-/// A line on standard error.
+/// Prints a line to standard error.
 pub fn error_line(shown: impl Display) {
     put(&mut io::stderr().lock(), &text(&format!("{shown}\n")));
 }
@@ -89,18 +90,18 @@ fn put(to: &mut impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }
 
-/// What a log, or text that comes piece by piece, is written to. `colours` lets the escape sequences pass that choose a colour;
-/// those in values `tracing` has escaped by then.
+/// A sanitising writer for logs and streamed text. With `colours`, escape sequences that set colours pass through;
+/// `tracing` has already escaped those in logged values.
 #[derive(Debug)]
 pub struct Log<W> {
     to: W,
     colours: bool,
-    /// The beginning of a character whose rest is still to come.
+    /// An incomplete UTF-8 character at the end of the last write.
     begun: Vec<u8>,
 }
 
 impl<W> Log<W> {
-    /// In front of `to`.
+    /// Wraps `to`.
     pub fn new(to: W, colours: bool) -> Self {
         Self { to, colours, begun: Vec::new() }
     }
@@ -148,7 +149,7 @@ impl<W: Write> Write for Log<W> {
     }
 }
 
-/// The length of the escape sequence that begins this text and chooses a colour (`ESC [ 1 ; 31 m`).
+/// Length of the colour escape sequence (`ESC [ 1 ; 31 m`) at the start of the text, if there is one.
 fn colour_length(text: &str) -> Option<usize> {
     let digits = text.strip_prefix("\x1b[")?;
     let end = digits.find(|character: char| !character.is_ascii_digit() && character != ';')?;

@@ -1,32 +1,32 @@
-//! Files that are written whole or not at all.
+//! Atomic file writes.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The file system said no.
+/// A file-system error, with its path.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}{}", path.display(), self.kind().way_out())]
 pub struct StoreError {
-    /// Which file or folder.
+    /// The file or folder.
     pub path: PathBuf,
-    /// What it said.
+    /// The underlying error.
     pub source: std::io::Error,
 }
 
-/// What kind of no it was, as far as that changes what to do about it.
+/// Classes of errors that call for different reactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StoreErrorKind {
-    /// The disk or the user's quota is full. Worth another try once there is room.
+    /// The disk or the user's quota is full. Retryable once there is room.
     Full,
     /// The file system is mounted read-only.
     ReadOnly,
-    /// The user may not.
+    /// Permission denied.
     Denied,
-    /// It isn't there.
+    /// No such file or folder.
     Absent,
-    /// Anything else; the source says what.
+    /// Any other error; see the source.
     Other,
 }
 
@@ -47,7 +47,7 @@ impl StoreError {
         move |source| Self { path, source }
     }
 
-    /// What kind of no it was.
+    /// Classifies the error.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         match self.source.kind() {
@@ -60,10 +60,10 @@ impl StoreError {
     }
 }
 
-/// Writes a file whole or not at all: a temporary neighbour, fsync, rename, fsync of the folder.
+/// Writes a file atomically: temporary sibling, fsync, rename, fsync of the folder.
 ///
 /// # Errors
-/// When the file system says no; the old content, if any, is then still there.
+/// If the file system reports an error; the old contents, if any, are then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = temporary_name(path);
     let written = (|| {
@@ -88,10 +88,10 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::at(parent))
 }
 
-/// How the name of what is not finished ends. What a crashed writer leaves behind is swept when its run is opened.
+/// Suffix of unfinished files. Leftovers of crashed writers are swept when their run is opened.
 pub(crate) const TEMPORARY: &str = ".partial";
 
-/// A neighbour of the path that no other writer uses: `name.PID-N.partial`.
+/// A sibling path unique to this writer: `name.PID-N.partial`.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     static WRITERS: AtomicU64 = AtomicU64::new(0);
     let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +100,7 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The process that made this temporary name, if it is one.
+/// Process id of the writer of this temporary name, if it is one.
 pub(crate) fn temporary_writer(name: &str) -> Option<u32> {
     let (_, writer) = name.strip_suffix(TEMPORARY)?.rsplit_once('.')?;
     writer.split_once('-')?.0.parse().ok()
@@ -126,7 +126,7 @@ mod tests {
         let error = write_file(&dir.path().join("absent/f"), b"one").expect_err("the folder is absent");
         assert!(error.to_string().contains("absent/f"), "{error}");
         assert_eq!(error.kind(), StoreErrorKind::Absent);
-        // A folder is in the way of the rename.
+        // A folder blocks the rename.
         let path = dir.path().join("f");
         std::fs::create_dir(&path).expect("made");
         write_file(&path, b"one").expect_err("a folder is there");

@@ -1,4 +1,4 @@
-//! A folder that must stay where it is while a process works in it.
+//! Watches a folder that must not move while a process works in it.
 
 use std::fs::{File, Metadata};
 use std::io::{Error, ErrorKind};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic::StoreError;
 
-/// A folder and a file in it, held open: they are known by their inodes, whatever becomes of their names. (Whoever removes a
-/// folder that is written to may leave it, with other files in it.)
+/// A folder and a file in it, held open and identified by their inodes, regardless of names. (The file matters because
+/// removing a folder that is being written to may leave it in place, with other files in it.)
 #[derive(Debug)]
 pub struct HeldFolder {
     path: PathBuf,
@@ -18,35 +18,35 @@ pub struct HeldFolder {
     file: File,
 }
 
-/// Where a held folder is.
+/// Location of a held folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FolderLocation {
-    /// Where it was.
+    /// At its original path.
     InPlace,
-    /// It was moved, and is here now.
+    /// Moved to this path.
     Moved(PathBuf),
-    /// It was removed, or moved where this process doesn't see it.
+    /// Removed, or moved out of this process's sight.
     Gone,
 }
 
 impl HeldFolder {
-    /// Holds the folder that is at this path now, with one of its files.
+    /// Holds the folder at this path, and one of its files.
     ///
     /// # Errors
-    /// When they can't be opened.
+    /// If they can't be opened.
     pub fn open(path: &Path, file_name: &str) -> Result<Self, StoreError> {
         let open = |path: &Path| File::open(path).map_err(StoreError::at(path));
         let (folder, file) = (open(path)?, open(&path.join(file_name))?);
         Ok(Self { path: path.to_owned(), folder, file_name: file_name.into(), file })
     }
 
-    /// Where it was when it was opened.
+    /// Path of the folder when it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it is. A file system that can't say so just now has the folder in its place: only what is known is told.
+    /// The folder's present location. If the file system temporarily can't tell, the folder counts as in place.
     #[must_use]
     pub fn whereabouts(&self) -> FolderLocation {
         match self.is_at(&self.path) {
@@ -69,7 +69,7 @@ fn is_same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// A folder of a server that has removed it is stale.
+/// On a network file system, a removed folder is a stale handle.
 fn is_absence(why: &Error) -> bool {
     matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle)
 }
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(held.whereabouts(), FolderLocation::Gone);
     }
 
-    /// As `rm -rf` leaves it that met a file which was made meanwhile.
+    /// As left by `rm -rf` that met a file created meanwhile.
     #[test]
     fn a_folder_that_was_emptied_is_gone() {
         let dir = tempfile::tempdir().expect("a temporary folder");

@@ -1,8 +1,8 @@
-//! Bytes that must last.
+//! Durable storage.
 //!
-//! This crate owns run directories ([`RunDir`]), versions ([`versions`]: immutable, hashed, their manifest written
-//! last), signatures ([`signing`]) and whole-file writes ([`write_file`]), and sees that enough files can be open for
-//! them ([`raise_open_files`]). It never knows what the bytes mean: no burn, no protocol, no network.
+//! This crate owns run directories ([`RunDir`]), versions ([`versions`]: immutable, hashed, with the manifest written
+//! last), signatures ([`signing`]) and atomic file writes ([`write_file`]), and raises the limit on open files
+//! ([`raise_open_files`]). It never interprets the contents: no burn, no protocol, no network. Start with [`RunDir`].
 
 mod atomic;
 mod held_folder;

@@ -1,15 +1,15 @@
-//! How many files this process may have open.
+//! The process's limit on open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// More are never needed, and some programs that are started from here look at each that they might have inherited.
+/// More are never needed, and some child programs scan every descriptor that they might have inherited.
 const WANTED: u64 = 65_536;
 
-/// Raises the limit of open files to what this process may give itself: shells start it with 1,024, which crowded ports could
-/// use up. Says how many it is now.
+/// Raises the soft limit on open files: shells start processes with 1,024, which busy ports could use up. Returns the
+/// limit now in force.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    // No number says that there is no limit.
+    // `None` means unlimited.
     let current = limit.current.unwrap_or(u64::MAX);
     let wanted = limit.maximum.unwrap_or(u64::MAX).min(WANTED);
     if current >= wanted {

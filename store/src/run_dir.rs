@@ -1,4 +1,4 @@
-//! Run directories: made exclusively, found again, held by one coordinator at a time.
+//! Run directories: created exclusively, found again, and held by one coordinator at a time.
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -7,82 +7,82 @@ use std::time::{Duration, SystemTime};
 
 use crate::atomic::{StoreError, TEMPORARY, sync_parent, temporary_writer};
 
-/// How much earlier a file that is written now may say that it was: the clocks of disks on other machines are others.
+/// Tolerated clock skew between this machine and file servers.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// Why a run directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// The file system said no.
+    /// A file-system error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A named run that is there already.
+    /// A run with this name exists.
     #[error("run {name:?} exists already ({}): pass --resume to go on with it, or choose another run.name", path.display())]
     Exists {
-        /// Its name.
+        /// Name of the run.
         name: String,
-        /// Its folder.
+        /// Folder of the run.
         path: PathBuf,
     },
-    /// Another coordinator holds it.
+    /// Another coordinator holds the run.
     #[error("run directory {} is held by another coordinator (process {holder}): stop it first", path.display())]
     Held {
-        /// The folder.
+        /// Folder of the run.
         path: PathBuf,
-        /// The other's process id, or what is known of it.
+        /// Process id of the other coordinator, or a note that it is unknown.
         holder: String,
     },
-    /// Somebody else took the term.
+    /// Another coordinator took this term.
     #[error("term {term} of {} was taken by another coordinator at the same moment", path.display())]
     TermTaken {
-        /// The folder.
+        /// Folder of the run.
         path: PathBuf,
-        /// The term.
+        /// The term that was taken.
         term: u32,
     },
-    /// A run that isn't there.
+    /// There is no such run.
     #[error("there is no run {name:?} in {}", runs.display())]
     Absent {
-        /// The folder of runs.
+        /// Folder of all runs.
         runs: PathBuf,
-        /// Its name.
+        /// Name of the run.
         name: String,
     },
-    /// A name that is no folder's.
+    /// The name is not a valid folder name.
     #[error("run.name = {name:?} can't be a folder's name: no slashes, not empty, not \".\" or \"..\"")]
     Name {
-        /// The name.
+        /// The invalid name.
         name: String,
     },
-    /// Too many runs of one stem.
+    /// Too many runs with the same stem.
     #[error("there are {count} runs named {stem}-N in {}: name this one with run.name", path.display())]
     Full {
-        /// The folder of runs.
+        /// Folder of all runs.
         path: PathBuf,
-        /// The stem.
+        /// The stem of their names.
         stem: String,
-        /// How many.
+        /// Maximum number of runs per stem.
         count: u32,
     },
 }
 
-/// Numbers that a stem may reach.
+/// Maximum number of runs per stem.
 const NUMBER_MAX: u32 = 100_000;
 
-/// A run's folder, held until this value is dropped.
+/// A run's folder, locked until this value is dropped.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     name: String,
-    // Held for its lock.
+    // Keeps the lock.
     _lock: File,
 }
 
 impl RunDir {
-    /// Makes the folder of a named run.
+    /// Creates the folder of a named run.
     ///
     /// # Errors
-    /// [`RunDirError::Exists`] if it is there already.
+    /// [`RunDirError::Exists`] if the folder exists.
     pub fn create(runs: &Path, name: &str) -> Result<Self, RunDirError> {
         check_name(name)?;
         std::fs::create_dir_all(runs).map_err(StoreError::at(runs))?;
@@ -99,15 +99,15 @@ impl RunDir {
         }
     }
 
-    /// Makes the folder `stem-N` with the next free number.
+    /// Creates the folder `stem-N` with the next free number.
     ///
     /// # Errors
-    /// When the file system says no.
+    /// If the file system reports an error, or all numbers are taken.
     pub fn create_numbered(runs: &Path, stem: &str) -> Result<Self, RunDirError> {
         std::fs::create_dir_all(runs).map_err(StoreError::at(runs))?;
         let first = numbers(runs, stem)?.into_iter().max().unwrap_or(0) + 1;
         for number in first..NUMBER_MAX {
-            // Another coordinator may take the same number first: then the next one is ours.
+            // If another coordinator takes the number first, try the next one.
             match Self::create(runs, &format!("{stem}-{number}")) {
                 Err(RunDirError::Exists { .. }) => {}
                 other => return other,
@@ -116,10 +116,10 @@ impl RunDir {
         Err(RunDirError::Full { path: runs.to_owned(), stem: stem.to_owned(), count: NUMBER_MAX })
     }
 
-    /// Opens a run that is there; sweeps what a crashed writer left behind.
+    /// Opens an existing run and sweeps the leftovers of crashed writers.
     ///
     /// # Errors
-    /// [`RunDirError::Held`] if another coordinator works on it, [`RunDirError::Absent`] if it isn't there.
+    /// [`RunDirError::Held`] if another coordinator holds it, [`RunDirError::Absent`] if it doesn't exist.
     pub fn open(runs: &Path, name: &str) -> Result<Self, RunDirError> {
         check_name(name)?;
         if !Self::exists(runs, name) {
@@ -128,13 +128,13 @@ impl RunDir {
         Self::take(runs.join(name), name)
     }
 
-    /// Whether there is a run of this name.
+    /// Whether a run of this name exists.
     #[must_use]
     pub fn exists(runs: &Path, name: &str) -> bool {
         check_name(name).is_ok() && runs.join(name).is_dir()
     }
 
-    /// Whether this folder is a run's.
+    /// Whether this folder belongs to a run.
     #[must_use]
     pub fn is_run(folder: &Path) -> bool {
         folder.join("lock").is_file() && folder.join("terms").is_dir()
@@ -143,7 +143,7 @@ impl RunDir {
     /// Removes the folder of a run that never began.
     ///
     /// # Errors
-    /// When the file system says no; what it says of is left.
+    /// If the file system reports an error; the folder named in it remains.
     pub fn discard(self) -> Result<(), RunDirError> {
         Ok(std::fs::remove_dir_all(&self.path).map_err(StoreError::at(&self.path))?)
     }
@@ -151,14 +151,14 @@ impl RunDir {
     /// Names of the runs `stem-N`, newest (highest number) first.
     ///
     /// # Errors
-    /// When the folder of runs can't be read; an absent one has no runs.
+    /// If the folder of runs can't be read; an absent folder has no runs.
     pub fn numbered(runs: &Path, stem: &str) -> Result<Vec<String>, RunDirError> {
         let mut found = numbers(runs, stem)?;
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found.into_iter().map(|number| format!("{stem}-{number}")).collect())
     }
 
-    /// The run of a stem that `--resume` without a name means: the newest that isn't completed, else the newest.
+    /// The run that `--resume` without a name selects: the newest incomplete one, else the newest.
     ///
     /// # Errors
     /// As [`RunDir::numbered`].
@@ -169,7 +169,7 @@ impl RunDir {
         Ok(unfinished.or(names.first()).cloned())
     }
 
-    /// The name of the run whose lock this process took last, if it began so late: process ids come again.
+    /// Name of the run that process `pid` locked last. `began` is when that process started: process ids are reused.
     #[must_use]
     pub fn held_by(runs: &Path, pid: u32, began: SystemTime) -> Option<String> {
         let is_its = |run: &Path| {
@@ -182,7 +182,7 @@ impl RunDir {
         run.file_name().into_string().ok()
     }
 
-    /// `status` of a run's `run.json`; none if that isn't there yet or can't be read.
+    /// `status` of a run's `run.json`; `None` if the file is absent or unreadable.
     #[must_use]
     pub fn status(run_dir: &Path) -> Option<String> {
         let text = std::fs::read(run_dir.join("run.json")).ok()?;
@@ -217,7 +217,7 @@ impl RunDir {
             let folder = path.join(folder);
             std::fs::create_dir_all(&folder).map_err(StoreError::at(&folder))?;
         }
-        // Only the holder of the lock writes here; exports are written by others too.
+        // Only the lock holder writes here, but exports are also written by other processes.
         sweep(&path, &|_| true);
         sweep(&path.join("checkpoints"), &|_| true);
         for format in std::fs::read_dir(path.join("exports")).into_iter().flatten().flatten() {
@@ -226,22 +226,22 @@ impl RunDir {
         Ok(Self { path, name: name.to_owned(), _lock: lock })
     }
 
-    /// The folder.
+    /// Path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The run's name.
+    /// Name of the run.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The highest term taken so far; 0 if none.
+    /// The highest term taken so far, or 0.
     ///
     /// # Errors
-    /// When the folder can't be read.
+    /// If the folder can't be read.
     pub fn last_term(&self) -> Result<u32, RunDirError> {
         let terms = self.path.join("terms");
         let mut last = 0;
@@ -254,10 +254,10 @@ impl RunDir {
         Ok(last)
     }
 
-    /// Takes a term by creating its file exclusively, durably.
+    /// Takes a term durably by creating its file exclusively.
     ///
     /// # Errors
-    /// [`RunDirError::TermTaken`] if the file is there.
+    /// [`RunDirError::TermTaken`] if the file exists.
     pub fn take_term(&self, term: u32) -> Result<(), RunDirError> {
         let path = self.path.join("terms").join(term.to_string());
         let created = File::options().write(true).create_new(true).open(&path);
@@ -274,7 +274,7 @@ impl RunDir {
     }
 }
 
-/// Numbers N of the folders `stem-N`.
+/// The numbers N of all folders `stem-N`.
 fn numbers(runs: &Path, stem: &str) -> Result<Vec<u32>, RunDirError> {
     let entries = match std::fs::read_dir(runs) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -292,7 +292,7 @@ fn numbers(runs: &Path, stem: &str) -> Result<Vec<u32>, RunDirError> {
     Ok(found)
 }
 
-/// A name that stays below the folder of runs.
+/// Checks that a name stays below the folder of runs.
 fn check_name(name: &str) -> Result<(), RunDirError> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {
@@ -301,7 +301,7 @@ fn check_name(name: &str) -> Result<(), RunDirError> {
     }
 }
 
-/// Removes what writers that died left behind. What can't be removed does no harm.
+/// Removes the leftovers of dead writers. Failures are harmless.
 fn sweep(folder: &Path, is_leftover_of: &dyn Fn(u32) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,7 +1,7 @@
-//! Signatures: ed25519 over the exact bytes of a file, in a file beside it.
+//! Detached ed25519 signatures over the exact bytes of a file, in a sibling file.
 //!
-//! Keys are PEM as OpenSSL writes them (PKCS#8 and SubjectPublicKeyInfo, RFC 8410), and a signature is its 64 bytes, so
-//! `openssl pkeyutl -verify -rawin` checks what this writes.
+//! Keys are PEM as written by OpenSSL (PKCS#8 and SubjectPublicKeyInfo, RFC 8410), and a signature is its raw 64 bytes,
+//! so `openssl pkeyutl -verify -rawin` can verify them.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -14,65 +14,65 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use crate::atomic::{StoreError, sync_parent, write_file};
 
-/// How the name of a file's signature ends.
+/// Suffix of a signature file.
 pub const ENDING: &str = ".sig";
 
-/// Bytes of a signature.
+/// Length of a signature in bytes.
 const SIGNATURE_BYTES: usize = 64;
-/// A key file is some hundred bytes; one of trusted keys has a few dozen of them.
+/// Maximum size of a key file: a key takes about a hundred bytes, and a file of trusted keys may have a few dozen.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
-/// Bytes of a seed and of a public key.
+/// Length of a seed and of a public key in bytes.
 const KEY_BYTES: usize = 32;
-/// What stands before the seed in a PKCS#8 file of ed25519 without its public key.
+/// PKCS#8 header of an ed25519 seed without its public key.
 const PRIVATE_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-/// What stands before the key in a SubjectPublicKeyInfo file of ed25519.
+/// SubjectPublicKeyInfo header of an ed25519 key.
 const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
-/// Characters of a line of PEM.
+/// Characters per line of PEM.
 const PEM_LINE: usize = 64;
 
-/// Why a key can't be used or made.
+/// Why a key can't be used or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file system said no.
+    /// A file-system error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file is no private key.
+    /// The file contains no private key.
     #[error(
         "{} is no ed25519 private key in PEM: make one with `coordinator key create FILE` or `openssl genpkey -algorithm ed25519`",
         path.display()
     )]
     NoPrivateKey {
-        /// Where a private key was expected.
+        /// The file that was read.
         path: PathBuf,
     },
-    /// The file has no public key.
+    /// The file contains no public key, or an invalid one.
     #[error(
         "{} has no ed25519 public key in PEM: `coordinator key create` writes one beside the private key, `openssl pkey \
          -pubout` too",
         path.display()
     )]
     NoPublicKey {
-        /// Where a public key was expected.
+        /// The file that was read.
         path: PathBuf,
     },
     /// The operating system gives no random bytes.
     #[error("no key can be made, the operating system gives no random bytes: {why}")]
     NoRandom {
-        /// What it says.
+        /// The system's message.
         why: String,
     },
-    /// Others may read it.
+    /// The private key is readable by other users.
     #[error("the private key {} can be read by others (mode {mode:o}): chmod 600 it, or make another", path.display())]
     Exposed {
         /// The private key.
         path: PathBuf,
-        /// Permission bits, by which others than its owner may read it.
+        /// Permission bits that allow other users to read it.
         mode: u32,
     },
-    /// A key is never overwritten.
+    /// The file exists; keys are never overwritten.
     #[error("{} is there already: what it signed could not be signed again; choose another name", path.display())]
     Exists {
-        /// What would have been overwritten.
+        /// The existing file.
         path: PathBuf,
     },
 }
@@ -80,27 +80,27 @@ pub enum KeyError {
 /// Why a file is not trusted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no signature.
+    /// The signature file is missing.
     #[error("is not signed: there is no {signature}")]
     Unsigned {
-        /// Name of the file that is missing.
+        /// Name of the missing file.
         signature: String,
     },
     /// The signature can't be read.
     #[error("has a signature that can't be read: {signature}: {why}")]
     Unreadable {
-        /// Name of the file.
+        /// Name of the signature file.
         signature: String,
-        /// What the system said.
+        /// The underlying error.
         why: String,
     },
-    /// The signature is no signature.
+    /// The signature has the wrong length.
     #[error("has a damaged signature: {signature} has not {SIGNATURE_BYTES} bytes")]
     Damaged {
-        /// Name of the file.
+        /// Name of the signature file.
         signature: String,
     },
-    /// No trusted key made it.
+    /// No trusted key verifies the signature.
     #[error("is not signed by a key of {keys}: another key signed it, or it was changed afterwards")]
     Untrusted {
         /// The file of trusted keys.
@@ -108,7 +108,7 @@ pub enum SignatureError {
     },
 }
 
-/// A private key. Its value is never shown.
+/// A private key; `Debug` never prints it.
 pub struct SigningKey {
     pair: Ed25519KeyPair,
 }
@@ -120,10 +120,10 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a private key, which nobody but its owner may read.
+    /// Reads a private key, which only its owner may be able to read.
     ///
     /// # Errors
-    /// When it can't be read, is no such key, or others may read it.
+    /// If it can't be read, isn't an ed25519 private key, or is readable by others.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let mode = std::fs::metadata(path).map_err(StoreError::at(path))?.permissions().mode() & 0o777;
         let text = read_text(path, || KeyError::NoPrivateKey { path: path.to_owned() })?;
@@ -136,11 +136,11 @@ impl SigningKey {
         Ok(Self { pair })
     }
 
-    /// Makes a key: the private one in this file, which only its owner can read, and the public one in `FILE.pub`, whose
-    /// path is returned.
+    /// Creates a key pair: the private key in this file, readable only by its owner, and the public key in `FILE.pub`,
+    /// whose path is returned.
     ///
     /// # Errors
-    /// When one of the files is there already or can't be written.
+    /// If one of the files exists or can't be written.
     pub fn create(path: &Path) -> Result<PathBuf, KeyError> {
         let mut seed = [0; KEY_BYTES];
         getrandom::fill(&mut seed).map_err(|why| KeyError::NoRandom { why: why.to_string() })?;
@@ -158,16 +158,16 @@ impl SigningKey {
         Ok(public)
     }
 
-    /// The signature of these bytes.
+    /// Signs these bytes.
     #[must_use]
     pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
         self.pair.sign(bytes).as_ref().to_vec()
     }
 
-    /// Signs a file's bytes in `FILE.sig`, whose path is returned.
+    /// Signs a file's bytes into `FILE.sig`, whose path is returned.
     ///
     /// # Errors
-    /// When the signature can't be written.
+    /// If the signature can't be written.
     pub fn sign_file(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf, StoreError> {
         let signature = ended(path, ENDING);
         write_file(&signature, &self.sign(bytes))?;
@@ -175,7 +175,7 @@ impl SigningKey {
     }
 }
 
-/// Public keys whose signatures count: any one of them will do.
+/// Trusted public keys; a signature by any one of them suffices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TrustedKeys {
     path: PathBuf,
@@ -183,10 +183,10 @@ pub struct TrustedKeys {
 }
 
 impl TrustedKeys {
-    /// Reads a file of one or several public keys.
+    /// Reads a file of one or more public keys.
     ///
     /// # Errors
-    /// When it can't be read, or has something that is no such key.
+    /// If it can't be read, or contains an invalid key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let wrong = || KeyError::NoPublicKey { path: path.to_owned() };
         let text = read_text(path, wrong)?;
@@ -196,22 +196,22 @@ impl TrustedKeys {
         Ok(Self { path: path.to_owned(), keys })
     }
 
-    /// The file that they are from.
+    /// Path of the key file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether what this key signs counts.
+    /// Whether this key's signatures are trusted.
     #[must_use]
     pub fn has(&self, key: &SigningKey) -> bool {
         self.keys.iter().any(|public| public == key.pair.public_key().as_ref())
     }
 
-    /// Whether one of the keys has signed these bytes, which are those of the file at this path.
+    /// Verifies that one of the keys has signed `bytes`, the contents of the file at `path`.
     ///
     /// # Errors
-    /// Why not, as the end of a sentence that begins with the file.
+    /// Why not, phrased to follow the file's name in a sentence.
     pub fn verify_file(&self, path: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
         let signature = ended(path, ENDING);
         let name = signature.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -237,7 +237,7 @@ impl TrustedKeys {
     }
 }
 
-/// The path with something at its end.
+/// The path with a suffix appended.
 fn ended(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
@@ -281,7 +281,8 @@ fn pem(label: &str, der: &[u8]) -> String {
     text + &format!("-----END {label}-----\n")
 }
 
-/// What stands in the blocks of this label; text around them is for people. One that is broken is empty, which no key is.
+/// Contents of the PEM blocks with this label; text around them is ignored. A malformed block yields empty contents,
+/// which no key parser accepts.
 fn pem_blocks(text: &str, label: &str) -> Vec<Vec<u8>> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let decode = |block: &str| {

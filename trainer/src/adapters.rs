@@ -1,8 +1,8 @@
-//! What a burn project has already - `Dataset` items, a `Batcher`, a `TrainStep`/`InferenceStep` model - as a task.
+//! Adapts existing burn projects - `Dataset` items, a `Batcher`, a `TrainStep`/`InferenceStep` model - to tasks.
 //!
-//! burn's `Learner` trains items through a batcher: `Dataset::get` gives an item, `Batcher::batch` makes a batch of some,
-//! `InferenceStep::step` gives the batch's mean loss and outputs. [`Learner`] has these three with the same shapes, so a
-//! project's own types are named there and its own methods called, one line each:
+//! burn's `Learner` trains items through a batcher: `Dataset::get` returns an item, `Batcher::batch` combines items to
+//! a batch, and `InferenceStep::step` returns the batch's mean loss and outputs. [`Learner`] has three methods of the
+//! same shapes, so a project's own types are named there and its own methods called, one line each:
 //!
 //! ```
 //! use burn::module::Module;
@@ -12,8 +12,8 @@
 //! use trainer::adapters::{Adapted, Learner, Sample, Step};
 //! use trainer::{DataSpec, ModelConfig, Registry, TrainerError};
 //!
-//! // What the project has. In it, `impl Batcher<DigitItem, DigitBatch> for DigitBatcher` has `batch`, and
-//! // `impl InferenceStep for Model` has `step`.
+//! // What the project has already: `impl Batcher<DigitItem, DigitBatch> for DigitBatcher` with `batch`, and
+//! // `impl InferenceStep for Model` with `step`.
 //! struct DigitItem { pixels: Vec<f32>, label: i64 }
 //! struct DigitBatch { images: Tensor<2>, labels: Tensor<1, Int> }
 //! struct ClassificationOutput { loss: Tensor<1>, output: Tensor<2> }
@@ -80,16 +80,16 @@
 //! # assert_eq!(engine.evaluate(&batch).unwrap()[1], 3.0);
 //! ```
 //!
-//! `TrainStep` is not called: its `backward` would give gradients of a mean, and members add gradients of sums. A model
-//! whose `TrainStep` and `InferenceStep` compute the same loss (burn's examples do) loses nothing by it: `step` runs with
-//! autodiff and dropout in training and without them in evaluation.
+//! `TrainStep` is not called: its `backward` would give gradients of a mean, but members add gradients of sums. A model
+//! whose `TrainStep` and `InferenceStep` compute the same loss (as in burn's examples) loses nothing: `step` runs with
+//! autodiff and dropout in training, and without them in evaluation.
 //!
-//! The traits here are this crate's own: burn's are behind its features `train` and `dataset`, which would build a second
-//! burn for whoever doesn't need them. A project that has them on calls `InferenceStep::step(model, batch)` and
-//! `Batcher::batch(&batcher, items, device)` in the two lines above.
+//! The traits here are this crate's own: burn's require its features `train` and `dataset`, which would build burn a
+//! second time for users who don't need them. A project with these features calls `InferenceStep::step(model, batch)`
+//! and `Batcher::batch(&batcher, items, device)` in the two lines above.
 //!
-//! The samples still come from the run's dataset, which the coordinator plans, splits and verifies by digest without
-//! knowing burn. Items of a `Dataset` of one's own get there as a file: see docs/own-model.md.
+//! Samples still come from the run's dataset, which the coordinator plans, splits and verifies by digest without
+//! knowing burn. Items of a custom `Dataset` must be written to a file first: see docs/own-model.md.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -99,77 +99,77 @@ use crate::host::{DataSpec, HostBatch, HostData, Target};
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 
-/// One sample of the run's dataset.
+/// A sample of the run's dataset.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Sample<'a> {
-    /// Its input's shape: `[features]`, `[channels, height, width]` or, for tokens, `[window]`.
+    /// Shape of the input: `[features]`, `[channels, height, width]` or, for tokens, `[window]`.
     pub shape: &'a [usize],
-    /// Its features in row-major order; empty for tokens.
+    /// Features in row-major order; empty for tokens.
     pub features: &'a [f32],
-    /// Its tokens; empty for anything else.
+    /// Tokens; empty for other data.
     pub tokens: &'a [i64],
-    /// What is to be predicted.
+    /// Target of the prediction.
     pub target: SampleTarget<'a>,
 }
 
-/// What is to be predicted of a sample.
+/// Target of a sample.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum SampleTarget<'a> {
-    /// The index of its label.
+    /// Class index.
     Label(i64),
-    /// Its values.
+    /// Target values.
     Values(&'a [f32]),
-    /// The next token of each position.
+    /// The next token at each position.
     Tokens(&'a [i64]),
-    /// Unknown: this is a prediction.
+    /// No target: this is a prediction.
     Unknown,
 }
 
 impl Sample<'_> {
-    /// The label's index. A prediction has none: any label does then, since its loss is dropped.
+    /// The class index. `None` for predictions: use any label then, since the loss is discarded.
     #[must_use]
     pub fn label(&self) -> Option<i64> {
         if let SampleTarget::Label(label) = self.target { Some(label) } else { None }
     }
 }
 
-/// What a step of a model gives, as burn-train's `ClassificationOutput` and `RegressionOutput` have it.
+/// Result of a model's step, like burn-train's `ClassificationOutput` and `RegressionOutput`.
 pub struct Step {
-    /// The *mean* over the batch's samples of their losses, shape `[1]`.
+    /// *Mean* of the losses over the batch's samples, shape `[1]`.
     pub loss: Tensor<1>,
     /// Outputs, `[samples, width]`.
     pub output: Tensor<2>,
 }
 
-/// A burn project's own types and methods. [`Adapted`] makes a [`Task`] of it, whose promises hold here too; only that
-/// the loss is a mean over the batch's samples (not weighted ones), as burn's losses give it.
+/// A burn project's own types and methods. [`Adapted`] turns it into a [`Task`], whose guarantees apply here too,
+/// except that the loss is a mean over the batch's samples (unweighted), as burn's losses are.
 pub trait Learner: Sized + Send + 'static {
-    /// The module.
+    /// The burn module.
     type Model: Module + 'static;
-    /// What the project's `Dataset` gives.
+    /// Item type of the project's `Dataset`.
     type Item;
-    /// What the project's `Batcher` makes of some.
+    /// Batch type of the project's `Batcher`.
     type Batch;
 
-    /// As [`Task::SCHEMA`].
+    /// See [`Task::SCHEMA`].
     const SCHEMA: u32 = 1;
 
-    /// As [`Task::new`].
+    /// See [`Task::new`].
     ///
     /// # Errors
-    /// A key is wrong, or the data don't fit.
+    /// If a key is invalid, or the data don't fit.
     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError>;
 
-    /// As [`Task::model`].
+    /// See [`Task::model`].
     fn model(&self, device: &Device) -> Self::Model;
 
-    /// A sample as an item.
+    /// Converts a sample to an item.
     fn item(&self, sample: Sample<'_>) -> Self::Item;
 
-    /// `Batcher::batch`.
+    /// See burn's `Batcher::batch`.
     fn batch(&self, items: Vec<Self::Item>, device: &Device) -> Self::Batch;
 
-    /// `InferenceStep::step`.
+    /// See burn's `InferenceStep::step`.
     fn step(&self, model: &Self::Model, batch: Self::Batch) -> Step;
 }
 
@@ -178,7 +178,7 @@ pub trait Learner: Sized + Send + 'static {
 pub struct Adapted<L>(L);
 
 impl<L: Learner> Adapted<L> {
-    /// The mean loss and outputs of the batch, `[batch.count, width]`.
+    /// Mean loss and outputs of the batch, `[batch.count, width]`.
     fn step(&self, model: &L::Model, batch: &HostBatch, device: &Device) -> Result<Step, TrainerError> {
         let items = samples(batch)?.map(|sample| self.0.item(sample)).collect();
         let step = self.0.step(model, self.0.batch(items, device));
@@ -221,7 +221,7 @@ impl<L: Learner> Task for Adapted<L> {
     }
 }
 
-/// The batch's samples, one after the other.
+/// Iterates over the batch's samples.
 fn samples(batch: &HostBatch) -> Result<impl Iterator<Item = Sample<'_>>, TrainerError> {
     let shape = batch.x.shape.get(1..).unwrap_or_default();
     let width: usize = shape.iter().product();

@@ -1,4 +1,4 @@
-//! How far a gradient in half precision is from the one in f32.
+//! Compares a gradient in half precision with the one in f32.
 
 use configs::Precision;
 
@@ -6,33 +6,33 @@ use crate::engine::{Engine, GradientSink};
 use crate::error::TrainerError;
 use crate::host::HostBatch;
 
-/// One microbatch, computed in its precision and in f32, of the same parameters.
+/// Difference between a microbatch's results in its precision and in f32, for the same parameters.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Agreement {
-    /// |loss - reference| / |reference|, of the loss sums.
+    /// Relative difference of the loss sums: |loss - reference| / |reference|.
     pub loss: f64,
-    /// |gradient - reference| / |reference|, of the Euclidean norms over all parameters.
+    /// Relative difference of the gradients: |gradient - reference| / |reference|, Euclidean norms over all parameters.
     pub gradient: f64,
     /// Cosine of the angle between the gradients.
     pub cosine: f64,
 }
 
 impl Agreement {
-    /// The greatest [`gradient`](Self::gradient) that training is begun with: half of the gradient's length, which is a
-    /// cosine of at least sqrt(1 - 0.5^2) = 0.87. Unlike the cosine, the difference also sees what is too short, as
-    /// gradients are that underflow.
+    /// The largest [`gradient`](Self::gradient) difference with which training starts: half of the gradient's norm,
+    /// which implies a cosine of at least sqrt(1 - 0.5^2) = 0.87. Unlike the cosine, the difference also detects
+    /// gradients that are too small, as when they underflow.
     ///
-    /// So wide, because ReLU and pooling have kinks: a value that rounding moves over one takes all of its gradient
-    /// along. Of L layers in a type with the relative error u that is about sqrt(L u) of the gradient, in bf16 (u = 2^-8)
-    /// and 18 layers 0.27, and harmless, since microbatches differ by more. Small nets of the built-in kinds were
-    /// measured on the CPU (`tests/precision.rs`): 0.004 to 0.02 in bf16, resnets 0.06 (depth 8) and 0.18 (depth 18). What
-    /// doesn't fit into a type is off by its whole length, or not finite.
+    /// The bound is this wide because ReLU and pooling have kinks: a value that rounding moves across one takes all of
+    /// its gradient with it. For L layers in a type with relative error u, that is about sqrt(L u) of the gradient; in
+    /// bf16 (u = 2^-8) with 18 layers 0.27, which is harmless, since microbatches differ by more. Small built-in
+    /// models, measured on the CPU (`tests/precision.rs`), differ by 0.004 to 0.02 in bf16, resnets by 0.06 (depth 8)
+    /// and 0.18 (depth 18). Values beyond a type's range differ by their whole norm, or are not finite.
     pub const DIFFERENCE_MAX: f64 = 0.5;
 
-    /// Computes the microbatch both ways. `key` as in [`Engine::gradient`].
+    /// Computes the microbatch in both precisions. See [`Engine::gradient`] for `key`.
     ///
     /// # Errors
-    /// As [`Engine::gradient`]; and what f32 can do and the batch's precision can't, with the way out.
+    /// As [`Engine::gradient`]; and if f32 works but the batch's precision doesn't, with a way to fix it.
     pub fn measure(engine: &mut dyn Engine, batch: &HostBatch, key: u64) -> Result<Self, TrainerError> {
         let reference = HostBatch { precision: Precision::F32, ..batch.clone() };
         let (expected, expected_loss) = gradient(engine, &reference, key)?;
@@ -46,7 +46,7 @@ impl Agreement {
         })
     }
 
-    /// Of two gradients of the same length.
+    /// Compares two gradients of the same length.
     fn of(found: &[f32], expected: &[f32]) -> Self {
         let (mut difference, mut product, mut of_found, mut of_expected) = (0.0, 0.0, 0.0, 0.0);
         for (a, b) in found.iter().zip(expected) {
@@ -60,12 +60,12 @@ impl Agreement {
         Self { loss: 0.0, gradient: ratio(difference.sqrt(), of_expected.sqrt()), cosine }
     }
 
-    /// Refuses what is not finite or further off than [`DIFFERENCE_MAX`](Self::DIFFERENCE_MAX).
+    /// Rejects results that are not finite or differ by more than [`DIFFERENCE_MAX`](Self::DIFFERENCE_MAX).
     ///
     /// # Errors
-    /// The message has the figures and the way out.
+    /// With the numbers, and a way to fix it.
     pub fn check(&self, precision: Precision) -> Result<(), TrainerError> {
-        // What is not finite is not below either.
+        // NaN fails the comparison.
         if self.loss.is_finite() && self.gradient <= Self::DIFFERENCE_MAX {
             return Ok(());
         }
@@ -96,7 +96,7 @@ fn ratio(difference: f64, reference: f64) -> f64 {
 
 /// The gradient, and the loss sum.
 fn gradient(engine: &mut dyn Engine, batch: &HostBatch, key: u64) -> Result<(Vec<f32>, f64), TrainerError> {
-    // A parameter without a gradient has none either way.
+    // Parameters without a gradient stay zero in both precisions.
     let mut flat = Flat(vec![0.0; engine.layout().elements]);
     let sums = engine.gradient(batch, key, &mut flat)?;
     Ok((flat.0, sums.first().copied().unwrap_or(f64::NAN)))

@@ -1,4 +1,4 @@
-//! A host batch as tensors on a device.
+//! Converts host batches to tensors on a device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -7,18 +7,19 @@ use crate::host::{HostBatch, HostData, Target};
 use crate::precision;
 
 impl HostBatch {
-    /// The type of the parameters that a forward pass on this device is given, and of the inputs: the batch's precision
-    /// in training (a device with autodiff), f32 in evaluation and prediction. Tensors that a task makes itself and
-    /// that meet them need it: `Tensor::from_data(mask, (device, batch.dtype(device)))`.
+    /// Type of the inputs and of the parameters in a forward pass on this device: the batch's precision in training (a
+    /// device with autodiff), f32 in evaluation and prediction. Tensors that a task creates to combine with them need
+    /// the same type: `Tensor::from_data(mask, (device, batch.dtype(device)))`.
     #[must_use]
     pub fn dtype(&self, device: &Device) -> DType {
         if device.is_autodiff() { precision::dtype(self.precision) } else { DType::F32 }
     }
 
-    /// The inputs on the device, in a shape of the task's choice, such as `[batch.count, 28, 28]`, and of [`dtype`](Self::dtype).
+    /// The inputs on the device, in a shape chosen by the task, such as `[batch.count, 28, 28]`, with type
+    /// [`dtype`](Self::dtype).
     ///
     /// # Errors
-    /// The inputs are tokens, or not so many.
+    /// If the inputs are tokens, or don't fit the shape.
     pub fn features<const D: usize>(
         &self,
         shape: [usize; D],
@@ -41,7 +42,7 @@ impl HostBatch {
     /// The tokens on the device, `[samples, window]`.
     ///
     /// # Errors
-    /// The inputs are no tokens.
+    /// If the inputs aren't tokens.
     pub fn tokens(&self, device: &Device) -> Result<Tensor<2, Int>, TrainerError> {
         let HostData::I64(tokens) = &self.x.data else {
             return Err(TrainerError::Shape("the model takes tokens; the batch has f32 inputs".to_owned()));
@@ -49,19 +50,19 @@ impl HostBatch {
         integers(tokens, self.count, "tokens", device)
     }
 
-    /// One label index for each sample, on the device, `[samples]`.
+    /// Class indices of the samples on the device, `[samples]`.
     ///
     /// # Errors
-    /// The targets are no labels.
+    /// If the targets aren't labels.
     pub fn labels(&self, device: &Device) -> Result<Tensor<1, Int>, TrainerError> {
         let Target::Labels(labels) = &self.y else { return Err(self.other_target("labels")) };
         Ok(integers(labels, self.count, "labels", device)?.reshape([self.count]))
     }
 
-    /// The values to be predicted, on the device, `[samples, width]`, f32: losses are computed in it.
+    /// Target values on the device, `[samples, width]`, f32, since losses are computed in f32.
     ///
     /// # Errors
-    /// The targets are no values.
+    /// If the targets aren't values.
     pub fn values(&self, device: &Device) -> Result<Tensor<2>, TrainerError> {
         let Target::Values { width, data } = &self.y else { return Err(self.other_target("values")) };
         if data.len() != self.count * width {
@@ -74,17 +75,17 @@ impl HostBatch {
         Ok(Tensor::from_data(TensorData::new(data.clone(), [self.count, *width]), device))
     }
 
-    /// The next token of each position, on the device, `[samples * window, 1]`.
+    /// The next token at each position, on the device, `[samples * window, 1]`.
     ///
     /// # Errors
-    /// The targets are no tokens.
+    /// If the targets aren't tokens.
     pub fn token_targets(&self, device: &Device) -> Result<Tensor<2, Int>, TrainerError> {
         let Target::Tokens(tokens) = &self.y else { return Err(self.other_target("tokens")) };
         let targets = integers(tokens, self.count, "target tokens", device)?;
         Ok(targets.reshape([tokens.len(), 1]))
     }
 
-    /// Refuses target tokens outside of the vocabulary, which would read beyond the row on some backends.
+    /// Rejects target tokens outside of the vocabulary, which some backends would read out of bounds.
     pub(crate) fn check_tokens(&self, vocabulary: usize) -> Result<(), TrainerError> {
         let Target::Tokens(tokens) = &self.y else { return Err(self.other_target("tokens")) };
         let is_known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocabulary);

@@ -1,4 +1,4 @@
-//! Devices by name: which there are, and opening one.
+//! Lists and opens devices by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,46 +9,46 @@ use configs::Precision;
 use crate::error::TrainerError;
 use crate::precision;
 
-/// What `--device` says.
+/// Value of `--device`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum DeviceSpec {
-    /// A real GPU if there is one, else the CPU. Software adapters are passed over.
+    /// A hardware GPU if there is one, else the CPU. Software adapters are skipped.
     #[default]
     Auto,
     /// The CPU (burn's flex backend).
     Cpu,
     /// The CPU through burn's ndarray backend: slow at convolutions.
     NdArray,
-    /// An adapter of wgpu, by its place in the list; without one, the first real GPU, else the first adapter.
+    /// A wgpu adapter by its index in the list; without an index, the first hardware GPU, else the first adapter.
     Wgpu(Option<usize>),
-    /// The same through Vulkan and SPIR-V: only in builds with the `vulkan` feature.
+    /// As `Wgpu`, but through Vulkan and SPIR-V: only in builds with the `vulkan` feature.
     Vulkan(Option<usize>),
     /// An NVIDIA card: only in builds with the `cuda` feature.
     Cuda(Option<usize>),
 }
 
-/// One device of the list.
+/// An available device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceInfo {
-    /// What opens it.
+    /// Identifies the device for [`open`].
     pub spec: DeviceSpec,
-    /// What it calls itself.
+    /// Name reported by the device.
     pub name: String,
-    /// Whether it only imitates a GPU on the CPU (llvmpipe and the like).
+    /// Whether it is a software adapter that emulates a GPU on the CPU (llvmpipe and the like).
     pub software: bool,
 }
 
-/// A device, opened.
+/// A device ready for use, with its name and driver.
 #[derive(Clone, Debug)]
 pub struct OpenDevice {
     info: DeviceInfo,
     driver: String,
     device: Device,
-    /// Cards of this kind on the machine; 0 for a CPU.
+    /// Number of cards of this kind on the machine; 0 for a CPU.
     cards: usize,
 }
 
-/// Threads that share a step's work on the host: memory is the limit beyond a few.
+/// Maximum threads that share a step's host work: memory bandwidth limits beyond a few.
 const HOST_THREADS_MAX: usize = 8;
 
 const FORMS: &str = "auto, cpu, ndarray, wgpu[:N], vulkan[:N], cuda[:N]";
@@ -106,27 +106,27 @@ impl fmt::Display for DeviceInfo {
 }
 
 impl OpenDevice {
-    /// What it is; the spec is never `Auto` and always has its number.
+    /// Description of the device; its spec is never `Auto` and always has an index.
     #[must_use]
     pub fn info(&self) -> &DeviceInfo {
         &self.info
     }
 
-    /// Backend and driver: goes into the fingerprint and the run's record.
+    /// Backend and driver: part of the fingerprint and the run's record.
     #[must_use]
     pub fn driver(&self) -> &str {
         &self.driver
     }
 
-    /// Whether it stores, converts and calculates in this type.
+    /// Whether the device supports storage, conversion and arithmetic in this type.
     #[must_use]
     pub fn computes_in(&self, precision: Precision) -> bool {
         self.device.supports_dtype(precision::dtype(precision))
     }
 
-    /// How many threads may share what a step leaves to the host, the update above all. Beside a card, this machine's
-    /// processors are idle while it waits, less those of its other cards' workers; on a CPU there is one worker for each
-    /// processor, and one thread of each.
+    /// Number of threads that may share a step's host work, mainly the update. With a GPU, the machine's processors are
+    /// idle while it waits, but shared with the workers of its other cards; on a CPU there is one worker per processor,
+    /// with one thread each.
     #[must_use]
     pub fn host_threads(&self) -> usize {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -142,7 +142,7 @@ impl OpenDevice {
 
 /// The devices that this build can use on this machine: the CPU first, then the cards.
 ///
-/// Opens each of them, which takes a moment on a GPU.
+/// Opens each of them, which takes a moment for a GPU.
 #[must_use]
 pub fn list_devices() -> Vec<DeviceInfo> {
     let mut all: Vec<DeviceInfo> = [cpu(), ndarray()].into_iter().map(|open| open.info).collect();
@@ -153,7 +153,7 @@ pub fn list_devices() -> Vec<DeviceInfo> {
 /// Opens a device.
 ///
 /// # Errors
-/// It isn't there, this build can't use it, or its driver fails; the message lists the devices that are there.
+/// If it doesn't exist, this build doesn't support it, or its driver fails; the message lists the available devices.
 pub fn open(spec: &DeviceSpec) -> Result<OpenDevice, TrainerError> {
     match spec {
         DeviceSpec::Cpu => Ok(cpu()),
@@ -176,12 +176,12 @@ fn ndarray() -> OpenDevice {
     OpenDevice { info, driver: "ndarray".to_owned(), device: Device::ndarray(), cards: 0 }
 }
 
-/// The first card that is real, else the CPU.
+/// The first hardware GPU, else the CPU.
 fn choose_auto(cards: Vec<OpenDevice>) -> OpenDevice {
     cards.into_iter().find(|card| !card.info.software).unwrap_or_else(cpu)
 }
 
-/// All cards, the fastest way to each first.
+/// All cards, listing the fastest backend for each first.
 fn cards() -> Vec<OpenDevice> {
     let mut all = cuda_cards().unwrap_or_default();
     all.extend(vulkan_cards().unwrap_or_default());
@@ -231,7 +231,7 @@ fn cuda_cards() -> Option<Vec<OpenDevice>> {
     None
 }
 
-/// Every device of a kind that can be opened. A driver that fails hides its own device only.
+/// Opens all devices of a kind. A failing driver hides only its own device.
 fn open_all(kind: burn::tensor::DeviceType, spec: fn(usize) -> DeviceSpec) -> Vec<OpenDevice> {
     let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec()).unwrap_or_default();
     let mut opened = Vec::with_capacity(found.len());
@@ -253,9 +253,9 @@ fn open_all(kind: burn::tensor::DeviceType, spec: fn(usize) -> DeviceSpec) -> Ve
 }
 
 /// Makes the calling thread the only one that burn's CPU kernels use, unless RAYON_NUM_THREADS asks for more. Call it
-/// once, before the first tensor.
+/// once, before the first tensor is created.
 ///
-/// Sums of 4 Mi elements depend on the count of threads, and one worker per core beats two threads of one worker.
+/// Sums of 4 Mi elements depend on the number of threads, and one worker per core beats one worker with two threads.
 pub fn use_one_thread() {
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse::<usize>().ok());
     let threads = asked.filter(|count| *count > 0).unwrap_or(1);

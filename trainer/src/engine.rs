@@ -1,57 +1,56 @@
-//! The type-erased model on its device, as the compute thread drives it.
+//! The type-erased model on its device, driven by the compute thread.
 
 use crate::error::TrainerError;
 use crate::host::HostBatch;
 use crate::layout::Layout;
 
-/// Where a microbatch's gradient goes, parameter by parameter.
+/// Receives a microbatch's gradient, parameter by parameter.
 pub trait GradientSink {
-    /// The gradient of parameter number `parameter`, whose first element is at `offset` of the flat buffer. Called
-    /// at most once for each parameter and microbatch, in the layout's order; not called for a parameter that got
-    /// no gradient.
+    /// The gradient of parameter number `parameter`, whose first element is at `offset` of the flat buffer. Called at
+    /// most once for each parameter and microbatch, in layout order; not called for parameters without a gradient.
     fn region(&mut self, parameter: usize, offset: usize, data: &[f32]);
 }
 
-/// A model on a device. Lives on one thread; one microbatch at a time per process (burn's random generator is one
-/// per process).
+/// A model on a device. It stays on one thread, and only one microbatch may run at a time per process (burn's random
+/// generator is global).
 ///
-/// A panic inside burn comes back as an error; the engine must not be used for training after one.
+/// Panics inside burn become errors; the engine must not be used for training afterwards.
 pub trait Engine: Send {
-    /// Parameters and where they lie.
+    /// The parameters and their offsets.
     fn layout(&self) -> &Layout;
 
-    /// Gives the parameters their first values, made on the CPU from the seed: the same bits on every machine and
-    /// for every device.
+    /// Initialises the parameters on the CPU from the seed: the same bits on every machine and device.
     ///
     /// # Errors
-    /// A panic inside burn.
+    /// If burn panics.
     fn initialise(&mut self, seed: u64) -> Result<(), TrainerError>;
 
-    /// Keeps these parameters, one flag for each of the layout's, as they are from now on: they get no gradient. Which
-    /// ones no gradient reached anyway doesn't matter.
+    /// Freezes parameters, given one flag for each of the layout's: they get no gradient from now on. Parameters that
+    /// never get a gradient may be flagged or not.
     ///
     /// # Errors
-    /// All of them are to be kept, the flags aren't as many as the parameters, or a panic inside burn.
+    /// If all of them would be frozen, the number of flags is wrong, or burn panics.
     fn freeze(&mut self, frozen: &[bool]) -> Result<(), TrainerError>;
 
     /// Copies the parameters from the device.
     ///
     /// # Errors
-    /// `out` isn't `layout().elements` long, or a panic inside burn.
+    /// If `out` isn't `layout().elements` long, or burn panics.
     fn read_parameters(&mut self, out: &mut [f32]) -> Result<(), TrainerError>;
 
     /// Copies the parameters to the device.
     ///
     /// # Errors
-    /// `parameters` isn't `layout().elements` long, or a panic inside burn.
+    /// If `parameters` isn't `layout().elements` long, or burn panics.
     fn write_parameters(&mut self, parameters: &[f32]) -> Result<(), TrainerError>;
 
-    /// Forward and backward of one microbatch: the gradient of the *sum* of the samples' losses. `key` seeds dropout
-    /// and is the only randomness. Returns the training sums: classification and tokens `[loss sum, weight,
-    /// correct]`, regression `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
+    /// Runs forward and backward on one microbatch: the gradient of the *sum* of the samples' losses. `key` seeds
+    /// dropout and is the only source of randomness. Returns the training sums: for classification and tokens
+    /// `[loss sum, weight, correct]`, for regression
+    /// `[loss sum, weight, sum of absolute errors, sum of squared errors]`.
     ///
     /// # Errors
-    /// A batch of the wrong shape, out of memory, or a panic inside burn.
+    /// If the batch has the wrong shape, memory runs out, or burn panics.
     fn gradient(
         &mut self,
         batch: &HostBatch,
@@ -59,8 +58,8 @@ pub trait Engine: Send {
         sink: &mut dyn GradientSink,
     ) -> Result<Vec<f64>, TrainerError>;
 
-    /// The evaluation sums of one microbatch: as in training, and for classification the confusion matrix K x K
-    /// after them, row by row, row = truth.
+    /// The evaluation sums of one microbatch: as in training, followed for classification by the K x K confusion
+    /// matrix, row by row, with the true class as the row.
     ///
     /// # Errors
     /// As [`Engine::gradient`].

@@ -1,15 +1,15 @@
-//! What can go wrong between a model and its device.
+//! Errors of models and devices.
 
-/// Everything this crate refuses or fails at. The text names the thing, the value and the way out.
+/// An error of this crate. Messages name the object, the value, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
-    /// `[model]` or `[optimizer]` says something that can't be built (exit code 2).
+    /// `[model]` or `[optimizer]` is invalid (exit code 2).
     #[error("{0}")]
     Config(String),
-    /// A device that isn't there, or can't be opened (exit code 2).
+    /// The device doesn't exist or can't be opened (exit code 2).
     #[error("{0}")]
     Device(String),
-    /// The module can't be trained by members that must stay equal.
+    /// The module can't be trained by members whose replicas must stay identical.
     #[error("{0}")]
     Model(String),
     /// A batch or a flat buffer doesn't have the model's shape.
@@ -22,22 +22,22 @@ pub enum TrainerError {
     OutOfMemory {
         /// Samples of the microbatch.
         samples: usize,
-        /// The device's name.
+        /// Name of the device.
         device: String,
-        /// What the backend said.
+        /// Message of the backend.
         detail: String,
     },
     /// burn or its backend panicked.
     #[error("{during} on {device} failed: {detail}")]
     Backend {
-        /// What was being computed.
+        /// The operation that failed.
         during: String,
-        /// The device's name.
+        /// Name of the device.
         device: String,
-        /// The panic's message.
+        /// Message of the panic.
         detail: String,
     },
-    /// A file of tensors isn't what the model needs (exit code 3).
+    /// A file of tensors doesn't fit the model (exit code 3).
     #[error("{0}")]
     Tensors(String),
 }

@@ -1,14 +1,14 @@
-//! A trained model for others: safetensors with everything needed to use it in the metadata.
+//! Exports a trained model: safetensors with everything needed to use it in the metadata.
 
 use crate::layout::Layout;
 use crate::tensors::{Metadata, encode_model};
 
-/// What an exported model says about itself. All of it is text or JSON, under the keys named here.
+/// Metadata of an exported model. All values are text or JSON, under the keys named here.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ExportInfo {
-    /// `labels`: the class names, in the order of the outputs; empty for a regression.
+    /// `labels`: class names in output order; empty for a regression.
     pub labels: Vec<String>,
-    /// `normalisation`: how inputs (and targets) were scaled, as JSON.
+    /// `normalisation`: scaling of inputs (and targets), as JSON.
     pub normalisation: serde_json::Value,
     /// `config`: the resolved configuration, as TOML.
     pub config: String,
@@ -16,11 +16,11 @@ pub struct ExportInfo {
     pub lineage: serde_json::Value,
 }
 
-/// The file.
+/// Serialises the export.
 #[must_use]
 pub fn safetensors(layout: &Layout, parameters: &[f32], info: &ExportInfo) -> Vec<u8> {
     let metadata: Metadata = [
-        // What PyTorch's readers look for.
+        // Expected by PyTorch's readers.
         ("format", "pt".to_owned()),
         ("labels", serde_json::json!(info.labels).to_string()),
         ("normalisation", info.normalisation.to_string()),

@@ -1,10 +1,10 @@
 //! The numerics fingerprint: equal for devices that compute the same bits.
 //!
-//! Two CPUs can differ: gemm picks its split of K from the cache, sums depend on the lane count, exp is the
-//! platform's. The probe hashes the results of such operations, with the backend's and the driver's name.
+//! Two CPUs can differ: gemm chooses its split of K by cache size, sums depend on the lane count, and exp is the
+//! platform's. The probe hashes the results of such operations, with the names of backend and driver.
 //!
-//! With the feature `autotune`, burn chooses a card's kernels by timing them: two processes on one card may compute other
-//! bits, whatever a probe finds. Such a worker's fingerprint is like no other's.
+//! With the feature `autotune`, burn chooses a card's kernels by timing them: two processes on one card may compute
+//! different bits, whatever a probe finds. The fingerprint of such a worker is unique.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -23,7 +23,7 @@ use crate::precision;
 /// Hash of the probe's result bits, backend and driver.
 ///
 /// # Errors
-/// A panic inside burn.
+/// If burn panics.
 pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
     let name = device.info().spec.to_string();
     guard::catch("the numerics probe", &name, 0, || {
@@ -32,7 +32,7 @@ pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
             .map_err(|error| guard::failure("the numerics probe", &name, 0, error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"bonfire numerics probe 3");
-        // The kind of device, not its number: two equal cards are equal.
+        // The kind of device, not its index: two equal cards are equal.
         hasher.update(device.driver().as_bytes());
         hasher.update(device.info().name.as_bytes());
         for data in &results {
@@ -46,15 +46,15 @@ pub fn fingerprint(device: &OpenDevice) -> Result<[u8; 32], TrainerError> {
         }
         if cfg!(feature = "autotune") && !matches!(device.info().spec, DeviceSpec::Cpu | DeviceSpec::NdArray)
         {
-            // The standard library's way to the system's randomness.
+            // The standard library's only source of system randomness.
             hasher.update(&RandomState::new().build_hasher().finish().to_le_bytes());
         }
         Ok(*hasher.finalize().as_bytes())
     })
 }
 
-/// The device says that it computes in this type. One whose driver can't all the same must do for runs in f32: that it
-/// can't is hashed.
+/// Probes a half-precision type that the device claims to support. If its driver fails nevertheless, the device must
+/// remain usable for f32 runs, so the failure itself is hashed.
 fn probe_half(device: &OpenDevice, half: Precision, hasher: &mut blake3::Hasher) {
     let name = device.info().spec.to_string();
     let results = guard::catch("the numerics probe in half precision", &name, 0, || {
@@ -86,7 +86,7 @@ fn probe_half(device: &OpenDevice, half: Precision, hasher: &mut blake3::Hasher)
 }
 
 fn probe(device: &Device) -> Transaction {
-    // Sizes of small real layers: K is large enough that gemm splits it.
+    // Sizes of small real layers: K is large enough for gemm to split it.
     let a: Tensor<2> = noise([48, 3000], 1, device);
     let b: Tensor<2> = noise([3000, 40], 2, device);
     let product = a.clone().matmul(b);
@@ -102,7 +102,7 @@ fn probe(device: &Device) -> Transaction {
     let loss = ordered_sum(y.clone() * y.clone());
     let gradients = loss.backward();
 
-    // A transaction takes one kind of tensor, and gradients are without autodiff.
+    // A transaction takes tensors of one kind, and gradients are without autodiff.
     let mut results = Transaction::default()
         .register(product.without_autodiff())
         .register(total.without_autodiff())

@@ -1,6 +1,6 @@
-//! A state as it lies in memory, for those that take it over at once: the flat parameters, then each of the optimizer's
+//! Serialises a training state as raw memory, for members that join: the flat parameters, then each of the optimizer's
 //! moments, in little-endian f32. Files have names, PyTorch's orientation and a digest of their own (see
-//! [`tensors`](crate::tensors)); this has the speed of the link.
+//! [`tensors`](crate::tensors)); this format is as fast as the link.
 
 use std::io::{Error, ErrorKind, Write};
 
@@ -9,13 +9,13 @@ use crate::HostOptimizer;
 #[cfg(target_endian = "big")]
 compile_error!("states go over the wire as they lie in memory, which is little-endian");
 
-/// Bytes that are hashed and sent at a time: they stay in the cache between the two.
+/// Bytes hashed and sent at a time: they stay in cache between the two.
 const PIECE: usize = 1 << 18;
 
-/// Writes a state; the BLAKE3 digest of its bytes.
+/// Writes a state and returns the BLAKE3 of its bytes.
 ///
 /// # Errors
-/// What the sink says.
+/// If the sink fails.
 pub fn write(
     parameters: &[f32],
     optimizer: &HostOptimizer,
@@ -32,15 +32,15 @@ pub fn write(
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// Fills a state from the bytes that are written to it.
+/// Fills a state from the bytes written to it.
 pub struct Reader<'a> {
-    /// What is still to be filled, the next part last.
+    /// Buffers still to be filled, the next one last.
     parts: Vec<&'a mut [u8]>,
     hasher: blake3::Hasher,
 }
 
 impl<'a> Reader<'a> {
-    /// Into these buffers.
+    /// A reader that fills these buffers.
     #[must_use]
     pub fn new(parameters: &'a mut [f32], optimizer: &'a mut HostOptimizer) -> Self {
         let moments = optimizer.moments_mut().iter_mut().map(|moment| moment.values.as_mut_slice());
@@ -50,10 +50,10 @@ impl<'a> Reader<'a> {
         Self { parts, hasher: blake3::Hasher::new() }
     }
 
-    /// The BLAKE3 digest of all bytes.
+    /// The BLAKE3 of all bytes.
     ///
     /// # Errors
-    /// Bytes are missing.
+    /// If bytes are missing.
     pub fn finish(self) -> std::io::Result<[u8; 32]> {
         let missing: usize = self.parts.iter().map(|part| part.len()).sum();
         if missing > 0 {

@@ -1,11 +1,11 @@
-//! Panics inside burn become errors, and memory is told apart from the rest.
+//! Turns panics inside burn into errors, and distinguishes exhausted memory from other failures.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::TrainerError;
 
-/// Runs `work`, which drives burn. What it had borrowed mutably must not be used again after a panic.
+/// Runs `work`, which calls burn. Values that it borrowed mutably must not be used after a panic.
 pub(crate) fn catch<R>(
     during: &str,
     device: &str,
@@ -18,7 +18,7 @@ pub(crate) fn catch<R>(
     }
 }
 
-/// What a backend's failure means, as far as its message tells.
+/// Classifies a backend's failure by its message.
 pub(crate) fn failure(during: &str, device: &str, samples: usize, detail: String) -> TrainerError {
     if speaks_of_memory(&detail) {
         return TrainerError::OutOfMemory { samples, device: device.to_owned(), detail };
@@ -34,7 +34,7 @@ fn text(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-/// The phrases of cubecl's and wgpu's allocation failures (read in their sources) and of Rust's own.
+/// Phrases in the allocation failures of cubecl and wgpu (from their sources) and of Rust itself.
 fn speaks_of_memory(detail: &str) -> bool {
     let detail = detail.to_lowercase();
     [

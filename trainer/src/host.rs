@@ -1,6 +1,6 @@
-//! Batches on the host: what a worker's feed fills and an engine takes.
+//! Batches on the host, filled by a worker's feed and consumed by an engine.
 //!
-//! Reusable: the vectors keep their capacity from one microbatch to the next.
+//! They are reusable: vectors keep their capacity from one microbatch to the next.
 
 use configs::Precision;
 
@@ -14,7 +14,7 @@ pub enum HostData {
 }
 
 impl HostData {
-    /// Elements.
+    /// Number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -23,7 +23,7 @@ impl HostData {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -33,33 +33,32 @@ impl HostData {
 /// A dense tensor in row-major order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostTensor {
-    /// Dimensions, the batch first: `[count, features]`, `[count, channels, height, width]` or, for tokens,
-    /// `[count, window]`.
+    /// `[count, features]`, `[count, channels, height, width]` or, for tokens, `[count, window]`.
     pub shape: Vec<usize>,
-    /// `shape`'s product of elements.
+    /// Elements; as many as the product of `shape`.
     pub data: HostData,
 }
 
-/// What is to be predicted.
+/// Targets of a batch.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Target {
-    /// One label index for each sample.
+    /// One class index per sample.
     Labels(Vec<i64>),
-    /// One token index for each position of each sample, `count * window` in all, sample by sample.
+    /// One token index per position of each sample, `count * window` in all, sample by sample.
     Tokens(Vec<i64>),
-    /// `width` values for each sample, row by row.
+    /// `width` values per sample, row by row.
     Values {
         /// Values per sample.
         width: usize,
         /// `count * width` values.
         data: Vec<f32>,
     },
-    /// Nothing is known: for [`crate::Engine::predict`] only.
+    /// Unknown: for [`crate::Engine::predict`] only.
     Unknown,
 }
 
 impl Target {
-    /// Elements, if they are known.
+    /// Number of elements, if known.
     pub(crate) fn len(&self) -> Option<usize> {
         match self {
             Self::Labels(indices) | Self::Tokens(indices) => Some(indices.len()),
@@ -69,29 +68,29 @@ impl Target {
     }
 }
 
-/// One microbatch on the host.
+/// A microbatch on the host.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostBatch {
-    /// Samples.
+    /// Number of samples.
     pub count: usize,
-    /// Inputs.
+    /// Inputs of the samples.
     pub x: HostTensor,
-    /// Targets.
+    /// Targets of the samples.
     pub y: Target,
-    /// What a training microbatch's forward and backward are computed in; the inputs here are f32 in any case.
+    /// Number type of forward and backward in training; the inputs here are always f32.
     pub precision: Precision,
 }
 
-/// What a task's outputs mean.
+/// Meaning of a task's outputs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OutputSpec {
-    /// One of these labels.
+    /// Classification into these labels.
     Classes(Vec<String>),
-    /// These values.
+    /// Regression of these values.
     Values(Vec<String>),
-    /// At each position the next token, of so many.
+    /// Prediction of the next token at each position.
     Tokens {
-        /// Different tokens; inputs and targets are indices from 0 to below it.
+        /// Vocabulary size; inputs and targets are indices in `0..vocabulary`.
         vocabulary: usize,
     },
 }
@@ -107,43 +106,43 @@ impl OutputSpec {
     }
 }
 
-/// A feature whose number is a code for a text, a whole one from 0, and says nothing by its size.
+/// A categorical feature: its value is an integer code from 0 whose magnitude has no meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Categories {
-    /// Its place among a sample's features.
+    /// Index among a sample's features.
     pub place: usize,
-    /// How many codes there are. 0 is for texts that the training split doesn't have.
+    /// Number of codes. Code 0 is for texts absent from the training split.
     pub codes: usize,
 }
 
 /// The shape of the data that a task is built for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DataSpec {
-    /// One sample's input: `[features]`, `[channels, height, width]` or, for tokens, `[window]`.
+    /// Shape of one sample's input: `[features]`, `[channels, height, width]` or, for tokens, `[window]`.
     pub input: Vec<usize>,
-    /// The outputs.
+    /// Meaning of the outputs.
     pub output: OutputSpec,
-    /// Those of a table's features that are codes, by their places; all others are numbers.
+    /// Categorical features of a table, by index; all others are numeric.
     pub categories: Vec<Categories>,
-    /// `train.precision`: what training computes in.
+    /// `train.precision`: the number type of training.
     pub precision: Precision,
 }
 
 impl DataSpec {
-    /// Of inputs that are numbers (or tokens) alone.
+    /// Data whose inputs are all numeric (or tokens).
     #[must_use]
     pub fn new(input: Vec<usize>, output: OutputSpec) -> Self {
         Self { input, output, categories: Vec::new(), precision: Precision::F32 }
     }
 
-    /// With features that are codes.
+    /// Sets the categorical features.
     #[must_use]
     pub fn with_categories(mut self, categories: Vec<Categories>) -> Self {
         self.categories = categories;
         self
     }
 
-    /// With training computed in this type.
+    /// Sets the number type of training.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -152,7 +151,7 @@ impl DataSpec {
 }
 
 impl HostBatch {
-    /// An empty batch for this data, to be filled and reused: of i64 inputs for tokens, of f32 for anything else.
+    /// An empty batch for this data, to be filled and reused: i64 inputs for tokens, f32 for anything else.
     #[must_use]
     pub fn empty(data: &DataSpec) -> Self {
         let precision = data.precision;
@@ -167,7 +166,7 @@ impl HostBatch {
         Self { count: 0, x: HostTensor { shape, data }, y, precision }
     }
 
-    /// Sets the count of samples, here and in the input's shape.
+    /// Sets the number of samples, here and in the input's shape.
     pub fn set_count(&mut self, count: usize) {
         self.count = count;
         if let Some(first) = self.x.shape.first_mut() {

@@ -1,4 +1,4 @@
-//! The keys of `[model]` as a task's own type, with messages that name the key, its value and the nearest right key.
+//! Deserialises `[model]` into a task's own type, with messages that name the key, its value and the closest valid key.
 
 use std::cell::{Cell, RefCell};
 
@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::error::TrainerError;
 
-/// Reads the table. A key that the type doesn't have is refused whether or not the type says `deny_unknown_fields`:
-/// a typo must not train with a default.
+/// Deserialises the table. Unknown keys are rejected even if the type lacks `deny_unknown_fields`: a typo must not
+/// train with a default.
 pub(crate) fn read<T: DeserializeOwned>(kind: &str, keys: &Map<String, Value>) -> Result<T, TrainerError> {
     let seen = KeyContext::default();
     T::deserialize(Section { kind, keys, seen: &seen }).map_err(|error| {
@@ -21,12 +21,12 @@ pub(crate) fn read<T: DeserializeOwned>(kind: &str, keys: &Map<String, Value>) -
     })
 }
 
-/// What serde's own error doesn't say.
+/// Context missing from serde's own errors.
 #[derive(Default)]
 struct KeyContext<'a> {
-    /// The key whose value is being read.
+    /// The key whose value is being deserialised.
     at: Cell<Option<&'a str>>,
-    /// Why the keys are refused.
+    /// Why the keys are rejected.
     refused: RefCell<Option<String>>,
 }
 
@@ -82,7 +82,7 @@ impl<'de> Deserializer<'de> for Section<'de, '_> {
     }
 }
 
-/// The table's entries, one after the other.
+/// Iterates over the table's entries.
 struct Entries<'a, 's> {
     rest: serde_json::map::Iter<'a>,
     value: Option<&'a Value>,
@@ -108,7 +108,7 @@ impl<'a> MapAccess<'a> for Entries<'a, '_> {
     }
 }
 
-/// A value within a message: not the whole of a long one.
+/// A value for a message, clipped if long.
 fn shown(value: &Value) -> String {
     const CHARS_MAX: usize = 80;
     let text = value.to_string();

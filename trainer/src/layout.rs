@@ -1,17 +1,17 @@
-//! Where each parameter lies in the flat f32 buffer.
+//! Positions of the parameters in the flat f32 buffer.
 
-/// One parameter of the module.
+/// A parameter of the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parameter {
     /// Path in the module, such as `hidden.0.weight`.
     pub name: String,
     /// Shape in the module; a Linear's weight is `[in, out]` here and `[out, in]` in files.
     pub shape: Vec<usize>,
-    /// First element in the flat buffer.
+    /// Index of the first element in the flat buffer.
     pub offset: usize,
-    /// Elements.
+    /// Number of elements.
     pub len: usize,
-    /// Whether files hold it transposed (PyTorch's orientation of Linear weights).
+    /// Whether files store it transposed (PyTorch's orientation of Linear weights).
     pub transposed: bool,
 }
 
@@ -27,12 +27,12 @@ impl Parameter {
     }
 }
 
-/// All parameters in the module's order; they fill the buffer without gaps.
+/// All parameters in module order; they fill the buffer without gaps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layout {
-    /// In the order of the buffer.
+    /// Parameters in buffer order.
     pub parameters: Vec<Parameter>,
-    /// Length of the buffer.
+    /// Length of the buffer in elements.
     pub elements: usize,
 }
 

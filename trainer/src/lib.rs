@@ -1,18 +1,23 @@
-//! burn: devices, models, gradients of a microbatch, host optimizers, evaluation, export.
+//! burn: devices, models, gradients of microbatches, host optimizers, evaluation and export.
 //!
-//! The only crate that computes with tensors. It never opens a socket, a run directory or a dataset, never reads a
-//! clock, and draws no random number that a seed or a microbatch's key doesn't fix. A device computes outputs and
-//! gradients; parameters are updated on the host, the same bits everywhere (see [`HostOptimizer`]).
+//! This is the only crate that computes with tensors. It never opens a socket, a run directory or a dataset, never
+//! reads a clock, and never draws a random number that isn't determined by a seed or a microbatch's key. Devices
+//! compute outputs and gradients; parameters are updated on the host, with the same bits everywhere (see
+//! [`HostOptimizer`]).
 //!
-//! - [`Registry`] builds a [`Task`] (a burn module and its loss) on an [`OpenDevice`] as an [`Engine`],
-//! - [`Engine::gradient`] gives a microbatch's gradient to a [`GradientSink`], region by region of a flat buffer,
-//! - [`HostOptimizer::step`] applies the reduced gradient, [`Engine::write_parameters`] brings the result back,
-//! - [`tensors`] and [`export`] make files and digests of the flat buffers.
+//! Start with:
 //!
-//! # A model of one's own
+//! - [`Registry`], which builds a [`Task`] (a burn module and its loss) on an [`OpenDevice`] as an [`Engine`],
+//! - [`Engine::gradient`], which passes a microbatch's gradient to a [`GradientSink`], region by region of a flat
+//!   buffer,
+//! - [`HostOptimizer::step`], which applies the reduced gradient, and [`Engine::write_parameters`], which uploads the
+//!   result,
+//! - [`tensors`] and [`export`], which turn flat buffers into files and digests.
 //!
-//! A burn module, and a [`Task`] that says how it is built and fed. The defaults take loss and metrics from the data's
-//! targets.
+//! # Custom models
+//!
+//! A custom model is a burn module and a [`Task`] that defines how it is built and fed. The default methods derive loss
+//! and metrics from the data's targets.
 //!
 //! ```
 //! use burn::module::Module;
@@ -26,7 +31,7 @@
 //!     last: Linear,
 //! }
 //!
-//! /// `[model]`: a key that isn't here is refused, with the nearest that is.
+//! /// `[model]`: other keys are rejected, with a suggestion.
 //! #[derive(serde::Deserialize)]
 //! struct Keys {
 //!     hidden: usize,
@@ -62,8 +67,8 @@
 //! let registry = Registry::builtin().with::<MyTask>("my-model");
 //! ```
 //!
-//! A worker that knows it is `worker::main(registry)`, a `trainer` command that knows it `trainer_cli::main(registry)`. What
-//! such an engine does in a worker can be tried here:
+//! `worker::main(registry)` makes a worker with this model, and `trainer_cli::main(registry)` a `trainer` command. What
+//! such an engine does in a worker can be tried out here:
 //!
 //! ```
 //! use trainer::{DataSpec, DeviceSpec, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target};
@@ -89,8 +94,8 @@
 //! # }
 //! ```
 //!
-//! Weights are the same bits for any number of workers if a task keeps the promises that [`Task`] lists. A model that
-//! was written for burn's `Learner` fits [`adapters`].
+//! Weights have the same bits for any number of workers if a task keeps the guarantees listed at [`Task`]. For models
+//! written for burn's `Learner`, see [`adapters`].
 #![recursion_limit = "256"]
 
 pub mod adapters;

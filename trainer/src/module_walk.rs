@@ -1,4 +1,4 @@
-//! Walks over a module's float parameters, always in the same order: the flat buffer's.
+//! Walks over a module's float parameters, always in the order of the flat buffer.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Transaction};
@@ -6,10 +6,10 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Transaction};
 use crate::error::TrainerError;
 use crate::layout::Layout;
 
-/// The layout of a module, if members can keep it equal. `probe` is another one, built alike.
+/// The layout of a module, if members can keep it identical. `probe` is a second instance of the same module.
 ///
 /// # Errors
-/// It holds running state (BatchNorm's), tensors that aren't f32, one parameter twice, or none at all.
+/// If the module has running state (as BatchNorm has), tensors that aren't f32, a shared parameter, or no parameters.
 pub(crate) fn layout<M: Module>(model: &M, probe: M) -> Result<Layout, TrainerError> {
     refuse_running_state(probe)?;
     let mut plan = Planner::default();
@@ -23,8 +23,8 @@ pub(crate) fn layout<M: Module>(model: &M, probe: M) -> Result<Layout, TrainerEr
     Ok(plan.layout)
 }
 
-/// Running state takes no gradient even when it is asked to: that tells it from a parameter that is merely frozen.
-/// (A clone would not do as the probe: it shares what isn't initialised yet, and would be thawed with it.)
+/// Running state never requires a gradient, even after `set_require_grad(true)`, which distinguishes it from frozen
+/// parameters. (A clone can't serve as the probe: it shares uninitialised parameters, which would be thawed too.)
 fn refuse_running_state<M: Module>(probe: M) -> Result<(), TrainerError> {
     let mut search = RunningState::default();
     probe.set_require_grad(true).visit(&mut search);
@@ -37,7 +37,7 @@ fn refuse_running_state<M: Module>(probe: M) -> Result<(), TrainerError> {
     }
 }
 
-/// Where the walk is: field names, and the kind of the struct that holds the last.
+/// Position of the walk: field names, and the kinds of the structs that contain them.
 #[derive(Default)]
 struct Path {
     names: Vec<String>,
@@ -59,7 +59,7 @@ impl Path {
         self.names.join(".")
     }
 
-    /// PyTorch keeps a Linear's weight as [out, in].
+    /// Whether this is a Linear's weight, which PyTorch stores as [out, in].
     fn is_linear_weight(&self) -> bool {
         self.names.last().is_some_and(|name| name == "weight")
             && self.holders.last().is_some_and(|holder| holder == "Struct:Linear")
@@ -111,7 +111,7 @@ impl ModuleVisitor for Planner {
 #[derive(Default)]
 struct RunningState {
     path: Path,
-    /// The layer and the state's name.
+    /// Names of the layer and of the state.
     found: Option<(String, String)>,
 }
 
@@ -133,13 +133,13 @@ impl ModuleVisitor for RunningState {
     }
 }
 
-/// Copies parameters to the host, one read-back for all.
+/// Copies parameters to the host, in a single read-back.
 pub(crate) struct Reader {
     transaction: Option<Transaction>,
 }
 
 impl Reader {
-    /// `out` is as long as the layout.
+    /// `out` must be as long as the layout.
     pub(crate) fn read<M: Module>(model: &M, out: &mut [f32]) -> Result<(), TrainerError> {
         let mut reader = Self { transaction: Some(Transaction::default()) };
         model.visit(&mut reader);
@@ -177,7 +177,7 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// `flat` is as long as the layout; `frozen` says of each parameter whether it gets no gradient.
+    /// `flat` is as long as the layout; `frozen` has a flag for each parameter.
     pub(crate) fn new(flat: &'a [f32], frozen: &'a [bool], device: &'a Device) -> Self {
         Self { rest: flat, frozen: frozen.iter(), device }
     }
@@ -196,7 +196,7 @@ impl ModuleMapper for Writer<'_> {
     }
 }
 
-/// Takes the gradients out of a backward pass, in the layout's order.
+/// Extracts the gradients of a backward pass, in layout order.
 pub(crate) struct Gradients<'a> {
     gradients: &'a mut burn::tensor::Gradients,
     transaction: Option<Transaction>,
@@ -205,7 +205,7 @@ pub(crate) struct Gradients<'a> {
 }
 
 impl<'a> Gradients<'a> {
-    /// One read-back for all, and the numbers of the parameters that got a gradient.
+    /// A single read-back for all gradients, and the numbers of the parameters that have one.
     pub(crate) fn register<M: Module>(
         model: &M,
         gradients: &'a mut burn::tensor::Gradients,

@@ -1,25 +1,25 @@
-//! Patterns of names: which parameters are meant.
+//! Name patterns that select parameters.
 
 use crate::error::TrainerError;
 
-/// Whether a name is meant by a pattern, in which * stands for any characters, none included.
+/// Whether a name matches a pattern, in which * stands for any characters, including none.
 #[must_use]
 pub fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
     for part in parts {
-        // The first place is as good as any: what follows has the most to choose from then.
+        // The leftmost match is optimal: it leaves the most for the remaining parts.
         let Some(at) = rest.find(part) else { return false };
         rest = &rest[at + part.len()..];
     }
     rest.ends_with(last)
 }
 
-/// Which of the names any of the patterns means.
+/// For each name, whether any pattern matches it.
 ///
 /// # Errors
-/// A pattern means none of them: it is misspelt. `key` is the configuration's, for the message.
+/// If a pattern matches no name: it must be misspelt. `key` is the configuration key, for the message.
 pub fn matching(key: &str, patterns: &[String], names: &[&str]) -> Result<Vec<bool>, TrainerError> {
     let is_idle = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
     if let Some(pattern) = patterns.iter().find(is_idle) {
@@ -31,10 +31,10 @@ pub fn matching(key: &str, patterns: &[String], names: &[&str]) -> Result<Vec<bo
     Ok(names.iter().map(|name| patterns.iter().any(|pattern| matches(pattern, name))).collect())
 }
 
-/// Names that a message repeats at most.
+/// Maximum number of names in a message.
 const SHOWN_MAX: usize = 20;
 
-/// The names with commas between, the first few of many.
+/// Comma-separated names, clipped if there are many.
 pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     let shown: Vec<&str> = names.iter().take(SHOWN_MAX).map(AsRef::as_ref).collect();
     let rest = names.len().saturating_sub(SHOWN_MAX);
@@ -77,7 +77,7 @@ mod tests {
         }
     }
 
-    /// By the definition: a star takes any number of characters.
+    /// Reference implementation: a star takes any number of characters.
     fn slowly(pattern: &[u8], name: &[u8]) -> bool {
         match pattern.split_first() {
             None => name.is_empty(),

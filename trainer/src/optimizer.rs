@@ -1,8 +1,8 @@
 //! Optimizers on the host, fused over the flat f32 buffer.
 //!
-//! Elementwise IEEE add, multiply, divide and square root alone; no fused multiply-add, no libm: the same bits on
-//! every CPU. What needs a power or a norm arrives as scalars, computed once by the coordinator. Since no element
-//! depends on another, and each block has a hash of its own, any number of threads may share a step.
+//! They use only elementwise IEEE add, multiply, divide and square root, no fused multiply-add and no libm: the same
+//! bits on every CPU. Values that need a power or a norm arrive as scalars, computed once by the coordinator. Since
+//! elements are independent, and each block has its own hash, any number of threads may share a step.
 
 use std::ops::Range;
 
@@ -12,26 +12,26 @@ use crate::optimizer_pass::{self, Part};
 use crate::state_check;
 use crate::update_rules::Rule;
 
-/// Elements of a block: the unit of the state check (and of summation, in the protocol).
+/// Elements per block: the unit of the state check (and of summation, in the protocol).
 pub const BLOCK: usize = 65_536;
 
-/// f32 scalars of one update, as the commit brings them.
+/// f32 scalars of one update, as carried by the commit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct UpdateScalars {
     /// Learning rate of this step.
     pub learning_rate: f32,
     /// Factor on the gradient: min(1, clip_norm / norm), or 1.
     pub clip_factor: f32,
-    /// 1 - beta1^t (Adam, AdamW), t counting applied steps.
+    /// 1 - beta1^t (Adam, AdamW), where t counts applied steps.
     pub bias_correction1: f32,
     /// sqrt(1 - beta2^t) (Adam, AdamW).
     pub bias_correction2_sqrt: f32,
-    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so its first value is the gradient's
-    /// bits for each parameter whenever its first gradient comes.
+    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so for each parameter its first value
+    /// has the bits of the first gradient, whenever that comes.
     pub first: bool,
 }
 
-/// Which rule, and its constants.
+/// An optimizer algorithm with its constants.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum OptimizerConfig {
     /// torch.optim.SGD (dampening 0, no Nesterov).
@@ -43,9 +43,9 @@ pub enum OptimizerConfig {
     },
     /// torch.optim.Adam.
     Adam {
-        /// Decay of the first moment.
+        /// Decay rate of the first moment.
         beta1: f64,
-        /// Decay of the second.
+        /// Decay rate of the second moment.
         beta2: f64,
         /// Added to the denominator.
         epsilon: f64,
@@ -54,48 +54,47 @@ pub enum OptimizerConfig {
     },
     /// torch.optim.AdamW.
     AdamW {
-        /// Decay of the first moment.
+        /// Decay rate of the first moment.
         beta1: f64,
-        /// Decay of the second.
+        /// Decay rate of the second moment.
         beta2: f64,
         /// Added to the denominator.
         epsilon: f64,
-        /// Decoupled: parameters shrink by learning rate times this.
+        /// Decoupled weight decay: parameters shrink by learning rate times this.
         weight_decay: f64,
     },
 }
 
-/// An optimizer and its moments.
+/// An optimizer with its moments.
 #[derive(Clone, Debug)]
 pub struct HostOptimizer {
     config: OptimizerConfig,
     layout: Layout,
     moments: Vec<Moment>,
-    /// Whether parameters of one dimension decay.
+    /// Whether one-dimensional parameters decay.
     decay_1d: bool,
-    /// Elements whose parameters have a gradient in this step, as ranges in order, and whether they decay; kept for
-    /// its capacity.
+    /// Ranges of elements that have a gradient in this step, in order, and whether they decay; kept for its capacity.
     runs: Vec<(Range<usize>, bool)>,
     /// Hashes of the blocks after a step; kept for its capacity.
     block_hashes: Vec<u64>,
-    /// How many threads share a step.
+    /// Number of threads that share a step.
     threads: usize,
 }
 
-/// One buffer of the optimizer's state, as long as the parameters.
+/// A buffer of the optimizer's state, as long as the parameters.
 #[derive(Clone, Debug)]
 pub struct Moment {
     /// torch's name: `momentum_buffer`, `exp_avg`, `exp_avg_sq`.
     pub name: &'static str,
-    /// Its values.
+    /// Values in layout order.
     pub values: Vec<f32>,
 }
 
 impl HostOptimizer {
-    /// With moments at their start.
+    /// An optimizer with initial moments.
     ///
     /// # Errors
-    /// A constant that no optimizer can work with.
+    /// If a constant is out of its valid range.
     pub fn new(config: OptimizerConfig, layout: &Layout) -> Result<Self, TrainerError> {
         config.check()?;
         let moments = config
@@ -114,58 +113,58 @@ impl HostOptimizer {
         })
     }
 
-    /// With so many threads for each step of a large model; at first one. The bits are the same for any number.
+    /// Sets the number of threads for steps of large models; the default is one. The bits are the same for any number.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
     }
 
-    /// Whether weight decay falls on parameters of one dimension too: biases and normalisations, which GPT-2's
-    /// training leaves alone (karpathy/nanoGPT, `configure_optimizers`). At first it does, as in torch.
+    /// Whether weight decay also applies to one-dimensional parameters: biases and normalisations, which GPT-2's
+    /// training exempts (karpathy/nanoGPT, `configure_optimizers`). By default it does, as in torch.
     #[must_use]
     pub fn with_decay_1d(mut self, decay_1d: bool) -> Self {
         self.decay_1d = decay_1d;
         self
     }
 
-    /// The rule.
+    /// The algorithm and its constants.
     #[must_use]
     pub fn config(&self) -> OptimizerConfig {
         self.config
     }
 
-    /// The layout that it works on.
+    /// The layout of the parameters.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Its state.
+    /// The optimizer's state.
     #[must_use]
     pub fn moments(&self) -> &[Moment] {
         &self.moments
     }
 
-    /// Its state, to be restored. The lengths must stay.
+    /// The optimizer's state, to be restored. Lengths must not change.
     pub fn moments_mut(&mut self) -> &mut [Moment] {
         &mut self.moments
     }
 
-    /// Puts the moments back to their start, for a run that begins anew in a process that has trained.
+    /// Resets the moments, for a new run in a process that has trained before.
     pub fn reset(&mut self) {
         for (moment, (_, start)) in self.moments.iter_mut().zip(self.config.first_moments()) {
             moment.values.fill(*start);
         }
     }
 
-    /// One step, in place; gives the state check after it.
+    /// Performs one step in place, and returns the state check after it.
     ///
-    /// `gradient` is the reduced mean over the global batch. A parameter that `present` denies got no gradient from
-    /// any microbatch: neither it nor its moments change. Nothing is allocated once every parameter has been seen.
+    /// `gradient` is the reduced mean over the global batch. A parameter for which `present` is false got no gradient
+    /// from any microbatch: neither it nor its moments change. Allocates nothing once every parameter has been seen.
     ///
     /// # Panics
-    /// `parameters` or `gradient` isn't as long as the layout: a programmer's error.
+    /// If `parameters` or `gradient` isn't as long as the layout: a programmer's error.
     pub fn step(
         &mut self,
         parameters: &mut [f32],
@@ -184,10 +183,10 @@ impl HostOptimizer {
         state_check::chain(&self.block_hashes)
     }
 
-    /// The state check of parameters and moments as they are.
+    /// State check of the parameters and the present moments.
     ///
     /// # Panics
-    /// `parameters` isn't as long as the layout: a programmer's error.
+    /// If `parameters` isn't as long as the layout: a programmer's error.
     #[must_use]
     pub fn state_check(&self, parameters: &[f32]) -> u64 {
         assert!(parameters.len() == self.layout.elements, "parameters as long as the layout");
@@ -195,7 +194,7 @@ impl HostOptimizer {
         state_check::chain(&optimizer_pass::hashes(parameters, &moments))
     }
 
-    /// Neighbours that are present and decay alike become one range.
+    /// Merges adjacent present parameters with the same decay into ranges.
     fn find_runs(&mut self, present: impl Fn(usize) -> bool) {
         self.runs.clear();
         for (number, parameter) in self.layout.parameters.iter().enumerate() {
@@ -224,7 +223,7 @@ impl From<&configs::Optimizer> for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// The names of the moments, and the value that each begins with.
+    /// Names and initial values of the moments.
     fn first_moments(self) -> &'static [(&'static str, f32)] {
         match self {
             // -0.0 * momentum + g is g, bit for bit, -0.0 included: the first step copies the gradient.

@@ -1,4 +1,4 @@
-//! One pass of an optimizer over its buffers, on one thread or shared by several.
+//! An optimizer's pass over its buffers, on one or several threads.
 
 use std::ops::Range;
 
@@ -6,22 +6,21 @@ use crate::optimizer::{BLOCK, Moment};
 use crate::state_check::BlockCheck;
 use crate::update_rules::{Rule, apply};
 
-/// A thread of its own has at least so many elements: they take it a millisecond or two, and its start a hundredth of
-/// that.
+/// Minimum elements per thread: they take a millisecond or two, and starting a thread a hundredth of that.
 const THREAD_ELEMENTS_MIN: usize = 16 * BLOCK;
 
-/// Whole blocks of all buffers, from the element `start` on; the last block of all may be short.
+/// Whole blocks of all buffers, from element `start` on; the very last block may be short.
 pub(crate) struct Part<'a> {
     start: usize,
     parameters: &'a mut [f32],
     gradient: &'a [f32],
-    /// Empty where the rule has none.
+    /// Empty if the rule has no such moment.
     moments: [&'a mut [f32]; 2],
     block_hashes: &'a mut [u64],
 }
 
 impl<'a> Part<'a> {
-    /// All of it.
+    /// The whole of the buffers.
     pub(crate) fn new(
         parameters: &'a mut [f32],
         gradient: &'a [f32],
@@ -33,7 +32,7 @@ impl<'a> Part<'a> {
         Self { start: 0, parameters, gradient, moments, block_hashes }
     }
 
-    /// So many blocks, and what is left.
+    /// Splits off the first blocks.
     fn split(self, blocks: usize) -> (Self, Self) {
         let elements = self.parameters.len().min(blocks * BLOCK);
         let (parameters, later_parameters) = self.parameters.split_at_mut(elements);
@@ -53,7 +52,7 @@ impl<'a> Part<'a> {
         )
     }
 
-    /// Updates what lies in `runs` and hashes all of it. A piece stays in the cache from its update to its hash.
+    /// Updates the elements in `runs` and hashes everything. Each piece stays in cache from its update to its hash.
     fn step(self, rules: &[Rule; 2], runs: &[(Range<usize>, bool)]) {
         let Self { start: first, parameters, gradient, mut moments, block_hashes } = self;
         let mut runs = &runs[runs.partition_point(|(range, _)| range.end <= first)..];
@@ -85,13 +84,12 @@ impl<'a> Part<'a> {
     }
 }
 
-/// A piece of a moment, or nothing of one that is not there.
+/// A piece of a moment; empty if the moment is absent.
 fn piece_mut(moment: &mut [f32], range: Range<usize>) -> &mut [f32] {
     if moment.is_empty() { moment } else { &mut moment[range] }
 }
 
-/// Updates `whole` where `runs` says (with the rule for what doesn't decay, or that for what does), on up to so many
-/// threads.
+/// Updates the elements in `runs` on at most `threads` threads, by the first rule if they don't decay, else the second.
 pub(crate) fn run(whole: Part<'_>, rules: &[Rule; 2], runs: &[(Range<usize>, bool)], threads: usize) {
     let blocks = whole.block_hashes.len();
     let threads = threads.min(whole.parameters.len() / THREAD_ELEMENTS_MIN).max(1);
@@ -106,7 +104,7 @@ pub(crate) fn run(whole: Part<'_>, rules: &[Rule; 2], runs: &[(Range<usize>, boo
     });
 }
 
-/// The blocks' hashes of a state as it is.
+/// Block hashes of the present state.
 pub(crate) fn hashes(parameters: &[f32], moments: &[&[f32]]) -> Vec<u64> {
     let mut check = BlockCheck::new();
     let block_starts = (0..parameters.len()).step_by(BLOCK);

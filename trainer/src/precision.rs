@@ -1,4 +1,4 @@
-//! Half precision: a copy of a module whose parameters are cast, and layers that want f32 all the same.
+//! Half precision: casts a module's parameters, and keeps some layers in f32.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Embedding;
@@ -8,7 +8,7 @@ use configs::Precision;
 use crate::device::OpenDevice;
 use crate::error::TrainerError;
 
-/// burn's name for it.
+/// burn's type for this precision.
 pub(crate) fn dtype(precision: Precision) -> DType {
     match precision {
         Precision::F32 => DType::F32,
@@ -17,7 +17,7 @@ pub(crate) fn dtype(precision: Precision) -> DType {
     }
 }
 
-/// Refuses a device that doesn't store, convert and calculate in it.
+/// Rejects devices that don't support storage, conversion and arithmetic in this type.
 pub(crate) fn check(precision: Precision, device: &OpenDevice) -> Result<(), TrainerError> {
     if device.computes_in(precision) {
         return Ok(());
@@ -32,7 +32,7 @@ pub(crate) fn check(precision: Precision, device: &OpenDevice) -> Result<(), Tra
     )))
 }
 
-/// The module with each float parameter cast: no leaves of the graph, but what leads to them.
+/// A copy with cast float parameters: no leaves of the graph themselves, but gradients flow back to the leaves.
 pub(crate) fn cast<M: Module>(module: &M, dtype: DType) -> M {
     module.clone().map(&mut Caster(dtype))
 }
@@ -45,8 +45,8 @@ impl ModuleMapper for Caster {
     }
 }
 
-/// A normalisation in f32 whatever the type of its input is, which its output has again: its statistics are sums over many
-/// elements (torch's autocast has the same list of exceptions).
+/// Applies a normalisation in f32, and returns the input's type: its statistics are sums over many elements (torch's
+/// autocast makes the same exceptions).
 pub(crate) fn normalise<M: Module, const D: usize>(
     layer: &M,
     x: Tensor<D>,
@@ -59,8 +59,8 @@ pub(crate) fn normalise<M: Module, const D: usize>(
     forward(&cast(layer, DType::F32), x.cast(DType::F32)).cast(dtype)
 }
 
-/// An embedding of indices `[count, positions]` in its weight's type. The backward pass adds up, in f32, what each
-/// occurrence of an index gives: hundreds of them would lose each other in half precision.
+/// An embedding of indices `[count, positions]` in its weight's type. The backward pass accumulates the gradients of
+/// repeated indices in f32: in half precision, sums of hundreds would lose their addends.
 pub(crate) fn embed(embedding: &Embedding, indices: Tensor<2, Int>) -> Tensor<3> {
     let dtype = embedding.weight.val().dtype();
     if dtype == DType::F32 {

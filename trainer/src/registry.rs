@@ -1,4 +1,4 @@
-//! Tasks by name.
+//! Registers tasks by name.
 
 use std::collections::BTreeMap;
 
@@ -18,20 +18,20 @@ struct Entry {
     build: Build,
 }
 
-/// The tasks that a binary knows. Users add theirs with [`Registry::with`].
+/// The tasks known to a binary. Users add theirs with [`Registry::with`].
 #[derive(Default)]
 pub struct Registry {
     entries: BTreeMap<String, Entry>,
 }
 
 impl Registry {
-    /// `mlp`, `cnn`, `resnet` and `gpt`.
+    /// The built-in models: `mlp`, `cnn`, `resnet` and `gpt`.
     #[must_use]
     pub fn builtin() -> Self {
         Self::default().with::<Mlp>("mlp").with::<Cnn>("cnn").with::<Resnet>("resnet").with::<Gpt>("gpt")
     }
 
-    /// Adds a task, or replaces the one of that name.
+    /// Adds a task, or replaces the one with this name.
     #[must_use]
     pub fn with<T: Task>(mut self, name: &str) -> Self {
         let build: Build = |config, data, device| Ok(Box::new(TaskEngine::<T>::new(config, data, device)?));
@@ -39,13 +39,13 @@ impl Registry {
         self
     }
 
-    /// Names and schemas, in order of the names.
+    /// Names and schemas, sorted by name.
     #[must_use]
     pub fn names(&self) -> Vec<(String, u32)> {
         self.entries.iter().map(|(name, entry)| (name.clone(), entry.schema)).collect()
     }
 
-    /// Schema of a task, if it is known.
+    /// Schema of a task, if it is registered.
     #[must_use]
     pub fn schema(&self, name: &str) -> Option<u32> {
         self.entries.get(name).map(|entry| entry.schema)
@@ -55,9 +55,8 @@ impl Registry {
     /// [`Engine::write_parameters`].
     ///
     /// # Errors
-    /// The kind is unknown, the configuration is wrong, the data don't fit, the device doesn't compute in the data's
-    /// precision, or the module holds state that a retried
-    /// step would count twice.
+    /// If the kind is unknown, the configuration is invalid, the data don't fit, the device doesn't support the data's
+    /// precision, or the module has state that a retried step would update twice.
     pub fn build(
         &self,
         kind: &str,

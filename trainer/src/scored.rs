@@ -1,4 +1,4 @@
-//! What a forward pass gives, and the losses that go by a batch's targets.
+//! Result of a forward pass, and the standard losses by kind of target.
 
 use burn::tensor::Tensor;
 
@@ -6,24 +6,24 @@ use crate::error::TrainerError;
 use crate::host::{HostBatch, Target};
 use crate::models::head::{Loss, score_tokens};
 
-/// What a forward pass gives.
+/// Result of a forward pass.
 pub struct Scored {
-    /// The *sum* over the samples of their losses, shape `[1]`.
+    /// *Sum* of the samples' losses, shape `[1]`.
     pub loss: Tensor<1>,
-    /// Count of samples or tokens that the sum is over.
+    /// Number of samples or tokens in the sum.
     pub weight: f64,
-    /// Outputs, `[samples, width]`: handed to [`crate::Task::sums`] on the host. For tokens, whose logits are too many to be
-    /// brought there, `[tokens, 1]`: 1 where the target's logit is the greatest, else 0.
+    /// Outputs, `[samples, width]`, passed to [`crate::Task::sums`] on the host. For tokens, whose logits are too many
+    /// to be read back, `[tokens, 1]`: 1 if the target's logit is the largest, else 0.
     pub outputs: Tensor<2>,
 }
 
 impl Scored {
-    /// The usual loss of outputs, by the batch's targets: cross entropy of logits `[samples, labels]`; for tokens, of
-    /// logits `[samples * window, vocabulary]`; for values `[samples, width]`, the mean over a sample's values of the
-    /// squared errors. Computed in f32, and summed over samples or tokens in a fixed order.
+    /// The standard loss by kind of target: cross entropy of logits `[samples, labels]`; for tokens, of logits
+    /// `[samples * window, vocabulary]`; for values `[samples, width]`, the squared error averaged over a sample's
+    /// values. Computed in f32, and summed over samples or tokens in a fixed order.
     ///
     /// # Errors
-    /// The outputs don't have the targets' shape, a label is outside of them, or the targets are unknown.
+    /// If the outputs don't have the targets' shape, a label is out of range, or the targets are unknown.
     pub fn by_target(outputs: Tensor<2>, batch: &HostBatch) -> Result<Self, TrainerError> {
         if !matches!(batch.y, Target::Tokens(_)) {
             return Loss::default().score(outputs, batch);

@@ -1,10 +1,10 @@
-//! Metric sums of a batch, on the host, in f64 and in the samples' order.
+//! Metric sums of a batch on the host, in f64 and in sample order.
 
 use crate::task::HostScored;
 
-/// `[loss sum, weight, correct]`, and in evaluation the confusion matrix K x K, row = truth, column = prediction.
+/// `[loss sum, weight, correct]`, then in evaluation the K x K confusion matrix: row = truth, column = prediction.
 ///
-/// The prediction is the first of the greatest outputs. A label outside of the outputs counts nowhere.
+/// The prediction is the first of the largest outputs. Labels out of range are ignored.
 pub(crate) fn classification(labels: &[i64], scored: &HostScored<'_>) -> Vec<f64> {
     let classes = scored.width;
     let mut sums = vec![0.0; if scored.evaluation { 3 + classes * classes } else { 3 }];
@@ -46,14 +46,14 @@ pub(crate) fn regression(values: &[f32], width: usize, scored: &HostScored<'_>) 
     vec![scored.loss_sum, scored.weight, absolute / width, squared / width]
 }
 
-/// `[loss sum, weight, correct]`, in training and evaluation: K is the vocabulary, and K x K too many to be summed.
-/// The outputs are 1 where the prediction is right, else 0.
+/// `[loss sum, weight, correct]`, in training and evaluation: K is the vocabulary size, and a K x K matrix would be too
+/// large. The outputs are 1 for correct predictions, else 0.
 pub(crate) fn tokens(scored: &HostScored<'_>) -> Vec<f64> {
     let correct = scored.outputs.iter().map(|hit| f64::from(*hit)).sum();
     vec![scored.loss_sum, scored.weight, correct]
 }
 
-/// Softmax of logits, row by row: what [`crate::Engine::predict`] gives for a classification, as probabilities.
+/// Row-wise softmax: converts the logits of [`crate::Engine::predict`] to probabilities, for a classification.
 #[must_use]
 pub fn probabilities(logits: &[f32], classes: usize) -> Vec<f64> {
     let mut all = Vec::with_capacity(logits.len());

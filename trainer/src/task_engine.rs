@@ -1,4 +1,4 @@
-//! A task on a device, behind the [`Engine`] trait.
+//! Implements [`Engine`] for a task on a device.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,8 @@ use crate::precision;
 use crate::scored::Scored;
 use crate::task::{HostScored, ModelConfig, Task};
 
-/// burn's random generator is one per process and backend: who draws from it holds this, from the seed to the last
-/// draw. Fresh parameters draw their first values when they are first touched, so building, reading and writing count.
+/// burn has one random generator per process and backend. This lock is held from seeding to the last draw. Parameters
+/// draw their initial values lazily, so it also covers building, reading and writing them.
 static RANDOM: Mutex<()> = Mutex::new(());
 
 fn sole_draw() -> MutexGuard<'static, ()> {
@@ -29,10 +29,10 @@ fn sole_draw() -> MutexGuard<'static, ()> {
 
 pub(crate) struct TaskEngine<T: Task> {
     task: T,
-    /// On the training device. `None` after a panic has taken it along.
+    /// On the training device. `None` after it was lost to a panic.
     model: Option<T::Model>,
     layout: Layout,
-    /// For each parameter whether it is kept as it is.
+    /// One flag per parameter.
     frozen: Vec<bool>,
     name: String,
     /// Without autodiff: dropout is off and nothing is kept for a backward pass.
@@ -71,8 +71,8 @@ impl<T: Task> TaskEngine<T> {
         Err(TrainerError::Shape(format!("{length} elements for a model of {}", self.layout.elements)))
     }
 
-    /// Loss sum and outputs on the host, after what `transaction` holds already (tensors without autodiff, as
-    /// gradients are: a transaction takes one kind).
+    /// Reads loss sum and outputs back to the host, after the tensors already in `transaction` (without autodiff, like
+    /// gradients: a transaction takes tensors of one kind).
     fn read_back(
         &self,
         transaction: Transaction,
@@ -125,7 +125,7 @@ impl<T: Task> Engine for TaskEngine<T> {
             let _sole = sole_draw();
             cpu.seed(seed);
             let mut values = vec![0.0; self.layout.elements];
-            // Parameters draw their values when they are first read: in the layout's order, under the lock.
+            // Parameters draw their values when first read: in layout order, under the lock.
             Reader::read(&self.task.model(&cpu), &mut values)?;
             Ok(values)
         })?;
@@ -180,7 +180,7 @@ impl<T: Task> Engine for TaskEngine<T> {
                 let _sole = sole_draw();
                 let computing = match batch.precision {
                     Precision::F32 => Cow::Borrowed(model),
-                    // Gradients go back through the casts, so they reach the f32 parameters as f32.
+                    // Gradients flow back through the casts, so they reach the f32 parameters as f32.
                     half => Cow::Owned(precision::cast(model, precision::dtype(half))),
                 };
                 self.training.seed(key);

@@ -1,7 +1,7 @@
 //! Parameters and optimizer state as safetensors, and their digests.
 //!
-//! Names as in the module; Linear weights `[out, in]`, as PyTorch has them, in files and digests alike, so a digest
-//! can be checked from the file. An optimizer's tensor is named `exp_avg/hidden.0.weight`.
+//! Names are those of the module; Linear weights are `[out, in]`, PyTorch's orientation, in both files and digests, so
+//! that a digest can be verified from the file. An optimizer's tensor is named `exp_avg/hidden.0.weight`.
 
 use std::collections::BTreeMap;
 
@@ -12,42 +12,42 @@ use crate::layout::{Layout, Parameter};
 use crate::names::listed;
 use crate::optimizer::HostOptimizer;
 
-/// Metadata of a file: text by key.
+/// Metadata of a file: key-value pairs of text.
 pub type Metadata = BTreeMap<String, String>;
 
-/// A safetensors file of the parameters.
+/// Serialises the parameters as safetensors.
 #[must_use]
 pub fn encode_model(layout: &Layout, parameters: &[f32], metadata: &Metadata) -> Vec<u8> {
     model_file(layout, parameters, metadata).into_bytes()
 }
 
-/// A safetensors file of the optimizer's state.
+/// Serialises the optimizer's state as safetensors.
 #[must_use]
 pub fn encode_optimizer(optimizer: &HostOptimizer, metadata: &Metadata) -> Vec<u8> {
     optimizer_file(optimizer, metadata).into_bytes()
 }
 
-/// A safetensors file whose size is known before its bytes are made, so that it needs no memory of its own.
+/// A safetensors file that is streamed: its size is known in advance and it is never held in memory.
 pub struct TensorFile<'a> {
     head: Vec<u8>,
     entries: Vec<Entry<'a>>,
 }
 
-/// The file that [`encode_model`] gives, to be written piece by piece.
+/// [`encode_model`] as a stream.
 #[must_use]
 pub fn model_file<'a>(layout: &'a Layout, parameters: &'a [f32], metadata: &Metadata) -> TensorFile<'a> {
     TensorFile::new(model_entries(layout, parameters), metadata)
 }
 
-/// The file that [`encode_optimizer`] gives, to be written piece by piece.
+/// [`encode_optimizer`] as a stream.
 #[must_use]
 pub fn optimizer_file<'a>(optimizer: &'a HostOptimizer, metadata: &Metadata) -> TensorFile<'a> {
     TensorFile::new(optimizer_entries(optimizer), metadata)
 }
 
 impl<'a> TensorFile<'a> {
-    /// The header is written here rather than by the safetensors crate, whose metadata is a hash map: the same state
-    /// must be the same bytes, and with them the same hash in the manifest.
+    /// Writes the header itself: the safetensors crate keeps metadata in a hash map, but equal states must have equal
+    /// bytes, and so equal hashes in the manifest.
     fn new(entries: Vec<Entry<'a>>, metadata: &Metadata) -> Self {
         let entries = sorted(entries);
         let mut header = serde_json::Map::new();
@@ -80,7 +80,7 @@ impl<'a> TensorFile<'a> {
     /// Writes the file.
     ///
     /// # Errors
-    /// What the sink says.
+    /// If the sink fails.
     pub fn write(&self, sink: &mut dyn std::io::Write) -> std::io::Result<()> {
         let mut result = sink.write_all(&self.head);
         for entry in &self.entries {
@@ -103,29 +103,29 @@ impl<'a> TensorFile<'a> {
     }
 }
 
-/// What a file says of itself before its tensors are read.
+/// Header of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Text by key.
+    /// Key-value pairs of text.
     pub metadata: Metadata,
-    /// The tensors' shapes by name.
+    /// Shapes of the tensors by name.
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// Reads a file's header.
+/// Parses a file's header.
 ///
 /// # Errors
-/// It isn't safetensors.
+/// If it isn't safetensors.
 pub fn header(bytes: &[u8]) -> Result<Header, TrainerError> {
     let file = File::open(bytes, "model")?;
     let shapes = file.tensors.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
     Ok(Header { metadata: file.metadata, shapes })
 }
 
-/// Fills the parameters from a file; gives its metadata.
+/// Loads the parameters from a file and returns its metadata.
 ///
 /// # Errors
-/// It isn't safetensors, or not exactly this layout's tensors. `parameters` may be overwritten in part.
+/// If it isn't safetensors, or its tensors aren't exactly those of the layout. `parameters` may be partly overwritten.
 pub fn decode_model(bytes: &[u8], layout: &Layout, parameters: &mut [f32]) -> Result<Metadata, TrainerError> {
     let file = File::open(bytes, "model")?;
     file.check_count(layout.parameters.len())?;
@@ -136,14 +136,14 @@ pub fn decode_model(bytes: &[u8], layout: &Layout, parameters: &mut [f32]) -> Re
     Ok(file.metadata)
 }
 
-/// Fills the parameters from a file of another run or program, by their names.
+/// Loads the parameters, by name, from a file of another run or program.
 ///
-/// A parameter whose name `may_differ` means keeps its value where the file lacks it or has it in another shape, and
-/// such tensors of the file beyond the layout's are passed over. Gives how many parameters were taken.
+/// Parameters for which `may_differ` is true keep their values if the file lacks them or has another shape, and extra
+/// tensors in the file with such names are ignored. Returns the number of parameters loaded.
 ///
 /// # Errors
-/// It isn't safetensors, or a tensor is missing, one too many or of another shape or type: the message lists them.
-/// `parameters` are as they were then.
+/// If it isn't safetensors, or a tensor is missing, superfluous, or of another shape or type: the message lists them,
+/// and `parameters` are unchanged.
 pub fn adopt_model(
     bytes: &[u8],
     layout: &Layout,
@@ -194,7 +194,7 @@ pub fn adopt_model(
     Ok(taken.len())
 }
 
-/// Fills the optimizer's state from a file; gives its metadata.
+/// Loads the optimizer's state from a file and returns its metadata.
 ///
 /// # Errors
 /// As [`decode_model`].
@@ -218,7 +218,7 @@ pub fn model_digest(layout: &Layout, parameters: &[f32]) -> [u8; 32] {
     digest(model_entries(layout, parameters))
 }
 
-/// The state digest: the same over the model's and the optimizer's tensors.
+/// The state digest: as [`model_digest`], over the tensors of both model and optimizer.
 #[must_use]
 pub fn state_digest(parameters: &[f32], optimizer: &HostOptimizer) -> [u8; 32] {
     let mut entries = model_entries(optimizer.layout(), parameters);
@@ -264,7 +264,7 @@ fn sorted(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
 }
 
 impl Entry<'_> {
-    /// Gives the values in the file's order, little-endian, in pieces.
+    /// Writes the values in file order, little-endian, in pieces.
     fn write(&self, mut out: impl FnMut(&[u8])) {
         let mut piece = Vec::with_capacity(PIECE * 4);
         let mut push = |value: &f32| {

@@ -1,18 +1,18 @@
-//! The elementwise rules of the optimizers, as torch defines them.
+//! The elementwise update rules of the optimizers, as defined by torch.
 //!
-//! Plain loops over slices of one length, which the compiler turns into vector code; a vector's lanes round as
-//! single values do, so its width never shows in the results.
+//! Plain loops over equally long slices, which the compiler vectorises; vector lanes round like scalars, so the vector
+//! width never affects the results.
 
 use crate::optimizer::{OptimizerConfig, UpdateScalars};
 
-/// A rule with this step's constants. Differences such as 1 - beta are taken in f64 before they are rounded to f32.
+/// A rule with this step's constants. Differences such as 1 - beta are computed in f64 before they are rounded to f32.
 #[derive(Clone, Copy)]
 pub(crate) enum Rule {
     /// p -= rate * g.
     Sgd(Sgd),
     /// p -= rate * momentum buffer.
     Momentum(Sgd),
-    /// Both kinds of Adam.
+    /// Adam or AdamW.
     Adam(Adam),
 }
 
@@ -78,8 +78,8 @@ fn adam(s: &UpdateScalars, beta1: f64, beta2: f64, epsilon: f64, penalty: f32, s
     }
 }
 
-/// Applies the rule to a piece of parameters and gradient and the same piece of the moments; those that the rule has no
-/// use for are empty.
+/// Applies the rule to a piece of parameters and gradient and the same piece of the moments; moments that the rule
+/// doesn't use are empty.
 pub(crate) fn apply(rule: &Rule, parameters: &mut [f32], gradient: &[f32], [first, second]: [&mut [f32]; 2]) {
     match rule {
         Rule::Sgd(rule) => sgd(*rule, parameters, gradient),

@@ -1,4 +1,4 @@
-//! A model with burn's shapes (items, batcher, a step that gives a mean loss), run as a task.
+//! A model with burn's interface (items, batcher, a step with a mean loss), run as a task.
 
 mod support;
 
@@ -33,7 +33,7 @@ impl Net {
     }
 }
 
-/// An item of a burn dataset: what is known of a sample.
+/// An item of a burn dataset.
 struct Item {
     features: Vec<f32>,
     label: i64,
@@ -153,7 +153,7 @@ fn a_mean_over_samples_becomes_a_sum() {
     check_like_the_task(&DataSpec::new(vec![2, 3], output));
 }
 
-/// Finite differences of the loss sum that the task itself gives.
+/// Finite differences of the task's own loss sum.
 #[test]
 fn the_gradient_is_that_of_the_loss_sum() {
     let data = table(3, 2);
@@ -195,7 +195,7 @@ fn a_batch_of_another_shape_is_refused() {
     assert!(engine.evaluate(&wrong).unwrap_err().to_string().contains("12 inputs"));
 }
 
-/// What a batch gives a task, and how it refuses what it doesn't have.
+/// Tensors of a batch, and errors for what it lacks.
 #[test]
 fn a_batch_is_had_as_tensors() {
     let device = Device::flex();

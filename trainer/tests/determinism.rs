@@ -1,5 +1,4 @@
-//! The same bits twice: initialisation, dropout, gradients. A process of its own, since burn's random generator is
-//! one per process.
+//! Bitwise reproducibility of initialisation, dropout and gradients. A separate process: burn's generator is global.
 
 mod support;
 
@@ -24,7 +23,7 @@ fn initialisation_depends_on_the_seed_alone_and_not_on_the_device() {
     assert!(seven.iter().any(|x| *x != seven[0]));
 }
 
-/// Initial values are part of what a seed means: they may change between versions of Bonfire or burn only knowingly.
+/// Initial values are determined by the seed: they must not change inadvertently between versions of Bonfire or burn.
 #[test]
 fn initial_values_have_not_changed() {
     let mut engine = build(&config("mlp", &json!({ "hidden": [3] })), &table(2, 2), &cpu());
@@ -83,7 +82,7 @@ fn the_fingerprint_repeats_and_tells_backends_apart() {
 
 const CHILD: &str = "BONFIRE_TEST_PRINT_BITS";
 
-/// Prints the fingerprint and the hashes of two gradients when [`threads_do_not_show_in_the_bits`] runs it.
+/// Prints the fingerprint and the hashes of two gradients when run by [`threads_do_not_show_in_the_bits`].
 #[test]
 fn print_bits() {
     if std::env::var_os(CHILD).is_none() {

@@ -1,4 +1,4 @@
-//! What holds for the language model beside its numbers: causality, determinism, first values, refusals.
+//! Properties of the language model other than its numbers: causality, determinism, initial values, errors.
 
 mod support;
 
@@ -58,7 +58,7 @@ fn samples_and_shorter_windows_do_not_change_each_other() {
     let both = engine.predict(&of(text.clone(), 2)).unwrap();
     let second = engine.predict(&of(text[WINDOW..].to_vec(), 1)).unwrap();
     let start = engine.predict(&of(text[WINDOW..WINDOW + 4].to_vec(), 1)).unwrap();
-    // Other sizes, other orders of summation.
+    // Other sizes have other summation orders.
     let is_close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
     assert!(is_close(&both[WINDOW * VOCABULARY..], &second));
     assert!(start.len() == 4 * VOCABULARY && is_close(&second[..start.len()], &start));
@@ -133,7 +133,7 @@ fn first_values_are_those_of_gpt_2() {
             assert!((deviation / expected - 1.0).abs() < 0.05, "{name}: {deviation}");
         }
     }
-    // Logits near 0: every token is about as likely.
+    // Logits near 0: all tokens are about equally likely.
     let sums = engine.evaluate(&batch(&text(64, 65), 2, 3)).unwrap();
     assert!((sums[0] / sums[1] - 65f64.ln()).abs() < 0.1);
 }
@@ -146,7 +146,7 @@ fn presets_have_the_parameters_that_they_are_called_after() {
     };
     assert_eq!(count("0.8M", 64, 65), 809_856);
     assert_eq!(count("3.3M", 256, 256), 3_290_624);
-    // As GPT-2 small has it with its own vocabulary and window.
+    // GPT-2 small with its own vocabulary and window.
     assert_eq!(count("124M", 1024, 50_257), 124_439_808);
 }
 

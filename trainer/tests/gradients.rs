@@ -1,4 +1,4 @@
-//! Each model's gradient against finite differences of its loss, and what the sums say.
+//! Each model's gradient against finite differences of its loss, and its metric sums.
 
 mod support;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 use support::{batch, build, classes, config, cpu, gradient, noise, parameters, table, text};
 use trainer::{Categories, DataSpec, Engine, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target};
 
-/// The loss sum in f64 from the outputs: f32's rounding of a sum would drown the differences.
+/// The loss sum in f64 from the outputs: f32 rounding of a sum would drown the differences.
 fn loss(engine: &mut dyn Engine, batch: &HostBatch) -> f64 {
     let outputs = engine.predict(batch).unwrap();
     match &batch.y {
@@ -33,7 +33,7 @@ fn check(config: &ModelConfig, data: &DataSpec) {
     check_here(engine.as_mut(), config, data, 4e-3);
 }
 
-/// With parameters so great that every one of them matters: a transformer's first ones are too small for that.
+/// With parameters so large that each of them matters: a transformer's initial ones are too small.
 fn check_far_from_zero(config: &ModelConfig, data: &DataSpec) {
     let mut engine = build(config, data, &cpu());
     let values: Vec<f32> = noise(engine.layout().elements, 3).iter().map(|x| 0.8 * x).collect();
@@ -63,7 +63,7 @@ fn check_here(engine: &mut dyn Engine, config: &ModelConfig, data: &DataSpec, st
         let difference = (above - below) / (2.0 * f64::from(step));
         let bend = (above + below - 2.0 * middle).abs() / f64::from(step);
         let error = (difference - f64::from(flat.values[index])).abs();
-        // Where a ReLU or a maximum switches within the step, a one-sided difference decides.
+        // If a ReLU or a maximum switches within the step, compare with the one-sided difference.
         let tolerance = 5e-3 * difference.abs().max(1.0);
         if error > tolerance {
             kinks += 1;
@@ -121,14 +121,14 @@ fn cnn_classifies() {
     check(&config("cnn", &json!({ "channels": [3, 4], "hidden": 5 })), &data);
 }
 
-/// Depth 8 alone: the difference of every parameter of a deeper one takes long, and torch's gradients are there.
+/// Depth 8 only: finite differences of deeper networks take long, and their gradients are compared with torch's.
 #[test]
 fn resnet_classifies() {
     let data = DataSpec::new(vec![2, 5, 4], classes(3));
     let config = config("resnet", &json!({ "depth": 8, "width": 2, "groups": 1 }));
     let mut engine = build(&config, &data, &cpu());
     engine.initialise(11).unwrap();
-    // Normalised after each layer, the loss bends more than others do.
+    // Normalised after each layer, the loss is more curved than that of other models.
     check_here(engine.as_mut(), &config, &data, 5e-4);
 }
 

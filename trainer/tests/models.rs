@@ -1,4 +1,4 @@
-//! The models against torch: logits, losses and gradients from the same parameters.
+//! The models against torch: logits, losses and gradients for the same parameters.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn integers(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|x| x.as_i64().unwrap()).collect()
 }
 
-/// Index in the module's order of the element that is number `index` in the file's.
+/// Module index of the element with this index in the file.
 fn place(parameter: &Parameter, index: usize) -> usize {
     if !parameter.transposed {
         return index;
@@ -23,7 +23,7 @@ fn place(parameter: &Parameter, index: usize) -> usize {
     (index % rows) * columns + index / rows
 }
 
-/// The parameters of the vectors: noise in the file's order, one stream for each in torch's order.
+/// The parameters of the test vectors: noise in file order, with one stream per parameter in torch's order.
 fn fill(engine: &mut dyn Engine, names: &[&str]) {
     let layout = engine.layout().clone();
     let mut ours: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
@@ -41,7 +41,7 @@ fn fill(engine: &mut dyn Engine, names: &[&str]) {
     engine.write_parameters(&values).unwrap();
 }
 
-/// Pairs of a place and a number of codes.
+/// Pairs of feature index and number of codes.
 fn categories(pairs: &Value) -> Vec<Categories> {
     let pairs = pairs.as_array().unwrap().iter().map(integers);
     pairs.map(|pair| Categories { place: pair[0] as usize, codes: pair[1] as usize }).collect()
@@ -89,7 +89,7 @@ fn check(case: &Value) {
     let (flat, sums) = gradient(engine.as_mut(), &batch, 0);
     let loss = case["loss"].as_f64().unwrap();
     close(&format!("{name}, loss"), sums[0], loss, loss);
-    // Without autodiff some operations are fused, and round otherwise.
+    // Without autodiff, some operations are fused and round differently.
     let without = engine.evaluate(&batch).unwrap();
     close(&format!("{name}, loss without autodiff"), without[0], loss, loss);
     assert_eq!(without[1..3], sums[1..3]);

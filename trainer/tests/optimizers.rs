@@ -1,4 +1,4 @@
-//! The host optimizers against torch, and what they promise beside.
+//! The host optimizers against torch, and their other guarantees.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ struct Case {
     parameters: std::collections::BTreeMap<u64, Vec<f64>>,
 }
 
-/// The same as in vectors/optimizers.py.
+/// As in vectors/optimizers.py.
 fn gradient(step: u64) -> Vec<f32> {
     (0..START.len() as u64)
         .map(|i| {
@@ -28,7 +28,6 @@ fn gradient(step: u64) -> Vec<f32> {
         .collect()
 }
 
-/// A layout of parameters with these lengths.
 fn layout(lengths: &[usize]) -> Layout {
     let mut layout = Layout::default();
     for (number, len) in lengths.iter().enumerate() {
@@ -107,7 +106,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Values of either sign for a buffer of any length.
+/// Pseudorandom values of both signs.
 fn noise(length: usize, stream: u32) -> Vec<f32> {
     let mut state = stream;
     (0..length)
@@ -120,7 +119,7 @@ fn noise(length: usize, stream: u32) -> Vec<f32> {
 
 #[test]
 fn a_parameter_without_a_gradient_is_left_alone_and_the_others_are_not() {
-    // Lengths that put the boundaries inside, at and beyond pieces and blocks.
+    // Lengths with boundaries inside, at and beyond pieces and blocks.
     let lengths = [3, 4093, 5000, 61_000, 1, 70_000];
     let layout = layout(&lengths);
     for name in KINDS {
@@ -161,7 +160,7 @@ fn a_parameter_without_a_gradient_is_left_alone_and_the_others_are_not() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    // Enough for three threads and a short last block; runs of present parameters that cross the threads' parts.
+    // Enough for three threads and a short last block; runs of present parameters cross the threads' parts.
     let lengths = [1_000_000, 700_000, 5, 1_500_000, 123];
     let layout = layout(&lengths);
     let gradient = noise(layout.elements, 8);
@@ -229,7 +228,7 @@ fn the_first_momentum_is_the_gradient_bit_for_bit() {
     let gradient = [-0.0, 3.0, -0.0, 5.0];
     optimizer.step(&mut parameters, &gradient, |number| number == 0, &scalars(1, betas));
     assert_eq!(bits(&optimizer.moments()[0].values[..2]), bits(&[-0.0, 3.0]));
-    // The second parameter's first gradient comes later, and is copied all the same.
+    // The second parameter's first gradient comes later, and is copied too.
     optimizer.step(&mut parameters, &gradient, |number| number == 1, &scalars(2, betas));
     assert_eq!(bits(&optimizer.moments()[0].values), bits(&[-0.0, 3.0, -0.0, 5.0]));
 }
@@ -274,7 +273,7 @@ fn one_flipped_bit_anywhere_changes_the_check() {
 
 #[test]
 fn the_place_in_the_buffer_never_shows_in_the_bits() {
-    // Vector code handles a slice's tail one by one: the same element at any place must come out the same.
+    // Vector code handles a slice's tail element by element: an element must get the same result at any position.
     let (config, betas) = config("adamw weight_decay");
     let (start, gradient) = (noise(37, 5), noise(37, 6));
     let run = |from: usize| {
@@ -327,7 +326,7 @@ fn the_configurations_section_is_taken_as_it_stands() {
     assert_eq!(adamw, expected);
 }
 
-/// As a worker that has trained begins a run anew: the bits are those of one that has not.
+/// Like a worker that begins a new run: the bits are those of a fresh one.
 #[test]
 fn a_reset_optimizer_is_a_new_one() {
     for name in KINDS {

@@ -1,4 +1,4 @@
-//! A user's model: registered by name, checked, and refused where members could not be kept equal.
+//! Custom models: registered by name, checked, and rejected if members couldn't stay identical.
 
 mod support;
 
@@ -12,7 +12,7 @@ use trainer::{
     Target, Task, TrainerError, UpdateScalars,
 };
 
-/// What all the models below share: a linear layer, and something that makes them special.
+/// Common part of the models below: a linear layer plus something special.
 trait Special: Module + 'static {
     fn build(inputs: usize, outputs: usize, device: &Device) -> Self;
     fn forward(&self, x: Tensor<2>) -> Tensor<2>;
@@ -201,7 +201,7 @@ impl Special for Panicking {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        // A matrix product of shapes that don't fit panics inside burn.
+        // A matrix product of mismatched shapes panics inside burn.
         x.clone().matmul(self.linear.forward(x))
     }
 }

@@ -1,5 +1,4 @@
-//! Training microbatches in half precision beside the same ones in f32, on the CPU. Half precision is slow there: this is
-//! for its results.
+//! Half-precision microbatches compared with f32, on the CPU, where half precision is slow: only results are tested.
 
 mod support;
 
@@ -16,7 +15,7 @@ use trainer::{
 
 const HALVES: [Precision; 2] = [Precision::Bf16, Precision::F16];
 
-/// The greatest relative error of rounding to it: half the distance of neighbours above 1, of 8 and of 11 bits.
+/// Largest relative rounding error: half the distance of neighbours above 1, with 8 or 11 bits.
 fn roundoff(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => 2f64.powi(-24),
@@ -25,7 +24,7 @@ fn roundoff(precision: Precision) -> f64 {
     }
 }
 
-/// A model, its data, and how many layers with weights a sample goes through.
+/// A model, its data, and the number of layers with weights.
 type Case = (ModelConfig, DataSpec, i32);
 
 fn cases() -> Vec<Case> {
@@ -49,7 +48,7 @@ fn cases() -> Vec<Case> {
         (config("cnn", &json!({ "channels": [8, 16], "hidden": 32 })), image.clone(), 4),
         (config("resnet", &json!({ "depth": 8, "width": 8, "groups": 4 })), image.clone(), 8),
         (config("resnet", &json!({ "depth": 18, "width": 4, "groups": 2 })), image, 18),
-        // Four dense layers a block and two products of attention, the embedding and the output.
+        // Four dense layers and two attention products per block, the embedding and the output.
         (config("gpt", &json!({ "layers": 2, "heads": 2, "width": 32, "tied": true })), text(12, 17), 14),
         (
             config(
@@ -69,12 +68,12 @@ fn measured((config, data, _): &Case, precision: Precision) -> Agreement {
     Agreement::measure(engine.as_mut(), &batch(&data, 16, 1), 1).unwrap()
 }
 
-/// A layer rounds its weight, its input and its output, in the backward pass three more; errors that don't depend on
-/// each other add up as their squares. The greatest error of each, where most are smaller.
+/// A layer rounds its weight, input and output, and three more values in the backward pass; independent errors add up
+/// as their squares. Each is bounded by its largest error, though most are smaller.
 ///
-/// Where there are kinks (ReLU, the greatest of a window), a value that is nearer to the kink than its error goes the
-/// other way, and all of its gradient with it. That befalls a part of the values as great as the error itself, in each
-/// layer, and of the gradient the root of that.
+/// At kinks (ReLU, max pooling), a value closer to the kink than its error switches sides, and all of its gradient with
+/// it. In each layer, that affects a fraction of the values as large as the error itself, and the square root of that
+/// of the gradient.
 fn bound(config: &ModelConfig, layers: i32, precision: Precision) -> f64 {
     let (layers, roundoff) = (f64::from(layers), roundoff(precision));
     let is_smooth = config.kind == "gpt" || format!("{config:?}").contains("activation");
@@ -96,7 +95,7 @@ fn half_precision_is_as_far_from_f32_as_its_roundings_explain() {
             assert!(found.gradient < bound, "{kind:?} in {precision}: {found:?}");
             assert!(found.loss < bound, "{kind:?} in {precision}: {found:?}");
             assert!(found.cosine > (1.0 - bound * bound).sqrt(), "{kind:?} in {precision}: {found:?}");
-            // What is nearer was not computed in it.
+            // Anything closer was not computed in this precision.
             assert!(found.gradient > roundoff(precision) / 4.0, "{kind:?} in {precision}: {found:?}");
             found.check(precision).unwrap();
         }
@@ -112,7 +111,7 @@ fn dropout_drops_the_same_units_in_each_precision() {
     ] {
         for precision in HALVES {
             let found = measured(&(config(kind, &keys), data.clone(), 0), precision);
-            // Other units would be another model: a cosine of about a half.
+            // Different units would be a different model, with a cosine of about a half.
             assert!(found.cosine > 0.98, "{kind} in {precision}: {found:?}");
         }
     }
@@ -138,7 +137,7 @@ fn the_bits_repeat_and_evaluation_and_prediction_stay_f32() {
             assert!(bits(&first.values) == bits(&again.values), "{config:?}");
             assert_eq!(sums, sums_again);
             assert_ne!(sums[0].to_bits(), expected[0].to_bits(), "{config:?} was computed in f32");
-            // A loss in half precision would have no more bits than that has.
+            // A loss in half precision would have no more bits than that type.
             let beyond = if precision == Precision::Bf16 { 16 } else { 13 };
             assert!(
                 (sums[0] as f32).to_bits().trailing_zeros() < beyond,
@@ -153,7 +152,7 @@ fn the_bits_repeat_and_evaluation_and_prediction_stay_f32() {
     }
 }
 
-/// Hundreds of one token: its gradient is a sum that bf16, 256 times as fine as 1, could not go on adding to.
+/// Hundreds of one token: bf16 resolves only 1/256 of a value, so its gradient, a long sum, would stop growing.
 #[test]
 fn a_token_that_comes_often_has_its_whole_gradient() {
     let config = config("gpt", &json!({ "layers": 1, "heads": 1, "width": 8 }));
@@ -192,7 +191,7 @@ fn a_device_without_it_is_refused_with_the_way_out() {
     assert!(f32_is_fine.is_ok());
 }
 
-/// A task as users write them: nothing in it knows of half precision.
+/// A user's task, unaware of half precision.
 struct Plain {
     inputs: usize,
     outputs: usize,
@@ -238,7 +237,7 @@ fn a_task_of_ones_own_needs_no_change() {
     }
 }
 
-/// burn's Gru makes its output in the device's own type, f32.
+/// burn's Gru creates its output in the device's default type, f32.
 struct Recurrent(usize);
 
 impl Task for Recurrent {

@@ -1,4 +1,4 @@
-//! What holds for residual nets beside their numbers: sizes, determinism, first values, refusals.
+//! Properties of residual networks other than their numbers: sizes, determinism, initial values, errors.
 
 mod support;
 
@@ -24,8 +24,8 @@ fn images_of_any_size_are_taken() {
     }
 }
 
-/// He et al. 2015, table 6: ResNet-20 has 0.27 million parameters; torchvision's resnet18 has 11,689,512, of which
-/// 513,000 are its last layer's and 9,408 its stem's.
+/// He et al. 2015, table 6: ResNet-20 has 0.27 million parameters; torchvision's resnet18 has 11,689,512, including
+/// 513,000 of its last layer and 9,408 of its stem.
 #[test]
 fn the_parameters_are_as_many_as_published() {
     let count = |depth| {

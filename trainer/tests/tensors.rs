@@ -1,4 +1,4 @@
-//! Files of tensors, and digests that others can recompute.
+//! Tensor files, and digests that other programs can recompute.
 
 mod support;
 
@@ -127,7 +127,7 @@ fn another_models_file_is_refused_by_the_tensor_that_differs() {
     }
 }
 
-/// The contract's words, followed from the file alone.
+/// The digest as specified, computed from the files alone.
 fn digest_from_files(files: &[Vec<u8>]) -> [u8; 32] {
     let opened: Vec<SafeTensors<'_>> =
         files.iter().map(|file| SafeTensors::deserialize(file).unwrap()).collect();
@@ -176,7 +176,7 @@ fn an_export_says_what_it_is() {
     assert_eq!(metadata["format"], "pt");
 }
 
-/// A small layout with a weight that files hold transposed.
+/// A small layout with a weight that files store transposed.
 fn small() -> Layout {
     let mut layout = Layout::default();
     layout.push("linear.weight".to_owned(), vec![3, 2], true);
@@ -213,7 +213,7 @@ proptest! {
     }
 }
 
-/// The parts of what a run begins with: taken by name, listed where they don't fit, and as they were where they may not.
+/// Adoption of an initial model: parameters load by name, mismatches are listed, and change nothing if not allowed.
 #[test]
 fn a_model_is_adopted_by_names_or_left_alone() {
     let device = cpu();
@@ -243,14 +243,14 @@ fn a_model_is_adopted_by_names_or_left_alone() {
         assert_eq!(expected == Some(region), is_taken, "{name}");
     }
 
-    // The other way round there are tensors that the model has no place for.
+    // Conversely, the file has tensors that the model lacks.
     let file = tensors::encode_model(layout, &parameters, &Metadata::new());
     let mut parameters = values.clone();
     let said = tensors::adopt_model(&file, source.layout(), &mut parameters, |name| name == "output.weight");
     assert!(said.unwrap_err().to_string().ends_with("the model has no hidden.1.bias, hidden.1.weight"));
 }
 
-/// A frozen parameter gets no gradient, and the others get the one that they had.
+/// Frozen parameters get no gradient, and the others get the same one as before.
 #[test]
 fn frozen_parameters_get_no_gradient() {
     let data = table(2, 4);
@@ -261,7 +261,7 @@ fn frozen_parameters_get_no_gradient() {
     let names: Vec<String> = engine.layout().parameters.iter().map(|own| own.name.clone()).collect();
     let frozen: Vec<bool> = names.iter().map(|name| name.ends_with("weight")).collect();
     engine.freeze(&frozen).unwrap();
-    // It stays so when the parameters are written, as after each step.
+    // This persists when parameters are written, as after each step.
     let parameters = support::parameters(engine.as_mut());
     engine.write_parameters(&parameters).unwrap();
     let (after, _) = support::gradient(engine.as_mut(), &batch, 0);

@@ -1,6 +1,6 @@
-//! wgpu against flex, on whatever adapter there is (a software one will do).
+//! wgpu against flex, on any adapter (a software one will do).
 //!
-//! BONFIRE_REQUIRE_WGPU=1 makes this fail rather than pass over where there is none.
+//! With BONFIRE_REQUIRE_WGPU=1, this fails rather than skips if there is none.
 
 mod support;
 
@@ -74,7 +74,7 @@ fn a_microbatch_has_the_same_bits_each_time() {
     }
 }
 
-/// In f16 where the adapter has it; the bounds are those of tests/precision.rs for models of this depth.
+/// In f16 if the adapter supports it; the bounds are those of tests/precision.rs for models of this depth.
 #[test]
 fn half_precision_is_near_f32_and_has_the_same_bits_each_time() {
     let Some(device) = wgpu() else { return };

@@ -1,4 +1,4 @@
-//! What can't be in `[dataset]` and `[augment]`.
+//! Checks `[dataset]` and `[augment]`.
 
 use super::within;
 use crate::key_positions::Report;
@@ -37,7 +37,7 @@ fn dataset(dataset: &Dataset, report: &mut Report) {
     report.add(&["dataset", "columns", target], message);
 }
 
-/// Keys that the data's form has no use for: set, they would promise what doesn't happen.
+/// Rejects keys that the data's format doesn't use: they would have no effect.
 fn format(config: &Config, report: &mut Report) {
     let dataset = &config.dataset;
     let format = dataset.format.as_str();
@@ -71,7 +71,7 @@ fn format(config: &Config, report: &mut Report) {
     }
 }
 
-/// What an epoch has, and in which order.
+/// Contents and order of an epoch.
 fn sampling(config: &Config, report: &mut Report) {
     let dataset = &config.dataset;
     let format = dataset.format.as_str();

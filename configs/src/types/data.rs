@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What the target is.
+/// Task type of the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -14,7 +14,7 @@ pub enum DatasetKind {
     Regression,
 }
 
-/// What a column is.
+/// Kind of a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -24,7 +24,7 @@ pub enum ColumnKind {
     Ignore,
 }
 
-/// How numeric columns are scaled.
+/// Scaling of numeric columns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -34,7 +34,7 @@ pub enum Normalise {
     None,
 }
 
-/// In which order an epoch has its samples.
+/// Order of the samples in an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -45,7 +45,7 @@ pub enum Shuffle {
     None,
 }
 
-/// What an epoch has: each sample once, or draws with replacement.
+/// Contents of an epoch: each sample once, or draws with replacement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -56,7 +56,7 @@ pub enum Sampling {
     Weighted,
 }
 
-/// What happens to an image that can't be decoded, or a row that doesn't fit its table.
+/// What to do with an image that can't be decoded, or a row that doesn't fit its table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]

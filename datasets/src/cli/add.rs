@@ -33,7 +33,6 @@ pub(super) fn run(
     })
 }
 
-/// Who is at work.
 fn user() -> String {
     let named = ["USER", "LOGNAME", "USERNAME"].iter().filter_map(|name| std::env::var(name).ok());
     named.into_iter().find(|name| !name.is_empty()).unwrap_or_else(uid)

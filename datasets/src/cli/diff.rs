@@ -6,9 +6,7 @@ use datasets::registry::{Registry, RegistryError};
 use super::text::{aligned, counted, one_line, path_line, short};
 use super::{DataReference, PrintFormat};
 
-/// Files of one kind that are listed.
 const FILES_SHOWN_MAX: usize = 50;
-/// Categories of a column that are listed.
 const CATEGORIES_SHOWN_MAX: usize = 20;
 
 pub(super) fn run(
@@ -60,7 +58,7 @@ fn text_of(difference: &Difference) -> String {
     text
 }
 
-/// Lines for the first of some things, and how many more there are.
+/// Formats the first items, then the number of items left out.
 fn listed<T>(text: &mut String, all: &[T], line: impl Fn(&T) -> String) {
     all.iter().take(FILES_SHOWN_MAX).for_each(|one| text.push_str(&line(one)));
     if all.len() > FILES_SHOWN_MAX {
@@ -117,7 +115,7 @@ fn push_table(text: &mut String, table: &TableDifference) {
 fn row(column: &Shift) -> [String; 8] {
     let number = |pair: Option<[f64; 2]>| pair.map_or_else(String::new, |[a, b]| moved(&short(a), &short(b)));
     let quantile = |place: usize| number(column.quantiles.map(|[a, b]| [a[place], b[place]]));
-    // The rule of thumb of `population_stability`.
+    // The rule of thumb documented at `population_stability`.
     let verdict = match column.psi {
         None => "",
         Some(psi) if psi < 0.1 => "little change",
@@ -136,7 +134,7 @@ fn row(column: &Shift) -> [String; 8] {
     ]
 }
 
-/// Before and after, once if they are the same.
+/// `before -> after`, or the value alone if it didn't change.
 fn moved<T: PartialEq + std::fmt::Display>(before: &T, after: &T) -> String {
     if before == after { before.to_string() } else { format!("{before} -> {after}") }
 }

@@ -43,7 +43,7 @@ pub(super) fn run(
     Ok(aligned(&rows))
 }
 
-/// A version without its list of files.
+/// A manifest as JSON, without its files.
 fn value(version: &Manifest) -> serde_json::Value {
     json!({
         "name": version.name,

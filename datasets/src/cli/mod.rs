@@ -1,4 +1,4 @@
-//! The command line: parsing, one file per command, and what is printed.
+//! The command line: parsing, one file per command, and the output format.
 
 mod add;
 mod checkout;
@@ -38,7 +38,7 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// As the key's: a number of bytes stays one of 64 bits.
+/// The same limit as the configuration key: the product in bytes fits in 64 bits.
 const MEMORY_MB_MAX: u64 = 1 << 24;
 
 fn default_memory_mb() -> u64 {
@@ -128,20 +128,18 @@ pub(crate) enum PrintFormat {
     Json,
 }
 
-/// What a command printed, and how it ended.
 pub(crate) struct Outcome {
     pub(crate) text: String,
     pub(crate) failure: Option<Failure>,
 }
 
-/// Why it failed, in one line.
+/// A failure as one line for stderr, with its exit code.
 pub(crate) struct Failure {
     pub(crate) line: String,
     pub(crate) code: u8,
 }
 
 impl Cli {
-    /// Carries the command out.
     pub(crate) fn run(self) -> Outcome {
         let memory_mb = self.memory_mb;
         let registry = Registry::at(self.dir).with_memory_mb(memory_mb);
@@ -165,27 +163,27 @@ impl Cli {
 
 impl Failure {
     pub(crate) fn of(error: &RegistryError) -> Self {
-        // A file's name may have a line end in it; a failure is one line.
+        // File names may contain newlines; a failure is one line.
         let line = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { line, code: error.exit_code() }
     }
 }
 
-/// What is asked of a look at data.
+/// Options for inspecting data.
 #[derive(Clone)]
 pub(crate) struct DataArguments {
     pub(crate) target: Option<String>,
     pub(crate) memory_mb: u64,
 }
 
-/// What a word on the command line means: a path that is there, or a version.
+/// A command-line argument that is either an existing path or a version.
 pub(crate) enum DataReference {
     Path(PathBuf),
     Version(Reference),
 }
 
 impl DataReference {
-    /// A path that exists comes first; what looks like a path is one.
+    /// Existing paths take precedence; anything that looks like a path is one.
     pub(crate) fn by(word: &str) -> Result<Self, RegistryError> {
         let path = PathBuf::from(word);
         let looks_like_path = word.contains('/') || path.extension().is_some() && !word.contains('@');

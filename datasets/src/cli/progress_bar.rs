@@ -1,18 +1,18 @@
-//! A bar on a terminal; nothing elsewhere.
+//! Progress bar on a terminal; hidden elsewhere.
 
 use datasets::registry::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Columns of a terminal on which a bar and its figures have room.
+/// Terminal columns needed to show both the bar and its numbers.
 const ROOMY: u16 = 64;
 
-/// A bar of bytes, with their rate. It goes away when it is dropped, so that what is printed stands alone.
+/// Progress in bytes, with the rate. Cleared when dropped, so that the output stands alone.
 pub(crate) struct BytesBar {
     bar: ProgressBar,
 }
 
 impl BytesBar {
-    /// A bar on stderr; hidden where that is no terminal.
+    /// A bar on stderr; hidden if stderr is not a terminal.
     pub(crate) fn new(what: &str) -> Self {
         let bar = ProgressBar::new(0).with_message(printable::line(what).into_owned());
         let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);

@@ -10,16 +10,12 @@ use super::DataArguments;
 use super::show_overview::histogram;
 use super::text::{aligned, blocks, counted, one_line, short};
 
-/// Texts of a column that are shown.
 const TEXTS_SHOWN_MAX: usize = 8;
-/// Labels that are shown with their counts.
 const LABELS_SHOWN_MAX: usize = 50;
-/// Bins of a histogram of numbers.
 const BINS: usize = 16;
-/// Quantiles that are shown.
 const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
-/// A table that was looked at.
+/// An inspected table.
 pub(super) struct TableSeen {
     plan: DataPlan,
     profiles: Vec<Profile>,
@@ -27,7 +23,7 @@ pub(super) struct TableSeen {
 }
 
 impl TableSeen {
-    /// Looks at a table, in the form that its name says.
+    /// Inspects a table; the file extension selects the format.
     pub(super) fn of(path: &Path, name: Option<String>, asked: DataArguments) -> Result<Self, DataError> {
         let ends = |end: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(end));
         let DataArguments { target, memory_mb } = asked;
@@ -69,7 +65,7 @@ impl TableSeen {
     }
 }
 
-/// What a table is, and how its columns are distributed.
+/// Summary of a table and the distributions of its columns.
 fn table(plan: &DataPlan, profiles: &[Profile], all: &Distributions) -> String {
     let (training, validation) = plan.split_lengths();
     let mut text = format!(
@@ -96,7 +92,7 @@ fn table(plan: &DataPlan, profiles: &[Profile], all: &Distributions) -> String {
     text
 }
 
-/// Kind of a column, and the values that it has.
+/// A column's kind and its values.
 fn describe(plan: &DataPlan, column: &Column, profile: &Profile) -> (&'static str, String) {
     match (column.role, &column.feature, &plan.output) {
         (Role::Ignored, _, _) => ("ignored", String::new()),
@@ -120,7 +116,7 @@ fn texts(profile: &Profile) -> String {
     format!("{more}{}: {}{rest}", profile.distinct.len(), shown.join(", "))
 }
 
-/// How the numbers of each column are distributed, and the categories: a line each.
+/// One line per numeric column and one per categorical column.
 fn distributions(all: &Distributions) -> String {
     let mut text = String::new();
     let head = ["numbers", "mean", "std", "min", "5%", "25%", "median", "75%", "95%", "max", "histogram"];
@@ -164,7 +160,7 @@ fn numbers(column: &Distribution) -> Option<[String; 11]> {
     ])
 }
 
-/// The most frequent text with its share, and a block for each of the most frequent ones.
+/// The most frequent category with its share, and a histogram of the most frequent ones.
 fn categories(column: &Distribution, rows: u64) -> [String; 3] {
     let mut counts: Vec<&(String, u64)> = column.counts.iter().flatten().collect();
     counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));

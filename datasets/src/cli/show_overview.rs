@@ -4,9 +4,8 @@ use datasets::{Overview, PixelsSeen, TextSummary};
 
 use super::text::{aligned, bar, counted, one_line, path_line, short};
 
-/// Labels that are shown with their counts.
 const LABELS_SHOWN_MAX: usize = 50;
-/// Files that can't be decoded which are named.
+/// Undecodable files that are listed.
 const BAD_SHOWN_MAX: usize = 10;
 
 pub(super) fn text(seen: &Overview) -> String {
@@ -79,7 +78,7 @@ fn of_words(words: &TextSummary) -> String {
     text
 }
 
-/// A line for each with its count, its share of all, and a bar.
+/// One line per label: count, share of the total, and a bar.
 pub(super) fn histogram(counts: &[(String, u64)], shown_max: usize) -> String {
     let all = counts.iter().map(|(_, count)| count).sum::<u64>().max(1);
     let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! `datasets show`: what kind of thing it is that is to be shown.
+//! `datasets show`: finds out what kind of data to show.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,6 @@ use super::show::TableSeen;
 use super::text::{aligned, counted, path_line};
 use super::{DataArguments, DataReference, PrintFormat, show_overview};
 
-/// Files that are listed.
 const FILES_SHOWN_MAX: usize = 20;
 
 pub(super) fn run(
@@ -52,7 +51,7 @@ pub(super) fn run(
                     shown.files(&files);
                     shown.content(&path, &files, Some(manifest.name), asked)?;
                 }
-                // A single file is laid out under its own name, which says its form.
+                // A single file is laid out under its own name, whose extension gives the format.
                 [_] if format_of(&path)?.is_some() => shown.file(&path, Some(manifest.name), asked)?,
                 _ => shown.files(&files),
             }
@@ -66,7 +65,7 @@ pub(super) fn run(
     Ok(shown.text)
 }
 
-/// What is printed: for people, and for programs.
+/// Output as text and as JSON.
 #[derive(Default)]
 struct Shown {
     text: String,
@@ -85,7 +84,7 @@ impl Shown {
         self.add("files", json, &list(files));
     }
 
-    /// What a file holds; of a file whose name says nothing, a table.
+    /// Shows a file; one with an unknown extension is read as a table.
     fn file(&mut self, path: &Path, name: Option<String>, asked: DataArguments) -> Result<(), RegistryError> {
         match format_of(path)? {
             Some(format @ ("idx" | "text")) => self.overview(path, format, name, asked.memory_mb),
@@ -93,7 +92,7 @@ impl Shown {
         }
     }
 
-    /// What a folder holds: images, text, or the only table in it.
+    /// Shows a folder: images, text, or its only table.
     fn content(
         &mut self,
         folder: &Path,
@@ -141,7 +140,7 @@ impl Shown {
         let shown = match Overview::of(&config) {
             Ok(seen) => (json!(seen), show_overview::text(&seen)),
             Err(why @ DataError::Memory { .. }) => return Err(why.into()),
-            // The files are there all the same: that they are no data to train on is no failure of a look at them.
+            // The files themselves are listed already, so data unfit for training are reported but fail nothing.
             Err(why) if !self.text.is_empty() => {
                 (json!({ "problem": why.to_string() }), format!("as {format}: {why}\n"))
             }
@@ -152,7 +151,7 @@ impl Shown {
         Ok(())
     }
 
-    /// The text, with an empty line before it where something stands above.
+    /// The text, preceded by an empty line if there is output above it.
     fn parted(&self, text: String) -> String {
         if self.text.is_empty() { text } else { format!("\n{text}") }
     }
@@ -162,7 +161,7 @@ fn io(path: &Path, source: std::io::Error) -> RegistryError {
     RegistryError::Io { place: path.display().to_string(), source }
 }
 
-/// Where a version comes from.
+/// A version's provenance.
 fn head(manifest: &Manifest) -> String {
     let mut text = format!(
         "{}@{}  md5 {}, {} bytes\nadded {} by {} from {}\n",
@@ -186,7 +185,7 @@ fn head(manifest: &Manifest) -> String {
     text
 }
 
-/// Files by the ends of their names, then the first of them.
+/// Files counted by extension, then the first of them.
 fn list(files: &[(String, u64)]) -> String {
     let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (path, bytes) in files {

@@ -1,6 +1,6 @@
 //! Tables and numbers as text.
 
-/// Cells in columns of one width, the last one as long as it is.
+/// Pads cells to common column widths; the last column isn't padded.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let shown = |cell: &String| printable::line(cell).into_owned();
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(shown)).collect();
@@ -14,7 +14,7 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// A field that can't break a line of the table, nor be too long for it.
+/// A field on one line, clipped to fit a table.
 pub(crate) fn one_line(text: &str) -> String {
     let plain = printable::line(text);
     match plain.char_indices().nth(32) {
@@ -23,7 +23,7 @@ pub(crate) fn one_line(text: &str) -> String {
     }
 }
 
-/// A path on one line, whole.
+/// A path on one line, never clipped.
 pub(crate) fn path_line(text: &str) -> String {
     printable::line(text).into_owned()
 }
@@ -34,7 +34,7 @@ pub(crate) fn counted(count: u64, one: &str) -> String {
     format!("{count} {one}{more}")
 }
 
-/// A number with 5 significant digits at most, as people write it.
+/// A number with at most 5 significant digits.
 pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
@@ -51,20 +51,20 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// Counts as a row of blocks, the highest one for the greatest.
+/// Counts as a sparkline, scaled to the largest.
 pub(crate) fn blocks(counts: &[u64]) -> String {
     const BLOCKS: [char; 8] =
         ['\u{2581}', '\u{2582}', '\u{2583}', '\u{2584}', '\u{2585}', '\u{2586}', '\u{2587}', '\u{2588}'];
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let block = |count: &u64| match count {
         0 => ' ',
-        // Eighths of the most, rounded up: the lowest block for one, the highest for the most.
+        // Eighths of the maximum, rounded up: the lowest block for 1, the full block for the maximum.
         count => BLOCKS[((u128::from(*count) * 8).div_ceil(u128::from(most)) - 1).min(7) as usize],
     };
     counts.iter().map(block).collect()
 }
 
-/// A count as a bar, the longest for the greatest: eighths of a block, one at least for what there is.
+/// A count as a bar, scaled to the largest, in eighths of a block; any non-zero count shows at least one eighth.
 pub(crate) fn bar(count: u64, most: u64) -> String {
     const EIGHTHS: [char; 7] =
         ['\u{258f}', '\u{258e}', '\u{258d}', '\u{258c}', '\u{258b}', '\u{258a}', '\u{2589}'];

@@ -29,7 +29,7 @@ fn verify(registry: &Registry, version: Option<&str>) -> Result<Report, Registry
     registry.verify(reference.as_ref(), &BytesBar::new("verify"))
 }
 
-/// A word on files whose BLAKE3 nobody noted.
+/// Notes files that have no recorded BLAKE3.
 fn md5_only(report: &Report) -> String {
     if report.md5_only == 0 {
         return String::new();

@@ -1,4 +1,4 @@
-//! How many images of each class two versions have.
+//! Images per class in two versions.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use crate::images::{class, is_image};
 use crate::memory_budget::{MemoryBudget, read_whole};
 use crate::registry::RegistryError;
 
-/// A class whose number of images is not the same.
+/// A class with different numbers of images before and after.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ClassCount {
-    /// The class: a folder of images, or a label of a file in idx form, with that file.
+    /// The class: a folder of images, or an idx label together with its file.
     pub class: String,
-    /// Images of the first.
+    /// Images before.
     pub before: u64,
-    /// Images of the second.
+    /// Images after.
     pub after: u64,
 }
 
-/// The classes that have more or fewer images, in order.
+/// Classes whose image counts differ, sorted.
 pub(super) fn compare_classes(
     before: &ComparedData,
     after: &ComparedData,
@@ -49,7 +49,7 @@ pub(super) fn compare_classes(
     Ok(differ.map(|(class, [before, after])| ClassCount { class, before, after }).collect())
 }
 
-/// How often each label occurs in a file in idx form; nothing if it is none, which a run would say.
+/// Counts each label in an idx file; empty if it isn't one (a run would report that as an error).
 fn labels_of(
     side: &ComparedData,
     path: &str,

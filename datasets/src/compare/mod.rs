@@ -1,4 +1,4 @@
-//! What differs between two versions: which files, which rows, and how the columns moved.
+//! Compares two versions: files, rows, and column distributions.
 
 mod labels;
 mod rows;
@@ -22,14 +22,14 @@ pub use rows::RowCounts;
 use rows::compare_rows;
 pub use shift::{Shift, population_stability};
 
-/// One of the two that are compared.
+/// One side of a comparison.
 #[derive(Clone, Debug)]
 pub struct ComparedData {
-    /// What people call it.
+    /// Name shown to the user.
     pub label: String,
-    /// Whether it is one file rather than a folder.
+    /// Whether it is a single file rather than a folder.
     pub is_file: bool,
-    /// Its files by path.
+    /// Files by path.
     files: BTreeMap<String, SideFile>,
 }
 
@@ -42,7 +42,7 @@ struct SideFile {
 }
 
 impl SideFile {
-    /// Whether two files have the same bytes: by their BLAKE3 where both have one.
+    /// Compares by BLAKE3 if both files have one, else by MD5.
     fn is_same(&self, other: &Self) -> bool {
         match (&self.blake3, &other.blake3) {
             (Some(own), Some(other)) => own == other,
@@ -51,47 +51,47 @@ impl SideFile {
     }
 }
 
-/// What differs.
+/// Differences between two versions.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Difference {
-    /// The first.
+    /// Label of the first version.
     pub before: String,
-    /// The second.
+    /// Label of the second version.
     pub after: String,
-    /// Files that only the second has, with their bytes.
+    /// Files only in the second, with their sizes in bytes.
     pub added: Vec<(String, u64)>,
-    /// Files that only the first has, with their bytes.
+    /// Files only in the first, with their sizes in bytes.
     pub removed: Vec<(String, u64)>,
-    /// Files that both have with other bytes: the path, bytes before, bytes after.
+    /// Files whose contents differ: path, bytes before, bytes after.
     pub changed: Vec<(String, u64, u64)>,
-    /// Number of files that are the same.
+    /// Number of identical files.
     pub same: u64,
-    /// Classes of images of which there are more or fewer.
+    /// Image classes whose counts differ.
     pub classes: Vec<ClassCount>,
-    /// The tables among the changed files.
+    /// Tables among the changed files.
     pub tables: Vec<TableDifference>,
     /// What could not be compared, and why.
     pub notes: Vec<String>,
 }
 
-/// What differs in a table.
+/// Differences between two versions of a table.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct TableDifference {
-    /// Its file.
+    /// Path of the table's file.
     pub path: String,
-    /// Rows before and after, and how many came and went, over the columns that both have.
+    /// Rows before, after, added and removed, over the columns that both have.
     #[serde(flatten)]
     pub rows: RowCounts,
-    /// Columns that only the second has.
+    /// Columns only in the second.
     pub columns_added: Vec<String>,
-    /// Columns that only the first has.
+    /// Columns only in the first.
     pub columns_removed: Vec<String>,
-    /// How the columns moved that both have.
+    /// Shifts of the columns that both have.
     pub columns: Vec<Shift>,
 }
 
 impl ComparedData {
-    /// A version of a registry.
+    /// A version from the registry.
     #[must_use]
     pub fn of_version(registry: &Registry, manifest: &Manifest) -> Self {
         let file = |entry: &crate::listing::FileEntry| {
@@ -106,10 +106,10 @@ impl ComparedData {
         }
     }
 
-    /// A file or folder as it is now.
+    /// A file or folder in its present state.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If it can't be read.
     pub fn of_path(path: &Path) -> Result<Self, RegistryError> {
         let found = files_of(path)?;
         let files = try_in_parallel(&found, |(relative, place)| {
@@ -122,18 +122,18 @@ impl ComparedData {
     }
 }
 
-/// Compares two versions. Two single files are compared whatever their names.
+/// Compares two versions. Two single files are compared regardless of their names.
 ///
 /// # Errors
-/// When a file can't be read. A table that can't be understood is compared as a file, with a note.
+/// If a file can't be read. A table that can't be parsed is compared as a file, with a note.
 pub fn compare(before: &ComparedData, after: &ComparedData) -> Result<Difference, RegistryError> {
     compare_within(before, after, configs::Dataset::default().memory_mb)
 }
 
-/// As [`compare`], with so many megabytes (10^6 bytes) of memory at most for what is in the files.
+/// [`compare`] with at most `memory_mb` megabytes (10^6 bytes) for file contents.
 ///
 /// # Errors
-/// As [`compare`], and when reading a file takes more memory.
+/// As [`compare`], and if reading a file takes more memory.
 pub fn compare_within(
     before: &ComparedData,
     after: &ComparedData,
@@ -183,7 +183,7 @@ pub fn compare_within(
     Ok(difference)
 }
 
-/// Whether a file is a table, by its name.
+/// Whether the file's extension is that of a table.
 #[must_use]
 pub fn is_table(path: &str) -> bool {
     let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
@@ -198,7 +198,7 @@ fn compare_tables(
     b: &Path,
     memory: &MemoryBudget,
 ) -> Result<TableDifference, DataError> {
-    // The objects of a registry have no extension: the form goes by the path.
+    // Registry objects have no extension, so `path` determines the format.
     let form = crate::distribution::form_of(Path::new(path));
     let (before, after) =
         (Distributions::of_form(a, &form, memory)?, Distributions::of_form(b, &form, memory)?);

@@ -1,4 +1,4 @@
-//! Which rows came and went, whatever their order.
+//! Counts added and removed rows, ignoring order.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,28 +11,27 @@ use crate::format::Format;
 use crate::memory_budget::{MemoryBudget, OverBudget};
 use crate::table::Table;
 
-/// What a different row takes: its hash and its count, in a map that is half empty after it has grown and is there twice while
-/// it does.
+/// Memory per distinct row: hash and count, in a map that is half empty after growing and allocated twice meanwhile.
 const ROW_BYTES: u64 = 160;
 
-/// Rows of two tables.
+/// Row counts of two tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RowCounts {
-    /// Rows of the first.
+    /// Rows in the first.
     pub rows_before: u64,
-    /// Rows of the second.
+    /// Rows in the second.
     pub rows_after: u64,
-    /// Rows of the second that the first has not, or not so often.
+    /// Rows in the second that occur less often, or not at all, in the first.
     pub rows_added: u64,
-    /// Rows of the first that the second has not, or not so often.
+    /// Rows in the first that occur less often, or not at all, in the second.
     pub rows_removed: u64,
 }
 
-/// Counts the rows that came and went, looking at these columns alone. A row is known by the 128-bit xxh3 of its
-/// fields, so two different ones are taken for the same once in 10^20 tables of 10^9 rows; 32 bytes are kept for each.
+/// Counts the added and removed rows, considering only `columns`. Rows are identified by the 128-bit xxh3 of their
+/// fields, so two different rows collide once in 10^20 tables of 10^9 rows; each takes 32 bytes.
 ///
 /// # Errors
-/// When a file can't be read, is no table, lacks one of the columns, or has more rows than there is memory for.
+/// If a file can't be read, isn't a table, lacks one of the columns, or has more rows than fit in memory.
 pub(super) fn compare_rows(
     a: &Path,
     b: &Path,
@@ -59,7 +58,7 @@ pub(super) fn compare_rows(
     Ok(RowCounts { rows_before, rows_after, rows_added, rows_removed })
 }
 
-/// Hands each row's hash on, and returns their number.
+/// Passes each row's hash to `each` and returns the number of rows.
 fn count(
     path: &Path,
     form: &Format,
@@ -79,7 +78,7 @@ fn count(
         let mut hasher = Xxh3::new();
         for place in &places {
             let field = table.field(*place);
-            // The length first: "ab","c" is not "a","bc".
+            // Hash the length first: "ab","c" is not "a","bc".
             hasher.update(&(field.len() as u64).to_le_bytes());
             hasher.update(field.as_bytes());
         }

@@ -1,4 +1,4 @@
-//! How a column's distribution moved.
+//! Shifts in a column's distribution.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,34 @@ use serde::Serialize;
 
 use crate::distribution::{Distribution, NumberSummary};
 
-/// Bins of a column of numbers: tenths of the first version.
+/// Bins of a numeric column: deciles of the first version.
 const BINS: usize = 10;
-/// The fraction that stands for an empty bin, since no logarithm does. Evidently takes the same.
+/// Fraction substituted for an empty bin, whose logarithm is undefined. Evidently uses the same value.
 const EMPTY: f64 = 0.0001;
 
-/// How one column moved.
+/// How one column's distribution shifted.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Shift {
-    /// The column.
+    /// Column name.
     pub name: String,
     /// Missing fields before and after.
     pub missing: [u64; 2],
-    /// Mean before and after, of numbers.
+    /// Means before and after, for numeric columns.
     pub mean: Option<[f64; 2]>,
-    /// Standard deviation before and after, of numbers.
+    /// Standard deviations before and after, for numeric columns.
     pub deviation: Option<[f64; 2]>,
-    /// The quantiles 0.05, 0.25, 0.5, 0.75 and 0.95 before and after, of numbers.
+    /// The quantiles 0.05, 0.25, 0.5, 0.75 and 0.95 before and after, for numeric columns.
     pub quantiles: Option<[[f64; 5]; 2]>,
-    /// The categories whose counts differ: the text, its count before and after.
+    /// Categories whose counts differ: text, count before, count after.
     pub counts: Vec<(String, u64, u64)>,
-    /// [`population_stability`], where both are numbers or both are categories.
+    /// [`population_stability`], if both are numeric or both categorical.
     pub psi: Option<f64>,
 }
 
-/// The fractions of [`Shift::quantiles`].
+/// Quantile levels of [`Shift::quantiles`].
 pub(crate) const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 impl Shift {
-    /// Compares two distributions of a column.
     pub(super) fn between(before: &Distribution, after: &Distribution) -> Self {
         let numbers = before.numbers.as_ref().zip(after.numbers.as_ref());
         let counts = before.counts.as_deref().zip(after.counts.as_deref());
@@ -61,10 +60,10 @@ impl Shift {
     }
 }
 
-/// The population stability index of counts before and after in the same bins: the sum over the bins of
-/// `(q - p) * ln(q / p)`, where `p` and `q` are the fractions before and after, an empty bin's taken as 0.0001. `None`
-/// if one of the two has nothing at all. Zero means the same fractions; by the usual rule of thumb less than 0.1 is
-/// little change, and more than 0.25 a great one, whatever the number of rows.
+/// Population stability index of counts before and after in the same bins: the sum over the bins of
+/// `(q - p) * ln(q / p)`, where `p` and `q` are the fractions before and after; an empty bin counts as 0.0001. `None`
+/// if either side is empty. Zero means identical fractions; by the usual rule of thumb, less than 0.1 is little change
+/// and more than 0.25 a great one, regardless of the number of rows.
 ///
 /// Formula and rule: B. Yurdakul, "Statistical properties of population stability index", Western Michigan University
 /// 2018, dissertation 3208; the rule goes back to E. M. Lewis, "An introduction to credit scoring", 1994.
@@ -83,11 +82,11 @@ pub fn population_stability(bins: &[[u64; 2]]) -> Option<f64> {
         let (before, after) = (fraction(bin, 0), fraction(bin, 1));
         (after - before) * (after / before).ln()
     };
-    // A bin that is empty on both sides is no bin.
+    // Skip bins that are empty on both sides.
     Some(bins.iter().filter(|bin| **bin != [0, 0]).map(part).sum())
 }
 
-/// Counts of both in the bins between the first one's deciles; values that repeat make fewer bins.
+/// Counts of both sides in bins delimited by the first one's deciles; repeated values make fewer bins.
 fn tenths(a: &NumberSummary, b: &NumberSummary) -> Vec<[u64; 2]> {
     let mut edges: Vec<f64> = (1..BINS).map(|tenth| a.quantile(tenth as f64 / BINS as f64)).collect();
     edges.dedup();
@@ -97,7 +96,7 @@ fn tenths(a: &NumberSummary, b: &NumberSummary) -> Vec<[u64; 2]> {
             bins[edges.partition_point(|edge| edge < value)][side] += 1;
         }
     }
-    // Samples of other sizes than their columns: back to the columns' counts, so that missing fields weigh as much.
+    // Scale samples back to the columns' counts, so that missing fields keep their weight.
     for (side, numbers) in [a, b].into_iter().enumerate() {
         let kept = numbers.values.len().max(1) as u64;
         if numbers.is_sampled() {
@@ -109,13 +108,13 @@ fn tenths(a: &NumberSummary, b: &NumberSummary) -> Vec<[u64; 2]> {
     bins
 }
 
-/// The bins, and one for what is missing.
+/// Adds a bin for missing fields.
 fn with(mut bins: Vec<[u64; 2]>, missing: [u64; 2]) -> Vec<[u64; 2]> {
     bins.push(missing);
     bins
 }
 
-/// All categories of both, with their counts.
+/// The union of both sides' categories, with their counts.
 fn joined(a: &[(String, u64)], b: &[(String, u64)]) -> Vec<(String, u64, u64)> {
     let mut all: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for (side, counts) in [a, b].into_iter().enumerate() {

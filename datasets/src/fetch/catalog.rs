@@ -10,16 +10,15 @@ use serde::Deserialize;
 use super::unpack::Unpack;
 use crate::registry::RegistryError;
 
-/// Bytes of a table at most: ten thousand files.
+/// Maximum size of a table in bytes: ten thousand files.
 const TABLE_BYTES_MAX: u64 = 4 << 20;
-/// The table that is built in.
 const BUILT_IN: &str = include_str!("catalog.toml");
 
 /// Public datasets by name.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(transparent)]
 pub struct Catalog {
-    /// By name.
+    /// Datasets by name.
     pub datasets: BTreeMap<String, PublicDataset>,
 }
 
@@ -27,16 +26,16 @@ pub struct Catalog {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublicDataset {
-    /// What it is, in a line.
+    /// One-line description.
     #[serde(default)]
     pub about: String,
-    /// Its licence.
+    /// Licence of the dataset.
     #[serde(default)]
     pub licence: String,
-    /// Where the hashes are from, and which of them were checked.
+    /// Where the hashes come from, and which of them were checked.
     #[serde(default)]
     pub source: String,
-    /// Its files.
+    /// Files to download.
     pub files: Vec<PublicFile>,
 }
 
@@ -44,23 +43,23 @@ pub struct PublicDataset {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublicFile {
-    /// Under the folder that it is fetched to.
+    /// Path relative to the target folder.
     pub path: String,
-    /// Its bytes, if they are known.
+    /// Size in bytes, if known.
     pub bytes: Option<u64>,
-    /// Its MD5 in hexadecimal, if it is known; without it the file can't be checked.
+    /// MD5 in hexadecimal, if known; without it the file can't be verified.
     pub md5: Option<String>,
-    /// Where it is, the best place first: `https://` or `http://`.
+    /// Download URLs (`https://` or `http://`), preferred first.
     pub addresses: Vec<String>,
-    /// How it is unpacked, if no run reads it as it is.
+    /// How to unpack it, if runs can't read it as it is.
     pub unpack: Option<Unpack>,
 }
 
 impl Catalog {
-    /// The built-in table, and over it that of a file.
+    /// Loads the built-in table, overridden by that of a file.
     ///
     /// # Errors
-    /// When the file can't be read or says something that can't be.
+    /// If the file can't be read or is invalid.
     pub fn load(over: Option<&Path>) -> Result<Self, RegistryError> {
         let mut catalog = Self::parse(BUILT_IN, Path::new("the built-in table"))?;
         if let Some(path) = over {
@@ -76,10 +75,10 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// A dataset of the table.
+    /// Looks up a dataset by name.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// If the table has no such dataset.
     pub fn find(&self, name: &str) -> Result<&PublicDataset, RegistryError> {
         self.datasets.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.datasets.keys().map(String::as_str).collect();

@@ -1,4 +1,5 @@
-//! One file over HTTP: continued where it was cut, tried again with growing pauses, and checked before it has its name.
+//! Downloads one file over HTTP: resumes interrupted transfers, retries with exponential backoff, and verifies the file
+//! before giving it its final name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,45 +13,43 @@ use crate::digest::md5_of_file;
 use crate::registry::{Progress, RegistryError};
 use crate::sandboxed_folder::SandboxedFolder;
 
-/// The first pause; each later one is twice as long.
+/// First backoff; each later one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
-/// The longest pause, also where a server asks for a longer one.
+/// Longest backoff, even if the server asks for more.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 1 << 16;
 
-/// How long to try.
+/// Limits on time and attempts.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RetryPolicy {
-    /// For one file, all tries and pauses together.
+    /// Limit for one file, attempts and backoffs included.
     pub deadline: Duration,
-    /// Without a byte; then the connection counts as cut.
+    /// Time without a byte after which a connection counts as cut.
     pub stall: Duration,
-    /// Tries in a row that bring no byte further.
+    /// Consecutive attempts without progress.
     pub tries: u32,
 }
 
-/// A file that is there and was checked, as far as it can be.
+/// A downloaded file, verified if its hash is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetched {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Its MD5.
+    /// MD5 in hexadecimal.
     pub md5: String,
-    /// Whether the table has an MD5, and it is this one.
+    /// Whether the table has an MD5, and the file matches it.
     pub is_checked: bool,
-    /// Whether it was there before.
+    /// Whether the file existed before.
     pub was_there: bool,
 }
 
-/// Fetches a file of the table into a folder. What arrives is kept in `NAME.part` until it is whole and right; a later
-/// call continues that file if the table has the MD5 to check the whole by. A file that is there is checked, never
-/// replaced.
+/// Downloads a file of the table into a folder. Incomplete data are kept in `NAME.part`; a later call resumes them if
+/// the table has an MD5 to verify the result. An existing file is verified, never replaced.
 ///
 /// # Errors
-/// When no address gives the file in time, or what they give is not the file of the table.
+/// If no address delivers the file in time, or the contents don't match the table.
 pub fn fetch(
     file: &PublicFile,
     folder: &Path,
@@ -62,7 +61,7 @@ pub fn fetch(
         return check_present(file, path);
     }
     std::fs::create_dir_all(folder).map_err(RegistryError::at(folder))?;
-    // Nothing is written through a link that lies in the folder.
+    // Never write through a symlink in the folder.
     SandboxedFolder::open(folder).and_then(|below| below.folder_of(&file.path).map(drop))?;
     let mut part = PartialDownload::open(&path, file.md5.is_some())?;
     let mut line = Line { file, ends: Instant::now() + patience.deadline, patience, progress };
@@ -74,12 +73,12 @@ pub fn fetch(
                 let is_checked = file.md5.is_some();
                 return Ok(Fetched { path, bytes, md5, is_checked, was_there: false });
             }
-            // The disk is full, or the like: another address doesn't help.
+            // A local failure such as a full disk: another address won't help.
             Err(error @ (RegistryError::Io { .. } | RegistryError::Store(_))) => return Err(error),
             Err(error) => failure = Some(error),
         }
         if file.md5.is_none() {
-            // Without an MD5 nobody would see that two places have two files.
+            // Without an MD5, mixing the files of two servers would go unnoticed.
             part.clear()?;
         }
     }
@@ -87,7 +86,7 @@ pub fn fetch(
     Err(failure.unwrap_or_else(|| RegistryError::wrong(&path, "the table has no address for it")))
 }
 
-/// A file that has the name already.
+/// Verifies a file that exists already.
 fn check_present(file: &PublicFile, path: PathBuf) -> Result<Fetched, RegistryError> {
     let bytes = std::fs::metadata(&path).map_err(RegistryError::at(&path))?.len();
     let md5 = md5_of_file(&path)?;
@@ -102,7 +101,7 @@ fn check_present(file: &PublicFile, path: PathBuf) -> Result<Fetched, RegistryEr
     }
 }
 
-/// What has arrived so far, held by this process alone.
+/// The incomplete download, locked by this process.
 struct PartialDownload {
     path: PathBuf,
     file: File,
@@ -154,13 +153,13 @@ impl PartialDownload {
         Ok(())
     }
 
-    /// Gives it its name, which nobody had when the download began.
+    /// Renames the file to its final name, which didn't exist when the download began.
     fn finish(&self, whole: &Path) -> Result<(), RegistryError> {
         self.file.sync_all().map_err(RegistryError::at(&self.path))?;
         std::fs::rename(&self.path, whole).map_err(RegistryError::at(whole))
     }
 
-    /// Nothing has arrived: there is nothing to continue.
+    /// Removes an empty partial file: there is nothing to resume.
     fn tidy(&self) {
         if self.bytes == 0 {
             let _ = std::fs::remove_file(&self.path);
@@ -168,13 +167,13 @@ impl PartialDownload {
     }
 }
 
-/// How a try ended, if not well.
+/// Why an attempt failed.
 enum DownloadError {
-    /// Worth another try, after what the server asks for.
+    /// Retryable, after the delay that the server asked for.
     Cut { why: String, wait: Option<Duration> },
-    /// Not worth one.
+    /// Permanent.
     Refused(String),
-    /// It is this machine that can't go on.
+    /// A local failure.
     Here(RegistryError),
 }
 
@@ -199,7 +198,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Tries one address until the file is whole and right; returns its bytes and MD5.
+    /// Retries one address until the file is complete and verified; returns its size and MD5.
     fn download(
         &mut self,
         address: &str,
@@ -208,7 +207,7 @@ impl Line<'_> {
         let wrong = |problem: String| RegistryError::Wrong { place: address.to_owned(), problem };
         let (mut in_vain, mut pause, mut furthest) = (0, PAUSE_MIN, part.bytes);
         let mut etag = None;
-        // Whether a part of the bytes is older than this try: a wrong hash can then be an old half of another file.
+        // Whether some bytes predate this attempt: a hash mismatch may then be due to half of an older file.
         let mut is_patched = part.bytes > 0;
         loop {
             is_patched &= part.bytes > 0;
@@ -261,7 +260,7 @@ impl Line<'_> {
         }
     }
 
-    /// One request: continues the part if the server can, else begins anew.
+    /// Makes one request: resumes the partial file if the server can, else restarts.
     fn attempt(
         &self,
         address: &str,
@@ -288,7 +287,7 @@ impl Line<'_> {
             }
             206 => match content_range(&head.headers) {
                 Some((start, total)) if start == part.bytes && is_same(etag, &head.headers) => total,
-                // A server that answers with another range, or has another file by now, is asked for the whole.
+                // The range doesn't match, or the file has changed on the server: request the whole file.
                 _ => {
                     part.clear()?;
                     *etag = None;
@@ -322,7 +321,7 @@ impl Line<'_> {
         self.receive(body.into_reader(), part, total.or(self.file.bytes))
     }
 
-    /// Takes the body in.
+    /// Reads the response body.
     fn receive(
         &self,
         mut body: impl Read,
@@ -355,7 +354,7 @@ impl Line<'_> {
         Ok(())
     }
 
-    /// The bytes and the MD5 of what has arrived, or what is wrong with it.
+    /// The size and MD5 of the download, or why it is wrong.
     fn check(&self, part: &PartialDownload) -> Result<Result<(u64, String), String>, RegistryError> {
         let md5 = md5_of_file(&part.path)?;
         Ok(match &self.file.md5 {
@@ -380,7 +379,7 @@ impl Line<'_> {
     }
 }
 
-/// Whether a continued answer is of the file that was begun, as far as its tag says.
+/// Whether a resumed response is of the same file, as far as its ETag shows.
 fn is_same(etag: &Option<String>, headers: &HeaderMap) -> bool {
     match (etag, header(headers, ETAG)) {
         (Some(before), Some(now)) => before == now,
@@ -396,7 +395,7 @@ fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
     header(headers, name)?.trim().parse().ok()
 }
 
-/// First byte and size of the whole, of `bytes 5-9/10`; the size may be `*`.
+/// First byte and total size from `bytes 5-9/10`; the size may be `*`.
 fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = header(headers, CONTENT_RANGE)?.trim().strip_prefix("bytes ")?;
     let (range, total) = text.split_once('/')?;

@@ -1,6 +1,6 @@
-//! Public datasets, fetched over HTTP: a table of addresses and hashes, and a download that goes on where it was cut.
+//! Downloads of public datasets over HTTP: a table of addresses and hashes, and a resumable download.
 //!
-//! The only part of this crate that talks to a network, and only when it is asked to.
+//! This is the only part of the crate that uses the network, and only on request.
 
 mod catalog;
 mod download;

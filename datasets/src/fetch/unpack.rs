@@ -1,4 +1,4 @@
-//! What is published in a form of its own, turned into one that a run reads.
+//! Converts downloads with a format of their own to one that runs can read.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,30 +11,30 @@ use serde::Deserialize;
 use crate::quote::quoted;
 use crate::registry::RegistryError;
 
-/// Bytes of an image of CIFAR-10: red, green and blue planes of 32 x 32, row by row.
+/// Bytes of a CIFAR-10 image: red, green and blue planes of 32 x 32, row by row.
 const PIXELS: usize = 3 * 32 * 32;
-/// Images of one use at most: what is published has 50,000 for training.
+/// Maximum images per split; the published archive has 50,000 for training.
 const RECORDS_MAX: u64 = 60_000;
-/// Entries of an archive at most: what is published has 9.
+/// Maximum entries of an archive; the published one has 9.
 const ENTRIES_MAX: u64 = 64;
-/// Bytes that an archive unpacks to at most: all images of both uses, and as much again for what is passed over.
+/// Maximum unpacked size in bytes: all images of both splits, and as much again for skipped entries.
 const UNPACKED_BYTES_MAX: u64 = 4 * RECORDS_MAX * (PIXELS as u64 + 1);
 
 /// How a file is unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unpack {
-    /// The binary form of CIFAR-10 in a gzipped tar archive: `data_batch_1.bin` to `data_batch_5.bin` and
-    /// `test_batch.bin`, a byte of label and the pixels for each image (A. Krizhevsky, "The CIFAR-10 dataset", section
-    /// "Binary version").
+    /// The binary version of CIFAR-10 in a gzipped tar archive: `data_batch_1.bin` to `data_batch_5.bin` and
+    /// `test_batch.bin`, with a label byte and the pixels for each image (A. Krizhevsky, "The CIFAR-10 dataset",
+    /// section "Binary version").
     Cifar10,
 }
 
-/// Unpacks an archive into the folder `idx` beside it: images and labels in idx form, for training and for testing. What
-/// is there already stays.
+/// Unpacks an archive into the folder `idx` next to it: idx files of images and labels, for training and for testing.
+/// An existing folder is kept as it is.
 ///
 /// # Errors
-/// When the archive can't be read, or isn't what it should be, or there is no room.
+/// If the archive can't be read or isn't the expected one, or the disk is full.
 pub fn unpack(what: Unpack, archive: &Path) -> Result<PathBuf, RegistryError> {
     let Unpack::Cifar10 = what;
     let folder = archive.with_file_name("idx");
@@ -51,7 +51,7 @@ pub fn unpack(what: Unpack, archive: &Path) -> Result<PathBuf, RegistryError> {
 }
 
 fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
-    // A new one: what lies there, a link perhaps, is not written into.
+    // A fresh folder: nothing is written through an existing file or symlink.
     std::fs::create_dir(folder).map_err(RegistryError::at(folder))?;
     let mut parts = [SplitWriter::create(folder, "train")?, SplitWriter::create(folder, "test")?];
     let file = File::open(archive).map_err(RegistryError::at(archive))?;
@@ -59,7 +59,7 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
     let broken = |why: std::io::Error| wrong(format!("this is no tar archive: {why}"));
     let mut tar = tar::Archive::new(LimitedReader { inner: GzDecoder::new(file), left: UNPACKED_BYTES_MAX });
     let mut names = BTreeSet::new();
-    // Raw: an entry that holds the name of the next one is an entry like others, and not read into memory.
+    // Raw: GNU long-name entries are listed like any other, not read into memory.
     for (number, entry) in (1u64..).zip(tar.entries().map_err(broken)?.raw(true)) {
         let mut entry = entry.map_err(broken)?;
         if number > ENTRIES_MAX {
@@ -67,7 +67,7 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
         }
         let path = entry.path().map_err(broken)?.into_owned();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // They stand in the archive in any order; which image is which number is of no meaning.
+        // The entries may come in any order: the numbering of the images is arbitrary.
         let part = match name.as_str() {
             name if name.starts_with("data_batch_") && name.ends_with(".bin") => &mut parts[0],
             "test_batch.bin" => &mut parts[1],
@@ -104,7 +104,7 @@ fn cifar10(archive: &Path, folder: &Path) -> Result<(), RegistryError> {
     parts.into_iter().try_for_each(|part| part.finish(folder))
 }
 
-/// What is read through it has so many bytes at most.
+/// Limits the number of bytes read.
 struct LimitedReader<R> {
     inner: R,
     left: u64,
@@ -122,7 +122,7 @@ impl<R: Read> Read for LimitedReader<R> {
     }
 }
 
-/// Images of one use, written as they come.
+/// Writes the images of one split as they come.
 struct SplitWriter {
     name: &'static str,
     path: PathBuf,
@@ -143,7 +143,7 @@ impl SplitWriter {
         self.images.write_all(&record[1..]).map_err(RegistryError::at(&self.path))
     }
 
-    /// The number of images is known now.
+    /// Writes the header, now that the number of images is known.
     fn finish(mut self, folder: &Path) -> Result<(), RegistryError> {
         let count = u32::try_from(self.labels.len()).unwrap_or(u32::MAX);
         let written = self
@@ -161,7 +161,7 @@ impl SplitWriter {
     }
 }
 
-/// The header of images in idx form: number, channels, height, width.
+/// The idx header of images: number, channels, height, width.
 fn header(count: u32) -> Vec<u8> {
     let mut header = vec![0, 0, 8, 4];
     header.extend([count, 3, 32, 32].iter().flat_map(|size| size.to_be_bytes()));

@@ -1,4 +1,4 @@
-//! One column of a row group, a value at a time as text.
+//! Reads one column of a row group, value by value, as text.
 
 use std::fmt::Write;
 
@@ -12,24 +12,23 @@ use parquet::schema::types::ColumnDescPtr;
 
 use super::pages::{ChunkMemory, delta_counts};
 
-/// Bytes of a decimal number at most: 150 digits. Writing one takes time by the square of its length.
+/// Maximum bytes of a decimal: 150 digits. Formatting takes quadratic time.
 const NUMBER_BYTES_MAX: usize = 64;
 
-/// A column that is being read.
 pub(super) struct Column {
     descr: ColumnDescPtr,
     reader: ColumnReader,
     values: Values,
-    /// For each row of the batch whether it has a value (1); empty where all have.
+    /// 1 for each row of the batch that has a value; empty if all have.
     levels: Vec<i16>,
-    /// Rows of the batch, the next one, and the next value.
+    /// Number of rows in the batch, the next row, and the next value.
     rows: usize,
     row: usize,
     value: usize,
     batch: usize,
 }
 
-/// Values of a batch. Those of the types with their own text are as they stand in the page.
+/// The values of a batch, in their physical types.
 enum Values {
     Bool(Vec<bool>),
     Int32(Vec<i32>),
@@ -66,7 +65,7 @@ impl Column {
         Ok(Self { descr, reader, values, levels: Vec::new(), rows: 0, row: 0, value: 0, batch })
     }
 
-    /// Writes the next row's field as a csv file would have it; what is wrong with it if it is none.
+    /// Writes the next row's field as a csv file would have it, or returns why it can't.
     pub(super) fn next(&mut self, null: &str, text: &mut String) -> Result<(), String> {
         if self.row == self.rows {
             self.fill().map_err(|why| format!("can't be read ({why})"))?;
@@ -132,7 +131,7 @@ impl Column {
             Values::Bytes(values) => convert(descr, values[at].clone())?,
             Values::Fixed(values) => convert(descr, values[at].clone().into())?,
         };
-        // Writing to a String can't fail; a day or a moment that no calendar has panics, which the caller stands.
+        // Writing to a String can't fail; an out-of-range date or time panics, which the caller catches.
         let _ = match field {
             Field::Float(value) => write!(text, "{value}"),
             Field::Double(value) => write!(text, "{value}"),
@@ -153,7 +152,7 @@ fn damaged(what: &str) -> ParquetError {
     ParquetError::General(what.to_owned())
 }
 
-/// Reads all pages once, for the numbers of lengths that stand in them: the decoder makes room for as many as they say.
+/// Reads all pages once to check the declared numbers of lengths, for which the decoder allocates.
 fn check_lengths(
     group: &dyn RowGroupReader,
     leaf: usize,

@@ -1,4 +1,4 @@
-//! Reading a parquet file as rows of text, one at a time.
+//! Reads a parquet file row by row as text.
 
 mod column;
 mod pages;
@@ -20,40 +20,39 @@ use crate::memory_budget::{HeldMemory, MemoryBudget, OverBudget, read_whole};
 use crate::quote::quoted;
 use crate::table::ColumnType;
 
-/// Rows of a column that are read at once.
+/// Rows of a column read at once.
 const BATCH_ROWS: usize = 1_024;
-/// What a value takes in a batch: of a text a reference to its page.
+/// Memory per value in a batch; for text, a reference into its page.
 const VALUE_BYTES: u64 = 40;
-/// Bytes of a batch of values that may each be as long as a page; one value is read at once where a page has more.
+/// Memory for a batch of values that may each be as long as a page; larger pages are read one value at a time.
 const PREFIXES_BYTES: u64 = 16_000_000;
-/// What the parts of the file's end, its metadata, become at most, in their own bytes: an entry of a few bytes is a structure
-/// of a few hundred.
+/// Memory for the parsed footer, in multiples of its size: entries of a few bytes become structs of a few hundred.
 const METADATA_TIMES: u64 = 64;
-/// What ends a file: the length of its metadata, and a mark.
+/// End of a file: the length of its metadata, and the magic bytes.
 const END_BYTES: usize = 8;
 
-/// A parquet file that is being read. It is held in memory, so that its digest is that of the bytes that are read.
+/// A parquet file being read. It is held in memory, so that the digest is of the very bytes that are parsed.
 pub(crate) struct ParquetTable {
     path: PathBuf,
     file: Bytes,
     reader: SerializedFileReader<Bytes>,
     names: Vec<String>,
     types: Vec<ColumnType>,
-    /// Which leaf of the schema each column is that can be read.
+    /// Schema leaf of each column; `None` if the column can't be read.
     leaves: Vec<Option<usize>>,
-    /// The current row group's columns: those that can be read.
+    /// Readers of the current row group's columns; `None` if the column can't be read.
     columns: Vec<Option<Column>>,
-    /// Rows of the current group that are left, and the group after it.
+    /// Rows left in the current group, and the index of the next group.
     rows_left: u64,
     next_group: usize,
     /// The current row's fields as text.
     fields: Vec<String>,
-    /// What stands for a null.
+    /// Text of a null.
     null: String,
     row: u64,
     digests: Digests,
     memory: MemoryBudget,
-    /// For the file and its metadata, and for the current row group.
+    /// Memory of the file and its metadata, and of the current row group.
     _file: Vec<HeldMemory>,
     group: Option<HeldMemory>,
 }
@@ -136,7 +135,7 @@ impl ParquetTable {
         problem.map_or(Ok(true), |problem| Err(self.error(problem)))
     }
 
-    /// Goes to the next group of rows, if there is memory for its pages.
+    /// Opens the next row group, if its pages fit in memory.
     fn open_group(&mut self) -> Result<(), DataError> {
         let number = self.next_group;
         self.next_group += 1;
@@ -152,7 +151,7 @@ impl ParquetTable {
                 .map_err(|why| refuse(format!("row group {number} can't be read: {why}")))?;
             let batch = batch(takes) as u64;
             let values = batch.saturating_mul(if takes.has_prefixes { takes.page } else { VALUE_BYTES });
-            // The page, and a text of it, which may be as long.
+            // The page, and a text within it, which may be as long.
             let pages = takes.page.saturating_mul(2).saturating_add(takes.dictionary).saturating_add(values);
             sum = sum.saturating_add(pages);
         }
@@ -176,7 +175,7 @@ impl ParquetTable {
         self.fields.get(column).map_or("", |field| field.trim())
     }
 
-    /// The row's number, from 1.
+    /// Row number, from 1.
     pub(crate) fn place(&self) -> u64 {
         self.row
     }
@@ -195,7 +194,7 @@ impl ParquetTable {
     }
 }
 
-/// Rows of a column that are read at once.
+/// Rows of a column to read at once.
 fn batch(takes: &ChunkMemory) -> usize {
     if !takes.has_prefixes {
         return BATCH_ROWS;
@@ -204,14 +203,14 @@ fn batch(takes: &ChunkMemory) -> usize {
     usize::try_from(fits).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
 }
 
-/// Bytes of the metadata at the file's end, as far as they are in the file.
+/// Size of the footer's metadata, clipped to the file's length.
 fn metadata_bytes(file: &[u8]) -> u64 {
     let end = file.len().checked_sub(END_BYTES).and_then(|at| file.get(at..at + 4));
     let said = end.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
     u64::from(said).min(file.len() as u64)
 }
 
-/// What a column's type says.
+/// Classifies a column by its type.
 fn typed(column: &Type) -> ColumnType {
     let info = column.get_basic_info();
     if !column.is_primitive() || (info.has_repetition() && info.repetition() == Repetition::REPEATED) {
@@ -227,7 +226,7 @@ fn typed(column: &Type) -> ColumnType {
     }
 }
 
-/// Reads by the parquet crate. Its reader of damaged files has asserted in places: that is an error of the file here.
+/// Calls the parquet crate and turns its panics, which damaged files have caused, into errors.
 fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())))

@@ -1,7 +1,7 @@
-//! What the pages of a parquet file take when they are read, from their headers: before anything is decompressed.
+//! Memory that the pages of a parquet file need, from their headers: known before anything is decompressed.
 //!
-//! A page's header says how many bytes the page has when it is decompressed, and how many values. The reader believes both,
-//! so they are looked at first. The headers are in Thrift's compact protocol
+//! A page's header declares its decompressed size and number of values. The parquet crate trusts both, so they are
+//! checked first. Headers are encoded in Thrift's compact protocol
 //! (<https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>, `PageHeader`).
 
 use std::io::Read;
@@ -10,31 +10,31 @@ use flate2::read::MultiGzDecoder;
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 
-/// What a value of a dictionary takes beside its bytes: a reference to them.
+/// Memory of a dictionary value in addition to its bytes: a reference to them.
 const VALUE_BYTES: u64 = 40;
-/// What the length of a value takes in the encodings that keep lengths apart.
+/// Memory per length in the encodings that store lengths separately.
 const LENGTH_BYTES: u64 = 8;
-/// Structures within structures in a page's header at most; the format has three.
+/// Maximum nesting of structs in a page header; the format has three levels.
 const DEPTH_MAX: u32 = 16;
 
-/// The encodings that keep lengths apart, by their numbers in the format: DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY.
+/// Format numbers of the encodings that store lengths separately: DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY.
 const DELTA_LENGTHS: i64 = 6;
 const DELTA_BYTES: i64 = 7;
 
-/// What reading a column chunk takes.
+/// Memory needed to read a column chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ChunkMemory {
-    /// Bytes of its dictionary, in memory.
+    /// In-memory size of its dictionary.
     pub(super) dictionary: u64,
-    /// Bytes of its largest page, in memory.
+    /// In-memory size of its largest page.
     pub(super) page: u64,
-    /// Whether values may repeat the beginning of the one before, so that each may be as long as a page.
+    /// Whether values may share a prefix with their predecessor, so that each may be as long as a page.
     pub(super) has_prefixes: bool,
-    /// Whether lengths are kept apart, whose number is written within a page.
+    /// Whether lengths are stored separately; their number is declared within the page.
     pub(super) has_lengths: bool,
 }
 
-/// What is said of one page.
+/// Declared properties of a page.
 #[derive(Clone, Copy, Default)]
 struct Header {
     kind: i64,
@@ -44,7 +44,7 @@ struct Header {
     encoding: i64,
 }
 
-/// Looks at all page headers of a column chunk in the file's bytes.
+/// Scans all page headers of a column chunk.
 pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<ChunkMemory, String> {
     let start = chunk.dictionary_page_offset().filter(|at| *at > 0).unwrap_or(chunk.data_page_offset());
     let range = usize::try_from(start).ok().zip(usize::try_from(chunk.compressed_size()).ok());
@@ -59,7 +59,7 @@ pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<ChunkMem
         let length = usize::try_from(header.compressed).ok().filter(|length| *length <= rest.len());
         let (page, after) = rest.split_at(length.ok_or("a page is longer than its column")?);
         rest = after;
-        // Gzip is decompressed to its end, whatever the header says.
+        // The decompressor reads gzip to its end, whatever the header declares.
         if matches!(chunk.compression(), Compression::GZIP(_)) && holds_more(page, header.uncompressed) {
             return Err("a page holds more than its header says".to_owned());
         }
@@ -77,14 +77,14 @@ pub(super) fn takes(file: &[u8], chunk: &ColumnChunkMetaData) -> Result<ChunkMem
     Ok(takes)
 }
 
-/// Whether gzipped bytes are more than so many. Damaged ones are for the reader to name.
+/// Whether gzipped data expand to more than `expected` bytes. Damaged data are left for the reader to report.
 fn holds_more(page: &[u8], expected: u64) -> bool {
     let read =
         std::io::copy(&mut MultiGzDecoder::new(page).take(expected.saturating_add(1)), &mut std::io::sink());
     read.is_ok_and(|read| read > expected)
 }
 
-/// Bytes in Thrift's compact protocol. `None` is an end that comes too early, or a number that can't be.
+/// Parser of Thrift's compact protocol; `None` means truncated or invalid.
 struct Thrift<'a> {
     rest: &'a [u8],
 }
@@ -98,7 +98,7 @@ impl Thrift<'_> {
                 (1, 5) => header.kind = self.number()?,
                 (2, 5) => header.uncompressed = u64::try_from(self.number()?).ok()?,
                 (3, 5) => header.compressed = u64::try_from(self.number()?).ok()?,
-                // The page's own header: of data, of a dictionary, of data in the second form.
+                // The page's own header: data, dictionary, or data v2.
                 (5 | 7 | 8, 12) => self.page(id == 8, &mut header)?,
                 _ => self.skip(kind, 0)?,
             }
@@ -119,7 +119,7 @@ impl Thrift<'_> {
         Some(())
     }
 
-    /// The type of the next field, whose id becomes that of `id`; none at the structure's end.
+    /// Reads the type of the next field and updates `id`; `Some(None)` at the end of the struct.
     fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
         let byte = self.byte()?;
         if byte == 0 {
@@ -137,7 +137,7 @@ impl Thrift<'_> {
             return None;
         }
         match kind {
-            // Two booleans, whose value is the type.
+            // Booleans: the type encodes the value.
             1 | 2 => {}
             3 => {
                 self.byte()?;
@@ -154,7 +154,7 @@ impl Thrift<'_> {
                 let byte = self.byte()?;
                 let count = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
                 for _ in 0..count {
-                    // In a list a boolean is a byte.
+                    // In a list, a boolean takes a byte.
                     if matches!(byte & 0x0f, 1 | 2) {
                         self.byte()?;
                     } else {
@@ -196,26 +196,26 @@ impl Thrift<'_> {
         None
     }
 
-    /// A signed number, zigzag.
+    /// A zigzag-encoded number.
     fn number(&mut self) -> Option<i64> {
         let value = self.varint()?;
         Some((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 }
 
-/// How many values the two kinds of delta encoding say that they have, from the first byte after the levels; none where
-/// that is damaged. A reader makes room for so many.
+/// Declared numbers of delta-encoded values, for which readers allocate; `values` begins after the levels.
+/// `None` if damaged.
 pub(super) fn delta_counts(values: &[u8], has_prefixes: bool) -> Option<Vec<u64>> {
     let mut thrift = Thrift { rest: values };
     let first = delta_stream(&mut thrift)?;
     if !has_prefixes {
         return Some(vec![first]);
     }
-    // The lengths of the beginnings come first, then those of what follows them.
+    // Prefix lengths come first, then suffix lengths.
     Some(vec![first, delta_stream(&mut thrift)?])
 }
 
-/// Passes over a stream of numbers in DELTA_BINARY_PACKED, and says how many they are.
+/// Skips a DELTA_BINARY_PACKED stream and returns its number of values.
 fn delta_stream(thrift: &mut Thrift) -> Option<u64> {
     let (block, minis, count) = (thrift.varint()?, thrift.varint()?, thrift.varint()?);
     thrift.varint()?;
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_deltas_says_how_many_it_has() {
-        // 128 in a block of 4 minis, 3 values, the first 0; min delta 0, widths 1 0 0 0, 32 bits.
+        // A block of 128 in 4 miniblocks, 3 values, the first 0; min delta 0, bit widths 1 0 0 0, 32 bits.
         let stream = [0x80, 0x01, 4, 3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(delta_counts(&stream, false), Some(vec![3]));
         assert_eq!(delta_counts(&[stream, stream].concat(), true), Some(vec![3, 3]));

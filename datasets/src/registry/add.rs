@@ -1,4 +1,4 @@
-//! Adding a version: the bytes first, the manifest last.
+//! Adds a version: file contents first, the manifest last.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,41 +16,41 @@ use crate::listing::{FileEntry, listing};
 use crate::parallel::try_in_parallel;
 use crate::quote::quoted;
 
-/// What is to be added.
+/// A version to be added.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The file or folder.
     pub path: PathBuf,
-    /// The dataset that it is a version of.
+    /// Name of the dataset.
     pub name: String,
-    /// Why, for people.
+    /// Message for people.
     pub message: Option<String>,
-    /// Who adds it.
+    /// User who adds it.
     pub by: String,
-    /// When: UTC as in RFC 3339 ([`super::utc`]).
+    /// Time in UTC as in RFC 3339 ([`super::utc`]).
     pub at: String,
 }
 
-/// What became of it.
+/// Result of adding a version.
 #[derive(Clone, Debug)]
 pub struct Added {
-    /// The version with these bytes.
+    /// The version with these contents.
     pub manifest: Manifest,
-    /// Whether it is a new one. It is not when the newest version has the same bytes.
+    /// False if the newest version already has the same contents.
     pub is_new: bool,
-    /// An older version with the same bytes: they came back.
+    /// An older version with the same contents, if they were added before.
     pub same_as: Option<u64>,
 }
 
 impl Registry {
-    /// Reads a file or folder on all cores, keeps each file's bytes once, and writes the manifest of a new version;
-    /// none if the newest version has the same bytes (and their BLAKE3). Until the manifest is there, there is no version: a process that
-    /// is killed on the way leaves files without one, which the next call uses or sweeps.
+    /// Adds a file or folder as a new version, unless the newest version has the same contents (including BLAKE3).
+    /// Reads on all cores and stores each file once. The version exists once its manifest does: a killed process leaves
+    /// files without a manifest, which the next call reuses or sweeps.
     ///
-    /// Two calls at the same time make two versions, one after the other.
+    /// Concurrent calls make two versions, one after the other.
     ///
     /// # Errors
-    /// When the name is none, or something can't be read or written; then there is no new version.
+    /// If the name is invalid, or something can't be read or written; then no version is added.
     pub fn add(&self, request: &Request, progress: &dyn Progress) -> Result<Added, RegistryError> {
         check_name(&request.name)?;
         let source = Source::find(&request.path, &self.root)?;
@@ -83,7 +83,7 @@ impl Registry {
         })
     }
 
-    /// Gives the version its number and writes its manifest, if its bytes are not those of the newest one.
+    /// Numbers the version and writes its manifest, unless the newest version has the same contents.
     fn publish_version(&self, mut manifest: Manifest) -> Result<Added, RegistryError> {
         let folder = self.manifests_of(&manifest.name);
         std::fs::create_dir_all(&folder).map_err(RegistryError::at(&folder))?;
@@ -92,7 +92,7 @@ impl Registry {
         let mut same_as = None;
         if let Some(newest) = numbers.last() {
             let newest = self.manifest(&manifest.name, *newest, &self.memory())?;
-            // A version that only an MD5 vouches for has the same bytes, as far as is known: this one says it.
+            // A version without BLAKE3s may have the same contents; the new version records them.
             if newest.digest == manifest.digest && !newest.is_md5_only() {
                 return Ok(Added { manifest: newest, is_new: false, same_as });
             }
@@ -112,7 +112,7 @@ impl Registry {
     }
 }
 
-/// Two files with one MD5 and different bytes can't lie in one registry, and are made on purpose only.
+/// Files with the same MD5 but different contents can't coexist in a registry; such collisions are always deliberate.
 fn check_collisions(files: &[FileEntry], root: &Path) -> Result<(), RegistryError> {
     let mut seen: HashMap<&str, &FileEntry> = HashMap::new();
     for file in files {

@@ -1,4 +1,4 @@
-//! The files themselves, each once, named by its MD5.
+//! The content store: each file once, keyed by its MD5.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -12,14 +12,13 @@ use super::workspace::Workspace;
 use crate::digest::{Digests, Hasher};
 use crate::listing::FileEntry;
 
-/// A file of so many bytes is read at once, hashed and written; a larger one is hashed first and copied if it is new.
+/// Files up to this size are read, hashed and written in one go; larger ones are hashed first, and copied only if new.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
-/// Whoever writes to a file is to be done before it is added.
+/// Files must not be written to while they are added.
 const GREW: &str = "the file changed while it was read; add it again when nobody writes to it";
-/// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 1 << 18;
 
-/// The names of what is in a folder, in no order; none if it isn't there.
+/// File names in a folder, unordered; empty if the folder doesn't exist.
 pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, RegistryError> {
     let entries = match std::fs::read_dir(folder) {
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -27,13 +26,13 @@ pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, RegistryError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        // A name that is not UTF-8 is none that this program gave.
+        // This program never creates names that are not UTF-8.
         names.extend(entry.map_err(RegistryError::at(folder))?.file_name().into_string().ok());
     }
     Ok(names)
 }
 
-/// Reads to the end, hashing; what is read goes `into`.
+/// Copies everything to `into` while hashing it.
 pub(super) fn hash_through(
     mut from: impl Read,
     mut into: impl Write,
@@ -55,7 +54,7 @@ pub(super) fn hash_through(
 }
 
 impl Registry {
-    /// Takes a file's bytes in, unless they are there, and says what they are.
+    /// Stores a file's contents, unless they are stored already, and returns its entry.
     pub(super) fn take_in(
         &self,
         file: &SourceFile,
@@ -88,7 +87,7 @@ impl Registry {
         Ok(FileEntry::new(file.relative.clone(), digests))
     }
 
-    /// Takes bytes in under a name, unless they are there.
+    /// Stores bytes under a name, unless they are stored already.
     pub(super) fn take_in_as(
         &self,
         name: &str,
@@ -108,8 +107,8 @@ impl Registry {
         self.publish(&temporary, name)
     }
 
-    /// Copies a file in. A file system that can share blocks (btrfs, XFS) shares them; what counts is that the bytes
-    /// under the name are the bytes that were hashed, so they are hashed as they arrive.
+    /// Copies a file into the store, by reflink where the file system supports it (btrfs, XFS). The copy itself is
+    /// hashed, since the stored bytes must be those of the digest.
     fn copy_in(&self, path: &Path, expected: &Digests, workspace: &Workspace) -> Result<(), RegistryError> {
         let source = File::open(path).map_err(RegistryError::at(path))?;
         let temporary = workspace.path();
@@ -128,7 +127,7 @@ impl Registry {
         self.publish(&temporary, &expected.md5)
     }
 
-    /// Gives finished bytes their name. Whoever did so at the same time had the same bytes.
+    /// Renames finished contents to their final name. A concurrent writer of the same name has the same contents.
     fn publish(&self, temporary: &Path, name: &str) -> Result<(), RegistryError> {
         let path = self.object(name);
         match std::fs::rename(temporary, &path) {
@@ -141,8 +140,8 @@ impl Registry {
         }
     }
 
-    /// Whether these bytes are there under this name. They are read again: an MD5 and a size alone would take another file
-    /// with the same MD5, which can be made on purpose, for the one that is added. What was cut or damaged is taken in anew.
+    /// Whether these contents are stored under this name. They are hashed again: MD5 and size alone would accept a
+    /// deliberately colliding file. Truncated or damaged files are stored anew.
     fn has(&self, name: &str, expected: &Digests, added: &Path) -> Result<bool, RegistryError> {
         let path = self.object(name);
         let is_there = std::fs::metadata(&path);
@@ -167,7 +166,7 @@ impl Registry {
     }
 }
 
-/// Makes a file that is read-only once it is closed, as DVC's are: nobody edits history by mistake.
+/// Creates a file that is read-only once closed, as DVC's are, so that history isn't edited by mistake.
 fn create(path: &Path) -> Result<File, RegistryError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -186,7 +185,7 @@ fn shares_blocks(_: &File, _: &File) -> bool {
     false
 }
 
-/// On Linux [`sync`] makes all files durable at once, instead of waiting for the disk once per file.
+/// On Linux, [`sync`] makes all files durable at once, instead of waiting for the disk once per file.
 #[cfg(target_os = "linux")]
 fn settle(_: &File) -> std::io::Result<()> {
     Ok(())
@@ -197,7 +196,7 @@ fn settle(file: &File) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Makes all that was written to the file system of this folder durable.
+/// Makes everything written to this folder's file system durable.
 #[cfg(target_os = "linux")]
 pub(super) fn sync(root: &Path) -> Result<(), RegistryError> {
     let folder = File::open(root).map_err(RegistryError::at(root))?;

@@ -1,4 +1,4 @@
-//! Copying a version out, checked on the way.
+//! Copies a version out of the registry, verifying it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use crate::quote::quoted;
 use crate::sandboxed_folder::{OpenFolder, SandboxError, SandboxedFolder};
 
 impl Registry {
-    /// Copies a version's files to `to` and returns where they are. Every file is hashed on the way and gets its name
-    /// when it is whole; a folder that wasn't there appears with all its files or not at all.
+    /// Copies a version's files to `to` and returns their path. Every file is hashed during the copy and gets its name
+    /// once it is complete; a folder that didn't exist appears with all files or not at all.
     ///
-    /// A folder goes to a new or an empty folder. A file goes to a new file, or under its own name into a folder. With
-    /// `force` files of the same names are replaced, and other files stay. Nothing is written through a link that lies in
+    /// A folder goes to a new or empty folder. A file goes to a new file, or under its own name into a folder. With
+    /// `force`, files with the same names are replaced, and other files stay. Nothing is written through symlinks in
     /// the folder.
     ///
     /// # Errors
-    /// When the place is taken, when a file here is missing or damaged, or can't be written.
+    /// If the destination is taken, if a stored file is missing or damaged, or if a file can't be written.
     pub fn checkout(
         &self,
         manifest: &Manifest,
@@ -69,12 +69,12 @@ impl Registry {
             if !is_empty && !force {
                 return Err(taken(to, "this folder is not empty"));
             }
-            // A link stays, and what it leads to is filled: nothing can take its place in one step.
+            // A symlink stays and its target is filled: it can't be replaced atomically.
             if !is_empty || to.is_symlink() {
                 return self.copy_all(manifest, to, force, progress);
             }
         }
-        // Beside its place, so that it takes the place in one step.
+        // Next to the destination, so that a rename completes it atomically.
         let to = std::path::absolute(to).map_err(RegistryError::at(to))?;
         let temporary = partial(&to);
         if let Some(parent) = to.parent() {
@@ -98,7 +98,7 @@ impl Registry {
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let below = SandboxedFolder::open(to)?;
-        // Before any file is replaced: all folders, so that a link in one of them changes nothing.
+        // Create all folders before replacing any file, so that a symlink among them changes nothing.
         let mut last = None;
         for file in &manifest.files {
             let parent = file.path.rsplit_once('/').map(|(parent, _)| parent);
@@ -114,7 +114,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Copies one file out, under its name only when it is whole and right.
+    /// Copies one file, and renames it to its final name once it is verified.
     fn copy_out(
         &self,
         manifest: &Manifest,
@@ -145,7 +145,7 @@ impl Registry {
             .map_err(RegistryError::at(&path))
             .and_then(|copied| match file.differs(&copied) {
                 Some(how) => Err(broken(format!("damaged, {how}"))),
-                // A file system may take two names for one (README and readme).
+                // The file system may treat two names as one (README and readme).
                 None if !force && folder.has(name) => Err(RegistryError::wrong(
                     &path,
                     "there is a file of that name already: does this file system take two of the version's names for one?",
@@ -185,13 +185,13 @@ fn taken(path: &Path, what: &str) -> RegistryError {
     RegistryError::Misused(format!("{}: {what}; name another place, or take --force", path.display()))
 }
 
-/// A neighbour for what is not finished.
+/// A sibling path for unfinished files.
 fn partial(path: &Path) -> PathBuf {
     path.with_file_name(partial_name(&path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 fn partial_name(name: &str) -> String {
-    // A name may be as long as a file system takes it.
+    // The name may already be as long as the file system allows.
     let short: String = name.chars().take(100).collect();
     format!(".{short}.{}.partial", std::process::id())
 }

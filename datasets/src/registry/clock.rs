@@ -1,8 +1,8 @@
-//! The time of day as people and other programs write it.
+//! UTC timestamps.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// UTC as in RFC 3339, to the second: `2026-01-02T03:04:05Z`. A time before 1970 is 1970.
+/// UTC as in RFC 3339, to the second: `2026-01-02T03:04:05Z`. Times before 1970 are clamped.
 ///
 /// The calendar is Howard Hinnant's `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms", 2021).
 #[must_use]

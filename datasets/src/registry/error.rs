@@ -1,4 +1,4 @@
-//! What can go wrong with versions, and what it means to whoever called.
+//! Registry errors, and their exit codes.
 
 use std::io;
 use std::path::Path;
@@ -6,29 +6,29 @@ use std::path::Path;
 use crate::error::DataError;
 use crate::quote::{clipped, plain};
 
-/// Why a version can't be added, found, checked or copied.
+/// Why a registry operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The caller asked for something that can't be: a name that is none, a destination that is taken.
+    /// An invalid request, such as a bad name or a destination that is taken.
     #[error("{}", clipped(.0))]
     Misused(String),
-    /// Something on disk is missing or isn't what it should be.
+    /// Something on disk is missing or invalid.
     #[error("{}: {}", plain(.place), clipped(.problem))]
     Wrong {
         /// The file or folder.
         place: String,
-        /// What, and the way out.
+        /// The problem, and how to fix it.
         problem: String,
     },
-    /// The file system said no.
+    /// A file-system error.
     #[error("{}: {source}", plain(.place))]
     Io {
         /// The file or folder.
         place: String,
-        /// What it said.
+        /// The underlying error.
         source: io::Error,
     },
-    /// The file system said no to a whole-file write.
+    /// An error while writing a whole file.
     #[error(transparent)]
     Store(#[from] store::StoreError),
     /// A table can't be read.
@@ -37,9 +37,9 @@ pub enum RegistryError {
     /// A server can't be reached, or not in time.
     #[error("{}: {}", plain(.place), clipped(.problem))]
     Unreachable {
-        /// The address.
+        /// Address of the server.
         place: String,
-        /// What happened, and the way out.
+        /// The problem, and how to fix it.
         problem: String,
     },
 }
@@ -54,8 +54,7 @@ impl RegistryError {
         Self::Wrong { place: path.display().to_string(), problem: problem.into() }
     }
 
-    /// The exit code of a program that stops at this: 2 for what the caller asked, 3 for data, 4 for a peer that can't
-    /// be reached.
+    /// Exit code of a program that stops with this error: 2 for requests, 3 for data, 4 for unreachable servers.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1,4 +1,4 @@
-//! The record of one version: a JSON file that is written last, whole or not at all, and never changed.
+//! The record of one version: a JSON file that is written last, atomically, and never changed.
 
 use std::path::{Component, Path};
 
@@ -12,75 +12,75 @@ use crate::listing::{FileEntry, directory_digest};
 use crate::memory_budget::{MemoryBudget, read_whole};
 use crate::quote::quoted;
 
-/// What a manifest takes in bytes of its file while it is read: the file, its entries, and their listing.
+/// Memory for reading a manifest, in multiples of its file size: the file, its entries, and their listing.
 const FILE_TIMES: u64 = 8;
-/// What it takes as long as it lives, likewise.
+/// Memory for a manifest that is kept, likewise.
 const KEPT_TIMES: u64 = 3;
-/// Characters of a whole BLAKE3.
+/// Length of a BLAKE3 in hexadecimal.
 const BLAKE3_CHARACTERS: usize = 64;
-/// Form of the manifests that this program writes and reads.
+/// Version of the manifest format that this program reads and writes.
 const FORMAT: u32 = 1;
 
-/// What is known of one version. Its JSON has the fields in this order.
+/// The record of one version. Its JSON has the fields in this order.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Form of this record: 1.
+    /// Version of the manifest format: 1.
     pub format: u32,
-    /// The dataset.
+    /// Name of the dataset.
     pub name: String,
-    /// From 1, in the order in which they were added.
+    /// Version number, from 1 in the order of addition.
     pub version: u64,
-    /// In DVC's form: the MD5 of a file, or that of a folder's listing and `.dir`.
+    /// DVC's digest: the MD5 of a file, or that of a folder's listing with the suffix `.dir`.
     pub digest: String,
-    /// Bytes of all files.
+    /// Size of all files in bytes.
     pub bytes: u64,
-    /// When it was added: UTC, as in RFC 3339.
+    /// Time of addition in UTC, as in RFC 3339.
     pub at: String,
-    /// Who added it: the name of the user on that machine.
+    /// Name of the user who added it.
     pub by: String,
-    /// The path that was added, as that machine has it.
+    /// Path that was added, on the user's machine.
     pub from: String,
-    /// Why, in the words of whoever added it.
+    /// The user's message.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub message: Option<String>,
-    /// The version that was the newest before.
+    /// The newest version at the time.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<Parent>,
-    /// The files, by path in the order of bytes.
+    /// Files sorted by path, bytewise.
     pub files: Vec<FileEntry>,
 }
 
-/// The version before another one.
+/// The preceding version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Parent {
-    /// Its number.
+    /// Version number.
     pub version: u64,
-    /// Its digest.
+    /// Digest of the version.
     pub digest: String,
 }
 
 impl Manifest {
     pub(super) const FORMAT: u32 = FORMAT;
 
-    /// Whether it is a folder's, rather than that of one file.
+    /// Whether the version is a folder rather than a single file.
     #[must_use]
     pub fn is_folder(&self) -> bool {
         self.digest.ends_with(".dir")
     }
 
-    /// `name@` and the digest's first 8 characters: how a run's record names it.
+    /// `name@` and the first 8 characters of the digest, as recorded in runs.
     #[must_use]
     pub fn label(&self) -> String {
         format!("{}@{}", self.name, self.digest.get(..8).unwrap_or(&self.digest))
     }
 
-    /// Whether only an MD5 vouches for some of its files: it was added before there was a BLAKE3.
+    /// Whether some files have only an MD5, because they were added before BLAKE3s were recorded.
     #[must_use]
     pub fn is_md5_only(&self) -> bool {
         self.files.iter().any(|file| file.blake3.is_none())
     }
 
-    /// Holds files that were read against those of this version.
+    /// Checks files that were read against those of this version.
     pub(crate) fn check_read(&self, read: &[FileEntry]) -> Result<(), DataError> {
         for file in read {
             let own = self.files.binary_search_by(|own| own.path.as_bytes().cmp(file.path.as_bytes()));
@@ -105,15 +105,15 @@ impl Manifest {
         Ok(())
     }
 
-    /// Its file.
+    /// Serialises the manifest for its file.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        // Plain strings and numbers in a plain structure: there is no value of it that JSON can't hold.
+        // A plain struct of strings and numbers always serialises.
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         text
     }
 
-    /// Reads the file and checks that it is what `add` wrote: paths that stay inside, digests that fit each other.
+    /// Reads and validates a manifest: paths stay inside, digests are consistent.
     pub(super) fn read(
         path: &Path,
         name: &str,

@@ -1,16 +1,16 @@
-//! Versions of datasets on this machine: what was added, when, by whom, and the bytes themselves.
+//! Versions of datasets on this machine: what was added, when, by whom, and the contents.
 //!
 //! A registry is a folder:
 //!
 //! ```text
-//! files/md5/ab/cdef...          every file once, named by its MD5; a folder's listing ends in `.dir` (DVC's own layout,
-//!                               so the folder serves as a DVC remote as it is)
+//! files/md5/ab/cdef...          every file once, named by its MD5; a folder's listing ends in `.dir` (DVC's layout,
+//!                               so the folder can serve as a DVC remote)
 //! manifests/NAME/000001.json    one per version, written last: a version without a manifest does not exist
-//! views/DIGEST/...              a version as a folder of links into `files`, made when something wants paths
-//! tmp/                          what is not finished; swept by the next writer once its own writer is gone
+//! views/DIGEST/...              a version as a folder of links into `files`, made when paths are needed
+//! tmp/                          unfinished files; swept by the next writer once their writer is gone
 //! ```
 //!
-//! It never talks to a network, and never changes or removes a file that it holds.
+//! The registry never uses the network, and never changes or removes a file that it holds.
 
 mod add;
 mod cache;
@@ -41,12 +41,12 @@ pub use resolve::{Resolved, resolve};
 pub use source::files_of;
 pub use verify::{Damage, Report};
 
-/// The folder of the registry where none is named, under the working directory.
+/// Default folder of the registry, under the working directory.
 pub const DEFAULT_DIR: &str = ".bonfire/datasets";
-/// The environment variable that names the registry's folder.
+/// Environment variable that names the registry's folder.
 pub const DIR_VARIABLE: &str = "BONFIRE_DATASETS";
 
-/// The versions in one folder. Nothing is read or made before it is asked for.
+/// The versions in one folder, which is read and created on demand.
 #[derive(Clone, Debug)]
 pub struct Registry {
     root: PathBuf,
@@ -60,13 +60,13 @@ impl Registry {
         Self { root: root.into(), memory_mb: configs::Dataset::default().memory_mb }
     }
 
-    /// The same, with so many megabytes (10^6 bytes) of memory at most for its manifests.
+    /// Limits the memory for manifests to `memory_mb` megabytes (10^6 bytes).
     #[must_use]
     pub fn with_memory_mb(self, memory_mb: u64) -> Self {
         Self { memory_mb, ..self }
     }
 
-    /// The registry of `BONFIRE_DATASETS`, else of `.bonfire/datasets` under the working directory.
+    /// The registry in `BONFIRE_DATASETS`, else in `.bonfire/datasets` under the working directory.
     #[must_use]
     pub fn of_environment() -> Self {
         match std::env::var_os(DIR_VARIABLE) {
@@ -75,16 +75,16 @@ impl Registry {
         }
     }
 
-    /// Its folder.
+    /// The registry's folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Names of the datasets in it, in order; none if there is no such folder.
+    /// Sorted names of the datasets; empty if the folder doesn't exist.
     ///
     /// # Errors
-    /// When the folder can't be read.
+    /// If the folder can't be read.
     pub fn names(&self) -> Result<Vec<String>, RegistryError> {
         let folder = self.root.join("manifests");
         let mut names = Vec::new();
@@ -97,10 +97,10 @@ impl Registry {
         Ok(names)
     }
 
-    /// All versions of a dataset, the oldest first.
+    /// All versions of a dataset, oldest first.
     ///
     /// # Errors
-    /// When there is no such dataset, or a manifest is damaged.
+    /// If there is no such dataset, or a manifest is damaged.
     pub fn versions(&self, name: &str) -> Result<Vec<Manifest>, RegistryError> {
         reference::check_name(name)?;
         let numbers = self.numbers(name)?;
@@ -111,10 +111,10 @@ impl Registry {
         numbers.into_iter().map(|number| self.manifest(name, number, &memory)).collect()
     }
 
-    /// The version that a reference means: the newest one if it names none.
+    /// Looks up a reference; without a version, it means the newest one.
     ///
     /// # Errors
-    /// When there is no such dataset or version, or its manifest is damaged.
+    /// If there is no such dataset or version, or its manifest is damaged.
     pub fn find(&self, reference: &Reference) -> Result<Manifest, RegistryError> {
         let name = &reference.name;
         let numbers = self.numbers(name)?;
@@ -131,7 +131,7 @@ impl Registry {
                 let all = all.collect::<Result<Vec<_>, _>>()?;
                 let mut found: Vec<Manifest> =
                     all.into_iter().filter(|own| own.digest.starts_with(prefix)).collect();
-                // The same bytes can have come back as a later version; different bytes are a matter for the user.
+                // Identical contents may have been added again later; different contents make the prefix ambiguous.
                 if found.windows(2).any(|pair| pair[0].digest != pair[1].digest) {
                     return Err(RegistryError::Misused(format!(
                         "{reference}: more than one version of {name} begins with {prefix:?}; write more of the digest"
@@ -148,7 +148,7 @@ impl Registry {
         })
     }
 
-    /// Where the bytes of an MD5 (or of a listing: `....dir`) are kept.
+    /// Path of the contents with this MD5 (for a listing: `....dir`).
     #[must_use]
     pub fn object(&self, md5: &str) -> PathBuf {
         let (first, rest) = md5.split_at_checked(2).unwrap_or((md5, ""));
@@ -163,7 +163,6 @@ impl Registry {
         self.manifests_of(name).join(format!("{number:06}.json"))
     }
 
-    /// Reads and checks one manifest.
     fn manifest(&self, name: &str, number: u64, memory: &MemoryBudget) -> Result<Manifest, RegistryError> {
         Manifest::read(&self.manifest_path(name, number), name, number, memory)
     }
@@ -172,11 +171,11 @@ impl Registry {
         MemoryBudget::megabytes(self.memory_mb)
     }
 
-    /// Numbers of a dataset's versions, in order; none if there is no such dataset.
+    /// Sorted version numbers of a dataset; empty if there is no such dataset.
     fn numbers(&self, name: &str) -> Result<Vec<u64>, RegistryError> {
         let number = |file: String| {
             let number = file.strip_suffix(".json")?.parse().ok()?;
-            // Only the name that this program would give it.
+            // Accept only canonical file names.
             (file == format!("{number:06}.json")).then_some(number)
         };
         let mut numbers: Vec<u64> =

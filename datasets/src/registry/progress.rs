@@ -1,16 +1,16 @@
-//! How far the work on many files is, told to whoever looks on.
+//! Progress reporting for work on many files.
 
-/// Someone who looks on. Called from many threads.
+/// A progress observer, called from many threads.
 pub trait Progress: Sync {
-    /// So many files and bytes are to be done.
+    /// Announces the total numbers of files and bytes.
     fn begin(&self, files: u64, bytes: u64);
-    /// So many bytes more are done.
+    /// Reports that `done` more bytes are finished.
     fn bytes(&self, done: u64);
-    /// One file more is done.
+    /// Reports that one more file is finished.
     fn file(&self);
 }
 
-/// Nobody looks on.
+/// Ignores all progress.
 pub struct NoProgress;
 
 impl Progress for NoProgress {

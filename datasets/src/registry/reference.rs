@@ -1,36 +1,36 @@
-//! How people name a version: `NAME`, `NAME@3`, `NAME@1e9fc7a9`.
+//! References to versions: `NAME`, `NAME@3`, `NAME@1e9fc7a9`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::error::RegistryError;
 
-/// Characters of a name at most: it is a folder's name.
+/// Maximum length of a name, which becomes a folder.
 const NAME_MAX: usize = 100;
-/// Digits of a version's number at most; from here on it is the beginning of a digest.
+/// Maximum digits of a version number; longer ones are digest prefixes.
 const NUMBER_DIGITS_MAX: usize = 7;
-/// Characters of a digest at least, as in a run's record.
+/// Minimum length of a digest prefix, as in a run's record.
 const PREFIX_MIN: usize = 8;
-/// Characters of a whole MD5.
+/// Length of an MD5 in hexadecimal.
 pub(super) const MD5_CHARACTERS: usize = 32;
 
 /// A dataset and one of its versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reference {
-    /// The dataset.
+    /// Name of the dataset.
     pub name: String,
-    /// Which version.
+    /// The version, by number, digest or age.
     pub version: Version,
 }
 
-/// Which version of a dataset.
+/// Selects a version of a dataset.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Version {
-    /// The one that was added last.
+    /// The version added last.
     Newest,
-    /// By its number, from 1.
+    /// By number, from 1.
     Number(u64),
-    /// By the beginning of its digest, 8 characters or more.
+    /// By a digest prefix of at least 8 characters.
     Digest(String),
 }
 
@@ -81,7 +81,7 @@ fn version_of(text: &str) -> Option<Version> {
     is_digest.then(|| Version::Digest(text.to_owned()))
 }
 
-/// Whether this can be the name of a dataset: it becomes a folder, and stands before an `@`.
+/// Checks a dataset's name: it becomes a folder, and precedes an `@`.
 pub(crate) fn check_name(name: &str) -> Result<(), RegistryError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());

@@ -1,4 +1,4 @@
-//! From what a configuration says to paths that can be opened.
+//! Resolves configured dataset references to paths.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,39 +10,39 @@ use super::reference::{Reference, Version};
 use super::workspace::Workspace;
 use crate::memory_budget::MemoryBudget;
 
-/// What a `dataset.uri` begins with that means a registered dataset and nothing else.
+/// Prefix of a `dataset.uri` that always means a registered dataset.
 const SCHEME: &str = "dataset:";
 
-/// A version, and where its files can be opened.
+/// A version, and the path of its files.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The version.
+    /// The version's record.
     pub manifest: Manifest,
-    /// The file, under its own name, or the folder. Made of links to the registry's read-only files: not to be written.
+    /// The file, under its own name, or the folder. Consists of links to the registry's read-only files: do not write.
     pub path: PathBuf,
 }
 
 impl Resolved {
-    /// `name@` and the digest's first 8 characters.
+    /// `name@` and the first 8 characters of the digest.
     #[must_use]
     pub fn label(&self) -> String {
         self.manifest.label()
     }
 }
 
-/// The version that a `dataset.uri` means: `dataset:NAME`, `dataset:NAME@VERSION`, or `NAME@VERSION` where no file or
-/// folder has that name. `None` for everything else: it is a path or another kind of address. The registry is `dir`,
-/// else that of the environment ([`Registry::of_environment`]).
+/// Resolves a `dataset.uri` to a version: `dataset:NAME`, `dataset:NAME@VERSION`, or `NAME@VERSION` if no file or
+/// folder has that name. `None` for everything else, which is a path or another kind of address. The registry is `dir`,
+/// else [`Registry::of_environment`].
 ///
-/// The files are checked for being there with all their bytes, not hashed; whoever reads them does that.
+/// Files are checked for existence and size but not hashed; their readers do that.
 ///
 /// # Errors
-/// When it names a registered dataset that isn't there, or whose files are missing or cut.
+/// If it names a registered dataset that doesn't exist, or whose files are missing or truncated.
 pub fn resolve(uri: &str, dir: Option<&Path>) -> Result<Option<Resolved>, RegistryError> {
     resolve_within(uri, dir, &MemoryBudget::megabytes(configs::Dataset::default().memory_mb))
 }
 
-/// As [`resolve`], within a budget of memory for the manifest.
+/// [`resolve`] with a memory budget for the manifest.
 pub(crate) fn resolve_within(
     uri: &str,
     dir: Option<&Path>,
@@ -63,11 +63,10 @@ pub(crate) fn resolve_within(
 }
 
 impl Registry {
-    /// The version as a file or folder with its own names, made of links into the cache; copies where a file system has
-    /// no links.
+    /// Lays a version out as a file or folder of links into the store, or of copies if the file system has no links.
     ///
     /// # Errors
-    /// When a file is missing or cut, or the view can't be made.
+    /// If a file is missing or truncated, or the view can't be made.
     pub fn view(&self, manifest: &Manifest) -> Result<PathBuf, RegistryError> {
         let folder = self.root.join("views").join(&manifest.digest);
         let path = match manifest.files.as_slice() {
@@ -103,7 +102,7 @@ impl Registry {
                 std::fs::copy(&object, &link).map_err(RegistryError::at(&object))?;
             }
         }
-        // A file's view may share its folder with other names of the same bytes.
+        // The view of a single file may share its folder with other names of the same contents.
         let (from, to) = match path == folder {
             true => (temporary, folder),
             false => {
@@ -113,7 +112,7 @@ impl Registry {
         };
         std::fs::create_dir_all(self.root.join("views")).map_err(RegistryError::at(&self.root))?;
         match std::fs::rename(&from, to) {
-            // Someone else was first, with the same files.
+            // Another process was first, with the same files.
             Err(why) if matches!(why.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
                 Ok(())
             }

@@ -1,35 +1,34 @@
-//! What is in a file or folder that is to be added.
+//! Lists the files to be added.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use super::error::RegistryError;
 
-/// Folders that belong to other programs. DVC leaves them out too, so the digests agree (a folder with a `.dvc` of its own
-/// is another repository to DVC, which leaves all of it out).
+/// Folders of other programs. DVC skips them too, so the digests agree (DVC treats a folder with its own `.dvc` as
+/// another repository and skips it entirely).
 const LEFT_OUT: &[&str] = &[".git", ".hg", ".dvc"];
 
-/// A file to be read.
+/// A file to be added.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SourceFile {
-    /// Relative to what is added, with `/`.
+    /// Path relative to the added folder, with `/`.
     pub(crate) relative: String,
-    /// Where it is.
     pub(crate) path: PathBuf,
-    /// Its bytes when it was found.
+    /// Size in bytes when it was listed.
     pub(crate) bytes: u64,
 }
 
-/// What is to be added.
+/// The files to be added.
 pub(crate) struct Source {
     pub(crate) is_folder: bool,
-    /// By relative path, in the order of bytes.
+    /// Sorted by relative path, bytewise.
     pub(crate) files: Vec<SourceFile>,
 }
 
 impl Source {
-    /// Finds all files. Links to files are read through; folders `.git`, `.hg` and `.dvc` and the registry itself are
-    /// left out, empty folders too (a version is its files).
+    /// Lists all files. Follows symlinks to files; skips folders `.git`, `.hg` and `.dvc`, the registry itself, and
+    /// empty folders (a version consists of files).
     pub(crate) fn find(path: &Path, registry: &Path) -> Result<Self, RegistryError> {
         let metadata = std::fs::metadata(path).map_err(RegistryError::at(path))?;
         if !metadata.is_dir() {
@@ -73,10 +72,10 @@ impl Source {
     }
 }
 
-/// The files of a file or folder: path relative to it, and where it is.
+/// All files below a file or folder: relative path, and actual path.
 ///
 /// # Errors
-/// When one can't be read, or is no plain file.
+/// If one can't be read, or isn't a regular file.
 pub fn files_of(path: &Path) -> Result<Vec<(String, PathBuf)>, RegistryError> {
     let source = Source::find(path, Path::new(""))?;
     Ok(source.files.into_iter().map(|file| (file.relative, file.path)).collect())
@@ -95,7 +94,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// A name as text: manifests and listings are JSON, which has no other bytes.
+/// A file name as UTF-8, which the JSON of manifests and listings requires.
 fn text_of(name: &std::ffi::OsStr, path: &Path) -> Result<String, RegistryError> {
     let text = name.to_str().filter(|text| !text.is_empty() && !text.contains(std::path::MAIN_SEPARATOR));
     text.map(str::to_owned).ok_or_else(|| RegistryError::wrong(path, "its name is not UTF-8; rename it"))

@@ -1,4 +1,4 @@
-//! Reading every byte again.
+//! Verifies stored files by hashing them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,37 +14,37 @@ use crate::digest::Digests;
 use crate::listing::listing;
 use crate::parallel::in_parallel;
 
-/// Something that is not as it was added.
+/// A file that differs from what was added.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// `NAME@VERSION`, the first version that has the file.
+    /// `NAME@VERSION` of the first version that has the file.
     pub version: String,
-    /// The file's path in the version; the manifest's or listing's path where it is that.
+    /// Path of the file in the version, or of the damaged manifest or listing.
     pub path: String,
-    /// What is wrong, and where.
+    /// The problem, and where it is.
     pub problem: String,
 }
 
-/// What `verify` found.
+/// Result of [`Registry::verify`].
 #[derive(Clone, Default, Debug)]
 pub struct Report {
-    /// Versions that were looked at.
+    /// Number of versions checked.
     pub versions: u64,
-    /// Different files that were read.
+    /// Number of distinct files read.
     pub files: u64,
-    /// Those of them for which only an MD5 vouches: they were added before there was a BLAKE3.
+    /// Files among them with only an MD5, because they were added before BLAKE3s were recorded.
     pub md5_only: u64,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// What is wrong; nothing if all is well.
+    /// Damaged or missing files.
     pub damages: Vec<Damage>,
 }
 
-/// An object to be read: what it is to people, and what it should be.
+/// An object to verify: its expected digests, and a name for it.
 struct Expected<'a> {
     object: String,
     bytes: Option<u64>,
-    /// None of a listing, whose own bytes are made from what the manifest says.
+    /// `None` for a listing, which is derived from the manifest.
     blake3: Option<String>,
     is_listing: bool,
     version: String,
@@ -52,10 +52,10 @@ struct Expected<'a> {
 }
 
 impl Registry {
-    /// Reads and hashes all files of a version, or of all versions of all datasets.
+    /// Hashes all files of a version, or of all versions of all datasets.
     ///
     /// # Errors
-    /// When there is no such version. What is damaged is no error here: the report names it.
+    /// If there is no such version. Damage is not an error here but part of the report.
     pub fn verify(
         &self,
         reference: Option<&Reference>,
@@ -67,7 +67,7 @@ impl Registry {
             None => self.all_readable(&mut report.damages)?,
         };
         report.versions = manifests.len() as u64;
-        // By both digests: a version that has the BLAKE3 of a file says more than an older one that has the MD5 alone.
+        // Keyed by both digests: newer versions may have a file's BLAKE3 where older ones only have the MD5.
         let mut objects: BTreeMap<(&str, Option<&str>), Expected> = BTreeMap::new();
         for manifest in &manifests {
             let version = format!("{}@{}", manifest.name, manifest.version);
@@ -111,7 +111,7 @@ impl Registry {
         Ok(report)
     }
 
-    /// All manifests that can be read; the others are damages.
+    /// All readable manifests; the others are added to `damages`.
     fn all_readable(&self, damages: &mut Vec<Damage>) -> Result<Vec<Manifest>, RegistryError> {
         let mut manifests = Vec::new();
         let memory = self.memory();
@@ -130,7 +130,7 @@ impl Registry {
         Ok(manifests)
     }
 
-    /// Bytes that were read of an object, and what is wrong with it.
+    /// Hashes an object; returns the bytes read and any damage.
     fn check(&self, expected: &Expected, progress: &dyn Progress) -> (u64, Option<Damage>) {
         let path = self.object(&expected.object);
         let place = path.display();

@@ -1,7 +1,7 @@
-//! A folder of a writer's own for what is not finished.
+//! Private folders for unfinished files.
 //!
-//! Its lock is held while the writer lives; whoever begins to write sweeps the folders whose locks are free. So what a
-//! killed writer left behind goes away, and no one needs to know process ids.
+//! A writer holds the lock of its folder while it lives; the next writer sweeps folders whose locks are free. So the
+//! leftovers of killed writers disappear without tracking process ids.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::error::RegistryError;
 
 const LOCK: &str = "lock";
 
-/// A folder that goes away with this value.
+/// A folder that is removed on drop.
 pub(crate) struct Workspace {
     folder: PathBuf,
     next: AtomicU64,
@@ -19,11 +19,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes one under the registry's root, and sweeps those that were left behind.
+    /// Creates a workspace under the registry's root, and sweeps abandoned ones.
     pub(crate) fn begin(root: &Path) -> Result<Self, RegistryError> {
         let all = root.join("tmp");
         std::fs::create_dir_all(&all).map_err(RegistryError::at(&all))?;
-        // Held while folders are made and swept: one that is made but not locked yet is not swept.
+        // Held while folders are created and swept, so that a folder that isn't locked yet isn't swept.
         let turn = locked(&all.join(LOCK))?;
         sweep(&all);
         let folder = (0u64..)
@@ -36,7 +36,7 @@ impl Workspace {
         Ok(Self { folder, next: AtomicU64::new(0), _lock: lock })
     }
 
-    /// A path that no one else uses, on the file system of the registry.
+    /// A unique path on the registry's file system.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
@@ -48,7 +48,7 @@ impl Drop for Workspace {
     }
 }
 
-/// Opens the file, making it if need be, and waits until this process alone has it.
+/// Opens or creates a file, and waits for an exclusive lock on it.
 pub(crate) fn locked(path: &Path) -> Result<File, RegistryError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(RegistryError::at(path))?;
@@ -56,7 +56,7 @@ pub(crate) fn locked(path: &Path) -> Result<File, RegistryError> {
     Ok(file)
 }
 
-/// Removes the folders whose writers are gone. What can't be removed now is the next writer's.
+/// Removes folders whose writers are gone. Failures are left for the next writer.
 fn sweep(all: &Path) {
     for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
         let folder = entry.path();

@@ -1,4 +1,4 @@
-//! Small real files of every form.
+//! Small real files of every format.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod place;
@@ -11,12 +11,11 @@ use datasets::{AugmentKey, Batch, DataPlan, Dataset};
 /// The first epoch of some run.
 pub(crate) const KEY: AugmentKey = AugmentKey { seed: 42, epoch: 0 };
 
-/// A temporary folder.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The configuration of data at a path.
+/// A dataset configuration for a path.
 pub(crate) fn config(format: &str, path: &Path) -> configs::Dataset {
     configs::Dataset {
         uri: path.display().to_string(),
@@ -25,7 +24,7 @@ pub(crate) fn config(format: &str, path: &Path) -> configs::Dataset {
     }
 }
 
-/// Writes a file, and the folders that it is in.
+/// Writes a file, creating its parent folders.
 pub(crate) fn write(root: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = root.join(name);
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
@@ -41,20 +40,19 @@ pub(crate) fn idx(sizes: &[u32], numbers: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The bytes, gzipped.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).expect("compressed");
     encoder.finish().expect("compressed")
 }
 
-/// A grey image of 3 x 4 pixels that no other number makes.
+/// A grey image of 3 x 4 pixels, unique to its number.
 pub(crate) fn pixels(number: usize) -> Vec<u8> {
     let pixel = |at: usize| (number * 7 + at * 13 + (at % 3) * number) as u8;
     std::iter::once(number as u8).chain((1..12).map(pixel)).collect()
 }
 
-/// MNIST in small: images of 3 x 4 pixels, of which the first is the image's number, and labels 0 to 2 in turn.
+/// A miniature MNIST: images of 3 x 4 pixels, the first being the image's number; labels cycle through 0, 1 and 2.
 pub(crate) fn mnist(root: &Path, count: usize, is_gzip: bool) {
     let numbers: Vec<u8> = (0..count).flat_map(pixels).collect();
     let labels: Vec<u8> = (0..count).map(|number| (number % 3) as u8).collect();
@@ -66,7 +64,7 @@ pub(crate) fn mnist(root: &Path, count: usize, is_gzip: bool) {
     write(root, &format!("train-labels-idx1-ubyte{end}"), &labels);
 }
 
-/// An image file, by the ending of its name: grey, 3 high and 4 wide.
+/// Encodes a grey image.
 pub(crate) fn encoded(format: image::ImageFormat, pixels: &[u8], [height, width]: [u32; 2]) -> Vec<u8> {
     let image = image::GrayImage::from_raw(width, height, pixels.to_vec()).expect("pixels");
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -74,7 +72,7 @@ pub(crate) fn encoded(format: image::ImageFormat, pixels: &[u8], [height, width]
     bytes.into_inner()
 }
 
-/// A folder of PNG files, `count` of class `cat` and as many of class `dog`, the first pixel of each its number.
+/// A folder of PNG files: `count` of class `cat` and as many of class `dog`; the first pixel is the image's number.
 pub(crate) fn pets(root: &Path, count: usize) {
     for number in 0..2 * count {
         let class = if number < count { "cat" } else { "dog" };
@@ -83,7 +81,7 @@ pub(crate) fn pets(root: &Path, count: usize) {
     }
 }
 
-/// What is said about data that are refused when they are planned or opened; "fine" if they are not.
+/// The error on planning or opening the data; "fine" if there is none.
 pub(crate) fn refused(config: &configs::Dataset) -> String {
     let said = match DataPlan::prepare(config, None) {
         Ok(plan) => match Dataset::open(&plan, Path::new(&plan.path)) {
@@ -95,7 +93,7 @@ pub(crate) fn refused(config: &configs::Dataset) -> String {
     said.replace(&format!("{}/", config.uri), "").replace(&config.uri, "data")
 }
 
-/// Plans and opens.
+/// Plans and opens a dataset, with the plan passed through JSON.
 pub(crate) fn open(config: &configs::Dataset) -> (DataPlan, Dataset) {
     let plan = DataPlan::prepare(config, None).expect("planned");
     let json = serde_json::to_string(&plan).expect("JSON");
@@ -107,7 +105,7 @@ pub(crate) fn open(config: &configs::Dataset) -> (DataPlan, Dataset) {
     (plan, dataset)
 }
 
-/// All samples of training, and of validation, gathered in threes.
+/// All training and validation samples, gathered in batches of three.
 pub(crate) fn epoch(dataset: &Dataset, key: AugmentKey) -> (Batch, Batch) {
     let (mut training, mut validation, mut batch) = <(Batch, Batch, Batch)>::default();
     let append = |all: &mut Batch, batch: &Batch| {
@@ -128,7 +126,7 @@ pub(crate) fn epoch(dataset: &Dataset, key: AugmentKey) -> (Batch, Batch) {
     (training, validation)
 }
 
-/// A parquet file of `rows` rows: a number `n` (null in every fifth), a text of digits `code`, a class `y` of two.
+/// A parquet file of `rows` rows: a number `n` (null in every fifth), digits as text `code`, and two classes `y`.
 pub(crate) fn parquet(rows: usize, compression: parquet::basic::Compression) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
     use parquet::file::properties::WriterProperties;

@@ -1,4 +1,4 @@
-//! The `datasets` program in a working directory of its own.
+//! Runs the `datasets` program in its own working directory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -31,7 +31,7 @@ impl Place {
         self.command(arguments).output().expect("run")
     }
 
-    /// What it says when it does well.
+    /// Standard output of a successful call.
     pub(crate) fn says(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -39,7 +39,7 @@ impl Place {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// The one line on stderr when it does not.
+    /// The error line of a failing call.
     pub(crate) fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments);
         let stderr = String::from_utf8(output.stderr).expect("text");
@@ -53,14 +53,13 @@ impl Place {
         walk(&folder).iter().filter(|path| path.extension().is_some_and(|end| end == "json")).count()
     }
 
-    /// The object of some bytes.
+    /// Path of the object with these contents.
     pub(crate) fn object(&self, content: &[u8]) -> PathBuf {
         let files = walk(&self.path(".bonfire/datasets/files"));
         files.into_iter().find(|path| std::fs::read(path).expect("read") == content).expect("the object")
     }
 }
 
-/// All files under a folder.
 pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

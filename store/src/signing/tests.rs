@@ -97,10 +97,10 @@ fn what_is_no_key_is_named() {
         assert!(matches!(SigningKey::read(&path), Err(KeyError::NoPrivateKey { .. })));
         assert!(matches!(TrustedKeys::read(&path), Err(KeyError::NoPublicKey { .. })));
     }
-    // One kind in the place of the other.
+    // Each kind of key in place of the other.
     assert!(matches!(SigningKey::read(&own.public), Err(KeyError::NoPrivateKey { .. })));
     assert!(matches!(TrustedKeys::read(&own.private), Err(KeyError::NoPublicKey { .. })));
-    // A good key and a broken one.
+    // A valid key and a broken one.
     let text = std::fs::read_to_string(&own.public).expect("read");
     std::fs::write(&path, format!("{text}{}", text.replace("MCow", "MCox"))).expect("written");
     assert!(matches!(TrustedKeys::read(&path), Err(KeyError::NoPublicKey { .. })));

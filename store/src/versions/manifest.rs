@@ -1,60 +1,60 @@
-//! The manifest: what a version is, and the names, sizes and hashes of its files.
+//! The manifest: what a version holds, and the names, sizes and hashes of its files.
 
 use serde::{Deserialize, Serialize};
 
-/// The manifest's file name.
+/// File name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The name of its signature.
+/// File name of the manifest's signature.
 pub const MANIFEST_SIGNATURE: &str = "manifest.json.sig";
 
-/// One file of a version.
+/// A file of a version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its name in the version's folder.
+    /// Name in the version's folder.
     pub name: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// BLAKE3 of its bytes, in hexadecimal.
+    /// BLAKE3 of the contents, in hexadecimal.
     pub blake3: String,
 }
 
-/// What a version is, beyond its bytes.
+/// Description of a version.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The step of the state.
+    /// Training step of the state.
     pub step: u64,
-    /// Epochs that are complete.
+    /// Number of complete epochs.
     pub epoch: u64,
     /// BLAKE3 over the model's tensors, in hexadecimal.
     pub digest: String,
-    /// The same over model and optimizer tensors.
+    /// BLAKE3 over the tensors of model and optimizer, in hexadecimal.
     pub state_digest: String,
-    /// Digest of the keys that change the weights.
+    /// Digest of the configuration keys that change the weights.
     pub config_digest: String,
     /// Digest of the dataset.
     pub dataset_digest: String,
-    /// Seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub created: u64,
-    /// The files, hashed.
+    /// Files with their hashes.
     pub files: Vec<FileEntry>,
 }
 
-/// Between what the manifest says and the BLAKE3 of the text that says it.
+/// Separates the contents from their BLAKE3.
 const CHECK: &str = ",\n  \"check\": \"";
 
-/// After that.
+/// Follows the BLAKE3.
 const END: &str = "\"\n}\n";
 
-/// Hexadecimal digits of a BLAKE3.
+/// Length of a BLAKE3 in hexadecimal.
 const HASH_LEN: usize = 64;
 
 impl Manifest {
-    /// The file: indented JSON, with a last field `check` that is the BLAKE3 of all the text before it. So no byte
-    /// of a version can change unseen, those that only people read included.
+    /// Serialises the manifest: indented JSON whose last field `check` is the BLAKE3 of all text before it. So no byte
+    /// of a version can change undetected, including those that only people read.
     ///
     /// # Errors
-    /// What JSON can't say (there is nothing of that kind in a manifest so far).
+    /// If a value can't be represented in JSON (a manifest has none).
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut text = serde_json::to_string_pretty(self)?;
         // The closing brace comes after the check.
@@ -63,10 +63,10 @@ impl Manifest {
         Ok([text.as_str(), CHECK, check.as_str(), END].concat().into_bytes())
     }
 
-    /// Reads the file.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// What is wrong with it, as the end of a sentence that begins with its name.
+    /// What is wrong, phrased to follow the file's name in a sentence.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let torn = || "is torn or damaged: it doesn't end with its check".to_owned();
         let text = std::str::from_utf8(bytes).map_err(|_| "is damaged: it is no text".to_owned())?;
@@ -87,7 +87,7 @@ impl Manifest {
     }
 }
 
-/// Whether this names a file beside the manifest: not the manifest itself nor its signature, nothing elsewhere.
+/// Whether this names a file next to the manifest: neither the manifest itself nor its signature, nor a path elsewhere.
 pub(super) fn is_file_name(name: &str) -> bool {
     !matches!(name, "" | "." | ".." | MANIFEST | MANIFEST_SIGNATURE) && !name.contains(['/', '\\', '\0'])
 }

@@ -1,5 +1,5 @@
-//! Versions: immutable folders of files with a manifest that names and hashes them, written last. A folder without
-//! a manifest is no version.
+//! Versions: immutable folders of files, with a manifest, written last, that names and hashes them. A folder without a
+//! manifest is not a version.
 
 mod manifest;
 mod writer;
@@ -25,18 +25,18 @@ pub fn folder(checkpoints: &Path, step: u64) -> PathBuf {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("version {} can't be used: {reason}", path.display())]
 pub struct Rejected {
-    /// The version's folder.
+    /// Folder of the version.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// What is wrong with the version.
     pub reason: String,
-    /// Whether it may be whole, and isn't signed by a trusted key: nothing that a disk does.
+    /// Whether the contents may be intact but lack a trusted signature, which no disk failure explains.
     pub is_untrusted: bool,
 }
 
 /// Steps of the folders that have a manifest, newest first.
 ///
 /// # Errors
-/// When the folder can't be read.
+/// If the folder can't be read.
 pub fn list(checkpoints: &Path) -> Result<Vec<u64>, StoreError> {
     let mut steps = Vec::new();
     for entry in std::fs::read_dir(checkpoints).map_err(StoreError::at(checkpoints))? {
@@ -44,7 +44,7 @@ pub fn list(checkpoints: &Path) -> Result<Vec<u64>, StoreError> {
         let name = entry.file_name();
         let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
         if let Some(step) = step
-            // `step-5` is nobody's: the folder of step 5 has another name.
+            // Only canonical names: `step-5` is not the folder of step 5.
             && folder(checkpoints, step).file_name() == Some(name.as_os_str())
             && entry.path().join(MANIFEST).is_file()
         {
@@ -55,8 +55,7 @@ pub fn list(checkpoints: &Path) -> Result<Vec<u64>, StoreError> {
     Ok(steps)
 }
 
-/// Reads a version's manifest and verifies size and hash of every file it names, and the manifest's signature where keys
-/// are given.
+/// Reads a version's manifest and verifies the size and hash of every file in it, and its signature if keys are given.
 ///
 /// # Errors
 /// What is wrong with the version.
@@ -70,7 +69,7 @@ pub fn verify(checkpoints: &Path, step: u64, trusted: Option<&TrustedKeys>) -> R
     Ok(manifest)
 }
 
-/// The same of a version's folder, wherever it is.
+/// [`verify`] for a version's folder in any location.
 ///
 /// # Errors
 /// What is wrong with the version.
@@ -119,11 +118,11 @@ fn verify_file(path: &Path, entry: &FileEntry) -> Result<(), String> {
     Ok(())
 }
 
-/// The newest version of which every file is whole (and signed, where keys are given), among those that `usable` allows,
-/// and those that had to be passed over.
+/// The newest version that is intact (and signed, if keys are given) among those that `usable` accepts, and the
+/// versions that were rejected on the way.
 ///
 /// # Errors
-/// When the folder can't be read.
+/// If the folder can't be read.
 pub fn newest_valid(
     checkpoints: &Path,
     usable: impl Fn(u64) -> bool,
@@ -139,14 +138,14 @@ pub fn newest_valid(
     Ok((None, passed_over))
 }
 
-/// Removes all but the newest `keep` versions (at least one) up to the one that was `written` last, and those that
-/// `spare` names (the best one, the one in use). Gives the steps of those that were removed.
+/// Removes all versions up to step `written`, the last one written, except for the newest `keep` (at least one) and
+/// those in `spare` (the best one, the one in use). Returns the removed steps.
 ///
-/// Versions of later steps than `written` are neither counted nor removed: the run went back, as they are damaged or
-/// what came after is done again, and they must not cost the good ones before them their place.
+/// Versions of later steps than `written` are neither counted nor removed: the run went back before them, because they
+/// are damaged or their steps are being redone, and they must not displace the good versions before them.
 ///
 /// # Errors
-/// When the folder can't be read or a version can't be removed.
+/// If the folder can't be read or a version can't be removed.
 pub fn retain(checkpoints: &Path, written: u64, keep: usize, spare: &[u64]) -> Result<Vec<u64>, StoreError> {
     let mut removed = Vec::new();
     let counted = list(checkpoints)?.into_iter().filter(|step| *step <= written);
@@ -159,14 +158,14 @@ pub fn retain(checkpoints: &Path, written: u64, keep: usize, spare: &[u64]) -> R
     Ok(removed)
 }
 
-/// Before the name of a version that was set aside.
+/// Name prefix of versions that were set aside.
 const VOID: &str = "void-";
 
-/// Takes the versions that `is_void` names out of the way, for people to look at: nothing chooses them any more. Those
-/// that were set aside before go, so that there are never more than one history leaves behind. Gives their steps.
+/// Renames the versions that `is_void` selects so that they are never chosen again but can be inspected. Removes
+/// versions set aside earlier, so that at most one abandoned history is kept. Returns the steps.
 ///
 /// # Errors
-/// When the folder can't be read or a version can't be renamed.
+/// If the folder can't be read or a version can't be renamed.
 pub fn set_aside(checkpoints: &Path, is_void: impl Fn(u64) -> bool) -> Result<Vec<u64>, StoreError> {
     let void: Vec<u64> = list(checkpoints)?.into_iter().filter(|step| is_void(*step)).collect();
     if void.is_empty() {
@@ -188,7 +187,7 @@ pub fn set_aside(checkpoints: &Path, is_void: impl Fn(u64) -> bool) -> Result<Ve
     Ok(void)
 }
 
-/// In one move it is no version any more; what a crash leaves of it has the name of a leftover and is swept.
+/// Renames the folder first, which atomically removes the version; leftovers of a crash have a temporary name.
 fn remove(path: &Path) -> Result<(), StoreError> {
     let leftover = temporary_name(path);
     std::fs::rename(path, &leftover).map_err(StoreError::at(path))?;
@@ -196,8 +195,8 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     std::fs::remove_dir_all(&leftover).map_err(StoreError::at(&leftover))
 }
 
-/// The version with the best value of a metric: the lowest where `lower_is_better`. Ties go to the older one, and
-/// what is not finite is never the best.
+/// The version with the best value of a metric: the lowest if `lower_is_better`. Ties go to the older one, and
+/// non-finite values are never the best.
 #[must_use]
 pub fn best(values: &BTreeMap<u64, f64>, lower_is_better: bool) -> Option<u64> {
     let better = |a: f64, b: f64| if lower_is_better { a < b } else { a > b };

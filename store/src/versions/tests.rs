@@ -21,7 +21,7 @@ fn write(checkpoints: &Path, step: u64) {
     let mut writer = VersionWriter::begin(checkpoints, step).expect("begun");
     for name in ["model.safetensors", "optimizer.safetensors"] {
         let mut file = writer.file(name).expect("a file");
-        // In pieces, as it comes from a member.
+        // In chunks, as received from a member.
         file.write(name.as_bytes()).expect("written");
         file.write(format!(" of step {step}").as_bytes()).expect("written");
         writer.add(file).expect("durable");
@@ -29,7 +29,7 @@ fn write(checkpoints: &Path, step: u64) {
     writer.finish(manifest(step), || true).expect("finished");
 }
 
-/// Version 1 is whole, version 2 was damaged: 1 is found and 2 is named with what is wrong in `name`.
+/// Version 1 is intact, version 2 damaged: finds 1 and rejects 2 for a reason that mentions `name`.
 fn check_passed_over(checkpoints: &Path, name: &str, damage: &str) {
     let (found, passed_over) = newest_valid(checkpoints, |_| true, None).expect("listed");
     assert_eq!(found.map(|m| m.step), Some(1), "{name} {damage}");
@@ -55,7 +55,7 @@ fn damage_at_any_byte_of_any_file_is_found_and_the_version_before_is_used() {
                 std::fs::write(&path, &flipped).expect("flipped");
                 check_passed_over(dir.path(), name, &format!("bit {bit} flipped at {at}"));
             }
-            // Pages that were never written come back as zeros.
+            // Pages that were never written read as zeros.
             let mut zeroed = whole.clone();
             zeroed[at..].fill(0);
             std::fs::write(&path, &zeroed).expect("zeroed");
@@ -82,7 +82,7 @@ fn a_version_in_anothers_place_is_refused() {
     assert!(verify(dir.path(), 9, None).expect_err("absent").reason.contains("no manifest.json"));
 }
 
-/// The states a writer can be killed in: the folder with any prefix of its files, without a manifest.
+/// All states in which a writer can be killed: a folder with some first files and no manifest.
 #[test]
 fn a_crash_between_files_leaves_no_version() {
     for files in 0..=2 {
@@ -94,7 +94,7 @@ fn a_crash_between_files_leaves_no_version() {
             file.write(b"half").expect("written");
             writer.add(file).expect("durable");
         }
-        // A killed process drops nothing.
+        // A killed process runs no destructors.
         std::mem::forget(writer);
         assert_eq!(list(dir.path()).expect("listed"), [1], "after {files} files");
         write(dir.path(), 2);
@@ -111,7 +111,7 @@ fn a_folder_without_a_manifest_is_no_version() {
     std::fs::create_dir(dir.path().join("step-5")).expect("made");
     std::fs::write(dir.path().join("step-5").join(MANIFEST), "{}").expect("written");
     assert!(list(dir.path()).expect("listed").is_empty());
-    // Its place can be taken.
+    // A proper version can still be written.
     write(dir.path(), 1);
     verify(dir.path(), 1, None).expect("whole");
 }
@@ -145,7 +145,7 @@ fn retention_after_a_step_back_keeps_what_was_written_last() {
     for step in [10, 20, 30, 40] {
         write(dir.path(), step);
     }
-    // The newest can't be used, the run went back to 20, and has written 25.
+    // The newest is damaged; the run went back to 20 and has written 25.
     std::fs::write(folder(dir.path(), 40).join("model.safetensors"), "damaged").expect("written");
     write(dir.path(), 25);
     assert_eq!(retain(dir.path(), 25, 1, &[10]).expect("removed"), [20]);
@@ -153,7 +153,7 @@ fn retention_after_a_step_back_keeps_what_was_written_last() {
     let (found, passed_over) = newest_valid(dir.path(), |step| step != 30, None).expect("listed");
     assert_eq!(found.map(|manifest| manifest.step), Some(25));
     assert!(passed_over[0].to_string().contains("step-00000040"), "{}", passed_over[0]);
-    // It has got beyond them.
+    // The run has passed them.
     write(dir.path(), 45);
     assert_eq!(retain(dir.path(), 45, 1, &[10]).expect("removed"), [40, 30, 25]);
 }
@@ -171,7 +171,7 @@ fn void_versions_are_set_aside_and_not_chosen() {
     assert_eq!((found.map(|manifest| manifest.step), passed_over.len()), (Some(10), 0));
     let aside = |step: u64| dir.path().join(format!("void-step-{step:08}"));
     assert!(aside(20).join(MANIFEST).is_file() && aside(30).join(MANIFEST).is_file());
-    // The next time they make room.
+    // The next call removes them.
     write(dir.path(), 20);
     assert_eq!(set_aside(dir.path(), |step| step > 10).expect("set aside"), [20]);
     assert!(aside(20).is_dir() && !aside(30).exists());

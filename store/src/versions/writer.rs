@@ -1,4 +1,4 @@
-//! Writing a version: beside its place, hashed as it grows, moved into place when everything is durable.
+//! Writes a version: in a temporary sibling folder, hashed on the fly, and renamed once everything is durable.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -12,7 +12,7 @@ use super::{folder, remove};
 use crate::atomic::{StoreError, sync_parent, temporary_name, write_file};
 use crate::signing::SigningKey;
 
-/// A version that is being written. Dropped unfinished, it is no version.
+/// A version being written. If dropped before [`VersionWriter::finish`], no version results.
 #[derive(Debug)]
 pub struct VersionWriter {
     target: PathBuf,
@@ -21,10 +21,10 @@ pub struct VersionWriter {
     key: Option<Arc<SigningKey>>,
 }
 
-/// A file of a version that is being written: hashed as it grows.
+/// A file of a version being written, hashed on the fly.
 #[derive(Debug)]
 pub struct FileWriter {
-    /// Where it will be, for errors.
+    /// Final path, for errors.
     place: PathBuf,
     name: String,
     file: File,
@@ -36,12 +36,12 @@ impl VersionWriter {
     /// Begins the version of a step.
     ///
     /// # Errors
-    /// When the file system says no.
+    /// If the file system reports an error.
     pub fn begin(checkpoints: &Path, step: u64) -> Result<Self, StoreError> {
         let target = folder(checkpoints, step);
         let temporary = temporary_name(&target);
-        // Errors are in the words of the version: the same trouble with the next temporary name is the same trouble.
-        // Not the folder around it: a run's folder that was removed must not come again, half.
+        // Errors name the version, not its temporary folder, so that repeated failures have the same message. Parent
+        // folders are not created: a run's folder that was removed must not reappear in part.
         for folder in [checkpoints, &temporary] {
             match std::fs::create_dir(folder) {
                 Err(why) if why.kind() == ErrorKind::AlreadyExists && folder == checkpoints => {}
@@ -51,7 +51,7 @@ impl VersionWriter {
         Ok(Self { target, temporary, files: Vec::new(), key: None })
     }
 
-    /// With a key, its manifest is signed: what it names is hashed in it.
+    /// Signs the manifest with this key, if any; the manifest's hashes cover the other files.
     #[must_use]
     pub fn signed(mut self, key: Option<Arc<SigningKey>>) -> Self {
         self.key = key;
@@ -61,7 +61,7 @@ impl VersionWriter {
     /// Begins a file.
     ///
     /// # Errors
-    /// When the file system says no, or the name is taken or no plain file name.
+    /// If the file system reports an error, or the name is taken or not a plain file name.
     pub fn file(&self, name: &str) -> Result<FileWriter, StoreError> {
         let place = self.target.join(name);
         if !is_file_name(name) {
@@ -72,22 +72,22 @@ impl VersionWriter {
         Ok(FileWriter { place, name: name.to_owned(), file, hasher: blake3::Hasher::new(), size: 0 })
     }
 
-    /// Takes a finished file into the version.
+    /// Adds a finished file to the version.
     ///
     /// # Errors
-    /// When its bytes can't be made durable.
+    /// If its contents can't be made durable.
     pub fn add(&mut self, file: FileWriter) -> Result<&FileEntry, StoreError> {
         let entry = file.finish()?;
         self.files.push(entry);
         Ok(&self.files[self.files.len() - 1])
     }
 
-    /// Writes the manifest, moves the folder into place and makes that durable. A version of the same step that
-    /// is there already is replaced in one move. Files may have waited long for their disk: `is_wanted` is asked when all
-    /// else is done, and where the version isn't wanted any more there is none.
+    /// Writes the manifest and moves the folder into place, durably. An existing version of the same step is replaced
+    /// atomically. Writing may have taken long, so `is_wanted` is called just before the move; if it returns false, no
+    /// version results and the result is `None`.
     ///
     /// # Errors
-    /// When the file system says no; then there is no new version, and an old one of this step is still there.
+    /// If the file system reports an error; then there is no new version, and an old one of this step is unchanged.
     pub fn finish(
         mut self,
         mut manifest: Manifest,
@@ -114,11 +114,11 @@ impl VersionWriter {
 
     fn move_into_place(&self) -> Result<(), StoreError> {
         match renameat_with(CWD, &self.temporary, CWD, &self.target, RenameFlags::EXCHANGE) {
-            // What was there has the temporary name now, and goes when this writer is dropped.
+            // The replaced version now has the temporary name, and is removed when this writer is dropped.
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
-            // Not every file system can exchange two folders. A crash between these two loses the replaced version,
-            // which its replay is about to write again.
+            // Not every file system can exchange two folders. A crash between the next two steps loses the replaced
+            // version, which a replay is about to write again.
             Err(_) if self.target.exists() => remove(&self.target)?,
             Err(_) => {}
         }
@@ -137,7 +137,7 @@ impl FileWriter {
     /// Appends bytes.
     ///
     /// # Errors
-    /// When the file system says no (disk full).
+    /// If the file system reports an error, such as a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;

@@ -1,22 +1,22 @@
-//! What a language model's tokens are as text.
+//! Conversion between text and a language model's tokens.
 
 use datasets::{Decoding, TextTokenizer};
 use trainer::tensors::Metadata;
 
 use crate::failure::Failure;
 
-/// Bytes, each a token of its own.
+/// Number of byte tokens.
 const BYTES: usize = 256;
 
-/// What tokens are.
+/// Kinds of tokens.
 pub(crate) enum Alphabet {
     Bytes,
-    /// Boxed: a tokenizer's tables are large where bytes need nothing.
+    /// Boxed: a tokenizer has large tables, while bytes need none.
     Tokenizer(Box<TextTokenizer>),
 }
 
 impl Alphabet {
-    /// As an export says it in its metadata; bytes where it doesn't.
+    /// The tokens described by an export's metadata; bytes by default.
     pub(crate) fn of_metadata(metadata: &Metadata) -> Result<Self, String> {
         let normalisation = metadata.get("normalisation").map(|text| serde_json::from_str(text));
         let normalisation: serde_json::Value = normalisation
@@ -31,7 +31,7 @@ impl Alphabet {
         }
     }
 
-    /// Different tokens.
+    /// Vocabulary size.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Bytes => BYTES,
@@ -39,7 +39,7 @@ impl Alphabet {
         }
     }
 
-    /// The prompt's tokens, for a model that knows so many.
+    /// Encodes a prompt for a model with this vocabulary size.
     pub(crate) fn prompt(&self, text: &str, vocabulary: usize) -> Result<Vec<i64>, Failure> {
         let tokens: Vec<i64> = match self {
             Self::Bytes => text.bytes().map(i64::from).collect(),
@@ -65,7 +65,7 @@ impl Alphabet {
         Ok(tokens)
     }
 
-    /// What writes the tokens that follow these.
+    /// A decoder for the tokens that follow `text`.
     pub(crate) fn spelling(&self, text: &[i64]) -> Result<Spelling<'_>, Failure> {
         match self {
             Self::Bytes => Ok(Spelling::Bytes),
@@ -77,14 +77,14 @@ impl Alphabet {
     }
 }
 
-/// Writes tokens one after another.
+/// Decodes tokens one by one.
 pub(crate) enum Spelling<'a> {
     Bytes,
     Tokens(Decoding<'a>),
 }
 
 impl Spelling<'_> {
-    /// What the next token adds to the text: nothing while a character is not whole.
+    /// The bytes that the next token adds to the text; empty while a character is incomplete.
     pub(crate) fn next(&mut self, token: usize) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Bytes => Ok(vec![token as u8]),

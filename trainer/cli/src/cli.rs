@@ -1,4 +1,4 @@
-//! The command line, as the contract has it.
+//! The command line.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use trainer::DeviceSpec;
 
 use crate::run::Which;
 
-/// Of every command.
+/// Help text of every command.
 const EXIT_CODES: &str =
     "Exit codes: 0 done; 2 configuration or command line; 3 data or version missing or wrong; 4 failed.";
 
@@ -58,7 +58,7 @@ pub struct Memory {
     pub memory_mb: Option<u64>,
 }
 
-/// As the key's: a number of bytes stays one of 64 bits.
+/// The same limit as the configuration key: the product in bytes fits in 64 bits.
 const MEMORY_MB_MAX: u64 = 1 << 24;
 
 /// `trainer eval`

@@ -1,4 +1,4 @@
-//! `trainer eval`: the metrics of a version, computed as the run computes them.
+//! `trainer eval`: recomputes a version's metrics exactly as the run does.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -49,8 +49,8 @@ pub(crate) fn evaluate(ask: &Eval, registry: &Registry) -> Result<String, Failur
     })
 }
 
-/// Where the run's data are: as told, where they were, or where the configuration says. Whether they are the right
-/// ones is seen by their digest.
+/// Path of the run's data: as given, else its original path, else as resolved from the configuration. The digest
+/// decides whether they are the right data.
 fn data_file(run: &Run, plan: &DataPlan, told: Option<&Path>) -> Result<PathBuf, Failure> {
     let before = Path::new(&plan.path);
     match told {
@@ -62,8 +62,8 @@ fn data_file(run: &Run, plan: &DataPlan, told: Option<&Path>) -> Result<PathBuf,
     }
 }
 
-/// The sums over the split in the run's own microbatches and order, added in the shape of its tree: so they are the
-/// bits that the run's members had, however many they were.
+/// Sums over the split in the run's own microbatches and order, added by the same tree: so they have the same bits as
+/// the run's, for any number of members.
 fn sums(
     engine: &mut dyn Engine,
     plan: &DataPlan,

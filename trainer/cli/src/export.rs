@@ -1,4 +1,4 @@
-//! `trainer export`: a version's model for other programs.
+//! `trainer export`: writes a version's model for other programs.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::model::Model;
 use crate::run::{Run, Which};
 
-/// Writes the export and says where it is. The same version gives the same bytes as the run's own export.
+/// Writes the export and returns its path. The bytes equal those of the run's own export of the same version.
 pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failure> {
     let key = ask.sign.as_deref().map(SigningKey::read).transpose();
     let key = key.map_err(|why| Failure::usage(format!("--sign: {why}")))?;
@@ -51,7 +51,7 @@ pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failur
     Ok(format!("step {} of {}: {} ({} bytes)\n", version.step, run.name, path.display(), bytes.len()))
 }
 
-/// Where the run puts its own export, if the newest version is asked for; a folder of its own for any other.
+/// The run's own export folder for the newest version; a separate folder for any other.
 fn default_folder(run: &Run, ask: &Export, step: u64) -> PathBuf {
     let format = match ask.format {
         Format::Safetensors => "safetensors",

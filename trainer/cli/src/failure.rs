@@ -1,15 +1,15 @@
-//! Failures with the exit codes of the contract.
+//! Failures with their exit codes.
 
 use datasets::DataError;
 use store::StoreError;
 use trainer::TrainerError;
 
-/// Why there is no answer.
+/// Why a command failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// 2: command line or configuration; 3: data or version is missing or wrong; 4: anything else.
+    /// 2: command line or configuration; 3: data or version missing or wrong; 4: anything else.
     pub code: u8,
-    /// For people: the thing, the value, the way out.
+    /// Message for the user: the object, the value, and how to fix it.
     pub message: String,
 }
 
@@ -30,7 +30,7 @@ impl Failure {
         Self::of(3, message)
     }
 
-    /// One line: what a library says of a file may repeat the file.
+    /// Clips to one line: libraries' messages may repeat file contents.
     fn of(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: datasets::clipped(&message.into()).into_owned() }
     }

@@ -1,8 +1,8 @@
-//! The `trainer` command: what can be done with a run's versions when no coordinator is there.
+//! The `trainer` command: works on a run's versions without a coordinator.
 //!
-//! This crate owns evaluation, prediction, sampling of text and export offline, from a run's directory. It never trains, never writes
-//! anything but exports, and never imports protocol, wire, coordinator or worker: it reads what a run left behind. A
-//! binary with models of one's own is `trainer_cli::main(Registry::builtin().with::<MyTask>("my-model"))`.
+//! This crate owns offline evaluation, prediction, text sampling and export from a run's directory. It never trains,
+//! never writes anything but exports, and never imports protocol, wire, coordinator or worker: it only reads what a run
+//! left behind. A binary with custom models is `trainer_cli::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
 mod alphabet;
 mod cli;
@@ -25,7 +25,7 @@ pub use crate::cli::Cli;
 use crate::cli::Command;
 pub use crate::failure::Failure;
 
-/// The `trainer` command over these models: reads the command line, does it, and gives the exit code.
+/// The `trainer` command with these models: parses the command line, runs the command, and returns the exit code.
 #[must_use]
 #[expect(
     clippy::needless_pass_by_value,
@@ -34,15 +34,15 @@ pub use crate::failure::Failure;
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     start_log();
-    // As a worker has it, so that an evaluation gives the bits that the run logged.
+    // As in a worker, so that an evaluation reproduces the bits that the run logged.
     trainer::device::use_one_thread();
     let answer = match &cli.command {
-        // Text is shown as it comes.
+        // Text is streamed.
         Command::Sample(ask) => {
             let out = std::io::stdout();
             let shown = match out.is_terminal() {
                 true => sample::sample(ask, &registry, &mut printable::Log::new(out.lock(), false)),
-                // Bytes that others read as data.
+                // Raw bytes, to be read as data by other programs.
                 false => sample::sample(ask, &registry, &mut out.lock()),
             };
             shown.map(|()| String::new())
@@ -58,10 +58,10 @@ pub fn main(registry: Registry) -> ExitCode {
     }
 }
 
-/// What the command line asks for: the text for standard output.
+/// Runs a command and returns its standard output.
 ///
 /// # Errors
-/// With the exit code that the failure means.
+/// With the exit code of the failure.
 pub fn answer(cli: &Cli, registry: &Registry) -> Result<String, Failure> {
     match &cli.command {
         Command::Export(ask) => export::export(ask, registry),
@@ -75,12 +75,12 @@ pub fn answer(cli: &Cli, registry: &Registry) -> Result<String, Failure> {
     }
 }
 
-/// Logs go to standard error; RUST_LOG chooses which.
+/// Logs to standard error, filtered by RUST_LOG.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let colours = std::io::stderr().is_terminal();
-    // A log that a user's own main has started already stays.
+    // Keeps a subscriber that a custom main has installed.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || printable::Log::new(std::io::stderr(), colours))
@@ -93,7 +93,7 @@ fn start_log() {
 fn print(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(printable::text(text).as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe.
         Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
             tracing::error!("standard output: {why}");
             ExitCode::from(4)

@@ -1,4 +1,4 @@
-//! A version's model on a device.
+//! Loads a version's model onto a device.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,10 +12,9 @@ use crate::failure::Failure;
 use crate::run::Run;
 use crate::samples;
 
-/// What a model file's header takes when it is read, in its own bytes: its text twice, its entries, and a tokenizer that may be
-/// in it.
+/// Memory for parsing a model file's header, in multiples of its size: its text twice, its entries, and any tokenizer.
 const HEADER_TIMES: u64 = 36;
-/// A file of a version, as workers name it.
+/// File of the model within a version, as written by workers.
 const MODEL_FILE: &str = "model.safetensors";
 
 /// A model with the parameters of a version.
@@ -25,7 +24,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Builds the model that the run's configuration describes and loads the version's parameters.
+    /// Builds the model described by the run's configuration and loads the version's parameters.
     pub(crate) fn load(
         run: &Run,
         plan: &DataPlan,
@@ -55,14 +54,13 @@ impl Model {
     }
 }
 
-/// The bytes of a model's file, whose header may take so many megabytes when it is read; of a model with so many numbers, if
-/// that is known.
+/// Reads a model's file with at most `memory_mb` megabytes for its header and, if known, `elements` numbers.
 pub(crate) fn read_model(path: &Path, elements: Option<usize>, memory_mb: u64) -> Result<Vec<u8>, Failure> {
     let named = |what: &dyn std::fmt::Display| Failure::data(format!("{}: {what}", path.display()));
     let file = File::open(path).map_err(|why| named(&why))?;
     let length = file.metadata().map_err(|why| named(&why))?.len();
     let mut first = [0; 8];
-    // A file that is too short for it is none, which its reader says.
+    // A file that is too short is reported by its parser.
     let header = (&file).read_exact(&mut first).map_or(0, |()| u64::from_le_bytes(first)).min(length);
     let takes = header.saturating_mul(HEADER_TIMES);
     if takes > memory_mb.saturating_mul(1_000_000) {

@@ -1,4 +1,4 @@
-//! `trainer predict`: the target of each row of a table, or of each image, in the target's own terms.
+//! `trainer predict`: predicts the target of each row of a table, or of each image, in the target's own terms.
 
 use std::fmt::Write;
 
@@ -12,16 +12,16 @@ use crate::model::Model;
 use crate::run::Run;
 use crate::samples;
 
-/// What is predicted for a row.
+/// Prediction for a row.
 #[derive(PartialEq, Debug)]
 enum Predicted {
-    /// A label.
+    /// A classification.
     Label {
-        /// Its index.
+        /// Index of the most probable label.
         index: usize,
-        /// The probabilities of all labels.
+        /// Probabilities of all labels.
         probabilities: Vec<f64>,
-        /// The model's outputs, of which they are the softmax.
+        /// The model's outputs, whose softmax gives the probabilities.
         logits: Vec<f32>,
     },
     /// A value in the target's own unit.
@@ -56,14 +56,14 @@ pub(crate) fn predict(ask: &Predict, registry: &Registry) -> Result<String, Fail
     })
 }
 
-/// The model's outputs in the target's own terms.
+/// Converts the model's outputs to the target's own terms.
 fn read(output: &Output, outputs: &[f32]) -> Vec<Predicted> {
     match output {
         Output::Classes { labels } => {
             let classes = labels.len().max(1);
             let probabilities = trainer::probabilities(outputs, classes);
             let label = |(logits, probabilities): (&[f32], &[f64])| {
-                // As evaluation has it: the first of the greatest outputs.
+                // As in evaluation: the first of the largest outputs.
                 let first = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
                 Predicted::Label {
                     index: (0..logits.len()).fold(0, first),
@@ -76,7 +76,7 @@ fn read(output: &Output, outputs: &[f32]) -> Vec<Predicted> {
         Output::Values { offset, scale } => {
             outputs.iter().map(|y| Predicted::Value(f64::from(*y) * scale + offset)).collect()
         }
-        // Texts have no rows to predict: reading them has said so.
+        // Text has no rows to predict; reading it has failed already.
         Output::Tokens { .. } => Vec::new(),
     }
 }
@@ -85,7 +85,7 @@ fn label(labels: &[String], index: usize) -> &str {
     labels.get(index).map_or("", String::as_str)
 }
 
-/// A line for each row, which begins with its number or, of an image, with its file.
+/// One line per row, which begins with the row number, or with the file of an image.
 fn table(plan: &DataPlan, predicted: &[Predicted], files: &[String]) -> String {
     let plain = |text: &String| printable::line(text).into_owned();
     let target = plain(&plan.targets().join(", "));

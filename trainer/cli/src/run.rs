@@ -1,4 +1,4 @@
-//! What a run left behind: its configuration, its dataset's plan, its versions.
+//! Reads a run's directory: its configuration, its data plan, its versions.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -14,23 +14,23 @@ use store::versions::{self, Manifest};
 use crate::cli::Memory;
 use crate::failure::Failure;
 
-/// The plan of the run's dataset, as the coordinator made it at the run's start.
+/// File of the run's data plan, as made by the coordinator at the start.
 const PLAN_FILE: &str = "data.json";
-/// Bytes of a configuration at most, as where it is written.
+/// Maximum size of a configuration in bytes, the same as for writing.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// What a plan takes in bytes of its file while it is read.
+/// Memory for reading a data plan, in multiples of its file size.
 const PLAN_TIMES: u64 = 8;
-/// The tokenizer of a run on text, if it has one.
+/// File of the tokenizer, for runs on tokenised text.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Which version is asked for.
+/// Selects a version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Which {
-    /// The newest that is whole.
+    /// The newest intact version.
     Newest,
-    /// The one with the best value of the metric `checkpoint.best`.
+    /// The version with the best value of the metric `checkpoint.best`.
     Best,
-    /// The one of this step.
+    /// The version of this step.
     Step(u64),
 }
 
@@ -48,19 +48,18 @@ impl FromStr for Which {
     }
 }
 
-/// A run's directory.
 pub(crate) struct Run {
     pub(crate) dir: PathBuf,
     pub(crate) name: String,
-    /// `config.toml` as it stands there.
+    /// Text of `config.toml`.
     pub(crate) config_text: String,
     pub(crate) config: Config,
-    /// Megabytes that reading files may take.
+    /// Memory for reading files, in megabytes.
     pub(crate) memory_mb: u64,
 }
 
 impl Run {
-    /// Reads the configuration.
+    /// Opens a run and reads its configuration.
     pub(crate) fn open(dir: &Path, memory: Memory) -> Result<Self, Failure> {
         let path = dir.join("config.toml");
         let config_text = read_text(&path).map_err(|why| match why.kind() {
@@ -74,15 +73,14 @@ impl Run {
         })?;
         let config = Config::parse(&config_text, &path.display().to_string(), &[])
             .map_err(|why| Failure::usage(why.to_string()))?;
-        // "runs/a/." and a link have names too.
+        // Resolves a name for "runs/a/." and for symlinks.
         let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let memory_mb = memory.memory_mb.unwrap_or(config.dataset.memory_mb);
         Ok(Self { dir: dir.to_owned(), name, config_text, config, memory_mb })
     }
 
-    /// The plan that the run was trained with. A run that has none is planned again, which gives the same as long
-    /// as the file is the same.
+    /// The run's data plan. Without a stored plan, plans again, with the same result if the file is unchanged.
     pub(crate) fn plan(&self) -> Result<DataPlan, Failure> {
         let path = self.dir.join(PLAN_FILE);
         match datasets::read_within(&path, self.memory_mb, PLAN_TIMES) {
@@ -102,12 +100,12 @@ impl Run {
         }
     }
 
-    /// Whether the run says what its data were.
+    /// Whether the run has stored its data plan.
     pub(crate) fn has_plan(&self) -> bool {
         self.dir.join(PLAN_FILE).is_file()
     }
 
-    /// The run's own copy of the tokenizer is there where the one that it was started with may be gone.
+    /// Uses the run's own copy of the tokenizer, since the original may be gone.
     fn with_own_tokenizer(&self, mut plan: DataPlan) -> DataPlan {
         let own = self.dir.join(TOKENIZER_FILE);
         if let Format::Text(text) = &mut plan.form
@@ -119,8 +117,8 @@ impl Run {
         plan
     }
 
-    /// The tokenizer that the run's text was encoded with, which the coordinator has put beside its record, and the text
-    /// of its file; none where tokens are bytes.
+    /// The tokenizer of the run's text, which the coordinator keeps in the run's folder, and its file's contents;
+    /// `None` for byte tokens.
     pub(crate) fn tokenizer(&self, plan: &DataPlan) -> Result<Option<(TextTokenizer, String)>, Failure> {
         Ok(plan.read_tokenizer(&self.dir.join(TOKENIZER_FILE))?)
     }
@@ -129,8 +127,8 @@ impl Run {
         self.dir.join("checkpoints")
     }
 
-    /// The version that is asked for, verified; signed too, where a file of public keys is given or the run's configuration
-    /// has one. Damaged ones are named and, unless asked for by step, passed over.
+    /// The selected version, verified, including its signature if a file of public keys is given here or in the run's
+    /// configuration. Damaged versions are reported and, unless selected by step, skipped.
     pub(crate) fn version(&self, which: Which, verify_key: Option<&Path>) -> Result<Manifest, Failure> {
         let trusted =
             verify_key.or(self.config.checkpoint.verify_key.as_deref()).map(trusted_keys).transpose()?;
@@ -170,7 +168,7 @@ impl Run {
         for step in steps {
             match versions::verify(&self.checkpoints(), step, trusted) {
                 Ok(manifest) => return Ok(manifest),
-                // No accident of a disk: what is before it may be what somebody wants.
+                // Not a disk failure: falling back to an older version may be an attacker's aim.
                 Err(untrusted) if untrusted.is_untrusted => return Err(Failure::data(untrusted.to_string())),
                 Err(damaged) => tracing::warn!("{damaged}; trying the next one"),
             }
@@ -178,7 +176,7 @@ impl Run {
         Err(Failure::data(format!("run {} has no version that is {wanted}", self.name)))
     }
 
-    /// Those of the steps that have a value of `checkpoint.best`, the best one first.
+    /// The steps that have a value of `checkpoint.best`, best first.
     fn by_value(&self, steps: &[u64]) -> Result<Vec<u64>, Failure> {
         let key = &self.config.checkpoint.best;
         let logged = self.metrics()?.into_iter().filter(|metric| metric.key == *key);
@@ -207,7 +205,7 @@ impl Run {
     }
 }
 
-/// A configuration's text. One that is longer than any is none.
+/// Reads a configuration; rejects overlong files.
 fn read_text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text)?;
@@ -230,7 +228,7 @@ fn listed(steps: &[u64]) -> String {
     words.join(", ")
 }
 
-/// The run that was meant, if there is one below `runs` or a near name beside the one that isn't there.
+/// Suggests a run: one below `runs`, or one next to `dir` with a similar name.
 fn near(dir: &Path) -> String {
     let below = Path::new("runs").join(dir);
     if below.join("config.toml").is_file() {

@@ -1,4 +1,4 @@
-//! `trainer sample`: text from a language model, token by token as it comes.
+//! `trainer sample`: generates text with a language model, streaming token by token.
 
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::failure::Failure;
 use crate::model::read_model;
 use crate::run::{Run, Which, trusted_keys};
 
-/// A file of a version and of an export.
+/// Name of the model's file in versions and exports.
 const MODEL_FILE: &str = "model.safetensors";
 
-/// Writes the prompt and what the model makes of it, each byte when it is there, and a last line break.
+/// Writes the prompt and its continuation, each byte as soon as it is complete, and a final newline.
 pub(crate) fn sample(ask: &Sample, registry: &Registry, out: &mut dyn Write) -> Result<(), Failure> {
     let (mut writer, alphabet) = Writer::load(ask, registry)?;
     let mut text = alphabet.prompt(&ask.prompt, writer.vocabulary)?;
@@ -34,7 +34,7 @@ pub(crate) fn sample(ask: &Sample, registry: &Registry, out: &mut dyn Write) -> 
         written = out.write_all(&spelling.next(token)?).and_then(|()| out.flush());
     }
     match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe.
         Err(why) if why.kind() != ErrorKind::BrokenPipe => {
             Err(Failure { code: 4, message: format!("standard output: {why}") })
         }
@@ -47,7 +47,7 @@ struct Writer {
     engine: Box<dyn Engine>,
     batch: HostBatch,
     vocabulary: usize,
-    /// Tokens that it looks back on.
+    /// Context length in tokens.
     window: usize,
 }
 
@@ -118,7 +118,7 @@ impl Writer {
         Ok((Self { engine, batch, vocabulary, window: seen }, alphabet))
     }
 
-    /// Of the token after this text, as far as the window sees it.
+    /// Logits of the token after this text, as far as the window reaches.
     fn logits(&mut self, text: &[i64]) -> Result<Vec<f32>, Failure> {
         let seen = &text[text.len().saturating_sub(self.window)..];
         self.batch.x.shape[1] = seen.len();
@@ -131,7 +131,7 @@ impl Writer {
     }
 }
 
-/// Where a model is, and what its run has of it.
+/// A model's path, with the configuration and tokenizer of its run, if known.
 struct Found {
     path: PathBuf,
     config: Option<Config>,
@@ -142,14 +142,14 @@ impl Found {
     fn of(path: PathBuf, run: Run) -> Result<Self, Failure> {
         let tokenizer = match run.has_plan() {
             true => run.tokenizer(&run.plan()?)?.map(|(tokenizer, _)| tokenizer),
-            // A run of before there were plans has bytes.
+            // Runs that predate stored plans have byte tokens.
             false => None,
         };
         Ok(Self { path, config: Some(run.config), tokenizer })
     }
 }
 
-/// The model's file, its configuration and its tokenizer if a run has them.
+/// Finds the model's file, and the configuration and tokenizer if it belongs to a run.
 fn find(
     source: &Path,
     version: Option<Which>,
@@ -183,7 +183,7 @@ fn find(
     }
 }
 
-/// A version's file is signed with its manifest, an export by itself.
+/// A version's file is covered by its signed manifest; an export is signed itself.
 fn check_signature(file: &Path, is_version: bool, keys: &TrustedKeys) -> Result<(), Failure> {
     if let Some(folder) = file.parent().filter(|_| is_version) {
         return versions::verify_folder(folder, Some(keys))
@@ -195,10 +195,10 @@ fn check_signature(file: &Path, is_version: bool, keys: &TrustedKeys) -> Result<
     keys.verify_file(file, &bytes).map_err(|why| named(&why))
 }
 
-/// The token whose part of the probabilities holds `draw`, from 0 to below 1.
+/// Selects the token whose share of the cumulative probabilities contains `draw`, in [0, 1).
 fn choose(logits: &[f32], temperature: f64, top_k: Option<u32>, draw: f64) -> usize {
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    // The likeliest first, the lower index first among equals.
+    // Most likely first; ties by index.
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
     order.truncate(top_k.map_or(usize::MAX, |k| k as usize).max(1));
     let Some(&first) = order.first() else { return 0 };
@@ -218,8 +218,8 @@ fn choose(logits: &[f32], temperature: f64, top_k: Option<u32>, draw: f64) -> us
     first
 }
 
-/// Numbers from 0 to below 1: SplitMix64 (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators"),
-/// the upper 53 bits of each.
+/// Uniform numbers in [0, 1): the upper 53 bits of SplitMix64 (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom
+/// Number Generators").
 struct Draws(u64);
 
 impl Draws {
@@ -237,18 +237,18 @@ mod tests {
 
     #[test]
     fn the_draw_falls_where_the_probabilities_say() {
-        // Probabilities 1/2, 1/4, 1/4, the likeliest first.
+        // Probabilities 1/2, 1/4, 1/4, most likely first.
         let logits = [0.0, 2f32.ln(), 0.0];
         let at = |draw| choose(&logits, 1.0, None, draw);
         assert_eq!([0.0, 0.49, 0.51, 0.74, 0.76, 0.999].map(at), [1, 1, 0, 0, 2, 2]);
         assert_eq!(choose(&logits, 0.0, None, 0.9), 1);
         assert_eq!(choose(&logits, 1.0, Some(1), 0.9), 1);
         assert_eq!(choose(&logits, 1.0, Some(2), 0.99), 0);
-        // At half the temperature 4 to 1 to 1.
+        // At half the temperature: 4 to 1 to 1.
         assert_eq!([0.66, 0.67].map(|draw| choose(&logits, 0.5, None, draw)), [1, 0]);
     }
 
-    /// The first numbers of the reference implementation for the seed 1234567, cut to 53 bits.
+    /// The first outputs of the reference implementation for seed 1234567, cut to 53 bits.
     #[test]
     fn draws_are_those_of_splitmix() {
         let mut draws = Draws(1_234_567);

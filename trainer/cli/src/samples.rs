@@ -1,9 +1,9 @@
-//! Rows as the engine takes them.
+//! Converts rows for the engine.
 
 use datasets::{Batch, DataPlan, Output};
 use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Target};
 
-/// Shapes and names, as the trainer has them.
+/// The data's shapes and labels for the trainer.
 pub(crate) fn spec(plan: &DataPlan) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
@@ -20,7 +20,7 @@ pub(crate) fn spec(plan: &DataPlan) -> DataSpec {
     DataSpec::new(input, output).with_categories(categories)
 }
 
-/// Puts rows into a reused batch for the engine.
+/// Copies rows into a reused batch.
 pub(crate) fn fill(rows: &Batch, batch: &mut HostBatch) {
     if let HostData::F32(features) = &mut batch.x.data {
         features.clone_from(&rows.features);

@@ -1,4 +1,4 @@
-//! The command over a run's directory as a run leaves it.
+//! The command on a run's directory.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ struct Left {
 }
 
 impl Left {
-    /// A run of a small table: versions of step 5 and 10, nothing logged yet.
+    /// A run on a small table: versions of steps 5 and 10, nothing logged yet.
     fn new(kind: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut table = "a,b,answer\n".to_owned();
@@ -68,7 +68,7 @@ impl Left {
         DataSpec::new(vec![2], output)
     }
 
-    /// The model whose weights come from the step as a seed.
+    /// The model, with its weights seeded by the step.
     fn engine(&self, step: u64) -> (Box<dyn Engine>, Vec<f32>) {
         let device = trainer::device::open(&DeviceSpec::Cpu).expect("a CPU");
         let model = ModelConfig::new("mlp", &self.config.model.keys).expect("keys");
@@ -124,7 +124,7 @@ impl Left {
         }
     }
 
-    /// Evaluation sums as the definition has them: 24 samples in six microbatches of 4.
+    /// Evaluation sums by definition: 24 samples in six microbatches of 4.
     fn sums(&self, step: u64) -> Vec<f64> {
         let (mut engine, _) = self.engine(step);
         let dataset = Dataset::open(&self.plan, Path::new(&self.plan.path)).expect("opened");
@@ -154,7 +154,7 @@ impl Left {
 }
 
 fn f64_at(json: &Value, key: &str) -> f64 {
-    // Through the text: serde_json may miss the last bit.
+    // Parse the text: serde_json may be off in the last bit.
     json["metrics"][key].to_string().parse().expect("a number")
 }
 
@@ -191,7 +191,7 @@ fn the_version_is_chosen_by_step_by_value_or_by_age() {
     left.log(10, "validation/loss", 0.2);
     assert_eq!(step(&["--version", "best"]), Some(5));
 
-    // A damaged version is passed over, unless it is the one that was asked for.
+    // A damaged version is skipped, unless it was selected by step.
     let file = versions::folder(&left.run().join("checkpoints"), 5).join("model.safetensors");
     let mut bytes = std::fs::read(&file).expect("read");
     let last = bytes.len() - 1;
@@ -207,7 +207,7 @@ fn the_version_is_chosen_by_step_by_value_or_by_age() {
 fn predictions_are_in_the_targets_own_terms() {
     let left = Left::new("classification");
     let table = left.dir.path().join("new.csv");
-    // Another order, a column more, no target.
+    // Reordered columns, one extra, no target.
     std::fs::write(&table, "b,more,a\n1,x,2\n3,y,4\n5,z,6\n").expect("written");
     let table = table.display().to_string();
     let text = left.ask(&["predict", "--input", &table, "--output", "json"]).expect("an answer");
@@ -233,7 +233,7 @@ fn predictions_are_in_the_targets_own_terms() {
 #[test]
 fn what_takes_more_memory_than_it_may_is_refused() {
     let left = Left::new("classification");
-    // A row that never ends, in a file that takes no room on the disk.
+    // A row that never ends, in a sparse file.
     let path = left.run().join("long.csv");
     std::fs::write(&path, "a,b").expect("written");
     std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(40_000_000)).expect("set");
@@ -241,7 +241,7 @@ fn what_takes_more_memory_than_it_may_is_refused() {
     let says = ["long.csv, line 1", "10 MB are allowed", "--memory-mb"];
     left.fails(&["predict", "--input", &input, "--memory-mb", "10"], &says);
     left.fails(&["predict", "--input", &input, "--memory-mb", "1000"], &["long.csv"]);
-    // A model whose header is said to be nearly all of it, and a plan that is none.
+    // A model whose header claims nearly the whole file, and an invalid data plan.
     let model = left.run().join("model.safetensors");
     std::fs::write(&model, 39_000_000u64.to_le_bytes()).expect("written");
     std::fs::File::options().write(true).open(&model).and_then(|file| file.set_len(40_000_000)).expect("set");
@@ -261,7 +261,7 @@ fn a_regression_predicts_values() {
     let table = left.dir.path().join("new.csv");
     std::fs::write(&table, "a,b\n1,2\n").expect("written");
     let json = left.ask_json(&["predict", "--input", &table.display().to_string(), "--output", "json"]);
-    // Untrained, but within a few standard deviations of a target around 1030.
+    // Untrained, but within a few standard deviations of targets around 1030.
     let value = json["value"].as_f64().expect("a number");
     assert!((900.0..1200.0).contains(&value), "{value}");
     let sums = left.sums(10);
@@ -312,7 +312,7 @@ fn the_plan_of_the_run_counts_and_not_the_file_of_today() {
     assert_eq!(left.ask(&["eval", "--data", &moved]).expect("an answer"), before);
     std::fs::write(&data, "a,b,answer\n1,2,ant\n").expect("changed");
     left.fails(&["eval"], &["has changed"]);
-    // What needs no data goes on without them.
+    // Commands that need no data still work.
     left.ask(&["predict", "--input", &moved]).expect("an answer");
     left.ask(&["export", "--format", "safetensors"]).expect("an answer");
 }
@@ -384,7 +384,7 @@ fn only_what_is_signed_by_a_trusted_key_is_used_where_one_is_given() {
     let failure = left.ask(&["eval", "--verify-key", "absent.pub"]).expect_err("no answer");
     assert_eq!(failure.code, 2, "{failure}");
 
-    // The run's own word counts where the command line says nothing.
+    // The run's configuration applies if the command line says nothing.
     let named = format!("[checkpoint]\nverify_key = {others:?}\n");
     let named = left.config.to_toml().replacen("[checkpoint]\n", &named, 1);
     std::fs::write(left.run().join("config.toml"), named).expect("written");

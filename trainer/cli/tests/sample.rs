@@ -1,4 +1,4 @@
-//! `trainer sample` with a language model that has learnt a text by heart.
+//! `trainer sample` with a language model that has memorised a text.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use trainer_cli::{Cli, Failure, answer};
 
 const TEXT: &[u8] = b"the cat sat on the mat. ";
 const WINDOW: usize = 16;
-/// Of training: enough to know the text by heart.
+/// Training steps: enough to memorise the text.
 const STEPS: i32 = 400;
 
 struct Flat(Vec<f32>);
@@ -42,7 +42,7 @@ fn build(config: &Config) -> Box<dyn Engine> {
     Registry::builtin().build("gpt", &model, &data, &device).expect("a model")
 }
 
-/// Reads the text from every offset, again and again.
+/// Trains on the text from every offset, repeatedly.
 fn learn(config: &Config) -> Vec<f32> {
     let mut engine = build(config);
     engine.initialise(1).expect("initialised");
@@ -60,7 +60,7 @@ fn learn(config: &Config) -> Vec<f32> {
         let sums = engine.gradient(&batch, 0, &mut flat).expect("a gradient");
         let mean: Vec<f32> = flat.0.iter().map(|g| g / sums[1] as f32).collect();
         let scalars = UpdateScalars {
-            // To zero: what a CPU's rounding makes of the last steps decides nothing then.
+            // Decays to zero, so that rounding on different CPUs in the last steps doesn't matter.
             learning_rate: 0.01 * (1.0 - (step - 1) as f32 / STEPS as f32),
             clip_factor: 1.0,
             bias_correction1: 1.0 - 0.9f32.powi(step),
@@ -73,7 +73,7 @@ fn learn(config: &Config) -> Vec<f32> {
     parameters
 }
 
-/// An export and a run with one version, both of the model that has read the text.
+/// An export and a run with one version, both of the trained model.
 struct Left {
     dir: TempDir,
 }

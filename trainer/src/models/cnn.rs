@@ -1,4 +1,4 @@
-//! A small convolutional net for images.
+//! A small convolutional network for images.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -36,17 +36,17 @@ impl Default for Keys {
     }
 }
 
-/// `model.kind = "cnn"`: for each of `channels` a 3x3 convolution (same size), ReLU and 2x2 max pooling; then a
-/// layer of `hidden` units with ReLU, `dropout` before and after it, and the outputs.
+/// `model.kind = "cnn"`: for each of `channels` a 3x3 convolution (same size), ReLU and 2x2 max pooling; then a layer
+/// of `hidden` units with ReLU, `dropout` before and after it, and the outputs.
 ///
-/// Every weight and bias begins uniform within ±1/sqrt(inputs of a unit): burn's default for layers of both kinds, which is
+/// Weights and biases are initialised uniformly within ±1/sqrt(fan-in), burn's default for both kinds of layers, and
 /// PyTorch's too (`nn.Linear`, `nn.Conv2d`: He et al. 2015, "Delving Deep into Rectifiers", with a = sqrt(5)).
 #[derive(Debug)]
 pub struct Cnn {
     keys: Keys,
     /// Channels, height, width of the input.
     image: [usize; 3],
-    /// Features after the last pooling.
+    /// Number of features after the last pooling.
     flat: usize,
     outputs: usize,
     loss: Loss,

@@ -1,4 +1,4 @@
-//! What the models share: inputs and targets on the device, activations, losses as sums.
+//! Shared parts of the models: inputs and targets on the device, activations, and losses as sums.
 
 use burn::tensor::activation;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -9,14 +9,14 @@ use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
 use crate::ordered_sum::ordered_sum;
 use crate::scored::Scored;
 
-/// `model.activation`.
+/// `model.activation`: the function after each hidden layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
     /// max(0, x).
     #[default]
     Relu,
-    /// x times the normal distribution's integral.
+    /// x times the standard normal distribution function.
     Gelu,
     /// Hyperbolic tangent.
     Tanh,
@@ -32,7 +32,7 @@ impl Activation {
     }
 }
 
-/// Refuses a dropout that is no probability below 1.
+/// Rejects a dropout that is not in [0, 1).
 pub(super) fn check_dropout(dropout: f64) -> Result<(), TrainerError> {
     if (0.0..1.0).contains(&dropout) {
         return Ok(());
@@ -40,7 +40,7 @@ pub(super) fn check_dropout(dropout: f64) -> Result<(), TrainerError> {
     Err(TrainerError::Config(format!("model.dropout = {dropout}: allowed are values from 0 to below 1")))
 }
 
-/// Refuses data without inputs or outputs.
+/// Rejects data without inputs or outputs.
 pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
     let inputs: usize = data.input.iter().product();
     if data.input.is_empty() || inputs == 0 {
@@ -61,7 +61,7 @@ pub(super) fn check_data(data: &DataSpec) -> Result<(), TrainerError> {
     }
 }
 
-/// Refuses categories, whose codes are no numbers to calculate with.
+/// Rejects categorical features, whose codes have no numeric meaning.
 pub(super) fn check_numbers(data: &DataSpec) -> Result<(), TrainerError> {
     match data.categories.len() {
         0 => Ok(()),
@@ -72,7 +72,7 @@ pub(super) fn check_numbers(data: &DataSpec) -> Result<(), TrainerError> {
     }
 }
 
-/// The batch's inputs, one row of `features` for each sample.
+/// The batch's inputs, one row of `features` per sample.
 pub(super) fn values(batch: &HostBatch, features: usize) -> Result<&[f32], TrainerError> {
     let HostData::F32(data) = &batch.x.data else {
         return Err(TrainerError::Shape("the model takes f32 inputs; the batch has integers".to_owned()));
@@ -93,16 +93,16 @@ pub(super) fn rows(batch: &HostBatch, features: usize, device: &Device) -> Resul
     Ok(Tensor::from_data(TensorData::new(data, [batch.count, features]), (device, batch.dtype(device))))
 }
 
-/// The sum of the losses: cross entropy of labels, mean squared error of a sample's values.
+/// Summed loss: cross entropy of labels, or the mean squared error over a sample's values.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     smoothing: f64,
-    /// One for each class; none is 1 for each.
+    /// Class weights; empty means 1 for each.
     weights: Vec<f64>,
 }
 
 impl Loss {
-    /// From `model.label_smoothing` and `model.class_weights`, which only a classification can have.
+    /// From `model.label_smoothing` and `model.class_weights`, which are only valid for classification.
     pub(super) fn new(smoothing: f64, weights: Vec<f64>, data: &DataSpec) -> Result<Self, TrainerError> {
         let refuse = |message: String| Err(TrainerError::Config(message));
         if !(0.0..1.0).contains(&smoothing) {
@@ -139,8 +139,8 @@ impl Loss {
         }
     }
 
-    /// Of the outputs of a batch, `[count, width]`; f32 whatever type they have. The weight is the count of samples whatever the classes' weights
-    /// are, so that accuracies stay what they are.
+    /// The loss of a batch's outputs, `[count, width]`, computed in f32 regardless of their type. The weight is the
+    /// number of samples, independent of class weights, so that accuracies are unaffected.
     pub(crate) fn score(&self, outputs: Tensor<2>, batch: &HostBatch) -> Result<Scored, TrainerError> {
         let outputs = outputs.cast(DType::F32);
         let [count, width] = outputs.dims();
@@ -170,7 +170,7 @@ impl Loss {
         Ok(Scored { loss, weight: count as f64, outputs })
     }
 
-    /// The labels are within the outputs.
+    /// All labels must be within the outputs.
     fn cross_entropy(&self, outputs: Tensor<2>, labels: &[i64]) -> Tensor<1> {
         let ([count, width], device) = (outputs.dims(), outputs.device());
         let logarithms = activation::log_softmax(outputs, 1);
@@ -184,9 +184,9 @@ impl Loss {
         ordered_sum(logarithms * counts).neg()
     }
 
-    /// What the logarithm of each class's probability counts for a sample of this label. With the smoothing e and the
-    /// weights w of K classes it is w e/K for each class and w (1 - e) more for the label (Szegedy et al. 2015,
-    /// "Rethinking the Inception Architecture", section 7; with weights as torch.nn.functional.cross_entropy).
+    /// Coefficient of each class's log probability for a sample with this label. With smoothing e and weights w of K
+    /// classes, it is w e/K for each class, plus w (1 - e) for the label (Szegedy et al. 2015, "Rethinking the
+    /// Inception Architecture", section 7; with weights as in torch.nn.functional.cross_entropy).
     fn coefficients(&self, label: i64, classes: usize) -> impl Iterator<Item = f32> {
         let rest = self.smoothing / classes as f64;
         (0..classes).map(move |class| {
@@ -196,14 +196,14 @@ impl Loss {
     }
 }
 
-/// The first few names.
+/// The first names, joined for a message.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
     format!("{}{}", shown.join(", "), if names.len() > SHOWN { ", ..." } else { "" })
 }
 
-/// `values` are as many as the outputs.
+/// `values` must have as many elements as the outputs.
 fn squared_error(outputs: Tensor<2>, values: &[f32]) -> Tensor<1> {
     let [count, width] = outputs.dims();
     let values = Tensor::from_data(TensorData::new(values.to_vec(), [count, width]), &outputs.device());
@@ -211,7 +211,7 @@ fn squared_error(outputs: Tensor<2>, values: &[f32]) -> Tensor<1> {
     ordered_sum(errors.clone() * errors).div_scalar(width as f32)
 }
 
-/// A label outside of the outputs would read beyond the row on some backends.
+/// Rejects labels outside of the outputs, which some backends would read out of bounds.
 fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), TrainerError> {
     if labels.len() != count {
         return Err(TrainerError::Shape(format!("{} labels for {count} samples", labels.len())));
@@ -225,7 +225,8 @@ fn check_labels(labels: &[i64], count: usize, classes: usize) -> Result<(), Trai
     }
 }
 
-/// The sum of the tokens' cross entropies, f32 whatever type the logits have. `targets` is `[tokens, 1]`, each within the vocabulary.
+/// Sum of the tokens' cross entropies, computed in f32 regardless of the logits' type. `targets` is `[tokens, 1]`, all
+/// within the vocabulary.
 pub(crate) fn score_tokens(logits: Tensor<2>, targets: Tensor<2, Int>) -> Scored {
     let logits = logits.cast(DType::F32);
     let [rows, _] = logits.dims();

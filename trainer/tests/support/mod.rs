@@ -1,4 +1,4 @@
-//! What the tests of engines share.
+//! Shared by the tests of engines.
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
 
 use trainer::{
@@ -6,7 +6,7 @@ use trainer::{
     Registry, Target,
 };
 
-/// Gathers a gradient, and which parameters got one.
+/// Collects a gradient, and which parameters have one.
 pub struct Flat {
     pub values: Vec<f32>,
     pub present: Vec<usize>,
@@ -48,7 +48,7 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Values from -1 to 1 that look random.
+/// Pseudorandom values from -1 to 1.
 pub fn noise(length: usize, stream: u32) -> Vec<f32> {
     let mut state = stream.wrapping_mul(2_654_435_761);
     (0..length)
@@ -71,12 +71,12 @@ pub fn text(window: usize, vocabulary: usize) -> DataSpec {
     DataSpec::new(vec![window], OutputSpec::Tokens { vocabulary })
 }
 
-/// Token indices that look random.
+/// Pseudorandom token indices.
 pub fn tokens(length: usize, vocabulary: usize, stream: u32) -> Vec<i64> {
     noise(length, stream).iter().map(|x| ((x + 1.0) / 2.0 * vocabulary as f32) as i64).collect()
 }
 
-/// Noise, and codes that look random where the data have categories.
+/// Noise, with pseudorandom codes for categorical features.
 pub fn inputs(data: &DataSpec, count: usize, stream: u32) -> Vec<f32> {
     let features: usize = data.input.iter().product();
     let mut values = noise(count * features, stream);

@@ -1,4 +1,4 @@
-//! One layer of a gpt.
+//! A layer of a gpt.
 
 use burn::module::Module;
 use burn::nn::{Dropout, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -19,8 +19,8 @@ pub(super) struct Block {
     dropout: Dropout,
 }
 
-/// Causal self-attention of several heads (Vaswani et al. 2017, section 3.2). Queries, keys and values have weights of
-/// their own: a common one would have to be sliced, which the backward pass pays for.
+/// Causal multi-head self-attention (Vaswani et al. 2017, section 3.2). Queries, keys and values have separate weights:
+/// a fused one would have to be sliced, which is expensive in the backward pass.
 #[derive(Module, Debug)]
 struct Attention {
     query: Linear,
@@ -33,7 +33,7 @@ struct Attention {
 }
 
 impl Block {
-    /// `deviations`: of the weights, and of those whose results are added to the residual.
+    /// `deviations`: standard deviations of the weights, and of those whose results are added to the residual.
     pub(super) fn new(
         width: usize,
         heads: usize,
@@ -60,7 +60,7 @@ impl Block {
         }
     }
 
-    /// `[count * window, width]` in and out.
+    /// Maps `[count * window, width]` to the same shape.
     pub(super) fn forward(&self, x: Tensor<2>, around: &BlockContext) -> Tensor<2> {
         let branch = self.attention.forward(&norm(&self.norm1, x.clone()), around);
         let x = x + self.dropout.forward(branch);
@@ -69,12 +69,12 @@ impl Block {
     }
 }
 
-/// In f32.
+/// Normalises in f32.
 fn norm(layer: &LayerNorm, x: Tensor<2>) -> Tensor<2> {
     normalise(layer, x, LayerNorm::forward)
 }
 
-/// A weight from the normal distribution, and a bias of zeros.
+/// A layer with normally distributed weights and zero biases.
 fn linear([inputs, outputs]: [usize; 2], deviation: f64, device: &Device) -> Linear {
     let normal = Initializer::Normal { mean: 0.0, std: deviation };
     let config = LinearConfig::new(inputs, outputs).with_bias(false).with_initializer(normal);
@@ -95,7 +95,7 @@ impl Attention {
         }
         let query = query.mul_scalar(1.0 / (size as f32).sqrt());
         let scores = query.matmul(key.swap_dims(2, 3));
-        // The exponentials and their sums are f32, as the mask is; the weights are of the values' type again.
+        // The mask, the exponentials and their sums are f32; the attention weights have the values' type again.
         let dtype = scores.dtype();
         let weights = softmax(scores.cast(DType::F32) + around.mask.clone(), 3).cast(dtype);
         let weights = self.dropout.forward(weights);

@@ -1,4 +1,4 @@
-//! `[model]` of a gpt.
+//! `[model]` keys of a gpt.
 
 use serde::Deserialize;
 
@@ -30,14 +30,14 @@ impl Default for Keys {
     }
 }
 
-/// `model.preset`: named after the parameters, embeddings of 65 to 256 tokens included.
+/// `model.preset`: named after the number of parameters, including embeddings of 65 to 256 tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 enum Preset {
-    /// What nanoGPT's README trains on a CPU (karpathy/nanoGPT, "quick start": 4 layers, 4 heads, width 128).
+    /// The model that nanoGPT's README trains on a CPU (karpathy/nanoGPT, "quick start": 4 layers, 4 heads, width 128).
     #[default]
     #[serde(rename = "0.8M")]
     Tiny,
-    /// The same, twice as wide.
+    /// As `Tiny`, but twice as wide.
     #[serde(rename = "3.3M")]
     Small,
     /// GPT-2 small (Radford et al. 2019, table 2: 12 layers, width 768; 12 heads as in openai/gpt-2's `hparams`).
@@ -49,10 +49,10 @@ enum Preset {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Positions {
-    /// An embedding for each position of the window.
+    /// A learned embedding per position of the window.
     #[default]
     Learned,
-    /// Queries and keys are turned by their positions.
+    /// Rotary embeddings of queries and keys.
     Rotary,
 }
 
@@ -75,7 +75,7 @@ impl Preset {
 }
 
 impl Keys {
-    /// The preset's sizes, each replaced by the key of its name if there is one.
+    /// The preset's sizes, overridden by explicit keys.
     pub(super) fn size(&self) -> Result<Size, TrainerError> {
         let preset = self.preset.size();
         let layers = self.layers.unwrap_or(preset.layers);

@@ -21,18 +21,18 @@ use crate::precision::{embed, normalise};
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 
-/// Standard deviation of GPT-2's first weights (Radford et al. 2018, section 4.1; openai/gpt-2, `src/model.py`).
+/// Standard deviation of GPT-2's initial weights (Radford et al. 2018, section 4.1; openai/gpt-2, `src/model.py`).
 const DEVIATION: f64 = 0.02;
 
-/// `model.kind = "gpt"`: token embeddings, `layers` pre-norm blocks of causal self-attention with `heads` and of two
-/// dense layers with GELU between, a last normalisation, and the logits of the next token at each position.
+/// `model.kind = "gpt"`: token embeddings, `layers` pre-norm blocks of causal self-attention with `heads` heads and of
+/// two dense layers with GELU in between, a final normalisation, and the logits of the next token at each position.
 ///
-/// As Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners", section 2.3) describe GPT-2, with
-/// the exact GELU. First values as theirs: normal with deviation 0.02, divided by sqrt(2 layers) where a layer ends in
-/// the residual; biases 0, normalisations 1 and 0. `positions = "rotary"` turns queries and keys (Su et al. 2021,
-/// "RoFormer", section 3.4) in place of learned position embeddings. `tied = true` takes the token embeddings as the
-/// weight of the output, as GPT-2 does; otherwise the output has a weight of its own. `dropout` falls on the
-/// embeddings, the attention's weights and both branches of each block.
+/// The architecture is that of GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+/// section 2.3) with the exact GELU. Initial values are as theirs: normal with deviation 0.02, divided by sqrt(2
+/// layers) for layers that end in the residual; biases 0, normalisations 1 and 0. `positions = "rotary"` rotates
+/// queries and keys (Su et al. 2021, "RoFormer", section 3.4) instead of learning position embeddings. `tied = true`
+/// reuses the token embeddings as the output weight, as GPT-2 does; otherwise the output has its own weight. `dropout`
+/// applies to the embeddings, the attention weights and both branches of each block.
 #[derive(Debug)]
 pub struct Gpt {
     size: Size,
@@ -43,8 +43,8 @@ pub struct Gpt {
     window: usize,
 }
 
-/// The module: `tokens.weight`, `positions.weight` (if they are learned), `blocks.0.norm1.gamma`,
-/// `blocks.0.attention.query.weight`, ..., `norm.gamma`, `norm.beta`, `head.weight` (if it isn't tied).
+/// The module: `tokens.weight`, `positions.weight` (if learned), `blocks.0.norm1.gamma`,
+/// `blocks.0.attention.query.weight`, ..., `norm.gamma`, `norm.beta`, `head.weight` (if not tied).
 #[derive(Module, Debug)]
 pub struct GptModel {
     tokens: Embedding,
@@ -153,7 +153,7 @@ impl Task for Gpt {
 }
 
 impl Gpt {
-    /// The batch's tokens, `[count, window]`. A prediction may have a shorter window than the training.
+    /// The batch's tokens, `[count, window]`. A prediction may have a shorter window than training.
     fn tokens(&self, batch: &HostBatch, device: &Device) -> Result<Tensor<2, Int>, TrainerError> {
         let HostData::I64(tokens) = &batch.x.data else {
             return Err(TrainerError::Shape("the model takes tokens; the batch has f32 inputs".to_owned()));
@@ -171,7 +171,7 @@ impl Gpt {
         Ok(Tensor::from_data(TensorData::new(tokens.clone(), [batch.count, window]), device))
     }
 
-    /// A token outside of the vocabulary would read beyond the embeddings on some backends.
+    /// Rejects tokens outside of the vocabulary, which some backends would read out of bounds.
     fn check_tokens(&self, tokens: &[i64]) -> Result<(), TrainerError> {
         let is_known = |token: i64| usize::try_from(token).is_ok_and(|token| token < self.vocabulary);
         match tokens.iter().find(|token| !is_known(**token)) {

@@ -1,23 +1,23 @@
-//! What attention knows of positions: the causal mask and the rotation of queries and keys.
+//! Positional inputs of attention: the causal mask and the rotation of queries and keys.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-/// What all blocks of a forward pass share.
+/// Context shared by all blocks of a forward pass.
 pub(super) struct BlockContext {
-    /// Samples.
+    /// Number of samples.
     pub(super) count: usize,
-    /// Positions of a sample.
+    /// Positions per sample.
     pub(super) window: usize,
-    /// Added to the attention's scores, `[1, 1, window, window]`, f32.
+    /// Added to the attention scores, `[1, 1, window, window]`, f32.
     pub(super) mask: Tensor<4>,
-    /// With rotary positions.
+    /// Set for rotary positions.
     pub(super) rotation: Option<Rotation>,
 }
 
-/// A softmax makes exactly 0 of it. (A finite value that underflows takes exp's slow path.)
+/// Softmax maps it to exactly 0. (A finite value that underflows takes exp's slow path.)
 const HIDDEN: f32 = f32::NEG_INFINITY;
 
-/// 0 for a key at or before the query's position, and what makes its weight 0 for a later one; `[1, 1, query, key]`.
+/// 0 for keys up to the query's position, [`HIDDEN`] for later ones; `[1, 1, query, key]`.
 pub(super) fn causal_mask(window: usize, device: &Device) -> Tensor<4> {
     let entry = |query: usize, key: usize| if key > query { HIDDEN } else { 0.0 };
     let mask: Vec<f32> =
@@ -25,22 +25,21 @@ pub(super) fn causal_mask(window: usize, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(mask, [1, 1, window, window]), device)
 }
 
-/// Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34, with the features
-/// paired as GPT-NeoX and Llama do: feature i with i + size/2 of a head.
+/// Rotary embedding (Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34),
+/// with features paired as in GPT-NeoX and Llama: feature i with i + size/2 of a head.
 pub(super) struct Rotation {
-    /// `[1, 1, window, size]`, as `sin`.
+    /// `[1, 1, window, size]`, as is `sin`.
     cos: Tensor<4>,
     sin: Tensor<4>,
-    /// Takes each pair (a, b) to (-b, a), `[1, 1, size, size]`. A product with it costs little beside the attention's
-    /// own, while slices would be copied in the backward pass; a sum of zeros and one value is exact.
+    /// Maps each pair (a, b) to (-b, a), `[1, 1, size, size]`. A matrix product costs little compared to attention
+    /// itself, while slices would be copied in the backward pass; a sum of zeros and one value is exact.
     quarter: Tensor<4>,
 }
 
-/// The angle of position p and pair i is p * 10000^(-2i/size).
-/// Of the type of what it turns.
+/// Rotates position p and pair i by the angle p * 10000^(-2i/size), in the type of the rotated tensors.
 pub(super) fn rotation(window: usize, size: usize, options: (&Device, DType)) -> Rotation {
     let half = size / 2;
-    // In f64, so that differences between implementations of sine and power hardly ever reach the f32 value.
+    // In f64, so that differences between implementations of sine and power hardly ever affect the f32 value.
     let angle = |position: usize, feature: usize| {
         position as f64 * 10_000f64.powf(-((feature % half) as f64) / half as f64)
     };
@@ -60,7 +59,7 @@ pub(super) fn rotation(window: usize, size: usize, options: (&Device, DType)) ->
 }
 
 impl Rotation {
-    /// Turns queries or keys, `[count, heads, window, size]`.
+    /// Rotates queries or keys, `[count, heads, window, size]`.
     pub(super) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         let turned = x.clone().matmul(self.quarter.clone());
         x * self.cos.clone() + turned * self.sin.clone()

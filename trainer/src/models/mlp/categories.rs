@@ -1,4 +1,4 @@
-//! A table's categories: an embedding for each column's codes, beside the columns of numbers.
+//! Categorical features of a table: an embedding for each, alongside the numeric features.
 
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -8,18 +8,18 @@ use crate::error::TrainerError;
 use crate::host::{Categories, DataSpec, HostBatch};
 use crate::precision::embed;
 
-/// Standard deviation of an embedding's first values (fastai/fastai, `fastai/layers.py`, `Embedding`, which cuts the
-/// normal distribution off at two deviations; here it isn't).
+/// Standard deviation of an embedding's initial values (fastai/fastai, `fastai/layers.py`, `Embedding`, which truncates
+/// the normal distribution at two deviations; this code doesn't).
 const DEVIATION: f64 = 0.01;
-/// More numbers than this an embedding doesn't have, unless it is told to (as in [`width_by_rule`]).
+/// Maximum width of an embedding, unless set explicitly (as in [`width_by_rule`]).
 const WIDTH_MAX: f64 = 600.0;
 
-/// Which features are codes, and how wide each one's embedding is.
+/// Categorical features and the widths of their embeddings.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// Features of a row.
+    /// Number of features per row.
     features: usize,
-    /// The features that are codes, by their places, and the width of each one's embedding.
+    /// The categorical features, by index, and the width of each one's embedding.
     coded: Vec<(Categories, usize)>,
 }
 
@@ -29,7 +29,7 @@ fn width_by_rule(codes: usize) -> usize {
 }
 
 impl Columns {
-    /// Of the data, with embeddings of `width`, or of the rule's.
+    /// The data's columns, with embeddings of this width, or by the rule.
     pub(super) fn new(data: &DataSpec, width: Option<usize>) -> Result<Self, TrainerError> {
         let features: usize = data.input.iter().product();
         let mut places = data.categories.iter().map(|category| category.place);
@@ -49,12 +49,12 @@ impl Columns {
         Ok(Self { features, coded })
     }
 
-    /// Inputs of the first layer.
+    /// Input width of the first layer.
     pub(super) fn width(&self) -> usize {
         self.features - self.coded.len() + self.coded.iter().map(|(_, width)| width).sum::<usize>()
     }
 
-    /// One embedding for each column of codes.
+    /// One embedding per categorical column.
     pub(super) fn embeddings(&self, device: &Device) -> Vec<Embedding> {
         let normal = Initializer::Normal { mean: 0.0, std: DEVIATION };
         let embedding = |(category, width): &(Categories, usize)| {
@@ -63,7 +63,7 @@ impl Columns {
         self.coded.iter().map(embedding).collect()
     }
 
-    /// The numbers of each row, then the embeddings of its codes, `[count, width]`.
+    /// The numeric features of each row, followed by the embeddings of its codes, `[count, width]`.
     pub(super) fn rows(
         &self,
         embeddings: &[Embedding],
@@ -95,7 +95,7 @@ impl Columns {
     }
 }
 
-/// A code outside of the embedding would read beyond it on some backends.
+/// Rejects codes outside of the embedding, which some backends would read out of bounds.
 fn codes<'a>(values: impl Iterator<Item = &'a f32>, category: &Categories) -> Result<Vec<i64>, TrainerError> {
     values
         .map(|value| {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn widths_are_those_of_fastai() {
-        // emb_sz_rule(n) for these n, computed in Python.
+        // emb_sz_rule(n), computed in Python.
         for (codes, width) in [(2, 2), (3, 3), (4, 3), (10, 6), (100, 21), (1_000, 77), (100_000, 600)] {
             assert_eq!(width_by_rule(codes), width, "{codes} codes");
         }

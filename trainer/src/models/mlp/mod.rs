@@ -41,7 +41,7 @@ impl Default for Keys {
 /// `model.kind = "mlp"`: linear layers of `hidden` units, each followed by `activation` and `dropout`, then the
 /// outputs. Inputs of any shape are flattened.
 ///
-/// A table's categories have an embedding each, whose values stand behind the numbers of a row: `embedding` wide, or
+/// A table's categorical features have an embedding each, appended to the numeric features: `embedding` wide, or
 /// min(600, round(1.6 n^0.56)) for n codes (fastai's rule).
 #[derive(Debug)]
 pub struct Mlp {
@@ -51,7 +51,8 @@ pub struct Mlp {
     loss: Loss,
 }
 
-/// The module: `embeddings.0.weight`, ... (one for each categorical column), `hidden.0.weight`, `hidden.0.bias`, ..., `output.weight`, `output.bias`.
+/// The module: `embeddings.0.weight`, ... (one per categorical column), `hidden.0.weight`, `hidden.0.bias`, ...,
+/// `output.weight`, `output.bias`.
 #[derive(Module, Debug)]
 pub struct MlpModel {
     embeddings: Vec<Embedding>,
@@ -65,7 +66,7 @@ pub struct MlpModel {
 impl Task for Mlp {
     type Model = MlpModel;
 
-    /// 2: categories are embedded.
+    /// 2: categorical features are embedded.
     const SCHEMA: u32 = 2;
 
     fn new(config: &ModelConfig, data: &DataSpec) -> Result<Self, TrainerError> {

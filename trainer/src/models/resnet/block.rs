@@ -1,4 +1,4 @@
-//! One residual block.
+//! A residual block.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -29,7 +29,7 @@ struct Projection {
     norm: GroupNorm,
 }
 
-/// What a shortcut is where the shape changes; elsewhere it is the identity.
+/// Kind of shortcut where the shape changes; elsewhere it is the identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shortcut {
     /// Option A of the paper: every second pixel, and zeros for the new channels.
@@ -39,7 +39,7 @@ pub(super) enum Shortcut {
 }
 
 impl ResidualBlock {
-    /// `channels` in and out. A stride of 2 halves the image, rounded up.
+    /// `channels`: input and output channels. A stride of 2 halves the image, rounding up.
     pub(super) fn new(
         channels: [usize; 2],
         stride: usize,
@@ -63,7 +63,7 @@ impl ResidualBlock {
         }
     }
 
-    /// `[count, channels, height, width]` in and out.
+    /// Maps `[count, channels, height, width]` to the same layout, with the block's channels and stride.
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let branch = relu(norm(&self.norm1, self.convolution1.forward(x.clone())));
         let branch = norm(&self.norm2, self.convolution2.forward(branch));
@@ -75,9 +75,9 @@ impl ResidualBlock {
     }
 }
 
-/// Every `stride`-th pixel, and channels of zeros after the present ones.
+/// Takes every `stride`-th pixel, and appends channels of zeros.
 fn pad(x: Tensor<4>, stride: usize, channels: usize) -> Tensor<4> {
-    // The maximum over a window of one pixel is the pixel.
+    // Max pooling over windows of one pixel subsamples.
     let options = MaxPoolOptions::new([1, 1]).with_stride([stride, stride]);
     let x = if stride == 1 { x } else { max_pool2d(x, options) };
     let [count, present, height, width] = x.dims();
@@ -88,7 +88,7 @@ fn pad(x: Tensor<4>, stride: usize, channels: usize) -> Tensor<4> {
     Tensor::cat(vec![x, zeros], 1)
 }
 
-/// A square convolution without bias (a normalisation follows), which keeps the image's size at stride 1.
+/// A square convolution without bias (a normalisation follows), which preserves the image's size at stride 1.
 pub(super) fn convolution(channels: [usize; 2], side: usize, stride: usize, device: &Device) -> Conv2d {
     let margin = side / 2;
     Conv2dConfig::new(channels, [side, side])
@@ -99,7 +99,7 @@ pub(super) fn convolution(channels: [usize; 2], side: usize, stride: usize, devi
         .init(device)
 }
 
-/// In f32.
+/// Normalises in f32.
 pub(super) fn norm(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     precision::normalise(layer, x, GroupNorm::forward)
 }

@@ -1,4 +1,4 @@
-//! `[model]` of a resnet.
+//! `[model]` keys of a resnet.
 
 use serde::Deserialize;
 
@@ -20,20 +20,20 @@ impl Default for Keys {
     }
 }
 
-/// `model.depth`: layers with weights on the way through, shortcuts not counted.
+/// `model.depth`: number of layers with weights, not counting shortcuts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Depth {
-    /// 6n + 2: the nets for CIFAR-10.
+    /// 6n + 2: the networks for CIFAR-10.
     Small {
-        /// Blocks of a stage.
+        /// Blocks per stage.
         n: usize,
     },
-    /// The smallest net for ImageNet.
+    /// The smallest network for ImageNet.
     Eighteen,
 }
 
 impl Depth {
-    /// Stages, and blocks in each.
+    /// Number of stages, and of blocks per stage.
     pub(super) fn stages(self) -> (usize, usize) {
         match self {
             Self::Small { n } => (3, n),
@@ -41,7 +41,7 @@ impl Depth {
         }
     }
 
-    /// Whether shortcuts have convolutions of their own.
+    /// Whether shortcuts have convolutions.
     pub(super) fn projects(self) -> bool {
         self == Self::Eighteen
     }

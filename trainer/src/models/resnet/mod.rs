@@ -1,4 +1,4 @@
-//! Residual nets for images.
+//! Residual networks for images.
 
 mod block;
 mod keys;
@@ -17,20 +17,20 @@ use crate::host::{DataSpec, HostBatch};
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 
-/// `model.kind = "resnet"`: a 3x3 convolution, stages of residual blocks, the mean over the image, and the outputs
-/// (He et al. 2015, "Deep Residual Learning for Image Recognition").
+/// `model.kind = "resnet"`: a 3x3 convolution, stages of residual blocks, global average pooling, and the outputs (He
+/// et al. 2015, "Deep Residual Learning for Image Recognition").
 ///
-/// Depths 8, 14 and 20 are the paper's nets for CIFAR-10 (section 4.2, depth 6n + 2): three stages of n blocks with
-/// `width`, 2 `width` and 4 `width` channels, 16 at first; the second and third halve the image. Shortcuts have no
+/// Depths 8, 14 and 20 are the paper's networks for CIFAR-10 (section 4.2, depth 6n + 2): three stages of n blocks with
+/// `width` (default 16), 2 `width` and 4 `width` channels; the second and third halve the image. Shortcuts have no
 /// parameters (option A): where the shape changes, every second pixel is taken and channels of zeros are appended.
 ///
-/// Depth 18 is the paper's net for ImageNet (table 1) with the stem of small images: one 3x3 convolution that keeps
-/// the size, in place of 7x7 with stride 2 and pooling. Four stages of two blocks with 1, 2, 4 and 8 times `width`
-/// channels, 64 at first; shortcuts are 1x1 convolutions where the shape changes (option B).
+/// Depth 18 is the paper's network for ImageNet (table 1) with a stem for small images: one 3x3 convolution that
+/// preserves the size, instead of 7x7 with stride 2 and pooling. Four stages of two blocks have 1, 2, 4 and 8 times
+/// `width` (default 64) channels; shortcuts are 1x1 convolutions where the shape changes (option B).
 ///
-/// Each convolution is followed by GroupNorm of `groups` groups (Wu and He 2018) where the paper has BatchNorm, whose
-/// running state members can't keep equal. Convolutions begin as in He et al. 2015, "Delving Deep into Rectifiers",
-/// equation 10 (normal, deviation sqrt(2 / inputs)), the last layer as a linear layer of PyTorch does.
+/// Each convolution is followed by GroupNorm with `groups` groups (Wu and He 2018) instead of the paper's BatchNorm,
+/// whose running state members can't keep identical. Convolutions are initialised as in He et al. 2015, "Delving Deep
+/// into Rectifiers", equation 10 (normal, deviation sqrt(2 / fan-in)), the last layer like a linear layer of PyTorch.
 #[derive(Debug)]
 pub struct Resnet {
     depth: Depth,
