@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the documents against the repository: links, anchors, flags, configuration keys, paths and Rust names.
+"""Holds the documents against the repository: links, anchors, flags, configuration keys, paths, names, crates.
 
     .ci/check_docs.py [--bin-dir target/release]
 
@@ -202,7 +202,7 @@ def crate_sources(files):
     for name in files:
         folder, _, rest = name.partition("/src/")
         if rest and name.endswith(".rs") and folder.count("/") <= 1:
-            crate = {"trainer/cli": "trainer_cli"}.get(folder, folder)
+            crate = folder.replace("/", "_").replace("-", "_")
             stem = rest.rsplit("/", 1)[-1].removesuffix(".rs")
             texts.setdefault(crate, []).append(f"mod {stem};\n" + (ROOT / name).read_text(encoding="utf-8"))
             texts[crate] += [f"mod {part};" for part in rest.split("/")[:-1]]
@@ -243,6 +243,7 @@ def main():
                 if section != "model" and (section, key) not in keys:
                     say(number, f"{keys_place} has no key {section}.{key}")
 
+    check_crates(pages, files, lambda name, message: findings.add((name, 1, message)))
     for name, number, message in sorted(findings):
         print(f"{name}:{number}: {message}")
     for program in sorted(programs.missing):
@@ -265,6 +266,29 @@ def check_links(page, pages, say):
         other = pages.get(str(place.relative_to(ROOT)))
         if anchor and other and anchor not in other.anchors:
             say(number, f"the link {target} leads to no heading of {other.name}")
+
+
+def check_crates(pages, files, say):
+    """README and ARCHITECTURE name every crate; ARCHITECTURE's table of directions is that of the test."""
+    for manifest in files:
+        folder = manifest.removesuffix("/Cargo.toml")
+        if folder == manifest or folder.count("/") > (folder == "trainer/cli"):
+            continue
+        if not re.search(rf"^    (.*, )?{folder}/", "\n".join(pages["README.md"].lines), re.M):
+            say("README.md", f"the list of folders has no {folder}/")
+        if f"`{folder}`" not in pages["ARCHITECTURE.md"].text():
+            say("ARCHITECTURE.md", f"the crate `{folder}` is not named")
+    test = (ROOT / "sim/tests/layering.rs").read_text(encoding="utf-8")
+    table = test[test.index("const DIRECTIONS") : test.index("];", test.index("const DIRECTIONS"))]
+    shown = {}
+    for line in pages["ARCHITECTURE.md"].lines:
+        row = re.fullmatch(r"\| (`.*`) \| (nothing in-house|`[a-z-]+`(?:, `[a-z-]+`)*) \|", line)
+        for crate in re.findall(r"`([^`]+)`", row[1]) if row else []:
+            shown[crate.replace("trainer/cli", "trainer-cli")] = set(re.findall(r"`([^`]+)`", row[2]))
+    for crate, allowed in re.findall(r'\(\s*"([a-z-]+)",\s*&\[([^\]]*)\]', table):
+        allowed = set(re.findall(r'"([a-z-]+)"', allowed))
+        if shown.get(crate) != allowed:
+            say("ARCHITECTURE.md", f"`{crate}` may import {sorted(allowed)} by sim/tests/layering.rs, not {sorted(shown.get(crate, []))}")
 
 
 def check_span(text, page, keys, sections, folders, sources, say, keys_place):
