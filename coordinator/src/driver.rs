@@ -13,15 +13,15 @@ use store::versions::Manifest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::data_plane::{self, ConnectionLoss, Reduction};
+use crate::checkpoints::journal_writer::JournalWriter;
+use crate::checkpoints::rescue::{Rescue, RunFolder};
+use crate::checkpoints::retention::Retention;
+use crate::checkpoints::uploads::{Uploads, VersionOutcome};
 use crate::event::DriverEvent;
-use crate::journal_writer::JournalWriter;
-use crate::launch::LocalWorkerPool;
+use crate::local::launch::LocalWorkerPool;
+use crate::local::slots::Slots;
 use crate::record::Recorder;
-use crate::rescue::{Rescue, RunFolder};
-use crate::retention::Retention;
-use crate::slots::Slots;
-use crate::uploads::{Uploads, VersionOutcome};
+use crate::reduction::{self, ConnectionLoss, Reduction};
 
 /// Triggers that may wait for the driver: enough for a message of each of a thousand members at once.
 pub(crate) const TRIGGERS_MAX: usize = 4_096;
@@ -227,7 +227,7 @@ impl Driver {
         }
     }
 
-    fn take_pending_events(&mut self, report: data_plane::PendingEvents) {
+    fn take_pending_events(&mut self, report: reduction::PendingEvents) {
         let computed = report.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
         let lost = report.lost.into_iter().map(|(member, loss)| match loss {
             ConnectionLoss::Broken(reason) => Event::DataPlaneLost { member, reason },

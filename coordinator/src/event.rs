@@ -3,10 +3,10 @@
 use protocol::messages::{FromWorker, ToWorker};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::journal_writer::Appended;
-use crate::status::StatusReport;
-use crate::system_report::SystemReport;
-use crate::uploads::VersionOutcome;
+use crate::checkpoints::journal_writer::Appended;
+use crate::checkpoints::uploads::VersionOutcome;
+use crate::commands::status::StatusReport;
+use crate::record::system_report::SystemReport;
 
 /// Everything that can wake the driver.
 pub(crate) enum DriverEvent {
@@ -27,7 +27,7 @@ pub(crate) enum DriverEvent {
         connection: u64,
         /// The message.
         message: FromWorker,
-        /// What it takes of [`INBOX_BYTES_MAX`](crate::streams::INBOX_BYTES_MAX).
+        /// What it takes of [`INBOX_BYTES_MAX`](crate::control::streams::INBOX_BYTES_MAX).
         room: Option<OwnedSemaphorePermit>,
     },
     /// A control stream ended.

@@ -6,7 +6,7 @@ use bounded_http::Limits;
 use telemetry::prometheus;
 use tracker::server;
 
-use crate::prepare::StartError;
+use crate::run::prepare::StartError;
 
 /// Kept for what no port may take: checkpoints, records, logs, sinks, pipes of local workers, data for newcomers.
 const RESERVE: u64 = 256;

@@ -4,54 +4,21 @@
 //! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
 //! burn or `trainer`, so it runs on a small machine.
 
-mod access;
-mod audit;
-mod certificates;
-mod check;
+mod checkpoints;
 mod cli;
-mod client;
 mod clock;
-mod connection_limit;
-mod data_plane;
-mod data_wait;
+mod commands;
+mod control;
 mod display;
 mod driver;
 mod event;
 mod files;
-mod identities;
-mod journal_file;
-mod journal_writer;
-mod keys;
-mod launch;
-mod metrics;
-mod origin;
-mod pages;
-mod pending_write;
-mod prepare;
+mod local;
 mod record;
-mod reproduce;
-mod rescue;
-mod resume;
-mod retention;
-mod rpc;
+mod reduction;
 mod run;
-mod run_metadata;
-mod run_sinks;
 mod signals;
-mod slots;
-mod source;
-mod spans;
-mod stall_watch;
-mod status;
-mod streams;
-mod supervise;
 mod sync;
-mod system_report;
-mod task_check;
-mod throughput;
-mod tracking;
-mod upload_stage;
-mod uploads;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,9 +27,8 @@ use clap::Parser;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::access::commands;
 use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
-use crate::prepare::StartError;
+use crate::run::prepare::StartError;
 
 /// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
 #[must_use]
@@ -75,17 +41,25 @@ pub fn main() -> ExitCode {
         Err(why) => return refuse(&StartError::failed(format!("threads can't be started: {why}"))),
     };
     let outcome = match cli.command {
-        None if cli.run.supervise => runtime.block_on(supervise::supervise(&cli.run)),
+        None if cli.run.supervise => runtime.block_on(local::supervise::supervise(&cli.run)),
         None => runtime.block_on(run::run(&cli.run)),
-        Some(Command::Check { config, set }) => runtime.block_on(check::check(&config, &set)).map(|()| 0),
-        Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
-        Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
-        Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
-        Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
-        Some(Command::Key { command }) => keys::command(&command).map(|()| 0),
+        Some(Command::Check { config, set }) => {
+            runtime.block_on(commands::check::check(&config, &set)).map(|()| 0)
+        }
+        Some(Command::Reproduce(args)) => commands::reproduce::reproduce(&args),
+        Some(Command::Status(target)) => runtime.block_on(commands::client::status(&target)).map(|()| 0),
+        Some(Command::Stop(target)) => runtime.block_on(commands::client::stop(&target)).map(|()| 0),
+        Some(Command::Checkpoint(target)) => {
+            runtime.block_on(commands::client::checkpoint(&target)).map(|()| 0)
+        }
+        Some(Command::Key { command }) => commands::keys::command(&command).map(|()| 0),
         Some(Command::Token { command }) => token(&command).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => run_sinks::push(&args).map(|()| 0),
+        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
+            commands::tracking::serve(&args).map(|()| 0)
+        }
+        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => {
+            record::run_sinks::push(&args).map(|()| 0)
+        }
     };
     // Threads that still wait for the network have nothing left to do.
     runtime.shutdown_background();
@@ -97,11 +71,15 @@ pub fn main() -> ExitCode {
 
 fn token(command: &TokenCommand) -> Result<(), StartError> {
     match command {
-        TokenCommand::Create(args) => commands::create(args, &client::run_dir(args.run_dir.as_deref())?),
-        TokenCommand::List { run_dir, output } => {
-            commands::list(&client::run_dir(run_dir.as_deref())?, *output)
+        TokenCommand::Create(args) => {
+            commands::token::create(args, &commands::client::run_dir(args.run_dir.as_deref())?)
         }
-        TokenCommand::Revoke(args) => commands::revoke(args, &client::run_dir(args.run_dir.as_deref())?),
+        TokenCommand::List { run_dir, output } => {
+            commands::token::list(&commands::client::run_dir(run_dir.as_deref())?, *output)
+        }
+        TokenCommand::Revoke(args) => {
+            commands::token::revoke(args, &commands::client::run_dir(args.run_dir.as_deref())?)
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! `coordinator --config`: builds the parts of a run, runs it, closes it.
 
 mod endpoint;
+pub(crate) mod prepare;
 mod records;
+pub(crate) mod resume;
+pub(crate) mod source;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,28 +26,35 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use self::endpoint::Endpoint;
-use crate::access::Access;
-use crate::audit::Audit;
+use self::prepare::{PriorState, RunTarget, StartError};
+use crate::checkpoints::journal_writer::JournalWriter;
+use crate::checkpoints::rescue::RunFolder;
+use crate::checkpoints::retention::Retention;
 use crate::cli::{OutputForm, RunArgs};
-use crate::data_plane::Reduction;
+use crate::commands::check;
+use crate::commands::keys::Keys;
+use crate::commands::tracking;
+use crate::control::access::Access;
+use crate::control::audit::Audit;
+use crate::control::certificates;
+use crate::control::connection_limit;
+use crate::control::identities::Identities;
+use crate::control::pages::RunPages;
+use crate::control::rpc::{Service, guard};
+use crate::control::streams::{self, StreamTimeouts};
+use crate::display;
 use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::files::{self, Ports};
-use crate::identities::Identities;
-use crate::journal_writer::JournalWriter;
-use crate::keys::Keys;
-use crate::launch::{self, Launch, LocalWorkerPool};
-use crate::pages::RunPages;
-use crate::prepare::{self, PriorState, RunTarget, StartError};
+use crate::local::launch::{self, Launch, LocalWorkerPool};
 use crate::record::Recorder;
-use crate::rescue::RunFolder;
-use crate::retention::Retention;
-use crate::rpc::{Service, guard};
-use crate::run_sinks::{self, RunningSinks};
+use crate::record::metrics;
+use crate::record::run_metadata;
+use crate::record::run_sinks::{self, RunningSinks};
+use crate::record::spans::StepSpans;
+use crate::reduction::Reduction;
+
+use self::source::Source;
 use crate::signals::Signals;
-use crate::source::{self, Source};
-use crate::spans::StepSpans;
-use crate::streams::{self, StreamTimeouts};
-use crate::{certificates, check, connection_limit, display, metrics, resume, run_metadata, tracking};
 
 /// A run's last record may wait for room on its disk for so long.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);

@@ -3,11 +3,11 @@
 //! The modules are the coordinator's own. They take their locks from `crate::sync`, which is std's there and loom's here.
 #![allow(dead_code, reason = "the modules are whole, and the models use a part")]
 
-#[path = "../../coordinator/src/data_plane/gate.rs"]
+#[path = "../../coordinator/src/reduction/gate.rs"]
 mod gate;
-#[path = "../../coordinator/src/data_plane/pool.rs"]
+#[path = "../../coordinator/src/reduction/pool.rs"]
 mod pool;
-#[path = "../../coordinator/src/upload_stage.rs"]
+#[path = "../../coordinator/src/checkpoints/upload_stage.rs"]
 mod upload_stage;
 
 /// As `coordinator/src/sync.rs`.

@@ -2,7 +2,7 @@
 
 use super::block::{Block, Colour, Line, Segment};
 use super::{MemberLine, Progress, RunInfo, duration};
-use crate::data_wait::shown;
+use crate::record::data_wait::shown;
 
 /// What stands before a bar takes so many columns, and no more.
 const LABEL: usize = 9;

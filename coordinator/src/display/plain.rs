@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Progress, RunInfo, duration};
-use crate::data_wait::shown;
+use crate::record::data_wait::shown;
 
 /// A pipe is read by people later: often enough to see that it lives, rare enough to read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use protocol::coordinator::Event;
 use tracing::debug;
 
 use super::{Driver, ORPHAN_PAUSE};
-use crate::launch::{self, LocalWorkerPool};
+use crate::local::launch::{self, LocalWorkerPool};
 
 impl Driver {
     pub(super) fn start_local(&mut self, slots: &[u32]) {

@@ -1,13 +1,22 @@
 //! What is kept and shown of a run: metrics.jsonl, run.json, the display, the status.
 
+pub(crate) mod data_wait;
 mod ending;
 mod events;
 mod member_log;
+pub(crate) mod metrics;
 mod ongoing_events;
+pub(crate) mod origin;
+pub(crate) mod pending_write;
+pub(crate) mod run_metadata;
+pub(crate) mod run_sinks;
+pub(crate) mod spans;
 mod status;
 mod steps;
 mod storage_trouble;
+pub(crate) mod system_report;
 mod throttle;
+pub(crate) mod throughput;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,13 +39,13 @@ use self::ongoing_events::OngoingEvents;
 use self::storage_trouble::StorageTrouble;
 use self::throttle::Throttle;
 use crate::clock::unix_seconds;
-use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
-use crate::pending_write::PendingWrite;
-use crate::run_metadata::RunMetadata;
-use crate::run_sinks::RunningSinks;
-use crate::system_report::SystemReport;
-use crate::throughput::ThroughputWindow;
+use crate::record::data_wait::DataWait;
+use crate::record::pending_write::PendingWrite;
+use crate::record::run_metadata::RunMetadata;
+use crate::record::run_sinks::RunningSinks;
+use crate::record::system_report::SystemReport;
+use crate::record::throughput::ThroughputWindow;
 
 /// Keeps and shows.
 pub(crate) struct Recorder {

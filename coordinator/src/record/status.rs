@@ -5,7 +5,7 @@ use wire::proto::MemberStatus;
 
 use super::Recorder;
 use crate::clock::unix_seconds;
-use crate::status::{StatusReport, bounded, last_events};
+use crate::commands::status::{StatusReport, bounded, last_events};
 
 impl Recorder {
     /// For `coordinator status`.

@@ -13,9 +13,10 @@ use wire::tls::ServerTls;
 use wire::token::{self, Token, TokenLine};
 
 use super::StartContext;
-use crate::prepare::StartError;
-use crate::rpc::Service;
-use crate::{certificates, connection_limit};
+use crate::control::certificates;
+use crate::control::connection_limit;
+use crate::control::rpc::Service;
+use crate::run::prepare::StartError;
 
 /// Bound, and not yet served.
 pub(super) struct Endpoint {

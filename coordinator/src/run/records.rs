@@ -10,15 +10,15 @@ use run_record::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::token;
 
 use super::{StartContext, endpoint};
-use crate::certificates;
+use crate::checkpoints::uploads::{ManifestInfo, Uploads};
+use crate::control::certificates;
 use crate::display::{Display, RunInfo};
-use crate::metrics::{self, Metrics, Scrapes};
-use crate::origin::Origin;
-use crate::prepare::{self, PriorState, StartError};
 use crate::record::Recorder;
-use crate::run_metadata::RunMetadata;
-use crate::spans::StepSpans;
-use crate::uploads::{ManifestInfo, Uploads};
+use crate::record::metrics::{self, Metrics, Scrapes};
+use crate::record::origin::Origin;
+use crate::record::run_metadata::RunMetadata;
+use crate::record::spans::StepSpans;
+use crate::run::prepare::{self, PriorState, StartError};
 
 impl StartContext<'_> {
     /// What is kept and served beside the run, and what serves /metrics.
