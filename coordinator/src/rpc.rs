@@ -43,7 +43,7 @@ pub(crate) struct Service {
     pub(crate) identities: Identities,
     /// Receives checkpoints and exports.
     pub(crate) uploads: Uploads,
-    /// Paths of the downloadable dataset files by digest.
+    /// Paths of the downloadable files (dataset, tokenizer, `init.from`) by digest.
     pub(crate) data: Arc<HashMap<String, PathBuf>>,
     /// Limits the bytes of messages queued for the driver.
     pub(crate) room: Arc<Semaphore>,

@@ -12,7 +12,7 @@ use wire::convert::cut;
 use super::Recorder;
 use crate::clock::unix_seconds;
 
-/// Shorter holds and waits are not shown.
+/// Shorter holds are not displayed, and shorter waits are not kept in run.json.
 pub(super) const SHORT_HOLD_MS: u64 = 100;
 /// Event kinds that are merged: an event equal to one of the last [`REPEATED_AMONG`] only increments its count, so that
 /// two that alternate take two lines.
