@@ -1,4 +1,4 @@
-//! The command line of the coordinator, as the contract has it.
+//! The coordinator's command line. Its doc comments are the `--help` text.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

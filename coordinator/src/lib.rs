@@ -1,8 +1,8 @@
-//! The coordinator: the driver of the protocol's coordinator machine, and what surrounds it.
+//! The coordinator: drives the protocol's coordinator state machine.
 //!
-//! This crate owns the driver's loop, the rpc server, the reducer's threads, the start of local workers, what is kept
-//! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
-//! burn or `trainer`, so it runs on a small machine.
+//! This crate owns the driver loop, the rpc server, the reducer threads, the local worker processes, the run's records
+//! and its display. It makes no decisions about steps and members: `protocol` does. It never imports burn or `trainer`,
+//! so it runs on a small machine.
 
 mod checkpoints;
 mod cli;
@@ -30,7 +30,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
 use crate::run::prepare::StartError;
 
-/// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
+/// Runs the `coordinator` command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
             record::run_sinks::push(&args).map(|()| 0)
         }
     };
-    // Threads that still wait for the network have nothing left to do.
+    // Threads that still wait for the network have no work left.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -88,13 +88,13 @@ fn refuse(refusal: &StartError) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
-/// As no-color.org has it.
+/// See <https://no-color.org>.
 fn colours_are_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Logs go to stderr: errors, or what RUST_LOG asks for. A stderr that nobody reads takes up to 128,000 lines; then they
-/// are left out, and the run goes on. What the guard still has at the end gets a second.
+/// Logs go to stderr: errors, or the levels that RUST_LOG selects. If nobody reads stderr, up to 128,000 lines are
+/// buffered; further lines are dropped, and the run continues. On drop, the guard has a second to flush.
 fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));

@@ -1,4 +1,4 @@
-//! The journal on disk: appended record by record, locked for the coordinator's life.
+//! The journal on disk: appended record by record, and locked for the coordinator's lifetime.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,38 +9,28 @@ use protocol::journal::{Record, decode, encode};
 
 use crate::checkpoints::stall_watch::StallWatch;
 
-/// A disk takes a record in less.
+/// A healthy disk appends a record in less.
 const APPEND_TIME: Duration = Duration::from_secs(5);
 
 /// Why the journal can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{path}: {source}")]
-    Io {
-        /// The journal's path.
-        path: String,
-        /// What it said.
-        source: std::io::Error,
-    },
+    Io { path: String, source: std::io::Error },
     /// A record in the middle is damaged.
     #[error(
         "{path}: {source}; it is not a torn tail, so nothing is cut off by itself: put the journal's backup in its place, \
          or begin a new run from the newest version of this one (init.from = its folder)"
     )]
-    Damaged {
-        /// The journal's path.
-        path: String,
-        /// Where and how.
-        source: protocol::journal::JournalError,
-    },
+    Damaged { path: String, source: protocol::journal::JournalError },
 }
 
 /// An open journal.
 pub(crate) struct JournalFile {
     file: File,
     path: PathBuf,
-    /// Length of what is known to be whole: a failed append is cut back to it before the next.
+    /// Length of the whole records: a failed append is truncated to it before the next.
     whole: u64,
     /// Whether the file may be longer than `whole`.
     torn: bool,
@@ -48,7 +38,7 @@ pub(crate) struct JournalFile {
 }
 
 impl JournalFile {
-    /// Opens or creates the journal and reads its records. A torn tail is cut off; its length is returned.
+    /// Opens or creates the journal and reads its records. Truncates a torn tail, and returns its length.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Record>, u64), JournalError> {
         let io = |source| JournalError::Io { path: path.display().to_string(), source };
         let mut file =
@@ -72,7 +62,7 @@ impl JournalFile {
         Ok((journal, decoded.records, cut))
     }
 
-    /// Appends a record: with the operating system when this returns, on the disk if `durable`.
+    /// Appends a record: written to the operating system on return, synced to disk if `durable`.
     pub(crate) fn append(&mut self, record: &Record, durable: bool) -> Result<(), JournalError> {
         self.stall_watch.begins();
         let appended = self.append_whole(record, durable);
@@ -93,7 +83,7 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Cuts off what a failed append or a crash left behind the last whole record.
+    /// Truncates what a failed append or a crash left after the last whole record.
     fn cut_back(&mut self) -> Result<(), JournalError> {
         if self.torn {
             self.file.set_len(self.whole).map_err(|source| self.io(source))?;

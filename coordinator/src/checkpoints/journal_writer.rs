@@ -1,4 +1,4 @@
-//! The journal's thread: a write that hangs holds up the run, and nobody who asks why.
+//! The journal's writer thread: a write that hangs delays the run, but not status requests.
 
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
@@ -8,17 +8,17 @@ use tracing::error;
 
 use crate::checkpoints::journal_file::JournalFile;
 
-/// The machine asks for the next append when the one before is answered: there is never more than one.
+/// The state machine requests the next append after the previous one has finished: there is never more than one.
 const APPENDS_MAX: usize = 1;
 
 /// Only a bug ends the thread.
 const ENDED: &str = "the journal's thread has ended";
 
-/// How an append went.
+/// The result of an append.
 pub(crate) type Appended = Result<(), String>;
 
-/// Appends records in the order in which they are given, behind the driver's back. What hangs is left behind when the
-/// process ends: the thread isn't waited for.
+/// Appends records in order, off the driver's thread. Nothing waits for the thread when the process ends, even if a
+/// write hangs.
 pub(crate) struct JournalWriter {
     appends: SyncSender<(Record, bool)>,
     /// `None` once the thread has ended.
@@ -26,10 +26,10 @@ pub(crate) struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Starts the thread, which ends when this is dropped.
+    /// Starts the thread; it ends when the writer is dropped.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// When the thread can't be started.
     pub(crate) fn start(mut journal: JournalFile) -> std::io::Result<Self> {
         let (appends, inbox) = sync_channel::<(Record, bool)>(APPENDS_MAX);
         let (outbox, appended) = mpsc::channel(APPENDS_MAX);
@@ -39,7 +39,7 @@ impl JournalWriter {
                 if let Err(reason) = &result {
                     error!(%reason, "the journal can't be written");
                 }
-                // There is room for the answer to each append; a driver that has gone needs none.
+                // The channel has room for each result; a driver that is gone needs none.
                 if outbox.blocking_send(result).is_err() {
                     return;
                 }
@@ -48,10 +48,10 @@ impl JournalWriter {
         Ok(Self { appends, appended: Some(appended) })
     }
 
-    /// Begins an append; [`JournalWriter::appended`] says how it went. Never blocks.
+    /// Begins an append, whose result [`JournalWriter::appended`] returns. Never blocks.
     ///
     /// # Panics
-    /// When the append before isn't answered yet: the machine asks for one at a time.
+    /// When the previous append has not finished: the state machine requests one at a time.
     ///
     /// # Errors
     /// When the thread has ended.
@@ -62,7 +62,7 @@ impl JournalWriter {
         })
     }
 
-    /// How the append that is under way went, when it is over. Nothing is lost where this is dropped before.
+    /// Waits for the result of the pending append. Cancel safe.
     pub(crate) async fn appended(&mut self) -> Appended {
         let Some(appended) = &mut self.appended else { return std::future::pending().await };
         match appended.recv().await {
@@ -89,7 +89,7 @@ mod tests {
         for (number, record) in records.iter().enumerate() {
             writer.append(record.clone(), number % 7 == 0).expect("begun");
             assert_eq!(writer.appended().await, Ok(()));
-            // It is with the operating system by now.
+            // The record has reached the operating system by now.
             let (_, written, _) = JournalFile::open(&path).expect("whole");
             assert_eq!(written, records[..=number]);
         }

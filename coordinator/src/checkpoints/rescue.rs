@@ -1,4 +1,5 @@
-//! A run whose folder is removed, or moved, under it: that is noticed, and what the members hold is saved where it can be.
+//! Rescue of a run whose folder is moved or deleted while it runs: detects the loss and saves what the members hold
+//! elsewhere.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -15,42 +16,42 @@ use tracing::warn;
 use crate::commands::reproduce::quoted;
 use crate::event::DriverEvent;
 
-/// How often the folder is looked at. (It is looked at after each version, too.)
+/// How often the folder is checked. (It is also checked after each checkpoint.)
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Folders that a lost one may be saved to, by their numbers.
+/// Maximum number of rescue folders per run.
 const NUMBER_MAX: u32 = 1_000;
-/// What a run's folder must have for the run to be used, or gone on with. (Versions come by themselves.)
+/// Files that a run's folder needs to be usable or resumable. (Checkpoints are uploaded anyway.)
 const FILES: [&str; 5] = ["config.toml", "data.json", "tokenizer.json", "journal", "metrics.jsonl"];
 
-/// The folder of a run that goes on.
+/// The folder of a running run.
 pub(crate) struct RunFolder {
     held: Arc<HeldFolder>,
     name: String,
-    /// Files that are there as long as they are open, whatever becomes of their names.
+    /// Open files, which stay readable even if their names are deleted.
     files: Vec<(&'static str, File)>,
 }
 
 impl RunFolder {
-    /// Holds it, with the files that it has by now.
+    /// Opens the folder and its current files.
     pub(crate) fn hold(dir: &RunDir) -> Result<Self, StoreError> {
         let held = Arc::new(HeldFolder::open(dir.path(), "lock")?);
         let open = |name| File::open(dir.path().join(name)).ok().map(|file| (name, file));
         Ok(Self { held, name: dir.name().to_owned(), files: FILES.into_iter().filter_map(open).collect() })
     }
 
-    /// The folder as it is known.
+    /// The handle on the folder.
     pub(crate) fn held(&self) -> Arc<HeldFolder> {
         self.held.clone()
     }
 
-    /// Has it looked at now and then, on a thread of its own, as a disk may hang.
+    /// Starts a thread that polls the folder. It has a thread of its own because a disk may hang.
     pub(crate) fn watch(&self, driver_events: &mpsc::Sender<DriverEvent>) {
         let (held, driver_events) = (self.held.clone(), driver_events.clone());
         let watch = move || {
             while !driver_events.is_closed() {
                 std::thread::sleep(LOOK_EVERY);
                 if held.whereabouts() != FolderLocation::InPlace {
-                    // A run that is over needs no folder any more.
+                    // Fails only if the run is over, which needs no folder.
                     let _ = driver_events.blocking_send(DriverEvent::FolderLost);
                     return;
                 }
@@ -61,7 +62,7 @@ impl RunFolder {
         }
     }
 
-    /// Finds another place where it is not in its own any more.
+    /// If the folder is not in place any more, finds or creates another one.
     pub(crate) fn rescue(&self) -> Option<Rescue> {
         let from = self.held.path().to_owned();
         match self.held.whereabouts() {
@@ -81,7 +82,7 @@ impl RunFolder {
         }
     }
 
-    /// A folder beside the lost one, else in the temporary folder.
+    /// Creates a folder next to the lost one, else in the temporary folder.
     fn make_place(&self, from: &Path) -> Result<RunDir, String> {
         let beside = from.parent().filter(|runs| !runs.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut whys = Vec::new();
@@ -100,7 +101,7 @@ impl RunFolder {
         Err(whys.join("; "))
     }
 
-    /// Writes what the open files hold to the new place, if it is one.
+    /// Copies the open files to the rescue folder, if one was created.
     fn copy_files(&self, rescue: &Rescue) {
         let Some(made) = &rescue.made else { return };
         for (name, file) in &self.files {
@@ -111,12 +112,12 @@ impl RunFolder {
         }
     }
 
-    /// The run is over: what its files have got since is saved, too. What people are told.
+    /// At the run's end, saves what the files have gained since; returns the outcome to report.
     pub(crate) fn conclude(&self, rescue: &Rescue, outcome: Outcome) -> Outcome {
         self.copy_files(rescue);
         let message = match &rescue.place {
             Ok(place) => match newest_version(place) {
-                // It was moved at the very end.
+                // The folder was moved at the very end.
                 Some(_) if outcome.code == 0 => return outcome,
                 Some(step) => format!("{}; version {step} is saved in {}", rescue.how, place.display()),
                 None => format!("{}; no version of it could be saved ({})", rescue.how, outcome.message),
@@ -127,7 +128,7 @@ impl RunFolder {
     }
 }
 
-/// From the first byte; what is at the path is replaced.
+/// Copies the whole file, replacing the target.
 fn copy(mut from: &File, to: &Path) -> std::io::Result<()> {
     from.seek(SeekFrom::Start(0))?;
     let mut file = File::create(to)?;
@@ -139,18 +140,18 @@ fn newest_version(place: &Path) -> Option<u64> {
     versions::newest_valid(&place.join("checkpoints"), |_| true, None).ok()?.0.map(|manifest| manifest.step)
 }
 
-/// Where a run whose folder is lost writes from then on.
+/// The folder to which a run writes after its own was lost.
 pub(crate) struct Rescue {
     /// What happened, for people.
     pub(crate) how: String,
-    /// The place, or why there is none.
+    /// The folder, or why there is none.
     pub(crate) place: Result<PathBuf, String>,
-    /// Held for its lock, where it was made for this.
+    /// Kept for its lock, if the folder was created for the rescue.
     made: Option<RunDir>,
 }
 
 impl Rescue {
-    /// What people hear at once.
+    /// The warning to show at once.
     pub(crate) fn warning(&self) -> String {
         match &self.place {
             Ok(place) => format!(
@@ -164,7 +165,7 @@ impl Rescue {
         }
     }
 
-    /// The line that goes on with what is saved.
+    /// The command that resumes from the rescued folder.
     pub(crate) fn resume_line(&self) -> Option<String> {
         let program = std::env::args_os().next()?.to_string_lossy().into_owned();
         let config = self.place.as_ref().ok()?.join("config.toml").display().to_string();

@@ -1,24 +1,23 @@
-//! Which versions stay.
+//! Which checkpoints to keep.
 
 use std::collections::BTreeMap;
 
-/// The newest so many, and the best by a metric.
+/// Keeps the newest checkpoints and the best one by a metric.
 pub(crate) struct Retention {
-    /// The newest so many.
+    /// Number of newest checkpoints to keep.
     pub(crate) keep: usize,
-    /// The metric.
+    /// Metric that ranks checkpoints.
     metric: String,
-    /// Its values by step.
+    /// The metric's values by step.
     values: BTreeMap<u64, f64>,
 }
 
 impl Retention {
-    /// Before the first evaluation.
     pub(crate) fn new(keep: usize, metric: &str) -> Self {
         Self { keep, metric: metric.to_owned(), values: BTreeMap::new() }
     }
 
-    /// An evaluation gave these values; one of the same step, before history went back, counts no more.
+    /// Records an evaluation, replacing one of the same step from before a rewind.
     pub(crate) fn evaluated(&mut self, step: u64, values: &BTreeMap<String, f64>) {
         match values.get(&self.metric) {
             Some(value) => self.values.insert(step, *value),
@@ -26,7 +25,7 @@ impl Retention {
         };
     }
 
-    /// The best of the evaluated versions.
+    /// The step of the best evaluated checkpoint.
     pub(crate) fn best(&self) -> Option<u64> {
         store::versions::best(&self.values, run_record::keys::lower_is_better(&self.metric))
     }

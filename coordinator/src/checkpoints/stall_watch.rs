@@ -1,23 +1,23 @@
-//! Says that something goes on for too long: a disk that hangs neither answers nor fails, and whoever waits for it can say
-//! nothing.
+//! Reports operations that take too long: a hanging disk neither answers nor fails, and the thread that waits for it
+//! can't report anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Watches over one thing at a time.
+/// Watches one operation at a time.
 pub(crate) struct StallWatch {
     began: Instant,
-    /// When it began in milliseconds, from 1; 0 while there is nothing to watch over.
+    /// Start of the operation, in milliseconds after `began`, at least 1; 0 while there is none.
     since_ms: Arc<AtomicU64>,
 }
 
 impl StallWatch {
-    /// From now on `say` is told how long something goes on, once that is `patience`, and each time that it has doubled. Ends
-    /// with the value.
+    /// Starts a thread that calls `say` with the duration of an operation once it has taken `patience`, and each time
+    /// that the duration has doubled. The thread ends when the value is dropped.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// When the thread can't be started.
     pub(crate) fn watch(
         patience: Duration,
         say: impl Fn(Duration) + Send + 'static,
@@ -41,13 +41,13 @@ impl StallWatch {
         Ok(Self { began, since_ms })
     }
 
-    /// It begins.
+    /// The operation begins.
     pub(crate) fn begins(&self) {
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// It is over.
+    /// The operation is over.
     pub(crate) fn ends(&self) {
         self.since_ms.store(0, Ordering::Relaxed);
     }

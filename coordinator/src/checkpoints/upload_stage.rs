@@ -1,4 +1,4 @@
-//! How far an upload is: its bytes come, then it is put in place or given up, and never both.
+//! The stage of an upload: it is incoming, then put in place or given up, and never both.
 
 use crate::sync::atomic::{AtomicU8, Ordering};
 
@@ -6,17 +6,17 @@ const COMING: u8 = 0;
 const IN_PLACE: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
-/// Shared by whoever waits for the upload and whoever writes it.
+/// Shared by the task that waits for the upload and the thread that writes it.
 #[derive(Default)]
 pub(crate) struct UploadStage(AtomicU8);
 
 impl UploadStage {
-    /// Nobody waits for it any more; false where it is in place by now.
+    /// Gives the upload up; false if it is in place already.
     pub(crate) fn give_up(&self) -> bool {
         self.leave(GIVEN_UP)
     }
 
-    /// It is in place; false where it was given up.
+    /// Marks the upload as in place; false if it was given up.
     pub(crate) fn put_in_place(&self) -> bool {
         self.leave(IN_PLACE)
     }

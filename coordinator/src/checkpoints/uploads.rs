@@ -1,4 +1,4 @@
-//! Versions and exports on their way from a member to the store.
+//! Uploads from members to the store: checkpoints, exports and states.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,50 +13,48 @@ use tracing::{info, warn};
 
 use crate::checkpoints::upload_stage::UploadStage;
 
-/// What a manifest says beside the files.
+/// Manifest fields that don't depend on the files.
 #[derive(Clone, Debug)]
 pub(crate) struct ManifestInfo {
-    /// Digest of the keys that change the weights.
+    /// Digest of the configuration keys that affect the weights.
     pub(crate) config_digest: String,
-    /// Digest of the dataset.
     pub(crate) dataset_digest: String,
-    /// Steps of an epoch.
     pub(crate) steps_per_epoch: u64,
 }
 
-/// The keys that what is written is signed with.
+/// The keys that sign checkpoints and exports.
 #[derive(Clone, Default)]
 pub(crate) struct Signing {
-    /// Of versions.
+    /// For checkpoints.
     pub(crate) versions: Option<Arc<SigningKey>>,
-    /// Of exports.
+    /// For exports.
     pub(crate) exports: Option<Arc<SigningKey>>,
 }
 
-/// Shared by the driver, which expects uploads, and the rpc server, which takes them.
+/// Shared by the driver, which expects uploads, and the rpc server, which receives them.
 #[derive(Clone)]
 pub(crate) struct Uploads {
     run_dir: Arc<Mutex<PathBuf>>,
-    /// Where that is known, what it must be.
+    /// Handle on the run's folder, to notice when it is moved or deleted.
     held: Arc<Mutex<Option<Arc<HeldFolder>>>>,
     lineage: Arc<ManifestInfo>,
     signing: Signing,
     expected: Arc<Mutex<BTreeMap<UploadKind, Expected>>>,
 }
 
-/// The upload of its kind that the machine asked for last.
+/// The last upload of its kind that the machine requested.
 struct Expected {
     step: u64,
     from: MemberId,
-    /// The state digest that it must have, if that is known.
+    /// The state digest that it must have, if known.
     digest: Option<[u8; 32]>,
-    /// It counts those of its kind.
+    /// Sequence number within its kind.
     number: u64,
     has_begun: bool,
 }
 
 impl Uploads {
-    /// Into this run's folder.
+    /// Uploads into this run's folder.
     pub(crate) fn new(run_dir: &Path, lineage: ManifestInfo, signing: Signing) -> Self {
         Self {
             run_dir: Arc::new(Mutex::new(run_dir.to_owned())),
@@ -71,12 +69,12 @@ impl Uploads {
         self.run_dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Only while the folder is this one.
+    /// Accepts uploads only while the folder is in place.
     pub(crate) fn hold(&self, held: Arc<HeldFolder>) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
     }
 
-    /// Refuses what would go to another folder of its name.
+    /// Refuses an upload if the run's folder is not in place: another one may have its name.
     fn check_place(&self) -> Result<(), String> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match held.filter(|held| held.whereabouts() != FolderLocation::InPlace) {
@@ -85,51 +83,51 @@ impl Uploads {
         }
     }
 
-    /// Into this folder from now on.
+    /// Redirects uploads to this folder.
     pub(crate) fn move_to(&self, run_dir: &Path) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.run_dir.lock().unwrap_or_else(PoisonError::into_inner) = run_dir.to_owned();
     }
 
-    /// The folder of versions.
+    /// The folder of checkpoints.
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.run_dir().join("checkpoints")
     }
 
-    /// This member will upload this version; one with another state digest takes nothing's place.
+    /// Expects this checkpoint from this member; one with another state digest replaces nothing.
     pub(crate) fn expect_version(&self, step: u64, from: MemberId, digest: Option<[u8; 32]>) {
         self.expect(UploadKind::Version, step, from, digest);
     }
 
-    /// This member will upload the exports.
+    /// Expects the exports from this member.
     pub(crate) fn expect_export(&self, step: u64, from: MemberId) {
         self.expect(UploadKind::Export, step, from, None);
     }
 
-    /// This member will show its state.
+    /// Expects this member's state.
     pub(crate) fn expect_state(&self, step: u64, from: MemberId) {
         self.expect(UploadKind::State, step, from, None);
     }
 
-    /// Where a state is kept while it is shown. It needs to outlast nothing, so nothing of it is synced.
+    /// File for a state while others download it. It needn't survive a crash, so it is never synced.
     pub(crate) fn shown(&self) -> PathBuf {
         self.run_dir().join("shown.state")
     }
 
-    /// What was shown is of no use any more.
+    /// Deletes the state file.
     pub(crate) fn forget_shown(&self) {
-        // Whoever still reads it reads on.
+        // Open readers can still read it to the end.
         let _ = std::fs::remove_file(self.shown());
     }
 
     fn expect(&self, kind: UploadKind, step: u64, from: MemberId, digest: Option<[u8; 32]>) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whatever else was expected of this kind has been given up by the machine, begun or not.
+        // The machine has given up any previous upload of this kind, begun or not.
         let number = expected.get(&kind).map_or(0, |before| before.number + 1);
         expected.insert(kind, Expected { step, from, digest, number, has_begun: false });
     }
 
-    /// Takes an upload in hand, once: what nobody expects is refused.
+    /// Claims an expected upload, once; unexpected ones are refused.
     pub(crate) fn claim(&self, kind: UploadKind, step: u64, from: MemberId) -> Result<Claim, String> {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = expected.get_mut(&kind).filter(|asked| (asked.step, asked.from) == (step, from));
@@ -141,17 +139,17 @@ impl Uploads {
         Ok(Claim { ticket, step, digest: asked.digest })
     }
 
-    /// Takes void versions out of the way.
+    /// Moves void checkpoints out of the way.
     pub(crate) fn set_aside(&self, is_void: impl Fn(u64) -> bool) {
         match versions::set_aside(&self.checkpoints(), is_void) {
             Ok(void) if void.is_empty() => {}
             Ok(void) => warn!(?void, "void versions are set aside"),
-            // The journal says that they are void, so nothing goes on from them.
+            // The journal marks them as void, so nothing resumes from them.
             Err(trouble) => warn!(%trouble, "a void version can't be set aside"),
         }
     }
 
-    /// Removes old versions now that one was written: the newest `keep` stay, and those that are spared.
+    /// Removes old checkpoints after a new one was written: keeps the newest `keep`, and those in `spare`.
     pub(crate) fn retain(&self, written: u64, keep: usize, spare: &[u64]) {
         match versions::retain(&self.checkpoints(), written, keep, spare) {
             Ok(removed) if removed.is_empty() => {}
@@ -163,13 +161,13 @@ impl Uploads {
 
 enum UploadTarget {
     Version(VersionWriter),
-    /// Bytes as they come.
+    /// Written as the bytes arrive.
     State(std::fs::File),
-    /// Whole files: (format/file, bytes so far).
+    /// Whole files in memory: (format/file, bytes so far).
     Export(Vec<(String, Vec<u8>)>),
 }
 
-/// Which of all that were asked for.
+/// Identifies one of the requested uploads.
 #[derive(Clone)]
 pub(crate) struct UploadTicket {
     own: Uploads,
@@ -179,34 +177,34 @@ pub(crate) struct UploadTicket {
 }
 
 impl UploadTicket {
-    /// Whether no other was asked for since: one that was given up must not be taken for the one that is waited for now,
-    /// as its sender may have been put out for a wrong state.
+    /// Whether this is still the newest request of its kind. A given-up upload must not be taken for the current one:
+    /// its sender may have been evicted for a wrong state.
     pub(crate) fn is_valid(&self) -> bool {
         let expected = self.own.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.get(&self.kind).is_some_and(|newest| newest.number == self.number)
     }
 
-    /// Nobody waits for it any more, whatever the disk does with it later; false where it is in place by now.
+    /// Gives the upload up, whatever the disk does with it later; false if it is in place already.
     pub(crate) fn give_up(&self) -> bool {
         self.stage.give_up()
     }
 
-    /// It is put in place, if it is still waited for.
+    /// Marks the upload as in place, if it is still wanted.
     pub(crate) fn put_in_place(&self) -> bool {
         self.is_valid() && self.stage.put_in_place()
     }
 }
 
-/// What has become of a version that came whole.
+/// The outcome of a complete checkpoint upload.
 #[derive(Debug)]
 pub(crate) enum VersionOutcome {
-    /// It is in place.
+    /// The checkpoint is in place.
     InPlace(Manifest),
-    /// It isn't the one that it must be, and nothing is left of it.
+    /// Its state digest differs from the expected one; nothing of it is kept.
     Deviates,
 }
 
-/// An upload that is expected and has come, before the disk is asked for anything.
+/// An expected upload that has begun, before any disk access.
 pub(crate) struct Claim {
     ticket: UploadTicket,
     step: u64,
@@ -214,12 +212,12 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// To be asked whether its end is still waited for.
+    /// The ticket, which tells whether the upload is still wanted.
     pub(crate) fn ticket(&self) -> UploadTicket {
         self.ticket.clone()
     }
 
-    /// Makes room for it on the disk. Blocking, as all that follows.
+    /// Opens its files on the disk. Blocks, like all that follows.
     pub(crate) fn open(self) -> Result<ActiveUpload, String> {
         let Self { ticket, step, digest } = self;
         ticket.own.check_place()?;
@@ -242,21 +240,21 @@ impl Claim {
     }
 }
 
-/// An upload in progress. Blocking: for a thread that may wait for the disk.
+/// An upload in progress. Its methods block, so it belongs on a thread that may wait for the disk.
 pub(crate) struct ActiveUpload {
     ticket: UploadTicket,
     step: u64,
-    /// The state digest that it must have, if that is known.
+    /// The state digest that it must have, if known.
     digest: Option<[u8; 32]>,
     place: UploadTarget,
     file: Option<(FileWriter, u64)>,
 }
 
-/// Exports are whole files in memory before they are written; larger models need several parts.
+/// Maximum size of an export file, which is in memory before it is written; larger models need several parts.
 const EXPORT_BYTES_MAX: usize = 8 << 30;
 
 impl ActiveUpload {
-    /// A file begins.
+    /// Begins a file.
     pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), String> {
         self.end_file()?;
         check_name(name)?;
@@ -270,7 +268,7 @@ impl ActiveUpload {
         Ok(())
     }
 
-    /// Bytes of the file.
+    /// Appends bytes to the current file.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
         match (&mut self.place, &mut self.file) {
             (UploadTarget::Version(_), Some((file, _))) => file.write(bytes).map_err(|e| e.to_string()),
@@ -300,8 +298,8 @@ impl ActiveUpload {
         writer.add(file).map(drop).map_err(|e| e.to_string())
     }
 
-    /// All files are here: makes them durable, unless this is another version than the one that it must be. What has become
-    /// of a version is returned.
+    /// All files are complete: makes them durable, unless the state digest differs from the expected one. Returns the
+    /// outcome for a checkpoint.
     pub(crate) fn finish(
         mut self,
         model_digest: &[u8],
@@ -356,7 +354,7 @@ impl ActiveUpload {
     }
 }
 
-/// A name that stays below its folder: one or two parts of harmless characters.
+/// Checks that a name stays below its folder: one or two parts of harmless characters.
 fn check_name(name: &str) -> Result<(), String> {
     let harmless = |part: &str| {
         !part.is_empty()
@@ -422,7 +420,7 @@ mod tests {
         assert!(new.ticket.is_valid());
     }
 
-    /// The disk takes its time, and those that wait have a deadline.
+    /// The disk may be slow, and waiting for it has a deadline.
     #[test]
     fn an_upload_that_was_given_up_is_never_put_in_place_and_one_in_place_is_not_given_up() {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -447,7 +445,7 @@ mod tests {
         assert!(!ticket.give_up());
     }
 
-    /// A replay that went another way must not take the place of what it should have come to.
+    /// A replay that deviated must not replace the checkpoint that it should have reproduced.
     #[test]
     fn a_version_that_is_not_the_journalled_one_takes_nothings_place() {
         let dir = tempfile::tempdir().expect("a temporary folder");

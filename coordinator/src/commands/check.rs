@@ -1,4 +1,4 @@
-//! `coordinator check`: everything that can be known before a run starts.
+//! `coordinator check`: validates everything that can be checked before a run starts.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::record::run_sinks;
 use crate::run::prepare::{self, StartError};
 use crate::run::source::{self, Source};
 
-/// Reads, asks, and prints what would run.
+/// Checks the configuration, the data and the model, and prints what would run.
 pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), StartError> {
     let resolved = prepare::load(path, set)?;
     let plan =
@@ -41,7 +41,7 @@ pub(crate) async fn check(path: &Path, set: &[String]) -> Result<(), StartError>
     Ok(())
 }
 
-/// What is left for training.
+/// Checks that rows are left for training.
 pub(crate) fn has_samples(geometry: &Geometry) -> Result<(), StartError> {
     if geometry.samples > 0 {
         return Ok(());
@@ -49,7 +49,7 @@ pub(crate) fn has_samples(geometry: &Geometry) -> Result<(), StartError> {
     Err(StartError::data("no row is left for training: lower dataset.validation, or add rows"))
 }
 
-/// What the worker program says of the model; a line for people.
+/// Asks the worker binary to check the model; returns a line for people.
 async fn task(resolved: &Resolved, plan: &DataPlan, source: Option<&Source>) -> Result<String, StartError> {
     let (kind, local) = (&resolved.config.model.kind, &resolved.config.local);
     let worker = match launch::worker_binary(local.worker_binary.as_deref()) {
@@ -69,7 +69,8 @@ async fn task(resolved: &Resolved, plan: &DataPlan, source: Option<&Source>) -> 
     }
 }
 
-/// Refuses a start that the first local worker would refuse. Where there is no answer, that worker is waited for.
+/// Refuses a start that the first local worker would refuse. If the check gives no answer, the run starts and that
+/// worker decides.
 pub(crate) async fn refuse_untrainable(
     worker: &Path,
     device: &str,

@@ -18,20 +18,20 @@ use crate::cli::{OutputForm, RunSelector};
 use crate::commands::status::{self, StatusReport};
 use crate::run::prepare::StartError;
 
-/// How long a call may take.
+/// Deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The exit code where nobody answers, or nobody can.
+/// Exit code when no coordinator answers, or none can be reached.
 const NOBODY: u8 = 4;
 
 type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
-/// `coordinator status`
+/// Runs `coordinator status`.
 pub(crate) async fn status(target: &RunSelector) -> Result<(), StartError> {
     let dir = directory(target)?;
     let report = match ask(target, dir.as_deref()).await {
         Ok(report) => report,
-        // Nobody answers: what run.json says last is the status.
+        // Nobody answers: the last state in run.json is the status.
         Err(refusal) if refusal.code == NOBODY => return from_record(dir.as_deref(), target.output, refusal),
         Err(refusal) => return Err(refusal),
     };
@@ -60,7 +60,7 @@ fn show(report: &StatusReport, form: OutputForm) {
     print(&text);
 }
 
-/// `coordinator stop`
+/// Runs `coordinator stop`.
 pub(crate) async fn stop(target: &RunSelector) -> Result<(), StartError> {
     let mut called = connect(target, directory(target)?.as_deref()).await?;
     let reason = "coordinator stop was called".to_owned();
@@ -71,7 +71,7 @@ pub(crate) async fn stop(target: &RunSelector) -> Result<(), StartError> {
     Ok(())
 }
 
-/// `coordinator checkpoint`
+/// Runs `coordinator checkpoint`.
 pub(crate) async fn checkpoint(target: &RunSelector) -> Result<(), StartError> {
     let mut called = connect(target, directory(target)?.as_deref()).await?;
     if let Err(status) = called.client.checkpoint(CheckpointRequest {}).await {
@@ -85,10 +85,10 @@ fn print(text: &str) {
     printable::print(text);
 }
 
-/// A coordinator that was reached.
+/// A connection to a coordinator.
 struct ConnectedClient {
     client: Client,
-    /// Where, for messages.
+    /// For messages.
     address: String,
     host: String,
     port: u16,
@@ -96,9 +96,9 @@ struct ConnectedClient {
 }
 
 impl ConnectedClient {
-    /// Why it has not done what it was asked for.
+    /// Turns the status of a failed call into an error for the user.
     async fn refusal(&self, status: &Status) -> StartError {
-        // A connection that breaks cancels its calls, or fails them, as it comes.
+        // A broken connection may cancel or fail its calls with any of these codes.
         let is_of_transport = matches!(
             status.code(),
             tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Internal
@@ -133,7 +133,7 @@ fn said(status: &Status) -> StartError {
     }
 }
 
-/// The run directory that is meant: the named one, else the newest below ./runs; none with --connect.
+/// The run directory: the named one, else the newest below ./runs; none with --connect.
 fn directory(target: &RunSelector) -> Result<Option<PathBuf>, StartError> {
     if target.connect.is_some() {
         return Ok(None);
@@ -164,8 +164,8 @@ pub(crate) fn run_dir(named: Option<&Path>) -> Result<PathBuf, StartError> {
         .ok_or_else(|| StartError::data("there is no run below ./runs: name one, or use --connect URL"))
 }
 
-/// What run.json says, if there is one. A run that should have a coordinator and has none is a failure: somebody has to
-/// start it again.
+/// Shows the status from run.json, if there is one. A run that should have a coordinator and has none is a failure:
+/// somebody has to restart it.
 fn from_record(dir: Option<&Path>, form: OutputForm, refusal: StartError) -> Result<(), StartError> {
     let record = dir.and_then(|dir| Some((dir, RunRecord::read(&dir.join(RunRecord::FILE)).ok()?)));
     let Some((dir, record)) = record else { return Err(refusal) };
@@ -212,7 +212,8 @@ async fn connect(target: &RunSelector, dir: Option<&Path>) -> Result<ConnectedCl
     }
 }
 
-/// How the coordinator is spoken to. What it has written into its run's folder is its own choice, and needs no flag.
+/// How to secure the connection. A plain address that the coordinator wrote into its run's folder was its own choice
+/// and needs no flag.
 async fn mode(
     target: &RunSelector,
     address: &str,
@@ -231,7 +232,7 @@ async fn mode(
     security.mode(address, host, is_loopback, line.fingerprint).map_err(StartError::config)
 }
 
-/// Where the coordinator is.
+/// The coordinator's address.
 fn address(target: &RunSelector, dir: Option<&Path>) -> Result<String, StartError> {
     let path = match (&target.connect, dir) {
         (Some(url), _) => return Ok(url.clone()),
@@ -244,7 +245,7 @@ fn address(target: &RunSelector, dir: Option<&Path>) -> Result<String, StartErro
     Ok(text.trim().to_owned())
 }
 
-/// Why nobody answers: a run that has ended says so itself.
+/// Why nobody answers; for an ended run, how it ended.
 fn nobody(dir: Option<&Path>, address: &str, why: &dyn std::fmt::Display) -> String {
     let record = dir.and_then(|dir| RunRecord::read(&dir.join(RunRecord::FILE)).ok());
     let state = record.as_ref().and_then(|record| match record.status {

@@ -1,4 +1,4 @@
-//! The keys that sign what a run leaves behind, and those whose signatures it trusts.
+//! Signing keys of a run's checkpoints and exports, and the keys whose signatures it trusts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use crate::cli::KeyCommand;
 use crate::display;
 use crate::run::prepare::StartError;
 
-/// What the configuration names, read before anything is made for the run: a run that can't sign is not begun.
+/// The keys that the configuration names. They are read before the run is created: a run that can't sign doesn't start.
 pub(crate) struct Keys {
     pub(crate) signing: Signing,
     pub(crate) trusted: Option<TrustedKeys>,
 }
 
 impl Keys {
-    /// Reads them.
     pub(crate) fn read(resolved: &Resolved) -> Result<Self, StartError> {
         let config = &resolved.config;
         let signer = |key: &str, file: &Option<PathBuf>| read(resolved, key, file, SigningKey::read);
@@ -46,7 +45,7 @@ impl Keys {
     }
 }
 
-/// A path is relative to the working directory, then to the configuration.
+/// Reads a key file. Relative paths are resolved against the working directory first, then the configuration's folder.
 fn read<T>(
     resolved: &Resolved,
     key: &str,
@@ -59,7 +58,7 @@ fn read<T>(
     reader(&path).map(Some).map_err(|why| StartError::config(format!("{key} = {:?}: {why}", file.display())))
 }
 
-/// `coordinator key ...`
+/// Runs `coordinator key ...`.
 pub(crate) fn command(command: &KeyCommand) -> Result<(), StartError> {
     match command {
         KeyCommand::Create { file } => {

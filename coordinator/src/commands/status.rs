@@ -1,4 +1,4 @@
-//! The answer of `coordinator status`: of a run that is at work, or of what its record says.
+//! The answer to `coordinator status`, from a running coordinator or from a run's record.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,30 +10,31 @@ use wire::proto::EventStatus;
 
 use crate::display::duration;
 
-/// As it goes over the wire.
+/// The report, in its wire format.
 pub(crate) type StatusReport = wire::proto::StatusReply;
 
-/// The state of a run whose record says that it runs, and whose coordinator doesn't answer.
+/// The state of a run that is running by its record, but whose coordinator doesn't answer.
 pub(crate) const LOST: &str = "lost";
-/// So many of the last events are told.
+/// Number of recent events in a report.
 const EVENTS: usize = 20;
-/// And so many of them to people.
+/// Number of recent events in the text output.
 const EVENTS_SHOWN: usize = 8;
 
-/// Bytes of a text in an answer: what a person reads of it at once.
+/// Maximum length of a text in a report, in bytes: as much as a person reads at once.
 const TEXT_BYTES_MAX: usize = 1 << 10;
-/// Metrics of an answer: three for each of a thousand labels. Longer names, which are labels of the data, are left out.
+/// Maximum number of metrics in a report: three for each of a thousand labels. Longer names, which are labels of the
+/// data, are dropped.
 const METRICS_MAX: usize = 4_096;
 const METRIC_NAME_BYTES_MAX: usize = 256;
-/// Members of an answer: as many as a view can have.
+/// Maximum number of members in a report: as many as a view can have.
 const MEMBERS_MAX: usize = wire::convert::MEMBERS_MAX;
 
-/// Whatever happened, an answer fits what its reader takes in ([`wire::MESSAGE_BYTES_MAX`], and tonic's 4 MiB).
+/// Cuts a report to a size that its reader accepts ([`wire::MESSAGE_BYTES_MAX`], and tonic's 4 MiB).
 pub(crate) fn bounded(mut report: StatusReport) -> StatusReport {
     let keeps = |name: &str| name.len() <= METRIC_NAME_BYTES_MAX;
     report.metrics.retain(|name, _| keeps(name));
     if report.metrics.len() > METRICS_MAX {
-        // Those of no label first.
+        // Metrics without a label first.
         let mut names: Vec<String> = report.metrics.keys().cloned().collect();
         names.sort_by_key(|name| (!is_headline(name), name.clone()));
         names.iter().skip(METRICS_MAX).for_each(|name| _ = report.metrics.remove(name));
@@ -50,7 +51,6 @@ pub(crate) fn bounded(mut report: StatusReport) -> StatusReport {
     report
 }
 
-/// The last events of a record.
 pub(crate) fn last_events(events: &[EventRecord]) -> Vec<EventStatus> {
     let last = &events[events.len().saturating_sub(EVENTS)..];
     let event = |event: &EventRecord| EventStatus {
@@ -64,7 +64,7 @@ pub(crate) fn last_events(events: &[EventRecord]) -> Vec<EventStatus> {
     last.iter().map(event).collect()
 }
 
-/// What the record says of a run for which nobody answers.
+/// The report of a run without a coordinator, from its record.
 pub(crate) fn of_record(record: &RunRecord, dir: &Path) -> StatusReport {
     let state = match record.status {
         RunStatus::Running => LOST,
@@ -88,7 +88,7 @@ pub(crate) fn of_record(record: &RunRecord, dir: &Path) -> StatusReport {
     }
 }
 
-/// For people.
+/// Formats a report for people.
 #[must_use]
 pub(crate) fn to_text(report: &StatusReport) -> String {
     let mut text =
@@ -139,7 +139,7 @@ fn position(report: &StatusReport) -> String {
         return format!("step {}", report.step);
     }
     let reached = format!("step {} of {}, epoch {}", report.step, report.total_steps, report.epoch + 1);
-    // Before the first steps nobody knows.
+    // Unknown before the first steps.
     if report.samples_per_second > 0.0 && report.eta_seconds.is_finite() {
         let left = duration(report.eta_seconds);
         format!("{reached}, {:.0} samples/s, {left} left", report.samples_per_second)
@@ -152,16 +152,16 @@ fn metrics(report: &StatusReport) -> BTreeMap<&String, &f64> {
     report.metrics.iter().collect()
 }
 
-/// Not one of the many of single classes, such as `validation/recall/3`.
+/// Excludes the many metrics of single classes, such as `validation/recall/3`.
 fn is_headline(key: &str) -> bool {
     key.matches('/').count() == 1
 }
 
-/// What happened last: when, after which step, what it cost.
+/// The recent events: when, after which step, and at what cost.
 fn events(report: &StatusReport) -> String {
     let shown = &report.events[report.events.len().saturating_sub(EVENTS_SHOWN)..];
     let line = |event: &EventStatus| {
-        // What a hold's text says already.
+        // A hold's text says it already.
         let cost = event.cost_seconds.filter(|_| event.event != "hold").map_or_else(String::new, cost);
         let times =
             if event.repeated > 0 { format!("  [{} times]", event.repeated + 1) } else { String::new() };
@@ -176,7 +176,7 @@ fn cost(seconds: f64) -> String {
     if seconds < 1.0 { format!("  [{:.0} ms]", seconds * 1_000.0) } else { format!("  [{seconds:.1} s]") }
 }
 
-/// For scripts: the same keys, whoever answers.
+/// Formats a report for scripts, with the same keys whatever its source.
 #[must_use]
 pub(crate) fn to_json(report: &StatusReport) -> String {
     let members: Vec<_> = report

@@ -1,4 +1,4 @@
-//! `coordinator token create|list|revoke`.
+//! The commands `coordinator token create|list|revoke`.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use crate::control::audit;
 use crate::display;
 use crate::run::prepare::StartError;
 
-/// Prints the token's line, which is nowhere else: what is kept of it is a hash.
+/// Prints the token's line once: the run keeps only a hash of it.
 pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), StartError> {
     token_table::check_name(&args.name).map_err(StartError::config)?;
     let own = dir.join("token");
@@ -46,7 +46,7 @@ pub(crate) fn create(args: &CreateArgs, dir: &Path) -> Result<(), StartError> {
 }
 
 fn add(table: &mut TokenTable, entry: TokenEntry, now: u64) -> Result<(), String> {
-    // One that is over leaves its name free, and stays: whoever still comes with it is told what became of it.
+    // An ended token frees its name but stays listed, so that its holder is told why it was refused.
     if table.tokens.iter().any(|other| other.name == entry.name && other.ended(now).is_none()) {
         return Err(format!(
             "a token named {:?} is there: revoke it first (coordinator token revoke {0}), or take another name",
@@ -54,7 +54,7 @@ fn add(table: &mut TokenTable, entry: TokenEntry, now: u64) -> Result<(), String
         ));
     }
     if table.tokens.len() >= token_table::TOKENS_MAX {
-        // Those that are over make room.
+        // Ended tokens make room.
         table.tokens.retain(|other| other.ended(now).is_none());
     }
     if table.tokens.len() >= token_table::TOKENS_MAX {
@@ -67,7 +67,7 @@ fn add(table: &mut TokenTable, entry: TokenEntry, now: u64) -> Result<(), String
 pub(crate) fn list(dir: &Path, form: OutputForm) -> Result<(), StartError> {
     let table = TokenTable::read(dir).map_err(StartError::config)?;
     if form == OutputForm::Json {
-        // A hash is good for nothing, and nobody needs it either.
+        // Hashes stay out: nobody needs them.
         let rows: Vec<_> = table.tokens.iter().map(|entry| serde_json::json!({
             "name": entry.name, "role": entry.role, "created": entry.created, "expires": entry.expires,
             "revoked": entry.revoked, "state": state(entry),
@@ -101,7 +101,7 @@ fn state(entry: &TokenEntry) -> &'static str {
 }
 
 fn at(seconds: u64) -> String {
-    // Years of four digits, whatever the file says.
+    // Clamps to four-digit years, whatever the file says.
     const YEAR_9999: u64 = 253_402_300_799;
     utc(UNIX_EPOCH + Duration::from_secs(seconds.min(YEAR_9999)))
 }

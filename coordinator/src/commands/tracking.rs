@@ -1,4 +1,4 @@
-//! The embedded tracker over HTTP: by itself, and beside a run, which it never harms.
+//! Serves the embedded tracker over HTTP, standalone or alongside a run, which it never disturbs.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,23 +23,23 @@ use crate::record::Recorder;
 use crate::run::prepare::StartError;
 use crate::signals;
 
-/// In a run's folder, while the tracker is served beside the run.
+/// File with the tracker's address, in a run's folder while the tracker is served alongside.
 const ADDRESS: &str = "tracker-address";
 
-/// Remarks of the tracker that wait to be shown: more of them are in the log.
+/// Maximum number of queued remarks of the tracker; all of them are in the log.
 const REMARKS_MAX: usize = 64;
 
-/// How long the end of a run waits for its tracker: what is under way has three seconds there.
+/// How long the end of a run waits for its tracker, which gives open requests three seconds.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// The sink that this is.
+/// The name of this sink in `tracker.sinks`.
 const EMBEDDED: &str = "embedded";
 
-/// `coordinator tracker serve`: until Ctrl-C.
+/// Runs `coordinator tracker serve`, until Ctrl-C.
 pub(crate) fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let runtime = runtime().map_err(StartError::failed)?;
     let served = runtime.block_on(serve_until_stopped(args));
-    // Threads that still wait for a disk have nothing left to do.
+    // Threads that still wait for a disk have no work left.
     runtime.shutdown_background();
     served
 }
@@ -78,16 +78,16 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Threads of a tracker that wait for a disk: four look into the index at once, the others read and write files.
+/// Maximum number of blocking threads of a tracker: four query the index at once, the others read and write files.
 const DISK_THREADS_MAX: usize = 16;
 
-/// The runtime of a tracker: one thread, on which all that is short is done, and further ones for what waits for a disk.
+/// The tracker's runtime: one thread for everything short, and blocking threads for disk access.
 fn runtime() -> std::io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.thread_name("tracker").max_blocking_threads(DISK_THREADS_MAX).enable_all().build()
 }
 
-/// The folder is one that holds runs, or may.
+/// Checks that the folder holds runs, or may.
 fn check_folder(dir: &Path) -> Result<(), StartError> {
     let shown = dir.display();
     let wrong = if !dir.exists() {
@@ -111,24 +111,24 @@ fn access_token(path: &Path) -> Result<AccessToken, StartError> {
     AccessToken::parse(&text).map_err(|why| at(&why))
 }
 
-/// The tracker beside a run.
+/// The tracker served alongside a run.
 pub(crate) struct HostedTracker {
-    /// Ends it when it is dropped.
+    /// Stops the tracker when dropped.
     end: Option<oneshot::Sender<()>>,
-    /// Closed when it has ended.
+    /// Closes when the tracker has stopped.
     ended: Option<oneshot::Receiver<()>>,
     address: PathBuf,
-    /// What it has to say to people, such as of a damaged index.
+    /// Remarks for people, such as about a damaged index.
     said: Option<Receiver<String>>,
 }
 
 impl HostedTracker {
-    /// What it has to say, for who tells people.
+    /// Takes the receiver of its remarks.
     pub(crate) fn said(&mut self) -> Option<Receiver<String>> {
         self.said.take()
     }
 
-    /// Ends it: streams that are open get their last word, for which they have a moment.
+    /// Stops the tracker; open streams get a moment for their last event.
     pub(crate) async fn end(self) {
         let Some(ended) = self.ended else { return };
         drop(self.end);
@@ -139,8 +139,8 @@ impl HostedTracker {
     }
 }
 
-/// Serves the folder of runs on a thread of its own while a run goes on, if the configuration wants it. What goes wrong is
-/// said, and training goes on.
+/// Serves the folder of runs on a thread of its own during a run, if configured. Errors are reported, and training goes
+/// on.
 pub(crate) fn host(
     config: &Config,
     run_dir: &Path,
@@ -165,7 +165,7 @@ pub(crate) fn host(
     hosted
 }
 
-/// The address, what ends it, and what says that it has ended.
+/// The URL, the sender that stops the tracker when dropped, and the receiver that closes when it has stopped.
 type StartedTracker = (String, oneshot::Sender<()>, oneshot::Receiver<()>);
 
 fn start(
@@ -187,7 +187,7 @@ fn start(
     let serve = move || {
         let say = move |remark: &str| {
             tracing::warn!("tracker: {remark}");
-            // It can be read in the log, if people are told so much at once.
+            // If the queue is full, the remark is still in the log.
             let _ = say.try_send(format!("tracker: {remark}"));
         };
         if let Err(why) = serve_beside(&runtime, (listener, door, connections), &runs, say.clone(), ended) {
@@ -196,7 +196,7 @@ fn start(
         drop(alive);
         runtime.shutdown_background();
     };
-    // Neither a slow disk nor many who look may take a thread that the run needs.
+    // On its own thread: neither a slow disk nor many visitors may block a thread that the run needs.
     std::thread::Builder::new().name("tracker".to_owned()).spawn(serve).map_err(|why| why.to_string())?;
     Ok((url, end, is_over))
 }

@@ -1,5 +1,6 @@
-//! `RUN_DIR/audit.jsonl`: who joined, was refused, stopped, asked for checkpoints, made and revoked tokens: a JSON object a
-//! line, never with a token's value. The log is bounded, and what strangers can write into it is bounded by the minute.
+//! `RUN_DIR/audit.jsonl`, the audit log: joins, refusals, stops, checkpoint requests, tokens created and revoked. It
+//! holds one JSON object a line, never a token's value. Its size is bounded, and so are the lines a minute that
+//! unauthenticated clients can cause.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,23 +17,24 @@ use tracing::warn;
 use crate::control::access::Caller;
 
 const FILE: &str = "audit.jsonl";
-/// The older half, in another file: together they are bounded.
+/// The older half of the log: together the two files bound its size.
 const OLDER: &str = "audit.1.jsonl";
 
-/// A file of the log is not longer: some fifty thousand lines.
+/// Maximum size of each of the two files: about fifty thousand lines.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// Text of one field: a peer may call itself anything.
+/// Maximum length of a field: a peer may choose any name.
 const FIELD_CHARS_MAX: usize = 200;
 
-/// Lines that may wait for the disk.
+/// Lines that may be queued for the disk.
 const WAITING_MAX: usize = 1_024;
 
-/// Refusals of a minute that have lines of their own; the others are counted.
+/// Refusals logged on lines of their own each minute; the rest are counted.
 const REFUSALS_MAX: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Where events go. A disk that hangs holds up nobody: what finds no room is counted.
+/// Handle to the audit log. A disk that hangs blocks no caller: lines that find the queue full are dropped with a
+/// warning.
 #[derive(Clone, Debug)]
 pub(crate) struct Audit {
     lines: SyncSender<Line>,
@@ -44,10 +46,10 @@ struct Line {
 }
 
 impl Audit {
-    /// Of the run in this folder; a thread of its own writes it.
+    /// Opens the log of the run in this folder and starts the thread that writes it.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When the thread can't be started.
     pub(crate) fn start(dir: &Path) -> std::io::Result<Self> {
         let (lines, inbox) = sync_channel(WAITING_MAX);
         let dir = dir.to_owned();
@@ -55,7 +57,7 @@ impl Audit {
         Ok(Self { lines })
     }
 
-    /// A line with the time, this event, the token's name and role, the peer's address and what else is said.
+    /// Logs an event with the time, the token's name and role, the peer's address and further fields.
     pub(crate) fn record(
         &self,
         event: &'static str,
@@ -78,7 +80,7 @@ impl Audit {
     }
 }
 
-/// Text without what a terminal obeys, and not endless.
+/// Text without control characters, cut to [`FIELD_CHARS_MAX`].
 fn field(text: &str) -> Value {
     let plain = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     plain.take(FIELD_CHARS_MAX).collect::<String>().into()
@@ -110,14 +112,14 @@ fn left_out_fields(count: u32) -> Map<String, Value> {
     Map::from_iter([("count".to_owned(), count.into())])
 }
 
-/// Those of the minute under way.
+/// Refusals of the current minute.
 struct Refusals {
     since: Instant,
     count: u32,
 }
 
 impl Refusals {
-    /// Begins another minute when it is time; how many of the one before had no lines of their own, if any.
+    /// Begins the next minute when it is due; returns how many refusals of the last minute were only counted, if any.
     fn begin(&mut self, now: Instant) -> Option<u32> {
         if now.duration_since(self.since) < MINUTE {
             return None;
@@ -133,7 +135,7 @@ impl Refusals {
     }
 }
 
-/// Appends a line from another process than the run's.
+/// Appends a line from a process other than the run's coordinator.
 pub(crate) fn record(dir: &Path, event: &'static str, token: &str, role: &str) {
     append(
         dir,
@@ -142,7 +144,7 @@ pub(crate) fn record(dir: &Path, event: &'static str, token: &str, role: &str) {
     );
 }
 
-/// Somebody deleted or restored something of a folder of runs that no run serves.
+/// Logs a deletion or restoration in a folder of runs that no run serves.
 pub(crate) fn note_change(
     dir: &Path,
     event: &'static str,

@@ -1,7 +1,7 @@
-//! The certificates that a coordinator shows: of a CA of the run's own, or an organisation's.
+//! The certificates that a coordinator presents: issued by the run's own CA, or by an organisation's.
 //!
-//! The CA lies in the run's folder (`tls/ca.pem`, `tls/ca.key`) and stays the same over every resume, as its fingerprint is
-//! what workers trust. The server's own certificate and key are made anew by it at each start and never touch a disk.
+//! The CA is kept in the run's folder (`tls/ca.pem`, `tls/ca.key`) and survives every resume, because workers trust its
+//! fingerprint. It issues a new server certificate and key at each start; these never touch a disk.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -18,18 +18,18 @@ use wire::token::{is_loopback, write_private};
 use crate::cli::ServerSecurity;
 use crate::run::prepare::StartError;
 
-/// Names of a host in its certificate: as long as DNS has them.
+/// Maximum length of a host name in a certificate, as in DNS.
 const NAME_BYTES_MAX: usize = 253;
 
-/// What an option gives up, in one line.
+/// What `--insecure` gives up, in one line.
 pub(crate) const INSECURE: &str = "--insecure: whoever is on the network between the hosts reads the token, the data and \
                                    the model, and can change them";
 
-/// The same of pages.
+/// The same for the tracker's pages.
 pub(crate) const INSECURE_PAGES: &str = "--insecure: whoever is on the network between reads the token and the pages, and can change what runs have logged";
 
-/// What the ports of this address are to show; `None` where they speak in the open. A CA that is needed and isn't there yet
-/// is made in `folder`.
+/// The TLS configuration for ports at this address; `None` where they use plain text. Creates the run's CA in `folder`
+/// if it is needed and missing.
 pub(crate) fn server_tls(
     security: &ServerSecurity,
     authority: Option<&Path>,
@@ -49,7 +49,7 @@ pub(crate) fn server_tls(
     ServerTls::new(&identity, &ca, authority).map(Some).map_err(refused)
 }
 
-/// With the certificate of `--tls-cert`, if that is given. Files that can't be used are found out before there is a run.
+/// TLS with the certificate of `--tls-cert`, if given. Unusable files are reported before the run is created.
 pub(crate) fn own_tls(
     security: &ServerSecurity,
     authority: Option<&Path>,
@@ -72,7 +72,7 @@ fn unmade(why: rcgen::Error) -> StartError {
     StartError::failed(format!("no certificate can be made: {why}"))
 }
 
-/// The CA that was made before, or a new one.
+/// Loads the run's CA, or creates one.
 fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), StartError> {
     let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
     let way_out = || {
@@ -97,7 +97,7 @@ fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'stat
         let text = std::fs::read_to_string(&key).map_err(|why| at(&why))?;
         let pair = KeyPair::from_pem(&text).map_err(|why| at(&why))?;
         let found = certificates("the run's certificate", &certificate).map_err(refused)?.swap_remove(0);
-        // A certificate holds its public key as it is.
+        // A certificate contains its public key verbatim.
         let public = pair.subject_public_key_info();
         if !found.windows(public.len()).any(|part| part == public) {
             return Err(at(&"it is not the key of ca.pem beside it"));
@@ -112,16 +112,16 @@ fn run_authority(folder: &Path) -> Result<(CertificateDer<'static>, Issuer<'stat
         StartError::failed(format!("the run's certificate can't be kept in {}: {why}", folder.display()))
     };
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(failed)?;
-    // Last what says that both are there.
+    // The certificate is written last: its presence means that both files exist.
     write_private(&key, pair.serialize_pem().as_bytes()).map_err(failed)?;
     write_private(&certificate, made.pem().as_bytes()).map_err(failed)?;
     Ok((made.der().clone(), Issuer::new(params, pair)))
 }
 
-/// A CA with no end of its own (RFC 5280, 4.1.2.5): it ends with the run's token.
+/// A CA without an expiry date (RFC 5280, 4.1.2.5): it is of no use once the run's token has ended.
 fn authority_params(pair: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    // Browsers tell authorities apart by their names.
+    // Browsers distinguish authorities by name.
     let number = blake3::hash(&pair.subject_public_key_info()).to_hex();
     params.distinguished_name.push(DnType::CommonName, format!("Bonfire run {}", &number[..8]));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -130,7 +130,7 @@ fn authority_params(pair: &KeyPair) -> CertificateParams {
     params
 }
 
-/// The server's certificate, with the names that browsers may use.
+/// Issues the server's certificate, with the names that browsers may use.
 fn issue(
     ca: &CertificateDer<'static>,
     issuer: &Issuer<'_, KeyPair>,
@@ -162,10 +162,11 @@ fn for_ever(params: &mut CertificateParams) {
     (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(9999, 12, 31));
 }
 
-/// The address by which others most likely reach a port that listens at `listen`: where that is any address of this machine,
-/// the one with which it would speak to the world.
+/// The address by which other machines most likely reach a port that listens at `listen`: for an unspecified address,
+/// the source address of this machine's default route.
 pub(crate) fn outward(listen: IpAddr) -> IpAddr {
-    // Addresses for documentation (RFC 5737, RFC 3849), to which nothing is sent: the system only chooses its own.
+    // Documentation addresses (RFC 5737, RFC 3849), to which nothing is sent: connecting only makes the system choose a
+    // source address.
     let (any, far): (IpAddr, IpAddr) = match listen {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         IpAddr::V6(_) => {
@@ -183,7 +184,7 @@ pub(crate) fn outward(listen: IpAddr) -> IpAddr {
     chosen().map_or(listen, |address| address.ip())
 }
 
-/// The address at which processes of this machine reach a port that listens there.
+/// The address at which local processes reach a port that listens at `listen`.
 pub(crate) fn near(listen: std::net::SocketAddr) -> std::net::SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

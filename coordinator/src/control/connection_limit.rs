@@ -1,4 +1,4 @@
-//! The control plane's sockets: bounded in number, with their bytes counted, and closed where no token comes.
+//! The control plane's sockets: limits their number, counts their bytes and closes those that present no token in time.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,56 +23,56 @@ static RECEIVED: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Connections at once: what [`files`](crate::files) gives this port.
+/// Maximum number of open connections: the share that [`files`](crate::files) gives this port.
 static CONNECTIONS_MAX: AtomicUsize = AtomicUsize::new(0);
 
-/// So many connections may be open from now on.
+/// Sets the maximum number of open connections.
 pub(crate) fn bound(connections: usize) {
     CONNECTIONS_MAX.store(connections, Ordering::Relaxed);
 }
 
-/// Bytes that came over the control plane, all connections of this process together.
+/// Bytes received over the control plane by all connections of this process.
 pub(crate) fn received() -> u64 {
     RECEIVED.load(Ordering::Relaxed)
 }
 
-/// Bytes that went out over it.
+/// Bytes sent over the control plane by all connections of this process.
 pub(crate) fn sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
-/// Connections at once over which no call with the run's token has come yet. Those that belong to the run show it within
-/// milliseconds: whoever is the oldest of so many doesn't, and makes room.
+/// Maximum number of unauthenticated connections. Legitimate clients present the run's token within milliseconds: the
+/// oldest of so many doesn't, and is closed to make room.
 const STRANGERS_MAX: usize = 64;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
-/// By number, oldest first: how each is hung up on.
+/// Unauthenticated connections by number, oldest first, with the sender that hangs up on each.
 static STRANGERS: Mutex<BTreeMap<u64, oneshot::Sender<()>>> = Mutex::new(BTreeMap::new());
 
 fn strangers() -> std::sync::MutexGuard<'static, BTreeMap<u64, oneshot::Sender<()>>> {
     STRANGERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which connection a call came over.
+/// Identifies the connection that a call came over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Number {
     number: u64,
-    /// Where it came from.
+    /// The peer's address.
     pub(crate) peer: Option<SocketAddr>,
 }
 
 impl Number {
-    /// It is no stranger any more: a call over it has shown the run's token, or it is gone.
+    /// The connection is authenticated (a call over it has presented a valid token), or it is closed.
     pub(crate) fn settle(self) {
         strangers().remove(&self.number);
     }
 }
 
-/// A connection.
+/// A counted connection, closed at a deadline unless it authenticates.
 pub(crate) struct LimitedConnection {
     stream: LazyTlsStream<TcpStream>,
     number: Number,
-    /// Until it has shown the token.
+    /// `Some` until it has presented a token.
     stranger: Option<Unauthenticated>,
 }
 
@@ -89,17 +89,17 @@ impl Unauthenticated {
         if strangers.len() > STRANGERS_MAX
             && let Some((_, oldest)) = strangers.pop_first()
         {
-            // It may be gone already.
+            // The connection may be closed already.
             let _ = oldest.send(());
         }
         Self { until: Box::pin(tokio::time::sleep(transport::JOIN_DEADLINE)), hung_up }
     }
 
-    /// Whether it has shown the token; an error where it has to go.
+    /// Whether the connection has authenticated; an error if it must close.
     fn poll_known(&mut self, context: &mut Context<'_>) -> std::io::Result<bool> {
         match Pin::new(&mut self.hung_up).poll(context) {
             Poll::Ready(Ok(())) => return Err(ErrorKind::ConnectionAborted.into()),
-            // Nobody will hang up on it any more.
+            // The sender was dropped by `settle`: the connection has authenticated.
             Poll::Ready(Err(_)) => return Ok(true),
             Poll::Pending => {}
         }
@@ -110,7 +110,7 @@ impl Unauthenticated {
     }
 }
 
-/// What becomes of a connection that came in.
+/// Admits or rejects an incoming connection.
 pub(crate) fn admit(
     accepted: std::io::Result<TcpStream>,
     tls: Option<&ServerTls>,
@@ -118,7 +118,7 @@ pub(crate) fn admit(
     let stream = match accepted {
         Ok(stream) => stream,
         Err(why) => {
-            // The server goes on after a pause of its own.
+            // The server pauses and continues by itself.
             warn!(%why, "a connection can't be accepted");
             return Some(Err(why));
         }
@@ -156,8 +156,8 @@ impl Connected for LimitedConnection {
 }
 
 impl LimitedConnection {
-    /// An error where a stranger has to go. Whoever reads or writes asks: under TLS the first who does waits for the
-    /// handshake, and HTTP/2 begins with a write.
+    /// Returns an error if the connection must close unauthenticated. Both reads and writes check: under TLS the first
+    /// of either waits for the handshake, and HTTP/2 begins with a write.
     fn check_stranger(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
         if let Some(stranger) = &mut self.stranger
             && stranger.poll_known(context)?

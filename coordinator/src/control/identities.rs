@@ -1,7 +1,7 @@
-//! Who the members are now, as their data connections and their uploads prove it.
+//! The current members' identities, which their data connections and uploads must prove.
 //!
-//! A member is born with a key, which Welcome carries, and with its membership the key dies. Whoever knows the run's
-//! token and no member's key can join like anybody, and can do nothing in a member's name.
+//! A member gets a key with its Welcome; the key ends with its membership. A client that knows the run's token but no
+//! member's key can join like any worker, and can't act in a member's name.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr};
@@ -15,59 +15,59 @@ use wire::stream::DataStream;
 
 use crate::control::audit::Audit;
 
-/// Refusals of so many kinds and addresses are told apart until the driver takes them; the others are counted together.
+/// Distinct refusals kept until the driver takes them; further ones are only counted.
 const REFUSALS_MAX: usize = 16;
 
-/// Shared by the driver, which admits members, and the threads that meet whoever claims to be one.
+/// Shared by the driver, which admits members, and the threads that authenticate connections.
 #[derive(Clone, Default)]
 pub(crate) struct Identities {
     state: Arc<Mutex<State>>,
-    /// Who was refused goes there too.
+    /// Refusals are also logged here.
     audit: Option<Audit>,
 }
 
 #[derive(Default)]
 struct State {
     members: BTreeMap<MemberId, Member>,
-    /// How often each was refused since the driver looked.
+    /// Refusal counts by text, since the driver last took them.
     refusals: BTreeMap<String, u64>,
     refused_others: u64,
 }
 
 struct Member {
     identity: Identity,
-    /// The newest data connection, by its number: there is one.
+    /// The newest data connection and its number: a member has only one.
     connection: Option<(u64, DataStream)>,
 }
 
-/// What becomes of a connection that was proven.
+/// The outcome of registering an authenticated connection.
 pub(crate) enum Registered {
-    /// It is the member's newest; the one before it is to be closed when the reducer knows of this one.
+    /// It is the member's newest connection; its predecessor must close when the reducer knows the new one.
     Newest {
-        /// The one before it.
+        /// The predecessor, if any.
         before: Option<Superseded>,
     },
-    /// A newer one has been proven already, or the member has gone.
+    /// A newer connection is registered already, or the member has left.
     TooLate,
 }
 
-/// A connection that another one of the same member has taken the place of. Dropping it closes it.
+/// A connection that a newer one of the same member has replaced. Dropping it closes it.
 pub(crate) struct Superseded(DataStream);
 
 impl Drop for Superseded {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The socket may be closed already.
         let _ = self.0.socket().shutdown(Shutdown::Both);
     }
 }
 
 impl Identities {
-    /// Of a run that keeps an audit log.
+    /// With the run's audit log.
     pub(crate) fn new(audit: Audit) -> Self {
         Self { state: Arc::default(), audit: Some(audit) }
     }
 
-    /// A worker that came with a token of this secret is a member now: the key that it is told.
+    /// Registers a new member whose token has this secret; returns the key to send to it.
     ///
     /// # Errors
     /// When the system's random source can't be read.
@@ -78,18 +78,18 @@ impl Identities {
         Ok(key)
     }
 
-    /// It isn't any more: its key proves nothing, and its data connection is closed.
+    /// Ends a membership: the key proves nothing any more, and the data connection is closed.
     pub(crate) fn revoke(&self, member: MemberId) {
         let gone = self.lock().members.remove(&member);
         drop(gone.and_then(|member| member.connection).map(|(_, stream)| Superseded(stream)));
     }
 
-    /// What somebody proves who is a member.
+    /// The identity that a client claiming to be this member must prove.
     pub(crate) fn of(&self, member: MemberId) -> Option<Identity> {
         self.lock().members.get(&member).map(|member| member.identity.clone())
     }
 
-    /// A data connection was proven to be this member's. One is kept for each member.
+    /// Registers a connection that has proven to be this member's, replacing its previous one.
     pub(crate) fn enter(&self, member: MemberId, number: u64, stream: &DataStream) -> Registered {
         let mut state = self.lock();
         let Some(known) = state.members.get_mut(&member) else { return Registered::TooLate };
@@ -100,17 +100,17 @@ impl Identities {
         Registered::Newest { before: before.map(|(_, stream)| Superseded(stream)) }
     }
 
-    /// This connection of a member has ended.
+    /// Removes an ended connection of a member.
     pub(crate) fn leave(&self, member: MemberId, number: u64) {
         if let Some(known) = self.lock().members.get_mut(&member) {
             known.connection.take_if(|(newest, _)| *newest == number);
         }
     }
 
-    /// Whether an upload is the member's that it names.
+    /// Checks that an upload comes from the member that it names.
     ///
     /// # Errors
-    /// Why it isn't.
+    /// With the reason when it doesn't.
     pub(crate) fn check_upload(&self, begin: &UploadBegin) -> Result<(), String> {
         let identity = self.of(MemberId(begin.member));
         let identity = identity.ok_or_else(|| HandshakeError::UnknownMember(begin.member).to_string())?;
@@ -120,7 +120,7 @@ impl Identities {
         Err(format!("the upload is not proven to be of the member {:#x} that it names", begin.member))
     }
 
-    /// Somebody was refused; whether the driver is to be woken for it.
+    /// Records a refusal; returns whether to wake the driver for it.
     pub(crate) fn refuse(&self, peer: Option<SocketAddr>, what: &str, why: &HandshakeError) -> bool {
         if let Some(audit) = &self.audit {
             audit.record("refused", None, peer, &[("what", what), ("reason", reason(why))]);
@@ -141,7 +141,7 @@ impl Identities {
         is_first
     }
 
-    /// Who was refused since the last look, and how often.
+    /// Takes the refusals since the last call, with their counts.
     pub(crate) fn take_refusals(&self) -> Vec<(String, u64)> {
         let mut state = self.lock();
         let others = std::mem::take(&mut state.refused_others);
@@ -157,7 +157,7 @@ impl Identities {
     }
 }
 
-/// The same words whichever id somebody guesses, so that a thousand guesses are one line with a count.
+/// The same text whatever id is guessed, so that a thousand guesses are one line with a count.
 fn reason(why: &HandshakeError) -> &'static str {
     match why {
         HandshakeError::WrongToken => "it doesn't know the run's token",
@@ -192,7 +192,7 @@ mod tests {
         (near, DataStream::plain(listener.accept().expect("accepted").0))
     }
 
-    /// Blocks until the other end is closed.
+    /// Waits until the other end is closed.
     fn is_closed(mut near: TcpStream) -> bool {
         near.read(&mut [0]).is_ok_and(|read| read == 0)
     }
@@ -204,7 +204,7 @@ mod tests {
         let [(first, far_first), (second, far_second), (late, far_late)] = [pair(), pair(), pair()];
         let newest = |entry| matches!(entry, Registered::Newest { .. });
         assert!(newest(identities.enter(MEMBER, 1, &far_first)));
-        // Dropping what it has taken the place of closes that.
+        // Dropping the superseded connection closes it.
         assert!(newest(identities.enter(MEMBER, 3, &far_second)));
         assert!(is_closed(first));
         assert!(matches!(identities.enter(MEMBER, 2, &far_late), Registered::TooLate));

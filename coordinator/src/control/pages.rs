@@ -1,5 +1,5 @@
-//! How the tracker's pages and `/metrics` are reached: in the open and without a token from this machine alone, under TLS and
-//! with a token from others.
+//! Access to the tracker's pages and `/metrics`: plain text and no token on loopback, TLS and a token for other
+//! machines.
 
 use std::future::{Ready, ready};
 use std::net::{IpAddr, SocketAddr};
@@ -20,14 +20,14 @@ use crate::control::audit::{self, Audit};
 use crate::control::certificates;
 use crate::run::prepare::StartError;
 
-/// Who comes without a token, in the audit log.
+/// Name of clients without a token in the audit log.
 const NEIGHBOUR: &str = "this machine";
 
-/// What a port of pages shows, and to whom.
+/// The TLS configuration and access policy of a port that serves pages.
 #[derive(Clone)]
 pub(crate) struct PageAccess {
     tls: Option<Arc<ServerConfig>>,
-    /// Who may do what.
+    /// The access policy.
     pub(crate) access: Arc<dyn Access>,
 }
 
@@ -37,7 +37,7 @@ impl PageAccess {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Makes of a connection what its bytes are read from.
+    /// Wraps each accepted connection in its TLS or plain stream.
     pub(crate) fn establish(
         &self,
     ) -> impl Fn(TcpStream) -> Ready<std::io::Result<LazyTlsStream<TcpStream>>> + Clone + Send + use<> {
@@ -46,13 +46,13 @@ impl PageAccess {
     }
 }
 
-/// The certificate of pages at this address; `None` where they are spoken to in the open.
+/// The TLS configuration for pages at this address; `None` for plain text.
 fn tls(
     security: &ServerSecurity,
     at: IpAddr,
     folder: &Path,
 ) -> Result<Option<Arc<ServerConfig>>, StartError> {
-    // A browser trusts no authority of ours by itself, and nobody listens in on loopback.
+    // Browsers don't trust our CA by default, and nobody can listen in on loopback.
     if is_loopback(at) {
         return Ok(None);
     }
@@ -60,24 +60,23 @@ fn tls(
     Ok(tls.as_ref().map(ServerTls::pages).cloned())
 }
 
-/// Who a run's pages are for.
+/// Access control for a run's pages.
 #[derive(Clone)]
 pub(crate) struct RunPages {
-    /// The run's tokens.
     pub(crate) access: access::Access,
-    /// Who deleted what goes there.
+    /// Logs deletions.
     pub(crate) audit: Audit,
-    /// How the run is told to speak.
+    /// The run's TLS options.
     pub(crate) security: ServerSecurity,
-    /// Of the run's authority.
+    /// Folder of the run's CA.
     pub(crate) folder: PathBuf,
 }
 
 impl RunPages {
-    /// Of a port at this address.
+    /// The access to a port at this address.
     ///
     /// # Errors
-    /// When its certificate can't be used or made.
+    /// When the certificate can't be used or created.
     pub(crate) fn door(&self, at: SocketAddr) -> Result<PageAccess, StartError> {
         let tls = tls(&self.security, at.ip(), &self.folder)?;
         let access = RunAccess {
@@ -90,7 +89,7 @@ impl RunPages {
     }
 }
 
-/// Those who have a token of the run.
+/// Access with the run's tokens.
 struct RunAccess {
     access: access::Access,
     audit: Audit,
@@ -100,7 +99,7 @@ struct RunAccess {
 
 impl Access for RunAccess {
     fn visitor(&self, token: &str) -> Option<Visitor> {
-        // The line of a token's file, or the token alone.
+        // Accepts the token file's whole line or the token alone.
         let token = token.split(':').next().unwrap_or_default();
         let who = self.access.admit(Some(&format!("Bearer {token}"))).ok()?;
         who.may(Action::Read).ok()?;
@@ -120,10 +119,10 @@ impl Access for RunAccess {
     }
 }
 
-/// What serves a folder of runs by itself.
+/// The access to a tracker that serves a folder of runs on its own.
 ///
 /// # Errors
-/// When its certificate can't be used or made.
+/// When the certificate can't be used or created.
 pub(crate) fn of_folder(
     security: &ServerSecurity,
     at: SocketAddr,
@@ -136,7 +135,7 @@ pub(crate) fn of_folder(
     Ok(PageAccess { tls, access: Arc::new(FolderAccess { token, kept, is_encrypted }) })
 }
 
-/// Whoever has the token, or is on this machine where there is none.
+/// Access with the tracker's token or, if it has none, from this machine.
 struct FolderAccess {
     token: Option<AccessToken>,
     kept: PathBuf,

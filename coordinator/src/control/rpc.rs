@@ -1,4 +1,4 @@
-//! The rpc server: parses, hands on, replies; it never decides.
+//! The rpc server: parses requests, passes them to the driver and replies; it makes no decisions.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,32 +34,29 @@ use crate::control::streams::{self, CHUNKS_MAX, StreamTimeouts};
 use crate::driver::OUTBOX_MAX;
 use crate::event::DriverEvent;
 
-/// What the handlers need.
+/// Shared state of the handlers.
 #[derive(Clone)]
 pub(crate) struct Service {
-    /// To the driver.
     pub(crate) driver_events: mpsc::Sender<DriverEvent>,
-    /// The run.
     pub(crate) run: RunId,
-    /// The members' keys: an upload is proven to be of the member that it names.
+    /// Members' keys, with which uploads prove their sender.
     pub(crate) identities: Identities,
-    /// Where versions and exports go.
+    /// Receives checkpoints and exports.
     pub(crate) uploads: Uploads,
-    /// The dataset's files by digest.
+    /// Paths of the downloadable files (dataset, tokenizer, `init.from`) by digest.
     pub(crate) data: Arc<HashMap<String, PathBuf>>,
-    /// Of messages that wait for the driver.
+    /// Limits the bytes of messages queued for the driver.
     pub(crate) room: Arc<Semaphore>,
-    /// Numbers of control streams.
+    /// The next control stream's number.
     pub(crate) connections: Arc<AtomicU64>,
-    /// What whoever comes after the driver's end is told: local workers may take a while to go.
+    /// The End message for workers that connect after the driver has ended: local workers may take a while to exit.
     pub(crate) end: Arc<OnceLock<messages::ToWorker>>,
-    /// How long the other side, and the disk, may take.
+    /// Timeouts for peers and the disk.
     pub(crate) patience: StreamTimeouts,
-    /// Caller did what.
     pub(crate) audit: Audit,
 }
 
-/// Admits calls that carry a token of the run's; a connection over which one came is no stranger's.
+/// Admits calls that carry a valid token, and marks their connection as authenticated.
 pub(crate) fn guard(
     access: Access,
     audit: Audit,
@@ -88,7 +85,7 @@ pub(crate) fn guard(
     }
 }
 
-/// Where a call came from.
+/// The address that a call came from.
 fn peer_of<T>(request: &Request<T>) -> Option<SocketAddr> {
     request.extensions().get::<Number>().and_then(|connection| connection.peer)
 }
@@ -160,7 +157,7 @@ impl Bonfire for Service {
         let Some(upload_chunk::Part::Begin(begin)) = first?.and_then(|chunk| chunk.part) else {
             return Err(Status::invalid_argument("an upload begins with Begin"));
         };
-        // A call is dropped with its connection; what it has begun is brought to its end, and told.
+        // A call is dropped with its connection; the spawned task still completes the upload and reports it.
         let own = self.clone();
         let taken = tokio::spawn(async move { own.take(&begin, UntilRevoked::new(chunks, &who)).await });
         taken.await.unwrap_or_else(|why| Err(Status::internal(format!("the upload failed: {why}"))))
@@ -217,7 +214,7 @@ fn over() -> Status {
 }
 
 impl Service {
-    /// Caller calls, if that may do it.
+    /// Returns the caller if its role permits the action.
     fn admit<T>(&self, request: &Request<T>, need: Action) -> Result<Caller, Status> {
         let who = Caller::of(request)?;
         who.may(need).inspect_err(|status| {
@@ -226,7 +223,7 @@ impl Service {
         Ok(who)
     }
 
-    /// Takes an upload that has begun, and tells the driver how it ended.
+    /// Receives an upload and reports its result to the driver.
     async fn take(
         &self,
         begin: &UploadBegin,

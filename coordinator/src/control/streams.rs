@@ -1,4 +1,5 @@
-//! What flows over a call for long: a worker's messages, an upload, a download. Each wait has an end, which says for whom.
+//! Long-lived rpc streams: a worker's messages, uploads and downloads. Each wait has a deadline, whose error names the
+//! side that was late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,35 +19,35 @@ use crate::checkpoints::uploads::{Claim, UploadTicket, VersionOutcome};
 use crate::event::DriverEvent;
 use crate::record::system_report::SystemReport;
 
-/// Chunks that may wait for the disk or the network.
+/// Maximum number of chunks queued for the disk or the network.
 pub(crate) const CHUNKS_MAX: usize = 4;
 
-/// Bytes of messages from all streams together that may wait for the driver: it takes one in within microseconds, so only
-/// a flood waits, and that waits in its own sockets.
+/// Maximum number of bytes of messages queued for the driver, over all streams. It takes a message in within
+/// microseconds, so that only a flood has to wait, and that waits in its own sockets.
 pub(crate) const INBOX_BYTES_MAX: usize = 32 << 20;
-/// The room is counted in units of so many bytes; no message is free.
+/// The semaphore counts units of this many bytes; every message takes at least one.
 const ROOM_UNIT_BYTES: usize = 64;
 
-/// Room for messages that wait for the driver.
+/// The semaphore that limits the messages queued for the driver.
 pub(crate) fn inbox_room() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(INBOX_BYTES_MAX / ROOM_UNIT_BYTES))
 }
 
-/// Waits for room for a message; it is free again when the driver has taken the message in.
+/// Waits for room for a message; the permit is released when the driver has taken the message in.
 async fn take_room(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
     let units = (bytes.min(INBOX_BYTES_MAX) / ROOM_UNIT_BYTES).max(1);
-    // It is never closed.
+    // The semaphore is never closed.
     room.clone().acquire_many_owned(units as u32).await.ok()
 }
 
-/// How long the other side, and the disk, may take.
+/// Timeouts for peers and the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamTimeouts {
-    /// Until a stream says whose it is.
+    /// Until a stream's first message identifies its sender.
     pub(crate) join: Duration,
-    /// Without a byte of a file.
+    /// Without progress of a file transfer.
     pub(crate) stall: Duration,
-    /// Until an upload is durable.
+    /// Until a complete upload is durable.
     pub(crate) finish: Duration,
 }
 
@@ -56,7 +57,7 @@ impl Default for StreamTimeouts {
     }
 }
 
-/// Hands a worker's messages on until its stream ends, and says how it ended.
+/// Forwards a worker's messages to the driver until its stream ends, and reports the reason.
 pub(crate) async fn listen(
     connection: u64,
     mut stream: impl Stream<Item = Result<FromWorker, Status>> + Unpin,
@@ -65,7 +66,7 @@ pub(crate) async fn listen(
     patience: StreamTimeouts,
 ) {
     let mut instance = None;
-    // Whoever has not joined by then says nothing that anybody waits for.
+    // A client that has not joined by then is disconnected.
     let mut until = Some(Instant::now() + patience.join);
     let reason = loop {
         let message = match until {
@@ -79,14 +80,14 @@ pub(crate) async fn listen(
             Some(Ok(mut message)) => {
                 let bytes = wire::encoded_bytes(&message);
                 if let Some(report) = SystemReport::of(&mut message, &mut instance) {
-                    // Nothing waits for what is said beside the protocol: where driver_events pile up it is dropped.
+                    // Nothing waits for system reports: they are dropped when the driver's channel is full.
                     let _ = driver_events.try_send(DriverEvent::SystemReport(report));
                 }
                 match from_worker_in(message) {
                     Ok(mut message) => {
                         if let protocol::messages::FromWorker::Join(join) = &mut message {
                             until = None;
-                            // From here on they go everywhere: metrics, records, logs, pages.
+                            // From here on, these texts go everywhere: metrics, records, logs, pages.
                             for text in [&mut join.name, &mut join.device] {
                                 *text = printable::line(text).into_owned();
                             }
@@ -107,13 +108,13 @@ pub(crate) async fn listen(
     let _ = driver_events.send(DriverEvent::Disconnected { connection, reason }).await;
 }
 
-/// What is known of an upload that came whole: what has become of it, if it is a version, and the digest that its sender told.
+/// The result of a complete upload: the outcome if it is a checkpoint, and the state digest that its sender reported.
 pub(crate) type ReceivedUpload = (Option<VersionOutcome>, [u8; 32]);
 
-/// Has an upload written by a thread that may wait for the disk.
+/// Receives an upload and writes it on a blocking thread.
 ///
 /// # Errors
-/// When it isn't whole and durable in time; then there is nothing of it, now or later.
+/// When the upload isn't complete and durable in time; then nothing of it is kept, now or later.
 pub(crate) async fn receive<E>(
     claim: Claim,
     chunks: impl Stream<Item = Result<UploadChunk, E>> + Unpin,
@@ -127,7 +128,7 @@ pub(crate) async fn receive<E>(
     written.unwrap_or_else(|why| Err(format!("the writer of the upload failed: {why}")))
 }
 
-/// Writes an upload part by part. Blocking.
+/// Writes an upload part by part. Blocks.
 fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<ReceivedUpload, String> {
     let mut receiving = claim.open()?;
     while let Some(part) = parts.blocking_recv() {
@@ -146,7 +147,7 @@ fn write(claim: Claim, mut parts: mpsc::Receiver<Part>) -> Result<ReceivedUpload
     Err("the upload ended before it was complete".to_owned())
 }
 
-/// Waits for the writer's end. One that takes too long is given up, unless it has put the version in place by then.
+/// Waits for the writer. A late one is given up, unless it has put the checkpoint in place by then.
 async fn settle<W: Future + Unpin>(
     mut writer: W,
     ticket: &UploadTicket,
@@ -159,7 +160,7 @@ async fn settle<W: Future + Unpin>(
     }
 }
 
-/// Hands what comes to the thread that writes it, until its end or the thread's.
+/// Forwards parts to the writer thread, until either ends.
 async fn pass_on<E>(
     mut chunks: impl Stream<Item = Result<UploadChunk, E>> + Unpin,
     sender: mpsc::Sender<Part>,
@@ -168,7 +169,7 @@ async fn pass_on<E>(
     let seconds = stall.as_secs();
     loop {
         let next = tokio::select! {
-            // The writer has its result already, be it that the disk says no.
+            // The writer has its result already, such as a disk error.
             () = sender.closed() => return Ok(()),
             next = timeout(stall, chunks.next()) => next,
         };
@@ -178,16 +179,16 @@ async fn pass_on<E>(
         match timeout(stall, sender.send(part)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(()),
-            // Its thread ends when the disk lets it go; what it has of the version goes then.
+            // The thread ends when the disk responds, and then removes what it has of the checkpoint.
             Err(_) => return Err(format!("the disk took nothing of the upload for {seconds} s")),
         }
     }
 }
 
-/// Sends a file in chunks, until its end or until its receiver has gone.
+/// Sends a file in chunks, until its end or until the receiver is gone.
 ///
 /// # Errors
-/// When nothing was taken for too long. What can't be read is told to the receiver.
+/// When the receiver takes nothing for too long. Read errors go to the receiver.
 pub(crate) async fn send(
     file: &mut (impl AsyncRead + Unpin),
     chunks: &mpsc::Sender<Result<DownloadChunk, Status>>,

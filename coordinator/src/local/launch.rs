@@ -1,4 +1,4 @@
-//! Local workers: one process per slot, in its own process group, so that Ctrl-C reaches the coordinator alone.
+//! Local workers: one process per slot, each in its own process group, so that Ctrl-C reaches only the coordinator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,24 +12,24 @@ use tokio::sync::mpsc;
 
 use crate::event::DriverEvent;
 
-/// How local workers are started.
+/// How to start local workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    /// The worker program.
+    /// The worker binary.
     pub(crate) binary: PathBuf,
-    /// Control address that they join.
+    /// Control address for the workers to join.
     pub(crate) url: String,
-    /// The run's token.
+    /// File with the run's token.
     pub(crate) token_file: PathBuf,
-    /// Whether the run speaks in the open off loopback.
+    /// Whether to pass `--insecure`: the run uses plain text even off loopback.
     pub(crate) insecure: bool,
-    /// Where their logs go.
+    /// Folder for the workers' logs.
     pub(crate) logs: PathBuf,
-    /// `--device` of each slot; its length is the number of slots.
+    /// `--device` of each slot; the length is the number of slots.
     pub(crate) devices: Vec<String>,
 }
 
-/// The worker program: `local.worker_binary`, else `worker` beside the coordinator.
+/// The worker binary: `local.worker_binary`, else `worker` next to the coordinator.
 pub(crate) fn worker_binary(configured: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = configured {
         if path.is_file() {
@@ -49,9 +49,9 @@ pub(crate) fn worker_binary(configured: Option<&Path>) -> anyhow::Result<PathBuf
     );
 }
 
-/// The device of each slot: what `local.devices` says, else the GPUs in turn if there are any, else `cpu`.
+/// The device of each slot: from `local.devices`, else the GPUs in turn if there are any, else `cpu`.
 ///
-/// The coordinator never compiles burn, so it asks the worker program which devices there are.
+/// The coordinator never links burn, so it asks the worker binary to list the devices.
 pub(crate) async fn devices(setting: &str, slots: u32, worker: &Path) -> anyhow::Result<Vec<String>> {
     if slots == 0 {
         return Ok(Vec::new());
@@ -76,8 +76,8 @@ pub(crate) async fn devices(setting: &str, slots: u32, worker: &Path) -> anyhow:
 
 const LIST_DEVICES_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The names of the real GPUs in the output of `worker --list-devices`: the first word of each line; lines that
-/// say `software` are adapters that emulate one.
+/// The names of the real GPUs in the output of `worker --list-devices`: the first word of each line. Lines that contain
+/// `software` are emulated adapters.
 fn hardware_gpus(listing: &str) -> Vec<String> {
     let gpus = |kind: &str| -> Vec<String> {
         listing
@@ -92,22 +92,21 @@ fn hardware_gpus(listing: &str) -> Vec<String> {
     ["cuda", "vulkan", "wgpu"].into_iter().map(gpus).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// A slot whose workers end so often in a row, none of which took part in a step, is not started again: a quarter of a
-/// minute in which whatever kept them may have passed.
+/// Maximum number of restarts in a row of a slot whose workers take part in no step. They span a quarter of a minute,
+/// in which a transient cause may pass.
 const RESTARTS_MAX: u32 = 5;
-/// Pause before a slot is started again; it doubles.
+/// Pause before the first restart of a slot; it doubles each time.
 const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// The local workers of a run.
 pub(crate) struct LocalWorkerPool {
     launch: Launch,
     driver_events: mpsc::Sender<DriverEvent>,
     workers: Vec<LocalWorker>,
-    /// Slots whose process was started here and of whose end nobody has heard.
+    /// Slots whose process was started here and has not exited yet.
     running: BTreeSet<u32>,
-    /// How often each slot was started again since a worker in it took part in a step.
+    /// Restarts of each slot since its worker last took part in a step.
     restarts: BTreeMap<u32, u32>,
-    /// Slots that are not started any more.
+    /// Slots that are not restarted any more.
     given_up: BTreeSet<u32>,
 }
 
@@ -117,12 +116,11 @@ impl LocalWorkerPool {
         Self { launch, driver_events, workers: Vec::new(), running, restarts, given_up }
     }
 
-    /// All slots.
     pub(crate) fn slots(&self) -> std::ops::Range<u32> {
         0..self.launch.devices.len() as u32
     }
 
-    /// Starts one slot. Its end is told to the driver as [`DriverEvent::WorkerExited`].
+    /// Starts a worker in a slot. Its exit is reported as [`DriverEvent::WorkerExited`].
     pub(crate) fn start(&mut self, slot: u32) -> anyhow::Result<()> {
         let worker = self.launch.start(slot as usize, self.driver_events.clone())?;
         self.workers.retain(|worker| !worker.watcher.is_finished());
@@ -131,32 +129,33 @@ impl LocalWorkerPool {
         Ok(())
     }
 
-    /// Whether a process that was started here is in the slot.
+    /// Whether a process started here is running in the slot.
     pub(crate) fn runs(&self, slot: u32) -> bool {
         self.running.contains(&slot)
     }
 
-    /// The end of a slot's process was heard of.
+    /// Records that the slot's process has exited.
     pub(crate) fn ended(&mut self, slot: u32) {
         self.running.remove(&slot);
     }
 
-    /// Has the slots started after a while, as far as nobody has joined in them by then.
+    /// Schedules a start of the slots after a pause; slots that workers have joined by then are skipped.
     pub(crate) fn start_later(&self, slots: Vec<u32>, pause: std::time::Duration) {
         let driver_events = self.driver_events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            // A run that is over needs no workers.
+            // Fails only if the run is over, which needs no workers.
             let _ = driver_events.send(DriverEvent::StartLocal { slots }).await;
         });
     }
 
-    /// How often a slot's workers have ended in a row.
+    /// How many of the slot's workers in a row have exited without taking part in a step.
     pub(crate) fn ends_in_a_row(&self, slot: u32) -> u32 {
         self.restarts.get(&slot).copied().unwrap_or_default()
     }
 
-    /// Has a slot whose worker was lost started again, if that makes sense; whether it does.
+    /// Schedules a restart of a slot whose worker was lost; returns false and gives the slot up after too many
+    /// restarts.
     pub(crate) fn start_again(&mut self, slot: u32) -> bool {
         let restarts = self.restarts.entry(slot).or_default();
         *restarts = restarts.saturating_add(1);
@@ -170,28 +169,28 @@ impl LocalWorkerPool {
         makes_sense
     }
 
-    /// A slot is not started any more.
+    /// Stops restarting the slot.
     pub(crate) fn give_up(&mut self, slot: u32) {
         self.given_up.insert(slot);
     }
 
-    /// Whether no slot has a process, and none will get one.
+    /// Whether no slot has a running process or will get one.
     pub(crate) fn are_all_given_up(&self) -> bool {
         self.running.is_empty() && self.slots().all(|slot| self.given_up.contains(&slot))
     }
 
-    /// The slot's worker took part in a step: those before it did not end for want of that.
+    /// The slot's worker took part in a step: resets its restart count.
     pub(crate) fn took_part(&mut self, slot: u32) {
         self.restarts.remove(&slot);
         self.given_up.remove(&slot);
     }
 
-    /// SIGKILL to all of them.
+    /// Sends SIGKILL to all workers.
     pub(crate) fn kill(&self) {
         self.workers.iter().for_each(LocalWorker::kill);
     }
 
-    /// Waits for their end until the deadline, then kills them.
+    /// Waits until the deadline for the workers to exit, then kills them.
     pub(crate) async fn finish(self, deadline: tokio::time::Instant) {
         for worker in self.workers {
             worker.finish(deadline).await;
@@ -230,7 +229,7 @@ impl Launch {
         let pid = child.id();
         let watcher = tokio::spawn(async move {
             let status = watch(&mut child).await;
-            // The driver may be gone already: then nobody needs to know.
+            // Fails only if the driver is gone, which needs no notice.
             let _ = driver_events
                 .send(DriverEvent::WorkerExited { slot: slot as u32, status, log: log_path })
                 .await;
@@ -243,14 +242,14 @@ async fn watch(child: &mut Child) -> Option<ExitStatus> {
     child.wait().await.ok()
 }
 
-/// A started local worker.
+/// A local worker process.
 pub(crate) struct LocalWorker {
     pid: Option<u32>,
     watcher: tokio::task::JoinHandle<()>,
 }
 
 impl LocalWorker {
-    /// Waits for its end until the deadline, then kills it.
+    /// Waits until the deadline for the worker to exit, then kills it.
     pub(crate) async fn finish(mut self, deadline: tokio::time::Instant) {
         if tokio::time::timeout_at(deadline, &mut self.watcher).await.is_ok() {
             return;
@@ -259,7 +258,7 @@ impl LocalWorker {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut self.watcher).await;
     }
 
-    /// SIGKILL, at once.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&self) {
         if self.watcher.is_finished() {
             return;
@@ -270,7 +269,7 @@ impl LocalWorker {
     }
 }
 
-/// The end of a worker's log, for the message about it.
+/// The end of a worker's log, for error messages.
 pub(crate) fn last_lines(log: &Path) -> String {
     const LINES: usize = 6;
     let Ok(text) = std::fs::read_to_string(log) else { return String::new() };

@@ -1,19 +1,19 @@
-//! Which local slots have a worker in them, by what the workers say on their control streams.
+//! Tracks which local slots are occupied, from the workers' control messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::messages::{Failure, FromWorker};
 
-/// Slots and the streams of the workers in them.
+/// Occupied slots and their workers' streams.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     taken: BTreeSet<u32>,
-    /// The slot of each open stream's worker, and whether it is to be filled again when the stream ends.
+    /// The slot of each open stream's worker, and whether to refill it when the stream ends.
     streams: BTreeMap<u64, (u32, bool)>,
 }
 
 impl Slots {
-    /// Takes in a message as far as it concerns slots.
+    /// Updates the slots from a message.
     pub(crate) fn hear(&mut self, connection: u64, message: &FromWorker) {
         match message {
             FromWorker::Join(join) => {
@@ -22,7 +22,8 @@ impl Slots {
                     self.streams.insert(connection, (slot, true));
                 }
             }
-            // Who leaves is not wanted back; where configuration or data are wrong, another fares no better.
+            // A worker that leaves is not replaced; with a wrong configuration or wrong data, another one would fare no
+            // better.
             FromWorker::Leaving { .. } | FromWorker::Failed(Failure { code: 2 | 3, .. }) => {
                 if let Some((_, fills)) = self.streams.get_mut(&connection) {
                     *fills = false;
@@ -32,10 +33,11 @@ impl Slots {
         }
     }
 
-    /// A stream ended. The slot, if its process is nobody's child here, it isn't back, and somebody should be there.
+    /// A stream ended. Returns its slot if it must be refilled: the process isn't our child, has not reconnected, and
+    /// was not meant to leave.
     pub(crate) fn close(&mut self, connection: u64, is_child: impl Fn(u32) -> bool) -> Option<u32> {
         let (slot, fills) = self.streams.remove(&connection)?;
-        // A worker may be back by another stream before the end of its first is noticed.
+        // A worker may reconnect before the end of its first stream is noticed.
         let is_back = self.streams.values().any(|(other, _)| *other == slot);
         if is_back || is_child(slot) {
             return None;
@@ -44,12 +46,11 @@ impl Slots {
         fills.then_some(slot)
     }
 
-    /// Whether a worker is in the slot.
     pub(crate) fn is_taken(&self, slot: u32) -> bool {
         self.taken.contains(&slot)
     }
 
-    /// The slot's process ended: whether a worker had joined in it.
+    /// The slot's process exited; returns whether a worker had joined in it.
     pub(crate) fn vacate(&mut self, slot: u32) -> bool {
         self.taken.remove(&slot)
     }

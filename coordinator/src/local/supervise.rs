@@ -1,7 +1,7 @@
-//! `--supervise`: a parent process that starts the coordinator again when it dies.
+//! `--supervise`: a parent process that restarts the coordinator when it dies.
 //!
-//! What ends with an exit code of the contract has said what it had to say; what is killed or panics is started again
-//! with `--resume`, where its workers wait for it: on the run that it held, whatever other runs are there.
+//! An exit with one of the documented codes is final. A coordinator that is killed or panics is restarted with
+//! `--resume` on the run that it held, whatever other runs exist; its workers wait for it.
 
 use std::ffi::OsString;
 use std::process::ExitStatus;
@@ -18,25 +18,26 @@ use crate::run;
 use crate::run::prepare::StartError;
 use crate::run::resume;
 
-/// Deaths in a row, each soon after its start, after which nothing is gained by another.
+/// Maximum number of quick deaths in a row, after which another start gains nothing.
 const QUICK_DEATHS_MAX: u32 = 5;
-/// A coordinator that lived so long did not die of its start.
+/// A coordinator that lived at least this long did not die of its start.
 const QUICK: Duration = Duration::from_secs(30);
-/// Pause before another start.
+/// Pause before a restart.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The exit code of a run that was told to end.
+/// Exit code of an interrupted run.
 const INTERRUPTED: u8 = 130;
 
-/// Runs this program without `--supervise` until it ends in order; its exit code.
+/// Runs this program without `--supervise` until it exits with a documented code, which is returned.
 pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, StartError> {
     let program = std::env::current_exe()
         .map_err(|why| StartError::failed(format!("the coordinator's own path can't be had: {why}")))?;
     let arguments: Vec<_> =
         std::env::args_os().skip(1).filter(|argument| argument != "--supervise").collect();
-    // Of a configuration that can't be read the coordinator says what is wrong.
+    // If the configuration can't be read, the coordinator reports the error.
     let runs = run::resolve(args).ok().map(|resolved| resolved.config.run.dir);
     let mut again: Vec<OsString> = Vec::new();
-    // Watched before there is a coordinator, and between two of them: none is left behind, none is started again.
+    // Watched before the first coordinator starts and between restarts: none is left behind, and none is restarted
+    // after a signal.
     let mut signals = ShutdownSignals::watch()?;
     let mut quick_deaths = 0;
     loop {
@@ -61,7 +62,7 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, StartError> {
                 "the coordinator died {quick_deaths} times in a row ({status})"
             )));
         }
-        // One that died before it held a run is started as it was.
+        // A coordinator that died before it held a run is restarted with the original arguments.
         let held = runs.as_ref().zip(pid).and_then(|(runs, pid)| RunDir::held_by(runs, pid, began_at));
         if signals.within(PAUSE).await {
             let line = resume::line(args, held.as_deref().unwrap_or_default(), held.is_none());
@@ -78,7 +79,7 @@ pub(crate) async fn supervise(args: &RunArgs) -> Result<u8, StartError> {
     }
 }
 
-/// Signals by which people, shells and service managers end a program, and whether one came.
+/// The signals with which people, shells and service managers end a program, and whether one has arrived.
 struct ShutdownSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
@@ -98,7 +99,7 @@ impl ShutdownSignals {
         })
     }
 
-    /// The next one, as it is passed on.
+    /// The next signal, in the form in which it is forwarded.
     async fn next(&mut self) -> Signal {
         let signal = tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
@@ -109,22 +110,22 @@ impl ShutdownSignals {
         signal
     }
 
-    /// Passes signals on for as long as the process lives. On a terminal Ctrl-C reaches it by itself too: it takes two
-    /// signals at once for one.
+    /// Waits for the child to exit and forwards signals to it meanwhile. On a terminal, Ctrl-C reaches the child
+    /// directly too: it merges signals in quick succession.
     async fn until_end_of(&mut self, mut child: Child) -> std::io::Result<ExitStatus> {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         loop {
             tokio::select! {
                 status = child.wait() => return status,
                 signal = self.next() => {
-                    // It may have ended this very moment: nobody has waited for it yet, so that the id is still its own.
+                    // The child may have just exited; it has not been reaped yet, so the id is still its own.
                     let _ = pid.map(|pid| kill_process(pid, signal));
                 }
             }
         }
     }
 
-    /// Whether one has come, or comes so soon.
+    /// Whether a signal has arrived, or does so within the pause.
     async fn within(&mut self, pause: Duration) -> bool {
         if !self.to_end {
             let _ = tokio::time::timeout(pause, self.next()).await;
@@ -133,7 +134,7 @@ impl ShutdownSignals {
     }
 }
 
-/// The exit code, if it is one of the contract.
+/// The exit code, if it is a documented one.
 fn last_word(status: ExitStatus) -> Option<u8> {
     status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| matches!(code, 0 | 2 | 3 | 4 | 130))
 }

@@ -1,5 +1,5 @@
-//! Whether the worker program can train a run, asked before there is one: tasks and what they refuse are known to workers
-//! alone.
+//! Checks with the worker binary, before a run is created, that it can train the run: only workers know tasks and their
+//! constraints.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -14,27 +14,27 @@ use tokio::process::Command;
 use crate::run::prepare::{self, StartError};
 use crate::run::source::Source;
 
-/// Building a large model, or opening a card for the first time, takes seconds.
+/// Building a large model, or opening a GPU for the first time, takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// An answer is a line; what comes beyond isn't read.
+/// An answer is a line; anything longer is not read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
-/// What the worker program said.
+/// The worker binary's answer.
 pub(crate) enum TaskCheck {
-    /// It can train the run.
+    /// The worker can train the run.
     Good {
-        /// Parameters of the model.
+        /// Number of model parameters.
         parameters: u64,
-        /// The device that it was tried on.
+        /// The device that the model was built on.
         device: String,
     },
-    /// It can't.
+    /// The worker can't train the run.
     Refused(StartError),
-    /// There is no answer, and why: whether it can is seen by the first worker.
+    /// No answer, with the reason: the first worker will find out.
     Unknown(String),
 }
 
-/// Asks the program; `device` is its `--device`.
+/// Asks the worker binary; `device` is its `--device`.
 pub(crate) async fn ask(
     worker: &Path,
     device: &str,
@@ -61,7 +61,7 @@ pub(crate) async fn ask(
     }
 }
 
-/// What a program printed, and how it ended.
+/// A program's output and exit status.
 struct ProgramOutput {
     status: ExitStatus,
     out: Vec<u8>,
@@ -79,7 +79,7 @@ async fn converse(worker: &Path, device: &str, question: &str) -> std::io::Resul
     let (input, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async move {
         if let Some(mut input) = input {
-            // A program that doesn't know the question reads nothing of it.
+            // A program that doesn't know `--check-task` doesn't read its input.
             let _ = input.write_all(question.as_bytes()).await;
         }
     };
@@ -90,7 +90,7 @@ async fn converse(worker: &Path, device: &str, question: &str) -> std::io::Resul
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
-        // What was read before a pipe broke is what there is.
+        // If the pipe breaks, the bytes read so far count.
         let _ = pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await;
     }
     bytes
@@ -108,7 +108,7 @@ fn understood(worker: &Path, resolved: &Resolved, said: &ProgramOutput) -> TaskC
             code,
             message: format!("{}: {message} (says {})", resolved.path.display(), worker.display()),
         }),
-        // Such as a device that is out of memory just now.
+        // Such as a device that is temporarily out of memory.
         (Some(message), _) => TaskCheck::Unknown(format!("{}: {message}", worker.display())),
         (None, _) => {
             let err = String::from_utf8_lossy(&said.err);

@@ -1,19 +1,20 @@
-//! How much of the members' time in steps goes into waiting for samples.
+//! The share of the members' step time that is spent waiting for samples.
 
 use protocol::messages::Timings;
 
-/// What a step adds to the share that people see falls to a third after so many steps.
+/// Time constant of the displayed share: a step's weight falls to about a third after this many steps.
 const STEPS: f64 = 100.0;
 
-/// Sums of waiting and of all time in steps, over the members that took part.
+/// Sums of data wait and of total step time, over the members that took part.
 #[derive(Default)]
 pub(crate) struct DataWait {
-    /// Seconds of waiting and of all, the last steps counting most.
+    /// Seconds of data wait and of all step time, as decaying sums.
     lately: [f64; 2],
 }
 
 impl DataWait {
-    /// A step was committed: the seconds that its members waited for data, and all seconds that they spent on it.
+    /// Adds a committed step; returns the seconds that its members waited for data, and all seconds that they spent on
+    /// it.
     pub(crate) fn committed<'a>(&mut self, timings: impl Iterator<Item = &'a Timings>) -> [f64; 2] {
         let mut step = [0.0; 2];
         for Timings { data_us, compute_us, exchange_us, apply_us, snapshot_us, samples } in timings {
@@ -30,14 +31,14 @@ impl DataWait {
         step
     }
 
-    /// The share of the last steps' time that was spent waiting for data, 0 to 1; none before the first.
+    /// The share of recent step time that was spent waiting for data, 0 to 1; `None` before the first step.
     pub(crate) fn share(&self) -> Option<f64> {
         let [waited, all] = self.lately;
         (all > 0.0).then(|| waited / all)
     }
 }
 
-/// As people read it: `data wait 0.3 %`; nothing where it isn't known.
+/// For display: `data wait 0.3 %`; empty if unknown.
 pub(crate) fn shown(share: Option<f64>) -> String {
     share.map_or_else(String::new, |share| format!("  data wait {:.1} %", share * 100.0))
 }

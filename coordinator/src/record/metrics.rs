@@ -1,4 +1,4 @@
-//! The coordinator's figures for Prometheus. docs/monitoring.md says what each means.
+//! The coordinator's Prometheus metrics. docs/monitoring.md documents each of them.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::control::pages::RunPages;
 use crate::display::Progress;
 use crate::run::prepare::StartError;
 
-/// Upper bounds in seconds: from a step of a small dense net to one that a large model takes a minute for.
+/// Histogram bounds in seconds: from a step of a small dense net to a minute-long step of a large model.
 const SECONDS: [f64; 17] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     15.0, 60.0,
 ];
 
-/// How a member's departure begins that it asked for itself.
+/// Prefix of the reason for a departure that the member requested itself.
 const ASKED: &str = "it leaves";
 
-/// Handles of all figures.
+/// Handles to all metrics.
 pub(crate) struct Metrics {
     steps: Counter,
     samples: Counter,
@@ -41,7 +41,7 @@ pub(crate) struct Metrics {
     rewinds: Counter,
     evictions: Counter,
     joins: Counter,
-    /// Since the newest version, or since the start.
+    /// Seconds since the newest checkpoint, or since the start.
     pub(crate) checkpoint_age: Age,
 }
 
@@ -55,7 +55,7 @@ struct PhaseHistograms {
 }
 
 impl Metrics {
-    /// Declares them for a run.
+    /// Registers the metrics for a run.
     pub(crate) fn new(run: &str) -> (Self, Arc<Registry>) {
         let mut registry = Registry::new();
         let r = &mut registry;
@@ -118,7 +118,6 @@ impl Metrics {
         (metrics, Arc::new(registry))
     }
 
-    /// A training step was committed.
     pub(crate) fn trained(&mut self, committed: &Committed, progress: &Progress) {
         self.steps.increment();
         self.samples.add(u64::from(committed.batch));
@@ -136,14 +135,12 @@ impl Metrics {
         self.commit_age.reset();
     }
 
-    /// A view opened.
     pub(crate) fn view(&self, view: &View) {
         self.view.set((view.id.0 & u64::from(u32::MAX)) as f64);
         self.members.set(view.members.len() as f64);
         self.paused.set(0.0);
     }
 
-    /// Something happened.
     pub(crate) fn note(&self, note: &RunEvent) {
         match note {
             RunEvent::Joined { .. } => self.joins.increment(),
@@ -198,7 +195,7 @@ impl PhaseHistograms {
     }
 }
 
-/// What is counted where it happens.
+/// Registers the counters that other modules maintain.
 fn read_elsewhere(registry: &mut Registry) {
     let mut of = |direction, plane, read| {
         registry.counter_of(
@@ -226,11 +223,10 @@ fn read_elsewhere(registry: &mut Registry) {
     );
 }
 
-/// What serves `/metrics`.
+/// The parts of the `/metrics` endpoint.
 pub(crate) struct Scrapes {
-    /// Where, if anywhere.
+    /// `None` if `telemetry.metrics_listen` is unset.
     pub(crate) listener: Option<TcpListener>,
-    /// What.
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -244,7 +240,7 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, StartError> {
     TcpListener::bind(address).map(Some).map_err(failed)
 }
 
-/// Serves `/metrics`, if that is wanted, until what it gives is dropped.
+/// Serves `/metrics`, if enabled, until the returned handle is dropped.
 pub(crate) fn serve(Scrapes { listener, registry }: Scrapes, pages: &RunPages) -> Option<Served> {
     let listener = listener?;
     let at = listener.local_addr().inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()?;

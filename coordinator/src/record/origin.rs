@@ -1,4 +1,4 @@
-//! Where a run comes from, as this program knows it: taken beside the start, on a thread of its own.
+//! The provenance of a run, gathered on a thread of its own alongside the start.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -11,12 +11,12 @@ use tracing::warn;
 
 use crate::clock::unix_seconds;
 
-/// How long the end of a run may wait for what is known of its start: git has deadlines of its own.
+/// How long the end of a run may wait for the provenance of its start: git has deadlines of its own.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How often it looks.
+/// Interval at which it polls.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What is being found out.
+/// Provenance that is being gathered.
 pub(crate) struct Origin {
     thread: Option<JoinHandle<(Start, Option<GitDiff>)>>,
     input: Input,
@@ -24,7 +24,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Begins to look, for a run that goes on from `step`.
+    /// Starts gathering, for a run that continues from `step`.
     pub(crate) fn begin(worker: Option<PathBuf>, git_diff: bool, plan: &DataPlan, step: u64) -> Self {
         let time = unix_seconds();
         let look = move || {
@@ -42,7 +42,7 @@ impl Origin {
         Self { thread: thread.ok(), input, step }
     }
 
-    /// Puts what was found into the record, once it is there. At the run's end it is waited for.
+    /// Adds the provenance to the record once it is complete; at the run's end, waits for it.
     pub(crate) fn record(&mut self, record: &mut RunRecord, run_dir: &Path, is_end: bool) {
         let began = Instant::now();
         while is_end
@@ -75,7 +75,7 @@ impl Origin {
     }
 }
 
-/// Writes the diff beside run.json, unless an earlier start left the same: the name of the file.
+/// Writes the diff next to run.json, unless an earlier start kept the same one; returns the file's name.
 fn keep(run_dir: &Path, diff: &[u8], before: Vec<String>) -> Result<String, String> {
     let is_same = |name: &String| std::fs::read(run_dir.join(name)).is_ok_and(|kept| kept == diff);
     if let Some(name) = before.into_iter().find(is_same) {
@@ -88,7 +88,7 @@ fn keep(run_dir: &Path, diff: &[u8], before: Vec<String>) -> Result<String, Stri
     Ok(name)
 }
 
-/// What this program was built from, and its and the worker program's digests.
+/// Build information, and the digests of this program and the worker binary.
 pub(crate) fn build(worker: Option<&Path>) -> Build {
     Build {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -99,14 +99,14 @@ pub(crate) fn build(worker: Option<&Path>) -> Build {
     }
 }
 
-/// BLAKE3 of a file, in hexadecimal.
+/// BLAKE3 digest of a file, in hexadecimal.
 fn digest(path: &Path) -> Option<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open(path).ok()?).ok()?;
     Some(hasher.finalize().to_hex().to_string())
 }
 
-/// Columns of a table, its target among them; else the numbers that a row becomes.
+/// Columns of a table, including the target; for other data, the number of features of a row.
 fn columns(plan: &DataPlan) -> u64 {
     let columns = plan.columns().len();
     if columns > 0 { columns as u64 } else { plan.features() as u64 }

@@ -1,11 +1,11 @@
-//! When a file that is kept up to date is written again: soon after something new, and not too often.
+//! Debounces writes of a file: soon after a change, but not too often.
 
 use std::time::{Duration, Instant};
 
-/// run.json is written whole, and synced: a run that loses and finds members all the time must not wait for it.
+/// run.json is written whole and synced: a run with frequent membership changes must not wait for it each time.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Whether something new waits to be written.
+/// Tracks unwritten changes and the time of the last write.
 #[derive(Debug, Default)]
 pub(crate) struct PendingWrite {
     is_new: bool,
@@ -13,17 +13,17 @@ pub(crate) struct PendingWrite {
 }
 
 impl PendingWrite {
-    /// There is something new.
+    /// Marks the file as out of date.
     pub(crate) fn mark(&mut self) {
         self.is_new = true;
     }
 
-    /// It was written.
+    /// Records a write.
     pub(crate) fn written(&mut self, now: Instant) {
         *self = Self { is_new: false, written: Some(now) };
     }
 
-    /// It should be written now.
+    /// Whether a write is due.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.is_new && self.written.is_none_or(|written| now.duration_since(written) >= EVERY)
     }

@@ -1,6 +1,6 @@
-//! What is kept of a run beside its numbers: where it comes from, what its machines do, figures for Prometheus.
+//! A run's metadata: provenance, system metrics of its machines, Prometheus metrics and spans.
 //!
-//! Nothing of it decides anything.
+//! None of it influences a decision.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,29 +21,29 @@ use crate::record::spans::StepSpans;
 use crate::record::system_report::SystemReport;
 use crate::run::prepare::StartError;
 
-/// Worker processes that are remembered at once: a run that meets more forgets them all and learns anew.
+/// Maximum number of remembered worker processes: beyond it, all are forgotten and learnt anew.
 const PROCESSES_MAX: usize = 8_192;
-/// A run that is over in seconds has a reading too.
+/// Early enough that a run of a few seconds has a reading too.
 const FIRST_READING: Duration = Duration::from_secs(1);
 
-/// Everything that is kept beside.
+/// The recorder's metadata parts.
 pub(crate) struct RunMetadata {
-    /// Where the run comes from.
+    /// The run's provenance.
     pub(crate) origin: Origin,
-    /// For Prometheus.
+    /// Prometheus metrics.
     pub(crate) metrics: Metrics,
-    /// For OpenTelemetry, if that is wanted.
+    /// OpenTelemetry spans, if enabled.
     pub(crate) spans: Option<StepSpans>,
-    /// None where nothing is to be sampled.
+    /// `None` if sampling is disabled.
     file: Option<SystemFile>,
     machines: BTreeMap<u64, MemberMachine>,
     names: BTreeMap<u64, String>,
-    /// What workers said since the last lines were written.
+    /// Workers' readings since the last write.
     readings: BTreeMap<u64, Vec<(String, f64)>>,
 }
 
 impl RunMetadata {
-    /// For a run in this folder.
+    /// Opens the metadata files of the run in this folder.
     pub(crate) fn new(
         origin: Origin,
         metrics: Metrics,
@@ -58,7 +58,7 @@ impl RunMetadata {
         Ok(Self { origin, metrics, spans, file, machines, names, readings })
     }
 
-    /// A worker was admitted under this name: what it said of its machine.
+    /// A worker was admitted: remembers its name and returns what it reported of its machine.
     pub(crate) fn joined(&mut self, join: &Join) -> Option<MemberMachine> {
         if self.names.len() >= PROCESSES_MAX {
             self.names.clear();
@@ -67,7 +67,7 @@ impl RunMetadata {
         self.machines.remove(&join.instance)
     }
 
-    /// Something was said; the machine's own readings write all of them down.
+    /// Takes in a report; this machine's own readings trigger a write of all of them.
     pub(crate) fn report(
         &mut self,
         report: SystemReport,
@@ -132,7 +132,7 @@ fn machine_in(machine: proto::Machine) -> MemberMachine {
     }
 }
 
-/// Reads this machine's figures every so often, on a thread of its own, for as long as somebody takes them.
+/// Starts a thread that samples this machine's metrics at an interval for as long as the driver takes them.
 pub(crate) fn sample(every: Duration, driver_events: &mpsc::Sender<DriverEvent>) {
     if every.is_zero() {
         return;

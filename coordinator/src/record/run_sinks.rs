@@ -1,5 +1,5 @@
-//! Other trackers beside a run: started with it, told of its metrics, and given a while at its end. Whatever they do,
-//! the run goes on.
+//! The sinks (other trackers) of a run: started with it, notified of its metrics, and given time to finish at its end.
+//! Whatever they do, the run goes on.
 
 use std::path::Path;
 use std::sync::mpsc::Receiver;
@@ -15,37 +15,37 @@ use crate::display;
 use crate::run::prepare::StartError;
 use crate::signals;
 
-/// How long the end of a run waits for trackers that take nothing, if it came by itself: four times that if they do.
+/// How long the end of an uninterrupted run waits for sinks that make no progress; four times as long if they do.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// If it was told to end: whoever did that waits.
+/// The same for an interrupted run, whose user is waiting.
 const PATIENCE_INTERRUPTED: Duration = Duration::from_secs(5);
-/// After that long people want to know what is waited for.
+/// After this long, a message says what is being waited for.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long `tracker push` tries again while nothing is taken.
+/// How long `tracker push` retries without progress.
 const PATIENCE_PUSH: Duration = Duration::from_secs(20);
 
-/// A variable of the environment, if it says anything.
+/// An environment variable, if set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The sinks that the configuration and the environment ask for.
+/// The sinks that the configuration and the environment request.
 pub(crate) fn wanted(resolved: &Resolved) -> Result<Vec<SinkConfig>, StartError> {
     SinkConfig::of(&resolved.config.tracker, &resolved.stem, &variable).map_err(StartError::config)
 }
 
-/// The sinks of a run that goes on.
+/// The sinks of a running run.
 #[derive(Default)]
 pub(crate) struct RunningSinks {
     sinks: Option<Sinks>,
-    /// For the end: how what is left is sent.
+    /// For the push commands that are shown if metrics are left unsent.
     wanted: Vec<SinkConfig>,
-    /// What the tracker that is served beside the run has to say.
+    /// Remarks of the tracker that is served alongside the run.
     served: Option<Receiver<String>>,
 }
 
 impl RunningSinks {
-    /// Starts them, once the run's folder has its record. What goes wrong is said, and training goes on.
+    /// Starts the sinks, once the run's record is written. Errors are reported, and training goes on.
     pub(crate) fn start(wanted: Vec<SinkConfig>, run_dir: &Path, say: impl FnOnce(&str)) -> Self {
         if wanted.is_empty() {
             return Self::default();
@@ -59,26 +59,26 @@ impl RunningSinks {
         }
     }
 
-    /// The tracker that is served beside the run is heard, too.
+    /// Adds the remarks of the tracker that is served alongside the run.
     pub(crate) fn hearing(self, served: Option<Receiver<String>>) -> Self {
         Self { served, ..self }
     }
 
-    /// Metrics were written.
+    /// Notifies the sinks that metrics were written.
     pub(crate) fn notify(&self) {
         if let Some(sinks) = &self.sinks {
             sinks.notify();
         }
     }
 
-    /// What people should know since the last call.
+    /// Remarks for people since the last call.
     pub(crate) fn remarks(&mut self) -> Vec<String> {
         let mut remarks = self.sinks.as_mut().map(Sinks::remarks).unwrap_or_default();
         remarks.extend(self.served.iter().flat_map(Receiver::try_iter));
         remarks
     }
 
-    /// The run is over and its record written: what is left is sent, for a while, or until a signal comes.
+    /// After the run's record is written, sends the rest until a deadline or a signal.
     pub(crate) async fn finish(mut self, run_dir: &Path, outcome: &Outcome, mut say: impl FnMut(&str)) {
         self.remarks().iter().for_each(|line| say(line));
         let Some(sinks) = self.sinks else { return };
@@ -111,7 +111,7 @@ impl RunningSinks {
     }
 }
 
-/// `coordinator tracker push`: all of a run that isn't there yet.
+/// Runs `coordinator tracker push`: sends what the target lacks of a run.
 pub(crate) fn push(args: &PushArgs) -> Result<(), StartError> {
     let sink = SinkConfig::named(&args.to, args.experiment.as_deref(), &args.run_dir, &variable);
     let sink = sink.map_err(StartError::config)?;

@@ -1,4 +1,4 @@
-//! A span for each step, for OpenTelemetry.
+//! OpenTelemetry spans: one for each step.
 
 use std::time::{Instant, SystemTime};
 
@@ -8,7 +8,7 @@ use telemetry::traces::{Part, Spans, StepId};
 
 use crate::run::prepare::StartError;
 
-/// Where they go, and since when the step in flight is under way.
+/// The span exporter, and the start of the step in flight.
 pub(crate) struct StepSpans {
     spans: Spans,
     run: RunId,
@@ -16,7 +16,7 @@ pub(crate) struct StepSpans {
 }
 
 impl StepSpans {
-    /// To the collector at `telemetry.otlp`, if that is set.
+    /// Starts exporting to the collector at `telemetry.otlp`, if set.
     pub(crate) fn start(endpoint: &str, run: RunId, name: &str) -> Result<Option<Self>, StartError> {
         if endpoint.is_empty() {
             return Ok(None);
@@ -26,17 +26,17 @@ impl StepSpans {
         Ok(Some(Self { spans, run, since: Instant::now() }))
     }
 
-    /// Their queue, to be flushed at the end.
+    /// The span queue, to flush at the end.
     pub(crate) fn queue(&self) -> Spans {
         self.spans.clone()
     }
 
-    /// A view opened: its first step is under way.
+    /// A view opened: its first step begins.
     pub(crate) fn view(&mut self) {
         self.since = Instant::now();
     }
 
-    /// A step is done, which began when the one before was.
+    /// Records the span of a committed step, which began with the previous commit.
     pub(crate) fn committed(&mut self, committed: &Committed) {
         let now = Instant::now();
         let took = now.duration_since(std::mem::replace(&mut self.since, now));

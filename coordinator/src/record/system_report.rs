@@ -1,19 +1,18 @@
-//! What a machine says of itself next to the protocol: a worker with its messages, the coordinator by its own sampler.
+//! System reports of machines, outside the protocol: from a worker with its messages, from the coordinator by its own
+//! sampler.
 
 use wire::proto;
 
-/// A report of one machine.
 pub(crate) enum SystemReport {
-    /// A worker process, by the number that it drew, of its machine.
+    /// Description of a worker's machine, with the worker's instance number.
     Machine(u64, Box<proto::Machine>),
-    /// A worker process of what it measured.
+    /// A worker's readings, with its instance number.
     Readings(u64, Vec<(String, f64)>),
-    /// This machine's own readings.
     Own(Vec<(String, f64)>),
 }
 
 impl SystemReport {
-    /// Takes it out of a worker's message; the stream's first one says which process it is.
+    /// Takes the report out of a worker's message; the stream's first report sets `instance`.
     pub(crate) fn of(message: &mut proto::FromWorker, instance: &mut Option<u64>) -> Option<Self> {
         match wire::worker_report::take(message)? {
             wire::worker_report::WorkerReport::Machine { instance: number, machine } => {

@@ -1,11 +1,11 @@
-//! Speeds for people: samples a second over the last few seconds, overall and by member.
+//! Displayed throughput: steps and samples a second over the last few seconds.
 
 use std::collections::VecDeque;
 
 /// Long enough to be steady, short enough to show a change.
 const WINDOW_MS: u64 = 5_000;
 
-/// A window of commits.
+/// A sliding window of commits.
 #[derive(Default)]
 pub(crate) struct ThroughputWindow {
     /// (time in ms, samples of the step)

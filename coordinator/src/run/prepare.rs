@@ -1,4 +1,4 @@
-//! From a configuration and a run directory to a machine that can start: what is fresh, what is resumed.
+//! Builds the state machine's inputs from a configuration and a run directory, for new and resumed runs.
 
 use std::path::Path;
 
@@ -20,12 +20,11 @@ use tracing::warn;
 
 use crate::checkpoints::journal_file::JournalFile;
 
-/// Why a run can't start, with the exit code of the contract.
+/// Why a run can't start, with its exit code.
 #[derive(Clone, Debug)]
 pub(crate) struct StartError {
-    /// 2 for the command line and configuration, 3 for data and versions.
+    /// 2 for the command line and configuration, 3 for data and checkpoints, 4 for other failures.
     pub(crate) code: u8,
-    /// For people.
     pub(crate) message: String,
 }
 
@@ -63,7 +62,7 @@ impl From<RunDirError> for StartError {
     }
 }
 
-/// Reads a configuration. A folder is none, but a run's has one.
+/// Reads a configuration. A folder is refused; the message names the configuration inside a run's folder.
 pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, StartError> {
     if path.is_dir() {
         let inside = path.join("config.toml");
@@ -77,18 +76,18 @@ pub(crate) fn load(path: &Path, set: &[String]) -> Result<Resolved, StartError> 
     Config::load(path, set).map_err(StartError::config)
 }
 
-/// Where a run is kept, and whether it was there before.
+/// A run's folder, and whether the run existed before.
 pub(crate) enum RunTarget {
     /// A new folder.
     Fresh(RunDir),
-    /// A run that was begun, or one that is done and now is to be longer.
+    /// A run that was started before, or a completed one that now has more steps.
     Begun(RunDir),
-    /// A run that is done.
+    /// A completed run.
     Completed(RunDir),
 }
 
-/// The configuration with what the data alone can say put in: `model.class_weights = "balanced"` becomes the numbers, so
-/// that every worker has the same, and the run's own copy of the configuration says which.
+/// Fills in the settings that depend on the data: `model.class_weights = "balanced"` becomes numbers, so that all
+/// workers get the same ones and the run's copy of the configuration records them.
 pub(crate) fn with_data(mut resolved: Resolved, plan: &DataPlan) -> Result<Resolved, StartError> {
     let model = &mut resolved.config.model;
     if model.wants_balanced_weights() {
@@ -97,7 +96,7 @@ pub(crate) fn with_data(mut resolved: Resolved, plan: &DataPlan) -> Result<Resol
     Ok(resolved)
 }
 
-/// Finds or makes the run's folder.
+/// Finds or creates the run's folder.
 pub(crate) fn place(resolved: &Resolved, plan: &DataPlan, resume: bool) -> Result<RunTarget, StartError> {
     let run = &resolved.config.run;
     let name = match (&run.name, resume) {
@@ -121,27 +120,28 @@ pub(crate) fn place(resolved: &Resolved, plan: &DataPlan, resume: bool) -> Resul
     }
 }
 
-/// Whether more steps are asked for than when this run was last started. Of a run that ended early this is another
-/// question than whether all of its steps were taken.
+/// Whether the configuration has more steps than at the run's last start. For a run that stopped early, this differs
+/// from whether all of its steps were taken.
 fn is_longer(dir: &Path, config: &Config, plan: &DataPlan) -> bool {
     let Ok(before) = Config::load(&dir.join("config.toml"), &[]) else { return false };
     let geometry = geometry(config, plan);
     total_steps(config, &geometry) > total_steps(&before.config, &geometry)
 }
 
-/// What is known of a run before its first step of this term.
+/// The state of a run before the first step of this term.
 pub(crate) struct PriorState {
-    /// Its journal, open.
+    /// The open journal.
     pub(crate) journal: JournalFile,
-    /// What the journal says, with the version to go on from chosen.
+    /// The replayed journal, with the checkpoint to resume from chosen.
     pub(crate) history: History,
-    /// Its record, if it was begun.
+    /// The run's record, if it was started before.
     pub(crate) record: Option<RunRecord>,
-    /// What people should know of what was found.
+    /// Notes for people about what was found.
     pub(crate) remarks: Vec<String>,
 }
 
-/// Reads the past of a run's folder. With keys, versions that none of them signed end the start.
+/// Reads a run's prior state from its folder. If `trusted` is set, a checkpoint that none of its keys signed is an
+/// error.
 pub(crate) fn past(
     dir: &Path,
     config: &Config,
@@ -163,7 +163,7 @@ pub(crate) fn past(
     Ok(PriorState { journal, history, record, remarks })
 }
 
-/// Refuses a configuration, or data, with which a run that is done would have become another one.
+/// Refuses a configuration or data that would have changed the weights of a completed run.
 pub(crate) fn check_completed(dir: &Path, config: &Config, plan: &DataPlan) -> Result<(), StartError> {
     let journal = dir.join("journal");
     let (_, records, _) = JournalFile::open(&journal).map_err(StartError::data)?;
@@ -206,7 +206,7 @@ fn check_same_run(dir: &Path, config: &Config, plan: &DataPlan, history: &Histor
     )))
 }
 
-/// The newest version that is whole and that the journal knows.
+/// Chooses the newest valid checkpoint that the journal lists.
 fn choose_version(
     dir: &Path,
     trusted: Option<&TrustedKeys>,
@@ -215,8 +215,8 @@ fn choose_version(
 ) -> Result<(), StartError> {
     let checkpoints = dir.join("checkpoints");
     let known: std::collections::BTreeMap<u64, [u8; 32]> = history.versions().collect();
-    // Void, or durable a moment before the journal could say so, or good, and the journal has lost its end: they are not used,
-    // and stay where they are for a person to look at.
+    // Checkpoints missing from the journal may be invalid, or durable just before a crash kept the journal from
+    // recording them, or good if the journal lost its tail. They are left unused, in place, for a person to inspect.
     let mut strangers = versions::list(&checkpoints).map_err(StartError::data)?;
     strangers.retain(|step| !known.contains_key(step));
     if !strangers.is_empty() {
@@ -225,7 +225,7 @@ fn choose_version(
     let (found, passed_over) =
         versions::newest_valid(&checkpoints, |step| known.contains_key(&step), trusted)
             .map_err(StartError::data)?;
-    // Somebody else's version is no accident of a disk, and the one before may be what they want.
+    // An untrusted checkpoint is no disk error, and falling back to the one before may not be wanted.
     if let Some(untrusted) = passed_over.iter().find(|rejected| rejected.is_untrusted) {
         return Err(StartError::data(format!(
             "{untrusted}; take it out of the way if it is known who wrote it, or leave checkpoint.verify_key out"
@@ -249,7 +249,8 @@ fn choose_version(
     };
     let digest = |step: u64| known.get(&step).copied().unwrap_or_default();
     history.resume_from(manifest.step, digest(manifest.step)).map_err(StartError::data)?;
-    // A replica that was wrong when the newest was made may come to light now: there is one from before.
+    // A replica that was wrong when the newest checkpoint was written may be detected only now: keep an earlier one to
+    // fall back to.
     let proven = history.proven_step();
     let mut step = manifest.step;
     while step > proven {
@@ -264,7 +265,7 @@ fn choose_version(
     Ok(())
 }
 
-/// The run's geometry: frozen from configuration and data.
+/// The run's geometry, fixed by configuration and data.
 pub(crate) fn geometry(config: &Config, plan: &DataPlan) -> Geometry {
     let (samples, evaluation_samples) = plan.split_lengths();
     Geometry {
@@ -278,7 +279,7 @@ pub(crate) fn geometry(config: &Config, plan: &DataPlan) -> Geometry {
     }
 }
 
-/// In which order an epoch has its samples: as a worker reads it too.
+/// The order of samples within an epoch; workers derive the same one.
 fn order(dataset: &configs::Dataset) -> Order {
     match dataset.shuffle {
         configs::Shuffle::Full => Order::Full,
@@ -287,7 +288,6 @@ fn order(dataset: &configs::Dataset) -> Order {
     }
 }
 
-/// Steps of the whole run.
 pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
     match (config.train.steps, config.train.epochs) {
         (Some(steps), _) => steps,
@@ -295,8 +295,8 @@ pub(crate) fn total_steps(config: &Config, geometry: &Geometry) -> u64 {
     }
 }
 
-/// The configuration without the trackers that metrics go to and where keys are kept, which is no business of the workers':
-/// they end up neither in the files that workers write nor in front of a worker that doesn't know them.
+/// The configuration for workers, without sinks and key paths, which workers don't need: they stay out of the files
+/// that workers write, and workers that don't know these settings don't see them.
 pub(crate) fn for_workers(config: &Config) -> Config {
     let configs::Tracker { git_diff, system_every, listen, .. } = config.tracker.clone();
     let tracker = configs::Tracker { git_diff, system_every, listen, ..configs::Tracker::default() };
@@ -305,7 +305,7 @@ pub(crate) fn for_workers(config: &Config) -> Config {
     config
 }
 
-/// What the machine needs to know.
+/// The coordinator machine's parameters.
 pub(crate) fn run_plan(
     config: &Config,
     name: &str,
@@ -357,7 +357,7 @@ pub(crate) fn run_plan(
     })
 }
 
-/// Which of an evaluation's sums `train.monitor` is (see `run_record::metric_definitions`).
+/// Maps `train.monitor` to one of an evaluation's sums (see `run_record::metric_definitions`).
 pub(crate) fn early_stopping(config: &Config, plan: &DataPlan) -> anyhow::Result<Option<EarlyStopping>> {
     let train = &config.train;
     let Some(patience) = train.patience else { return Ok(None) };
@@ -383,7 +383,7 @@ pub(crate) fn early_stopping(config: &Config, plan: &DataPlan) -> anyhow::Result
     }))
 }
 
-/// How long a start waits for its workers: long enough to walk to another machine and start one.
+/// How long a start waits for its workers: long enough to walk to another machine and start one there.
 const JOIN_TIMEOUT_MS: u64 = 3_600_000;
 
 fn schedule(config: &Config, total_steps: u64) -> Schedule {
@@ -401,10 +401,10 @@ fn schedule(config: &Config, total_steps: u64) -> Schedule {
     }
 }
 
-/// Sums of a step that a task of one's own may have where nothing is known of them.
+/// Maximum number of sums a step for a custom task, whose sums are not known here.
 const OWN_SUMS_MAX: usize = 1 << 16;
 
-/// Sums of a step of this run at most: loss, weight, count of the correct, and a confusion matrix.
+/// Maximum number of sums a step of this run: loss, weight, number correct, and a confusion matrix.
 pub(crate) fn sums_max(prediction: &Prediction) -> usize {
     let labels = match prediction {
         Prediction::Labels(labels) => labels.len(),
@@ -413,7 +413,7 @@ pub(crate) fn sums_max(prediction: &Prediction) -> usize {
     labels.saturating_mul(labels).saturating_add(3).clamp(OWN_SUMS_MAX, wire::convert::SUMS_MAX)
 }
 
-/// What the metric sums of this dataset mean.
+/// How to interpret the metric sums for this dataset.
 pub(crate) fn prediction(plan: &DataPlan) -> Prediction {
     match &plan.output {
         Output::Classes { labels } => Prediction::Labels(labels.clone()),

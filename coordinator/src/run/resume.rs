@@ -1,4 +1,4 @@
-//! How a run is gone on with: which one a configuration in a run's folder means, and the line for a shell that does it.
+//! Resuming a run: which run a configuration inside a run's folder means, and the shell command that resumes it.
 
 use std::path::Path;
 
@@ -7,21 +7,21 @@ use store::RunDir;
 use crate::cli::RunArgs;
 use crate::commands::reproduce::{quoted, toml_string};
 
-/// The name of a run's own copy of its configuration.
+/// File name of a run's own copy of its configuration.
 const CONFIG: &str = "config.toml";
 
-/// Tells a coordinator that it is supervised, which its own command line doesn't say.
+/// Environment variable that tells a coordinator that it is supervised, which its command line doesn't say.
 pub(crate) const SUPERVISED: &str = "BONFIRE_SUPERVISED";
 
-/// The overrides that `--resume` adds where the configuration is the one in a run's folder: that run is meant, wherever
-/// its folder is by now. What the command line says itself stays.
+/// The overrides that `--resume` adds for a configuration inside a run's folder: it means that run, wherever the folder
+/// is by now. Keys that the command line sets itself are left alone.
 pub(crate) fn overrides_of_run_folder(config: &Path, set: &[String]) -> Vec<String> {
     let Ok(path) = config.canonicalize() else { return Vec::new() };
     let Some(folder) = path.parent().filter(|folder| path.ends_with(CONFIG) && RunDir::is_run(folder)) else {
         return Vec::new();
     };
     let (Some(name), Some(runs)) = (folder.file_name(), folder.parent()) else { return Vec::new() };
-    // As it was typed, if it was: people know it by that.
+    // Prefers the path as typed: people know it by that.
     let typed = config.parent().and_then(Path::parent).filter(|runs| !runs.as_os_str().is_empty());
     let runs = typed.filter(|typed| typed.canonicalize().is_ok_and(|path| path == runs)).unwrap_or(runs);
     [("run.name", name.to_string_lossy()), ("run.dir", runs.to_string_lossy())]
@@ -35,8 +35,8 @@ fn sets(set: &[String], key: &str) -> bool {
     set.iter().any(|flag| flag.split('=').next().is_some_and(|name| name.trim() == key))
 }
 
-/// The line for a shell in this folder that goes on with the run `name`: this command line, which resumes, and by its name a
-/// run that only has a number.
+/// The shell command that resumes the run `name`: this process's command line plus `--resume`, and the run's name if
+/// the run only got a number.
 pub(crate) fn line(args: &RunArgs, name: &str, is_named: bool) -> String {
     let typed = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
     let is_supervised = !args.supervise && std::env::var_os(SUPERVISED).is_some();
@@ -54,7 +54,7 @@ fn line_of(typed: impl Iterator<Item = String>, args: &RunArgs, name: &str, is_n
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A name as `--set` takes it: what is no other TOML value needs no quotes.
+/// A name as a `--set` value: quoted if TOML would read it as another type.
 fn toml_value(name: &str) -> String {
     let is_word = name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))

@@ -1,4 +1,4 @@
-//! Whose parameters a run begins with: `init.from`, found, hashed and served to the worker that makes version 0.
+//! Initial parameters of a run: finds and hashes `init.from`, and serves it to the worker that writes checkpoint 0.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,29 @@ use store::{RunDir, versions};
 
 use crate::run::prepare::{RunTarget, StartError};
 
-/// A version's file of parameters, as workers name it.
+/// The parameters file of a checkpoint, as workers name it.
 const MODEL_FILE: &str = "model.safetensors";
 
-/// The file and its digest.
+/// The parameters file and its digest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Source {
     path: PathBuf,
-    /// BLAKE3, in hexadecimal.
+    /// BLAKE3 digest, in hexadecimal.
     digest: String,
 }
 
 impl Source {
-    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the workers ask for, and where it is.
+    /// The digest, by which workers request the file, and its path.
     pub(crate) fn file(self) -> (String, PathBuf) {
         (self.digest, self.path)
     }
 }
 
-/// What `init.from` names, if it is set; signed, where keys are given.
+/// Resolves `init.from`, if set. With `trusted` keys, the file must be signed by one of them.
 pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result<Option<Source>, StartError> {
     let init = &resolved.config.init;
     let Some(from) = &init.from else { return Ok(None) };
@@ -53,7 +52,7 @@ pub(crate) fn find(resolved: &Resolved, trusted: Option<&TrustedKeys>) -> Result
     }
 }
 
-/// Whether there is a run to be resumed: it may have version 0 already, and the file be gone.
+/// Whether the start resumes an existing run, which may have checkpoint 0 already and no longer need the file.
 pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, StartError> {
     let run = &resolved.config.run;
     Ok(resume
@@ -63,8 +62,8 @@ pub(crate) fn is_begun(resolved: &Resolved, resume: bool) -> Result<bool, StartE
         })
 }
 
-/// The digest that the run's configuration holds from now on: the file's, or the one that the run was begun with where
-/// the file can't be had any more.
+/// Writes the file's digest into the configuration. If the file is gone, a resumed run keeps the digest that it was
+/// started with.
 pub(crate) fn settle(
     found: Result<Option<Source>, StartError>,
     place: &RunTarget,
@@ -88,10 +87,11 @@ pub(crate) fn settle(
     Ok(None)
 }
 
-/// A file, and the digest of what was verified in it.
+/// A file, and the digest of its verified content.
 type VerifiedFile = (PathBuf, Option<String>);
 
-/// The file of `RUN_DIR`, `RUN_DIR@STEP` or a path, relative to the working directory, then to the configuration.
+/// Finds the file for `RUN_DIR`, `RUN_DIR@STEP` or a path, relative to the working directory first, then to the
+/// configuration.
 fn file(
     from: &str,
     config_dir: Option<&Path>,

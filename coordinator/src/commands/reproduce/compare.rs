@@ -1,4 +1,4 @@
-//! What of a run's origin is not so on this machine.
+//! Compares a run's provenance with this machine.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use run_record::provenance::{Start, StartInfo};
 use crate::local::launch::worker_binary;
 use crate::record::origin;
 
-/// A line for each difference, or one that says that there is none.
+/// A line for each difference, or one line that says that there is none.
 pub(super) fn differences(
     run_dir: &Path,
     (record, then): (&RunRecord, &Start),
@@ -88,7 +88,7 @@ fn checkout(then: &Start, now: &Start, lines: &mut Vec<String>) {
     differ("the checkout", state(git.dirty), state(now.git.as_ref().and_then(|git| git.dirty)), lines);
 }
 
-/// CPUs of all machines that took part: those of one kind here are what counts.
+/// Compares the machines that took part with this one, once per distinct CPU.
 fn machines(record: &RunRecord, now: &Start, lines: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
     for member in record.members.iter().filter_map(|member| member.machine.as_ref()) {
@@ -104,7 +104,7 @@ fn machines(record: &RunRecord, now: &Start, lines: &mut Vec<String>) {
     }
 }
 
-/// Kinds of devices that took part and aren't here.
+/// Reports device kinds that took part in the run and are missing here.
 fn devices(record: &RunRecord, worker: Option<&Path>, lines: &mut Vec<String>) {
     let kind = |device: &str| {
         let end = device.find([',', ':', ' ']).unwrap_or(device.len());

@@ -1,5 +1,5 @@
-//! `coordinator reproduce RUN_DIR [--start]`: the commands that repeat a run, what differs on this machine, and whether the
-//! weights come out the same bits.
+//! `coordinator reproduce RUN_DIR [--start]`: prints the commands that repeat a run and what differs on this machine,
+//! and checks whether the weights come out bit-identical.
 
 mod compare;
 
@@ -16,23 +16,24 @@ use crate::cli::ReproduceArgs;
 use crate::display;
 use crate::run::prepare::StartError;
 
-/// Names that are tried for the run that repeats one.
+/// Maximum number of names tried for the repeated run.
 const NAMES_MAX: u32 = 10_000;
 
-/// A run that is to be repeated.
+/// The run to repeat.
 struct OriginalRun {
-    /// Its folder, whole.
+    /// Canonical path of the run's folder.
     dir: PathBuf,
     record: RunRecord,
     resolved: Resolved,
-    /// Its first start.
+    /// The run's first start.
     start: Start,
 }
 
-/// Prints, and starts if asked to; the exit code: 4 where the weights differ.
+/// Prints the commands and differences, and starts the run if requested. Returns the exit code: 4 if the weights
+/// differ.
 pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<u8, StartError> {
     let original = OriginalRun::read(&args.run_dir)?;
-    // Paths in its configuration are relative to the folder that it was started in.
+    // Paths in the configuration are relative to the folder in which the run was started.
     if Path::new(&original.start.directory).is_dir() {
         std::env::set_current_dir(&original.start.directory)
             .map_err(|why| StartError::config(format!("{}: {why}", original.start.directory)))?;
@@ -78,7 +79,7 @@ impl OriginalRun {
         format!("# {}: {} steps, the model's digest is {digest}{exact}", record.run, record.final_state.step)
     }
 
-    /// The first of `NAME-again`, `NAME-again-2`, ... that is free.
+    /// The first free name of `NAME-again`, `NAME-again-2`, ...
     fn free_name(&self) -> Result<String, StartError> {
         let runs = self.runs();
         let first = format!("{}-again", self.record.run);
@@ -93,7 +94,7 @@ impl OriginalRun {
         self.dir.parent().unwrap_or(Path::new("."))
     }
 
-    /// Lines for a shell.
+    /// Shell commands that repeat the run.
     fn commands(&self, has_data: bool, name: &str) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(git) = &self.start.git {
@@ -121,7 +122,7 @@ impl OriginalRun {
         lines
     }
 
-    /// The resolved configuration under another name. What the run listened to may be in use.
+    /// Arguments for the resolved configuration under another name. The metrics address is dropped: it may be in use.
     fn arguments(&self, name: &str) -> Vec<String> {
         let set = |key: &str, value: &str| ["--set".to_owned(), format!("{key}={value}")];
         let text = |value: &str| toml_string(value);
@@ -151,7 +152,7 @@ impl OriginalRun {
         )))
     }
 
-    /// Runs it again in a process of its own, whose output is this one's, and compares.
+    /// Runs the run again in a child process that shares this one's output, and compares the digests.
     fn start(&self, name: &str) -> Result<u8, StartError> {
         let program = std::env::current_exe()
             .map_err(|why| StartError::failed(format!("the coordinator's own path can't be had: {why}")))?;
@@ -187,7 +188,7 @@ pub(crate) fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// As a POSIX shell takes it.
+/// Quotes a word for a POSIX shell.
 pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+,".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

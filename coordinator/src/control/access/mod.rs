@@ -1,7 +1,7 @@
-//! Caller may do what: the run's own token may all, others have a role, a name and an end.
+//! Access control: the run's own token may do everything; other tokens have a role, a name and an expiry.
 //!
-//! `RUN_DIR/tokens.json` is the truth, and is read again when it changes: whoever was admitted with a token that was revoked
-//! or has expired is hung up on within a second.
+//! `RUN_DIR/tokens.json` is the source of truth and is reread when it changes: callers whose token was revoked or has
+//! expired are disconnected within a second.
 
 pub(crate) mod token_table;
 mod until_revoked;
@@ -20,20 +20,20 @@ use wire::token::Token;
 use token_table::{FileStamp, Role, TokenEntry, TokenTable};
 pub(crate) use until_revoked::UntilRevoked;
 
-/// The name of the run's own token, in messages and in the audit log.
+/// The name of the run's own token in messages and in the audit log.
 pub(crate) const RUN: &str = "run";
 
-/// How often the file is looked at.
+/// How often the token file is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What a call does, by which a role may make it or not.
+/// A kind of call, which a role may or may not make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
-    /// To read the run's status or pages.
+    /// Read the run's status or pages.
     Read,
-    /// To be a member, and to carry its files.
+    /// Be a member and transfer its files.
     Join,
-    /// To stop the run, or to ask for a version.
+    /// Stop the run or request a checkpoint.
     Operate,
 }
 
@@ -55,21 +55,20 @@ impl Action {
     }
 }
 
-/// Caller calls: by which token.
+/// An admitted caller, identified by its token.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    /// The token's name.
     pub(crate) name: Arc<str>,
-    /// `None` for the run's own token, which may all.
+    /// `None` for the run's own token, which may do everything.
     role: Option<Role>,
-    /// What both sides know of the token, for the proofs of the data plane.
+    /// Shared secret derived from the token, for the proofs of the data plane.
     pub(crate) secret: [u8; 32],
     /// Becomes true when the token ends.
     ended: watch::Receiver<bool>,
 }
 
 impl Caller {
-    /// Whether it may do this.
+    /// Checks that the caller's role permits the action.
     pub(crate) fn may(&self, need: Action) -> Result<(), Status> {
         match self.role {
             Some(role) if !need.is_met_by(role) => Err(Status::permission_denied(format!(
@@ -82,12 +81,12 @@ impl Caller {
         }
     }
 
-    /// Its role, in a word.
+    /// The role's name; "all" for the run's own token.
     pub(crate) fn role(&self) -> String {
         self.role.map_or_else(|| "all".to_owned(), |role| role.to_string())
     }
 
-    /// Of a call that a guard has admitted.
+    /// The caller of a request that the token check has admitted.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
         request
             .extensions()
@@ -96,9 +95,9 @@ impl Caller {
             .ok_or_else(|| Status::internal("nobody has looked at the token"))
     }
 
-    /// Waits until its token ends, which may never be.
+    /// Waits until the caller's token ends, which may be never; returns the reason.
     pub(crate) async fn ended(mut self) -> String {
-        // The run's own token has nobody who could end it.
+        // The run's own token never ends: its sender is gone.
         if self.ended.wait_for(|ended| *ended).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -106,12 +105,12 @@ impl Caller {
     }
 }
 
-/// Why a token admits nobody.
+/// Why a token was refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum TokenRefusal {
-    /// Nobody knows it.
+    /// The run has no such token.
     Unknown,
-    /// It was good once.
+    /// The token was revoked or has expired.
     Ended {
         name: String,
         /// "was revoked" or "has expired".
@@ -132,13 +131,13 @@ impl From<&TokenRefusal> for Status {
     }
 }
 
-/// All tokens of a run.
+/// All tokens of a run, kept up to date with its token file.
 #[derive(Clone)]
 pub(crate) struct Access {
     run: Caller,
     token: Token,
     dir: Arc<Path>,
-    /// What the folder must be for its file to count.
+    /// Handle on the run's folder: the token file counts only while the folder is in place.
     held: Option<Arc<HeldFolder>>,
     known: Arc<RwLock<LoadedTokens>>,
 }
@@ -146,7 +145,7 @@ pub(crate) struct Access {
 struct LoadedTokens {
     stamp: Option<FileStamp>,
     entries: BTreeMap<String, IssuedToken>,
-    /// Why the file can't be read, said once.
+    /// Why the file can't be read; logged once.
     trouble: String,
 }
 
@@ -156,10 +155,10 @@ struct IssuedToken {
 }
 
 impl Access {
-    /// Those of the run in this folder.
+    /// Loads the tokens of the run in this folder.
     ///
     /// # Errors
-    /// When its file of tokens can't be read.
+    /// When the token file can't be read.
     pub(crate) fn open(token: Token, dir: &Path) -> Result<Self, String> {
         let run =
             Caller { name: RUN.into(), role: None, secret: token.secret(), ended: watch::channel(false).1 };
@@ -170,7 +169,7 @@ impl Access {
         Ok(own)
     }
 
-    /// Looks at the file now and then, for as long as the run goes on.
+    /// Starts a task that polls the file for changes for as long as the run goes on.
     pub(crate) fn watch(&self) -> tokio::task::JoinHandle<()> {
         let own = self.clone();
         tokio::spawn(async move {
@@ -182,10 +181,10 @@ impl Access {
         })
     }
 
-    /// Reads the file if it has changed, and ends what is over.
+    /// Rereads the file if it has changed, and ends revoked and expired tokens.
     fn look(&self) -> Result<(), String> {
         let stamp = FileStamp::of(&self.dir);
-        // Whoever removes the run's folder revokes no token: workers save what they hold.
+        // Removing the run's folder revokes no token: workers still save what they hold.
         let is_lost = self.held.as_ref().is_some_and(|held| held.whereabouts() != FolderLocation::InPlace);
         let has_changed =
             !is_lost && self.known.read().unwrap_or_else(PoisonError::into_inner).stamp != stamp;
@@ -213,7 +212,7 @@ impl Access {
         outcome
     }
 
-    /// Caller shows this as its `authorization`.
+    /// Admits the caller that presents this `authorization` header.
     pub(crate) fn admit(&self, value: Option<&str>) -> Result<Caller, TokenRefusal> {
         if self.token.admits(value) {
             return Ok(self.run.clone());
@@ -240,7 +239,7 @@ impl Access {
         };
         match find() {
             Some(found) => found,
-            // It may have been made this very moment.
+            // The token may have been created since the last poll.
             None => {
                 let _ = self.look();
                 find().unwrap_or(Err(TokenRefusal::Unknown))
@@ -250,7 +249,7 @@ impl Access {
 }
 
 impl LoadedTokens {
-    /// What is no longer there has ended.
+    /// Replaces the entries; tokens missing from the new ones have ended.
     fn take(&mut self, entries: BTreeMap<String, TokenEntry>) {
         let mut before = std::mem::take(&mut self.entries);
         for (hash, entry) in entries {
@@ -258,7 +257,7 @@ impl LoadedTokens {
             let ended = still.unwrap_or_else(|| watch::channel(false).0);
             self.entries.insert(hash, IssuedToken { entry, ended });
         }
-        // Whoever comes with one of these is told that it is over, rather than that nobody knows it.
+        // Kept, so that their holders are told that the token was revoked, rather than that it is unknown.
         for (hash, mut given) in before.into_iter().take(token_table::TOKENS_MAX) {
             given.ended.send_replace(true);
             given.entry.revoked.get_or_insert_with(token_table::now);

@@ -7,7 +7,7 @@ fn run() -> (tempfile::TempDir, Token, Access) {
     (dir, token, access)
 }
 
-/// A token in the file, as `coordinator token create` puts it there.
+/// Adds a token to the file, as `coordinator token create` does.
 fn given(dir: &Path, name: &str, role: Role, expires: Option<u64>) -> Token {
     let token = Token::random().expect("random");
     let (hash, name) = (token_table::hash(&token), name.to_owned());

@@ -1,4 +1,4 @@
-//! `RUN_DIR/tokens.json`: who was given a token. Of the tokens themselves it has hashes alone.
+//! `RUN_DIR/tokens.json`: the tokens that were issued. It stores hashes only, never a token.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,13 +10,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use wire::token::{Token, write_private};
 
-/// In the run's folder.
+/// File name in the run's folder.
 const FILE: &str = "tokens.json";
 
-/// Tokens of a run: more than it may have members, and few enough to be read whole.
+/// Tokens of a run: more than it may have members, and few enough to read whole.
 pub(crate) const TOKENS_MAX: usize = 1_000;
 
-/// A token has some two hundred bytes in the file.
+/// A token takes about two hundred bytes in the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a token is for.
@@ -32,7 +32,6 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// For messages.
     pub(crate) fn with_article(self) -> &'static str {
         match self {
             Self::Viewer => "a viewer",
@@ -52,25 +51,25 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// A token that was given to somebody.
+/// An issued token.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenEntry {
-    /// For people, and for the audit log: unique among those that are good.
+    /// For people and the audit log; unique among valid tokens.
     pub(crate) name: String,
     pub(crate) role: Role,
-    /// Of the token, in hexadecimal digits: see [`hash`].
+    /// The token's hash in hexadecimal: see [`hash`].
     pub(crate) hash: String,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub(crate) created: u64,
-    /// From when on it is good for nothing; never without it.
+    /// Expiry, Unix time in seconds; `None` for a token that never expires.
     pub(crate) expires: Option<u64>,
-    /// Since when it is good for nothing.
+    /// Revocation time, Unix time in seconds.
     pub(crate) revoked: Option<u64>,
 }
 
 impl TokenEntry {
-    /// Why it is good for nothing, if so.
+    /// Why the token is no longer valid; `None` while it is.
     pub(crate) fn ended(&self, now: u64) -> Option<&'static str> {
         match (self.revoked, self.expires) {
             (Some(_), _) => Some("was revoked"),
@@ -83,15 +82,15 @@ impl TokenEntry {
 /// The file's content.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct TokenTable {
-    /// In the order of their creation.
+    /// In order of creation.
     pub(crate) tokens: Vec<TokenEntry>,
 }
 
 impl TokenTable {
-    /// Reads the file of a run; without one there are no tokens.
+    /// Reads a run's token file; without a file there are no tokens.
     ///
     /// # Errors
-    /// With what is wrong with it.
+    /// When the file can't be read or parsed.
     pub(crate) fn read(dir: &Path) -> Result<Self, String> {
         let path = dir.join(FILE);
         let wrong = |why: &dyn std::fmt::Display| {
@@ -116,16 +115,16 @@ impl TokenTable {
         write_private(&path, text.as_bytes()).map_err(|why| format!("{}: {why}", path.display()))
     }
 
-    /// By hash, for whoever shows a token.
+    /// The entries by token hash.
     pub(crate) fn by_hash(self) -> BTreeMap<String, TokenEntry> {
         self.tokens.into_iter().map(|entry| (entry.hash.clone(), entry)).collect()
     }
 }
 
-/// Changes the file of a run, while nobody else does.
+/// Changes a run's token file under its lock.
 ///
 /// # Errors
-/// What `change` says, or the file's own trouble.
+/// The error of `change`, or of reading or writing the file.
 pub(crate) fn change<T>(
     dir: &Path,
     change: impl FnOnce(&mut TokenTable) -> Result<T, String>,
@@ -152,24 +151,24 @@ impl Lock {
     }
 }
 
-/// What changes when the file does.
+/// Inode, mtime and length, which change whenever the file does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FileStamp(u64, i64, i64, u64);
 
 impl FileStamp {
-    /// As the file is now.
+    /// The file's current stamp; `None` without a file.
     pub(crate) fn of(dir: &Path) -> Option<Self> {
         let meta = std::fs::metadata(dir.join(FILE)).ok()?;
         Some(Self(meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
     }
 }
 
-/// What stands for a token in the file. A token is 32 random bytes: nothing is gained by a slow hash.
+/// The hash that stands for a token in the file. A token is 32 random bytes, so a slow hash would gain nothing.
 pub(crate) fn hash(token: &Token) -> String {
     hex::encode(token.digest())
 }
 
-/// A name that fits into a log, a table and a command line.
+/// Checks that a name fits into a log, a table and a command line.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     const NAME_BYTES_MAX: usize = 64;
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -183,7 +182,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Seconds since 1970.
+/// Unix time in seconds.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,4 +1,4 @@
-//! A stream for as long as the token that opened it is good.
+//! A stream that lives as long as the token that opened it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::Caller;
 
-/// Ends with a refusal when the token ends.
+/// Ends the stream with `permission_denied` when the token ends.
 pub(crate) struct UntilRevoked<S> {
     stream: S,
     ended: Option<Pin<Box<dyn Future<Output = String> + Send>>>,

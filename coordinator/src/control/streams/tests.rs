@@ -8,7 +8,7 @@ use wire::proto::{Join, UploadFile, UploadFinish, from_worker};
 use super::*;
 use crate::checkpoints::uploads::{ManifestInfo, Signing, Uploads};
 
-/// Short for what must not come, so that a test that waits for it is soon over.
+/// Short, so that tests which wait for a timeout finish soon.
 const PATIENCE: StreamTimeouts = StreamTimeouts {
     join: Duration::from_millis(50),
     stall: Duration::from_millis(50),
@@ -42,7 +42,7 @@ fn whole() -> Chunks {
     [file(), vec![part(Part::Finish(finish))]].concat()
 }
 
-/// What is in the folder of versions, under whatever name.
+/// Number of entries in the checkpoints folder, whatever their names.
 fn left(uploads: &Uploads) -> usize {
     std::fs::read_dir(uploads.checkpoints()).map_or(0, Iterator::count)
 }
@@ -52,7 +52,7 @@ async fn a_whole_upload_is_a_version() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let uploads = uploads(dir.path());
     let chunks = tokio_stream::iter(whole()).chain(pending());
-    // A disk takes its time.
+    // Real timeouts: a disk may be slow.
     let (written, digest) = receive(claim(&uploads), chunks, StreamTimeouts::default()).await.expect("whole");
     assert!(matches!(written, Some(VersionOutcome::InPlace(manifest)) if manifest.step == 7));
     assert_eq!(digest, [2; 32]);
@@ -78,7 +78,7 @@ async fn an_upload_that_stops_coming_is_given_up_and_leaves_nothing() {
     panic!("{} are left in {}", left(&uploads), uploads.checkpoints().display());
 }
 
-/// The driver hears of it at once, with the disk's own words: the next version that is due is the next attempt.
+/// The driver learns of the disk's own error at once: the next due checkpoint is the next attempt.
 #[tokio::test]
 async fn a_disk_that_takes_no_version_says_so_at_once() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -139,7 +139,7 @@ async fn a_stream_that_does_not_join_is_closed_and_one_that_did_stays() {
     assert!(matches!(inbox.recv().await, Some(DriverEvent::Message { connection: 2, .. })));
 }
 
-/// A flood waits in its own socket once its messages take all the room there is.
+/// A flood waits in its own socket once its messages have used up the room.
 #[tokio::test]
 async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     let sums = vec![1.0; 100_000];
@@ -158,7 +158,7 @@ async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     }
     tokio::time::sleep(PATIENCE.stall).await;
     assert!(inbox.len() <= most + 1, "{} wait where {most} have room", inbox.len());
-    // What the driver takes in makes room for as much.
+    // Messages that the driver takes in make room for new ones.
     for _ in 0..3 * most {
         assert!(matches!(inbox.recv().await, Some(DriverEvent::Message { .. })));
     }
