@@ -15,16 +15,16 @@ use super::time_budget::TimeBudget;
 /// A request's body: yields an error if it arrives too slowly.
 pub(crate) struct RequestBody {
     body: Incoming,
-    seat: Arc<ConnectionSlot>,
+    slot: Arc<ConnectionSlot>,
     patience: TimeBudget,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, seat: Arc<ConnectionSlot>, stall: Duration) -> Self {
+    pub(crate) fn new(body: Incoming, slot: Arc<ConnectionSlot>, stall: Duration) -> Self {
         if body.is_end_stream() {
-            seat.is_asking();
+            slot.on_request();
         }
-        Self { body, seat, patience: TimeBudget::new(stall) }
+        Self { body, slot, patience: TimeBudget::new(stall) }
     }
 }
 
@@ -41,7 +41,7 @@ impl HttpBody for RequestBody {
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 self.patience.earn(data.map_or(0, Bytes::len));
                 if frame.is_none() || self.body.is_end_stream() {
-                    self.seat.is_asking();
+                    self.slot.on_request();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
@@ -84,7 +84,7 @@ pub(crate) struct ActiveSlot(pub(super) Arc<ConnectionSlot>);
 
 impl Drop for ActiveSlot {
     fn drop(&mut self) {
-        self.0.is_silent();
+        self.0.on_idle();
     }
 }
 

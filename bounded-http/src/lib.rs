@@ -91,7 +91,7 @@ pub async fn serve<E, F, S>(
     F: Future<Output = io::Result<S>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let crowd = Arc::new(ConnectionPool::new(limits.connections));
+    let pool = Arc::new(ConnectionPool::new(limits.connections));
     let (phase, phases) = watch::channel(Phase::Serving);
     // Closed when the last connection is.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -105,14 +105,14 @@ pub async fn serve<E, F, S>(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Some((seat, hung_up)) = ConnectionPool::enter(&crowd) else { continue };
+        let Some((slot, evicted)) = ConnectionPool::enter(&pool) else { continue };
         let served =
-            serve_one((stream, peer), establish.clone(), router.clone(), limits, seat, phases.clone());
+            serve_one((stream, peer), establish.clone(), router.clone(), limits, slot, phases.clone());
         let (mut phases, alive) = (phases.clone(), alive.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = served => {}
-                _ = hung_up => {}
+                _ = evicted => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Over) => {}
             }
             drop(alive);
@@ -132,7 +132,7 @@ async fn serve_one<E, F, S>(
     establish: E,
     router: Router,
     limits: Limits,
-    seat: ConnectionSlot,
+    slot: ConnectionSlot,
     mut phases: watch::Receiver<Phase>,
 ) where
     E: Fn(TcpStream) -> F,
@@ -142,13 +142,13 @@ async fn serve_one<E, F, S>(
     // A head and its body are two writes: without this the second waits for the reader's acknowledgement.
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(limits.head, establish(stream)).await else { return };
-    let (seat, router) = (Arc::new(seat), TowerToHyperService::new(router));
+    let (slot, router) = (Arc::new(slot), TowerToHyperService::new(router));
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        let question = request.map(|body| RequestBody::new(body, Arc::clone(&seat), limits.stall));
-        let (answered, seat) = (router.call(question), Arc::clone(&seat));
+        let request_body = request.map(|body| RequestBody::new(body, Arc::clone(&slot), limits.stall));
+        let (answered, slot) = (router.call(request_body), Arc::clone(&slot));
         async move {
-            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, ActiveSlot(seat))))
+            Ok::<_, std::convert::Infallible>(answered.await?.map(|body| Answer::new(body, ActiveSlot(slot))))
         }
     });
     let io = TokioIo::new(TimedStream::new(stream, limits.stall));

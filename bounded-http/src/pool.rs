@@ -36,10 +36,10 @@ impl ConnectionPool {
 
     /// Admits a connection: returns its slot, and a future that resolves when it must close. `None`: every slot
     /// belongs to a connection that is being answered, which takes a bounded time.
-    pub(crate) fn enter(crowd: &Arc<Self>) -> Option<(ConnectionSlot, impl Future + Send + use<>)> {
-        let mut inner = crowd.inner();
-        if inner.open >= crowd.most {
-            if inner.open >= crowd.most + LEAVING_MAX {
+    pub(crate) fn enter(pool: &Arc<Self>) -> Option<(ConnectionSlot, impl Future + Send + use<>)> {
+        let mut inner = pool.inner();
+        if inner.open >= pool.most {
+            if inner.open >= pool.most + LEAVING_MAX {
                 return None;
             }
             let (_, longest_silent) = inner.silent.pop_first()?;
@@ -47,14 +47,14 @@ impl ConnectionPool {
             let _ = longest_silent.send(());
         }
         inner.open += 1;
-        let (hang_up, hung_up) = oneshot::channel();
+        let (hang_up, evicted) = oneshot::channel();
         let place = SlotState::Silent(inner.enter(hang_up));
-        let hung_up = async move {
-            if hung_up.await.is_err() {
+        let evicted = async move {
+            if evicted.await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
-        Some((ConnectionSlot { crowd: Arc::clone(crowd), place: Mutex::new(place) }, hung_up))
+        Some((ConnectionSlot { pool: Arc::clone(pool), place: Mutex::new(place) }, evicted))
     }
 }
 
@@ -76,7 +76,7 @@ enum SlotState {
 
 /// A connection's slot in the pool.
 pub(crate) struct ConnectionSlot {
-    crowd: Arc<ConnectionPool>,
+    pool: Arc<ConnectionPool>,
     place: Mutex<SlotState>,
 }
 
@@ -86,19 +86,19 @@ impl ConnectionSlot {
     }
 
     /// The request is complete: the connection can't be evicted until it is answered.
-    pub(crate) fn is_asking(&self) {
+    pub(crate) fn on_request(&self) {
         let mut place = self.place();
         if let SlotState::Silent(turn) = *place {
-            let hang_up = self.crowd.inner().silent.remove(&turn);
+            let hang_up = self.pool.inner().silent.remove(&turn);
             *place = hang_up.map_or(SlotState::Gone, SlotState::Answered);
         }
     }
 
     /// The response has been sent: the connection waits for its next request.
-    pub(crate) fn is_silent(&self) {
+    pub(crate) fn on_idle(&self) {
         let mut place = self.place();
         *place = match std::mem::replace(&mut *place, SlotState::Gone) {
-            SlotState::Answered(hang_up) => SlotState::Silent(self.crowd.inner().enter(hang_up)),
+            SlotState::Answered(hang_up) => SlotState::Silent(self.pool.inner().enter(hang_up)),
             other => other,
         };
     }
@@ -107,7 +107,7 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let place = std::mem::replace(&mut *self.place(), SlotState::Gone);
-        let mut inner = self.crowd.inner();
+        let mut inner = self.pool.inner();
         inner.open -= 1;
         if let SlotState::Silent(turn) = place {
             inner.silent.remove(&turn);
@@ -127,26 +127,26 @@ mod tests {
 
     #[test]
     fn whoever_is_silent_for_longest_makes_room_and_whoever_is_answered_stays() {
-        let crowd = Arc::new(ConnectionPool::new(3));
-        let enter = || ConnectionPool::enter(&crowd);
+        let pool = Arc::new(ConnectionPool::new(3));
+        let enter = || ConnectionPool::enter(&pool);
         let (first, first_hung_up) = enter().expect("room");
         let (second, second_hung_up) = enter().expect("room");
         let (third, third_hung_up) = enter().expect("room");
-        first.is_asking();
-        second.is_asking();
-        second.is_silent();
+        first.on_request();
+        second.on_request();
+        second.on_idle();
         let (fourth, _) = enter().expect("the third makes room");
         assert!(is_hung_up(third_hung_up));
         assert!(!is_hung_up(first_hung_up));
-        third.is_asking();
+        third.on_request();
         drop(third);
-        fourth.is_asking();
+        fourth.on_request();
         drop(fourth);
         let (fifth, _) = enter().expect("the fourth is gone");
-        fifth.is_asking();
+        fifth.on_request();
         let (sixth, _) = enter().expect("the second makes room");
         assert!(is_hung_up(second_hung_up));
-        sixth.is_asking();
+        sixth.on_request();
         drop(second);
         assert!(enter().is_none(), "all are being answered");
     }

@@ -25,7 +25,7 @@ use crate::record::Recorder;
 use crate::reduction::{self, ConnectionLoss, Reduction};
 
 /// Events that may be queued for the driver: enough for a message from each of a thousand members at once.
-pub(crate) const TRIGGERS_MAX: usize = 4_096;
+pub(crate) const EVENTS_MAX: usize = 4_096;
 
 /// Messages that may be queued on one control stream. A step needs one; a peer that stops reading is lost.
 pub(crate) const OUTBOX_MAX: usize = 64;

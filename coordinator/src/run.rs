@@ -43,7 +43,7 @@ use crate::control::pages::RunPages;
 use crate::control::rpc::{Service, guard};
 use crate::control::streams::{self, StreamTimeouts};
 use crate::display;
-use crate::driver::{Driver, TRIGGERS_MAX};
+use crate::driver::{Driver, EVENTS_MAX};
 use crate::files::{self, Ports};
 use crate::local::launch::{self, Launch, LocalWorkerPool};
 use crate::record::Recorder;
@@ -230,7 +230,7 @@ impl StartContext<'_> {
             .map_err(|why| StartError::failed(format!("signals can't be listened to: {why}")))?;
         self.write(&dir.join("address"), format!("{}\n", endpoint.url()).as_bytes())?;
 
-        let (driver_events, inbox) = mpsc::channel(TRIGGERS_MAX);
+        let (driver_events, inbox) = mpsc::channel(EVENTS_MAX);
         let geometry = prepare::geometry(config, self.plan);
         let Endpoint { control, data, address, tls, token, discovery: _discovery } = endpoint;
         let sums_max = prepare::sums_max(&prepare::prediction(self.plan));

@@ -62,10 +62,11 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), StartError> {
         ))
     })?;
     let address = listener.local_addr().map_err(StartError::failed)?;
-    let door = pages::of_folder(&args.security, address, token, &args.dir)?;
+    let page_access = pages::of_folder(&args.security, address, token, &args.dir)?;
     let remark = |remark: &str| printable::error_line(format_args!("tracker: {remark}"));
-    let tracker = Tracker::open(&args.dir, Some(door.access.clone()), remark).map_err(StartError::failed)?;
-    let (scheme, dir) = (door.scheme(), args.dir.display());
+    let tracker =
+        Tracker::open(&args.dir, Some(page_access.access.clone()), remark).map_err(StartError::failed)?;
+    let (scheme, dir) = (page_access.scheme(), args.dir.display());
     display::print(&format!("tracker of {dir} at {scheme}://{address}; Ctrl-C ends it"));
     if scheme == "https" && args.security.tls_cert.is_none() {
         display::print(&format!("its certificate is of an authority of its own: {dir}/.tracker/tls/ca.pem"));
@@ -74,7 +75,7 @@ async fn serve_until_stopped(args: &ServeArgs) -> Result<(), StartError> {
         printable::error_line(format_args!("coordinator: {}", certificates::INSECURE_PAGES));
     }
     let (limits, end) = (files::of_tracker(), signals::told_to_end());
-    tracker::server::serve(listener, door.establish(), tracker, limits, end).await;
+    tracker::server::serve(listener, page_access.establish(), tracker, limits, end).await;
     Ok(())
 }
 
@@ -178,8 +179,10 @@ fn start(
         std::net::TcpListener::bind(listen).map_err(|why| format!("tracker.listen = {listen:?}: {why}"))?;
     listener.set_nonblocking(true).map_err(|why| why.to_string())?;
     let at = listener.local_addr().map_err(|why| why.to_string())?;
-    let door = pages.door(at).map_err(|why| format!("tracker.listen = {listen:?}: {}", why.message))?;
-    let url = format!("{}://{}", door.scheme(), SocketAddr::new(certificates::outward(at.ip()), at.port()));
+    let page_access =
+        pages.page_access(at).map_err(|why| format!("tracker.listen = {listen:?}: {}", why.message))?;
+    let url =
+        format!("{}://{}", page_access.scheme(), SocketAddr::new(certificates::outward(at.ip()), at.port()));
     store::write_file(address, format!("{url}\n").as_bytes()).map_err(|why| why.to_string())?;
     let (end, ended) = oneshot::channel();
     let (alive, is_over) = oneshot::channel::<()>();
@@ -190,7 +193,9 @@ fn start(
             // If the queue is full, the remark is still in the log.
             let _ = say.try_send(format!("tracker: {remark}"));
         };
-        if let Err(why) = serve_beside(&runtime, (listener, door, connections), &runs, say.clone(), ended) {
+        if let Err(why) =
+            serve_beside(&runtime, (listener, page_access, connections), &runs, say.clone(), ended)
+        {
             say(&format!("it ended, training goes on: {why}"));
         }
         drop(alive);
@@ -203,16 +208,18 @@ fn start(
 
 fn serve_beside(
     runtime: &Runtime,
-    (listener, door, connections): (std::net::TcpListener, PageAccess, usize),
+    (listener, page_access, connections): (std::net::TcpListener, PageAccess, usize),
     runs: &Path,
     say: impl Fn(&str) + Send + Sync + 'static,
     ended: oneshot::Receiver<()>,
 ) -> Result<(), String> {
-    let tracker = Tracker::open(runs, Some(door.access.clone()), say).map_err(|why| why.to_string())?;
+    let tracker =
+        Tracker::open(runs, Some(page_access.access.clone()), say).map_err(|why| why.to_string())?;
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(|why| why.to_string())?;
         let ended = async move { drop(ended.await) };
-        tracker::server::serve(listener, door.establish(), tracker, Limits::of(connections), ended).await;
+        tracker::server::serve(listener, page_access.establish(), tracker, Limits::of(connections), ended)
+            .await;
         Ok(())
     })
 }

@@ -43,7 +43,7 @@ pub(crate) fn sent() -> u64 {
 
 /// Maximum number of unauthenticated connections. Legitimate clients present the run's token within milliseconds: the
 /// oldest of so many doesn't, and is closed to make room.
-const STRANGERS_MAX: usize = 64;
+const UNAUTHENTICATED_MAX: usize = 64;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 /// Unauthenticated connections by number, oldest first, with the sender that hangs up on each.
@@ -86,7 +86,7 @@ impl Unauthenticated {
         let (hang_up, hung_up) = oneshot::channel();
         let mut strangers = strangers();
         strangers.insert(number, hang_up);
-        if strangers.len() > STRANGERS_MAX
+        if strangers.len() > UNAUTHENTICATED_MAX
             && let Some((_, oldest)) = strangers.pop_first()
         {
             // The connection may be closed already.

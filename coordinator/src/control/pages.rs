@@ -77,7 +77,7 @@ impl RunPages {
     ///
     /// # Errors
     /// When the certificate can't be used or created.
-    pub(crate) fn door(&self, at: SocketAddr) -> Result<PageAccess, StartError> {
+    pub(crate) fn page_access(&self, at: SocketAddr) -> Result<PageAccess, StartError> {
         let tls = tls(&self.security, at.ip(), &self.folder)?;
         let access = RunAccess {
             access: self.access.clone(),

@@ -244,8 +244,9 @@ pub(crate) fn listen(address: &str) -> Result<Option<TcpListener>, StartError> {
 pub(crate) fn serve(Scrapes { listener, registry }: Scrapes, pages: &RunPages) -> Option<Served> {
     let listener = listener?;
     let at = listener.local_addr().inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()?;
-    let door = pages.door(at).inspect_err(|why| warn!(why.message, "/metrics can't be served")).ok()?;
-    let access = (!is_loopback(at.ip())).then(|| door.access.clone());
-    let served = registry.serve(listener, door.establish(), access);
+    let page_access =
+        pages.page_access(at).inspect_err(|why| warn!(why.message, "/metrics can't be served")).ok()?;
+    let access = (!is_loopback(at.ip())).then(|| page_access.access.clone());
+    let served = registry.serve(listener, page_access.establish(), access);
     served.inspect_err(|why| warn!(%why, "/metrics can't be served")).ok()
 }
