@@ -1,4 +1,4 @@
-//! The command line of the coordinator, as the contract has it.
+//! The coordinator's command line. Its doc comments are the `--help` text.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wire::tls::Security;
 
-use crate::access::token_table::Role;
+use crate::control::access::token_table::Role;
 
 /// Of every command.
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 configuration, command line, refused, or address in use; 3 data or \

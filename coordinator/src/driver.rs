@@ -1,4 +1,5 @@
-//! The driver: one loop that waits for the next driver_event, hands it to the machine and carries out its outputs.
+//! The driver: one loop that waits for the next [`DriverEvent`], feeds it to the state machine and carries out its
+//! outputs.
 
 mod local_workers;
 mod lost_folder;
@@ -13,35 +14,34 @@ use store::versions::Manifest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::data_plane::{self, ConnectionLoss, Reduction};
+use crate::checkpoints::journal_writer::JournalWriter;
+use crate::checkpoints::rescue::{Rescue, RunFolder};
+use crate::checkpoints::retention::Retention;
+use crate::checkpoints::uploads::{Uploads, VersionOutcome};
 use crate::event::DriverEvent;
-use crate::journal_writer::JournalWriter;
-use crate::launch::LocalWorkerPool;
+use crate::local::launch::LocalWorkerPool;
+use crate::local::slots::Slots;
 use crate::record::Recorder;
-use crate::rescue::{Rescue, RunFolder};
-use crate::retention::Retention;
-use crate::slots::Slots;
-use crate::uploads::{Uploads, VersionOutcome};
+use crate::reduction::{self, ConnectionLoss, Reduction};
 
-/// Triggers that may wait for the driver: enough for a message of each of a thousand members at once.
+/// Events that may be queued for the driver: enough for a message from each of a thousand members at once.
 pub(crate) const TRIGGERS_MAX: usize = 4_096;
 
-/// Messages that may wait on one control stream. A step needs one; a peer that reads nothing is lost.
+/// Messages that may be queued on one control stream. A step needs one; a peer that stops reading is lost.
 pub(crate) const OUTBOX_MAX: usize = 64;
 
-/// After this long without the end of a stop, a second signal isn't waited for: sessions get their End first.
+/// How long closing waits for sessions to receive their End message.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
-/// Workers that were lost lately may hear of the end for so long: longer than the longest pause between their attempts.
+/// How long recently lost workers may still learn that the run is over: longer than their longest retry interval.
 const LATE_WORKERS: Duration = Duration::from_secs(3);
 
-/// So long a worker that an earlier coordinator started may take to come back before its slot is started.
+/// How long a worker that an earlier coordinator started may take to reconnect before its slot is started again.
 const ORPHAN_PAUSE: Duration = Duration::from_secs(5);
 
-/// What has woken the driver.
 #[expect(clippy::large_enum_variant, reason = "one lives for a turn of the loop")]
 enum WakeReason {
     Event(DriverEvent),
-    /// The data plane has told something.
+    /// The data plane has reported events.
     DataPlane,
     Deadline,
 }
@@ -49,32 +49,31 @@ enum WakeReason {
 /// An open control stream.
 struct Session {
     outbox: mpsc::Sender<ToWorker>,
-    /// Of the token that it came with.
+    /// Secret of the token that opened the stream.
     secret: [u8; 32],
 }
 
-/// The parts that the loop works with.
+/// The state of the driver loop.
 pub(crate) struct Driver {
-    /// The machine that decides.
+    /// The state machine that makes all decisions.
     pub(crate) machine: Coordinator,
-    /// Where records go.
     pub(crate) journal: JournalWriter,
-    /// The reducer's thread.
+    /// Handle to the reducer threads.
     pub(crate) reduction: Reduction,
-    /// Versions and exports on their way in.
+    /// Checkpoints and exports being uploaded.
     pub(crate) uploads: Uploads,
-    /// Metrics, run.json, the display.
+    /// Writes metrics, run.json and the display.
     pub(crate) recorder: Recorder,
     locals: Option<LocalWorkerPool>,
     retention: Retention,
     sessions: BTreeMap<u64, Session>,
     slots: Slots,
-    /// The slots of the local workers among the members.
+    /// Slots of the members that are local workers.
     local_members: BTreeMap<MemberId, u32>,
-    /// Whether workers that this coordinator doesn't start may come: some were there, or the address was chosen for them.
+    /// Whether remote workers may join: some have joined before, or the listen address was chosen for them.
     others_may_come: bool,
     folder: RunFolder,
-    /// Where what is left of the run is saved, if its folder is lost.
+    /// Set once the run's folder has been lost: where the run is saved instead.
     rescue: Option<Rescue>,
     began: Instant,
     stopping: bool,
@@ -82,7 +81,6 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Ready to run.
     pub(crate) fn new(
         machine: Coordinator,
         journal: JournalWriter,
@@ -112,12 +110,12 @@ impl Driver {
         }
     }
 
-    /// With the local workers that it looks after.
+    /// Sets the local workers that the driver supervises.
     pub(crate) fn with_locals(self, locals: Option<LocalWorkerPool>, others_may_come: bool) -> Self {
         Self { locals, others_may_come, ..self }
     }
 
-    /// Runs until the machine says that the run is over.
+    /// Runs until the state machine reports the end of the run.
     pub(crate) async fn run(
         mut self,
         mut driver_events: mpsc::Receiver<DriverEvent>,
@@ -127,14 +125,14 @@ impl Driver {
         while self.finished.is_none() {
             let deadline = self.machine.next_deadline().map(|at| self.began + Duration::from_millis(at));
             let wake = tokio::select! {
-                // All members wait for it, and it comes once a step.
+                // First, because all members wait for it, and it comes once a step.
                 biased;
                 appended = self.journal.appended() => WakeReason::Event(DriverEvent::Appended(appended)),
                 () = mailbox.wait() => WakeReason::DataPlane,
                 Some(driver_event) = driver_events.recv() => WakeReason::Event(driver_event),
                 () = sleep_until(deadline) => WakeReason::Deadline,
             };
-            // Before anything else: what a member says may be its answer to what the reducer did after it told this.
+            // First, because a member's message may respond to reducer output that followed these events.
             self.take_pending_events(mailbox.take());
             match wake {
                 WakeReason::Event(driver_event) => self.take_in(driver_event),
@@ -159,7 +157,8 @@ impl Driver {
         (self.rescued(outcome), self.recorder, self.locals)
     }
 
-    /// Workers that were cut off try again every two seconds: for a while they can hear that the run is over.
+    /// Keeps serving events for a while, so that lost workers, which reconnect every two seconds, learn that the run is
+    /// over.
     async fn tell_late_workers(&mut self, driver_events: &mut mpsc::Receiver<DriverEvent>) {
         let until = tokio::time::Instant::now() + LATE_WORKERS;
         while self.machine.expects_late_workers(self.now()) {
@@ -192,7 +191,7 @@ impl Driver {
                 self.sessions.insert(connection, Session { outbox, secret });
             }
             DriverEvent::Message { connection, message, room } => {
-                // What the message took while it waited is free for the next one.
+                // Frees the message's share of the inbox for the next one.
                 drop(room);
                 self.slots.hear(connection, &message);
                 self.handle(Event::Message { connection, message });
@@ -221,13 +220,13 @@ impl Driver {
             DriverEvent::Checkpoint => self.handle(Event::CheckpointRequested),
             DriverEvent::SystemReport(report) => self.recorder.report(report),
             DriverEvent::Status(reply) => {
-                // A client that went away needs no answer.
+                // A client that has disconnected needs no answer.
                 let _ = reply.send(self.recorder.status());
             }
         }
     }
 
-    fn take_pending_events(&mut self, report: data_plane::PendingEvents) {
+    fn take_pending_events(&mut self, report: reduction::PendingEvents) {
         let computed = report.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
         let lost = report.lost.into_iter().map(|(member, loss)| match loss {
             ConnectionLoss::Broken(reason) => Event::DataPlaneLost { member, reason },
@@ -274,8 +273,9 @@ impl Driver {
         self.handle(Event::StopRequested { reason });
     }
 
-    /// Whatever members wait for goes out first; records and the display, which may wait for a disk or a terminal, come
-    /// after, in their own order. (A commit's record is in the journal by then: the machine asks for it before.)
+    /// Carries out the machine's outputs. Those that members wait for go first; records and the display, which may
+    /// block on a disk or a terminal, come after, in their own order. (A commit's record is in the journal by then: the
+    /// machine requests it before.)
     fn carry_out(&mut self) {
         let mut later = Vec::new();
         while let Some(output) = self.machine.poll_output() {
@@ -291,7 +291,7 @@ impl Driver {
                 }
                 Output::OpenView(view) => {
                     self.uploads.forget_shown();
-                    // A view without members any more sums nothing.
+                    // A view without members sums nothing.
                     self.reduction.open_view(view.clone(), self.machine.elements().unwrap_or_default());
                     later.push(Output::OpenView(view));
                 }
@@ -339,7 +339,7 @@ impl Driver {
             }
         }
         if let Err(full) = session.outbox.try_send(message) {
-            // A peer that doesn't read sixty-four messages is as good as gone.
+            // A peer with sixty-four unread messages is as good as gone.
             let reason = format!("its control stream takes no more messages ({full})");
             self.sessions.remove(&connection);
             self.handle(Event::Disconnected { connection, reason });
@@ -384,7 +384,7 @@ impl Driver {
         self.recorder.note(note);
     }
 
-    /// Lets the last messages go out: each stream's task ends when its outbox is closed and empty.
+    /// Flushes the last messages: each stream's task ends when its outbox is closed and empty.
     async fn close_sessions(&mut self) {
         let sessions = std::mem::take(&mut self.sessions).into_values();
         let outboxes: Vec<_> = sessions.map(|session| session.outbox).collect();
@@ -399,7 +399,7 @@ impl Driver {
     }
 }
 
-/// The state digest of a manifest; zeros if it has none, which no state's digest is.
+/// The state digest of a manifest; all zeros, which match no state, if it has none.
 fn digest_of(manifest: &Manifest) -> [u8; 32] {
     let mut digest = [0; 32];
     let pairs = manifest.state_digest.as_bytes().as_chunks::<2>().0;

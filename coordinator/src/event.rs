@@ -1,87 +1,64 @@
-//! What the driver hears: the one channel into it.
+//! The events of the one channel into the driver.
 
 use protocol::messages::{FromWorker, ToWorker};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::journal_writer::Appended;
-use crate::status::StatusReport;
-use crate::system_report::SystemReport;
-use crate::uploads::VersionOutcome;
+use crate::checkpoints::journal_writer::Appended;
+use crate::checkpoints::uploads::VersionOutcome;
+use crate::commands::status::StatusReport;
+use crate::record::system_report::SystemReport;
 
 /// Everything that can wake the driver.
 pub(crate) enum DriverEvent {
-    /// The append that was under way is over.
+    /// The pending journal append has finished.
     Appended(Appended),
     /// A worker opened a control stream.
     Opened {
-        /// Its number.
         connection: u64,
-        /// Where messages to it go.
         outbox: mpsc::Sender<ToWorker>,
-        /// Of the token that it came with: [`Token::secret`](wire::token::Token::secret).
+        /// Secret of the token that opened the stream: [`Token::secret`](wire::token::Token::secret).
         secret: [u8; 32],
     },
     /// A message came on a control stream.
     Message {
-        /// Its number.
         connection: u64,
-        /// The message.
         message: FromWorker,
-        /// What it takes of [`INBOX_BYTES_MAX`](crate::streams::INBOX_BYTES_MAX).
+        /// The message's share of [`INBOX_BYTES_MAX`](crate::control::streams::INBOX_BYTES_MAX).
         room: Option<OwnedSemaphorePermit>,
     },
     /// A control stream ended.
-    Disconnected {
-        /// Its number.
-        connection: u64,
-        /// How.
-        reason: String,
-    },
-    /// A version came, or couldn't be had.
-    Version {
-        /// Its step.
-        step: u64,
-        /// What has become of it, or the error.
-        result: Result<VersionOutcome, String>,
-    },
-    /// A state is there to be taken, or couldn't be had.
+    Disconnected { connection: u64, reason: String },
+    /// A checkpoint upload has finished or failed.
+    Version { step: u64, result: Result<VersionOutcome, String> },
+    /// A state upload has finished or failed.
     State {
-        /// Its step.
         step: u64,
-        /// Its digest, or the error.
+        /// The state's digest, or the error.
         result: Result<[u8; 32], String>,
     },
-    /// The exports are in place, or couldn't be had.
-    Exports {
-        /// Nothing, or the error.
-        result: Result<(), String>,
-    },
-    /// These slots are to be started, as far as nobody has joined in them.
-    StartLocal {
-        /// Which.
-        slots: Vec<u32>,
-    },
+    /// The exports are in place, or have failed.
+    Exports { result: Result<(), String> },
+    /// Start workers in these slots, unless workers have joined in them.
+    StartLocal { slots: Vec<u32> },
     /// A local worker process ended.
     WorkerExited {
-        /// Its slot.
         slot: u32,
-        /// How, if the system says.
+        /// The exit status, if the system reports one.
         status: Option<std::process::ExitStatus>,
-        /// Its log.
         log: std::path::PathBuf,
     },
     /// SIGINT, SIGTERM or `coordinator stop`.
     Stop {
-        /// Who asked.
+        /// Who requested the stop, for messages.
         reason: String,
-        /// Whether a person's signal: the second ends the run at once.
+        /// Whether a signal requested it: the second one ends the run at once.
         signal: bool,
     },
     /// `coordinator checkpoint`.
     Checkpoint,
-    /// The run's folder is not in its place any more.
+    /// The run's folder has been moved or deleted.
     FolderLost,
-    /// What a worker, or this machine, says beside the protocol.
+    /// A report from a worker or this machine, outside the protocol.
     SystemReport(SystemReport),
     /// `coordinator status`.
     Status(oneshot::Sender<StatusReport>),

@@ -1,4 +1,4 @@
-//! How the files that this process may open are dealt out: what a run writes comes first, its ports get the rest.
+//! The file descriptor budget: the run's own files come first, its ports share the rest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,54 +6,52 @@ use bounded_http::Limits;
 use telemetry::prometheus;
 use tracker::server;
 
-use crate::prepare::StartError;
+use crate::run::prepare::StartError;
 
-/// Kept for what no port may take: checkpoints, records, logs, sinks, pipes of local workers, data for newcomers.
+/// Descriptors that no port may use: checkpoints, records, logs, sinks, local workers' pipes, data for newcomers.
 const RESERVE: u64 = 256;
 
-/// With fewer a run can't be counted on.
+/// With fewer, a run can't work reliably.
 const LIMIT_MIN: u64 = 512;
 
-/// Connections of the control plane, at least; a worker has one, and a second while it transfers a state.
+/// Minimum for the control plane; a worker has one connection, and a second while it transfers a state.
 const CONTROL: u64 = 512;
 
-/// Connections of a tracker; a browser opens six.
+/// Connections of the tracker; a browser opens six.
 const TRACKER: u64 = 128;
 
-/// What a tracker and /metrics have open, whatever the limit.
+/// Descriptors that the tracker and /metrics use, whatever the limit.
 const BESIDE: u64 = (server::FILES_MAX + prometheus::CONNECTIONS_MAX) as u64;
 
-/// Until it has proven that it belongs to the run, a connection of the data plane has one file more, by which it is hung up on.
+/// Descriptors of a data-plane connection. Until it has authenticated, it has a second one, used to hang up on it.
 const DATA_FILES: u64 = 2;
 
 /// Connections that each port may have open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ports {
-    /// Of the control plane.
     pub(crate) control: usize,
-    /// Of the data plane.
     pub(crate) data: usize,
-    /// Of the tracker beside the run.
+    /// The tracker that runs alongside the run.
     pub(crate) tracker: usize,
 }
 
-/// 0: nobody has looked.
+/// The process's limit on open files; 0 until [`raise_limit`] has run.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// Raises the limit, before anything is opened.
+/// Raises the limit on open files; must run before anything is opened.
 pub(crate) fn raise_limit() {
     LIMIT.store(store::raise_open_files(), Ordering::Relaxed);
 }
 
-/// What the ports of a run with so many workers at most get of the files that this process may open.
+/// The connection limits of a run with at most `workers_max` workers.
 pub(crate) fn ports(workers_max: u32) -> Result<Ports, StartError> {
     deal(LIMIT.load(Ordering::Relaxed), workers_max)
 }
 
-/// What is to be said where members could want more data connections than there are files for.
+/// A warning if the members could need more data connections than the limit allows.
 pub(crate) fn warning(ports: Ports, workers_max: u32) -> Option<String> {
     let workers = usize::try_from(workers_max).unwrap_or(usize::MAX);
-    // Strangers may have a quarter of the port.
+    // Unauthenticated connections may take a quarter of the port.
     let room = ports.data - ports.data / 4;
     let wanted = RESERVE
         + BESIDE
@@ -69,7 +67,7 @@ pub(crate) fn warning(ports: Ports, workers_max: u32) -> Option<String> {
     })
 }
 
-/// For a process that only serves a tracker.
+/// The limits of a process that only serves a tracker.
 pub(crate) fn of_tracker() -> Limits {
     let free = LIMIT.load(Ordering::Relaxed).saturating_sub(BESIDE);
     Limits::of(usize::try_from(free.clamp(1, TRACKER)).unwrap_or(1))
@@ -83,10 +81,11 @@ fn deal(limit: u64, workers_max: u32) -> Result<Ports, StartError> {
     }
     let workers = u64::from(workers_max);
     let control = CONTROL.max(4 * workers);
-    // As many again as there are members, for those that come before a broken one is noticed, and strangers.
+    // Twice the number of members: for reconnections before a broken connection is noticed, and for unauthenticated
+    // clients.
     let data = (2 * workers).max(128);
     let free = limit - RESERVE - BESIDE;
-    // Where files are few, people get an eighth however many workers there may be.
+    // With few descriptors, the tracker gets an eighth, however many workers there may be.
     let tracker = TRACKER.min(free / 8);
     let (rest, wanted) = (free - tracker, control + DATA_FILES * data);
     let part = |most: u64| if rest < wanted { most * rest / wanted } else { most };

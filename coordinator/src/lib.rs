@@ -1,57 +1,24 @@
-//! The coordinator: the driver of the protocol's coordinator machine, and what surrounds it.
+//! The coordinator: drives the protocol's coordinator state machine.
 //!
-//! This crate owns the driver's loop, the rpc server, the reducer's threads, the start of local workers, what is kept
-//! of a run and what people see of it. It decides nothing about steps and members: `protocol` does. It never imports
-//! burn or `trainer`, so it runs on a small machine.
+//! This crate owns the driver loop, the rpc server, the reducer threads, the local worker processes, the run's records
+//! and its display. It makes no decisions about steps and members: `protocol` does. It never imports burn or `trainer`,
+//! so it runs on a small machine.
 
-mod access;
-mod audit;
-mod certificates;
-mod check;
+mod checkpoints;
 mod cli;
-mod client;
 mod clock;
-mod connection_limit;
-mod data_plane;
-mod data_wait;
+mod commands;
+mod control;
 mod display;
 mod driver;
 mod event;
 mod files;
-mod identities;
-mod journal_file;
-mod journal_writer;
-mod keys;
-mod launch;
-mod metrics;
-mod origin;
-mod pages;
-mod pending_write;
-mod prepare;
+mod local;
 mod record;
-mod reproduce;
-mod rescue;
-mod resume;
-mod retention;
-mod rpc;
+mod reduction;
 mod run;
-mod run_metadata;
-mod run_sinks;
 mod signals;
-mod slots;
-mod source;
-mod spans;
-mod stall_watch;
-mod status;
-mod streams;
-mod supervise;
 mod sync;
-mod system_report;
-mod task_check;
-mod throughput;
-mod tracking;
-mod upload_stage;
-mod uploads;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,11 +27,10 @@ use clap::Parser;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::access::commands;
 use crate::cli::{Cli, Command, TokenCommand, TrackerCommand};
-use crate::prepare::StartError;
+use crate::run::prepare::StartError;
 
-/// The `coordinator` command: reads the command line, does what it says, and gives the exit code of the contract.
+/// Runs the `coordinator` command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -75,19 +41,27 @@ pub fn main() -> ExitCode {
         Err(why) => return refuse(&StartError::failed(format!("threads can't be started: {why}"))),
     };
     let outcome = match cli.command {
-        None if cli.run.supervise => runtime.block_on(supervise::supervise(&cli.run)),
+        None if cli.run.supervise => runtime.block_on(local::supervise::supervise(&cli.run)),
         None => runtime.block_on(run::run(&cli.run)),
-        Some(Command::Check { config, set }) => runtime.block_on(check::check(&config, &set)).map(|()| 0),
-        Some(Command::Reproduce(args)) => reproduce::reproduce(&args),
-        Some(Command::Status(target)) => runtime.block_on(client::status(&target)).map(|()| 0),
-        Some(Command::Stop(target)) => runtime.block_on(client::stop(&target)).map(|()| 0),
-        Some(Command::Checkpoint(target)) => runtime.block_on(client::checkpoint(&target)).map(|()| 0),
-        Some(Command::Key { command }) => keys::command(&command).map(|()| 0),
+        Some(Command::Check { config, set }) => {
+            runtime.block_on(commands::check::check(&config, &set)).map(|()| 0)
+        }
+        Some(Command::Reproduce(args)) => commands::reproduce::reproduce(&args),
+        Some(Command::Status(target)) => runtime.block_on(commands::client::status(&target)).map(|()| 0),
+        Some(Command::Stop(target)) => runtime.block_on(commands::client::stop(&target)).map(|()| 0),
+        Some(Command::Checkpoint(target)) => {
+            runtime.block_on(commands::client::checkpoint(&target)).map(|()| 0)
+        }
+        Some(Command::Key { command }) => commands::keys::command(&command).map(|()| 0),
         Some(Command::Token { command }) => token(&command).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => tracking::serve(&args).map(|()| 0),
-        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => run_sinks::push(&args).map(|()| 0),
+        Some(Command::Tracker { command: TrackerCommand::Serve(args) }) => {
+            commands::tracking::serve(&args).map(|()| 0)
+        }
+        Some(Command::Tracker { command: TrackerCommand::Push(args) }) => {
+            record::run_sinks::push(&args).map(|()| 0)
+        }
     };
-    // Threads that still wait for the network have nothing left to do.
+    // Threads that still wait for the network have no work left.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -97,11 +71,15 @@ pub fn main() -> ExitCode {
 
 fn token(command: &TokenCommand) -> Result<(), StartError> {
     match command {
-        TokenCommand::Create(args) => commands::create(args, &client::run_dir(args.run_dir.as_deref())?),
-        TokenCommand::List { run_dir, output } => {
-            commands::list(&client::run_dir(run_dir.as_deref())?, *output)
+        TokenCommand::Create(args) => {
+            commands::token::create(args, &commands::client::run_dir(args.run_dir.as_deref())?)
         }
-        TokenCommand::Revoke(args) => commands::revoke(args, &client::run_dir(args.run_dir.as_deref())?),
+        TokenCommand::List { run_dir, output } => {
+            commands::token::list(&commands::client::run_dir(run_dir.as_deref())?, *output)
+        }
+        TokenCommand::Revoke(args) => {
+            commands::token::revoke(args, &commands::client::run_dir(args.run_dir.as_deref())?)
+        }
     }
 }
 
@@ -110,13 +88,13 @@ fn refuse(refusal: &StartError) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
-/// As no-color.org has it.
+/// See <https://no-color.org>.
 fn colours_are_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Logs go to stderr: errors, or what RUST_LOG asks for. A stderr that nobody reads takes up to 128,000 lines; then they
-/// are left out, and the run goes on. What the guard still has at the end gets a second.
+/// Logs go to stderr: errors, or the levels that RUST_LOG selects. If nobody reads stderr, up to 128,000 lines are
+/// buffered; further lines are dropped, and the run continues. On drop, the guard has a second to flush.
 fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));

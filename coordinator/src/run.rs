@@ -1,7 +1,10 @@
-//! `coordinator --config`: builds the parts of a run, runs it, closes it.
+//! `coordinator --config`: builds the parts of a run, runs it and shuts it down.
 
 mod endpoint;
+pub(crate) mod prepare;
 mod records;
+pub(crate) mod resume;
+pub(crate) mod source;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,39 +26,46 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use self::endpoint::Endpoint;
-use crate::access::Access;
-use crate::audit::Audit;
+use self::prepare::{PriorState, RunTarget, StartError};
+use crate::checkpoints::journal_writer::JournalWriter;
+use crate::checkpoints::rescue::RunFolder;
+use crate::checkpoints::retention::Retention;
 use crate::cli::{OutputForm, RunArgs};
-use crate::data_plane::Reduction;
+use crate::commands::check;
+use crate::commands::keys::Keys;
+use crate::commands::tracking;
+use crate::control::access::Access;
+use crate::control::audit::Audit;
+use crate::control::certificates;
+use crate::control::connection_limit;
+use crate::control::identities::Identities;
+use crate::control::pages::RunPages;
+use crate::control::rpc::{Service, guard};
+use crate::control::streams::{self, StreamTimeouts};
+use crate::display;
 use crate::driver::{Driver, TRIGGERS_MAX};
 use crate::files::{self, Ports};
-use crate::identities::Identities;
-use crate::journal_writer::JournalWriter;
-use crate::keys::Keys;
-use crate::launch::{self, Launch, LocalWorkerPool};
-use crate::pages::RunPages;
-use crate::prepare::{self, PriorState, RunTarget, StartError};
+use crate::local::launch::{self, Launch, LocalWorkerPool};
 use crate::record::Recorder;
-use crate::rescue::RunFolder;
-use crate::retention::Retention;
-use crate::rpc::{Service, guard};
-use crate::run_sinks::{self, RunningSinks};
-use crate::signals::Signals;
-use crate::source::{self, Source};
-use crate::spans::StepSpans;
-use crate::streams::{self, StreamTimeouts};
-use crate::{certificates, check, connection_limit, display, metrics, resume, run_metadata, tracking};
+use crate::record::metrics;
+use crate::record::run_metadata;
+use crate::record::run_sinks::{self, RunningSinks};
+use crate::record::spans::StepSpans;
+use crate::reduction::Reduction;
 
-/// A run's last record may wait for room on its disk for so long.
+use self::source::Source;
+use crate::signals::Signals;
+
+/// How long a run's final record may wait for disk space.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
-/// Between two attempts.
+/// Pause between attempts to write it.
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
-/// How long local workers may take to end after the run.
+/// How long local workers may take to exit after the run.
 const WORKERS_END: Duration = Duration::from_secs(10);
-/// How long the last spans may take to a collector.
+/// How long flushing the last spans to a collector may take.
 const SPANS_END: Duration = Duration::from_secs(4);
 
-/// `coordinator --config FILE`: the exit code of the contract.
+/// Runs `coordinator --config FILE`; returns the exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
     let began = Instant::now();
     let resolved = resolve(args)?;
@@ -88,7 +98,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
         None => Vec::new(),
     };
     if !source::is_begun(&resolved, args.resume)? {
-        // Before a folder is made for it.
+        // Checked before a folder is created.
         let source = source.as_ref().map_err(StartError::clone)?.as_ref();
         prepare::early_stopping(config, &plan).map_err(StartError::config)?;
         if let (Some(binary), Some(device)) = (&worker, devices.first()) {
@@ -119,7 +129,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
         ports,
     };
     let ended = parts.begin(listen, worker, devices, source).await;
-    // Whoever mends what was wrong starts again under the same name.
+    // Removed, so that a start after the fix can use the same name.
     let has_begun = matches!(ended, Ok(RunOutcome { has_begun: true, .. }));
     if is_fresh
         && !has_begun
@@ -130,15 +140,15 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, StartError> {
     ended.map(|ended| ended.code)
 }
 
-/// How a start came to its end.
+/// The result of a start.
 struct RunOutcome {
     code: u8,
-    /// False for a run that its own workers refused before its first state: nothing of it is worth keeping.
+    /// False for a run that its own workers refused before its first state: none of it is worth keeping.
     has_begun: bool,
 }
 
 fn say_completed(dir: &Path, config: &Config, form: OutputForm) {
-    // Its last steps were taken at rates that a longer run would not have had.
+    // A longer run would have had other learning rates in its last steps.
     let more = match config.schedule.kind {
         ScheduleKind::Cosine => {
             "a cosine schedule depends on the length, so more steps take another run; init.from = this folder begins it \
@@ -150,7 +160,7 @@ fn say_completed(dir: &Path, config: &Config, form: OutputForm) {
     display::say(form, "end", &text, &json!({ "status": RunStatus::Completed, "code": 0 }));
 }
 
-/// What workers without the data ask for.
+/// Files that workers without the data can download, by digest.
 fn files_by_digest(plan: &DataPlan, source: Option<Source>) -> Result<HashMap<String, PathBuf>, StartError> {
     let root = Path::new(&plan.path);
     let file = |entry: &FileEntry| Ok((entry.md5.clone(), datasets::place(root, entry)?));
@@ -164,7 +174,7 @@ fn files_by_digest(plan: &DataPlan, source: Option<Source>) -> Result<HashMap<St
     Ok(files)
 }
 
-/// The configuration that a start asks for.
+/// The configuration of a start, with the command line's overrides.
 pub(crate) fn resolve(args: &RunArgs) -> Result<Resolved, StartError> {
     let path = args.config.as_deref().ok_or_else(|| StartError::config("--config FILE is missing"))?;
     let mut set = args.set.clone();
@@ -184,12 +194,12 @@ fn local_worker(config: &Config) -> Result<Option<PathBuf>, StartError> {
     launch::worker_binary(config.local.worker_binary.as_deref()).map(Some).map_err(StartError::config)
 }
 
-/// What a start works with.
+/// Everything that a start needs.
 struct StartContext<'a> {
     args: &'a RunArgs,
     resolved: &'a Resolved,
     dir: &'a RunDir,
-    /// Whether the folder was made by this start.
+    /// Whether this start created the folder.
     is_fresh: bool,
     plan: &'a DataPlan,
     keys: Keys,
@@ -215,7 +225,7 @@ impl StartContext<'_> {
             .map_err(|why| StartError::failed(format!("no thread for the audit log: {why}")))?;
         let (run, term) = self.take_term(&past.history)?;
         self.write_files()?;
-        // Whoever reads the address finds a run that ends in order when it is told to.
+        // Signals are handled before the address is published: a run that can be found can be stopped cleanly.
         let signals = Signals::listen()
             .map_err(|why| StartError::failed(format!("signals can't be listened to: {why}")))?;
         self.write(&dir.join("address"), format!("{}\n", endpoint.url()).as_bytes())?;
@@ -305,7 +315,7 @@ impl StartContext<'_> {
         } else {
             self.close(&outcome, &mut recorder, exact).await
         };
-        // Pages that are open see how the run has ended.
+        // Pages stay up until the outcome is recorded.
         hosted.end().await;
         recorder.take_sinks().finish(dir, &outcome, |line| recorder.line(line)).await;
         if let Some(queue) = queue {
@@ -314,7 +324,7 @@ impl StartContext<'_> {
         Ok(RunOutcome { code, has_begun: !is_refused })
     }
 
-    /// What people hear before the first step: how the run goes on, and what was found of its past and its data.
+    /// Shows messages before the first step: how to resume, and what was found of the run's past and data.
     fn say_first(&self, recorder: &mut Recorder, past: &PriorState) {
         let is_named = self.resolved.config.run.name.is_some();
         recorder.goes_on_with(resume::line(self.args, self.dir.name(), is_named));
@@ -334,7 +344,7 @@ impl StartContext<'_> {
         }
     }
 
-    /// Starts the local workers, or says how others join.
+    /// Starts the local workers, or shows how remote ones join.
     fn call_workers(
         &self,
         mut locals: Option<LocalWorkerPool>,
@@ -350,7 +360,7 @@ impl StartContext<'_> {
                     self.token_path().display()
                 ));
             }
-            // Workers of a coordinator that was killed are on their way back: only those that don't come are started.
+            // Workers of a killed coordinator are reconnecting: only missing ones are started.
             Some(locals) if orphans > 0 => {
                 recorder.line(&format!("waiting for the {orphans} workers of the last view to come back"));
                 locals.start_later(locals.slots().collect(), Duration::from_millis(rejoin_ms));
@@ -365,8 +375,8 @@ impl StartContext<'_> {
         Ok(locals)
     }
 
-    /// Writes the run's last record and says the last word; the exit code. Where there is no room it waits for some: a run
-    /// is not over before its record says so.
+    /// Writes the run's final record and prints its last message; returns the exit code. If the disk is full it retries
+    /// for a while: a run is not over before its record says so.
     async fn close(&self, outcome: &Outcome, recorder: &mut Recorder, exact: bool) -> u8 {
         let seconds = self.began.elapsed().as_secs_f64();
         recorder.conclude(outcome, seconds, exact);
@@ -392,7 +402,7 @@ impl StartContext<'_> {
         outcome.code
     }
 
-    /// Who the run's pages are for.
+    /// Access control for the run's pages.
     fn pages(&self, access: Access, audit: Audit) -> RunPages {
         let security = self.args.security.clone();
         RunPages { access, audit, security, folder: self.dir.path().join("tls") }
@@ -414,7 +424,7 @@ impl StartContext<'_> {
         store::write_file(path, bytes).map_err(StartError::failed)
     }
 
-    /// What a run's folder must have for others to understand it: the configuration and the data.
+    /// Writes the files that make a run's folder self-contained: the configuration and the data plan.
     fn write_files(&self) -> Result<(), StartError> {
         let dir = self.dir.path();
         self.write(&dir.join("config.toml"), self.resolved.config.to_toml().as_bytes())?;
@@ -423,14 +433,14 @@ impl StartContext<'_> {
         if let Some(tokenizer) = self.plan.tokenizer()
             && let Some((_, json)) = self.plan.read_tokenizer(Path::new(&tokenizer.path))?
         {
-            // `trainer sample` writes text with it, wherever the file is by then.
+            // `trainer sample` generates text with it, wherever the original is by then.
             self.write(&dir.join("tokenizer.json"), json.as_bytes())?;
         }
         Ok(())
     }
 }
 
-/// Local workers end with the run: by themselves, or by force where that takes too long or the run broke off.
+/// Waits for local workers to exit with the run; kills them if that takes too long or the run broke off.
 async fn end_local(locals: Option<LocalWorkerPool>, code: u8) {
     let patience = if code == 0 { WORKERS_END } else { Duration::from_secs(2) };
     let deadline = tokio::time::Instant::now() + patience;

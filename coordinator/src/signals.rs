@@ -1,4 +1,4 @@
-//! Ctrl-C and what service managers send, to a run.
+//! Shutdown signals of a run: Ctrl-C, and the ones that service managers send.
 
 use std::time::{Duration, Instant};
 
@@ -7,25 +7,25 @@ use tokio::sync::mpsc;
 
 use crate::event::DriverEvent;
 
-/// Two signals that a person sends are at least so far apart.
+/// Minimum interval between two signals that count as separate: people send them further apart.
 const SIGNALS_APART: Duration = Duration::from_millis(200);
 
-/// SIGINT and SIGTERM, which don't end this process by themselves any more.
+/// SIGINT and SIGTERM streams; these signals don't end the process by default any more.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    /// Listens to them from now on: one that comes before they are passed on is kept.
+    /// Installs the handlers: a signal that arrives before [`Signals::pass_on`] is kept.
     ///
     /// # Errors
-    /// When the system refuses it.
+    /// When the handlers can't be installed.
     pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// The next one's name.
+    /// The next signal's name.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -33,8 +33,8 @@ impl Signals {
         }
     }
 
-    /// Makes driver_events of them. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the supervisor passes it on:
-    /// what comes at once is one signal.
+    /// Turns signals into [`DriverEvent::Stop`]. Ctrl-C at a terminal reaches a supervisor and its coordinator, and the
+    /// supervisor forwards it: signals in quick succession count as one.
     pub(crate) async fn pass_on(mut self, driver_events: mpsc::Sender<DriverEvent>) {
         let mut last: Option<Instant> = None;
         loop {
@@ -51,7 +51,7 @@ impl Signals {
     }
 }
 
-/// Waits for one of them; for ever where the system lets nobody listen.
+/// Waits for a shutdown signal; for ever if the handlers can't be installed.
 pub(crate) async fn told_to_end() {
     match Signals::listen() {
         Ok(mut signals) => {

@@ -1,4 +1,4 @@
-//! std's locks and atomics. Modules that a model checker tries in all interleavings (`loom/`) take them from here, where it
-//! puts its own.
+//! std's locks and atomics. Modules that the loom models (`loom/`) check import them from here, so that loom can
+//! substitute its own.
 
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic};

@@ -1,8 +1,9 @@
-//! Configurations and `--set` flags.
+//! Fuzzes configurations and `--set` flags.
 
 use configs::Config;
 
-/// The file, and after each NUL a flag. What is read can be written out and read again: it is the same run.
+/// The input is a file, followed by a flag after each NUL. An accepted configuration must survive being written and
+/// read again.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut parts = text.split('\0');

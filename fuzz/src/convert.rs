@@ -1,10 +1,10 @@
-//! Control messages in protobuf, from either side.
+//! Fuzzes protobuf control messages of both sides.
 
 use prost::Message;
 use wire::convert::{from_worker_in, from_worker_out, to_worker_in, to_worker_out};
 use wire::{proto, worker_report};
 
-/// The first byte says whose message it is. What is understood can be said again, and is understood the same.
+/// The first byte selects the sender. An accepted message must survive being encoded and decoded again.
 pub fn run(data: &[u8]) {
     let Some((side, data)) = data.split_first() else { return };
     if side % 2 == 0 {

@@ -1,16 +1,16 @@
-//! Files of data, each in the form of one target: what is understood of them is a table of finite numbers of the right size.
+//! Fuzzes data files, with one target per format: accepted data must be a table of finite numbers of the right size.
 
 use std::path::Path;
 
 use datasets::fetch::{Unpack, unpack};
 use datasets::{AugmentKey, Batch, DataError, DataPlan, Dataset, TextTokenizer};
 
-/// Megabytes that an input's data may take: an input is a few kilobytes.
+/// Memory budget for an input's data, in megabytes: an input is a few kilobytes.
 const MEMORY_MB: u64 = 16;
-/// Rows that are looked at of an input that has more.
+/// Maximum number of rows to gather from an input.
 const ROWS_MAX: u64 = 1_000;
 
-/// A csv file; the first byte says how it is read.
+/// A csv file; the first byte selects the reader's options.
 pub fn csv(data: &[u8]) {
     let Some((mode, text)) = data.split_first() else { return };
     let folder = folder();
@@ -29,7 +29,7 @@ pub fn parquet(data: &[u8]) {
     look(&config("parquet", &write(folder.path(), "t.parquet", data)));
 }
 
-/// Images and labels in idx form; the first byte is the part of the rest that is the labels.
+/// Images and labels in idx format; the first byte gives the labels' share of the rest.
 pub fn idx(data: &[u8]) {
     let Some((part, rest)) = data.split_first() else { return };
     let (labels, images) = rest.split_at(rest.len() * usize::from(*part) / 256);
@@ -39,7 +39,7 @@ pub fn idx(data: &[u8]) {
     look(&config("idx", folder.path()));
 }
 
-/// A PNG or JPEG file in a folder with another; the first byte says whether they are scaled, and to which shape.
+/// A PNG or JPEG file in a folder with another one; the first byte selects scaling and shape.
 pub fn image(data: &[u8]) {
     let Some((mode, bytes)) = data.split_first() else { return };
     let folder = folder();
@@ -58,7 +58,7 @@ pub fn image(data: &[u8]) {
     look(&config);
 }
 
-/// A tokenizer's JSON, up to the first byte of zero, and a text.
+/// A tokenizer's JSON up to the first zero byte, then a text.
 pub fn tokenizer(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
     let Ok(tokenizer) = TextTokenizer::parse(&data[..end]) else { return };
@@ -69,7 +69,7 @@ pub fn tokenizer(data: &[u8]) {
     let _ = tokenizer.decode(&tokens);
 }
 
-/// A tar archive, which is gzipped here: no fuzzer guesses its checks.
+/// A tar archive, gzipped here because a fuzzer can't guess the checksums.
 pub fn archive(data: &[u8]) {
     let folder = folder();
     let path = write(folder.path(), "a.tar.gz", &gzip(data));
@@ -83,7 +83,7 @@ pub fn archive(data: &[u8]) {
     }
 }
 
-/// A gzipped file whose data are not compressed: three bytes of a block's head, and its length twice, for each 65,535.
+/// A gzip file of stored (uncompressed) blocks of up to 65,535 bytes.
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut file = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
     let mut crc = u32::MAX;
@@ -122,7 +122,7 @@ fn config(format: &str, path: &Path) -> configs::Dataset {
     }
 }
 
-/// Plans, sends the plan through JSON, opens and gathers; what is refused has a message of bounded length.
+/// Plans, sends the plan through JSON, opens and gathers; a refusal must have a message of bounded length.
 fn look(config: &configs::Dataset) {
     let refused = |why: DataError| {
         let said = why.to_string();
@@ -138,7 +138,7 @@ fn look(config: &configs::Dataset) {
     assert_eq!(shipped, plan, "to the last bit");
     let dataset = match Dataset::open(&shipped, Path::new(&plan.path)) {
         Ok(dataset) => dataset,
-        // To hold the data may take more than to look at them.
+        // Loading the data may take more memory than planning.
         Err(why @ DataError::Memory { .. }) => return refused(why),
         Err(why) => panic!("planned, but not opened: {why}"),
     };

@@ -1,8 +1,8 @@
-//! The filter and order strings of searches.
+//! Fuzzes the filter and order strings of searches.
 
 use tracker::filter::{FieldValue, Filter, Order};
 
-/// What follows the first line is a value that the filter is held against.
+/// The first line is the filter; the rest is a value to match it against.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (filter, value) = text.split_once('\n').unwrap_or((text, "a value"));

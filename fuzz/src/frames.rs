@@ -1,13 +1,13 @@
-//! Frames of the data plane, as a peer sends them.
+//! Fuzzes frames of the data plane.
 
 use std::time::Duration;
 
 use wire::frames::{BODY_FLOATS_MAX, FrameStream, HEADER_BYTES, Header, blocks, checksum, sums};
 
-/// Bytes of a header that its checksum covers.
+/// Header bytes that the checksum covers.
 const COVERED: usize = HEADER_BYTES - 8;
 
-/// The first byte says whether the checksums are put right, as no mutation would find one.
+/// The first byte selects whether checksums are fixed up, because no mutation would find a valid one.
 pub fn run(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     let data = if mode % 2 == 0 { data.to_vec() } else { with_checksums(data) };

@@ -1,4 +1,4 @@
-//! The handshake of a data connection, as a stranger may speak it to either side.
+//! Fuzzes the handshake of a data connection, from an unauthenticated client to either side.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -11,13 +11,14 @@ use wire::identity::Identity;
 use wire::stream::DataStream;
 use wire::token::Token;
 
-/// The first byte chooses the side that listens. No stranger gets through, and none may panic or hold up whoever listens.
+/// The first byte selects the side under test. No client without the token may be admitted, cause a panic or block the
+/// other side.
 pub fn run(data: &[u8]) {
     let Some((side, data)) = data.split_first() else { return };
     let (token, key) = (Token::parse(&"07".repeat(32)).expect("a token"), MemberKey([9; 32]));
-    // Both ends in this process; unlike TCP's, these leave no port behind.
+    // Both ends are in this process; unlike TCP sockets, these use up no port.
     let (own, mut stranger) = UnixStream::pair().expect("sockets");
-    // Shorter than what the socket holds, so this never waits.
+    // Fits into the socket's buffer, so this never blocks.
     let data = &data[..data.len().min(16 << 10)];
     stranger.write_all(data).expect("written");
     stranger.shutdown(Shutdown::Write).expect("shut down");

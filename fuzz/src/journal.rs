@@ -1,11 +1,11 @@
-//! The journal: a file that a crash, a disk or a person may have changed.
+//! Fuzzes the journal, a file that a crash, a disk or a person may have changed.
 
 use protocol::history::History;
 use protocol::journal::{decode, encode};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The first byte says whether the rest is a file, or records (a length in two bytes, and the payload) to be framed with
-/// the right checks, as no mutation would find one.
+/// The first byte selects whether the rest is a file, or records (a two-byte length and the payload) to frame with
+/// valid checksums, because no mutation would find one.
 pub fn run(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     let file = if mode % 2 == 0 { data.to_vec() } else { framed(data) };

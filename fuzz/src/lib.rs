@@ -1,5 +1,5 @@
-//! The readers that fuzzing drives. Each module has one `run(bytes)`, which panics where a reader breaks a promise; the
-//! fuzz targets call it, and so do the crates' own tests, with the corpora that are kept.
+//! The fuzzed readers. Each module has a `run(bytes)` that panics if a reader violates its contract; the fuzz targets
+//! call it, and so do the crates' own tests, with the kept corpora.
 
 mod memory;
 

@@ -1,5 +1,5 @@
-//! Memory that an input takes. libFuzzer looks at the resident size, which pages that nobody touches don't change; this
-//! counts what is asked for.
+//! Bounds the memory that an input takes. libFuzzer measures the resident size, which misses untouched pages; this
+//! counts allocations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, counted.
+/// The system allocator, with counters.
 pub(crate) struct Counted;
 
 fn take(bytes: usize) {
@@ -15,7 +15,7 @@ fn take(bytes: usize) {
     MOST.fetch_max(held, Ordering::Relaxed);
 }
 
-// Safety: everything is the system allocator's; numbers are added beside it.
+// Safety: all calls go to the system allocator; only counters are added.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         take(layout.size());
@@ -33,17 +33,17 @@ unsafe impl GlobalAlloc for Counted {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both may be there while it is moved.
+        // Both blocks may exist during the move.
         take(size);
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
         unsafe { System.realloc(memory, layout, size) }
     }
 }
 
-/// Does it, and panics if more than `bytes_max` were held at once on top of what was held before.
+/// Runs the reader, and panics if it held more than `bytes_max` bytes at once on top of those held before.
 ///
 /// # Panics
-/// Then.
+/// If the reader takes more than `bytes_max`.
 pub fn bounded(bytes_max: usize, reader: impl FnOnce()) {
     let before = HELD.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);

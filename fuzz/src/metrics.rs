@@ -1,8 +1,8 @@
-//! `metrics.jsonl`: appended by a run, followed by the tracker and its sinks, torn by crashes.
+//! Fuzzes `metrics.jsonl`: appended by a run, followed by the tracker and its sinks, torn by crashes.
 
 use run_record::{Metric, follow};
 
-/// Lines are read or passed over; what is read can be written and read again, to the last bit.
+/// Lines are parsed or skipped; a parsed one must survive being written and read again, to the last bit.
 pub fn run(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { continue };
@@ -13,7 +13,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(bits(again.value), bits(metric.value), "{line}");
     }
     let mut offset = 0;
-    // A few lines at once, as whoever follows a file takes them.
+    // Takes a few lines at a time, as a follower of the file does.
     loop {
         let chunk = follow::parse(&data[offset..], offset as u64, 2);
         let next = usize::try_from(chunk.end).expect("within the file");

@@ -1,4 +1,4 @@
-//! Requests to the tracker: MLflow's interface and the page's own, through the router without a socket.
+//! Fuzzes requests to the tracker: MLflow's API and the pages' own, through the router without a socket.
 
 use std::cell::RefCell;
 
@@ -10,7 +10,7 @@ use tracker::server::{Tracker, router};
 
 const MLFLOW: &str = "/api/2.0/mlflow/";
 
-/// What takes its fields from a JSON body, by method and path below MLflow's.
+/// Endpoints that take a JSON body, by method and path below MLflow's prefix.
 const BODIES: &[(Method, &str)] = &[
     (Method::POST, "runs/create"),
     (Method::POST, "runs/search"),
@@ -45,7 +45,7 @@ const BODIES: &[(Method, &str)] = &[
     (Method::POST, "logged-models/RUN/params"),
 ];
 
-/// What takes its fields from the address.
+/// Endpoints that take a query string.
 const QUERIES: &[&str] = &[
     "/api/2.0/mlflow/runs/get",
     "/api/2.0/mlflow/metrics/get-history",
@@ -63,11 +63,11 @@ const QUERIES: &[&str] = &[
     "/api/keys",
 ];
 
-/// After so many inputs the tracker is made anew: what they wrote would slow down those that follow.
+/// Inputs per tracker; then a new one starts, because the data that they wrote slow down later ones.
 const INPUTS_MAX: usize = 256;
 
-/// Each line is a request: the first byte chooses the path, the rest is its body or query, in which `RUN` stands for the id
-/// of a run that is there. Nothing that a client sends is the server's own failure.
+/// Each line is a request: the first byte selects the path, the rest is its body or query, in which `RUN` stands for
+/// the id of an existing run. No request may cause a server error (5xx).
 pub fn run(data: &[u8]) {
     SERVER.with_borrow_mut(|kept| {
         if kept.as_ref().is_none_or(|server| server.inputs >= INPUTS_MAX) {
@@ -105,7 +105,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        // In memory where that can be had: the files are not what is looked at.
+        // In memory if possible: the files are not under test.
         let dir =
             tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -118,7 +118,7 @@ impl Server {
         server
     }
 
-    /// Nothing where this is no request that a client could send.
+    /// `None` if no client could send this request.
     fn request(&mut self, method: Method, path: &str, body: String) -> Option<(u16, String)> {
         let request = Request::builder()
             .method(method)

@@ -1,8 +1,8 @@
-//! Kept corpora, read again by plain tests.
+//! Replays the kept corpora in plain tests.
 
 use std::path::Path;
 
-/// Gives each file of `fuzz/corpus/TARGET` to the reader.
+/// Runs the reader on each file of `fuzz/corpus/TARGET`.
 ///
 /// # Panics
 /// When the corpus is empty, or the reader panics; standard error then ends with the file's name.

@@ -1,8 +1,8 @@
-//! `run.json`: of an older or newer version, or changed by hand.
+//! Fuzzes `run.json`, which an older or newer release or a person may have written.
 
 use run_record::RunRecord;
 
-/// What is read can be written and read again, to the same bytes.
+/// An accepted record must survive being written and read again, to the same bytes.
 pub fn run(data: &[u8]) {
     let Ok(record) = RunRecord::from_bytes(data) else { return };
     let written = record.to_bytes();

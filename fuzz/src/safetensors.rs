@@ -1,12 +1,12 @@
-//! Tensors of a file from elsewhere.
+//! Fuzzes tensor files of any origin.
 
 use std::cell::RefCell;
 
 use trainer::tensors::{adopt_model, decode_model, decode_optimizer, header};
 use trainer::{HostOptimizer, Layout, OptimizerConfig};
 
-/// A file is read whole or refused. The first byte says whether the rest is a file, or the text of a header to which the
-/// length, and as many bytes as the layout has, are added.
+/// A file is read completely or refused. The first byte selects whether the rest is a file, or a header's text, to
+/// which the length and as many bytes as the layout has are added.
 pub fn run(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     let layout = layout();

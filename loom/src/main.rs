@@ -1,16 +1,18 @@
-//! Runs the models; a deadlock or a broken promise panics with the interleaving that led to it.
+//! Loom models of the coordinator's hand-written synchronisation: runs every interleaving, and panics with the one that
+//! led to a deadlock or a failed assertion.
 //!
-//! The modules are the coordinator's own. They take their locks from `crate::sync`, which is std's there and loom's here.
+//! The modules are the coordinator's own. They import their locks from `crate::sync`, which is std's there and loom's
+//! here.
 #![allow(dead_code, reason = "the modules are whole, and the models use a part")]
 
-#[path = "../../coordinator/src/data_plane/gate.rs"]
+#[path = "../../coordinator/src/reduction/gate.rs"]
 mod gate;
-#[path = "../../coordinator/src/data_plane/pool.rs"]
+#[path = "../../coordinator/src/reduction/pool.rs"]
 mod pool;
-#[path = "../../coordinator/src/upload_stage.rs"]
+#[path = "../../coordinator/src/checkpoints/upload_stage.rs"]
 mod upload_stage;
 
-/// As `coordinator/src/sync.rs`.
+/// Stands in for `coordinator/src/sync.rs`.
 mod sync {
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::PoisonError;
@@ -48,7 +50,7 @@ fn key(view: u64, step: u64) -> StepKey {
     StepKey { view: ViewId(view), step, phase: Phase::Train }
 }
 
-/// Two connections run ahead of the reducer by different lengths. Whoever misses a word waits for ever.
+/// Two connections run ahead of the reducer by different distances. A missed wake-up would block a reader for ever.
 fn readers_pass() {
     let gate = Arc::new(Gate::default());
     gate.expect(key(1, 1));
@@ -63,7 +65,7 @@ fn readers_pass() {
     }
 }
 
-/// What a reader waits with is of the past then, and dropped by the reducer.
+/// The reader's slice is stale then, and the reducer drops it.
 fn a_view_frees() {
     let gate = Arc::new(Gate::default());
     gate.expect(key(1, 1));
@@ -77,7 +79,7 @@ fn a_view_frees() {
     assert_eq!(reader.join().expect("it passed"), Ok(()));
 }
 
-/// A deadline passes as the disk is done.
+/// A deadline passes just as the disk finishes.
 fn one_end_of_an_upload() {
     let stage = Arc::new(UploadStage::default());
     let putting = {
@@ -90,7 +92,7 @@ fn one_end_of_an_upload() {
     assert_eq!(stage.give_up(), is_given_up, "what has ended stays so");
 }
 
-/// A view begins while readers still give back buffers of the one before.
+/// A view begins while readers still return buffers of the previous one.
 fn a_pool_is_bounded() {
     let pool = Arc::new(Pool::default());
     pool.bound(2);

@@ -2,20 +2,20 @@
 
 use super::block::{Block, Colour, Line, Segment};
 use super::{MemberLine, Progress, RunInfo, duration};
-use crate::data_wait::shown;
+use crate::record::data_wait::shown;
 
-/// What stands before a bar takes so many columns, and no more.
+/// Width of the label before a bar, in columns.
 const LABEL: usize = 9;
-/// Bars are no longer than this.
+/// Maximum length of a bar.
 const BAR_MAX: usize = 28;
-/// A shorter bar says nothing.
+/// Minimum length of a readable bar.
 const BAR_MIN: usize = 10;
-/// On fewer columns numbers stand alone.
+/// On fewer columns, numbers appear without bars.
 const BARS_FROM: usize = 36;
-/// On fewer columns not even who or what they are of.
+/// On fewer columns, labels are left out too.
 const LABELS_FROM: usize = 24;
 
-/// The terminal, and what was shown last.
+/// The terminal, and the last state shown.
 pub(crate) struct Bars {
     block: Block,
     info: Option<RunInfo>,
@@ -37,13 +37,13 @@ impl Bars {
         self.draw();
     }
 
-    /// A line above the bars.
+    /// Prints a line above the bars.
     pub(crate) fn line(&mut self, text: &str) {
         self.block.print_above(text);
         self.draw();
     }
 
-    /// Nothing is new, but the terminal may have another size.
+    /// Redraws if the terminal was resized.
     pub(crate) fn tick(&mut self) {
         if self.block.is_resized() {
             self.draw();
@@ -62,7 +62,7 @@ impl Bars {
     }
 }
 
-/// What is shown on so many columns.
+/// The lines to show, fitted to the columns.
 fn lines(info: &RunInfo, progress: Option<&Progress>, columns: usize) -> Vec<Line> {
     let step = progress.map_or(info.first_step, |progress| progress.step);
     let counts = |at: u64, of: u64| (format!("{at}/{of}"), at as f64 / of.max(1) as f64);
@@ -91,7 +91,7 @@ fn member_line(member: &MemberLine, columns: usize) -> Line {
     line(&member.name, share, Colour::Dim, &rest, columns)
 }
 
-/// A label, a bar, its number, and as much of the rest as there is room for, the first first.
+/// A label, a bar, its number, and as many of the other texts as fit, in order of importance.
 fn line(label: &str, (number, part): (String, f64), colour: Colour, rest: &[String], columns: usize) -> Line {
     let label = if columns < LABELS_FROM { String::new() } else { fitted(label) };
     let bar_min = if columns < BARS_FROM { 0 } else { BAR_MIN + 1 };
@@ -116,7 +116,7 @@ fn line(label: &str, (number, part): (String, f64), colour: Colour, rest: &[Stri
     line
 }
 
-/// On the right of its columns, and cut to them.
+/// Right-aligned in [`LABEL`] columns, and cut to them.
 fn fitted(label: &str) -> String {
     let label: String = label.chars().take(LABEL).collect();
     format!("{label:>LABEL$} ")

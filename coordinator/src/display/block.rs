@@ -1,12 +1,12 @@
-//! Lines at the end of a terminal that are drawn over and over, and cleared without a trace.
+//! A block of lines at the end of a terminal that is redrawn in place and cleared without a trace.
 
 use std::io::Write;
 
-/// Where a terminal doesn't say its size.
+/// Defaults for a terminal that doesn't report its size.
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
 
-/// How a piece of text looks, where colours are wanted.
+/// The style of a segment, where colours are enabled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Colour {
     Plain,
@@ -16,14 +16,13 @@ pub(super) enum Colour {
     Cyan,
 }
 
-/// A piece of a line.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     text: String,
     colour: Colour,
 }
 
-/// One line, without its end.
+/// One line, without its newline.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line(pub(super) Vec<Segment>);
 
@@ -43,7 +42,7 @@ impl Line {
         self.0.iter().map(|piece| piece.text.as_str()).collect()
     }
 
-    /// Cut to so many columns: its text for a terminal, and how many columns it takes.
+    /// Cuts the line to the columns; returns its text for a terminal and its width.
     fn drawn(&self, columns: usize, in_colour: bool) -> (String, usize) {
         let (mut text, mut width) = (String::new(), 0);
         for piece in &self.0 {
@@ -76,7 +75,7 @@ impl Line {
     }
 }
 
-/// Columns of a character; of most that aren't ASCII as many as it may take, so that no line is ever too long.
+/// Columns of a character: the maximum for most non-ASCII characters, so that no line is ever too long.
 fn width_of(c: char) -> usize {
     match c {
         c if c.is_ascii_control() => 0,
@@ -86,30 +85,30 @@ fn width_of(c: char) -> usize {
     }
 }
 
-/// The lines, and what is known of those on the terminal.
+/// The block, and the layout that was last drawn.
 pub(super) struct Block {
     in_colour: bool,
-    /// Widths of the lines that are drawn, on a terminal of this many columns.
+    /// Widths of the drawn lines, on a terminal of `columns` columns.
     drawn: Vec<usize>,
     columns: usize,
 }
 
 impl Block {
-    /// On standard output, which is a terminal.
+    /// A block on standard output, which must be a terminal.
     pub(super) fn of_stdout() -> Self {
         Self { in_colour: crate::colours_are_wanted(), drawn: Vec::new(), columns: size().0 }
     }
 
-    /// Whether the terminal has another width than when the lines were drawn.
+    /// Whether the terminal's width has changed since the lines were drawn.
     pub(super) fn is_resized(&self) -> bool {
         size().0 != self.columns
     }
 
-    /// Draws the lines in the place of those before.
+    /// Replaces the drawn lines.
     pub(super) fn draw(&mut self, lines: impl FnOnce(usize) -> Vec<Line>) {
         let (columns, rows) = size();
         let mut out = self.erased(columns);
-        // The last column stays free: a terminal that is written full may or may not go on to the next row.
+        // The last column stays free: terminals differ in whether a full row wraps the cursor.
         let room = columns.saturating_sub(1).max(1);
         let mut lines = lines(room);
         let rows_max = rows.saturating_sub(1).max(1);
@@ -128,7 +127,7 @@ impl Block {
         write(&out);
     }
 
-    /// A line above them; the next drawing brings them back.
+    /// Prints a line above the block, which the next `draw` restores.
     pub(super) fn print_above(&mut self, text: &str) {
         let mut out = self.erased(size().0);
         out.push_str(text);
@@ -136,8 +135,8 @@ impl Block {
         write(&out);
     }
 
-    /// What clears the lines that are drawn, from the row below them. Terminals break lines anew when they get narrower, so
-    /// that one may take several rows by now.
+    /// The escape sequence that clears the drawn lines, from the row below them. Terminals rewrap lines when they get
+    /// narrower, so that a line may take several rows by now.
     fn erased(&mut self, columns: usize) -> String {
         let columns = columns.max(1);
         let rows: usize = self.drawn.drain(..).map(|width| width.div_ceil(columns).max(1)).sum();
@@ -160,7 +159,7 @@ fn size() -> (usize, usize) {
     size.map_or((COLUMNS, ROWS), |size| (usize::from(size.ws_col), usize::from(size.ws_row).max(1)))
 }
 
-/// A terminal that went away is no reason to fail the run.
+/// A closed terminal is no reason to fail the run.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

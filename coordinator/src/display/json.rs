@@ -1,4 +1,4 @@
-//! A line of JSON for each metric (as in metrics.jsonl) and event, for scripts.
+//! JSON output for scripts: a line for each metric (as in metrics.jsonl) and event.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What people see on standard output: bars on a terminal, plain lines in a pipe, JSON for scripts.
+//! Output to standard output: bars on a terminal, plain lines in a pipe, JSON for scripts.
 
 mod bars;
 mod block;
@@ -16,73 +16,63 @@ use serde_json::{Value, json};
 
 use crate::cli::OutputForm;
 
-/// What the display needs to know of a run before its first step.
+/// The facts about a run that the display needs before the first step.
 #[derive(Clone, Debug)]
 pub(crate) struct RunInfo {
-    /// The run's name.
     pub(crate) name: String,
-    /// Steps of the whole run.
     pub(crate) total_steps: u64,
-    /// Steps of an epoch.
     pub(crate) steps_per_epoch: u64,
-    /// Samples of a step that isn't an epoch's short last one.
+    /// Samples of a full step (an epoch's last step may be shorter).
     pub(crate) batch: u32,
-    /// Step from which this process goes on (0 for a new run).
+    /// Step from which this process continues (0 for a new run).
     pub(crate) first_step: u64,
-    /// The coordinator's term.
     pub(crate) term: u32,
 }
 
-/// A committed training step, digested for people.
+/// Progress at a committed training step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    /// Committed steps.
     pub(crate) step: u64,
-    /// Epoch of the step, from 0.
+    /// Epoch of the step, counted from 0.
     pub(crate) epoch: u64,
-    /// Samples a second over the last few seconds.
+    /// Averaged over the last few seconds.
     pub(crate) samples_per_second: f64,
     /// Mean training loss of the step.
     pub(crate) loss: f64,
-    /// Training accuracy of the step, for classification.
+    /// Training accuracy of the step, for classification tasks.
     pub(crate) accuracy: Option<f64>,
-    /// Share of the members' time in the last steps that they waited for data, 0 to 1.
+    /// Share of recent step time that the members spent waiting for data, 0 to 1.
     pub(crate) data_wait: Option<f64>,
-    /// Seconds until the end at this speed.
+    /// Estimated seconds until the end of the run.
     pub(crate) eta_s: f64,
-    /// A line per member.
     pub(crate) members: Vec<MemberLine>,
 }
 
-/// One member's speed and share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemberLine {
-    /// Name.
     pub(crate) name: String,
-    /// Device.
     pub(crate) device: String,
-    /// Samples a second while it computes.
+    /// Measured over its compute and data time only.
     pub(crate) samples_per_second: f64,
-    /// Its part of the samples, 0 to 1.
+    /// The member's share of the samples, 0 to 1.
     pub(crate) share: f64,
-    /// How long it waited for its samples, in milliseconds.
+    /// Time spent waiting for samples, in milliseconds.
     pub(crate) data_ms: f64,
 }
 
-/// A metric as it goes to metrics.jsonl.
 pub(crate) use run_record::Metric;
 
-/// So many lines may wait for whoever reads them.
+/// Maximum number of lines that may wait for a slow reader.
 const WAITING_MAX: usize = 16_384;
-/// Progress is shown so often.
+/// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// A terminal is asked for its size so often while nothing is new.
+/// How often an idle display checks the terminal's size.
 const TICK: Duration = Duration::from_millis(500);
-/// At the end of the run what waits may take so long.
+/// How long queued lines may take to drain at the end of the run.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What is shown, on a thread of its own: a terminal that is held (Ctrl-S) or a pipe that nobody empties holds up nothing
-/// else. What finds no room there is left out, and how much that was is said.
+/// The display, on a thread of its own: a paused terminal (Ctrl-S) or an unread pipe blocks nothing else. Lines that
+/// find the queue full are dropped and counted, and the count is shown later.
 pub(crate) struct Display {
     is_json: bool,
     lines: Option<SyncSender<DisplayMessage>>,
@@ -91,7 +81,7 @@ pub(crate) struct Display {
     left_out: u64,
 }
 
-/// A message to the thread.
+/// A message to the display thread.
 enum DisplayMessage {
     Begin(RunInfo),
     Progress(Box<Progress>),
@@ -103,10 +93,10 @@ enum DisplayMessage {
 }
 
 impl Display {
-    /// Chooses the form.
+    /// Starts the display thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the thread can't be started.
     pub(crate) fn new(form: OutputForm) -> std::io::Result<Self> {
         let (lines, inbox) = sync_channel(WAITING_MAX);
         let mut shown = DisplayMode::new(form);
@@ -124,45 +114,43 @@ impl Display {
         Ok(Self { is_json, lines: Some(lines), thread: Some(thread), progress_shown: None, left_out: 0 })
     }
 
-    /// The run is about to begin.
     pub(crate) fn begin(&mut self, info: &RunInfo) {
         self.put(DisplayMessage::Begin(info.clone()));
     }
 
-    /// A training step was committed: shown now and then.
+    /// A training step was committed; shown at most every [`PROGRESS_EVERY`].
     pub(crate) fn progress(&mut self, progress: &Progress) {
         if self.progress_shown.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
             self.progress_now(progress);
         }
     }
 
-    /// How far the run is, before a line about that.
+    /// Shows progress at once, such as before a line that refers to it.
     pub(crate) fn progress_now(&mut self, progress: &Progress) {
         if self.is_json {
             return;
         }
         self.progress_shown = Some(Instant::now());
         if let Some(lines) = &self.lines {
-            // The next one tells more.
+            // May be dropped: the next one supersedes it.
             let _ = lines.try_send(DisplayMessage::Progress(Box::new(progress.clone())));
         }
     }
 
-    /// Metrics were recorded.
     pub(crate) fn metrics(&mut self, metrics: &[Metric]) {
         if self.is_json && !metrics.is_empty() {
             self.put(DisplayMessage::Metrics(metrics.to_vec()));
         }
     }
 
-    /// An epoch was evaluated: (key, value) of the headline metrics.
+    /// An epoch was evaluated; `headline` holds (key, value) pairs.
     pub(crate) fn evaluated(&mut self, epoch: u64, step: u64, headline: &[(String, f64)]) {
         let line =
             headline.iter().map(|(key, value)| format!("{key} {value:.4}")).collect::<Vec<_>>().join("  ");
         self.put(DisplayMessage::Evaluated { epoch, step, line });
     }
 
-    /// Something that people should know: joins, losses, views, versions, warnings.
+    /// Reports an event for people: joins, losses, views, checkpoints, warnings.
     pub(crate) fn event(&mut self, event: &str, text: &str, details: &Value) {
         self.put(DisplayMessage::Event {
             event: event.to_owned(),
@@ -171,8 +159,8 @@ impl Display {
         });
     }
 
-    /// The run is over; the last line says where everything is. Of a run that has failed whoever keeps standard output
-    /// in a file finds out why on standard error, as with any error.
+    /// Prints the final line, which says where the results are. If the run failed and standard output is a file, the
+    /// reason also goes to standard error, like any error.
     pub(crate) fn end(&mut self, text: &str, details: &Value, failed: bool) {
         self.put(DisplayMessage::End { text: text.to_owned(), details: details.clone(), failed });
     }
@@ -198,7 +186,7 @@ impl Drop for Display {
     }
 }
 
-/// A line of a command that shows no run.
+/// Prints a line for a command that displays no run.
 pub(crate) fn say(form: OutputForm, event: &str, text: &str, details: &Value) {
     match form {
         OutputForm::Text => plain::print(text),
@@ -207,7 +195,7 @@ pub(crate) fn say(form: OutputForm, event: &str, text: &str, details: &Value) {
 }
 
 impl DisplayMessage {
-    /// With names and texts of others as they can be shown. JSON has its own way.
+    /// Sanitises names and texts that come from peers. JSON does its own escaping.
     fn printable(self) -> Self {
         let text = |text: String| printable::text(&text).into_owned();
         let line = |text: &mut String| *text = printable::line(text).into_owned();
@@ -231,11 +219,11 @@ impl DisplayMessage {
     }
 }
 
-/// One of the three forms.
+/// The three output forms.
 enum DisplayMode {
-    /// Bars, drawn over and over.
+    /// Bars, redrawn in place.
     Bars(bars::Bars),
-    /// A line now and then.
+    /// Occasional plain lines.
     Plain(plain::Plain),
     /// A line of JSON for each metric and event.
     Json(json::Json),
@@ -296,7 +284,7 @@ impl DisplayMode {
     }
 }
 
-/// Whether standard output is a terminal whose cursor can be moved.
+/// Whether standard output is a terminal with a movable cursor.
 fn is_drawable() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
@@ -308,14 +296,14 @@ fn end(text: &str, failed: bool, show: impl FnOnce()) {
     }
 }
 
-/// Whether standard output and standard error go to one place, where a word is said once.
+/// Whether standard output and standard error are the same file, so that a message needs printing only once.
 fn is_one_file() -> bool {
     let of = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
     let out = rustix::fs::fstat(std::io::stdout()).map(of);
     out.is_ok() && out == rustix::fs::fstat(std::io::stderr()).map(of)
 }
 
-/// Seconds as people say them: `42 s`, `3 min 05 s`, `2 h 07 min`.
+/// Formats seconds for people: `42 s`, `3 min 05 s`, `2 h 07 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = if seconds.is_finite() && seconds > 0.0 { seconds.round() as u64 } else { 0 };
     match whole {

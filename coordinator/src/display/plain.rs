@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Progress, RunInfo, duration};
-use crate::data_wait::shown;
+use crate::record::data_wait::shown;
 
-/// A pipe is read by people later: often enough to see that it lives, rare enough to read.
+/// Plain output is read later: often enough to show that the run is alive, rare enough to read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Plain {
     }
 }
 
-/// A line on standard output. A reader that went away (`| head`) is no reason to fail the run.
+/// Prints a line on standard output. A closed reader (`| head`) is no reason to fail the run.
 pub(crate) fn print(text: &str) {
     printable::print_line(text);
 }

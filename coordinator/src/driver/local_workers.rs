@@ -1,4 +1,4 @@
-//! The driver's local workers: started, started again, and given up.
+//! The driver's local workers: starting, restarting and giving up on them.
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -7,7 +7,7 @@ use protocol::coordinator::Event;
 use tracing::debug;
 
 use super::{Driver, ORPHAN_PAUSE};
-use crate::launch::{self, LocalWorkerPool};
+use crate::local::launch::{self, LocalWorkerPool};
 
 impl Driver {
     pub(super) fn start_local(&mut self, slots: &[u32]) {
@@ -20,14 +20,15 @@ impl Driver {
                 let reason = format!("worker-{slot}: {why:#}");
                 self.machine
                     .handle(self.began.elapsed().as_millis() as u64, Event::LaunchFailed { code: 4, reason });
-                // Out of processes or memory, most likely: a run that goes on may have them later.
+                // Most likely out of processes or memory, which a continuing run may have again later.
                 locals.start_again(*slot);
             }
         }
     }
 
-    /// A stream's end says nothing of a process that this coordinator started: it hears of that process's end. One that
-    /// an earlier coordinator started has nobody else to notice its end: unless it comes back, its slot is started.
+    /// Handles the end of a worker's control stream. For a process that this coordinator started, the process's own
+    /// exit counts. An orphan of an earlier coordinator has no other exit notice: unless it reconnects, its slot is
+    /// restarted.
     pub(super) fn stream_ended(&mut self, connection: u64) {
         let Some(locals) = &self.locals else { return };
         if let Some(slot) = self.slots.close(connection, |slot| locals.runs(slot))
@@ -37,8 +38,9 @@ impl Driver {
         }
     }
 
-    /// A local worker that ends before it joined will never do so. One that joined is noticed by its stream; unless it
-    /// says that another would fare no better, its slot is started again.
+    /// Handles the exit of a local worker. One that exits before joining will never join. For one that had joined, its
+    /// stream's end tells the machine; its slot is restarted unless the exit code says that another worker would fare
+    /// no better.
     pub(super) fn worker_exited(&mut self, slot: u32, status: Option<ExitStatus>, log: &Path) {
         let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
         debug!(slot, how, "local worker ended");
@@ -53,14 +55,14 @@ impl Driver {
             let code = if let Some(code @ (2 | 3)) = code { code as u8 } else { 4 };
             self.handle(Event::LaunchFailed { code, reason });
             self.carry_out();
-            // The run goes on: what was no refusal may have passed by then.
+            // The run goes on: unless the worker refused, the cause may have passed.
             if self.finished.is_some() {
                 return;
             }
             return if is_refusal { self.give_up(slot) } else { self.start_again(slot, &how, log) };
         }
         match code {
-            // It has ended in order, or was told to.
+            // A clean exit, or one on request.
             Some(0 | 130) => {}
             Some(2 | 3) => self.give_up(slot),
             _ => self.start_again(slot, &how, log),
@@ -80,7 +82,7 @@ impl Driver {
         self.end_if_nobody_is_left();
     }
 
-    /// Another worker in this slot would fare no better.
+    /// Stops restarting a slot in which another worker would fare no better.
     fn give_up(&mut self, slot: u32) {
         if let Some(locals) = &mut self.locals {
             locals.give_up(slot);
@@ -88,7 +90,7 @@ impl Driver {
         self.end_if_nobody_is_left();
     }
 
-    /// A run that has nobody, and for which nobody will come, would wait for ever.
+    /// Ends a run that has no workers and expects none, which would otherwise wait for ever.
     pub(super) fn end_if_nobody_is_left(&mut self) {
         let are_given_up = self.locals.as_ref().is_some_and(LocalWorkerPool::are_all_given_up);
         if are_given_up && self.sessions.is_empty() && !self.others_may_come {

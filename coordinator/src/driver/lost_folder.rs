@@ -1,11 +1,12 @@
-//! What the driver does where the run's folder is not in its place any more.
+//! What the driver does when the run's folder has been moved or deleted.
 
 use protocol::coordinator::{Event, Outcome};
 
 use super::Driver;
 
 impl Driver {
-    /// Whether the run's folder is in its place. Where it isn't, the run ends, and writes to another one from now on.
+    /// Whether the run's folder is still in place. If not, ends the run and redirects all further writes to another
+    /// folder.
     pub(super) fn look_at_folder(&mut self) -> bool {
         if self.rescue.is_some() || self.finished.is_some() {
             return true;
@@ -25,7 +26,7 @@ impl Driver {
         false
     }
 
-    /// The run's end, if its folder was lost: what is saved is made whole, and the outcome says where it is.
+    /// Completes the rescue of a run whose folder was lost, and adds its location to the outcome.
     pub(super) fn rescued(&mut self, outcome: Outcome) -> Outcome {
         if self.rescue.is_none() {
             self.rescue = self.folder.rescue();

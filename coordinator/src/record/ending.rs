@@ -1,4 +1,4 @@
-//! The last word.
+//! The end of a run: its final record and last message.
 
 use protocol::coordinator::Outcome;
 use protocol::messages::EndReason;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Recorder;
 
 impl Recorder {
-    /// The run is over: what run.json is to say of it.
+    /// Records the outcome in the run's record.
     pub(crate) fn conclude(&mut self, outcome: &Outcome, seconds: f64, exact: bool) {
         self.waits_for("", None);
         self.record.status = match outcome.reason {
@@ -24,10 +24,10 @@ impl Recorder {
         self.metadata.origin.record(&mut self.record, &self.run_dir, true);
     }
 
-    /// Writes what is still to be written of the run: metrics that wait for room, and run.json.
+    /// Writes what is still pending: metrics that wait for disk space, and run.json.
     ///
     /// # Errors
-    /// What can't be written and why, for people.
+    /// With a message that says what can't be written and why.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         let late = self.file.append(Vec::new()).map_err(|why| format!("metrics can't be written: {why}"))?;
         self.display.metrics(&late);
@@ -36,20 +36,20 @@ impl Recorder {
             .map_err(|why| format!("run.json can't be written: {why}"))
     }
 
-    /// Whether a new run came to nothing: what its own workers refuse is refused whenever it is started.
+    /// Whether a new run failed before it began: a start that its own workers refuse would be refused again.
     pub(crate) fn is_refused_start(&self, outcome: &Outcome) -> bool {
         let is_refusal = outcome.reason == EndReason::Failed && matches!(outcome.code, 2 | 3);
         is_refusal && outcome.step == 0 && self.newest_version.is_none()
     }
 
-    /// The last word of such a run, of which nothing is kept.
+    /// Prints the last message of a refused start, whose folder is removed.
     pub(crate) fn say_refused(&mut self, outcome: &Outcome) {
         let details = json!({ "status": RunStatus::Failed, "step": 0, "code": outcome.code });
         let text = format!("{}; {} is removed again", outcome.message, self.run_dir.display());
         self.display.end(&text, &details, true);
     }
 
-    /// The last word to people.
+    /// Prints the run's last message.
     pub(crate) fn say_end(&mut self, outcome: &Outcome, seconds: f64) {
         let mut details = json!({
             "status": self.record.status, "step": outcome.step, "code": outcome.code, "digest": self.record.final_state.digest,
@@ -83,7 +83,7 @@ impl Recorder {
                 outcome.step, self.resume_line
             ),
             EndReason::Failed => {
-                // A run without a version has nothing that could be gone on with.
+                // A run without a checkpoint has nothing to resume from.
                 let has_version = self.newest_version.is_some() || self.info.first_step > 0;
                 let hint = if has_version {
                     format!("; once that is mended, go on with\n  {}", self.resume_line)

@@ -1,4 +1,4 @@
-//! What happens to the run and its members.
+//! Records and shows the events of the run and its members.
 
 use std::time::Instant;
 
@@ -12,22 +12,21 @@ use wire::convert::cut;
 use super::Recorder;
 use crate::clock::unix_seconds;
 
-/// A run that held still or waited for less is nothing that people must know at once.
+/// Shorter holds are not displayed, and shorter waits are not kept in run.json.
 pub(super) const SHORT_HOLD_MS: u64 = 100;
-/// Kinds of events that take one line, however often the very same happens among so many of the last events: two that
-/// take turns are two lines.
+/// Event kinds that are merged: an event equal to one of the last [`REPEATED_AMONG`] only increments its count, so that
+/// two that alternate take two lines.
 const REPEATED: [&str; 2] = ["refused", "warning"];
 const REPEATED_AMONG: usize = 64;
-/// Events that run.json keeps: the newest.
+/// Maximum number of events in run.json, which keeps the newest.
 const EVENTS_MAX: usize = 1_000;
-/// Bytes of an event's text: a thousand of them are a file that is still written in a moment.
+/// Maximum length of an event's text in bytes: a file with a thousand of them is still written in a moment.
 const EVENT_BYTES_MAX: usize = 2 << 10;
-/// Of the kinds that outsiders can cause as often as they like, so many of each: what they say pushes nothing out of the
-/// run's own history.
+/// Maximum number of events of each kind that outsiders can cause at will, so that they can't push out the run's own
+/// history.
 const REPEATED_MAX: usize = 100;
 
 impl Recorder {
-    /// Something happened.
     pub(crate) fn note(&mut self, note: &RunEvent) {
         self.metadata.metrics.note(note);
         match note {
@@ -78,14 +77,14 @@ impl Recorder {
         self.write_if_due();
     }
 
-    /// Something that people should know, and that the run goes on with.
+    /// Records and shows a warning; the run continues.
     pub(crate) fn warning(&mut self, message: &str) {
         warn!(message);
         self.display.event("warning", &format!("warning: {message}"), &json!({}));
         self.keep_event("warning", message, None);
     }
 
-    /// Somebody was refused so many times who claimed to be a member.
+    /// Records that clients claiming to be a member were refused `count` times.
     pub(crate) fn refused(&mut self, text: &str, count: u64) {
         self.show_refusal("warning", &format!("warning: {text}"), &json!({ "count": count }));
         let record = EventRecord { repeated: count.saturating_sub(1), ..self.event("warning", text) };
@@ -116,10 +115,10 @@ impl Recorder {
         self.happened("left", &format!("{name} left after step {step}: {reason}"), None);
     }
 
-    /// Something that changed who works on what: for people, and kept in run.json with the time that it cost.
+    /// Shows a membership event and records it in run.json with its cost in time.
     fn happened(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
         info!(event, text, cost_ms);
-        // The first view is what everybody expects.
+        // The first view is expected.
         let is_short = event == "hold" && cost_ms.is_some_and(|ms| ms < SHORT_HOLD_MS);
         if !is_short && (event != "view" || self.record.views > 1) {
             self.display.event(event, text, &json!({ "cost_ms": cost_ms }));
@@ -127,7 +126,7 @@ impl Recorder {
         self.keep_event(event, text, cost_ms);
     }
 
-    /// For run.json.
+    /// Records an event for run.json.
     pub(super) fn keep_event(&mut self, event: &str, text: &str, cost_ms: Option<u64>) {
         let cost_seconds = cost_ms.map(|ms| ms as f64 / 1_000.0);
         if let Some(seconds) = cost_seconds {
@@ -154,13 +153,13 @@ impl Recorder {
     }
 }
 
-/// The newest events stay, and one that repeats is counted.
+/// Adds an event; drops the oldest ones and merges repeated ones.
 fn keep(events: &mut Vec<EventRecord>, mut record: EventRecord) {
     if REPEATED.contains(&&*record.event) {
         let first = events.len().saturating_sub(REPEATED_AMONG);
         let same = |old: &EventRecord| (&old.event, &old.text) == (&record.event, &record.text);
         if let Some(at) = events[first..].iter().position(same) {
-            // It is the newest now; its step stays that of the first time.
+            // The merged event becomes the newest; its step stays that of the first occurrence.
             let old = events.remove(first + at);
             record.step = old.step;
             record.repeated = record.repeated.saturating_add(old.repeated).saturating_add(1);

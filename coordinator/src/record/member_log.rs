@@ -1,31 +1,31 @@
-//! The roll of those who took part. Members come and go as often as they like: run.json keeps the newest.
+//! The members listed in run.json. Members come and go without bound: run.json keeps the newest.
 
 use std::collections::BTreeMap;
 
 use protocol::ids::MemberId;
 use run_record::MemberRecord;
 
-/// Members that run.json names, those of today among them; a run has far fewer at once.
+/// Maximum number of members in run.json, including the current ones, of which a run has far fewer.
 pub(super) const MEMBERS_MAX: usize = 1_000;
 
-/// Which line of the record is whose.
+/// Index from member to its line in the record.
 #[derive(Default)]
 pub(super) struct MemberLog {
     lines: BTreeMap<MemberId, usize>,
 }
 
 impl MemberLog {
-    /// A member's line, if it is still there.
+    /// A member's line, if the record still has it.
     pub(super) fn line(&self, member: MemberId) -> Option<usize> {
         self.lines.get(&member).copied()
     }
 
-    /// All that are known with their lines, in the order in which they came.
+    /// All members with their lines, in order of joining.
     pub(super) fn lines(&self) -> impl Iterator<Item = (MemberId, usize)> {
         self.lines.iter().map(|(member, line)| (*member, *line))
     }
 
-    /// A member joins: for its line the oldest of those who left may have to go, which `left_out` counts.
+    /// Adds a member. The oldest departed one may have to make room, which `left_out` counts.
     pub(super) fn join(
         &mut self,
         members: &mut Vec<MemberRecord>,
@@ -47,7 +47,7 @@ impl MemberLog {
         members.push(record);
     }
 
-    /// One that left, or that an earlier start of the run had and nobody saw leave.
+    /// The oldest line of a member that left, or of one from an earlier start whose departure was never seen.
     fn oldest_gone(&self, members: &[MemberRecord]) -> Option<usize> {
         let is_here = |line: usize| self.lines.values().any(|own| *own == line);
         (0..members.len()).find(|line| members[*line].left_step.is_some() || !is_here(*line))

@@ -1,13 +1,22 @@
-//! What is kept and shown of a run: metrics.jsonl, run.json, the display, the status.
+//! The recorder: writes metrics.jsonl and run.json, feeds the display and answers status requests.
 
+pub(crate) mod data_wait;
 mod ending;
 mod events;
 mod member_log;
+pub(crate) mod metrics;
 mod ongoing_events;
+pub(crate) mod origin;
+pub(crate) mod pending_write;
+pub(crate) mod run_metadata;
+pub(crate) mod run_sinks;
+pub(crate) mod spans;
 mod status;
 mod steps;
 mod storage_trouble;
+pub(crate) mod system_report;
 mod throttle;
+pub(crate) mod throughput;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,25 +39,25 @@ use self::ongoing_events::OngoingEvents;
 use self::storage_trouble::StorageTrouble;
 use self::throttle::Throttle;
 use crate::clock::unix_seconds;
-use crate::data_wait::DataWait;
 use crate::display::{Display, Progress, RunInfo};
-use crate::pending_write::PendingWrite;
-use crate::run_metadata::RunMetadata;
-use crate::run_sinks::RunningSinks;
-use crate::system_report::SystemReport;
-use crate::throughput::ThroughputWindow;
+use crate::record::data_wait::DataWait;
+use crate::record::pending_write::PendingWrite;
+use crate::record::run_metadata::RunMetadata;
+use crate::record::run_sinks::RunningSinks;
+use crate::record::system_report::SystemReport;
+use crate::record::throughput::ThroughputWindow;
 
-/// Keeps and shows.
+/// Records and shows a run.
 pub(crate) struct Recorder {
     run_dir: PathBuf,
-    /// Where that is known, what the folder must be.
+    /// Handle on the run's folder, to notice when it is moved or deleted.
     held: Option<Arc<HeldFolder>>,
     info: RunInfo,
     prediction: Prediction,
     file: MetricsFile,
     metrics_trouble: StorageTrouble,
     record_trouble: StorageTrouble,
-    /// Refusals, which whoever knocks can cause.
+    /// Limits the shown refusals, which any client can cause.
     refusals: Throttle,
     record: RunRecord,
     display: Display,
@@ -56,29 +65,30 @@ pub(crate) struct Recorder {
     data_wait: DataWait,
     members: MemberLog,
     ongoing: OngoingEvents,
-    /// When this coordinator began, in seconds since 1970.
+    /// When this coordinator started, Unix time in seconds.
     started: f64,
     began: Instant,
-    /// Seconds that coordinators before worked on the run.
+    /// Seconds that earlier coordinators worked on the run.
     active_before: f64,
     view: Option<View>,
     progress: Progress,
     newest_version: Option<u64>,
     waiting_for: String,
-    /// While a step is under way.
+    /// Whether the wait is within a step.
     waits_in_step: bool,
-    /// Local workers come by themselves in a moment; workers from elsewhere are started by people, who look here.
+    /// Whether to show what the run waits for: local workers join by themselves in a moment; remote ones are started by
+    /// people who watch this output.
     says_what_it_waits_for: bool,
     metadata: RunMetadata,
-    /// Whether run.json, which pages and scripts look at meanwhile, is behind.
+    /// Whether run.json, which pages and scripts read during the run, is out of date.
     run_json_write: PendingWrite,
     sinks: RunningSinks,
-    /// What a person types to go on with the run.
+    /// The command that resumes the run.
     resume_line: String,
 }
 
 impl Recorder {
-    /// For a run whose record says what is known before it starts.
+    /// A recorder for a run, with its record as it is before the start.
     pub(crate) fn new(
         run_dir: PathBuf,
         info: RunInfo,
@@ -121,23 +131,24 @@ impl Recorder {
         }
     }
 
-    /// What a person types to go on with the run.
+    /// The command that resumes the run.
     pub(crate) fn goes_on_with(&mut self, line: String) {
         self.resume_line = line;
     }
 
-    /// The run's folder is another one from now on.
+    /// Switches to another run folder.
     pub(crate) fn move_to(&mut self, run_dir: &Path) {
         self.run_dir = run_dir.to_owned();
         self.held = None;
     }
 
-    /// Only while the folder is this one.
+    /// Writes run.json only while the folder is in place.
     pub(crate) fn hold(&mut self, held: Arc<HeldFolder>) {
         self.held = Some(held);
     }
 
-    /// `--resume` found nothing to go on with, so the run starts: schedulers rely on that, and people may have meant another.
+    /// `--resume` found nothing to resume, so the run starts from scratch: schedulers rely on that, but people may have
+    /// meant another run.
     pub(crate) fn nothing_to_resume(&mut self, is_fresh: bool) {
         let (name, dir) = (&self.info.name, self.run_dir.display());
         let text = if is_fresh {
@@ -148,32 +159,30 @@ impl Recorder {
         self.display.event("nothing_to_resume", &text, &json!({ "run": name }));
     }
 
-    /// From now on the sinks are told of metrics, and people of what the sinks say.
+    /// Attaches the sinks: they are notified of metrics, and their remarks are shown.
     pub(crate) fn follow_with(&mut self, sinks: RunningSinks) {
         self.sinks = sinks;
     }
 
-    /// The sinks, which are told nothing more.
+    /// Detaches the sinks.
     pub(crate) fn take_sinks(&mut self) -> RunningSinks {
         std::mem::take(&mut self.sinks)
     }
 
-    /// From now on people are told what the run waits for.
+    /// Shows what the run waits for from now on.
     pub(crate) fn say_what_it_waits_for(&mut self) {
         self.says_what_it_waits_for = true;
     }
 
-    /// The last committed step.
     pub(crate) fn step(&self) -> u64 {
         self.progress.step
     }
 
-    /// A line for people.
+    /// Shows a message.
     pub(crate) fn line(&mut self, text: &str) {
         self.display.event("message", text, &json!({}));
     }
 
-    /// A view opened.
     pub(crate) fn view(&mut self, view: &View) {
         if self.view.is_none() {
             self.display.begin(&self.info);
@@ -187,7 +196,6 @@ impl Recorder {
         self.view = Some(view.clone());
     }
 
-    /// A step was committed.
     pub(crate) fn committed(&mut self, committed: &Committed, now_ms: u64) {
         if let Some(spans) = &mut self.metadata.spans {
             spans.committed(committed);
@@ -202,7 +210,7 @@ impl Recorder {
         self.write_if_due();
     }
 
-    /// What was said beside the protocol: it is kept, and changes nothing.
+    /// Records metrics from outside the protocol; they influence nothing.
     pub(crate) fn report(&mut self, report: SystemReport) {
         let epoch = self.progress.step as f64 / self.info.steps_per_epoch.max(1) as f64;
         let at = ReadingContext { epoch, samples: self.record.final_state.samples, time: unix_seconds() };
@@ -219,7 +227,7 @@ impl Recorder {
         }
     }
 
-    /// A version is in place: run.json is written with it, and its metrics are on the disk, as none of its steps is done again.
+    /// A checkpoint is in place: writes run.json and syncs the metrics, as none of its steps will be repeated.
     pub(crate) fn version(&mut self, manifest: &Manifest) {
         if let Err(trouble) = self.file.sync() {
             self.metrics_wait(&trouble);
@@ -230,26 +238,26 @@ impl Recorder {
         self.write();
     }
 
-    /// The values of the last evaluation.
+    /// The metrics of the last evaluation.
     pub(crate) fn evaluation(&self) -> &BTreeMap<String, f64> {
         &self.record.final_state.metrics
     }
 
-    /// The evaluation of this step is the best so far, in a run that may end early.
+    /// Records the step with the best evaluation so far, in a run with early stopping.
     pub(crate) fn best_is(&mut self, step: Option<u64>) {
         self.record.final_state.best_step = step;
     }
 
-    /// For how long the run was worked on so far.
+    /// Updates the time that the run has been active.
     fn note_activity(&mut self) {
         let seconds = self.active_before + self.began.elapsed().as_secs_f64();
         self.record.active = Some(ActiveRecord { seconds, until: unix_seconds() });
     }
 
-    /// run.json as it stands.
+    /// Writes run.json.
     pub(crate) fn write(&mut self) {
         if self.held.as_ref().is_some_and(|held| held.whereabouts() != FolderLocation::InPlace) {
-            // Another place is found in a moment.
+            // The rescue is about to find another folder.
             return self.run_json_write.mark();
         }
         self.note_activity();
@@ -271,7 +279,7 @@ impl Recorder {
         }
     }
 
-    /// run.json, if something has happened and it wasn't written a moment ago.
+    /// Writes run.json if it is out of date and was not written a moment ago.
     fn write_if_due(&mut self) {
         if self.run_json_write.is_due(Instant::now()) {
             self.write();

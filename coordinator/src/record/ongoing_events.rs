@@ -1,4 +1,4 @@
-//! What takes its time before it is known what it cost: waiting, coming back to where history was, starting again.
+//! Events whose cost is known only when they end: waiting, rewinds, restarts.
 
 use std::time::{Duration, Instant};
 
@@ -10,40 +10,40 @@ use super::Recorder;
 use super::events::SHORT_HOLD_MS;
 use crate::clock::unix_seconds;
 
-/// An event in run.json that isn't over.
+/// An unfinished event in run.json.
 struct OngoingEvent {
     event: &'static str,
-    /// Its event's time, by which that is found again.
+    /// The time of its event record, which identifies it.
     time: f64,
     since: Instant,
 }
 
-/// Those of this process.
+/// The unfinished events of this process.
 #[derive(Default)]
 pub(super) struct OngoingEvents {
-    /// The run waits.
     waiting: Option<OngoingEvent>,
-    /// Until this step is reached again, a rewind is being paid for.
+    /// A rewind is ongoing until this step is reached again.
     rewind: Option<(u64, OngoingEvent)>,
-    /// Until the first view, a restart is.
+    /// A restart is ongoing until the first view.
     restart: Option<OngoingEvent>,
 }
 
 impl OngoingEvents {
-    /// For how long the run has waited.
+    /// How long the run has been waiting.
     pub(super) fn waiting_seconds(&self) -> Option<f64> {
         self.waiting.as_ref().map(|ongoing_event| ongoing_event.since.elapsed().as_secs_f64())
     }
 }
 
 impl Recorder {
-    /// Another coordinator worked on this run before.
+    /// Records a restart: an earlier coordinator worked on this run.
     pub(crate) fn starts_again(&mut self, began: Instant) {
         let text = format!("the coordinator was started again (term {})", self.info.term);
         self.ongoing.restart = Some(self.begin("restart", &text, began));
     }
 
-    /// What the run waits for now; nothing where that is empty. A step that waits has done so for a while already.
+    /// Sets what the run waits for; an empty reason means that it runs. A slow step has been waiting for `late_ms`
+    /// already.
     pub(super) fn waits_for(&mut self, reason: &str, late_ms: Option<u64>) {
         self.waiting_for = reason.to_owned();
         self.waits_in_step = late_ms.is_some();
@@ -77,21 +77,21 @@ impl Recorder {
         if ongoing_event.since.elapsed().as_millis() >= u128::from(SHORT_HOLD_MS) {
             self.end(&ongoing_event);
         } else {
-            // Of no interest to anybody, and there would be one for each worker that comes.
+            // Short waits are noise: there would be one for each worker that joins.
             let time = ongoing_event.time;
             self.record.events.retain(|event| event.event != "waiting" || event.time != time);
         }
     }
 
-    /// What was done after the state that history went back to is to be done again.
+    /// Records a rewind: steps up to `from_step` must be repeated.
     pub(super) fn rewound(&mut self, from_step: u64) {
         let Some(time) = self.record.events.last().map(|event| event.time) else { return };
-        // Another one before that was made up for: both are paid for together.
+        // If an earlier rewind has not been made up for yet, the costs of both are counted together.
         let reach = self.ongoing.rewind.take().map_or(from_step, |(reach, _)| reach.max(from_step));
         self.ongoing.rewind = Some((reach, OngoingEvent { event: "rewind", time, since: Instant::now() }));
     }
 
-    /// A step was committed: it may be the one from which history had gone back.
+    /// Ends a rewind when its step is committed again.
     pub(super) fn reached(&mut self, step: u64) {
         let Some((reach, ongoing_event)) = self.ongoing.rewind.take_if(|(reach, _)| step >= *reach) else {
             return;
@@ -102,7 +102,7 @@ impl Recorder {
         self.display.event("reached", &text, &json!({ "cost_ms": seconds * 1_000.0 }));
     }
 
-    /// A view opened: a coordinator that started again has its run going again.
+    /// Ends a restart: the first view has opened.
     pub(super) fn goes_on(&mut self) {
         if let Some(ongoing_event) = self.ongoing.restart.take() {
             self.end(&ongoing_event);

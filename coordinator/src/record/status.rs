@@ -1,14 +1,14 @@
-//! The answer to `coordinator status`.
+//! Builds the answer to `coordinator status`.
 
 use protocol::ids::MemberId;
 use wire::proto::MemberStatus;
 
 use super::Recorder;
 use crate::clock::unix_seconds;
-use crate::status::{StatusReport, bounded, last_events};
+use crate::commands::status::{StatusReport, bounded, last_events};
 
 impl Recorder {
-    /// For `coordinator status`.
+    /// The current status report.
     pub(crate) fn status(&self) -> StatusReport {
         let mut metrics: std::collections::HashMap<String, f64> =
             self.record.final_state.metrics.iter().map(|(key, value)| (key.clone(), *value)).collect();
@@ -48,7 +48,7 @@ impl Recorder {
         }
     }
 
-    /// Everybody who is there, whether or not it took part in the last step.
+    /// All current members, whether or not they took part in the last step.
     fn members_now(&self) -> Vec<MemberStatus> {
         let in_view = |id: MemberId| {
             self.view.as_ref().is_some_and(|view| view.members.iter().any(|info| info.member == id))

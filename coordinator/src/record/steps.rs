@@ -1,4 +1,4 @@
-//! What a committed step gives: metrics, and what people see of progress.
+//! Records metrics and progress of committed steps.
 
 use protocol::coordinator::Committed;
 use run_record::metric_definitions::metrics;
@@ -9,10 +9,10 @@ use super::Recorder;
 use crate::clock::unix_seconds;
 use crate::display::{MemberLine, Progress};
 
-/// `train/loss` is there at least every so many steps.
+/// `train/loss` is recorded at least every this many steps.
 const METRICS_EVERY: u64 = 10;
 
-/// What people see of an evaluation; the rest is in metrics.jsonl and run.json.
+/// Evaluation metrics that are displayed; the rest is in metrics.jsonl and run.json.
 const HEADLINE: [&str; 4] = [
     "validation/loss",
     "validation/accuracy",
@@ -56,7 +56,7 @@ impl Recorder {
         self.append(committed, values);
     }
 
-    /// Takes in how long the members waited for data, for run.json; their share of the last steps, for people.
+    /// Adds the members' data wait to run.json; returns their recent share, for the display.
     fn waited(&mut self, committed: &Committed) -> Option<f64> {
         let [waited, all] = self.data_wait.committed(committed.timings.iter().map(|(_, timings)| timings));
         let mut sum = |key: &str, seconds: f64| {
@@ -64,7 +64,7 @@ impl Recorder {
             *sum += seconds;
             *sum
         };
-        // Of all members together, over all starts of the run.
+        // Summed over all members and all starts of the run.
         let (waited, all) = (sum("data_wait_seconds", waited), sum("member_step_seconds", all));
         if all > 0.0 {
             self.record.timings.insert("data_wait_share".to_owned(), waited / all);
@@ -72,7 +72,7 @@ impl Recorder {
         self.data_wait.share()
     }
 
-    /// Takes in what the step before paid for a version: all members wait for the one that copies its state.
+    /// Records what the previous step paid for a checkpoint: all members wait for the one that copies its state.
     fn snapshots(&mut self, committed: &Committed) {
         let slowest = committed.timings.iter().map(|(_, timings)| timings.snapshot_us).max().unwrap_or(0);
         if slowest == 0 {
@@ -105,8 +105,8 @@ impl Recorder {
                 }
             })
             .collect();
-        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed. All
-        // shares are of one step, so that they are a whole.
+        // A short batch at an epoch's end may have work for some members only: it says nothing about share and speed.
+        // All shares come from one step, so that they add up to one.
         let before = &self.progress.members;
         let is_short = committed.batch < self.info.batch;
         let names = |lines: &[MemberLine]| lines.iter().map(|line| line.name.clone()).collect::<Vec<_>>();
@@ -155,7 +155,7 @@ impl Recorder {
         self.repeat_sinks();
     }
 
-    /// Metrics are not worth a run, but the trouble is loud: once, however many steps it lasts.
+    /// Reports a failed write of metrics. It doesn't end the run, but is shown as a warning, once per cause.
     pub(super) fn metrics_wait(&mut self, trouble: &MetricsError) {
         error!(%trouble, "metrics can't be written");
         let lost = self.file.left_out() > 0;

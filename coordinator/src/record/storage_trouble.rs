@@ -1,18 +1,18 @@
-//! StorageTrouble that lasts is said when it begins and when it is over, however often it is met between.
+//! Deduplicates warnings about storage errors: one when an error begins and one when it ends.
 
-/// What was said of one kind of trouble, while it lasts.
+/// The last message about an error, while it lasts.
 #[derive(Default)]
 pub(super) struct StorageTrouble(Option<String>);
 
 impl StorageTrouble {
-    /// It is met: whether that is to be said, in these words.
+    /// Records an error; returns whether this message is new and must be shown.
     pub(super) fn is_news(&mut self, text: &str) -> bool {
         let is_news = self.0.as_deref() != Some(text);
         self.0 = Some(text.to_owned());
         is_news
     }
 
-    /// It isn't met any more: whether that is to be said.
+    /// Records a success; returns whether an error has ended, which must be shown.
     pub(super) fn is_over(&mut self) -> bool {
         self.0.take().is_some()
     }

@@ -1,13 +1,13 @@
-//! What outsiders can cause as often as they like is shown so often and no more: a log is no place for them to fill.
+//! Rate limit for log lines that outsiders can cause at will, so that they can't fill the log.
 
 use std::time::{Duration, Instant};
 
-/// Lines at once: a misconfigured cluster shows all that is wrong with it.
+/// Burst size in lines: enough for a misconfigured cluster to show all that is wrong.
 const BURST: u32 = 20;
-/// After these, one in so long: twelve hundred an hour.
+/// Interval of further lines after a burst: twelve hundred an hour.
 const EVERY: Duration = Duration::from_secs(3);
 
-/// A bucket of lines.
+/// A token bucket of lines.
 pub(super) struct Throttle {
     left: u32,
     refilled: Instant,
@@ -19,7 +19,7 @@ impl Throttle {
         Self { left: BURST, refilled: now, left_out: 0 }
     }
 
-    /// Whether a line may be shown; then also how many were left out before it.
+    /// `Some` if a line may be shown, with the number of lines dropped before it.
     pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
         let fresh = now.saturating_duration_since(self.refilled).as_millis() / EVERY.as_millis();
         let fresh = u32::try_from(fresh).unwrap_or(u32::MAX);

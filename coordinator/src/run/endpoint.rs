@@ -1,4 +1,4 @@
-//! Where a run is reached: its two ports, what encrypts them, and the token that opens them.
+//! A run's network endpoint: its two ports, their TLS, and the token that opens them.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -13,15 +13,16 @@ use wire::tls::ServerTls;
 use wire::token::{self, Token, TokenLine};
 
 use super::StartContext;
-use crate::prepare::StartError;
-use crate::rpc::Service;
-use crate::{certificates, connection_limit};
+use crate::control::certificates;
+use crate::control::connection_limit;
+use crate::control::rpc::Service;
+use crate::run::prepare::StartError;
 
-/// Bound, and not yet served.
+/// Bound sockets that are not served yet.
 pub(super) struct Endpoint {
     pub(super) control: TcpListener,
     pub(super) data: TcpListener,
-    /// Of the control plane.
+    /// Address of the control plane.
     pub(super) address: SocketAddr,
     pub(super) tls: Option<ServerTls>,
     pub(super) token: Token,
@@ -29,7 +30,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The control plane's.
+    /// URL of the control plane.
     pub(super) fn url(&self) -> String {
         url(self.address, self.tls.is_some())
     }
@@ -39,7 +40,7 @@ pub(super) fn url(address: SocketAddr, is_encrypted: bool) -> String {
     format!("{}://{address}", if is_encrypted { "https" } else { "http" })
 }
 
-/// The file where workers of this user find the token, for as long as there is somebody to join.
+/// The file where this user's workers find the token; deleted on drop.
 pub(super) struct Discovery(PathBuf);
 
 impl Drop for Discovery {
@@ -59,7 +60,7 @@ impl StartContext<'_> {
         Ok(Endpoint { control, data, address, tls, token, discovery })
     }
 
-    /// The control address: as asked for, else the port that this run had before, else a free one.
+    /// Binds the control address: as requested, else the run's previous port, else a free one.
     fn bind_control(&self, listen: SocketAddr) -> Result<TcpListener, StartError> {
         let before = std::fs::read_to_string(self.dir.path().join("address"))
             .ok()
@@ -83,7 +84,7 @@ impl StartContext<'_> {
         self.args.token_file.clone().unwrap_or_else(|| self.dir.path().join("token"))
     }
 
-    /// What encrypts the run's ports, if anything does.
+    /// The TLS configuration of the run's ports, if they are encrypted.
     fn tls(&self, address: SocketAddr) -> Result<Option<ServerTls>, StartError> {
         let (security, authority) = (&self.args.security, self.args.tls_ca.as_deref());
         let tls = certificates::server_tls(security, authority, address.ip(), &self.dir.path().join("tls"))?;
@@ -93,8 +94,8 @@ impl StartContext<'_> {
         Ok(tls)
     }
 
-    /// The run's token, kept from before or made now, and the file where workers of this user find it. The line says whom
-    /// they trust, as it is at this start.
+    /// The run's token, reused or new, and the discovery file where this user's workers find it. The token line also
+    /// holds the fingerprint that workers must trust, which this start may change.
     fn token(&self, address: SocketAddr, tls: Option<&ServerTls>) -> Result<(Token, Discovery), StartError> {
         let path = self.token_path();
         let before = path.exists().then(|| TokenLine::read(&path)).transpose().map_err(StartError::config)?;
@@ -112,7 +113,7 @@ impl StartContext<'_> {
     }
 }
 
-/// The rpc server of the control plane, for a run whose steps have so many sums at most.
+/// Starts the rpc server of the control plane, for a run whose steps have at most `sums_max` sums.
 pub(super) fn serve(
     (control, tls): (TcpListener, Option<ServerTls>),
     service: Service,
@@ -136,8 +137,8 @@ pub(super) fn serve(
     }))
 }
 
-/// Bytes of what a peer can have to say at most: a chunk of a file, or a step's sums (twice: in a Join, a commit has them
-/// in the journal's form) with some words.
+/// Maximum size of a message from a peer: a file chunk, or a step's sums (twice: a Join carries a commit in the
+/// journal's form), plus some text.
 fn decoded_bytes_max(sums_max: usize) -> usize {
     const WORDS: usize = 64 << 10;
     let sums = sums_max.saturating_mul(2 * size_of::<f64>());

@@ -1,4 +1,4 @@
-//! What is kept and shown of a run from its start: the record, metrics, versions, and what is served beside them.
+//! Builds the parts that record and show a run: the record, metrics, checkpoints, and the endpoints served alongside.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,18 +10,18 @@ use run_record::{DatasetRecord, FinalRecord, MetricsFile, RunRecord, RunStatus};
 use wire::token;
 
 use super::{StartContext, endpoint};
-use crate::certificates;
+use crate::checkpoints::uploads::{ManifestInfo, Uploads};
+use crate::control::certificates;
 use crate::display::{Display, RunInfo};
-use crate::metrics::{self, Metrics, Scrapes};
-use crate::origin::Origin;
-use crate::prepare::{self, PriorState, StartError};
 use crate::record::Recorder;
-use crate::run_metadata::RunMetadata;
-use crate::spans::StepSpans;
-use crate::uploads::{ManifestInfo, Uploads};
+use crate::record::metrics::{self, Metrics, Scrapes};
+use crate::record::origin::Origin;
+use crate::record::run_metadata::RunMetadata;
+use crate::record::spans::StepSpans;
+use crate::run::prepare::{self, PriorState, StartError};
 
 impl StartContext<'_> {
-    /// What is kept and served beside the run, and what serves /metrics.
+    /// The run's metadata, and the parts of its /metrics endpoint.
     pub(super) fn metadata(
         &self,
         past: &PriorState,
@@ -44,7 +44,7 @@ impl StartContext<'_> {
         Ok((metadata, Scrapes { listener, registry }))
     }
 
-    /// Versions and exports, into the run's folder.
+    /// Receiver for checkpoints and exports, into the run's folder.
     pub(super) fn uploads(&self, steps_per_epoch: u64) -> Uploads {
         let lineage = ManifestInfo {
             config_digest: self.resolved.config.digest(),
@@ -81,7 +81,7 @@ impl StartContext<'_> {
         Ok(recorder)
     }
 
-    /// Rows that are left out of the data.
+    /// Number of rows that the data plan leaves out.
     fn skipped(&self) -> u64 {
         self.plan.form.skipped().map_or(0, |skipped| skipped.count)
     }
@@ -116,7 +116,7 @@ impl StartContext<'_> {
     }
 }
 
-/// Samples of a step that is not an epoch's short last one.
+/// Samples of a full step (an epoch's last step may be shorter).
 fn full_batch(config: &Config, plan: &DataPlan) -> u32 {
     let (training, _) = plan.split_lengths();
     config.train.batch_size.min(u32::try_from(training).unwrap_or(u32::MAX))

@@ -1,4 +1,4 @@
-//! The gradient of the own model, by the way that a worker takes, against finite differences of its loss.
+//! Checks the own model's gradient, computed as a worker does, against finite differences of its loss.
 
 use trainer::{
     DataSpec, DeviceSpec, GradientSink, HostBatch, HostData, ModelConfig, OutputSpec, Registry, Target,
@@ -17,7 +17,7 @@ fn images() -> DataSpec {
     DataSpec::new(vec![1, 4, 3], OutputSpec::Classes(labels))
 }
 
-/// Five images of 4 x 3 pixels that look random.
+/// Five images of 4 x 3 pseudo-random pixels.
 fn batch() -> HostBatch {
     let mut batch = HostBatch::empty(&images());
     batch.set_count(5);
@@ -26,7 +26,7 @@ fn batch() -> HostBatch {
     batch
 }
 
-/// The sum of the cross entropies in f64, from the outputs: f32's rounding would drown the differences.
+/// The sum of the cross entropies of the outputs, in f64: f32's rounding would drown the differences.
 fn loss(outputs: &[f32], labels: &[i64]) -> f64 {
     let of_row = |(row, label): (&[f32], &i64)| {
         let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();

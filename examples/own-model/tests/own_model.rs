@@ -1,4 +1,4 @@
-//! The example as its reader uses it: real coordinators with this project's worker, then this project's trainer.
+//! The example as a reader would use it: real coordinators with this project's worker, then this project's trainer.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest that any program of these tests may take.
+/// Maximum duration of any program in these tests.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Rust that a reader has to read.
+/// Maximum number of lines of Rust in the example.
 const LINES_MAX: usize = 99;
 
-/// A folder for runs.
+/// A temporary folder for runs.
 struct Place {
     dir: tempfile::TempDir,
 }
 
-/// How a program ended.
+/// A program's exit code and output.
 struct Ended {
     code: Option<i32>,
     out: String,
@@ -36,7 +36,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// `coordinator --config examples/own-model/rows.toml`, shortened to two epochs, with more arguments.
+    /// Runs `coordinator --config examples/own-model/rows.toml`, shortened to two epochs, with more arguments.
     fn coordinator(&self, arguments: &[&str]) -> Ended {
         let runs = format!("run.dir={:?}", self.dir.path());
         let worker = format!("local.worker_binary={:?}", env!("CARGO_BIN_EXE_own-worker"));
@@ -51,7 +51,7 @@ impl Place {
         self.finish(Command::new(env!("CARGO_BIN_EXE_own-trainer")).args(arguments))
     }
 
-    /// Runs to the end, by the deadline. What it says goes to files, so that it never waits for a reader.
+    /// Runs a program to its end, with a deadline. Its output goes to files, so that it never waits for a reader.
     fn finish(&self, command: &mut Command) -> Ended {
         let (out, err) = (self.dir.path().join("out"), self.dir.path().join("err"));
         let file = |path| Stdio::from(std::fs::File::create(path).expect("a file"));
@@ -92,7 +92,7 @@ fn one_worker_and_two_end_in_the_same_bits_and_so_does_a_resume() {
     assert_eq!(two["exact"], true);
     assert_eq!(one["final"]["digest"], two["final"]["digest"]);
 
-    // As if the second half had never been: the run goes on from the version of the first epoch.
+    // Undoes the second half: the run resumes from the checkpoint of the first epoch.
     let run = place.run_dir("two");
     let steps = two["final"]["step"].as_u64().expect("steps");
     std::fs::remove_dir_all(run.join(format!("checkpoints/step-{steps:08}"))).expect("the last version");
@@ -190,7 +190,7 @@ fn the_whole_of_it_is_short() {
     assert!(files.len() == 3 && total <= LINES_MAX, "{total} lines in {files:?}");
 }
 
-/// Code blocks of the guide are the example's own text, so that what it shows is what is built and tested.
+/// The guide's code blocks must be excerpts of the example, so that the code it shows is built and tested.
 #[test]
 fn the_guide_shows_the_code_that_is_built() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR"));

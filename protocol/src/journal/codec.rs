@@ -263,8 +263,11 @@ fn take_commit(take: &mut Decoder<'_>) -> Option<CommitRecord> {
         bias_correction2_sqrt: f32::from_bits(take.u32()?),
         first: take.flag()?,
     };
-    let (has_version, member) = (take.flag()?, take.u64()?);
-    let version = has_version.then_some(MemberId(member));
+    let version = match (take.flag()?, take.u64()?) {
+        (true, member) => Some(MemberId(member)),
+        (false, 0) => None,
+        (false, _) => return None,
+    };
     let next = Next { version, evaluate: take.flag()?, last: take.flag()?, hold: take.flag()? };
     let mut sums = Vec::new();
     for _ in 0..take.u32()? {
