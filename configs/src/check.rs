@@ -1,10 +1,10 @@
 //! Invalid combinations of values, and numbers out of bounds.
 
 mod data;
+mod init_and_early_stopping;
 
 use toml::Value;
 
-use crate::init_and_early_stopping;
 use crate::key_positions::Report;
 use crate::keys::of_model;
 use crate::types::{Config, DatasetKind, Optimizer, Schedule, ScheduleKind, Telemetry};
@@ -118,7 +118,7 @@ fn is_plain_url(url: &str) -> bool {
 }
 
 /// Reports a number that is out of bounds.
-pub(crate) fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
+fn within(report: &mut Report, path: &str, value: f64, is_within: bool, allowed: &str) {
     if !is_within {
         report.add_all(&[path], format!("{path} = {value:?}: expected {allowed}"));
     }

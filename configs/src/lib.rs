@@ -51,7 +51,6 @@
 mod check;
 mod difference;
 mod error;
-mod init_and_early_stopping;
 mod key_positions;
 pub mod keys;
 mod kind;

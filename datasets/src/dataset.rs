@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use configs::Sampling;
 
 use crate::augment::AugmentKey;
+use crate::batch::Batch;
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::files::{changed, length, place, read_known};
 use crate::format::{Format, Idx, Images};
-use crate::idx::LabelledImages;
-use crate::images;
+use crate::formats::idx::LabelledImages;
+use crate::formats::images;
+use crate::formats::text::{self, Tokens};
 use crate::listing::{FileEntry, directory_digest};
 use crate::memory_budget::MemoryBudget;
 use crate::parallel::in_parallel;
@@ -21,22 +23,6 @@ use crate::quote::quoted;
 use crate::rows::{ReadTable, read_rows};
 use crate::sampler::{Sampler, balanced};
 use crate::split::split;
-use crate::text::{self, Tokens};
-
-/// A batch of samples in row-major order.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Batch {
-    /// Number of samples.
-    pub count: usize,
-    /// `count` x features. For images, features are channels x height x width.
-    pub features: Vec<f32>,
-    /// `count` x window input tokens, for text.
-    pub tokens: Vec<u32>,
-    /// Class index of each sample; for text, `count` x window: the token following each of `tokens`.
-    pub labels: Vec<u32>,
-    /// Standardised target of each sample, for regression: see [`crate::Output::Values`].
-    pub values: Vec<f32>,
-}
 
 /// The samples of a dataset.
 #[derive(Debug)]
@@ -200,17 +186,6 @@ impl Dataset {
             }
         }
         Ok(())
-    }
-}
-
-impl Batch {
-    /// Empties the batch but keeps its allocations.
-    fn clear(&mut self) {
-        self.count = 0;
-        self.features.clear();
-        self.tokens.clear();
-        self.labels.clear();
-        self.values.clear();
     }
 }
 

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use crate::error::DataError;
 use crate::format::{Csv, Format, Parquet};
-use crate::infer::{ColumnEvidence, is_missing, number};
+use crate::infer::{ColumnEvidence, is_missing};
 use crate::memory_budget::MemoryBudget;
+use crate::number::number;
 use crate::plan::DataPlan;
 use crate::survey::keep;
 use crate::table::Table;

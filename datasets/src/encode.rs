@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::dataset::Batch;
+use crate::batch::Batch;
+use crate::column::{Column, Feature, Role};
 use crate::format::Tabular;
-use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category, no_number, number};
-use crate::plan::{DataPlan, Feature, Output, Role};
+use crate::infer::{CATEGORIES_MAX, hint, is_missing, missing_category};
+use crate::number::{no_number, number};
+use crate::plan::{DataPlan, Output};
 use crate::quote::quoted;
 use crate::table::Table;
 
@@ -185,7 +187,7 @@ impl<'a> ColumnPositions<'a> {
                     names.len()
                 ));
             }
-            let name = |column: &'a crate::plan::Column| column.name.as_str();
+            let name = |column: &'a Column| column.name.as_str();
             if is_whole { all.map(name).collect() } else { but_target.map(name).collect() }
         };
         let indices = names.iter().copied().zip(0..).collect();

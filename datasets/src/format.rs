@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Column;
-use crate::statistics::read_settled;
+use crate::column::Column;
+use crate::rounding::read_settled;
 
 /// Data format.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

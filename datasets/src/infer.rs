@@ -1,7 +1,9 @@
 //! Infers column types from one pass over all rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use crate::labels::ordered;
+use crate::number::{Parsed, parse};
 use crate::quote::{beginning, quoted};
 
 /// Maximum distinct values kept per column: beyond it, the column isn't categorical.
@@ -110,48 +112,6 @@ impl ColumnEvidence {
     }
 }
 
-/// Sorts labels naturally: numbers by value, texts by character.
-pub(crate) fn ordered(labels: BTreeSet<String>) -> Vec<String> {
-    let mut labels: Vec<String> = labels.into_iter().collect();
-    if labels.iter().all(|label| number(label).is_some()) {
-        labels.sort_by(|a, b| number(a).unwrap_or(0.0).total_cmp(&number(b).unwrap_or(0.0)));
-    }
-    labels
-}
-
-enum Parsed {
-    Number(f64),
-    Unusable,
-    Text,
-}
-
-fn parse(text: &str) -> Parsed {
-    match text.parse::<f64>() {
-        Ok(value) if value.abs() <= f64::from(f32::MAX) => Parsed::Number(value),
-        Ok(_) => Parsed::Unusable,
-        Err(_) => Parsed::Text,
-    }
-}
-
-/// A usable number: finite and within the range of f32.
-pub(crate) fn number(text: &str) -> Option<f64> {
-    match parse(text) {
-        Parsed::Number(value) => Some(value),
-        Parsed::Unusable | Parsed::Text => None,
-    }
-}
-
-/// Error message for a field that should be numeric.
-pub(crate) fn no_number(name: &str, text: &str) -> String {
-    match parse(text) {
-        Parsed::Unusable => {
-            let (name, text) = (quoted(name), beginning(text));
-            format!("column {name} is numeric, but {text} is not a finite number within +-3.4e38")
-        }
-        _ => format!("column {} is numeric, but this field is {}", quoted(name), quoted(text)),
-    }
-}
-
 /// The category of a column's missing fields, never equal to a field that is present.
 pub(crate) fn missing_category(missing: &[String]) -> &str {
     missing.first().map_or("", String::as_str)
@@ -175,30 +135,5 @@ pub(crate) fn hint<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone,
             let more = if names.count() > 12 { ", ..." } else { "" };
             format!("; {what} are {}{more}", some.join(", "))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_texts_and_what_is_neither() {
-        let check = |text: &str, expected: Option<f64>| assert_eq!(number(text), expected, "{text:?}");
-        check("1", Some(1.0));
-        check("-1.5e3", Some(-1500.0));
-        check("+.5", Some(0.5));
-        for text in ["", "x", "1,5", "0x10", "1_000", "inf", "NaN", "1e39", "-Infinity"] {
-            check(text, None);
-        }
-    }
-
-    #[test]
-    fn labels_stand_in_the_order_of_people() {
-        let check = |labels: &[&str], expected: &[&str]| {
-            assert_eq!(ordered(labels.iter().map(|label| (*label).to_owned()).collect()), expected);
-        };
-        check(&["10", "9", "-1"], &["-1", "9", "10"]);
-        check(&["10", "9", "x"], &["10", "9", "x"]);
     }
 }

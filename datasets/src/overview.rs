@@ -11,10 +11,10 @@ use serde::Serialize;
 use crate::error::DataError;
 use crate::files::{list, place};
 use crate::format::Format;
-use crate::images::{is_image, probe, refusal};
+use crate::formats::images::{is_image, probe, refusal};
+use crate::formats::text::is_text;
 use crate::parallel::in_parallel;
 use crate::plan::DataPlan;
-use crate::text::is_text;
 
 /// Maximum number of frequent tokens listed in an [`Overview`].
 const FREQUENT_MAX: usize = 10;
@@ -199,7 +199,7 @@ impl TextSummary {
             longest_line: seen.longest_line,
             is_utf8: seen.utf8.is_right(),
             tokens: text.tokens,
-            vocabulary: crate::text::VOCABULARY,
+            vocabulary: crate::formats::text::VOCABULARY,
             distinct,
             frequent: frequent.iter().take(FREQUENT_MAX).map(shown).collect(),
             window: text.window,
@@ -287,7 +287,7 @@ pub fn format_of(path: &Path) -> Result<Option<&'static str>, DataError> {
         return Ok(of_file(&name));
     }
     let files = list(path)?;
-    if files.iter().any(|file| crate::idx::is_images_by_name(file)) {
+    if files.iter().any(|file| crate::formats::idx::is_images_by_name(file)) {
         return Ok(Some("idx"));
     }
     if files.iter().any(|file| is_image(file) && file.contains('/')) {
@@ -302,7 +302,7 @@ fn of_file(name: &str) -> Option<&'static str> {
     match () {
         () if ends(".csv") || ends(".tsv") => Some("csv"),
         () if ends(".parquet") => Some("parquet"),
-        () if crate::idx::is_images_by_name(name) => Some("idx"),
+        () if crate::formats::idx::is_images_by_name(name) => Some("idx"),
         () if ends(".txt") => Some("text"),
         () => None,
     }

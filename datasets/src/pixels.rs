@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use configs::{Augment, Normalise};
 
 use crate::augment::{AugmentKey, Draw};
-use crate::dataset::Batch;
+use crate::batch::Batch;
 use crate::error::DataError;
 use crate::format::Scaling;
-use crate::images;
+use crate::formats::images;
 use crate::listing::FileEntry;
 use crate::memory_budget::MemoryBudget;
 use crate::parallel::in_parallel;
-use crate::statistics::{positive, settled};
+use crate::rounding::settled;
+use crate::statistics::positive;
 
 /// Images of one shape with their labels.
 #[derive(Debug)]

@@ -1,68 +1,20 @@
 //! The data plan: what a dataset's files hold, which rows are held out, and how rows become numbers. Made once
 //! (`prepare.rs`), sent to every worker, and saved with the model.
 
+use std::path::Path;
+
 use configs::{Augment, Sampling};
 use serde::{Deserialize, Serialize};
 
+use crate::column::{Column, Feature, Role};
 use crate::digest::md5_of_bytes;
 use crate::error::DataError;
 use crate::format::{Format, Tabular};
 use crate::listing::FileEntry;
 use crate::memory_budget::MemoryBudget;
 use crate::quote::quoted;
+use crate::rounding::read_settled;
 use crate::split::held_out;
-use crate::statistics::read_settled;
-
-/// A column's purpose for the model.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum Role {
-    Feature,
-    Target,
-    /// Sampling weight of the row (`dataset.weight_column`).
-    Weight,
-    Ignored,
-}
-
-/// Encoding of a feature.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Feature {
-    /// `(x - offset) / scale`; a missing field is replaced by `fill` first. With `indicator`, a second number follows:
-    /// 1 if the field is missing, else 0.
-    Numeric {
-        /// Mean or minimum over the training split, or 0.
-        #[serde(deserialize_with = "read_settled")]
-        offset: f64,
-        /// Standard deviation or range over the training split, or 1.
-        #[serde(deserialize_with = "read_settled")]
-        scale: f64,
-        /// Mean over the training split.
-        #[serde(deserialize_with = "read_settled")]
-        fill: f64,
-        /// Whether the training split has missing fields.
-        #[serde(default)]
-        indicator: bool,
-    },
-    /// A code from 1, in the order of `categories`; 0 for anything else.
-    Categorical {
-        /// Distinct fields of the training split. Missing fields form one category, named by the first of the table's
-        /// `missing`, which no field that is present can equal.
-        categories: Vec<String>,
-    },
-}
-
-/// A column of the file.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Column {
-    /// Name of the column.
-    pub name: String,
-    /// Purpose for the model.
-    pub role: Role,
-    /// Encoding, for feature columns.
-    pub feature: Option<Feature>,
-}
 
 /// What the model predicts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -306,13 +258,14 @@ impl DataPlan {
     }
 }
 
-impl Feature {
-    /// Number of values that the field is encoded as.
-    #[must_use]
-    pub fn width(&self) -> usize {
-        match self {
-            Self::Numeric { indicator, .. } => 1 + usize::from(*indicator),
-            Self::Categorical { .. } => 1,
-        }
-    }
+/// Completes a plan with the configured name, or that of the file.
+pub(crate) fn named(
+    config: &configs::Dataset,
+    path: &Path,
+    plan: impl FnOnce(String, &Path) -> DataPlan,
+) -> DataPlan {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+    plan(config.name.clone().or(stem).unwrap_or_else(|| "data".to_owned()), &path)
 }

@@ -8,21 +8,18 @@ use configs::{Dataset as Config, OnBad, Sampling};
 use crate::error::DataError;
 use crate::files::{entry_of, find, length, list, read_new};
 use crate::format::{Format, Idx, Images, Skipped};
-use crate::idx::{LabelledImages, find_images, find_labels};
-use crate::images::{self, ImageError};
-use crate::infer::ordered;
+use crate::formats::idx::{LabelledImages, find_images, find_labels};
+use crate::formats::images::{self, ImageError};
+use crate::labels::{LABELS_MAX, counts, ordered};
 use crate::listing::{FileEntry, directory_digest};
 use crate::memory_budget::MemoryBudget;
 use crate::parallel::{in_parallel, try_in_parallel};
 use crate::pixels::{scaling, sums};
-use crate::plan::{DataPlan, Output};
+use crate::plan::{DataPlan, Output, named};
 use crate::quote::quoted;
+use crate::rounding::settled;
 use crate::split::split;
-use crate::statistics::settled;
 use crate::survey::{Profile, Survey};
-
-/// Maximum number of labels: a model has an output for each.
-pub(crate) const LABELS_MAX: usize = 1_000;
 
 impl DataPlan {
     /// Reads the data and plans: infers rows and labels, splits, and computes statistics over the training split.
@@ -368,21 +365,6 @@ impl FoundData<'_> {
         let channels = if readable.any(|header| header.has_colour) { 3 } else { 1 };
         Ok([channels, first.height, first.width])
     }
-}
-
-/// Counts each label.
-fn counts(labels: usize, of_rows: impl Iterator<Item = u32>) -> Vec<u64> {
-    let mut counts = vec![0; labels];
-    of_rows.for_each(|label| counts[label as usize] += 1);
-    counts
-}
-
-/// Completes a plan with the configured name, or that of the file.
-pub(crate) fn named(config: &Config, path: &Path, plan: impl FnOnce(String, &Path) -> DataPlan) -> DataPlan {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
-    plan(config.name.clone().or(stem).unwrap_or_else(|| "data".to_owned()), &path)
 }
 
 /// Splits a path into folder and file name.

@@ -7,12 +7,12 @@ use configs::OnBad;
 use crate::error::DataError;
 use crate::files::{entry_of, list};
 use crate::format::{Format, Skipped, Text, TokenizerFile};
+use crate::formats::text;
 use crate::listing::FileEntry;
 use crate::plan::{DataPlan, Output};
 use crate::prepare::{FoundData, PlanParts, parted};
+use crate::rounding::settled;
 use crate::split::held_out;
-use crate::statistics::settled;
-use crate::text;
 use crate::tokenizer::{TextTokenizer, TokenizerRead};
 
 /// Result of scanning the files.

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use crate::dataset::Batch;
+use crate::batch::Batch;
 use crate::digest::Digests;
 use crate::encode::Encoder;
 use crate::error::DataError;
 use crate::format::Format;
-use crate::idx;
-use crate::images;
+use crate::formats::idx;
+use crate::formats::images;
 use crate::memory_budget::{MemoryBudget, OverBudget, read_whole};
 use crate::pixels::tables;
 use crate::plan::DataPlan;

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 
 use configs::{ColumnKind, DatasetKind};
 
+use crate::column::{Column, ColumnType, Role};
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::format::{Csv, Format, Parquet, Skipped};
-use crate::infer::{CATEGORIES_MAX, ColumnEvidence, hint, is_missing, no_number, number};
+use crate::infer::{CATEGORIES_MAX, ColumnEvidence, hint, is_missing};
+use crate::labels::LABELS_MAX;
 use crate::listing::FileEntry;
 use crate::memory_budget::{MemoryBudget, OverBudget};
-use crate::plan::{Column, DataPlan, Output, Role};
-use crate::prepare::{LABELS_MAX, named};
+use crate::number::{no_number, number};
+use crate::plan::{DataPlan, Output, named};
 use crate::quote::quoted;
+use crate::rounding::settled;
 use crate::split::split;
-use crate::statistics::{Statistics, settled};
-use crate::table::{self, ColumnType, Table};
+use crate::statistics::Statistics;
+use crate::table::{self, Table};
 
 /// Memory per row number while the rows are split.
 pub(crate) const ROW_BYTES: u64 = 16;

@@ -4,24 +4,14 @@ use std::path::Path;
 
 use configs::{Dataset as Config, OnBad};
 
-use crate::csv_table::{CsvTable, Layout, OnRagged, line_error};
+use crate::column::ColumnType;
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::format::{Csv, Format, Skipped};
+use crate::formats::csv::{CsvTable, Layout, OnRagged, line_error};
+use crate::formats::parquet::ParquetTable;
 use crate::infer::missing_category;
 use crate::memory_budget::MemoryBudget;
-use crate::parquet_table::ParquetTable;
-
-/// Type that a file declares for a column.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ColumnType {
-    /// Undeclared: inferred from the fields.
-    Open,
-    /// Text, even if the fields look like numbers.
-    Text,
-    /// Not scalar, or otherwise unsupported.
-    Unusable,
-}
 
 pub(crate) enum Table {
     Csv { table: CsvTable, on_ragged: OnRagged },

@@ -124,6 +124,22 @@ impl OpenDevice {
         self.device.supports_dtype(precision::dtype(precision))
     }
 
+    /// Rejects a type in which the device doesn't compute.
+    pub(crate) fn check_precision(&self, precision: Precision) -> Result<(), TrainerError> {
+        if self.computes_in(precision) {
+            return Ok(());
+        }
+        let others = [Precision::Bf16, Precision::F16, Precision::F32].into_iter();
+        let there: Vec<String> =
+            others.filter(|p| self.computes_in(*p)).map(|p| format!("\"{p}\"")).collect();
+        Err(TrainerError::Device(format!(
+            "train.precision = \"{precision}\", but the device {} doesn't compute in it: set train.precision to {}, or \
+             give the worker another --device",
+            self.info,
+            there.join(" or ")
+        )))
+    }
+
     /// Number of threads that may share a step's host work, mainly the update. With a GPU, the machine's processors are
     /// idle while it waits, but shared with the workers of its other cards; on a CPU there is one worker per processor,
     /// with one thread each.

@@ -87,7 +87,7 @@ impl Write for Reader<'_> {
 #[cfg(test)]
 mod tests {
     use crate::layout::Layout;
-    use crate::optimizer::OptimizerConfig;
+    use crate::optimizer_config::OptimizerConfig;
 
     use super::*;
 

@@ -8,62 +8,11 @@ use std::ops::Range;
 
 use crate::error::TrainerError;
 use crate::layout::Layout;
+use crate::moment::Moment;
+use crate::optimizer_config::OptimizerConfig;
 use crate::optimizer_pass::{self, Part};
-use crate::state_check;
-use crate::update_rules::Rule;
-
-/// Elements per block: the unit of the state check (and of summation, in the protocol).
-pub const BLOCK: usize = 65_536;
-
-/// f32 scalars of one update, as carried by the commit.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct UpdateScalars {
-    /// Learning rate of this step.
-    pub learning_rate: f32,
-    /// Factor on the gradient: min(1, clip_norm / norm), or 1.
-    pub clip_factor: f32,
-    /// 1 - beta1^t (Adam, AdamW), where t counts applied steps.
-    pub bias_correction1: f32,
-    /// sqrt(1 - beta2^t) (Adam, AdamW).
-    pub bias_correction2_sqrt: f32,
-    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so for each parameter its first value
-    /// has the bits of the first gradient, whenever that comes.
-    pub first: bool,
-}
-
-/// An optimizer algorithm with its constants.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum OptimizerConfig {
-    /// torch.optim.SGD (dampening 0, no Nesterov).
-    Sgd {
-        /// Momentum; 0 keeps no buffer.
-        momentum: f64,
-        /// L2 penalty, added to the gradient.
-        weight_decay: f64,
-    },
-    /// torch.optim.Adam.
-    Adam {
-        /// Decay rate of the first moment.
-        beta1: f64,
-        /// Decay rate of the second moment.
-        beta2: f64,
-        /// Added to the denominator.
-        epsilon: f64,
-        /// L2 penalty, added to the gradient.
-        weight_decay: f64,
-    },
-    /// torch.optim.AdamW.
-    AdamW {
-        /// Decay rate of the first moment.
-        beta1: f64,
-        /// Decay rate of the second moment.
-        beta2: f64,
-        /// Added to the denominator.
-        epsilon: f64,
-        /// Decoupled weight decay: parameters shrink by learning rate times this.
-        weight_decay: f64,
-    },
-}
+use crate::state_check::{self, BLOCK};
+use crate::update_rules::{Rule, UpdateScalars};
 
 /// An optimizer with its moments.
 #[derive(Clone, Debug)]
@@ -79,15 +28,6 @@ pub struct HostOptimizer {
     block_hashes: Vec<u64>,
     /// Number of threads that share a step.
     threads: usize,
-}
-
-/// A buffer of the optimizer's state, as long as the parameters.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// torch's name: `momentum_buffer`, `exp_avg`, `exp_avg_sq`.
-    pub name: &'static str,
-    /// Values in layout order.
-    pub values: Vec<f32>,
 }
 
 impl HostOptimizer {
@@ -207,68 +147,6 @@ impl HostOptimizer {
                 Some((last, alike)) if last.end == parameter.offset && *alike == decays => last.end = end,
                 _ => self.runs.push((parameter.offset..end, decays)),
             }
-        }
-    }
-}
-
-impl From<&configs::Optimizer> for OptimizerConfig {
-    fn from(section: &configs::Optimizer) -> Self {
-        let configs::Optimizer { kind, momentum, beta1, beta2, epsilon, weight_decay, .. } = *section;
-        match kind {
-            configs::OptimizerKind::Sgd => Self::Sgd { momentum, weight_decay },
-            configs::OptimizerKind::Adam => Self::Adam { beta1, beta2, epsilon, weight_decay },
-            configs::OptimizerKind::Adamw => Self::AdamW { beta1, beta2, epsilon, weight_decay },
-        }
-    }
-}
-
-impl OptimizerConfig {
-    /// Names and initial values of the moments.
-    fn first_moments(self) -> &'static [(&'static str, f32)] {
-        match self {
-            // -0.0 * momentum + g is g, bit for bit, -0.0 included: the first step copies the gradient.
-            Self::Sgd { momentum, .. } if momentum > 0.0 => &[("momentum_buffer", -0.0)],
-            Self::Sgd { .. } => &[],
-            Self::Adam { .. } | Self::AdamW { .. } => &[("exp_avg", 0.0), ("exp_avg_sq", 0.0)],
-        }
-    }
-
-    fn without_decay(mut self) -> Self {
-        let (Self::Sgd { weight_decay, .. }
-        | Self::Adam { weight_decay, .. }
-        | Self::AdamW { weight_decay, .. }) = &mut self;
-        *weight_decay = 0.0;
-        self
-    }
-
-    fn check(&self) -> Result<(), TrainerError> {
-        let wrong = |key: &str, value: f64, allowed: &str| {
-            Err(TrainerError::Config(format!("optimizer.{key} = {value}: allowed are values {allowed}")))
-        };
-        let fraction = |value: f64| (0.0..1.0).contains(&value);
-        match *self {
-            Self::Sgd { momentum, .. } if !fraction(momentum) => {
-                wrong("momentum", momentum, "from 0 to below 1")
-            }
-            Self::Adam { beta1, .. } | Self::AdamW { beta1, .. } if !fraction(beta1) => {
-                wrong("beta1", beta1, "from 0 to below 1")
-            }
-            Self::Adam { beta2, .. } | Self::AdamW { beta2, .. } if !fraction(beta2) => {
-                wrong("beta2", beta2, "from 0 to below 1")
-            }
-            Self::Adam { epsilon, .. } | Self::AdamW { epsilon, .. }
-                if !(epsilon.is_finite() && epsilon > 0.0) =>
-            {
-                wrong("epsilon", epsilon, "above 0")
-            }
-            Self::Sgd { weight_decay, .. }
-            | Self::Adam { weight_decay, .. }
-            | Self::AdamW { weight_decay, .. }
-                if !(weight_decay.is_finite() && weight_decay >= 0.0) =>
-            {
-                wrong("weight_decay", weight_decay, "from 0")
-            }
-            _ => Ok(()),
         }
     }
 }

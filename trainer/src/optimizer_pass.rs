@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::optimizer::{BLOCK, Moment};
-use crate::state_check::BlockCheck;
+use crate::moment::Moment;
+use crate::state_check::{BLOCK, BlockCheck};
 use crate::update_rules::{Rule, apply};
 
 /// Minimum elements per thread: they take a millisecond or two, and starting a thread a hundredth of that.

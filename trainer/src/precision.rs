@@ -5,9 +5,6 @@ use burn::nn::Embedding;
 use burn::tensor::{DType, Int, Tensor};
 use configs::Precision;
 
-use crate::device::OpenDevice;
-use crate::error::TrainerError;
-
 /// burn's type for this precision.
 pub(crate) fn dtype(precision: Precision) -> DType {
     match precision {
@@ -15,21 +12,6 @@ pub(crate) fn dtype(precision: Precision) -> DType {
         Precision::Bf16 => DType::BF16,
         Precision::F16 => DType::F16,
     }
-}
-
-/// Rejects devices that don't support storage, conversion and arithmetic in this type.
-pub(crate) fn check(precision: Precision, device: &OpenDevice) -> Result<(), TrainerError> {
-    if device.computes_in(precision) {
-        return Ok(());
-    }
-    let others = [Precision::Bf16, Precision::F16, Precision::F32].into_iter();
-    let there: Vec<String> = others.filter(|p| device.computes_in(*p)).map(|p| format!("\"{p}\"")).collect();
-    Err(TrainerError::Device(format!(
-        "train.precision = \"{precision}\", but the device {} doesn't compute in it: set train.precision to {}, or give \
-         the worker another --device",
-        device.info(),
-        there.join(" or ")
-    )))
 }
 
 /// A copy with cast float parameters: no leaves of the graph themselves, but gradients flow back to the leaves.

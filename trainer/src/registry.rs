@@ -7,7 +7,6 @@ use crate::engine::Engine;
 use crate::error::TrainerError;
 use crate::host::DataSpec;
 use crate::models::{Cnn, Gpt, Mlp, Resnet};
-use crate::precision;
 use crate::task::{ModelConfig, Task};
 use crate::task_engine::TaskEngine;
 
@@ -73,7 +72,7 @@ impl Registry {
                 known.join(", ")
             )));
         };
-        precision::check(data.precision, device)?;
+        device.check_precision(data.precision)?;
         (entry.build)(config, data, device)
     }
 }

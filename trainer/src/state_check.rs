@@ -2,7 +2,8 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::optimizer::BLOCK;
+/// Elements per block: the unit of the state check (and of summation, in the protocol).
+pub const BLOCK: usize = 65_536;
 
 /// The check of a whole state: the chained xxh3-64 of its blocks' hashes, in order.
 pub(crate) fn chain(block_hashes: &[u64]) -> u64 {

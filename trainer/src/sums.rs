@@ -1,6 +1,6 @@
 //! Metric sums of a batch on the host, in f64 and in sample order.
 
-use crate::task::HostScored;
+use crate::scored::HostScored;
 
 /// `[loss sum, weight, correct]`, then in evaluation the K x K confusion matrix: row = truth, column = prediction.
 ///

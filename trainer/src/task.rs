@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, Target};
 use crate::keys;
-use crate::scored::Scored;
+use crate::scored::{HostScored, Scored};
 
 /// The `[model]` section as seen by a task.
 #[derive(Clone, PartialEq, Debug)]
@@ -124,18 +124,4 @@ pub trait Task: Sized + Send + 'static {
             Target::Unknown => vec![scored.loss_sum, scored.weight],
         }
     }
-}
-
-/// Result of a forward pass on the host.
-pub struct HostScored<'a> {
-    /// Sum of the losses.
-    pub loss_sum: f64,
-    /// Number of samples or tokens.
-    pub weight: f64,
-    /// Outputs, row by row.
-    pub outputs: &'a [f32],
-    /// Outputs per row.
-    pub width: usize,
-    /// Whether this is an evaluation, which also computes the long sums (the confusion matrix).
-    pub evaluation: bool,
 }

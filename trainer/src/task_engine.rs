@@ -16,8 +16,8 @@ use crate::host::{DataSpec, HostBatch};
 use crate::layout::Layout;
 use crate::module_walk::{self, Gradients, Reader, Writer};
 use crate::precision;
-use crate::scored::Scored;
-use crate::task::{HostScored, ModelConfig, Task};
+use crate::scored::{HostScored, Scored};
+use crate::task::{ModelConfig, Task};
 
 /// burn has one random generator per process and backend. This lock is held from seeding to the last draw. Parameters
 /// draw their initial values lazily, so it also covers building, reading and writing them.

@@ -3,7 +3,23 @@
 //! Plain loops over equally long slices, which the compiler vectorises; vector lanes round like scalars, so the vector
 //! width never affects the results.
 
-use crate::optimizer::{OptimizerConfig, UpdateScalars};
+use crate::optimizer_config::OptimizerConfig;
+
+/// f32 scalars of one update, as carried by the commit.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct UpdateScalars {
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Factor on the gradient: min(1, clip_norm / norm), or 1.
+    pub clip_factor: f32,
+    /// 1 - beta1^t (Adam, AdamW), where t counts applied steps.
+    pub bias_correction1: f32,
+    /// sqrt(1 - beta2^t) (Adam, AdamW).
+    pub bias_correction2_sqrt: f32,
+    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so for each parameter its first value
+    /// has the bits of the first gradient, whenever that comes.
+    pub first: bool,
+}
 
 /// A rule with this step's constants. Differences such as 1 - beta are computed in f64 before they are rounded to f32.
 #[derive(Clone, Copy)]

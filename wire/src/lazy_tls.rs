@@ -1,4 +1,4 @@
-//! TLS over tokio: accepted connections, plain or under TLS, and the TLS connector for tonic clients.
+//! TLS over tokio: accepted connections, plain or under TLS, and which of them a port speaks.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -6,16 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::{FallibleAccept, TlsStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client};
-use tonic::transport::Uri;
 
-use crate::tls::{ClientTls, TlsError};
-use crate::transport;
+use crate::transport::CONNECT_DEADLINE;
 
 /// The first byte of a TLS connection: the type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
@@ -219,33 +216,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByteWatch<S> {
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct Connector(pub(crate) ClientTls);
-
-type Connecting = Pin<Box<dyn Future<Output = std::result::Result<Connected, TlsError>> + Send>>;
-type Connected = TokioIo<client::TlsStream<TcpStream>>;
-
-impl tower_service::Service<Uri> for Connector {
-    type Response = Connected;
-    type Error = TlsError;
-    type Future = Connecting;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), TlsError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Connecting {
-        let tls = self.0.clone();
-        Box::pin(async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
-            transport::prepare(&socket)?;
-            let agreeing = TlsConnector::from(tls.control().clone()).connect(tls.name().clone(), socket);
-            agreeing.await.map(TokioIo::new).map_err(TlsError::of_io)
-        })
-    }
-}
-
 /// The protocol that a port speaks, determined after a failed connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerProtocol {
@@ -280,7 +250,7 @@ pub async fn what_is_spoken(host: &str, port: u16) -> PeerProtocol {
             _ => PeerProtocol::Unknown,
         })
     };
-    match tokio::time::timeout(transport::CONNECT_DEADLINE, asked).await {
+    match tokio::time::timeout(CONNECT_DEADLINE, asked).await {
         Ok(Ok(spoken)) => spoken,
         _ => PeerProtocol::Unknown,
     }

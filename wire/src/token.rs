@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use hex::FromHex;
+
 use crate::tls::Fingerprint;
 
 /// The metadata key on the control plane.
@@ -89,7 +91,7 @@ impl Token {
     /// Parses 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        unhex(text.trim()).map(Self)
+        <[u8; 32]>::from_hex(text.trim()).ok().map(Self)
     }
 
     /// The value of the `authorization` metadata.
@@ -197,13 +199,6 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&fresh);
     }
     written
-}
-
-/// Reads 64 hexadecimal digits.
-pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// The folder in which this user's coordinators leave their tokens, one file per port.

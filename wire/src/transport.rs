@@ -4,13 +4,15 @@
 //! gives each connection one flow-control window for all of its streams, so a file that waits for a disk would block
 //! the messages on the same connection.
 
+mod tls_connector;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tonic::transport::{Channel, Endpoint, Error, Server};
 
-use crate::lazy_tls::Connector;
+use self::tls_connector::Connector;
 use crate::tls::SecurityMode;
 
 /// Flow-control window of a stream: a file transfers at the speed of the link rather than its round trips (4 MiB are 10

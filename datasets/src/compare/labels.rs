@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::ComparedData;
 use crate::error::DataError;
-use crate::idx::{Dimensions, Idx};
-use crate::images::{class, is_image};
+use crate::formats::idx::{Dimensions, Idx};
+use crate::formats::images::{class, is_image};
 use crate::memory_budget::{MemoryBudget, read_whole};
 use crate::registry::RegistryError;
 

@@ -5,10 +5,14 @@
 mod error;
 #[path = "../../../trainer/src/layout.rs"]
 mod layout;
+#[path = "../../../trainer/src/moment.rs"]
+mod moment;
 #[path = "../../../trainer/src/names.rs"]
 pub mod names;
 #[path = "../../../trainer/src/optimizer.rs"]
 mod optimizer;
+#[path = "../../../trainer/src/optimizer_config.rs"]
+mod optimizer_config;
 #[path = "../../../trainer/src/optimizer_pass.rs"]
 mod optimizer_pass;
 #[path = "../../../trainer/src/state_check.rs"]
@@ -20,4 +24,5 @@ mod update_rules;
 
 pub use error::TrainerError;
 pub use layout::{Layout, Parameter};
-pub use optimizer::{HostOptimizer, OptimizerConfig};
+pub use optimizer::HostOptimizer;
+pub use optimizer_config::OptimizerConfig;

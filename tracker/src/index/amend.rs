@@ -6,7 +6,8 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
-use super::follow::{Follow, Item};
+use super::incremental_read::Follow;
+use super::item::Item;
 use super::{Index, IndexError};
 use crate::clients::{self, Durable};
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::follow::Follow;
+use super::incremental_read::Follow;
 use super::runs::{empty, put_pairs, remove_tag, row_of};
 use super::values::{Sample, Writer};
 use super::{IndexError, Kind};

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::follow::{Follow, Item};
+use super::incremental_read::Follow;
+use super::item::Item;
 use super::{IndexError, Reader};
 use crate::clients::documents::{Document, Experiment};
 

@@ -8,7 +8,8 @@ use run_record::{Metric, RunRecord, RunStatus};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
-use super::follow::{Follow, Item, RUN_FILES};
+use super::incremental_read::Follow;
+use super::item::RUN_FILES;
 use super::values::{self, Sample, Writer};
 use super::{IndexError, Kind, documents};
 use crate::clients::NOTES;
@@ -300,16 +301,6 @@ fn flatten(prefix: &str, table: &toml::Table, pairs: &mut Vec<Pair>) {
                 pairs.push(Pair { key, value });
             }
             other => pairs.push(Pair { key, value: other.to_string() }),
-        }
-    }
-}
-
-impl Item {
-    /// The item that a run's row belongs to.
-    pub(crate) fn of_run(kind: Kind, folder: &str, experiment: &str, uuid: &str) -> Self {
-        match kind {
-            Kind::Bonfire => Self::Bonfire(folder.to_owned()),
-            Kind::Client => Self::Client(experiment.to_owned(), uuid.to_owned()),
         }
     }
 }

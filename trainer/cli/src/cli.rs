@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainer::DeviceSpec;
 
-use crate::run::Which;
+use crate::version_selector::VersionSelector;
 
 /// Help text of every command.
 const EXIT_CODES: &str =
@@ -41,7 +41,7 @@ pub struct Source {
     pub run_dir: PathBuf,
     /// A version by its step, `best` by the metric of checkpoint.best, or `newest`
     #[arg(long, value_name = "STEP|best|newest", default_value = "newest")]
-    pub version: Which,
+    pub version: VersionSelector,
     /// Take only a version that is signed by one of the public keys in this file (docs/signing.md)
     #[arg(long, value_name = "FILE")]
     pub verify_key: Option<PathBuf>,
@@ -121,7 +121,7 @@ pub struct Sample {
     pub source: PathBuf,
     /// Of a run: a version by its step, `best` by the metric of checkpoint.best, or `newest`
     #[arg(long, value_name = "STEP|best|newest")]
-    pub version: Option<Which>,
+    pub version: Option<VersionSelector>,
     /// Take only a version or export that is signed by one of the public keys in this file (docs/signing.md)
     #[arg(long, value_name = "FILE")]
     pub verify_key: Option<PathBuf>,
@@ -192,9 +192,9 @@ mod tests {
                 other => Err(format!("{other:?}")),
             }
         };
-        assert_eq!(version("120"), Ok(Which::Step(120)));
-        assert_eq!(version("best"), Ok(Which::Best));
-        assert_eq!(version("newest"), Ok(Which::Newest));
+        assert_eq!(version("120"), Ok(VersionSelector::Step(120)));
+        assert_eq!(version("best"), Ok(VersionSelector::Best));
+        assert_eq!(version("newest"), Ok(VersionSelector::Newest));
         for wrong in ["latest", "-1", "1.5", ""] {
             assert!(version(wrong).is_err(), "{wrong:?} was taken");
         }

@@ -9,7 +9,8 @@ use trainer::{DeviceSpec, Registry};
 use crate::cli::{Export, Format};
 use crate::failure::Failure;
 use crate::model::Model;
-use crate::run::{Run, Which};
+use crate::run::Run;
+use crate::version_selector::VersionSelector;
 
 /// Writes the export and returns its path. The bytes equal those of the run's own export of the same version.
 pub(crate) fn export(ask: &Export, registry: &Registry) -> Result<String, Failure> {
@@ -58,7 +59,7 @@ fn default_folder(run: &Run, ask: &Export, step: u64) -> PathBuf {
     };
     let exports = run.dir.join("exports");
     match ask.source.version {
-        Which::Newest => exports.join(format),
-        Which::Best | Which::Step(_) => exports.join(format!("{format}-step-{step:08}")),
+        VersionSelector::Newest => exports.join(format),
+        VersionSelector::Best | VersionSelector::Step(_) => exports.join(format!("{format}-step-{step:08}")),
     }
 }

@@ -14,6 +14,7 @@ mod predict;
 mod run;
 mod sample;
 mod samples;
+mod version_selector;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use configs::Config;
 use datasets::{DataError, DataPlan, Format, TextTokenizer};
@@ -13,6 +12,7 @@ use store::versions::{self, Manifest};
 
 use crate::cli::Memory;
 use crate::failure::Failure;
+use crate::version_selector::VersionSelector;
 
 /// File of the run's data plan, as made by the coordinator at the start.
 const PLAN_FILE: &str = "data.json";
@@ -22,31 +22,6 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const PLAN_TIMES: u64 = 8;
 /// File of the tokenizer, for runs on tokenised text.
 const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// Selects a version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Which {
-    /// The newest intact version.
-    Newest,
-    /// The version with the best value of the metric `checkpoint.best`.
-    Best,
-    /// The version of this step.
-    Step(u64),
-}
-
-impl FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "newest" => Ok(Self::Newest),
-            "best" => Ok(Self::Best),
-            step => step.parse().map(Self::Step).map_err(|_| {
-                format!("{step:?} is no version; allowed: a step (a whole number), best, newest")
-            }),
-        }
-    }
-}
 
 pub(crate) struct Run {
     pub(crate) dir: PathBuf,
@@ -129,7 +104,11 @@ impl Run {
 
     /// The selected version, verified, including its signature if a file of public keys is given here or in the run's
     /// configuration. Damaged versions are reported and, unless selected by step, skipped.
-    pub(crate) fn version(&self, which: Which, verify_key: Option<&Path>) -> Result<Manifest, Failure> {
+    pub(crate) fn version(
+        &self,
+        which: VersionSelector,
+        verify_key: Option<&Path>,
+    ) -> Result<Manifest, Failure> {
         let trusted =
             verify_key.or(self.config.checkpoint.verify_key.as_deref()).map(trusted_keys).transpose()?;
         let trusted = trusted.as_ref();
@@ -139,17 +118,17 @@ impl Run {
             other => other.map_err(|why| Failure::data(why.to_string()))?,
         };
         let manifest = match which {
-            Which::Step(step) if !steps.contains(&step) => {
+            VersionSelector::Step(step) if !steps.contains(&step) => {
                 return Err(Failure::data(format!(
                     "run {} has no version of step {step}; it has {}",
                     self.name,
                     listed(&steps)
                 )));
             }
-            Which::Step(step) => versions::verify(&checkpoints, step, trusted)
+            VersionSelector::Step(step) => versions::verify(&checkpoints, step, trusted)
                 .map_err(|damaged| Failure::data(damaged.to_string()))?,
-            Which::Newest => self.first_whole(steps, trusted, "whole")?,
-            Which::Best => {
+            VersionSelector::Newest => self.first_whole(steps, trusted, "whole")?,
+            VersionSelector::Best => {
                 self.first_whole(self.by_value(&steps)?, trusted, "whole and has been evaluated")?
             }
         };

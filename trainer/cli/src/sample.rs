@@ -13,7 +13,8 @@ use crate::alphabet::Alphabet;
 use crate::cli::{Memory, Sample};
 use crate::failure::Failure;
 use crate::model::read_model;
-use crate::run::{Run, Which, trusted_keys};
+use crate::run::{Run, trusted_keys};
+use crate::version_selector::VersionSelector;
 
 /// Name of the model's file in versions and exports.
 const MODEL_FILE: &str = "model.safetensors";
@@ -152,7 +153,7 @@ impl Found {
 /// Finds the model's file, and the configuration and tokenizer if it belongs to a run.
 fn find(
     source: &Path,
-    version: Option<Which>,
+    version: Option<VersionSelector>,
     verify_key: Option<&Path>,
     memory: Memory,
 ) -> Result<Found, Failure> {
@@ -160,7 +161,7 @@ fn find(
     let file = if source.is_file() { source.to_owned() } else { inside };
     if source.join("config.toml").is_file() || !file.is_file() {
         let run = Run::open(source, memory)?;
-        let manifest = run.version(version.unwrap_or(Which::Newest), verify_key)?;
+        let manifest = run.version(version.unwrap_or(VersionSelector::Newest), verify_key)?;
         let path = versions::folder(&run.checkpoints(), manifest.step).join(MODEL_FILE);
         return Found::of(path, run);
     }

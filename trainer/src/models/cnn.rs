@@ -8,9 +8,10 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::head::{self, Loss};
+use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
+use crate::loss::Loss;
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 

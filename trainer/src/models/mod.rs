@@ -2,7 +2,7 @@
 
 mod cnn;
 mod gpt;
-pub(crate) mod head;
+mod head;
 mod mlp;
 mod resnet;
 

@@ -14,6 +14,7 @@ mod validity;
 
 use std::sync::Arc;
 
+use hex::FromHex;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError};
@@ -214,7 +215,7 @@ impl Fingerprint {
     /// Parses the output of [`Display`](std::fmt::Display).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        crate::token::unhex(text.strip_prefix(Self::PREFIX)?).map(Self)
+        <[u8; 32]>::from_hex(text.strip_prefix(Self::PREFIX)?).ok().map(Self)
     }
 
     /// In the format of browsers: `AB:CD:..`.

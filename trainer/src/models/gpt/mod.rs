@@ -17,6 +17,7 @@ use self::positions::{BlockContext, causal_mask, rotation};
 use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch, HostData, OutputSpec, Target};
+use crate::loss::score_tokens;
 use crate::precision::{embed, normalise};
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
@@ -117,7 +118,7 @@ impl Task for Gpt {
         }
         self.check_tokens(targets)?;
         let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(targets.clone(), [rows, 1]), device);
-        Ok(head::score_tokens(logits, targets))
+        Ok(score_tokens(logits, targets))
     }
 
     fn predict(

@@ -8,9 +8,10 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use self::categories::Columns;
-use super::head::{self, Activation, Loss};
+use super::head::{self, Activation};
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
+use crate::loss::Loss;
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 

@@ -11,9 +11,10 @@ use burn::tensor::{Device, Tensor};
 
 use self::block::{ResidualBlock, Shortcut, convolution, norm, normalisation};
 use self::keys::{Depth, Keys};
-use super::head::{self, Loss};
+use super::head;
 use crate::error::TrainerError;
 use crate::host::{DataSpec, HostBatch};
+use crate::loss::Loss;
 use crate::scored::Scored;
 use crate::task::{ModelConfig, Task};
 

@@ -14,11 +14,11 @@ use parquet::schema::types::Type;
 
 use self::column::Column;
 use self::pages::ChunkMemory;
+use crate::column::ColumnType;
 use crate::digest::Digests;
 use crate::error::DataError;
 use crate::memory_budget::{HeldMemory, MemoryBudget, OverBudget, read_whole};
 use crate::quote::quoted;
-use crate::table::ColumnType;
 
 /// Rows of a column read at once.
 const BATCH_ROWS: usize = 1_024;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::error::DataError;
-use crate::infer::ordered;
+use crate::labels::ordered;
 use crate::memory_budget::MemoryBudget;
 
 /// Element type "unsigned byte", the only one used for images and labels.

@@ -1,11 +1,11 @@
 //! Checks `[init]` and early stopping.
 
-use crate::check::within;
+use super::within;
 use crate::error::nearest;
 use crate::key_positions::Report;
 use crate::types::{Init, Train};
 
-pub(crate) fn init(init: &Init, report: &mut Report) {
+pub(super) fn init(init: &Init, report: &mut Report) {
     let is_digest = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if init.from.as_ref().is_some_and(String::is_empty) {
         report.add(
@@ -37,7 +37,7 @@ const MONITORED: [&str; 4] = [
     "validation/mean_squared_error",
 ];
 
-pub(crate) fn patience(train: &Train, report: &mut Report) {
+pub(super) fn patience(train: &Train, report: &mut Report) {
     let delta = train.min_delta;
     let is_fine = delta >= 0.0 && delta.is_finite();
     within(report, "train.min_delta", delta, is_fine, "0 or a number above it");
