@@ -6,6 +6,7 @@
 //! values. The whole distributed behaviour therefore runs in `sim` from one seed.
 
 pub mod accumulate;
+pub mod aggregator;
 pub mod assignment;
 pub mod coordinator;
 pub mod early_stopping;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::ids::{Phase, StepKey};
 use crate::order::{EpochOrder, Order};
 use crate::permutation::key;
 
@@ -68,6 +69,18 @@ impl Geometry {
         let samples = u32::try_from(self.evaluation_samples).unwrap_or(u32::MAX);
         let microbatches = samples.div_ceil(self.evaluation_microbatch.max(1));
         StepPlan { epoch: 0, start: 0, samples, microbatches }
+    }
+
+    /// Microbatches of a step or of an evaluation.
+    ///
+    /// # Panics
+    /// For a training step 0, which has no samples: an error of the program.
+    #[must_use]
+    pub fn microbatches(&self, key: StepKey) -> u32 {
+        match key.phase {
+            Phase::Train => self.step(key.step).microbatches,
+            Phase::Evaluate => self.evaluation().microbatches,
+        }
     }
 
     /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.

@@ -1,12 +1,11 @@
 //! What a member has of the reduced slices that come to it: one step's buffer that goes round, as at the real member.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use protocol::ids::{Phase, StepKey};
 use protocol::reduce::{BlockFacts, block_hash, is_finite, slices, step_hash};
-use protocol::reducer::{ReducedSlice, ReducedSums};
-
-use crate::exchange::ToMember;
+use protocol::reducer::{ReducedFrame, ReducedSlice, ReducedSums};
 
 /// A reduced step at a member.
 #[derive(Clone)]
@@ -24,8 +23,8 @@ pub(crate) struct Reduced {
 struct Collected {
     key: StepKey,
     elements: usize,
-    sums: Option<ReducedSums>,
-    slices: BTreeMap<u32, ReducedSlice>,
+    sums: Option<Arc<ReducedSums>>,
+    slices: BTreeMap<u32, Arc<ReducedSlice>>,
 }
 
 impl Collected {
@@ -35,10 +34,10 @@ impl Collected {
     }
 
     /// Takes in a frame; the whole when it is complete.
-    fn insert(&mut self, frame: ToMember) -> Option<Reduced> {
+    fn insert(&mut self, frame: ReducedFrame) -> Option<Reduced> {
         match frame {
-            ToMember::Sums(sums) if sums.key == self.key => self.sums = Some(sums),
-            ToMember::Slice(slice) if slice.key == self.key => {
+            ReducedFrame::Sums(sums) if sums.key == self.key => self.sums = Some(sums),
+            ReducedFrame::Slice(slice) if slice.key == self.key => {
                 self.slices.insert(slice.slice, slice);
             }
             _ => return None, // Of an older step.
@@ -46,7 +45,7 @@ impl Collected {
         if self.slices.len() < slices(self.elements) as usize {
             return None;
         }
-        let ReducedSums { key, sums, presence } = self.sums.take()?;
+        let ReducedSums { key, sums, presence } = Arc::unwrap_or_clone(self.sums.take()?);
         let (mut gradient, mut facts) = (Vec::with_capacity(self.elements), BlockFacts::default());
         for slice in self.slices.values() {
             gradient.extend_from_slice(&slice.values);
@@ -73,7 +72,7 @@ pub(crate) struct Inbox {
     elements: usize,
     current: Option<Collected>,
     is_free: bool,
-    waiting: VecDeque<ToMember>,
+    waiting: VecDeque<ReducedFrame>,
 }
 
 impl Inbox {
@@ -82,7 +81,7 @@ impl Inbox {
     }
 
     /// A frame has come.
-    pub(crate) fn push(&mut self, frame: ToMember) {
+    pub(crate) fn push(&mut self, frame: ReducedFrame) {
         self.waiting.push_back(frame);
     }
 

@@ -2,11 +2,12 @@
 
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Commit, Failure, Timings};
+use protocol::reducer::{PartialFrame, ReducedFrame};
 use protocol::worker::Event;
 
 use crate::bug::Bug;
 use crate::checkers::CheckResult;
-use crate::exchange::{Contribution, FromMember, ToMember};
+use crate::exchange::Contribution;
 use crate::inbox::Reduced;
 use crate::network::{Plane, SimEvent, ToCoordinatorMessage};
 use crate::world::World;
@@ -119,7 +120,7 @@ impl World<'_> {
     }
 
     /// Without a connection another view follows, in which what was computed still counts.
-    fn push(&mut self, worker: usize, frames: Vec<FromMember>) {
+    fn push(&mut self, worker: usize, frames: Vec<PartialFrame>) {
         for frame in frames {
             if !self.send_up(worker, Plane::Data, ToCoordinatorMessage::Frame(frame)) {
                 self.lose_data(worker);
@@ -129,8 +130,8 @@ impl World<'_> {
     }
 
     /// A reduced slice, or the sums, on the connection that this member uses.
-    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> CheckResult {
-        if self.corrupt_frames > 0 && matches!(frame, ToMember::Slice(_)) {
+    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ReducedFrame) -> CheckResult {
+        if self.corrupt_frames > 0 && matches!(frame, ReducedFrame::Slice(_)) {
             self.corrupt_frames -= 1;
             self.close_data(worker);
             return Ok(());
@@ -138,9 +139,9 @@ impl World<'_> {
         self.take_in(worker, frame)
     }
 
-    fn take_in(&mut self, worker: usize, frame: ToMember) -> CheckResult {
+    fn take_in(&mut self, worker: usize, frame: ReducedFrame) -> CheckResult {
         let node = &mut self.workers[worker];
-        if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
+        if let (ReducedFrame::Slice(slice), Some(member)) = (&frame, node.member) {
             self.oracle.on_slice(member, slice.key, slice.slice);
         }
         node.inbox.push(frame);
