@@ -60,23 +60,23 @@ impl Contribution {
         let geometry = &scenario.plan.geometry;
         let count = geometry.microbatches(key);
         let dealt = assignment::of_view(view, key, count).into_iter().find(|(id, _)| *id == member);
-        let dealt: Vec<u32> = dealt.into_iter().flat_map(|(_, ranges)| ranges).flatten().collect();
+        let ranges = dealt.map(|(_, ranges)| ranges).unwrap_or_default();
         let is_training = key.phase == Phase::Train;
-        let is_kept = |held: &Self| {
-            (held.key.step, held.key.phase) == (key.step, key.phase)
-                && held.computed.iter().all(|(microbatch, _)| dealt.contains(microbatch))
-        };
-        let mut own = held.filter(is_kept).unwrap_or_else(|| {
+        let mut own = held.filter(|held| held.key.phase == key.phase).unwrap_or_else(|| {
             let layout = if is_training { toy.parameters().to_vec() } else { Vec::new() };
-            let mut accumulator = Accumulator::new(layout);
-            accumulator.begin_step(count);
+            let accumulator = Accumulator::new(layout);
             let elements = accumulator.elements();
             let (computed, overwritten) = (Vec::new(), BTreeMap::new());
             Self { key, count, member, elements, accumulator, computed, is_alone: false, overwritten }
         });
-        (own.key, own.member, own.is_alone) = (key, member, view.reduce == ReduceAt::Alone);
+        if !own.accumulator.begin_or_resume((key.step, key.phase), count, &ranges) {
+            own.computed.clear();
+            own.overwritten.clear();
+        }
+        (own.key, own.count, own.member) = (key, count, member);
+        own.is_alone = view.reduce == ReduceAt::Alone;
         let before = own.computed.len();
-        for microbatch in dealt {
+        for microbatch in ranges.into_iter().flatten() {
             if own.accumulator.holds(microbatch) {
                 continue;
             }
