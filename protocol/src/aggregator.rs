@@ -165,7 +165,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         if (key.phase, key.step) == (Phase::Train, 0) {
             return None;
         }
-        let count = self.geometry.microbatches(key);
+        let count = self.geometry.plan(key.step, key.phase).microbatches;
         let reducer = Reducer::new(key, count, &of_view(view, key, count), self.elements);
         self.end_step();
         // An evaluation has no gradients: what training uses rests meanwhile.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{Phase, StepKey};
+use crate::ids::Phase;
 use crate::order::{EpochOrder, Order};
 use crate::permutation::key;
 
@@ -71,15 +71,15 @@ impl Geometry {
         StepPlan { epoch: 0, start: 0, samples, microbatches }
     }
 
-    /// Microbatches of a step or of an evaluation.
+    /// The plan of a training step or of the evaluation of its state.
     ///
     /// # Panics
     /// For a training step 0, which has no samples: an error of the program.
     #[must_use]
-    pub fn microbatches(&self, key: StepKey) -> u32 {
-        match key.phase {
-            Phase::Train => self.step(key.step).microbatches,
-            Phase::Evaluate => self.evaluation().microbatches,
+    pub fn plan(&self, step: u64, phase: Phase) -> StepPlan {
+        match phase {
+            Phase::Train => self.step(step),
+            Phase::Evaluate => self.evaluation(),
         }
     }
 

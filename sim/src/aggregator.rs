@@ -136,7 +136,7 @@ impl Aggregator {
                 divide(&mut sum, self.weight(), &mut reduced.facts);
                 reduced.values = sum;
             }
-            Bug::AddsAbsentAsZero if !self.geometry.microbatches(reduced.key).is_power_of_two() => {
+            Bug::AddsAbsentAsZero if !self.microbatches(reduced.key).is_power_of_two() => {
                 let reduced = Arc::make_mut(reduced);
                 reduced.values.iter_mut().for_each(|value| *value += 0.0);
                 reduced.facts = BlockFacts::default();
@@ -144,6 +144,10 @@ impl Aggregator {
             }
             _ => {}
         }
+    }
+
+    fn microbatches(&self, key: StepKey) -> u32 {
+        self.geometry.plan(key.step, key.phase).microbatches
     }
 
     /// The planted bug: the first partial that came was its sender's own buffer, and is the sum of the first two now.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::coordinator::{Coordinator, Event, Output, RunEvent};
 use protocol::history::History;
-use protocol::ids::{MemberId, Phase, StepKey};
+use protocol::ids::{MemberId, StepKey};
 use protocol::journal::Record;
-use protocol::messages::{Commit, EndReason, FromWorker, Ready, ToWorker, View};
+use protocol::messages::{EndReason, FromWorker, Ready, ToWorker, View};
 use protocol::reducer::PartialFrame;
 
 use crate::aggregator::{Aggregator, Connection};
@@ -400,7 +400,7 @@ impl World<'_> {
         let ToWorker::Commit(commit) = message else { return Ok(()) };
         self.oracle.on_commit_sent(commit)?;
         if let Some(node) = &mut self.coordinator {
-            node.current = Some(next_key(commit));
+            node.current = Some(commit.next.step_after(commit.key).unwrap_or(commit.key));
         }
         World::archive(&mut self.archive.commits, commit.clone());
         Ok(())
@@ -414,17 +414,6 @@ fn end_of(message: &ToWorker) -> Option<(u8, String)> {
         ToWorker::End { reason: EndReason::Interrupted, message } => Some((130, message.clone())),
         ToWorker::End { reason: EndReason::Failed, message } => Some((4, message.clone())),
         _ => None,
-    }
-}
-
-fn next_key(commit: &Commit) -> StepKey {
-    let key = commit.key;
-    if commit.next.evaluate {
-        StepKey { phase: Phase::Evaluate, ..key }
-    } else if commit.next.last || commit.next.hold {
-        key
-    } else {
-        StepKey { step: key.step + 1, phase: Phase::Train, ..key }
     }
 }
 

@@ -58,7 +58,7 @@ impl Contribution {
         bug: Option<Bug>,
     ) -> (Self, u64) {
         let geometry = &scenario.plan.geometry;
-        let count = geometry.microbatches(key);
+        let count = geometry.plan(key.step, key.phase).microbatches;
         let dealt = assignment::of_view(view, key, count).into_iter().find(|(id, _)| *id == member);
         let ranges = dealt.map(|(_, ranges)| ranges).unwrap_or_default();
         let is_training = key.phase == Phase::Train;

@@ -26,9 +26,6 @@ pub struct UpdateScalars {
     pub bias_correction1: f32,
     /// sqrt(1 - beta2^t) (Adam, AdamW).
     pub bias_correction2_sqrt: f32,
-    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so its first value is the gradient's
-    /// bits for each parameter whenever its first gradient comes.
-    pub first: bool,
 }
 
 /// Which rule, and its constants.

@@ -100,10 +100,8 @@ impl Member {
     /// another view tried the step.
     fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
         let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
-        let (plan, accumulator) = match key.phase {
-            Phase::Train => (self.geometry.step(key.step), &mut self.gradients),
-            Phase::Evaluate => (self.geometry.evaluation(), &mut self.scores),
-        };
+        let plan = self.geometry.plan(key.step, key.phase);
+        let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
         let began = Instant::now();
         let mut timings = Timings::default();
         let ranges = work.place.ranges(key.phase, key.step, plan.microbatches);
@@ -217,7 +215,6 @@ impl Member {
             clip_factor: scalars.clip_factor,
             bias_correction1: scalars.bias_correction1,
             bias_correction2_sqrt: scalars.bias_correction2_sqrt,
-            first: scalars.first,
         };
         let presence = &reduced.presence;
         let present = |parameter: usize| presence[parameter / 8] & (1 << (parameter % 8)) != 0;
