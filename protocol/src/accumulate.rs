@@ -386,18 +386,19 @@ mod tests {
             accumulator.begin(microbatch);
             accumulator.end(&[1.0]);
         };
-        let step = (3, Phase::Train);
-        assert!(!accumulator.begin_or_resume(step, 4, &[0..2]));
+        let (step, evaluation) = ((3, Phase::Train), (3, Phase::Evaluate));
+        let (first_half, all_but_first) = (std::slice::from_ref(&(0..2)), std::slice::from_ref(&(1..4)));
+        assert!(!accumulator.begin_or_resume(step, 4, first_half));
         add(&mut accumulator, 0);
         add(&mut accumulator, 1);
         assert!(accumulator.begin_or_resume(step, 4, &[0..2, 3..4]), "one more is dealt to it");
         assert!(accumulator.holds(1) && !accumulator.holds(3));
-        assert!(!accumulator.begin_or_resume(step, 4, &[1..4]), "somebody else has the first now");
+        assert!(!accumulator.begin_or_resume(step, 4, all_but_first), "somebody else has the first now");
         assert!(!accumulator.holds(1));
         add(&mut accumulator, 1);
-        assert!(!accumulator.begin_or_resume((3, Phase::Evaluate), 4, &[1..4]), "another step");
+        assert!(!accumulator.begin_or_resume(evaluation, 4, all_but_first), "another step");
         accumulator.forget();
-        assert!(!accumulator.begin_or_resume((3, Phase::Evaluate), 4, &[1..4]));
+        assert!(!accumulator.begin_or_resume(evaluation, 4, all_but_first));
     }
 
     #[test]
