@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::ids::Phase;
 use crate::reduce::{TILE, add_into, add_to};
 use crate::tree::Node;
 
@@ -31,6 +32,8 @@ pub struct Partial {
 pub struct Accumulator {
     layout: Vec<Range<usize>>,
     elements: usize,
+    /// The step in hand, while what is held of it is still good if another view tries it again.
+    step: Option<(u64, Phase)>,
     count: u32,
     finished: Vec<Partial>,
     /// Partials whose buffers are free.
@@ -63,7 +66,7 @@ impl Accumulator {
             range.end
         });
         let (finished, pool, facts) = (Vec::new(), Vec::new(), Partial::default());
-        Self { layout, elements, count: 0, finished, pool, facts, open: None }
+        Self { layout, elements, step: None, count: 0, finished, pool, facts, open: None }
     }
 
     /// Elements of the flat gradient.
@@ -81,6 +84,24 @@ impl Accumulator {
             Some(open) => self.facts = open.leaf,
             None => {}
         }
+    }
+
+    /// Begins a step of which this member computes `own`, or goes on with the one in hand where another view tries it again
+    /// and nothing is held of it but `own`. Whether it goes on.
+    pub fn begin_or_resume(&mut self, step: (u64, Phase), count: u32, own: &[Range<u32>]) -> bool {
+        let is_own = |microbatch| own.iter().any(|range| range.contains(&microbatch));
+        let resumes = self.step.replace(step) == Some(step)
+            && self.open.is_none()
+            && (0..count).all(|microbatch| is_own(microbatch) || !self.holds(microbatch));
+        if !resumes {
+            self.begin_step(count);
+        }
+        resumes
+    }
+
+    /// What is held is of no use any more: the next step begins anew.
+    pub fn forget(&mut self) {
+        self.step = None;
     }
 
     /// Whether this microbatch of the step was added up.
@@ -356,6 +377,28 @@ mod tests {
                 assert!((0..count).all(|microbatch| accumulator.holds(microbatch)));
             }
         }
+    }
+
+    #[test]
+    fn a_step_goes_on_in_another_view_with_what_is_held_of_it() {
+        let mut accumulator = Accumulator::new(Vec::new());
+        let add = |accumulator: &mut Accumulator, microbatch: u32| {
+            accumulator.begin(microbatch);
+            accumulator.end(&[1.0]);
+        };
+        let (step, evaluation) = ((3, Phase::Train), (3, Phase::Evaluate));
+        let (first_half, all_but_first) = (std::slice::from_ref(&(0..2)), std::slice::from_ref(&(1..4)));
+        assert!(!accumulator.begin_or_resume(step, 4, first_half));
+        add(&mut accumulator, 0);
+        add(&mut accumulator, 1);
+        assert!(accumulator.begin_or_resume(step, 4, &[0..2, 3..4]), "one more is dealt to it");
+        assert!(accumulator.holds(1) && !accumulator.holds(3));
+        assert!(!accumulator.begin_or_resume(step, 4, all_but_first), "somebody else has the first now");
+        assert!(!accumulator.holds(1));
+        add(&mut accumulator, 1);
+        assert!(!accumulator.begin_or_resume(evaluation, 4, all_but_first), "another step");
+        accumulator.forget();
+        assert!(!accumulator.begin_or_resume(evaluation, 4, all_but_first));
     }
 
     #[test]

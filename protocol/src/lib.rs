@@ -6,12 +6,14 @@
 //! values. The whole distributed behaviour therefore runs in `sim` from one seed.
 
 pub mod accumulate;
+pub mod aggregator;
 pub mod assignment;
 pub mod coordinator;
 pub mod early_stopping;
 pub mod history;
 pub mod ids;
 pub mod journal;
+pub mod member_step;
 pub mod messages;
 pub mod order;
 pub mod permutation;
@@ -19,6 +21,7 @@ pub mod plan;
 pub mod reduce;
 pub mod reducer;
 pub mod schedule;
+pub mod step_assembly;
 pub mod tree;
 pub mod tree_mean;
 pub mod worker;

@@ -235,6 +235,18 @@ pub struct Next {
     pub hold: bool,
 }
 
+impl Next {
+    /// The step that follows that of `key` in its view; none where members wait.
+    #[must_use]
+    pub fn step_after(self, key: StepKey) -> Option<StepKey> {
+        if self.evaluate {
+            return Some(StepKey { phase: Phase::Evaluate, ..key });
+        }
+        let goes_on = !self.last && !self.hold;
+        goes_on.then_some(StepKey { step: key.step.saturating_add(1), phase: Phase::Train, ..key })
+    }
+}
+
 /// The decision that a step is done.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Commit {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::ids::Phase;
 use crate::order::{EpochOrder, Order};
 use crate::permutation::key;
 
@@ -68,6 +69,18 @@ impl Geometry {
         let samples = u32::try_from(self.evaluation_samples).unwrap_or(u32::MAX);
         let microbatches = samples.div_ceil(self.evaluation_microbatch.max(1));
         StepPlan { epoch: 0, start: 0, samples, microbatches }
+    }
+
+    /// The plan of a training step or of the evaluation of its state.
+    ///
+    /// # Panics
+    /// For a training step 0, which has no samples: an error of the program.
+    #[must_use]
+    pub fn plan(&self, step: u64, phase: Phase) -> StepPlan {
+        match phase {
+            Phase::Train => self.step(step),
+            Phase::Evaluate => self.evaluation(),
+        }
     }
 
     /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.

@@ -11,6 +11,7 @@
 //! A member that is alone needs no reducer: its accumulator's whole sum goes through [`crate::reduce::divide`].
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::ids::{MemberId, Phase, StepKey};
 use crate::reduce::{BlockFacts, one_nan, slice_range, slices};
@@ -43,6 +44,63 @@ pub struct ReducedSums {
     pub sums: Vec<f64>,
     /// Presence of each parameter's gradient.
     pub presence: Vec<u8>,
+}
+
+/// A frame of a member's partial.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PartialFrame {
+    /// Sums and presence of a node; before its slices.
+    Sums {
+        /// Of which step.
+        key: StepKey,
+        /// Of which node.
+        node: Node,
+        /// Loss sum, weight, metric sums.
+        sums: Vec<f64>,
+        /// Presence of each parameter's gradient.
+        presence: Vec<u8>,
+    },
+    /// A slice of a node's gradient sum.
+    Slice {
+        /// Of which step.
+        key: StepKey,
+        /// Of which node.
+        node: Node,
+        /// Its number.
+        slice: u32,
+        /// The sum.
+        values: Vec<f32>,
+    },
+}
+
+impl PartialFrame {
+    /// Of which step.
+    #[must_use]
+    pub fn key(&self) -> StepKey {
+        match self {
+            Self::Sums { key, .. } | Self::Slice { key, .. } => *key,
+        }
+    }
+}
+
+/// A frame of a reduced step; all members share it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ReducedFrame {
+    /// The step's sums.
+    Sums(Arc<ReducedSums>),
+    /// A slice of the mean.
+    Slice(Arc<ReducedSlice>),
+}
+
+impl ReducedFrame {
+    /// Of which step.
+    #[must_use]
+    pub fn key(&self) -> StepKey {
+        match self {
+            Self::Sums(sums) => sums.key,
+            Self::Slice(slice) => slice.key,
+        }
+    }
 }
 
 /// Why something can't be taken in: the sender is wrong.
@@ -195,6 +253,27 @@ impl Reducer {
     pub fn into_buffers(self) -> impl Iterator<Item = Vec<f32>> {
         let held = self.slices.into_iter().flat_map(|slice| slice.partials).chain([self.spare]);
         held.filter(|buffer| buffer.capacity() > 0)
+    }
+
+    /// Takes in a frame of this step; gives out what is complete with it. For `spent` and errors see
+    /// [`Reducer::insert`] and [`Reducer::insert_sums`].
+    ///
+    /// # Errors
+    /// When the frame is none that this member sends.
+    pub fn insert_frame(
+        &mut self,
+        member: MemberId,
+        frame: PartialFrame,
+        spent: &mut Vec<Vec<f32>>,
+    ) -> Result<Option<ReducedFrame>, ReduceError> {
+        match frame {
+            PartialFrame::Sums { node, sums, presence, .. } => self
+                .insert_sums(member, node, sums, presence)
+                .map(|whole| whole.map(|sums| ReducedFrame::Sums(Arc::new(sums)))),
+            PartialFrame::Slice { node, slice, values, .. } => self
+                .insert(member, node, slice, values, spent)
+                .map(|whole| whole.map(|slice| ReducedFrame::Slice(Arc::new(slice)))),
+        }
     }
 
     /// Takes in the sums of a node; gives out the step's when they are complete.

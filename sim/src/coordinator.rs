@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use protocol::coordinator::{Coordinator, Event, Output, RunEvent};
 use protocol::history::History;
-use protocol::ids::{MemberId, Phase, StepKey};
+use protocol::ids::{MemberId, StepKey};
 use protocol::journal::Record;
-use protocol::messages::{Commit, EndReason, FromWorker, Ready, ToWorker, View};
+use protocol::messages::{EndReason, FromWorker, Ready, ToWorker, View};
+use protocol::reducer::PartialFrame;
 
 use crate::aggregator::{Aggregator, Connection};
 use crate::bug::Bug;
 use crate::checkers::{CheckResult, RollbackCause};
-use crate::exchange::FromMember;
 use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::paused_events::PausedEvents;
 use crate::toy::State;
@@ -174,9 +174,8 @@ impl World<'_> {
                     self.hang_up(worker, generation);
                     return Ok(());
                 }
-                for frame in node.summing.connected(connection, member) {
-                    self.send_down(worker, Plane::Data, generation, ToWorkerMessage::Frame(frame));
-                }
+                node.summing.connected(connection, member);
+                self.deliver();
                 Ok(())
             }
             ToCoordinatorMessage::Frame(frame) => self.on_frame(connection, frame),
@@ -222,9 +221,9 @@ impl World<'_> {
         }
     }
 
-    fn on_frame(&mut self, connection: Connection, frame: FromMember) -> CheckResult {
+    fn on_frame(&mut self, connection: Connection, frame: PartialFrame) -> CheckResult {
         let (worker, generation) = connection;
-        let is_slice = matches!(frame, FromMember::Slice { .. });
+        let is_slice = matches!(frame, PartialFrame::Slice { .. });
         if self.corrupt_frames > 0 && is_slice {
             self.corrupt_frames -= 1;
             self.hang_up(worker, generation);
@@ -240,7 +239,7 @@ impl World<'_> {
         if !node.here.contains_key(&member) {
             return Ok(()); // Its connection is closed with its membership.
         }
-        let key = frame.address().0;
+        let key = frame.key();
         if self.ahead == Some(worker) {
             self.ahead = None;
             node.summing.gone(connection);
@@ -251,20 +250,26 @@ impl World<'_> {
         if node.summing.is_early(key) {
             return Err(format!("worker {worker} sent a part of {key:?}, which hasn't begun"));
         }
-        let answer = node.summing.insert(member, frame)?;
-        if !is_slice {
+        if node.summing.insert(member, frame)? && !is_slice {
             self.handle_coordinator(Event::Computed { member, key })?;
         }
-        for ((worker, generation), frame) in answer.frames {
+        self.deliver();
+        Ok(())
+    }
+
+    /// Sends what the aggregator has for members.
+    fn deliver(&mut self) {
+        while let Some(node) = &mut self.coordinator
+            && let Some(((worker, generation), frame)) = node.summing.poll_delivery()
+        {
+            if let Some(over) = node.summing.overwritten(&frame) {
+                let holder = self.workers.iter_mut().find(|node| node.member == Some(over.member));
+                if let Some(contribution) = holder.and_then(|node| node.contribution.as_mut()) {
+                    contribution.overwrite(&over);
+                }
+            }
             self.send_down(worker, Plane::Data, generation, ToWorkerMessage::Frame(frame));
         }
-        for over in answer.overwritten {
-            let holder = self.workers.iter_mut().find(|node| node.member == Some(over.member));
-            if let Some(contribution) = holder.and_then(|node| node.contribution.as_mut()) {
-                contribution.overwrite(&over);
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn handle_coordinator(&mut self, event: Event) -> CheckResult {
@@ -395,7 +400,7 @@ impl World<'_> {
         let ToWorker::Commit(commit) = message else { return Ok(()) };
         self.oracle.on_commit_sent(commit)?;
         if let Some(node) = &mut self.coordinator {
-            node.current = Some(next_key(commit));
+            node.current = Some(commit.next.step_after(commit.key).unwrap_or(commit.key));
         }
         World::archive(&mut self.archive.commits, commit.clone());
         Ok(())
@@ -409,17 +414,6 @@ fn end_of(message: &ToWorker) -> Option<(u8, String)> {
         ToWorker::End { reason: EndReason::Interrupted, message } => Some((130, message.clone())),
         ToWorker::End { reason: EndReason::Failed, message } => Some((4, message.clone())),
         _ => None,
-    }
-}
-
-fn next_key(commit: &Commit) -> StepKey {
-    let key = commit.key;
-    if commit.next.evaluate {
-        StepKey { phase: Phase::Evaluate, ..key }
-    } else if commit.next.last || commit.next.hold {
-        key
-    } else {
-        StepKey { step: key.step + 1, phase: Phase::Train, ..key }
     }
 }
 

@@ -9,33 +9,12 @@ use protocol::ids::{MemberId, Phase, StepKey};
 use protocol::messages::{ReduceAt, View};
 use protocol::plan::{Geometry, StepPlan};
 use protocol::reduce::{slice_range, slices};
-use protocol::reducer::{ReducedSlice, ReducedSums, Reducer};
+use protocol::reducer::{PartialFrame, ReducedFrame, Reducer};
 use protocol::tree::Node;
 
 use crate::bug::Bug;
 use crate::scenario::Scenario;
 use crate::toy::{State, Toy};
-
-/// Names a frame: step, node and slice (none for the sums).
-type Address = (StepKey, Node, Option<u32>);
-
-/// A frame to the coordinator.
-#[derive(Clone, Debug)]
-pub(crate) enum FromMember {
-    /// Sums and presence of a node; before its slices.
-    Sums { key: StepKey, node: Node, sums: Vec<f64>, presence: Vec<u8> },
-    /// A slice of a node's partial.
-    Slice { key: StepKey, node: Node, slice: u32, values: Vec<f32> },
-}
-
-/// A frame to a member.
-#[derive(Clone, Debug)]
-pub(crate) enum ToMember {
-    /// The step's sums.
-    Sums(ReducedSums),
-    /// A slice of the mean.
-    Slice(ReducedSlice),
-}
 
 /// For a planted bug: what a partial that its member still holds has become.
 #[derive(Clone, Debug)]
@@ -45,24 +24,6 @@ pub(crate) struct Overwritten {
     pub(crate) node: Node,
     pub(crate) slice: u32,
     pub(crate) values: Vec<f32>,
-}
-
-impl FromMember {
-    pub(crate) fn address(&self) -> Address {
-        match self {
-            Self::Sums { key, node, .. } => (*key, *node, None),
-            Self::Slice { key, node, slice, .. } => (*key, *node, Some(*slice)),
-        }
-    }
-}
-
-impl ToMember {
-    pub(crate) fn key(&self) -> StepKey {
-        match self {
-            Self::Sums(sums) => sums.key,
-            Self::Slice(slice) => slice.key,
-        }
-    }
 }
 
 /// A member's part of a step, kept until its commit.
@@ -97,25 +58,25 @@ impl Contribution {
         bug: Option<Bug>,
     ) -> (Self, u64) {
         let geometry = &scenario.plan.geometry;
-        let count = microbatches(geometry, key);
+        let count = geometry.plan(key.step, key.phase).microbatches;
         let dealt = assignment::of_view(view, key, count).into_iter().find(|(id, _)| *id == member);
-        let dealt: Vec<u32> = dealt.into_iter().flat_map(|(_, ranges)| ranges).flatten().collect();
+        let ranges = dealt.map(|(_, ranges)| ranges).unwrap_or_default();
         let is_training = key.phase == Phase::Train;
-        let is_kept = |held: &Self| {
-            (held.key.step, held.key.phase) == (key.step, key.phase)
-                && held.computed.iter().all(|(microbatch, _)| dealt.contains(microbatch))
-        };
-        let mut own = held.filter(is_kept).unwrap_or_else(|| {
+        let mut own = held.filter(|held| held.key.phase == key.phase).unwrap_or_else(|| {
             let layout = if is_training { toy.parameters().to_vec() } else { Vec::new() };
-            let mut accumulator = Accumulator::new(layout);
-            accumulator.begin_step(count);
+            let accumulator = Accumulator::new(layout);
             let elements = accumulator.elements();
             let (computed, overwritten) = (Vec::new(), BTreeMap::new());
             Self { key, count, member, elements, accumulator, computed, is_alone: false, overwritten }
         });
-        (own.key, own.member, own.is_alone) = (key, member, view.reduce == ReduceAt::Alone);
+        if !own.accumulator.begin_or_resume((key.step, key.phase), count, &ranges) {
+            own.computed.clear();
+            own.overwritten.clear();
+        }
+        (own.key, own.count, own.member) = (key, count, member);
+        own.is_alone = view.reduce == ReduceAt::Alone;
         let before = own.computed.len();
-        for microbatch in dealt {
+        for microbatch in ranges.into_iter().flatten() {
             if own.accumulator.holds(microbatch) {
                 continue;
             }
@@ -154,20 +115,20 @@ impl Contribution {
     }
 
     /// What is pushed to the reducer, in order: a node's sums before its slices.
-    pub(crate) fn frames(&self) -> Vec<FromMember> {
+    pub(crate) fn frames(&self) -> Vec<PartialFrame> {
         self.accumulator.partials().iter().flat_map(|partial| self.frames_of(partial)).collect()
     }
 
     /// The only member of a view reduces by itself, with the same function.
-    pub(crate) fn reduce_alone(&self) -> Option<Vec<ToMember>> {
+    pub(crate) fn reduce_alone(&self) -> Option<Vec<ReducedFrame>> {
         if !self.is_alone {
             return None;
         }
         let whole = 0..self.count;
         let dealt = [(self.member, vec![whole])];
         let mut reducer = Reducer::new(self.key, self.count, &dealt, self.elements);
-        let frames = self.frames().into_iter();
-        Some(frames.filter_map(|frame| take(&mut reducer, self.member, frame).ok()).flatten().collect())
+        let mut insert = |frame| reducer.insert_frame(self.member, frame, &mut Vec::new()).ok().flatten();
+        Some(self.frames().into_iter().filter_map(&mut insert).collect())
     }
 
     /// For a planted bug: the reducer has added over what this member holds.
@@ -177,40 +138,16 @@ impl Contribution {
         }
     }
 
-    fn frames_of(&self, partial: &Partial) -> Vec<FromMember> {
+    fn frames_of(&self, partial: &Partial) -> Vec<PartialFrame> {
         let (key, node) = (self.key, partial.node);
         let (sums, presence) = (partial.sums.clone(), partial.presence.clone());
-        let mut frames = vec![FromMember::Sums { key, node, sums, presence }];
+        let mut frames = vec![PartialFrame::Sums { key, node, sums, presence }];
         for slice in 0..slices(self.elements) {
             let held = || partial.values[slice_range(slice, self.elements)].to_vec();
             let values = self.overwritten.get(&(node, slice)).cloned().unwrap_or_else(held);
-            frames.push(FromMember::Slice { key, node, slice, values });
+            frames.push(PartialFrame::Slice { key, node, slice, values });
         }
         frames
-    }
-}
-
-/// Takes a frame into a reducer; what comes of it.
-pub(crate) fn take(
-    reducer: &mut Reducer,
-    member: MemberId,
-    frame: FromMember,
-) -> Result<Vec<ToMember>, String> {
-    let answer = match frame {
-        FromMember::Sums { node, sums, presence, .. } => {
-            reducer.insert_sums(member, node, sums, presence).map(|sums| sums.map(ToMember::Sums))
-        }
-        FromMember::Slice { node, slice, values, .. } => reducer
-            .insert(member, node, slice, values, &mut Vec::new())
-            .map(|reduced| reduced.map(ToMember::Slice)),
-    };
-    answer.map(|answer| answer.into_iter().collect()).map_err(|error| format!("the reducer refused: {error}"))
-}
-
-pub(crate) fn microbatches(geometry: &Geometry, key: StepKey) -> u32 {
-    match key.phase {
-        Phase::Train => geometry.step(key.step).microbatches,
-        Phase::Evaluate => geometry.evaluation().microbatches,
     }
 }
 

@@ -1,12 +1,14 @@
 //! A step at a member: its microbatches, their exchange, and the update.
 
 use protocol::ids::{Phase, StepKey};
+use protocol::member_step::Arrival;
 use protocol::messages::{Commit, Failure, Timings};
+use protocol::reducer::{PartialFrame, ReducedFrame};
 use protocol::worker::Event;
 
 use crate::bug::Bug;
 use crate::checkers::CheckResult;
-use crate::exchange::{Contribution, FromMember, ToMember};
+use crate::exchange::Contribution;
 use crate::inbox::Reduced;
 use crate::network::{Plane, SimEvent, ToCoordinatorMessage};
 use crate::world::World;
@@ -19,14 +21,8 @@ impl World<'_> {
             return Err(format!("worker {worker} computes without a view or a state"));
         };
         // Ready was said for a step that another view tries again: its buffer is needed.
-        if let Some(abandoned) = node.reduced.take() {
-            node.inbox.give_back();
-            if self.bug == Some(Bug::KeepsSlicesOverAbort) {
-                node.given_up.push(abandoned);
-            }
-        }
-        // SimEvent comes of another view meanwhile is of no use any more.
-        node.expected = None;
+        let abandoned = node.reduction.begin();
+        node.give_up(abandoned, self.bug);
         let held = node.contribution.take();
         let holds = held.as_ref().map(|held| held.held_of(key, member)).unwrap_or_default();
         let held = held.filter(|_| self.bug != Some(Bug::ForgetsPartials));
@@ -68,8 +64,10 @@ impl World<'_> {
     fn use_given_up(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let of_step = |reduced: &&Reduced| (reduced.key.step, reduced.key.phase) == (key.step, key.phase);
         match self.workers[worker].given_up.iter().rev().find(of_step).cloned() {
-            Some(reduced) => self.prepare_step(worker, Reduced { key, ..reduced }),
-            None => Ok(()),
+            Some(reduced) if self.workers[worker].reduction.is_waiting() => {
+                self.take_reduced(worker, Reduced { key, ..reduced })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -81,9 +79,7 @@ impl World<'_> {
         };
         let alone = contribution.reduce_alone();
         let frames = contribution.frames();
-        (node.begun, node.expected) = (Some(key), Some(key));
-        let early = node.early.take_if(|early| early.key <= key);
-        if early.as_ref().is_some_and(|early| early.key < key) {
+        if node.reduction.expect(key).is_some() {
             node.inbox.give_back();
         }
         match alone {
@@ -95,9 +91,10 @@ impl World<'_> {
             }
             None => self.push(worker, frames),
         }
-        match early.filter(|early| early.key == key && self.workers[worker].expected == Some(key)) {
-            Some(early) => self.prepare_step(worker, early)?,
-            None => self.read_on(worker)?,
+        if self.workers[worker].reduction.prepare_early() {
+            self.on_prepared(worker)?;
+        } else {
+            self.read_on(worker)?;
         }
         if self.bug == Some(Bug::KeepsSlicesOverAbort) {
             self.use_given_up(worker, key)?;
@@ -108,9 +105,9 @@ impl World<'_> {
     /// Whoever has all of a step and has done its own part is prepared.
     fn check_early(&self, worker: usize, key: StepKey) -> CheckResult {
         let node = &self.workers[worker];
-        let is_current = node.begun == Some(key);
-        match node.member.filter(|member| is_current && self.oracle.came_early(*member, key)) {
-            Some(member) if node.reduced.as_ref().is_none_or(|reduced| reduced.key != key) => Err(format!(
+        let is_prepared = node.reduction.prepared().is_some_and(|(prepared, _)| prepared == key);
+        match node.member.filter(|member| self.oracle.came_early(*member, key)) {
+            Some(member) if !is_prepared => Err(format!(
                 "early frames: member {:#x} had all of step {} ({:?}) before it began it, and has lost it",
                 member.0, key.step, key.phase
             )),
@@ -119,7 +116,7 @@ impl World<'_> {
     }
 
     /// Without a connection another view follows, in which what was computed still counts.
-    fn push(&mut self, worker: usize, frames: Vec<FromMember>) {
+    fn push(&mut self, worker: usize, frames: Vec<PartialFrame>) {
         for frame in frames {
             if !self.send_up(worker, Plane::Data, ToCoordinatorMessage::Frame(frame)) {
                 self.lose_data(worker);
@@ -129,8 +126,8 @@ impl World<'_> {
     }
 
     /// A reduced slice, or the sums, on the connection that this member uses.
-    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ToMember) -> CheckResult {
-        if self.corrupt_frames > 0 && matches!(frame, ToMember::Slice(_)) {
+    pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ReducedFrame) -> CheckResult {
+        if self.corrupt_frames > 0 && matches!(frame, ReducedFrame::Slice(_)) {
             self.corrupt_frames -= 1;
             self.close_data(worker);
             return Ok(());
@@ -138,9 +135,9 @@ impl World<'_> {
         self.take_in(worker, frame)
     }
 
-    fn take_in(&mut self, worker: usize, frame: ToMember) -> CheckResult {
+    fn take_in(&mut self, worker: usize, frame: ReducedFrame) -> CheckResult {
         let node = &mut self.workers[worker];
-        if let (ToMember::Slice(slice), Some(member)) = (&frame, node.member) {
+        if let (ReducedFrame::Slice(slice), Some(member)) = (&frame, node.member) {
             self.oracle.on_slice(member, slice.key, slice.slice);
         }
         node.inbox.push(frame);
@@ -149,52 +146,47 @@ impl World<'_> {
 
     fn read_on(&mut self, worker: usize) -> CheckResult {
         while let Some(reduced) = self.workers[worker].inbox.poll() {
-            let node = &mut self.workers[worker];
-            if node.expected == Some(reduced.key) {
-                self.prepare_step(worker, reduced)?;
-            } else if node.begun.is_none_or(|begun| reduced.key > begun) {
-                // A member without microbatches may get the others' result before it begins the step itself.
-                if let Some(member) = node.member {
-                    self.oracle.on_early(member, reduced.key);
-                }
-                match self.bug {
-                    Some(Bug::DropsEarlyFrames) => node.inbox.give_back(),
-                    _ => node.early = Some(reduced),
-                }
-            } else {
-                node.inbox.give_back(); // Of a view that was left meanwhile.
-            }
+            self.take_reduced(worker, reduced)?;
         }
         Ok(())
     }
 
-    fn prepare_step(&mut self, worker: usize, reduced: Reduced) -> CheckResult {
+    fn take_reduced(&mut self, worker: usize, reduced: Reduced) -> CheckResult {
         let node = &mut self.workers[worker];
-        node.expected = None;
-        let event = Event::Reduced {
-            key: reduced.key,
-            sums: reduced.sums.clone(),
-            squared_norm: reduced.squared_norm,
-            finite: reduced.finite,
-            hash: reduced.hash,
-            timings: node.timings,
-        };
-        node.reduced = Some(reduced);
+        if node.reduction.is_early(reduced.key) {
+            if let Some(member) = node.member {
+                self.oracle.on_early(member, reduced.key);
+            }
+            if self.bug == Some(Bug::DropsEarlyFrames) {
+                node.inbox.give_back();
+                return Ok(());
+            }
+        }
+        match node.reduction.take_in(reduced.key, reduced) {
+            Arrival::Prepared => return self.on_prepared(worker),
+            Arrival::Early => {}
+            Arrival::Older(_) => node.inbox.give_back(),
+        }
+        Ok(())
+    }
+
+    fn on_prepared(&mut self, worker: usize) -> CheckResult {
+        let node = &self.workers[worker];
+        let Some((key, reduced)) = node.reduction.prepared() else { return Ok(()) };
+        let event = Event::reduced(key, &reduced.facts, &reduced.sums, &reduced.presence, node.timings);
         self.handle_worker(worker, event)
     }
 
     pub(crate) fn on_apply(&mut self, worker: usize, commit: &Commit) -> CheckResult {
         let toy = self.toy;
         let node = &mut self.workers[worker];
-        let is_its =
-            |reduced: &Reduced| (reduced.key.step, reduced.key.phase) == (commit.key.step, commit.key.phase);
-        let Some(reduced) = node.reduced.take().filter(is_its) else {
+        let Some(reduced) = node.reduction.apply(commit.key) else {
             let message = format!("step {} is not prepared here", commit.key.step);
             return self.handle_worker(worker, Event::Failed(Failure { code: 4, message }));
         };
         let Some(state) = &mut node.state else { return Ok(()) };
         if commit.key.phase == Phase::Train {
-            toy.apply(state, &reduced.gradient, reduced.presence, commit.verdict, &commit.scalars);
+            toy.apply(state, &reduced.gradient, &reduced.presence, commit.verdict, &commit.scalars);
             state.tainted |= self.oracle.is_step_tainted(reduced.key);
             (node.made_by, node.prepared_before) = (Some((commit.key, commit.hash)), None);
         }

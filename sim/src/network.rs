@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::ids::{MemberId, ViewId};
 use protocol::messages::{FromWorker, ToWorker};
+use protocol::reducer::{PartialFrame, ReducedFrame};
 use protocol::worker;
 
-use crate::exchange::{FromMember, ToMember};
 use crate::incarnation::Chaos;
 use crate::toy::State;
 
@@ -27,7 +27,7 @@ pub(crate) enum ToCoordinatorMessage {
     /// The data connection's handshake: whose it is.
     Connected(MemberId),
     /// A frame.
-    Frame(FromMember),
+    Frame(PartialFrame),
     /// The worker closed the connection in order.
     Closed,
 }
@@ -38,7 +38,7 @@ pub(crate) enum ToWorkerMessage {
     /// A control message.
     Control(ToWorker),
     /// A frame.
-    Frame(ToMember),
+    Frame(ReducedFrame),
     /// The coordinator closed the connection in order.
     Closed,
 }

@@ -1,9 +1,11 @@
 //! A worker's process: what its driver keeps.
 
 use protocol::ids::{MemberId, StepKey};
+use protocol::member_step::MemberStep;
 use protocol::messages::{FromWorker, Timings, ToWorker, View};
 use protocol::worker::Worker;
 
+use crate::bug::Bug;
 use crate::exchange::Contribution;
 use crate::inbox::{Inbox, Reduced};
 use crate::link::Link;
@@ -53,14 +55,8 @@ pub(crate) struct WorkerNode {
     pub(crate) waiting: Option<StepKey>,
     pub(crate) view: Option<View>,
     pub(crate) contribution: Option<Contribution>,
-    /// The last step that it began.
-    pub(crate) begun: Option<StepKey>,
-    /// The step whose reduced gradient it waits for.
-    pub(crate) expected: Option<StepKey>,
+    pub(crate) reduction: MemberStep<Reduced>,
     pub(crate) inbox: Inbox,
-    /// A reduced step that this member hasn't begun: one without microbatches is not waited for.
-    pub(crate) early: Option<Reduced>,
-    pub(crate) reduced: Option<Reduced>,
     /// For a planted bug: what was reduced of steps that were given up.
     pub(crate) given_up: Vec<Reduced>,
     pub(crate) prepared: Option<(StepKey, u64)>,
@@ -100,11 +96,8 @@ impl WorkerNode {
             waiting: None,
             view: None,
             contribution: None,
-            begun: None,
-            expected: None,
+            reduction: MemberStep::default(),
             inbox: Inbox::new(elements),
-            early: None,
-            reduced: None,
             given_up: Vec::new(),
             prepared: None,
             made_by: None,
@@ -112,6 +105,15 @@ impl WorkerNode {
             timings: Timings::default(),
             last_heard: None,
             last_said: None,
+        }
+    }
+
+    /// The buffer of what was reduced for nothing is free again.
+    pub(crate) fn give_up(&mut self, abandoned: Option<Reduced>, bug: Option<Bug>) {
+        let Some(abandoned) = abandoned else { return };
+        self.inbox.give_back();
+        if bug == Some(Bug::KeepsSlicesOverAbort) {
+            self.given_up.push(abandoned);
         }
     }
 

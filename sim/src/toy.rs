@@ -155,7 +155,7 @@ impl Toy {
         &self,
         state: &mut State,
         gradient: &[f32],
-        presence: [bool; 3],
+        presence: &[u8],
         verdict: Verdict,
         scalars: &UpdateScalars,
     ) {
@@ -163,8 +163,9 @@ impl Toy {
         if verdict == Verdict::Skip {
             return;
         }
-        for (range, is_present) in self.parameters().into_iter().zip(presence) {
-            for i in range.filter(|_| is_present) {
+        let bits = presence.first().copied().unwrap_or(0);
+        for (parameter, range) in self.parameters().into_iter().enumerate() {
+            for i in range.filter(|_| bits & (1 << parameter) > 0) {
                 let g = gradient[i] * scalars.clip_factor;
                 state.first[i] = BETA1 * state.first[i] + (1.0 - BETA1) * g;
                 state.second[i] = BETA2 * state.second[i] + (1.0 - BETA2) * (g * g);

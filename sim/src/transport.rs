@@ -192,11 +192,12 @@ impl World<'_> {
     pub(crate) fn on_no_view(&mut self, worker: usize, view: ViewId) -> CheckResult {
         let node = &mut self.workers[worker];
         let is_same = node.view.as_ref().is_some_and(|now| now.id == view);
-        let is_cut_off = node.exchange.is_none() && node.connecting.is_none() && node.expected.is_some();
+        let is_cut_off = node.exchange.is_none() && node.connecting.is_none() && node.reduction.is_waiting();
         if !is_same || !is_cut_off {
             return Ok(());
         }
-        (node.view, node.expected) = (None, None);
+        node.view = None;
+        node.reduction.leave_view();
         let reason = "the data connection broke, and no other view followed".to_owned();
         self.handle_worker(worker, Event::Disconnected { reason })
     }

@@ -164,7 +164,7 @@ impl World<'_> {
                 let node = &mut self.workers[worker];
                 node.member = Some(welcome.member);
                 (node.connecting, node.waiting, node.view) = (None, None, None);
-                (node.expected, node.early) = (None, None);
+                node.reduction.join_again();
                 let took_ms = self.random.between(1, 500);
                 self.queue.put(took_ms, SimEvent::Prove(worker, welcome.member, 1));
             }
@@ -280,6 +280,8 @@ impl World<'_> {
         let node = &mut self.workers[worker];
         node.state = Some(state);
         node.contribution = None; // It was computed from another one.
+        let void = node.reduction.abandon();
+        node.give_up(void, self.bug);
         (node.made_by, node.prepared_before) = (None, None);
         self.queue.put(took_ms, SimEvent::Worker(worker, event));
     }

@@ -14,7 +14,7 @@ use crate::optimizer_pass::{self, Part};
 use crate::state_check::{self, BLOCK};
 use crate::update_rules::{Rule, UpdateScalars};
 
-/// An optimizer with its moments.
+/// An optimizer and its moments.
 #[derive(Clone, Debug)]
 pub struct HostOptimizer {
     config: OptimizerConfig,

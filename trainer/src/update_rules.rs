@@ -16,9 +16,6 @@ pub struct UpdateScalars {
     pub bias_correction1: f32,
     /// sqrt(1 - beta2^t) (Adam, AdamW).
     pub bias_correction2_sqrt: f32,
-    /// Whether this is the first applied step. Unused: momentum starts at -0.0, so for each parameter its first value
-    /// has the bits of the first gradient, whenever that comes.
-    pub first: bool,
 }
 
 /// A rule with this step's constants. Differences such as 1 - beta are computed in f64 before they are rounded to f32.

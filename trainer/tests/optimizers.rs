@@ -43,7 +43,6 @@ fn scalars(step: u64, (beta1, beta2): (f64, f64)) -> UpdateScalars {
         clip_factor: if step.is_multiple_of(3) { 0.5 } else { 1.0 },
         bias_correction1: (1.0 - beta1.powi(t)) as f32,
         bias_correction2_sqrt: (1.0 - beta2.powi(t)).sqrt() as f32,
-        first: step == 1,
     }
 }
 

@@ -105,7 +105,6 @@ fn what_gets_no_gradient_is_told_by_absence_and_stays_as_it_was() {
         clip_factor: 1.0,
         bias_correction1: 0.1,
         bias_correction2_sqrt: 0.03,
-        first: true,
     };
     optimizer.step(&mut after, &flat.values, |number| flat.present.contains(&number), &scalars);
     engine.write_parameters(&after).unwrap();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use protocol::ids::{Phase, StepKey};
 use protocol::messages::{Failure, Sums, Welcome};
-use protocol::reduce::{BLOCK, BlockFacts, block_hash, slice_range, slices};
+use protocol::reduce::{BLOCK, BlockFacts, block_hash};
+use protocol::step_assembly::{Admission, StepAssembly};
 use protocol::tree::Node;
 use wire::frames::{self, FrameError, FrameStream, Header, Kind};
 use wire::handshake;
@@ -65,6 +66,18 @@ impl Reduced {
         self.presence.clear();
         self.is_in_place = false;
     }
+
+    /// Makes room for the frames of a step whose gradient has so many elements.
+    fn receive(&mut self, key: StepKey, elements: usize) {
+        self.begin(key);
+        // An evaluation has none: the memory is kept for the next training step.
+        if elements > 0 {
+            self.gradient.resize(elements, 0.0);
+        }
+        let blocks = elements.div_ceil(BLOCK);
+        self.facts.hashes.resize(blocks, 0);
+        self.facts.squares.resize(blocks, 0.0);
+    }
 }
 
 /// Where the reducer is.
@@ -90,12 +103,12 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Connects to the coordinator's data plane. Reduced steps of `elements` come as [`Command::Reduced`], the first
-    /// in `buffer`.
+    /// Connects to the coordinator's data plane. Reduced steps of so many elements and bytes of presence come as
+    /// [`Command::Reduced`], the first in `buffer`.
     pub(crate) fn connect(
         endpoint: &DataEndpoint<'_>,
         welcome: &Welcome,
-        (elements, presence_bytes): (usize, usize),
+        sizes: (usize, usize),
         buffer: Box<Reduced>,
         commands: SyncSender<Command>,
     ) -> Result<Self, Failure> {
@@ -116,19 +129,8 @@ impl Exchange {
         // One buffer goes round: no slice of the next step can come before this member has applied this one.
         let (returns, free) = sync_channel(1);
         returns.try_send(buffer).map_err(|error| failed(&error))?;
-        let reader = Reader {
-            stream: FrameStream::new(incoming, peer.clone(), STALL_DEADLINE),
-            free,
-            current: None,
-            elements,
-            presence_bytes,
-            missing: Vec::new(),
-            sums_missing: true,
-            tail: Vec::new(),
-            hashes: Vec::new(),
-            squares: Vec::new(),
-            scratch: Vec::new(),
-        };
+        let incoming = FrameStream::new(incoming, peer.clone(), STALL_DEADLINE);
+        let reader = Reader::new(incoming, free, sizes);
         std::thread::Builder::new()
             .name("exchange".to_owned())
             .spawn(move || reader.run(number, &commands))
@@ -235,16 +237,31 @@ fn lost(error: &FrameError) -> Failure {
 struct Reader<S> {
     stream: FrameStream<S>,
     free: Receiver<Box<Reduced>>,
-    current: Option<Box<Reduced>>,
-    elements: usize,
+    assembly: StepAssembly<Box<Reduced>>,
     presence_bytes: usize,
-    /// For each slice whether it is still to come.
-    missing: Vec<bool>,
-    sums_missing: bool,
     tail: Vec<u8>,
     hashes: Vec<u64>,
     squares: Vec<f64>,
     scratch: Vec<f32>,
+}
+
+impl<S> Reader<S> {
+    fn new(
+        stream: FrameStream<S>,
+        free: Receiver<Box<Reduced>>,
+        (elements, presence_bytes): (usize, usize),
+    ) -> Self {
+        Self {
+            stream,
+            free,
+            assembly: StepAssembly::new(elements),
+            presence_bytes,
+            tail: Vec::new(),
+            hashes: Vec::new(),
+            squares: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
 }
 
 impl<S: std::io::Read> Reader<S> {
@@ -272,66 +289,46 @@ impl<S: std::io::Read> Reader<S> {
             let header = self.stream.read_header(&mut tail);
             self.tail = tail;
             let header = header?;
-            if !self.open(header.key) {
-                return Ok(None);
+            let Some(is_older) = self.admit(header.key) else { return Ok(None) };
+            match header.kind {
+                Kind::Slice | Kind::ReducedSums if is_older => self.skip(&header)?,
+                Kind::Slice => self.take_slice(&header)?,
+                Kind::ReducedSums => self.take_sums(&header)?,
+                kind => return Err(self.bad(format!("a {kind:?} frame came to a member"))),
             }
-            match (header.kind, &mut self.current) {
-                (Kind::Slice, Some(current)) if current.key == header.key => self.take_slice(&header)?,
-                (Kind::ReducedSums, Some(current)) if current.key == header.key => self.take_sums(&header)?,
-                (Kind::Slice | Kind::ReducedSums, _) => self.skip(&header)?,
-                (kind, _) => return Err(self.bad(format!("a {kind:?} frame came to a member"))),
+            if let Some(reduced) = self.assembly.take_whole() {
+                return Ok(Some(reduced));
             }
-            if !self.sums_missing && self.missing.iter().all(|missing| !missing) {
-                self.sums_missing = true;
-                if let Some(reduced) = self.current.take() {
-                    return Ok(Some(reduced));
+        }
+    }
+
+    /// Makes room for a frame of this step. Whether it is older than the one in hand; `None` when the compute thread has
+    /// gone.
+    fn admit(&mut self, key: StepKey) -> Option<bool> {
+        loop {
+            match self.assembly.admit(key) {
+                Admission::Older => return Some(true),
+                Admission::Continues => return Some(false),
+                // Until the last step is applied, its successor's frames wait in the socket.
+                Admission::Waits => self.assembly.give(self.free.recv().ok()?),
+                Admission::Opens => {
+                    let elements = self.assembly.elements_of(key);
+                    self.assembly.buffer()?.receive(key, elements);
+                    return Some(false);
                 }
             }
         }
     }
 
-    /// Makes room for a newer step than the one in hand. False when the compute thread has gone.
-    fn open(&mut self, key: StepKey) -> bool {
-        let mut reduced = match self.current.take() {
-            Some(current) if current.key >= key => {
-                self.current = Some(current);
-                return true;
-            }
-            Some(older) => older,
-            // Until the last step is applied, its successor's frames wait in the socket.
-            None => match self.free.recv() {
-                Ok(buffer) => buffer,
-                Err(_) => return false,
-            },
-        };
-        if reduced.key < key {
-            reduced.begin(key);
-            let elements = if key.phase == Phase::Train { self.elements } else { 0 };
-            if elements > 0 {
-                reduced.gradient.resize(elements, 0.0);
-            }
-            let blocks = elements.div_ceil(BLOCK);
-            reduced.facts.hashes.resize(blocks, 0);
-            reduced.facts.squares.resize(blocks, 0.0);
-            self.missing.clear();
-            self.missing.resize(slices(elements) as usize, true);
-            self.sums_missing = true;
-        }
-        self.current = Some(reduced);
-        true
-    }
-
     fn take_slice(&mut self, header: &Header) -> Result<(), FrameError> {
-        let Some(missing) = self.missing.get_mut(header.slice as usize) else {
-            return Err(self.bad(format!("slice {} of {}", header.slice, self.missing.len())));
+        let Some(range) = self.assembly.take_slice(header.slice) else {
+            return Err(self.bad(format!("slice {} of {}", header.slice, self.assembly.slices())));
         };
-        let range = slice_range(header.slice, self.elements);
         if range.len() != header.floats as usize {
             let (found, expected) = (header.floats, range.len());
             return Err(self.bad(format!("slice {} has {found} f32, not {expected}", header.slice)));
         }
-        *missing = false;
-        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(current) = self.assembly.buffer() else { return Ok(()) };
         let place = &mut current.gradient[range.clone()];
         self.stream.read_body(place)?;
         let blocks = place.len().div_ceil(BLOCK);
@@ -356,12 +353,12 @@ impl<S: std::io::Read> Reader<S> {
         if presence.len() != expected {
             return Err(self.bad(format!("a presence bitmap of {} bytes, not {expected}", presence.len())));
         }
-        if let Some(current) = &mut self.current {
+        if let Some(current) = self.assembly.buffer() {
             current.sums = sums;
             current.presence.clear();
             current.presence.extend_from_slice(presence);
         }
-        self.sums_missing = false;
+        self.assembly.take_sums();
         self.skip(header)
     }
 
@@ -426,19 +423,7 @@ mod tests {
             returns.try_send(Box::new(Reduced::empty())).expect("room");
             let stream =
                 FrameStream::new(Cursor::new(self.0.get_ref().clone()), PEER.to_owned(), STALL_DEADLINE);
-            let reader = Reader {
-                stream,
-                free,
-                current: None,
-                elements,
-                presence_bytes: 1,
-                missing: Vec::new(),
-                sums_missing: true,
-                tail: Vec::new(),
-                hashes: Vec::new(),
-                squares: Vec::new(),
-                scratch: Vec::new(),
-            };
+            let reader = Reader::new(stream, free, (elements, 1));
             (reader, returns)
         }
     }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use datasets::AugmentKey;
 use protocol::ids::Phase;
 use protocol::messages::Failure;
-use protocol::plan::{Geometry, StepPlan};
+use protocol::plan::Geometry;
 use trainer::HostBatch;
 
 use crate::data::{Samples, Scratch};
@@ -152,18 +152,11 @@ struct MicrobatchOrder {
 }
 
 impl MicrobatchOrder {
-    fn plan(&self, phase: Phase, step: u64) -> StepPlan {
-        match phase {
-            Phase::Train => self.geometry.step(step),
-            Phase::Evaluate => self.geometry.evaluation(),
-        }
-    }
-
     /// What follows: the next microbatch of the step, else the first of the next training step in which this
     /// member has any. Nothing follows an evaluation: the next step is sought.
     fn after(&self, position: MicrobatchId) -> Option<MicrobatchId> {
         let MicrobatchId { phase, step, microbatch } = position;
-        let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
+        let ranges = self.place.ranges(phase, step, self.geometry.plan(step, phase).microbatches);
         if let Some(microbatch) = ranges.into_iter().flatten().find(|next| *next > microbatch) {
             return Some(MicrobatchId { microbatch, ..position });
         }
@@ -172,7 +165,7 @@ impl MicrobatchOrder {
         }
         // A short last batch may leave this member without work, but not two steps running.
         (step + 1..step + 3).find_map(|step| {
-            let ranges = self.place.ranges(phase, step, self.plan(phase, step).microbatches);
+            let ranges = self.place.ranges(phase, step, self.geometry.plan(step, phase).microbatches);
             ranges.first().map(|range| MicrobatchId { phase, step, microbatch: range.start })
         })
     }

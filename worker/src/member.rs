@@ -8,7 +8,8 @@ use std::time::Instant;
 use configs::Config;
 use datasets::{AugmentKey, DataPlan};
 use protocol::accumulate::Accumulator;
-use protocol::ids::{Phase, StepKey};
+use protocol::ids::Phase;
+use protocol::member_step::MemberStep;
 use protocol::messages::{Failure, Timings, Welcome};
 use protocol::order::Order;
 use protocol::plan::Geometry;
@@ -63,17 +64,8 @@ pub(crate) struct Member {
     pub(crate) gradients: Accumulator,
     /// Sums of the evaluation in flight.
     pub(crate) scores: Accumulator,
-    /// The step that `gradients` or `scores` hold a part of, still good if it is tried again.
-    pub(crate) held: Option<(u64, Phase)>,
     pub(crate) work: Option<ViewWork>,
-    /// The step whose reduced gradient is waited for.
-    pub(crate) expected: Option<StepKey>,
-    /// The step that Ready was said for.
-    pub(crate) prepared: Option<Box<Reduced>>,
-    /// The step that was begun last.
-    pub(crate) begun: StepKey,
-    /// A reduced step that came before it was begun here.
-    pub(crate) early: Option<Box<Reduced>>,
+    pub(crate) reduction: MemberStep<Box<Reduced>>,
     /// A step's buffer at rest, where no exchange has it.
     pub(crate) spare: Option<Box<Reduced>>,
 
@@ -144,12 +136,8 @@ impl Member {
             state_check: 0,
             gradients,
             scores: Accumulator::new(Vec::new()),
-            held: None,
             work: None,
-            expected: None,
-            prepared: None,
-            begun: StepKey { view: protocol::ids::ViewId(0), step: 0, phase: Phase::Train },
-            early: None,
+            reduction: MemberStep::default(),
             spare: None,
             versions,
             timings: Timings::default(),
@@ -184,8 +172,7 @@ impl Member {
         self.welcome = welcome.clone();
         // The data connection was opened under another name.
         self.work = None;
-        self.expected = None;
-        self.early = None;
+        self.reduction.join_again();
         Ok(())
     }
 
@@ -203,13 +190,13 @@ impl Member {
     /// Whether it waits for a mean that can't come, as its data connection broke: another view must follow.
     pub(crate) fn is_cut_off(&self) -> bool {
         let has_none = |work: &ViewWork| !work.is_alone && work.exchange.is_none();
-        self.expected.is_some() && self.work.as_ref().is_some_and(has_none)
+        self.reduction.is_waiting() && self.work.as_ref().is_some_and(has_none)
     }
 
     /// It is about to join again; what it has computed stays.
     pub(crate) fn leave_view(&mut self) {
         self.work = None;
-        self.expected = None;
+        self.reduction.leave_view();
     }
 
     /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.

@@ -91,8 +91,8 @@ impl Member {
     fn loaded(&mut self, step: u64, digest: [u8; 32]) -> Event {
         self.step = step;
         // What was computed of a step was of another state.
-        self.held = None;
-        if let Some(void) = self.prepared.take() {
+        self.forget_partials();
+        if let Some(void) = self.reduction.abandon() {
             // The data connection may have outlived the view: its reader waits for this buffer.
             self.give_back(void);
         }

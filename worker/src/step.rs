@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
+use protocol::member_step::Arrival;
 use protocol::messages::{Commit, Failure, ReduceAt, Timings, Verdict, View};
-use protocol::reduce::{BLOCK, BlockFacts, divide, is_finite, slice_range, slices, step_hash};
+use protocol::reduce::{BLOCK, BlockFacts, divide, slice_range, slices};
 use protocol::worker::Event;
 use trainer::GradientSink;
 
@@ -68,7 +69,7 @@ impl Member {
             return Ok(None);
         }
         // Ready was said for a step that another view tries again: its buffer is needed.
-        if let Some(abandoned) = self.prepared.take() {
+        if let Some(abandoned) = self.reduction.begin() {
             self.give_back(abandoned);
         }
         self.metrics.enter(Activity::Compute);
@@ -79,40 +80,32 @@ impl Member {
         timings.snapshot_us = std::mem::take(&mut self.snapshot_us);
         self.timings = timings;
         self.pushed = Instant::now();
-        self.expected = Some(key);
-        self.begun = key;
-        if let Some(stale) = self.early.take_if(|early| early.key < key) {
+        if let Some(stale) = self.reduction.expect(key) {
             self.give_back(stale);
         }
         let accumulator = if key.phase == Phase::Train { &self.gradients } else { &self.scores };
         let Some(work) = self.work.as_mut() else { return Ok(None) };
         if work.is_alone {
-            return Ok(Some(self.reduce_alone(key)));
+            return Ok(self.reduce_alone(key));
         }
         // Without a connection another view follows, in which what was computed still counts.
         let pushed = work.exchange.as_mut().map(|exchange| push(exchange, key, accumulator));
         if let Some(Err(failure)) = pushed {
             self.lose_exchange(None, &failure.message);
         }
-        Ok(self.early.take_if(|early| early.key == key).map(|early| self.prepare_step(early)))
+        Ok(if self.reduction.prepare_early() { self.ready() } else { None })
     }
 
     /// Forward and backward (or evaluation) of this member's microbatches, in order; but for those that it holds since
     /// another view tried the step.
     fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
         let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
-        let (plan, accumulator) = match key.phase {
-            Phase::Train => (self.geometry.step(key.step), &mut self.gradients),
-            Phase::Evaluate => (self.geometry.evaluation(), &mut self.scores),
-        };
+        let plan = self.geometry.plan(key.step, key.phase);
+        let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
         let began = Instant::now();
         let mut timings = Timings::default();
         let ranges = work.place.ranges(key.phase, key.step, plan.microbatches);
-        let is_own = |microbatch: u32| ranges.iter().any(|range| range.contains(&microbatch));
-        let is_held = self.held.take() == Some((key.step, key.phase));
-        if !is_held || (0..plan.microbatches).any(|other| accumulator.holds(other) && !is_own(other)) {
-            accumulator.begin_step(plan.microbatches);
-        }
+        accumulator.begin_or_resume((key.step, key.phase), plan.microbatches, &ranges);
         for microbatch in ranges.iter().cloned().flatten() {
             if accumulator.holds(microbatch) {
                 continue;
@@ -134,15 +127,14 @@ impl Member {
             accumulator.end(&sums.map_err(|error| failure(&error))?);
             work.feed.recycle(filled)?;
         }
-        self.held = Some((key.step, key.phase));
         timings.compute_us = micros(began).saturating_sub(timings.data_us);
         Ok(timings)
     }
 
     /// The reducer's part, by its own functions, for a view with one member. The mean stays where the sum was.
-    fn reduce_alone(&mut self, key: StepKey) -> Event {
+    fn reduce_alone(&mut self, key: StepKey) -> Option<Event> {
         // The sum becomes the mean where it lies: another try computes it anew.
-        self.held = None;
+        self.forget_partials();
         let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
         let mut reduced = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
         reduced.begin(key);
@@ -154,53 +146,43 @@ impl Member {
             let weight = whole.sums.get(1).copied().unwrap_or(0.0);
             divide_on(self.host_threads, &mut whole.values, weight, &mut reduced.facts);
         }
-        self.prepare_step(reduced)
+        self.take_reduced(reduced)
     }
 
-    /// The coordinator has reduced a step.
+    /// What was computed of the step in flight is of no use any more.
+    pub(crate) fn forget_partials(&mut self) {
+        self.gradients.forget();
+        self.scores.forget();
+    }
+
+    /// A step is reduced.
     pub(crate) fn take_reduced(&mut self, reduced: Box<Reduced>) -> Option<Event> {
-        if self.expected == Some(reduced.key) {
-            return Some(self.prepare_step(reduced));
-        }
-        // A member without microbatches in a step may get the others' result before it begins the step itself. What
-        // is older is of a view that was left meanwhile.
-        if reduced.key > self.begun {
-            self.early = Some(reduced);
-        } else {
-            self.give_back(reduced);
+        match self.reduction.take_in(reduced.key, reduced) {
+            Arrival::Prepared => return self.ready(),
+            Arrival::Early => {}
+            Arrival::Older(reduced) => self.give_back(reduced),
         }
         None
     }
 
-    fn prepare_step(&mut self, reduced: Box<Reduced>) -> Event {
-        self.expected = None;
+    /// The step that was waited for is prepared.
+    fn ready(&mut self) -> Option<Event> {
         self.timings.exchange_us = micros(self.pushed);
+        let (key, reduced) = self.reduction.prepared()?;
+        let Reduced { facts, sums, presence, .. } = &**reduced;
+        let event = Event::reduced(key, facts, sums, presence, self.timings);
         self.metrics.exchanged(&self.timings);
-        self.trace_reduced(reduced.key);
+        self.trace_reduced(key);
         self.metrics.enter(Activity::Wait);
-        let Reduced { key, facts, sums, presence, .. } = &*reduced;
-        let squared_norm = facts.squared_norm();
-        let event = Event::Reduced {
-            key: *key,
-            sums: sums.clone(),
-            squared_norm,
-            finite: is_finite(sums, squared_norm),
-            hash: step_hash(&facts.hashes, presence, sums, squared_norm),
-            timings: self.timings,
-        };
-        self.prepared = Some(reduced);
-        event
+        Some(event)
     }
 
     /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
         self.metrics.enter(Activity::Commit);
-        self.held = None;
-        // Of whichever view: the machine has held its hash against the commit's, and a step that was tried again in another
-        // view comes to the same.
-        let its = (commit.key.step, commit.key.phase);
-        let prepared = self.prepared.take().filter(|reduced| (reduced.key.step, reduced.key.phase) == its);
+        self.forget_partials();
+        let prepared = self.reduction.apply(commit.key);
         let reduced =
             prepared.ok_or_else(|| fail(4, format!("step {} is not prepared here", commit.key.step)))?;
         if commit.key.phase == Phase::Train {
@@ -233,7 +215,6 @@ impl Member {
             clip_factor: scalars.clip_factor,
             bias_correction1: scalars.bias_correction1,
             bias_correction2_sqrt: scalars.bias_correction2_sqrt,
-            first: scalars.first,
         };
         let presence = &reduced.presence;
         let present = |parameter: usize| presence[parameter / 8] & (1 << (parameter % 8)) != 0;

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use protocol::ids::{MemberId, RunId};
 use protocol::reduce::{BLOCK, block_hash};
+use protocol::reducer::PartialFrame;
+use protocol::tree::Node;
 use tracing::{debug, warn};
-use wire::frames::{FrameError, FrameStream, Kind, blocks, prepare_socket, sums};
+use wire::frames::{FrameError, FrameStream, Header, Kind, blocks, prepare_socket, sums};
 use wire::handshake::{self, HandshakeError};
 use wire::stream::DataStream;
 use wire::tls::ServerTls;
@@ -148,7 +150,9 @@ impl Connections {
                 Kind::PartialSums => {
                     self.gate.check(header.key).map_err(early)?;
                     let (sums, presence) = sums::decode(&tail).map_err(ConnectionLoss::Broken)?;
-                    self.tell(Input::Sums { member, header, sums, presence: presence.to_vec() })?;
+                    let (key, node, presence) = (header.key, node_of(&header), presence.to_vec());
+                    let frame = PartialFrame::Sums { key, node, sums, presence };
+                    self.tell(Input::Frame { member, frame })?;
                 }
                 Kind::Partial => {
                     self.gate.wait(header.key, header.slice).map_err(early)?;
@@ -158,7 +162,9 @@ impl Connections {
                     blocks::decode(&tail, count, false, &mut hashes, &mut squares)
                         .map_err(ConnectionLoss::Broken)?;
                     check_blocks(&values, &hashes).map_err(ConnectionLoss::Broken)?;
-                    self.tell(Input::Partial { member, header, values })?;
+                    let (key, node, slice) = (header.key, node_of(&header), header.slice);
+                    let frame = PartialFrame::Slice { key, node, slice, values };
+                    self.tell(Input::Frame { member, frame })?;
                 }
                 Kind::Slice | Kind::ReducedSums => {
                     return Err(ConnectionLoss::Violation(
@@ -172,6 +178,10 @@ impl Connections {
     fn tell(&self, input: Input) -> Result<(), ConnectionLoss> {
         self.inputs.send(input).map_err(|_| ConnectionLoss::Broken("the run is over".to_owned()))
     }
+}
+
+fn node_of(header: &Header) -> Node {
+    Node { level: header.node_level, index: header.node_index }
 }
 
 fn check_blocks(values: &[f32], hashes: &[u64]) -> Result<(), String> {

@@ -24,12 +24,12 @@ use std::time::Duration;
 use protocol::ids::{MemberId, RunId, StepKey};
 use protocol::messages::View;
 use protocol::plan::Geometry;
-use protocol::reducer::{ReducedSlice, ReducedSums};
-use wire::frames::{Header, TAIL_BYTES_MAX, sums};
+use protocol::reducer::{PartialFrame, ReducedFrame};
+use wire::frames::{TAIL_BYTES_MAX, sums};
 use wire::tls::ServerTls;
 
 use crate::control::identities::Identities;
-use aggregator::Aggregator;
+use aggregator::AggregatorThread;
 use connections::Connections;
 pub(crate) use event_mailbox::{ConnectionLoss, EventMailbox, PendingEvents};
 use gate::Gate;
@@ -55,36 +55,23 @@ enum Input {
     Connected {
         member: MemberId,
         number: u64,
-        writer: Sender<Outgoing>,
+        /// As many frames may wait as a step has slices: the next step begins when all members have this one's. So a
+        /// member that takes nothing stops nobody else, and the step's deadline puts it out.
+        writer: Sender<ReducedFrame>,
     },
     Gone {
         member: MemberId,
         number: u64,
         loss: ConnectionLoss,
     },
-    Sums {
+    Frame {
         member: MemberId,
-        header: Header,
-        sums: Vec<f64>,
-        presence: Vec<u8>,
-    },
-    Partial {
-        member: MemberId,
-        header: Header,
-        values: Vec<f32>,
+        frame: PartialFrame,
     },
 }
 
 /// The step in hand, and who holds it up.
 pub(crate) type Stragglers = Option<(StepKey, Vec<MemberId>)>;
-
-/// What a member is to have. As many may wait as a step has slices: the next step begins when all members have this one's.
-/// So a member that takes nothing stops nobody else, and the step's deadline puts it out.
-#[derive(Clone)]
-enum Outgoing {
-    Sums(Arc<ReducedSums>),
-    Slice(Arc<ReducedSlice>),
-}
 
 /// The driver's end.
 pub(crate) struct Reduction {
@@ -114,7 +101,7 @@ impl Reduction {
         let pool = Arc::new(Pool::default());
         let (gate, mailbox) = (Arc::new(Gate::default()), Arc::new(EventMailbox::default()));
         let tail_bytes_max = Arc::new(AtomicUsize::new(0));
-        let aggregator = Aggregator::new(geometry, pool.clone(), gate.clone(), mailbox.clone());
+        let aggregator = AggregatorThread::new(geometry, pool.clone(), gate.clone(), mailbox.clone());
         spawn("reducer", move || aggregator.run(&inbox))?;
         let connections = Connections {
             secret,

@@ -16,13 +16,6 @@ struct PoolState {
 }
 
 impl Pool {
-    /// An empty buffer: of another step's slice where there is one.
-    pub(super) fn take_empty(&self) -> Vec<f32> {
-        let mut buffer = self.lock().buffers.pop().unwrap_or_default();
-        buffer.clear();
-        buffer
-    }
-
     /// A buffer of this length; what is in it is to be overwritten.
     pub(super) fn take(&self, length: usize) -> Vec<f32> {
         let mut buffer = self.lock().buffers.pop().unwrap_or_default();
@@ -64,7 +57,7 @@ mod tests {
         pool.give((0..5).map(|_| vec![1.0; 8]));
         assert_eq!(pool.resting(), 3);
         assert_eq!(pool.take(4).len(), 4);
-        assert!(pool.take_empty().is_empty());
+        assert_eq!(pool.take(8).len(), 8);
         assert_eq!(pool.resting(), 1);
         pool.give([vec![1.0; 8], Vec::new()]);
         assert_eq!(pool.resting(), 2, "a buffer that holds nothing is none");

@@ -3,22 +3,21 @@
 use std::sync::mpsc::Receiver;
 
 use protocol::ids::StepKey;
+use protocol::reducer::ReducedFrame;
 use tracing::debug;
 use wire::frames::{FrameStream, Header, Kind, blocks, sums};
 use wire::stream::DataStream;
 
-use super::Outgoing;
-
 /// Until there is nothing more to come, or the connection fails.
-pub(super) fn write(mut frames: FrameStream<DataStream>, outbox: &Receiver<Outgoing>) {
+pub(super) fn write(mut frames: FrameStream<DataStream>, outbox: &Receiver<ReducedFrame>) {
     let mut tail = Vec::new();
-    while let Ok(outgoing) = outbox.recv() {
-        let written = match &outgoing {
-            Outgoing::Sums(whole) => {
+    while let Ok(frame) = outbox.recv() {
+        let written = match &frame {
+            ReducedFrame::Sums(whole) => {
                 sums::encode(&whole.sums, &whole.presence, &mut tail);
                 frames.write(&header(Kind::ReducedSums, whole.key, 0, &tail, &[]), &tail, &[])
             }
-            Outgoing::Slice(slice) => {
+            ReducedFrame::Slice(slice) => {
                 blocks::encode(&slice.facts.hashes, &slice.facts.squares, &mut tail);
                 let head = header(Kind::Slice, slice.key, slice.slice, &tail, &slice.values);
                 frames.write(&head, &tail, &slice.values)

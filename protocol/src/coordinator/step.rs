@@ -291,7 +291,7 @@ impl Coordinator {
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
         self.pace.emit(key.phase, took_ms);
-        match next_key(key, next) {
+        match next.step_after(key) {
             Some(next) => self.begin_step(now, next),
             None => {
                 if next.last {
@@ -331,10 +331,7 @@ impl Coordinator {
     fn committed(&self, record: &CommitRecord, timings: Vec<(MemberId, Timings)>) -> Committed {
         let key = record.key;
         let (epoch, samples) = self.plan.progress(key.step);
-        let plan = match key.phase {
-            Phase::Train => self.plan.geometry.step(key.step),
-            Phase::Evaluate => self.plan.geometry.evaluation(),
-        };
+        let plan = self.plan.geometry.plan(key.step, key.phase);
         Committed {
             key,
             epoch,
@@ -345,7 +342,7 @@ impl Coordinator {
             learning_rate: record.scalars.learning_rate,
             skipped: record.verdict == Verdict::Skip,
             timings,
-            next: next_key(key, record.next),
+            next: record.next.step_after(key),
         }
     }
 
@@ -376,13 +373,4 @@ impl Coordinator {
         let unready = names(&|id| !step.readies.contains_key(&id));
         format!("{} to be ready with {what}", some_of(&unready))
     }
-}
-
-/// What the view works on after a commit.
-fn next_key(key: StepKey, next: Next) -> Option<StepKey> {
-    if next.evaluate {
-        return Some(StepKey { phase: Phase::Evaluate, ..key });
-    }
-    let goes_on = !next.last && !next.hold;
-    goes_on.then_some(StepKey { step: key.step + 1, phase: Phase::Train, ..key })
 }

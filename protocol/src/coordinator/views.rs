@@ -21,13 +21,6 @@ pub(super) struct UncommittedWork {
 }
 
 impl Coordinator {
-    pub(super) fn microbatches(&self, step: u64, phase: Phase) -> u32 {
-        match phase {
-            Phase::Train => self.plan.geometry.step(step).microbatches,
-            Phase::Evaluate => self.plan.geometry.evaluation().microbatches,
-        }
-    }
-
     pub(super) fn is_in_view(&self, id: MemberId) -> bool {
         let view = self.view.as_ref().map(|view| view.id);
         view.is_some() && self.roster.get(id).is_some_and(|member| member.view == view)
@@ -90,13 +83,14 @@ impl Coordinator {
         let kept = |info: &MemberInfo| self.kept.sets.get(&info.member).cloned().unwrap_or_default();
         let held: Vec<Vec<Range<u32>>> = members.iter().map(kept).collect();
         let shares: Vec<u32> = members.iter().map(|info| info.share).collect();
-        deal_again(&held, &shares, self.microbatches(step, phase))
+        deal_again(&held, &shares, self.plan.geometry.plan(step, phase).microbatches)
     }
 
     /// The view gives this step up: its members keep what they were to compute of it.
     pub(super) fn keep_sets(&mut self, key: StepKey) {
         let Some(view) = &self.view else { return };
-        let sets = of_view(view, key, self.microbatches(key.step, key.phase)).into_iter().collect();
+        let microbatches = self.plan.geometry.plan(key.step, key.phase).microbatches;
+        let sets = of_view(view, key, microbatches).into_iter().collect();
         self.kept = UncommittedWork { step: key.step, phase: Some(key.phase), sets };
     }
 

@@ -14,6 +14,7 @@ use crate::ids::StepKey;
 use crate::messages::{
     Commit, EndReason, Failure, FromWorker, Sums, Timings, ToWorker, UploadKind, View, Welcome,
 };
+use crate::reduce::{BlockFacts, is_finite, step_hash};
 
 /// What a driver tells the machine.
 #[derive(Clone, PartialEq, Debug)]
@@ -81,6 +82,23 @@ pub enum Event {
     },
     /// A deadline has passed.
     Tick,
+}
+
+impl Event {
+    /// [`Event::Reduced`], of what is known of the reduced step.
+    #[must_use]
+    pub fn reduced(
+        key: StepKey,
+        facts: &BlockFacts,
+        sums: &[f64],
+        presence: &[u8],
+        timings: Timings,
+    ) -> Self {
+        let squared_norm = facts.squared_norm();
+        let hash = step_hash(&facts.hashes, presence, sums, squared_norm);
+        let finite = is_finite(sums, squared_norm);
+        Self::Reduced { key, sums: sums.to_vec(), squared_norm, finite, hash, timings }
+    }
 }
 
 /// What the machine asks of its driver, in order.

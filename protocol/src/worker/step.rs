@@ -164,12 +164,10 @@ impl Worker {
 
     /// What comes after a commit, in the order of [`Next`].
     fn follow(&mut self, key: StepKey, next: Next, state_check: u64) {
-        if next.evaluate {
-            self.compute(StepKey { phase: Phase::Evaluate, ..key });
-        } else if next.last {
-            self.send(FromWorker::Applied { step: key.step, state_check });
-        } else if !next.hold {
-            self.compute(StepKey { step: key.step.saturating_add(1), phase: Phase::Train, ..key });
+        match next.step_after(key) {
+            Some(next) => self.compute(next),
+            None if next.last => self.send(FromWorker::Applied { step: key.step, state_check }),
+            None => {}
         }
     }
 

@@ -143,10 +143,7 @@ impl Oracle {
     /// Every microbatch was computed once, and its samples are noted for the epoch's count.
     fn check_samples(&mut self, scenario: &Scenario, key: StepKey) -> CheckResult {
         let geometry = &scenario.plan.geometry;
-        let plan = match key.phase {
-            Phase::Train => geometry.step(key.step),
-            Phase::Evaluate => geometry.evaluation(),
-        };
+        let plan = geometry.plan(key.step, key.phase);
         let computed = self.computed.remove(&key).unwrap_or_default();
         if !computed.keys().copied().eq(0..plan.microbatches) {
             let found: Vec<u32> = computed.keys().copied().collect();

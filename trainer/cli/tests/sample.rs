@@ -65,7 +65,6 @@ fn learn(config: &Config) -> Vec<f32> {
             clip_factor: 1.0,
             bias_correction1: 1.0 - 0.9f32.powi(step),
             bias_correction2_sqrt: (1.0 - 0.99f32.powi(step)).sqrt(),
-            first: step == 1,
         };
         optimizer.step(&mut parameters, &mean, |_| true, &scalars);
         engine.write_parameters(&parameters).expect("written");
