@@ -1,4 +1,4 @@
-//! The member's side of the tree: gradients of microbatches come in; partials of maximal nodes remain.
+//! The member's side of the tree: adds up gradients of microbatches and keeps the partials of maximal nodes.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use crate::ids::Phase;
 use crate::reduce::{TILE, add_into, add_to};
 use crate::tree::Node;
 
-/// The sum of one node at one member.
+/// One member's sum for one node.
 #[derive(Debug, Default)]
 pub struct Partial {
-    /// Which node; meaningful once a microbatch was added.
+    /// The node; meaningful once a microbatch was added.
     pub node: Node,
     /// The flat gradient sum.
     pub values: Vec<f32>,
@@ -21,44 +21,44 @@ pub struct Partial {
 
 /// Adds up a member's microbatches of a step.
 ///
-/// A gradient is written or added straight from the model's tensors ([`Accumulator::region`]): a microbatch that
-/// finishes nodes of the tree is never stored, it is added on into the lowest of them, which gives the same bits as
-/// left + right at each. A parameter without a gradient is -0.0 in a stored leaf and left alone in an added one:
-/// x + (-0.0) is x, bit for bit. Buffers are reused from step to step: log2(G) of them (at least one) for an aligned
-/// range, one more for each further node that a range leaves.
+/// A gradient is written or added straight from the model's tensors ([`Accumulator::region`]). A microbatch that
+/// completes nodes of the tree is never stored: it is added to the lowest of them, which gives the same bits as left
+/// + right at each. A parameter without a gradient is -0.0 in a stored leaf and skipped in an added one: x + (-0.0)
+/// is x, bit for bit. Buffers are reused from step to step: log2(G) of them (at least one) for an aligned range, one
+/// more for each further node of the range.
 ///
 /// Without a layout it adds up sums alone, as an evaluation needs.
 #[derive(Debug)]
 pub struct Accumulator {
     layout: Vec<Range<usize>>,
     elements: usize,
-    /// The step in hand, while what is held of it is still good if another view tries it again.
+    /// The current step, as long as its partials are valid for a retry in another view.
     step: Option<(u64, Phase)>,
     count: u32,
     finished: Vec<Partial>,
     /// Partials whose buffers are free.
     pool: Vec<Partial>,
-    /// Stands for the leaf of a microbatch that is added: sums and presence, no buffer.
+    /// The leaf of a microbatch that is added instead of stored: sums and presence, no buffer.
     facts: Partial,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
-    /// The largest node that the microbatch finishes.
+    /// The largest node that the microbatch completes.
     node: Node,
-    /// How many finished partials it is added into, the newest first; 0 if it is stored.
+    /// How many finished partials it is added to, newest first; 0 if it is stored.
     folds: usize,
-    /// How many finished partials lie before it.
+    /// How many finished partials precede it.
     at: usize,
     leaf: Partial,
 }
 
 impl Accumulator {
-    /// For flat gradients in which each parameter has the range that `layout` says.
+    /// Creates an accumulator for flat gradients in which `layout` gives each parameter's range.
     ///
     /// # Panics
-    /// If the ranges don't follow each other from 0, without gaps: an error of the program.
+    /// If the ranges are not contiguous from 0: a programming error.
     #[must_use]
     pub fn new(layout: Vec<Range<usize>>) -> Self {
         let elements = layout.iter().fold(0, |end, range| {
@@ -75,7 +75,7 @@ impl Accumulator {
         self.elements
     }
 
-    /// Begins a step of `count` microbatches: what is left of the one before is forgotten.
+    /// Begins a step of `count` microbatches and discards the previous one.
     pub fn begin_step(&mut self, count: u32) {
         self.count = count;
         self.pool.append(&mut self.finished);
@@ -86,8 +86,8 @@ impl Accumulator {
         }
     }
 
-    /// Begins a step of which this member computes `own`, or goes on with the one in hand where another view tries it again
-    /// and nothing is held of it but `own`. Whether it goes on.
+    /// Begins a step of which this member computes `own`, or resumes the current one for a retry in another view if
+    /// it holds nothing outside `own`. Returns whether it resumes.
     pub fn begin_or_resume(&mut self, step: (u64, Phase), count: u32, own: &[Range<u32>]) -> bool {
         let is_own = |microbatch| own.iter().any(|range| range.contains(&microbatch));
         let resumes = self.step.replace(step) == Some(step)
@@ -99,7 +99,7 @@ impl Accumulator {
         resumes
     }
 
-    /// What is held is of no use any more: the next step begins anew.
+    /// Invalidates the partials: the next step begins anew.
     pub fn forget(&mut self) {
         self.step = None;
     }
@@ -110,11 +110,11 @@ impl Accumulator {
         self.finished.iter().any(|partial| partial.node.range(self.count).contains(&microbatch))
     }
 
-    /// Begins a microbatch. Ascending order needs the least memory; a step that is tried again with more microbatches
-    /// than before adds them in between.
+    /// Begins a microbatch. Ascending order needs the least memory; a retry with additional microbatches inserts them
+    /// in between.
     ///
     /// # Panics
-    /// If another one is open or this one was there already: errors of the program.
+    /// If another microbatch is open or this one was already added: programming errors.
     pub fn begin(&mut self, microbatch: u32) {
         assert!(self.open.is_none() && microbatch < self.count);
         assert!(!self.holds(microbatch), "a second gradient of microbatch {microbatch}");
@@ -138,10 +138,10 @@ impl Accumulator {
         self.open = Some(Open { node, folds, at, leaf });
     }
 
-    /// Takes in the gradient of one parameter of the open microbatch: once at most.
+    /// Adds the gradient of one parameter of the open microbatch, at most once.
     ///
     /// # Panics
-    /// If no microbatch is open, the parameter was there already, or the length is not its own: errors of the program.
+    /// If no microbatch is open, the parameter was already added, or the length is wrong: programming errors.
     pub fn region(&mut self, parameter: usize, gradient: &[f32]) {
         let range = self.layout[parameter].clone();
         let Some(open) = self.open.as_mut() else { panic!("no microbatch is open") };
@@ -157,7 +157,7 @@ impl Accumulator {
     /// Ends the open microbatch with its sums.
     ///
     /// # Panics
-    /// If none is open: an error of the program.
+    /// If none is open: a programming error.
     pub fn end(&mut self, sums: &[f64]) {
         let Some(Open { node, folds, at, mut leaf }) = self.open.take() else {
             panic!("no microbatch is open")
@@ -188,8 +188,8 @@ impl Accumulator {
         self.settle(first);
     }
 
-    /// Joins the finished partial at `at` with siblings that were there before it: only a microbatch that was added out
-    /// of order has any.
+    /// Joins the finished partial at `at` with earlier siblings: only a microbatch that was added out of order has
+    /// any.
     fn settle(&mut self, mut at: usize) {
         let pairs = |left: &Partial, right: Option<&Partial>| {
             right.is_some_and(|right| left.node.pairs_with(right.node))
@@ -215,7 +215,7 @@ impl Accumulator {
         &self.finished
     }
 
-    /// The step's whole sum, where one member has computed all of it: it is reduced in place, since a retry computes
+    /// The step's complete sum, if one member has computed all of it. It is reduced in place, since a retry computes
     /// it anew.
     #[must_use]
     pub fn whole_mut(&mut self) -> Option<&mut Partial> {
@@ -224,7 +224,7 @@ impl Accumulator {
     }
 }
 
-/// Whether a bitmap has this parameter.
+/// Whether a bitmap contains this parameter.
 fn has(presence: &[u8], parameter: usize) -> bool {
     presence[parameter / 8] & (1 << (parameter % 8)) != 0
 }
@@ -254,7 +254,6 @@ fn add_on(open: &mut [Partial], range: Range<usize>, newest: &[f32]) {
     }
 }
 
-/// Adds right's sums and presence to left's.
 fn add_facts(left: &mut Partial, right: &Partial) {
     for (l, r) in left.sums.iter_mut().zip(&right.sums) {
         *l += r;
@@ -366,7 +365,7 @@ mod tests {
             for step in 1..count.max(2) {
                 let mut accumulator = Accumulator::new(vec![0..1, 1..2]);
                 accumulator.begin_step(count);
-                // From the middle on, then the rest from behind.
+                // From the middle to the end, then the rest in descending order.
                 let order = (step..count).chain((0..step.min(count)).rev());
                 order.for_each(|microbatch| add(&mut accumulator, microbatch));
                 let (found, expected) = (accumulator.partials(), expected.partials());

@@ -1,8 +1,8 @@
-//! The coordinator's side of the exchange: members' partials come in, the reduced step goes out to each member's newest
-//! connection or waits for it.
+//! The coordinator's side of the exchange: receives members' partials and delivers the reduced step to each member's
+//! newest connection, or keeps it until there is one.
 //!
-//! Pure: it sends nothing and waits for nobody. The driver hands in what its connections bring and carries out the
-//! deliveries ([`Aggregator::poll_delivery`]); a member that takes none holds nobody else up.
+//! Pure: it sends nothing and never blocks. The driver passes in frames and connection events and executes the
+//! deliveries ([`Aggregator::poll_delivery`]); a member that accepts none blocks no other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::messages::{ReduceAt, View};
 use crate::plan::Geometry;
 use crate::reducer::{PartialFrame, ReduceError, ReducedFrame, ReducedSlice, Reducer};
 
-/// See the module. `C` names a connection; of one member's, the greater is the newer.
+/// Reduces the steps of the current view. `C` identifies a connection; of one member's, the greater is the newer.
 #[derive(Debug)]
 pub struct Aggregator<C> {
     geometry: Geometry,
@@ -23,29 +23,29 @@ pub struct Aggregator<C> {
     reducer: Option<Reducer>,
     /// Each member's newest connection.
     connections: BTreeMap<MemberId, C>,
-    /// Of the step in flight, for members that aren't connected yet.
+    /// Frames of the step in flight for members that aren't connected yet.
     unsent: BTreeMap<MemberId, Vec<ReducedFrame>>,
     deliveries: VecDeque<(C, ReducedFrame)>,
-    /// Slices that somebody may still hold; their buffers are taken back when nobody does.
+    /// Slices that may still be referenced; their buffers are reclaimed when they no longer are.
     sent: Vec<Arc<ReducedSlice>>,
-    /// The buffer of the next mean, carried from step to step: a step takes as many buffers as it gives.
+    /// The buffer of the next mean, carried from step to step: a step takes as many buffers as it returns.
     spare: Vec<f32>,
     spent: Vec<Vec<f32>>,
 }
 
-/// What the end of a connection means to its view.
+/// What the end of a connection means for its view.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disconnect {
-    /// Nothing: its member has a newer one, or is in the view no more.
+    /// Nothing: the member has a newer connection, or is no longer in the view.
     Superseded,
-    /// The member has none left, and the view needs none.
+    /// The member has no connection left, but the view needs none.
     Unneeded,
     /// The view has lost the member.
     Lost,
 }
 
 impl<C: Copy + Ord> Aggregator<C> {
-    /// Without a view, which takes in nothing.
+    /// Creates an aggregator without a view, which accepts no frames.
     #[must_use]
     pub fn new(geometry: Geometry) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         }
     }
 
-    /// From now on frames of this view count, of flat gradients of this length.
+    /// Accepts frames of this view from now on, with flat gradients of `elements`.
     pub fn open_view(&mut self, view: View, elements: usize) {
         self.end_step();
         self.unsent.clear();
@@ -71,14 +71,14 @@ impl<C: Copy + Ord> Aggregator<C> {
         (self.view, self.elements) = (Some(view), elements);
     }
 
-    /// The step is history: what comes of it now is dropped.
+    /// The step is history: its further frames are dropped.
     pub fn on_committed(&mut self, key: StepKey) {
         self.committed = self.committed.max(Some(key));
         self.end_step();
     }
 
-    /// A member has opened a connection; it is delivered what was reduced while it had none. False if the member is known
-    /// to have a newer one: news of connections come in any order.
+    /// A member has opened a connection and receives what was reduced while it had none. Returns false if the member
+    /// is known to have a newer one: connection events arrive in any order.
     pub fn connected(&mut self, member: MemberId, connection: C) -> bool {
         if self.connections.get(&member).is_some_and(|known| *known > connection) {
             return false;
@@ -98,10 +98,10 @@ impl<C: Copy + Ord> Aggregator<C> {
         if self.reducing_view().is_some() { Disconnect::Lost } else { Disconnect::Unneeded }
     }
 
-    /// Takes in a frame. False if it is of the past, or of a view that doesn't reduce here: it is dropped.
+    /// Processes a frame. Returns false if it is dropped: it is old, or of a view that doesn't reduce here.
     ///
     /// # Errors
-    /// When the frame is none that this member sends.
+    /// When this member must not send such a frame.
     pub fn insert(&mut self, member: MemberId, frame: PartialFrame) -> Result<bool, ReduceError> {
         let Some(mut reducer) = self.open_step(frame.key()) else { return Ok(false) };
         let inserted = reducer.insert_frame(member, frame, &mut self.spent);
@@ -116,7 +116,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         Ok(true)
     }
 
-    /// The next frame that is to go out.
+    /// The next frame to send.
     pub fn poll_delivery(&mut self) -> Option<(C, ReducedFrame)> {
         self.deliveries.pop_front()
     }
@@ -126,7 +126,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         self.spent.drain(..)
     }
 
-    /// The step that is being reduced.
+    /// The step being reduced.
     #[must_use]
     pub fn reducer(&self) -> Option<&Reducer> {
         self.reducer.as_ref()
@@ -138,7 +138,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         &self.connections
     }
 
-    /// For how many members frames wait, and how many frames.
+    /// Numbers of members with undelivered frames and of such frames.
     #[must_use]
     pub fn unsent(&self) -> (usize, usize) {
         (self.unsent.len(), self.unsent.values().map(Vec::len).sum())
@@ -156,7 +156,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         }
     }
 
-    /// The reducer of this step: opened with its first frame.
+    /// The reducer of this step, opened by its first frame.
     fn open_step(&mut self, key: StepKey) -> Option<Reducer> {
         let view = self.reducing_view().filter(|view| key.view == view.id && self.committed < Some(key))?;
         if self.reducer.as_ref().is_some_and(|reducer| reducer.key() == key) {
@@ -168,7 +168,7 @@ impl<C: Copy + Ord> Aggregator<C> {
         let count = self.geometry.plan(key.step, key.phase).microbatches;
         let reducer = Reducer::new(key, count, &of_view(view, key, count), self.elements);
         self.end_step();
-        // An evaluation has no gradients: what training uses rests meanwhile.
+        // An evaluation has no gradients: the buffers of training stay unused.
         Some(match key.phase {
             Phase::Train => reducer.with_spare(std::mem::take(&mut self.spare)),
             Phase::Evaluate => reducer,
@@ -201,7 +201,7 @@ mod tests {
     use crate::reduce::{SLICE, slice_range};
     use crate::tree::Node;
 
-    /// One slice and a part of another.
+    /// One slice and part of another.
     const ELEMENTS: usize = SLICE + 5;
 
     fn view(members: &[u64], reduce: ReduceAt) -> View {
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// Of four microbatches, in a view of these members.
+    /// An aggregator for four microbatches, in a view of these members.
     fn aggregator(members: &[u64]) -> Aggregator<u64> {
         let mut aggregator = Aggregator::new(Geometry {
             samples: 64,
@@ -250,14 +250,14 @@ mod tests {
         aggregator.insert(member, frame).expect("a good frame")
     }
 
-    /// Both members' sums of a step come in.
+    /// Inserts both members' sums of a step.
     fn reduce_sums(aggregator: &mut Aggregator<u64>, key: StepKey) {
         for member in [1, 2] {
             assert!(insert(aggregator, sums(key, member)));
         }
     }
 
-    /// To whom frames go, and of which step.
+    /// Recipients and steps of the delivered frames.
     fn delivered(aggregator: &mut Aggregator<u64>) -> Vec<(u64, StepKey)> {
         std::iter::from_fn(|| aggregator.poll_delivery()).map(|(to, frame)| (to, frame.key())).collect()
     }
@@ -268,7 +268,7 @@ mod tests {
         assert!(aggregator.connected(MemberId(1), 1) && aggregator.connected(MemberId(2), 2));
         let (mut pool, mut made, mut taken) = (Vec::new(), Vec::new(), Vec::new());
         for step in 1..=1_000 {
-            // All but the last step's frames have been taken.
+            // All frames but the last step's have been received.
             let unread = std::mem::take(&mut taken);
             let mut fresh = 0;
             reduce_sums(&mut aggregator, key(step));
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_member_that_takes_nothing_keeps_nobody_from_theirs() {
         let mut aggregator = aggregator(&[1, 2]);
-        // Nothing is ever taken of the first one's.
+        // Member 1 never receives anything.
         assert!(aggregator.connected(MemberId(1), 1) && aggregator.connected(MemberId(2), 2));
         let mut stuck = Vec::new();
         for step in 1..=100 {
@@ -318,7 +318,7 @@ mod tests {
         assert!(aggregator.connected(MemberId(1), 8));
         assert_eq!(delivered(&mut aggregator), [(8, key(1))]);
         assert_eq!(aggregator.unsent(), (0, 0));
-        // Another view's members have no use for it.
+        // The members of another view don't need it.
         assert_eq!(aggregator.disconnected(MemberId(1), 8), Disconnect::Lost);
         reduce_sums(&mut aggregator, key(2));
         aggregator.open_view(View { id: ViewId(2), ..view(&[1], ReduceAt::Alone) }, ELEMENTS);

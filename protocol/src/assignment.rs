@@ -1,18 +1,18 @@
-//! Who computes which microbatches: contiguous ranges in rank order, in proportion to the members' shares; in a step
-//! that is tried again, what each had and a part of what the lost ones had.
+//! The assignment of microbatches to members: contiguous ranges in rank order, in proportion to the members' shares;
+//! in a retried step, each member's own ranges and a part of the lost members'.
 
 use std::ops::Range;
 
 use crate::ids::{MemberId, StepKey};
 use crate::messages::View;
 
-/// The microbatches of the member of this rank, of a step that has `microbatches` of them.
+/// The microbatches of the member with this rank, in a step of `microbatches`.
 ///
-/// Cumulative shares are rounded down, so the ranges of all ranks cut `[0, microbatches)` exactly. Shares that are all
-/// zero count as equal.
+/// Cumulative shares are rounded down, so the ranges of all ranks partition `[0, microbatches)` exactly. Shares that
+/// are all zero count as equal.
 ///
 /// # Panics
-/// If there is no such rank: an error of the program.
+/// If there is no such rank: a programming error.
 #[must_use]
 pub fn range(shares: &[u32], microbatches: u32, rank: usize) -> Range<u32> {
     assert!(rank < shares.len(), "rank {rank} of {} members", shares.len());
@@ -20,7 +20,7 @@ pub fn range(shares: &[u32], microbatches: u32, rank: usize) -> Range<u32> {
     let weight = |share: u32| if equal { 1 } else { u64::from(share) };
     let total: u64 = shares.iter().map(|share| weight(*share)).sum();
     let before: u64 = shares[..rank].iter().map(|share| weight(*share)).sum();
-    // At most 2^32 members' shares of 2^32 times 2^32 microbatches: 128 bits hold any of it.
+    // At most 2^32 members' shares of 2^32 times 2^32 microbatches: 128 bits are enough.
     let place = |sum: u64| (u128::from(sum) * u128::from(microbatches) / u128::from(total)) as u32;
     place(before)..place(before + weight(shares[rank]))
 }
@@ -31,8 +31,8 @@ pub fn ranges(shares: &[u32], microbatches: u32) -> Vec<Range<u32>> {
     (0..shares.len()).map(|rank| range(shares, microbatches, rank)).collect()
 }
 
-/// The microbatches of every member of a view in one of its steps, which has `microbatches` of them: for each member,
-/// in rank order, ranges in order that don't touch.
+/// The microbatches of every member of a view in one of its steps, which has `microbatches` in total: for each
+/// member, in rank order, ascending ranges that don't touch.
 #[must_use]
 pub fn of_view(view: &View, key: StepKey, microbatches: u32) -> Vec<(MemberId, Vec<Range<u32>>)> {
     let members = view.members.iter().map(|info| info.member);
@@ -44,11 +44,11 @@ pub fn of_view(view: &View, key: StepKey, microbatches: u32) -> Vec<(MemberId, V
     members.zip(ranges(&shares, microbatches).into_iter().map(own)).collect()
 }
 
-/// Deals a step out again: each of `held` keeps its ranges, and what nobody holds goes to all in proportion to their
-/// shares. The result has ranges in order that don't touch.
+/// Reassigns a step: each member keeps its `held` ranges, and the remaining microbatches go to all in proportion to
+/// their shares. The results are ascending ranges that don't touch.
 ///
 /// # Panics
-/// If there are not as many shares as members: an error of the program.
+/// If `held` and `shares` differ in length: a programming error.
 #[must_use]
 pub fn deal_again(held: &[Vec<Range<u32>>], shares: &[u32], microbatches: u32) -> Vec<Vec<Range<u32>>> {
     assert_eq!(held.len(), shares.len());
@@ -62,7 +62,7 @@ pub fn deal_again(held: &[Vec<Range<u32>>], shares: &[u32], microbatches: u32) -
     held.iter().zip(parts).map(deal).collect()
 }
 
-/// Ranges in order, those that touch made one.
+/// Sorts the ranges and merges those that touch.
 fn joined(mut ranges: Vec<Range<u32>>) -> Vec<Range<u32>> {
     ranges.sort_by_key(|range| range.start);
     let mut joined: Vec<Range<u32>> = Vec::new();
@@ -75,20 +75,20 @@ fn joined(mut ranges: Vec<Range<u32>>) -> Vec<Range<u32>> {
     joined
 }
 
-/// The largest share that [`shares_from_speed`] deals: fine enough for a member that is a thousandth as fast as
+/// The largest share that [`shares_from_speed`] assigns: fine enough for a member that is a thousandth as fast as
 /// another, and far from any overflow.
 pub const SHARE_MAX: u32 = 1_000;
 
-/// Shares in proportion to measured speeds (samples a second), the fastest member's being [`SHARE_MAX`].
+/// Shares in proportion to measured speeds (samples per second); the fastest member gets [`SHARE_MAX`].
 ///
-/// A member whose speed isn't known yet (not finite, or not above 0) counts as fast as the known ones' mean; where none
-/// is known all shares are equal. Everybody has a share of 1 at least: who computes nothing can't be measured.
+/// A member of unknown speed (not finite, or not above 0) counts as fast as the mean of the known ones; if none is
+/// known, all shares are equal. Every share is at least 1: a member that computes nothing can't be measured.
 #[must_use]
 pub fn shares_from_speed(samples_per_second: &[f64]) -> Vec<u32> {
     let is_known = |speed: &f64| speed.is_finite() && *speed > 0.0;
     let fastest = samples_per_second.iter().copied().filter(is_known).fold(0.0, f64::max);
     let known = samples_per_second.iter().filter(|speed| is_known(speed));
-    // Relative to the fastest first: a sum of speeds could overflow.
+    // Relative to the fastest: a sum of absolute speeds could overflow.
     let (sum, count) = known.fold((0.0, 0.0), |(sum, count), speed| (sum + speed / fastest, count + 1.0));
     let mean = if count > 0.0 { sum / count } else { 1.0 };
     let share = |speed: &f64| {

@@ -1,37 +1,37 @@
-//! When a run ends before its last step: a pure function of the evaluations that are committed, so that every
-//! coordinator of the run comes to the same end.
+//! Early stopping: a pure function of the committed evaluations, so that every coordinator of the run ends it at the
+//! same step.
 
-/// What is watched, and for how long it may fail to improve.
+/// The monitored metric and the patience of the rule.
 #[derive(Clone, PartialEq, Debug)]
 pub struct EarlyStopping {
-    /// Name of the metric, for people.
+    /// Display name of the metric.
     pub metric: String,
-    /// The metric is this one of the sums over the weight (sum 1), times `scale`.
+    /// Index of the metric's sum; the metric is this sum over the weight (sum 1), times `scale`.
     pub sum: usize,
-    /// From the sums' unit to the metric's.
+    /// Factor from the sums' unit to the metric's.
     pub scale: f64,
     /// Whether less is better.
     pub lower_is_better: bool,
     /// An evaluation improves on the best if it is better by more than this.
     pub min_delta: f64,
-    /// The run ends when so many evaluations in a row have not improved; 0 is read as 1.
+    /// The run ends after this many evaluations in a row without improvement; 0 is read as 1.
     pub patience: u64,
 }
 
-/// What the evaluations so far come to.
+/// Summary of the evaluations so far.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct EvaluationProgress {
     /// The step of the best evaluation, and its value. `None` while no value was finite.
     pub best: Option<(u64, f64)>,
-    /// Evaluations since then.
+    /// Evaluations since the best one.
     pub since: u64,
 }
 
-/// Sums of an evaluation that a history keeps: those that a metric is made of, not the confusion matrix.
+/// Sums of an evaluation that a history keeps: enough for a metric, without the confusion matrix.
 pub(crate) const SUMS_KEPT: usize = 4;
 
 impl EarlyStopping {
-    /// From the sums of the evaluations, in the order of their steps.
+    /// Summarises the sums of the evaluations, in the order of their steps.
     pub fn standing<'a>(&self, evaluations: impl Iterator<Item = (u64, &'a [f64])>) -> EvaluationProgress {
         let mut standing = EvaluationProgress { best: None, since: 0 };
         for (step, sums) in evaluations {
@@ -73,7 +73,7 @@ mod tests {
         EarlyStopping { metric, sum: 0, scale: 0.5, lower_is_better, min_delta, patience: 2 }
     }
 
-    /// Of values, one for each tenth step.
+    /// Evaluates the values, one for each tenth step.
     fn check(rule: &EarlyStopping, values: &[f64], best: Option<u64>, since: u64) {
         let sums: Vec<[f64; 2]> = values.iter().map(|value| [value * 8.0, 4.0]).collect();
         let standing = rule.standing((1..).map(|number| number * 10).zip(sums.iter().map(|sums| &sums[..])));

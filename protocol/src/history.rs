@@ -1,4 +1,4 @@
-//! What a journal says happened: the fold of its records, read after rewinds.
+//! The history of a run: the fold of the journal's records, with rewinds applied.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::ids::{Phase, RunId, ViewId};
 use crate::journal::{CommitRecord, EndRecord, Record, TermRecord, ViewRecord};
 use crate::messages::EndReason;
 
-/// A committed step, as far as a resumed run must know it.
+/// The part of a commit that a resumed run needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CommittedStep {
     view: ViewId,
@@ -16,28 +16,28 @@ struct CommittedStep {
     fingerprint: Option<[u8; 32]>,
     /// See [`CommitRecord::state_check`].
     state_check: u64,
-    /// How many members have said it.
+    /// How many members reported it.
     witnesses: usize,
 }
 
-/// The version that a resumed run starts from.
+/// The checkpoint from which a resumed run starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Resume {
-    /// Its step.
+    /// Step of the checkpoint.
     pub step: u64,
-    /// Its state digest.
+    /// State digest of the checkpoint.
     pub digest: [u8; 32],
 }
 
-/// A run's history so far. [`History::fresh`] for a new run; else [`History::replay`] the journal and choose the
-/// version to go on from with [`History::resume_from`].
+/// A run's history so far. [`History::fresh`] for a new run; otherwise [`History::replay`] the journal and choose the
+/// checkpoint to continue from with [`History::resume_from`].
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct History {
     term: u32,
     run: Option<(RunId, String, String)>,
     commits: BTreeMap<(u64, Phase), CommittedStep>,
     expected: BTreeMap<(u64, Phase), CommittedStep>,
-    /// The first sums of each evaluation: what early stopping looks at.
+    /// The first sums of each evaluation, for early stopping.
     evaluations: BTreeMap<u64, Vec<f64>>,
     versions: BTreeMap<u64, [u8; 32]>,
     fingerprint: Option<[u8; 32]>,
@@ -50,11 +50,11 @@ pub struct History {
     last_commit: Option<CommitRecord>,
     end: Option<EndRecord>,
     resume: Option<Resume>,
-    /// Others that are whole.
+    /// Other intact checkpoints.
     fallbacks: Vec<Resume>,
 }
 
-/// A journal that is not a history, or a version that is not in it.
+/// The journal is not a history, or does not contain a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HistoryError {
     /// Terms must grow.
@@ -64,7 +64,7 @@ pub enum HistoryError {
         index: usize,
         /// The term so far.
         last: u32,
-        /// The record's.
+        /// The record's term.
         found: u32,
     },
     /// Another run's record.
@@ -73,7 +73,7 @@ pub enum HistoryError {
         /// Number of the record, from 0.
         index: usize,
     },
-    /// A commit that doesn't follow.
+    /// A commit that doesn't follow the last one.
     #[error(
         "journal record {index}: commit of step {found} ({phase:?}) after step {last}; the history has a gap"
     )]
@@ -87,14 +87,14 @@ pub enum HistoryError {
         /// The record's phase.
         phase: Phase,
     },
-    /// A second commit of a step without a rewind between.
+    /// A second commit of a step without a rewind in between.
     #[error("journal record {index}: step {step} ({phase:?}) is committed a second time without a rewind")]
     Twice {
         /// Number of the record, from 0.
         index: usize,
-        /// The step.
+        /// The step of the commit.
         step: u64,
-        /// Its phase.
+        /// The phase of the commit.
         phase: Phase,
     },
     /// A commit by a view of an older term, or before any term.
@@ -107,30 +107,30 @@ pub enum HistoryError {
         /// The term so far.
         term: u32,
     },
-    /// A version of a step that wasn't committed.
+    /// A checkpoint of an uncommitted step.
     #[error("journal record {index}: version {step} is ahead of the last committed step, {last}")]
     VersionAhead {
         /// Number of the record, from 0.
         index: usize,
-        /// The version's step.
+        /// The checkpoint's step.
         step: u64,
         /// The last committed step.
         last: u64,
     },
-    /// The version is not one that the journal names.
+    /// The journal does not name this checkpoint.
     #[error("version {step} is not in the journal; it has {known}")]
     UnknownVersion {
-        /// The version's step.
+        /// The checkpoint's step.
         step: u64,
-        /// Those that are, for people.
+        /// The known checkpoints, for display.
         known: String,
     },
-    /// The version's content is not what the journal says.
+    /// The checkpoint's content differs from the journal's record.
     #[error(
         "version {step} has another state digest than the journal says: its files were changed or mixed up"
     )]
     OtherDigest {
-        /// The version's step.
+        /// The checkpoint's step.
         step: u64,
     },
 }
@@ -160,19 +160,19 @@ impl History {
         self.term
     }
 
-    /// The run, as its first term names it.
+    /// The run's id, from its first term.
     #[must_use]
     pub fn run(&self) -> Option<RunId> {
         self.run.as_ref().map(|(run, _, _)| *run)
     }
 
-    /// Digest of the trajectory keys that the last term ran with.
+    /// Digest of the trajectory keys of the last term.
     #[must_use]
     pub fn config_digest(&self) -> Option<&str> {
         self.run.as_ref().map(|(_, config, _)| config.as_str())
     }
 
-    /// Digest of the dataset version that the last term ran with.
+    /// Digest of the dataset version of the last term.
     #[must_use]
     pub fn data_digest(&self) -> Option<&str> {
         self.run.as_ref().map(|(_, _, data)| data.as_str())
@@ -196,13 +196,14 @@ impl History {
         self.end.as_ref().is_some_and(|end| end.reason == EndReason::Completed)
     }
 
-    /// Members of the last view if its coordinator died without a word: they may still be there, holding its state.
+    /// Members of the last view if its coordinator died without ending the run: they may still be alive, holding its
+    /// state.
     #[must_use]
     pub fn orphans(&self) -> usize {
         self.members
     }
 
-    /// Whether all views so far had members of one numerics fingerprint, so that invariant 4 is claimed.
+    /// Whether the members of every view so far shared one numerics fingerprint, so that invariant 4 is claimed.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         !self.mixed
@@ -214,17 +215,17 @@ impl History {
         self.fingerprint
     }
 
-    /// The versions that a run may go on from, newest first: (step, state digest).
+    /// The checkpoints from which a run may continue, newest first: (step, state digest).
     pub fn versions(&self) -> impl Iterator<Item = (u64, [u8; 32])> + '_ {
         let last = self.last_step();
         self.versions.range(..=last).rev().map(|(step, digest)| (*step, *digest))
     }
 
-    /// Chooses the version to go on from: the newest of [`History::versions`] that the store finds whole. Without
-    /// a choice the run starts again from its seed.
+    /// Chooses the checkpoint to continue from: the newest of [`History::versions`] that the store finds intact.
+    /// Without a choice the run starts again from its seed.
     ///
     /// # Errors
-    /// When the journal doesn't name this version, or names it with another digest. A version whose manifest is
+    /// When the journal doesn't name this checkpoint, or names it with another digest. A checkpoint whose manifest is
     /// durable but whose record is lost doesn't count: it may be a deviant replica's.
     pub fn resume_from(&mut self, step: u64, digest: [u8; 32]) -> Result<(), HistoryError> {
         let journalled = self.versions().find(|(known, _)| *known == step);
@@ -242,7 +243,7 @@ impl History {
         }
     }
 
-    /// Another version that is whole, for a replica that turns out to have been wrong when the newest was made.
+    /// Adds another intact checkpoint, in case a replica proves to have deviated before the newest was made.
     ///
     /// # Errors
     /// As [`History::resume_from`].
@@ -253,26 +254,26 @@ impl History {
         Ok(())
     }
 
-    /// The versions beside the chosen one that are whole.
+    /// The intact checkpoints other than the chosen one.
     pub(crate) fn fallbacks(&self) -> &[Resume] {
         &self.fallbacks
     }
 
-    /// The latest state of which the journal shows that nothing can have come from a deviant replica: with the commit of a
-    /// step all members have said the same check of the state before it, so that what was made of the state before that is
-    /// what everybody went on from.
+    /// The latest state that the journal proves to be free of deviant replicas. With the commit of a step, all
+    /// members agree on the check of the state before it; so an upload of the state before that is the one from which
+    /// everybody continued.
     #[must_use]
     pub fn proven_step(&self) -> u64 {
         self.last_step().saturating_sub(2)
     }
 
-    /// The chosen version.
+    /// The chosen checkpoint.
     #[must_use]
     pub fn resume(&self) -> Option<Resume> {
         self.resume
     }
 
-    /// Applied steps (Adam's t) up to and with `step`.
+    /// Applied steps (Adam's t) up to and including `step`.
     #[must_use]
     pub fn applied(&self, step: u64) -> u64 {
         self.commits.get(&(step, Phase::Train)).map_or(0, |mark| mark.applied)
@@ -284,12 +285,12 @@ impl History {
         self.commits.contains_key(&(step, Phase::Evaluate))
     }
 
-    /// The evaluations that count, in order: the step, and its first sums.
+    /// The valid evaluations, in order: the step and its first sums.
     pub(crate) fn evaluations(&self) -> impl Iterator<Item = (u64, &[f64])> {
         self.evaluations.iter().map(|(step, sums)| (*step, sums.as_slice()))
     }
 
-    /// The commit of this training step, if it is the last one that the journal has.
+    /// The commit of this training step, if it is the journal's last one.
     pub(crate) fn last_commit(&self, step: u64) -> Option<&CommitRecord> {
         self.last_commit.as_ref().filter(|commit| commit.key.step == step)
     }
@@ -300,8 +301,8 @@ impl History {
         mark.is_some_and(|mark| (mark.view, mark.hash) == (commit.key.view, commit.hash))
     }
 
-    /// The check of the state of `step` that the commit after it or its evaluation is witness to, and how many members have
-    /// said it.
+    /// The check of the state of `step`, from the next commit or from the state's evaluation, and how many members
+    /// reported it.
     pub(crate) fn state_check(&self, step: u64) -> Option<(u64, usize)> {
         let of = |key: (u64, Phase)| self.commits.get(&key).filter(|mark| mark.state_check != 0);
         let after = step.checked_add(1).and_then(|next| of((next, Phase::Train)));
@@ -310,8 +311,9 @@ impl History {
         known.map(|mark| (mark.state_check, mark.witnesses))
     }
 
-    /// Whether a commit that the journal lacks can have been its next, or one that others before it were lost with: of a view
-    /// that no rewind has left behind. Views are durable before anybody hears of them, so what is lost is of the last one.
+    /// Whether a commit that the journal lacks can be its next one, or was lost together with others before it: it
+    /// must be of a view that no rewind has left behind. Views are durable before they are announced, so lost commits
+    /// are of the last one.
     pub(crate) fn can_adopt(&self, commit: &CommitRecord) -> bool {
         let next = self.last_step() + 1;
         let is_next = commit.key.step == next;
@@ -322,7 +324,7 @@ impl History {
             && commit.key.view.0 >> 32 <= u64::from(self.term)
     }
 
-    /// Takes in a commit that the journal has taken.
+    /// Adds a journalled commit.
     pub(crate) fn note_commit(&mut self, record: &CommitRecord) {
         let (step, phase) = (record.key.step, record.key.phase);
         let mark = CommittedStep {
@@ -343,7 +345,7 @@ impl History {
         }
     }
 
-    /// Takes in a view that the journal has taken.
+    /// Adds a journalled view.
     pub(crate) fn note_view(&mut self, record: &ViewRecord) {
         self.fingerprint = record.fingerprint;
         self.mixed |= record.fingerprint.is_none();
@@ -351,13 +353,12 @@ impl History {
         self.last_view = Some(record.view.id);
     }
 
-    /// Takes in a version that the journal has taken.
+    /// Adds a journalled checkpoint.
     pub(crate) fn note_version(&mut self, step: u64, digest: [u8; 32]) {
         self.versions.insert(step, digest);
     }
 
-    /// The hash that a replayed step must have, if it was committed before a rewind by members of this
-    /// `fingerprint`.
+    /// The hash that a replayed step must have, if it was committed before a rewind by members of this `fingerprint`.
     pub(crate) fn expected_hash(
         &self,
         step: u64,
@@ -368,13 +369,13 @@ impl History {
         (fingerprint.is_some() && mark.fingerprint == fingerprint && self.is_exact()).then_some(mark.hash)
     }
 
-    /// The digest that a version written again must have.
+    /// The digest that a rewritten checkpoint must have.
     pub(crate) fn expected_version(&self, step: u64, fingerprint: Option<[u8; 32]>) -> Option<[u8; 32]> {
         let same = fingerprint.is_some() && self.fingerprint == fingerprint && self.is_exact();
         same.then(|| self.versions.get(&step).copied()).flatten()
     }
 
-    /// Takes in the rewind that the machine is about to journal.
+    /// Applies the rewind that the machine is about to journal.
     pub(crate) fn rewind(&mut self, to_step: u64, void: bool) {
         self.rewound_in = self.last_view;
         let beyond: Vec<(u64, Phase)> = self.commits.keys().copied().filter(|(s, _)| *s > to_step).collect();
@@ -393,7 +394,7 @@ impl History {
         }
     }
 
-    /// Of what grows with commits, versions and evaluations.
+    /// Sizes of the collections that grow with commits, checkpoints and evaluations.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
         [
             ("commits", self.commits.len()),
@@ -424,7 +425,7 @@ impl History {
             Record::Stop { .. } => {}
             Record::End(end) => {
                 self.end = Some(end.clone());
-                // Everybody was told.
+                // Every member was notified of the end.
                 self.members = 0;
             }
         }

@@ -1,6 +1,6 @@
-//! Names of things: runs, views, members, steps.
+//! Identifiers of runs, views, members and steps.
 
-/// The UUID of a run, made once when it is started.
+/// The UUID of a run, generated once when the run starts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct RunId(pub [u8; 16]);
 
@@ -12,18 +12,18 @@ pub struct ViewId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct MemberId(pub u64);
 
-/// What proves that a data connection or an upload is a member's own. It belongs to the membership and dies with it.
+/// Secret that authenticates a member's data connection and uploads. It belongs to the membership and dies with it.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct MemberKey(pub [u8; 32]);
 
 impl std::fmt::Debug for MemberKey {
-    /// A secret is in no log.
+    /// Secrets never reach a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("MemberKey(...)")
     }
 }
 
-/// Which half of the work a message speaks of.
+/// The half of a step that a message belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Phase {
     /// Gradients of the global batch of step `step`, whose commit makes state `step`.
@@ -32,15 +32,15 @@ pub enum Phase {
     Evaluate,
 }
 
-/// What every frame and control message of a step carries; older keys are dropped.
+/// Identifies the step that a frame or control message belongs to; messages with older keys are dropped.
 ///
-/// `step` counts from 1: state 0 is version 0, and the commit of `(Train, k)` turns state k-1 into state k.
-/// `(Evaluate, k)` comes after `(Train, k)`, which is what the derived order says.
+/// `step` counts from 1: state 0 is the initial checkpoint, and the commit of `(Train, k)` turns state k-1 into state
+/// k. `(Evaluate, k)` comes after `(Train, k)`, which is what the derived order says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct StepKey {
-    /// The view in which the step is tried.
+    /// The view in which the step is attempted.
     pub view: ViewId,
-    /// The step, from 1.
+    /// The step number, from 1.
     pub step: u64,
     /// Training or evaluation.
     pub phase: Phase,

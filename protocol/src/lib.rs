@@ -1,9 +1,10 @@
-//! The pure part of a run: its words, its arithmetic and its two state machines.
+//! The pure part of a run: messages, arithmetic and the two state machines.
 //!
-//! This crate owns what a run *means*: which samples a step has, how they are cut into microbatches, in which
-//! order gradients are added, who is a member, and when a step is committed. It never does I/O, never reads a
-//! clock, never spawns a thread and has no ambient randomness: time comes in as [`Millis`], effects go out as
-//! values. The whole distributed behaviour therefore runs in `sim` from one seed.
+//! This crate owns what a run *means*: the samples of a step, their microbatches, the order in which gradients are
+//! added, the membership, and when a step is committed. It never does I/O, never reads a clock, never spawns a
+//! thread and has no ambient randomness: time comes in as [`Millis`], effects go out as values. The whole
+//! distributed behaviour therefore runs in `sim` from one seed. Begin with [`messages`], then [`coordinator`] and
+//! [`worker`].
 
 pub mod accumulate;
 pub mod aggregator;
@@ -32,5 +33,6 @@ pub type Millis = u64;
 /// Version of the control and data planes; peers of another version are refused at Join.
 pub const PROTOCOL_VERSION: u32 = 6;
 
-/// The release that a program is of. Programs of one protocol version work together; of two releases people are told.
+/// The release of this program. Programs of one protocol version work together; a differing release only logs a
+/// warning.
 pub const BUILD: &str = concat!("bonfire ", env!("CARGO_PKG_VERSION"));

@@ -1,28 +1,28 @@
-//! What a member does with reduced steps: which one it waits for, which came before it was begun here, and which is
+//! A member's reduced steps: the one it expects, one that arrived before it was begun here, and the one that is
 //! prepared for its commit.
 
 use crate::ids::StepKey;
 
-/// See the module. `B` is a reduced step, or the buffer that it lies in; what is given out goes back to where the next one
-/// is received.
+/// Tracks a member's reduced steps. `B` is a reduced step, or its buffer; a returned `B` goes back to where the next
+/// step is received.
 #[derive(Debug)]
 pub struct MemberStep<B> {
-    /// The step that this member's part is done of; none before the first.
+    /// The step whose local part is complete; `None` before the first.
     begun: Option<StepKey>,
-    /// The step whose reduction is waited for.
+    /// The step whose reduction is expected.
     expected: Option<StepKey>,
     early: Option<(StepKey, B)>,
     prepared: Option<(StepKey, B)>,
 }
 
-/// What becomes of a reduced step.
+/// What happens to a reduced step.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Arrival<B> {
-    /// It is the one that was waited for.
+    /// It is the expected one.
     Prepared,
-    /// It waits for this member.
+    /// It is kept until this member begins the step.
     Early,
-    /// It is of a view that was left meanwhile.
+    /// It belongs to a view that was left in the meantime.
     Older(B),
 }
 
@@ -33,28 +33,27 @@ impl<B> Default for MemberStep<B> {
 }
 
 impl<B> MemberStep<B> {
-    /// Gives up what is prepared, since another view tries the step again or another state was loaded: its buffer is
-    /// needed.
+    /// Returns the prepared step, as another view retries it or another state was loaded and its buffer is needed.
     #[must_use]
     pub fn abandon(&mut self) -> Option<B> {
         self.prepared.take().map(|(_, reduced)| reduced)
     }
 
-    /// A step begins: what comes of the one before is of no use any more. Gives up what is prepared.
+    /// Begins a step and stops expecting the one before. Returns the prepared step.
     #[must_use]
     pub fn begin(&mut self) -> Option<B> {
         self.expected = None;
         self.abandon()
     }
 
-    /// This member's part of the step is done. Gives out what came early and is of another view now.
+    /// This member's part of the step is done. Returns an early step that now belongs to an older view.
     #[must_use]
     pub fn expect(&mut self, key: StepKey) -> Option<B> {
         (self.begun, self.expected) = (Some(key), Some(key));
         self.early.take_if(|(early, _)| *early < key).map(|(_, reduced)| reduced)
     }
 
-    /// Takes the expected step from what came early. False if it is still to come.
+    /// Takes the expected step from the early ones. Returns false if it has not arrived yet.
     #[must_use]
     pub fn prepare_early(&mut self) -> bool {
         let expected = self.expected;
@@ -63,13 +62,14 @@ impl<B> MemberStep<B> {
         true
     }
 
-    /// Whether a reduced step comes before this member has begun it: one without microbatches in a step isn't waited for.
+    /// Whether a reduced step arrives before this member has begun it: others don't wait for a member without
+    /// microbatches.
     #[must_use]
     pub fn is_early(&self, key: StepKey) -> bool {
         self.expected != Some(key) && self.begun < Some(key)
     }
 
-    /// A step has been reduced.
+    /// A reduced step has arrived.
     #[must_use]
     pub fn take_in(&mut self, key: StepKey, reduced: B) -> Arrival<B> {
         if self.is_early(key) {
@@ -83,32 +83,32 @@ impl<B> MemberStep<B> {
         }
     }
 
-    /// The step that is prepared, and its key.
+    /// The prepared step and its key.
     #[must_use]
     pub fn prepared(&self) -> Option<(StepKey, &B)> {
         self.prepared.as_ref().map(|(key, reduced)| (*key, reduced))
     }
 
-    /// Gives out the prepared step for its commit, of whichever view: the machine has held its hash against the commit's, and
-    /// a step that was tried again in another view comes to the same.
+    /// Returns the prepared step for its commit, of whichever view: the machine has compared its hash with the
+    /// commit's, and a retry in another view produces the same step.
     #[must_use]
     pub fn apply(&mut self, commit: StepKey) -> Option<B> {
         let its = (commit.step, commit.phase);
         self.prepared.take().filter(|(key, _)| (key.step, key.phase) == its).map(|(_, reduced)| reduced)
     }
 
-    /// Whether a reduction is waited for.
+    /// Whether a reduction is expected.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.expected.is_some()
     }
 
-    /// The view is left; what is prepared may still be committed.
+    /// The view is left; the prepared step may still be committed.
     pub fn leave_view(&mut self) {
         self.expected = None;
     }
 
-    /// The member joins again: what came early, came under another name.
+    /// The member rejoins: an early step belongs to its former membership.
     pub fn join_again(&mut self) {
         (self.expected, self.early) = (None, None);
     }
@@ -123,7 +123,7 @@ mod tests {
         StepKey { view: ViewId(view), step, phase: Phase::Train }
     }
 
-    /// A member that has done its part of this step.
+    /// A member that has completed its part of this step.
     fn waiting(key: StepKey) -> MemberStep<&'static str> {
         let mut step = MemberStep::default();
         assert_eq!((step.begin(), step.expect(key)), (None, None));

@@ -5,49 +5,49 @@ use std::ops::Range;
 use crate::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
 use crate::journal::CommitRecord;
 
-/// What a worker says first on its control stream.
+/// The first message of a worker on its control stream.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Join {
-    /// [`crate::PROTOCOL_VERSION`] of the worker.
+    /// The worker's [`crate::PROTOCOL_VERSION`].
     pub protocol_version: u32,
-    /// Tasks that the worker's registry can train, each with the version of its schema.
+    /// Tasks that the worker's registry can train, each with its schema version.
     pub tasks: Vec<(String, u32)>,
     /// Hash of the numerics probe's result bits, with backend and driver (see `trainer::fingerprint`).
     pub fingerprint: [u8; 32],
     /// The worker's build, for a warning only.
     pub build: String,
-    /// Name for people, unique among the members (made unique by the coordinator if it isn't).
+    /// Display name; the coordinator makes it unique among the members.
     pub name: String,
-    /// The device for people, such as `cpu` or `wgpu:0 (NVIDIA H100)`.
+    /// Display name of the device, such as `cpu` or `wgpu:0 (NVIDIA H100)`.
     pub device: String,
-    /// Slot in which the coordinator started this process, if it did.
+    /// Slot in which the coordinator launched this process, if it did.
     pub slot: Option<u32>,
-    /// Process id on the worker's host, for people.
+    /// Process id on the worker's host, for display.
     pub pid: u32,
-    /// Drawn at random when the process started: who comes with the same is the same process on another stream.
+    /// Drawn at random when the process starts. A Join with a known instance is the same process on another stream.
     pub instance: u64,
-    /// The run that the worker was last a member of. What it holds is of that run, and every run counts its views and
-    /// steps from the same numbers.
+    /// The run of which the worker was last a member, and to which its held state belongs: every run counts its views
+    /// and steps from the same numbers.
     pub run: Option<RunId>,
     /// The committed state that the worker still holds from before it lost the coordinator.
     pub holds: Option<Held>,
 }
 
-/// A committed state and perhaps a prepared step beyond it.
+/// A committed state and, optionally, a prepared step beyond it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Held {
     /// The step of the committed state.
     pub step: u64,
-    /// Its state check (hash, in block order, of per-block hashes of parameters and optimizer state).
+    /// The state check (hash, in block order, of per-block hashes of parameters and optimizer state).
     pub state_check: u64,
-    /// A training step that is prepared (Ready was said) but not committed, with its hash.
+    /// A prepared but uncommitted training step (its Ready was sent), with its hash.
     pub prepared: Option<(u64, u64)>,
-    /// The commit that made the state: proof that it is of this run's history, and the record itself where a
-    /// coordinator's host lost the journal's last one. `None` for a state that was loaded.
+    /// The commit that produced the state: proof that it belongs to this run's history, and the record itself where a
+    /// coordinator's host lost the journal's last one. `None` for a loaded state.
     pub commit: Option<Box<CommitRecord>>,
 }
 
-/// Scalars that are summed by the tree in f64 beside the gradient.
+/// Scalars that the tree sums in f64 alongside the gradient.
 ///
 /// Element 0 is the loss sum, element 1 the weight (count of samples or tokens); the rest are the task's metric
 /// sums (for classification: correct count, then the confusion matrix row by row; see `trainer::Task`).
@@ -56,24 +56,24 @@ pub type Sums = Vec<f64>;
 /// Wall-clock cost of a step at one member, in microseconds, for the display and for rebalancing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Timings {
-    /// Waiting for the samples.
+    /// Time spent waiting for the samples.
     pub data_us: u32,
     /// Forward, backward and the copy to the host.
     pub compute_us: u32,
     /// From the last partial sent to the last slice received.
     pub exchange_us: u32,
-    /// The optimizer's pass and the copy to the device, of the step before.
+    /// The optimizer's pass and the copy to the device, for the previous step.
     pub apply_us: u32,
-    /// The copy of the state for a version, after the step before; 0 where none was asked for.
+    /// The copy of the state for a checkpoint, after the previous step; 0 if none was requested.
     pub snapshot_us: u32,
     /// Samples computed by this member in this step.
     pub samples: u32,
 }
 
-/// "I hold every reduced slice of this step, and they are whole."
+/// The member holds every reduced slice of this step, intact.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Ready {
-    /// Which step of which view.
+    /// Step, view and phase.
     pub key: StepKey,
     /// The reduced scalars, bit for bit as the reducer sent them. Empty if W was 0.
     pub sums: Sums,
@@ -83,10 +83,10 @@ pub struct Ready {
     pub finite: bool,
     /// One hash over gradient blocks, presence and scalars.
     pub hash: u64,
-    /// The state check before the step; in evaluation, of the state that is evaluated (0 where
-    /// `elastic.digest_every` skips it).
+    /// The state check before the step; in evaluation, of the evaluated state (0 where `elastic.digest_every` skips
+    /// it).
     pub state_check: u64,
-    /// What the step cost here.
+    /// Local cost of the step.
     pub timings: Timings,
 }
 
@@ -95,78 +95,79 @@ pub struct Ready {
 pub enum FromWorker {
     /// First message of a stream.
     Join(Join),
-    /// "Model and data are ready and every shape is compiled: I can load a state, or go on from the one I hold."
+    /// Model and data are ready and every shape is compiled: the worker can load a state, or continue from the one it
+    /// holds.
     Prepared {
         /// Number of trainable f32 elements (the length of the flat buffers).
         elements: u64,
     },
-    /// "I hold state `step`, I can enter a view."
+    /// The worker holds state `step` and can enter a view.
     Loaded {
         /// Step of the state.
         step: u64,
-        /// Its full state digest (BLAKE3), which the coordinator compares with the version's.
+        /// The full state digest (BLAKE3), which the coordinator compares with the checkpoint's.
         digest: [u8; 32],
     },
     /// The step is prepared.
     Ready(Ready),
-    /// A commit is applied: the run's last (with [`Next::last`]), since no later Ready would carry the check of this
-    /// state, or one that was recovered ([`ToWorker::Recover`]).
+    /// A commit is applied: the run's last (with [`Next::last`]), as no later Ready would carry this state's check,
+    /// or a recovered one ([`ToWorker::Recover`]).
     Applied {
         /// The step of the state.
         step: u64,
-        /// Its state check.
+        /// The state check after the commit.
         state_check: u64,
     },
-    /// Nothing to say but that the worker lives.
+    /// A sign of life without content.
     Heartbeat,
     /// SIGTERM: the worker finishes the step and wants to leave.
     Leaving {
-        /// Why, for people.
+        /// Reason, for display.
         reason: String,
     },
-    /// The worker can't go on.
+    /// The worker can't continue.
     Failed(Failure),
-    /// What it was to upload is not with the coordinator, which may not even have heard of it.
+    /// A requested upload didn't reach the coordinator, which may not even have seen its start.
     NotUploaded {
-        /// What.
+        /// What was to be uploaded.
         kind: UploadKind,
         /// Step of the state.
         step: u64,
-        /// Why, for people.
+        /// Reason, for display.
         reason: String,
     },
 }
 
-/// What a member uploads when it is asked to.
+/// What a member uploads on request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum UploadKind {
-    /// A version.
+    /// A checkpoint.
     Version,
     /// The exports.
     Export,
-    /// A state that is shown to those that lack it.
+    /// A state transfer to the members that lack the state.
     State,
 }
 
-/// Why a worker can't go on, with the exit code that the run should end with.
+/// Why a worker can't continue, with the exit code for the run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// Exit code of the contract: 2 config, 3 data or version, 4 the run failed.
+    /// Exit code of the contract: 2 config, 3 data or checkpoint, 4 the run failed.
     pub code: u8,
-    /// The thing, the value and the way out.
+    /// Names the thing, the value and the remedy.
     pub message: String,
 }
 
 /// One member of a view, in rank order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberInfo {
-    /// Who.
+    /// The member's id.
     pub member: MemberId,
-    /// Name for people.
+    /// Display name.
     pub name: String,
-    /// Its weight in the assignment: how many parts of every batch's microbatches it computes, relative to the
-    /// other members' shares. Each step's contiguous ranges come from all shares by `assignment::ranges`, so a
-    /// short batch needs no message of its own.
+    /// Weight in the assignment: how many parts of every batch's microbatches the member computes, relative to the
+    /// other members' shares. Each step's contiguous ranges come from all shares by `assignment::ranges`, so a short
+    /// batch needs no message of its own.
     pub share: u32,
 }
 
@@ -175,34 +176,35 @@ pub struct MemberInfo {
 pub enum ReduceAt {
     /// Members push partials to the coordinator, which sends the reduced slices back.
     Coordinator,
-    /// The only member of the view sums by itself: no gradient crosses a socket. Same function, same bits.
+    /// The only member of the view sums locally: no gradient crosses a socket. Same function, same bits.
     Alone,
 }
 
-/// A membership.
+/// A fixed membership that works on steps together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
     /// Never reused.
     pub id: ViewId,
     /// In rank order; at least one.
     pub members: Vec<MemberInfo>,
-    /// Who reduces.
+    /// Where slices are reduced.
     pub reduce: ReduceAt,
-    /// The step from which the view works, and its phase.
+    /// The view's first step.
     pub step: u64,
-    /// Its phase.
+    /// The phase of the first step.
     pub phase: Phase,
-    /// The microbatches of that first step by rank, where it is one that another view gave up: whoever computed some
-    /// keeps them, and only those of lost members are dealt out again. Empty: by shares, as all later steps are.
+    /// The microbatches of the first step by rank, if an earlier view gave that step up: members keep the
+    /// microbatches they have computed, and only those of lost members are reassigned. Empty: by shares, as in all
+    /// later steps.
     pub dealt: Vec<Vec<Range<u32>>>,
 }
 
-/// What the coordinator decided about a prepared step.
+/// The coordinator's decision on a prepared step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Apply the reduced gradient (training), or take note of the sums (evaluation).
+    /// Apply the reduced gradient (training), or record the sums (evaluation).
     Apply,
-    /// Not finite, `train.on_nan = "skip"`, or W = 0: samples and learning-rate index advance, nothing else.
+    /// Not finite with `train.on_nan = "skip"`, or W = 0: samples and learning-rate index advance, nothing else.
     Skip,
 }
 
@@ -221,22 +223,22 @@ pub struct UpdateScalars {
     pub first: bool,
 }
 
-/// What members do after a commit, in this order. Idempotent, and a pure function of config, step and journalled
-/// requests.
+/// What members do after a commit, in this order. Idempotent, and a pure function of the configuration, the step and
+/// journalled requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Next {
-    /// This member streams the state as a version.
+    /// This member uploads the state as a checkpoint.
     pub version: Option<MemberId>,
     /// The next phase is Evaluate of the same step.
     pub evaluate: bool,
-    /// No further step follows: the run's last, or a stop was asked for. Members wait for Export or End.
+    /// No further step follows: this was the last, or a stop was requested. Members wait for Export or End.
     pub last: bool,
-    /// The membership changes: members wait for a view before they go on.
+    /// The membership changes: members wait for a view before they continue.
     pub hold: bool,
 }
 
 impl Next {
-    /// The step that follows that of `key` in its view; none where members wait.
+    /// The step that follows `key` in its view; `None` if members wait.
     #[must_use]
     pub fn step_after(self, key: StepKey) -> Option<StepKey> {
         if self.evaluate {
@@ -247,29 +249,29 @@ impl Next {
     }
 }
 
-/// The decision that a step is done.
+/// The decision that completes a step.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Commit {
-    /// Which step of which view.
+    /// Step, view and phase.
     pub key: StepKey,
     /// Apply or skip.
     pub verdict: Verdict,
     /// The journalled hash.
     pub hash: u64,
-    /// Applied steps of the whole history up to and with this one: Adam's t.
+    /// Applied steps of the whole history, this one included: Adam's t.
     pub applied: u64,
     /// Scalars of the update.
     pub scalars: UpdateScalars,
-    /// What comes next.
+    /// Instructions for after the commit.
     pub next: Next,
 }
 
 /// How the run ended for a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndReason {
-    /// All steps are committed and the last version is durable.
+    /// All steps are committed and the last checkpoint is durable.
     Completed,
-    /// A person or a supervisor asked for the end; resumable.
+    /// A person or a supervisor requested the end; the run can be resumed.
     Interrupted,
     /// The run failed; the message says why.
     Failed,
@@ -278,81 +280,81 @@ pub enum EndReason {
 /// From the coordinator to a worker.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ToWorker {
-    /// Admission: everything a worker needs to prepare itself.
+    /// Admission, with everything a worker needs to prepare.
     Welcome(Welcome),
     /// Refused, with the exit code of the contract.
     Refused(Failure),
-    /// The coordinator goes on without this worker, which may join again.
+    /// The coordinator continues without this worker, which may rejoin.
     Evicted {
-        /// Why, for people.
+        /// Reason, for display.
         reason: String,
-        /// Whether its state may be wrong: it is not to be held on to.
+        /// Whether the worker must discard its state, which may be wrong.
         forget: bool,
     },
-    /// Make state 0 on the CPU from the seed, upload it as version 0 and say Loaded.
+    /// Create state 0 on the CPU from the seed, upload it as the initial checkpoint and send Loaded.
     Initialise,
-    /// Apply the step that is prepared since before the coordinator was lost: it is history. Then say Applied.
+    /// Apply the step prepared before the coordinator was lost: it is committed. Then send Applied.
     Recover(Commit),
-    /// Fetch the version of this step, load it and say Loaded.
+    /// Fetch the checkpoint of this step, load it and send Loaded.
     Load {
-        /// Step of the version.
+        /// Step of the checkpoint.
         step: u64,
     },
     /// Enter this view and compute its first step.
     View(View),
     /// The step is done.
     Commit(Commit),
-    /// The run holds still for others: show them the current state, which is that of this step.
+    /// The run is held for other members: send them the current state, which is that of this step.
     SendState {
         /// Step of the state.
         step: u64,
     },
-    /// Take the state of this step that another member has shown, and say Loaded.
+    /// Fetch the state of this step, sent by another member, and send Loaded.
     FetchState {
         /// Step of the state.
         step: u64,
     },
-    /// Upload the current state, which is that of this step, as a version: asked for outside a commit when an
-    /// earlier upload was still under way at the last step, or when one failed.
+    /// Upload the current state, which is that of this step, as a checkpoint. Requested outside a commit when an
+    /// earlier upload was still in progress at the last step, or failed.
     WriteVersion {
         /// Step of the state.
         step: u64,
     },
-    /// Upload the export named by format, from the current state.
+    /// Upload the exports of the configured formats, from the current state.
     Export {
         /// Step of the state.
         step: u64,
     },
     /// The run is over for this worker.
     End {
-        /// How.
+        /// How the run ended.
         reason: EndReason,
-        /// For people.
+        /// Explanation, for display.
         message: String,
     },
     /// Answers a heartbeat; carries nothing.
     Alive,
 }
 
-/// What a worker is told when it is admitted.
+/// What a worker learns on admission.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Welcome {
-    /// The run.
+    /// The run's id.
     pub run: RunId,
-    /// The run's name for people.
+    /// Display name of the run.
     pub run_name: String,
-    /// The worker's id in it.
+    /// The worker's member id.
     pub member: MemberId,
-    /// Its name, made unique.
+    /// The worker's name, made unique.
     pub name: String,
     /// The resolved configuration as TOML (no secrets).
     pub config: String,
     /// The dataset's plan as JSON: digest, split, columns, normalisation (see `datasets::Plan`).
     pub data_plan: String,
-    /// Port of the data plane on the host that the worker reached the coordinator at.
+    /// Port of the data plane, on the host at which the worker reached the coordinator.
     pub data_port: u16,
-    /// How often a heartbeat is expected.
+    /// Interval at which heartbeats are expected.
     pub heartbeat_ms: u64,
-    /// What the member proves itself with. Empty as the machine says it: the driver draws it.
+    /// The member's secret. The machine leaves it empty; the driver draws it.
     pub key: MemberKey,
 }

@@ -1,29 +1,29 @@
-//! In which order an epoch has its samples: three keyed orders that need no memory, each a bijection of [0, n).
+//! The order of samples in an epoch: three keyed orders that need no memory, each a bijection of [0, n).
 //!
-//! What [`Order::Window`] promises, and what it doesn't: every sample comes once an epoch; a sample is as likely at one
-//! position of an epoch as at another, in each epoch anew; and samples that are `window` consecutive ones on disk come one
-//! after another, in an order of their own, so that an epoch reads the data as pieces of that size. Two samples that lie
-//! far from each other on disk are *never* mixed within a piece: data that are sorted (by label, by time) give batches of
-//! one kind, and want [`Order::Full`]. Which samples share a piece changes from epoch to epoch, since the pieces begin
-//! elsewhere in each.
+//! Guarantees of [`Order::Window`] and their limits: every sample occurs once per epoch; each position of an epoch is
+//! equally likely for a sample, independently in each epoch; and `window` consecutive samples on disk follow each
+//! other in a shuffled order, so that an epoch reads the data in pieces of that size. Two samples that are far apart
+//! on disk are *never* mixed within a piece: sorted data (by label, by time) give homogeneous batches and need
+//! [`Order::Full`]. The samples that share a piece change from epoch to epoch, since the pieces begin elsewhere in
+//! each.
 
 use crate::permutation::{Permutation, key};
 
-/// Purposes of the keys that an epoch's key is split into.
+/// Purposes of the keys derived from an epoch's key.
 const BLOCKS: u64 = 1;
 const SHIFT: u64 = 2;
 const SHORT: u64 = 3;
 const WITHIN: u64 = 4;
 
-/// In which order an epoch has its samples.
+/// The order of samples in an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Order {
     /// Any order of all samples.
     #[default]
     Full,
-    /// Pieces of so many consecutive samples (1 at least) in any order, each in any order within itself.
+    /// Pieces of this many consecutive samples (at least 1) in any order, each shuffled internally.
     Window(u64),
-    /// As they are stored, the same in every epoch.
+    /// The stored order, the same in every epoch.
     AsStored,
 }
 
@@ -36,11 +36,11 @@ pub(crate) enum EpochOrder {
 }
 
 impl EpochOrder {
-    /// The order of `[0, n)` that belongs to an epoch's key.
+    /// The order of `[0, n)` for an epoch's key.
     pub(crate) fn new(order: Order, n: u64, key: u64) -> Self {
         match order {
             Order::AsStored => Self::AsStored(n),
-            // One piece is the whole: the same order as without pieces.
+            // A single piece is the whole data set: use the order without pieces.
             Order::Window(window) if window < n => Self::Window(Window::new(n, window.max(1), key)),
             Order::Full | Order::Window(_) => Self::Full(Permutation::new(n, key)),
         }
@@ -49,7 +49,7 @@ impl EpochOrder {
     /// The sample at position `i` of the epoch.
     ///
     /// # Panics
-    /// If `i` is not below n: an error of the program.
+    /// If `i` is not below n: a programming error.
     pub(crate) fn at(&self, i: u64) -> u64 {
         match self {
             Self::Full(permutation) => permutation.at(i),
@@ -62,14 +62,14 @@ impl EpochOrder {
     }
 }
 
-/// Pieces in a keyed order. The samples are seen as a ring that is cut at a place drawn anew in each epoch, then into
-/// `full` pieces of `window` samples and a short one of what is left over; the short one comes at a drawn place too.
+/// Pieces in a keyed order. The samples form a ring that is cut at a position drawn anew in each epoch, then into
+/// `full` pieces of `window` samples and a short one of the remainder; the short one's position is drawn too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     n: u64,
     window: u64,
     key: u64,
-    /// The order of the pieces that are not short.
+    /// The order of the full pieces.
     pieces: Permutation,
     /// The ring's first sample.
     cut: u64,
@@ -103,14 +103,14 @@ impl Window {
             (self.pieces.at(i / self.window), i % self.window, self.window)
         };
         let within = Permutation::new(size, key(self.key, WITHIN, [piece, 0])).at(within);
-        // Both are below n, which is at most 2^63 for any data that exist; the sum is kept from overflowing all the same.
+        // Both are below n, which is at most 2^63 for any real data; the sum is protected from overflow all the same.
         let on_ring = u128::from(piece * self.window + within) + u128::from(self.cut);
         (on_ring % u128::from(self.n)) as u64
     }
 }
 
-/// A number below `n` from 64 random bits: D. Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS 2019,
-/// without its rejection step, so to within n / 2^64.
+/// A number below `n` from 64 random bits: D. Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS
+/// 2019, without its rejection step, so uniform to within n / 2^64.
 fn below(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
@@ -143,7 +143,7 @@ mod tests {
                 prop_assert!(window >= n);
                 return Ok(());
             };
-            // The pieces are found by where the short one lies; each spans as many places of the ring as it has samples.
+            // The pieces are located from the short one; each spans as many positions of the ring as it has samples.
             let short = (n % window) as usize;
             let (before, rest) = epoch.split_at((parts.before_short * window) as usize);
             let (short, after) = rest.split_at(short);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn every_sample_comes_to_every_position_equally_often() {
-        // Of 11 samples in pieces of 4, 4 and 3: 99.99 % point for 10 degrees of freedom is 35.6; 11 tests.
+        // 11 samples in pieces of 4, 4 and 3: 99.99 % point for 10 degrees of freedom is 35.6; 11 tests.
         let mut counts = [[0f64; 11]; 11];
         for epoch in 0..11_000 {
             for (position, sample) in
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn one_epoch_says_nothing_of_the_next() {
-        // Where a sample comes in one epoch against where it comes in the next, in 8 x 8 cells, over 64,000 pairs of
+        // A sample's position in one epoch against its position in the next, in 8 x 8 cells, over 64,000 pairs of
         // epochs: 99.99 % point for 63 degrees of freedom is 113.5.
         let (n, pairs) = (64, 64_000);
         let mut counts = vec![0f64; 64];
@@ -217,7 +217,8 @@ mod tests {
         (0..pairs).for_each(|pair| counts[position(2 * pair) * 8 + position(2 * pair + 1)] += 1.0);
         let chi = chi_square(&counts);
         assert!(chi < 113.5, "{chi}");
-        // Which samples share a piece changes: 7 and 8 would never meet if the pieces always began at multiples of 8.
+        // The samples that share a piece change: 7 and 8 would never meet if the pieces always began at multiples of
+        // 8.
         let meet = |epoch: u64| {
             let epoch = order(Order::Window(8), n, key(3, 1, [epoch, 0]));
             let at = |sample: u64| epoch.iter().position(|other| *other == sample).expect("it comes") / 8;
@@ -229,8 +230,8 @@ mod tests {
 
     #[test]
     fn orders_do_not_change_between_builds() {
-        // A run is resumed by later builds: its order of samples is frozen. The numbers are from a reading of this
-        // file in Python.
+        // Later builds resume a run: its order of samples is frozen. The numbers come from an independent
+        // implementation in Python.
         let places = EpochOrder::new(Order::Window(5), 23, 42);
         let first: Vec<u64> = (0..8).map(|i| places.at(i)).collect();
         assert_eq!(first, [20, 21, 19, 18, 22, 8, 9, 12]);

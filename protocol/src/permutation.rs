@@ -5,8 +5,8 @@
 //! domain is less than four times n, so a look-up takes fewer than four walks on average.
 
 /// Rounds of the network. Four make it pseudo-random for a random round function (Luby and Rackoff, 1988) on large
-/// domains; small ones (5 to 16 samples, halves of two bits) need more, and beyond eight nothing gets better there:
-/// every order comes, some a tenth more often than others.
+/// domains; small ones (5 to 16 samples, halves of two bits) need more, and beyond eight nothing improves there:
+/// every order occurs, some a tenth more often than others.
 const ROUNDS: usize = 8;
 
 /// A permutation of `[0, n)`.
@@ -18,7 +18,7 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `[0, n)` that belongs to this key.
+    /// The permutation of `[0, n)` for this key.
     #[must_use]
     pub fn new(n: u64, key: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
@@ -26,10 +26,10 @@ impl Permutation {
         Self { n, half_bits: bits.div_ceil(2), round_keys }
     }
 
-    /// Where `i` goes.
+    /// The image of `i`.
     ///
     /// # Panics
-    /// If `i` is not below n: an error of the program.
+    /// If `i` is not below n: a programming error.
     #[must_use]
     pub fn at(&self, i: u64) -> u64 {
         assert!(i < self.n, "{i} is not below {}", self.n);
@@ -63,7 +63,7 @@ pub fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A key for one purpose, from a seed and what else tells it apart.
+/// Derives a key for one purpose from a seed and further distinguishing parts.
 #[must_use]
 pub fn key(seed: u64, purpose: u64, parts: [u64; 2]) -> u64 {
     parts.into_iter().fold(mix(seed ^ mix(purpose)), |key, part| mix(key ^ mix(part)))
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_sample_comes_to_every_place_equally_often() {
-        // Chi-square over 7 places of each of 7 samples: 99.99 % point for 6 degrees of freedom is 27.9.
+        // Chi-square over 7 positions of each of 7 samples: 99.99 % point for 6 degrees of freedom is 27.9.
         let mut counts = [[0f64; 7]; 7];
         for run in 0..7_000 {
             let permutation = Permutation::new(7, key(run, 1, [0, 0]));
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn orders_do_not_change_between_builds() {
-        // A run is resumed by later builds: its order of samples is frozen. The numbers are from a reading of this
-        // file in Python.
+        // Later builds resume a run: its order of samples is frozen. The numbers come from an independent
+        // implementation in Python.
         let places: Vec<u64> = (0..8).map(|i| Permutation::new(1_437, 42).at(i)).collect();
         assert_eq!(places, [1051, 1238, 536, 827, 909, 881, 720, 1257]);
         assert_eq!(key(1, 2, [3, 4]), 0x8eaf_8b77_a0c0_4f9d);
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn places_are_uniform_and_neighbours_part() {
-        // Chi-square over 16 cells of the place of element 0 in 16,000 permutations: 99.99 % point for 15 degrees
+        // Chi-square over 16 cells of the position of element 0 in 16,000 permutations: 99.99 % point for 15 degrees
         // of freedom is 44.3. Serial correlation of one long permutation: standard deviation 1 / sqrt(n).
         let n = 1_437;
         let mut cells = [0f64; 16];

@@ -1,4 +1,4 @@
-//! Which samples a step has, and how they are cut into microbatches: a function of the run's geometry alone.
+//! The samples of a step and their microbatches: a function of the run's geometry alone.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub struct Geometry {
     pub microbatch: u32,
     /// The run's seed.
     pub seed: u64,
-    /// In which order an epoch has its samples.
+    /// The order of samples in an epoch.
     pub order: Order,
     /// Validation samples.
     pub evaluation_samples: u64,
@@ -29,10 +29,10 @@ pub struct Geometry {
     pub evaluation_microbatch: u32,
 }
 
-/// One step's samples.
+/// The samples of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StepPlan {
-    /// From 0.
+    /// The epoch, from 0.
     pub epoch: u64,
     /// Position in the epoch's order.
     pub start: u64,
@@ -43,7 +43,7 @@ pub struct StepPlan {
 }
 
 impl Geometry {
-    /// Steps of an epoch: the last one is short where the batch doesn't divide the samples.
+    /// Steps per epoch; the last one is short if the batch doesn't divide the samples.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         self.samples.div_ceil(u64::from(self.batch.max(1)))
@@ -52,7 +52,7 @@ impl Geometry {
     /// The plan of `step`, from 1.
     ///
     /// # Panics
-    /// For step 0, which has no samples: an error of the program.
+    /// For step 0, which has no samples: a programming error.
     #[must_use]
     pub fn step(&self, step: u64) -> StepPlan {
         assert!(step > 0, "steps count from 1");
@@ -63,7 +63,7 @@ impl Geometry {
         StepPlan { epoch, start, samples, microbatches: samples.div_ceil(self.microbatch.max(1)) }
     }
 
-    /// The plan of an evaluation: the whole validation split (of 2^32 - 1 samples at most), in its own order.
+    /// The plan of an evaluation: the whole validation split (at most 2^32 - 1 samples), in its own order.
     #[must_use]
     pub fn evaluation(&self) -> StepPlan {
         let samples = u32::try_from(self.evaluation_samples).unwrap_or(u32::MAX);
@@ -74,7 +74,7 @@ impl Geometry {
     /// The plan of a training step or of the evaluation of its state.
     ///
     /// # Panics
-    /// For a training step 0, which has no samples: an error of the program.
+    /// For training step 0, which has no samples: a programming error.
     #[must_use]
     pub fn plan(&self, step: u64, phase: Phase) -> StepPlan {
         match phase {
@@ -83,7 +83,7 @@ impl Geometry {
         }
     }
 
-    /// Puts the ordinals of a microbatch (places in the training split) into a reused vector.
+    /// Writes the ordinals of a microbatch (positions in the training split) into a reused vector.
     pub fn ordinals_into(&self, plan: &StepPlan, microbatch: u32, ordinals: &mut Vec<u64>) {
         let order = EpochOrder::new(self.order, self.samples, key(self.seed, ORDER, [plan.epoch, 0]));
         ordinals.clear();
@@ -91,14 +91,14 @@ impl Geometry {
         ordinals.extend(places.map(|i| order.at(plan.start + u64::from(i))));
     }
 
-    /// Puts the ordinals of an evaluation microbatch (places in the validation split) into a reused vector.
+    /// Writes the ordinals of an evaluation microbatch (positions in the validation split) into a reused vector.
     pub fn evaluation_ordinals_into(&self, microbatch: u32, ordinals: &mut Vec<u64>) {
         let plan = self.evaluation();
         ordinals.clear();
         ordinals.extend(cut(plan.samples, self.evaluation_microbatch, microbatch).map(u64::from));
     }
 
-    /// The key of everything random in a microbatch's forward pass (dropout).
+    /// The key of all randomness in a microbatch's forward pass (dropout).
     #[must_use]
     pub fn key(&self, step: u64, microbatch: u32) -> u64 {
         key(self.seed, MICROBATCH, [step, u64::from(microbatch)])

@@ -1,24 +1,24 @@
 //! The arithmetic of a reduction, the same for coordinator and member: plain IEEE f32 adds, no fused multiply-add,
 //! and f64 sums in a fixed order of lanes.
 //!
-//! Loops go over rows of `LANES` elements, so the compiler makes vector code of them for whatever the CPU has; the
-//! bits don't depend on it. Memory is gone through once: sum, division and squares work on a tile of a few cache
-//! lines, the hash on a block that is in the second-level cache.
+//! Loops run over rows of `LANES` elements, so the compiler vectorises them for any CPU; the bits don't depend on it.
+//! Memory is traversed once: sum, division and squares work on a tile of a few cache lines, the hash on a block that
+//! is in the second-level cache.
 
 use std::ops::Range;
 
 /// Elements of a block: the unit of summation, norm and hash.
 pub const BLOCK: usize = 65_536;
 
-/// Elements of a slice: what is sent and reduced as one. 16 blocks are 4 MiB: large enough that a frame's cost is
-/// nothing, small enough that sending, summing and receiving overlap.
+/// Elements of a slice, the unit of transfer and reduction. 16 blocks are 4 MiB: large enough to make the cost of a
+/// frame negligible, small enough that sending, summing and receiving overlap.
 pub const SLICE: usize = 16 * BLOCK;
 
 /// Lanes of the f64 sums: element i of a block is added to lane i mod 8, and the lanes are added in order.
 pub(crate) const LANES: usize = 8;
 
-/// Elements of a tile: what is added before the next buffer's turn comes. Tiles of a few cache lines make the CPU's
-/// prefetchers see as many streams as there are buffers; with tiles of a page or more they begin anew at each tile
+/// Elements of a tile: what is added before turning to the next buffer. Tiles of a few cache lines make the CPU's
+/// prefetchers see as many streams as there are buffers; with tiles of a page or more they restart at each tile
 /// (measured on a Zen 5 over seven partials of 4 MiB: 1.2 ms, and 2.6 ms with tiles of two pages).
 pub(crate) const TILE: usize = 128;
 
@@ -37,10 +37,10 @@ pub fn slice_range(slice: u32, elements: usize) -> Range<usize> {
     start..(start + SLICE).min(elements)
 }
 
-/// left += right, element by element.
+/// left += right, elementwise.
 ///
 /// # Panics
-/// If the lengths differ: an error of the program.
+/// If the lengths differ: a programming error.
 pub fn add_into(left: &mut [f32], right: &[f32]) {
     assert_eq!(left.len(), right.len());
     for (l, r) in left.iter_mut().zip(right) {
@@ -48,10 +48,10 @@ pub fn add_into(left: &mut [f32], right: &[f32]) {
     }
 }
 
-/// to = left + right, element by element.
+/// to = left + right, elementwise.
 ///
 /// # Panics
-/// If the lengths differ: an error of the program.
+/// If the lengths differ: a programming error.
 pub(crate) fn add_to(left: &[f32], right: &[f32], to: &mut [f32]) {
     assert!(left.len() == to.len() && right.len() == to.len());
     for ((to, l), r) in to.iter_mut().zip(left).zip(right) {
@@ -90,7 +90,7 @@ fn add_lanes(lanes: [f64; LANES]) -> f64 {
     lanes.into_iter().fold(0.0, |sum, lane| sum + lane)
 }
 
-/// What is known of reduced blocks: their hashes and sums of squares, in block order.
+/// Hashes and sums of squares of reduced blocks, in block order.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct BlockFacts {
     /// xxh3-64 of each block.
@@ -100,7 +100,7 @@ pub struct BlockFacts {
 }
 
 impl BlockFacts {
-    /// Forgets all, keeping the memory.
+    /// Removes all entries, keeping the memory.
     pub fn clear(&mut self) {
         self.hashes.clear();
         self.squares.clear();
@@ -108,8 +108,8 @@ impl BlockFacts {
 
     /// Appends the facts of a block whose squares are summed by lane.
     ///
-    /// Which bits a NaN has is up to the CPU and the compiler, so in a block that isn't finite all NaNs are made the
-    /// same: a skipped step has one hash, wherever it is replayed.
+    /// The bits of a NaN depend on the CPU and the compiler, so all NaNs of a non-finite block are normalised: a
+    /// skipped step has one hash, wherever it is replayed.
     pub(crate) fn push(&mut self, block: &mut [f32], lanes: [f64; LANES]) {
         let mut squares = add_lanes(lanes);
         if !squares.is_finite() {
@@ -120,7 +120,7 @@ impl BlockFacts {
         self.squares.push(squares);
     }
 
-    /// Appends the facts of the blocks that follow.
+    /// Appends the facts of the following blocks.
     pub fn append(&mut self, mut later: Self) {
         self.hashes.append(&mut later.hashes);
         self.squares.append(&mut later.squares);
@@ -133,7 +133,7 @@ impl BlockFacts {
     }
 }
 
-/// The value, or the one NaN.
+/// The value, with every NaN normalised to one.
 pub(crate) fn one_nan(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value }
 }
@@ -159,10 +159,10 @@ pub fn divide(values: &mut [f32], weight: f64, facts: &mut BlockFacts) {
     }
 }
 
-/// As [`divide`], from a sum that a retry may still need into another buffer.
+/// Like [`divide`], but from a sum that a retry may still need into another buffer.
 ///
 /// # Panics
-/// If the lengths differ: an error of the program.
+/// If the lengths differ: a programming error.
 pub fn divide_from(sum: &[f32], mean: &mut [f32], weight: f64, facts: &mut BlockFacts) {
     assert_eq!(sum.len(), mean.len());
     let weight = divisor(weight);
@@ -204,8 +204,8 @@ pub fn is_finite(sums: &[f64], squared_norm: f64) -> bool {
     squared_norm.is_finite() && sums.iter().all(|sum| sum.is_finite())
 }
 
-/// The hash of Ready: xxh3-64 over block hashes in order, presence, and the bits of the scalars (all NaNs count as the
-/// same).
+/// The hash of Ready: xxh3-64 over block hashes in order, presence, and the bits of the scalars (all NaNs count as
+/// the same).
 #[must_use]
 pub fn step_hash(block_hashes: &[u64], presence: &[u8], sums: &[f64], squared_norm: f64) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
@@ -261,7 +261,7 @@ mod tests {
         assert!(!is_finite(&[f64::NAN], 1.0));
     }
 
-    /// A plain reading of the page: one lane sum after the other, element by element.
+    /// A literal implementation of the specification: one lane sum after the other, element by element.
     fn squares_by_the_page(block: &[f32]) -> f64 {
         let lane =
             |l: usize| block.iter().skip(l).step_by(8).fold(0.0, |s, v| s + f64::from(*v) * f64::from(*v));

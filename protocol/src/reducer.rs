@@ -1,14 +1,15 @@
-//! The reducer: takes the members' partials of a step, finishes the tree slice by slice, and gives out the mean.
+//! The reducer: collects the members' partials of a step, completes the tree slice by slice, and returns the mean.
 //!
-//! Pure: buffers come in owned and go out owned, so a driver can keep a pool. Sums happen in the tree's order whatever
-//! the order of arrival. A slice is reduced as soon as all its partials are there; by then every member's sums are
-//! there too, since each member sends them first, so the global weight is known before anything is divided.
+//! Pure: owned buffers come in and go out, so a driver can keep a pool. Sums are formed in the tree's order, whatever
+//! the order of arrival. A slice is reduced as soon as all its partials have arrived; by then every member's sums
+//! have arrived too, since each member sends them first, so the global weight is known before anything is divided.
 //!
-//! Memory is bounded where members send slice by slice (all their nodes of slice 0, then of slice 1...) and the driver
-//! reads on from a connection only the [`WINDOW`] from [`Reducer::lowest_open`]: so many slices of each node are held. No
-//! deadlock comes of it, since what the lowest open slice misses is the next frame of some connection.
+//! Memory is bounded if members send slice by slice (all their nodes of slice 0, then of slice 1...) and the driver
+//! reads from each connection only the [`WINDOW`] from [`Reducer::lowest_open`]: at most that many slices of each
+//! node are held. This can't deadlock, since the partial that the lowest open slice lacks is the next frame of some
+//! connection.
 //!
-//! A member that is alone needs no reducer: its accumulator's whole sum goes through [`crate::reduce::divide`].
+//! A single member needs no reducer: its accumulator's whole sum goes through [`crate::reduce::divide`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,18 +19,18 @@ use crate::reduce::{BlockFacts, one_nan, slice_range, slices};
 use crate::tree::{Node, maximal_nodes};
 use crate::tree_mean::TreeMean;
 
-/// Slices, from the lowest that isn't reduced, whose partials are taken in: two in work and two behind them hide the
-/// members' unequal pace; of 4 MiB each that is 16 MiB for every node.
+/// Number of slices, from the lowest open one, whose partials are accepted: two in progress and two behind them hide
+/// the members' unequal pace; at 4 MiB each that is 16 MiB per node.
 pub const WINDOW: u32 = 4;
 
 /// A slice of the mean gradient.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ReducedSlice {
-    /// Of which step.
+    /// Step, view and phase.
     pub key: StepKey,
-    /// Its number.
+    /// Index of the slice.
     pub slice: u32,
-    /// The mean.
+    /// The mean gradient of the slice.
     pub values: Vec<f32>,
     /// Hash and sum of squares of each of its blocks.
     pub facts: BlockFacts,
@@ -38,7 +39,7 @@ pub struct ReducedSlice {
 /// The sums of the whole step.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ReducedSums {
-    /// Of which step.
+    /// Step, view and phase.
     pub key: StepKey,
     /// Loss sum, weight, metric sums.
     pub sums: Vec<f64>,
@@ -46,14 +47,14 @@ pub struct ReducedSums {
     pub presence: Vec<u8>,
 }
 
-/// A frame of a member's partial.
+/// Part of a member's partial.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PartialFrame {
-    /// Sums and presence of a node; before its slices.
+    /// Sums and presence of a node; precedes its slices.
     Sums {
-        /// Of which step.
+        /// Step, view and phase.
         key: StepKey,
-        /// Of which node.
+        /// The node of the partial.
         node: Node,
         /// Loss sum, weight, metric sums.
         sums: Vec<f64>,
@@ -62,19 +63,19 @@ pub enum PartialFrame {
     },
     /// A slice of a node's gradient sum.
     Slice {
-        /// Of which step.
+        /// Step, view and phase.
         key: StepKey,
-        /// Of which node.
+        /// The node of the partial.
         node: Node,
-        /// Its number.
+        /// Index of the slice.
         slice: u32,
-        /// The sum.
+        /// The summed gradient.
         values: Vec<f32>,
     },
 }
 
 impl PartialFrame {
-    /// Of which step.
+    /// Step, view and phase.
     #[must_use]
     pub fn key(&self) -> StepKey {
         match self {
@@ -83,7 +84,7 @@ impl PartialFrame {
     }
 }
 
-/// A frame of a reduced step; all members share it.
+/// Part of a reduced step; all members share it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ReducedFrame {
     /// The step's sums.
@@ -93,7 +94,7 @@ pub enum ReducedFrame {
 }
 
 impl ReducedFrame {
-    /// Of which step.
+    /// Step, view and phase.
     #[must_use]
     pub fn key(&self) -> StepKey {
         match self {
@@ -103,39 +104,39 @@ impl ReducedFrame {
     }
 }
 
-/// Why something can't be taken in: the sender is wrong.
+/// Why a frame is rejected: the sender is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ReduceError {
-    /// The node isn't one that this member's microbatches leave.
+    /// The node doesn't result from this member's microbatches.
     #[error("a partial of node {node:?}, which is not among the member's nodes {expected:?}")]
     UnexpectedNode {
-        /// What was sent.
+        /// The received node.
         node: Node,
-        /// What it computes.
+        /// The member's nodes.
         expected: Vec<Node>,
     },
-    /// It was sent already.
+    /// The partial was already received.
     #[error("a second partial of node {0:?}")]
     Twice(Node),
-    /// A slice of another length.
+    /// A slice of the wrong length.
     #[error("slice {slice} has {found} elements, not {expected}")]
     Length {
-        /// The slice.
+        /// Index of the slice.
         slice: u32,
         /// Its length.
         found: usize,
-        /// What it should be.
+        /// The expected length.
         expected: usize,
     },
-    /// Sums or a presence bitmap of another length than the others'.
+    /// Sums or a presence bitmap whose length differs from the others'.
     #[error("{found} sums and bytes of presence, where others sent {expected}")]
     Sums {
-        /// Their number.
+        /// The received number.
         found: usize,
-        /// The others'.
+        /// The number from other members.
         expected: usize,
     },
-    /// A gradient before its sums.
+    /// A gradient that arrived before its sums.
     #[error("slice {0} came before the sums of its node")]
     Order(u32),
 }
@@ -147,40 +148,39 @@ pub struct Reducer {
     elements: usize,
     /// In the order of their microbatches.
     parts: Vec<Part>,
-    /// How many of them have no sums yet.
+    /// How many parts have no sums yet.
     sums_missing: usize,
     weight: f64,
     tree: TreeMean,
     slices: Vec<Slice>,
-    /// Slices below are reduced.
+    /// All slices below this index are reduced.
     lowest_open: u32,
     /// A buffer for the next mean.
     spare: Vec<f32>,
 }
 
-/// A node's part of a step, beside its gradient.
+/// A node's part of a step, without its gradient.
 #[derive(Debug)]
 struct Part {
     member: MemberId,
     node: Node,
-    /// Sums and presence, once they are here.
+    /// Sums and presence, once they have arrived.
     facts: Option<(Vec<f64>, Vec<u8>)>,
 }
 
-/// A slice that isn't reduced, or was.
 #[derive(Debug, Default)]
 struct Slice {
-    /// The partials by part; empty ones are still to come. None before the first one and after the last.
+    /// The partials by part, empty until they arrive. No entries before the first arrival and after the reduction.
     partials: Vec<Vec<f32>>,
     arrived: usize,
 }
 
 impl Reducer {
-    /// For a step of `count` microbatches, of which each member computes those that are dealt to it
+    /// Creates a reducer for a step of `count` microbatches, assigned to the members by `dealt`
     /// ([`crate::assignment::of_view`]), and gradients of `elements` (0 in evaluation, which has sums only).
     ///
     /// # Panics
-    /// If the ranges don't cut the microbatches exactly: an error of the program.
+    /// If the ranges don't partition the microbatches exactly: a programming error.
     #[must_use]
     pub fn new(key: StepKey, count: u32, dealt: &[(MemberId, Vec<Range<u32>>)], elements: usize) -> Self {
         let part = |member, node| Part { member, node, facts: None };
@@ -200,41 +200,41 @@ impl Reducer {
         Self { key, elements, parts, sums_missing, weight, tree, slices, lowest_open: 0, spare: Vec::new() }
     }
 
-    /// With a buffer for the first mean, such as the one that the step before gave back: a step then takes as many buffers
-    /// as it gives, and a pool stays as it is however many steps it serves.
+    /// Adds a buffer for the first mean, such as the one that the previous step returned: a step then takes as many
+    /// buffers as it returns, and a pool keeps its size however many steps it serves.
     #[must_use]
     pub fn with_spare(mut self, spare: Vec<f32>) -> Self {
         self.spare = spare;
         self
     }
 
-    /// Of which step.
+    /// Step, view and phase.
     #[must_use]
     pub fn key(&self) -> StepKey {
         self.key
     }
 
-    /// The most slice buffers that a driver needs for a step like this one: a window of partials of every node, and the
-    /// means, which wait for slow members. What a pool holds beyond that is never used again.
+    /// The most slice buffers that a driver needs for such a step: a window of partials of every node, and the means,
+    /// which are kept for slow members. A pool never reuses buffers beyond that.
     #[must_use]
     pub fn buffers_max(&self) -> usize {
         self.parts.len() * WINDOW.min(self.slices()) as usize + self.slices.len() + 1
     }
 
-    /// Slices that this step has.
+    /// Number of slices in this step.
     #[must_use]
     pub fn slices(&self) -> u32 {
         self.slices.len() as u32
     }
 
-    /// Slices below are reduced. A driver that bounds its memory reads on [`WINDOW`] from here.
+    /// All slices below this index are reduced. A driver that bounds its memory reads [`WINDOW`] slices from here.
     #[must_use]
     pub fn lowest_open(&self) -> u32 {
         self.lowest_open
     }
 
-    /// Whose partial the lowest open slice misses: where all sums are there, nothing but these keeps the step from being
-    /// reduced, as whoever waits for others is held back at a later slice.
+    /// Members whose partial is missing from the lowest open slice. Once all sums have arrived, only these delay the
+    /// step, as members that wait for others are held back at a later slice.
     #[must_use]
     pub fn behind(&self) -> Vec<MemberId> {
         let open = self.slices.get(self.lowest_open as usize);
@@ -249,17 +249,17 @@ impl Reducer {
         members
     }
 
-    /// Ends the step, whole or not, and gives back its buffers.
+    /// Ends the step, complete or not, and returns its buffers.
     pub fn into_buffers(self) -> impl Iterator<Item = Vec<f32>> {
         let held = self.slices.into_iter().flat_map(|slice| slice.partials).chain([self.spare]);
         held.filter(|buffer| buffer.capacity() > 0)
     }
 
-    /// Takes in a frame of this step; gives out what is complete with it. For `spent` and errors see
-    /// [`Reducer::insert`] and [`Reducer::insert_sums`].
+    /// Inserts a frame of this step and returns what it completes. For `spent` and errors see [`Reducer::insert`] and
+    /// [`Reducer::insert_sums`].
     ///
     /// # Errors
-    /// When the frame is none that this member sends.
+    /// When this member must not send such a frame.
     pub fn insert_frame(
         &mut self,
         member: MemberId,
@@ -276,10 +276,10 @@ impl Reducer {
         }
     }
 
-    /// Takes in the sums of a node; gives out the step's when they are complete.
+    /// Inserts the sums of a node; returns the step's sums once they are complete.
     ///
     /// # Errors
-    /// When the member has no such node, sent it already, or its sums are of another length.
+    /// When the member has no such node, sent it already, or its sums have the wrong length.
     pub fn insert_sums(
         &mut self,
         member: MemberId,
@@ -307,11 +307,12 @@ impl Reducer {
         Ok(Some(ReducedSums { key: self.key, sums, presence }))
     }
 
-    /// Takes in a slice of a node's partial; gives out the reduced slice when its partials are complete. Buffers that
-    /// are free again are put into `spent`: as many as came in, less one for each mean that went out.
+    /// Inserts a slice of a node's partial; returns the reduced slice once its partials are complete. Released
+    /// buffers go into `spent`: as many as came in, less one for each mean that went out.
     ///
     /// # Errors
-    /// When the member has no such node, sent it already, or the slice has another length. The buffer is gone then.
+    /// When the member has no such node, sent it already, or the slice has the wrong length. The buffer is then
+    /// dropped.
     pub fn insert(
         &mut self,
         member: MemberId,
@@ -334,7 +335,7 @@ impl Reducer {
         place.partials.resize_with(self.parts.len(), Vec::new);
         place.partials[part] = values;
         place.arrived += 1;
-        // All partials of a slice are here only after all sums.
+        // The last partial of a slice arrives only after all sums.
         if place.arrived < self.parts.len() {
             return Ok(None);
         }
@@ -343,7 +344,7 @@ impl Reducer {
         mean.resize(expected, 0.0);
         let mut facts = BlockFacts::default();
         self.tree.mean_into(&partials, self.weight, &mut mean, &mut facts);
-        // One of the partials becomes the next mean: buffers neither run out nor pile up.
+        // One of the partials becomes the next mean: buffers neither run out nor accumulate.
         let mut partials = partials.into_iter();
         self.spare = partials.next().unwrap_or_default();
         spent.extend(partials);
@@ -357,7 +358,7 @@ impl Reducer {
         Ok(Some(ReducedSlice { key: self.key, slice, values: mean, facts }))
     }
 
-    /// Adds up the sums of all parts in the tree's order, and ors their presence.
+    /// Adds up the sums of all parts in the tree's order, and ORs their presence.
     fn add_facts(&self) -> (Vec<f64>, Vec<u8>) {
         let mut open: Vec<(Vec<f64>, Vec<u8>)> = Vec::new();
         for (part, folds) in self.parts.iter().zip(self.tree.folds()) {
@@ -375,7 +376,7 @@ impl Reducer {
         (sums, presence)
     }
 
-    /// The number of this member's part.
+    /// The index of this member's part.
     fn part(&self, member: MemberId, node: Node) -> Result<usize, ReduceError> {
         let found = self.parts.iter().position(|part| part.member == member && part.node == node);
         found.ok_or_else(|| {

@@ -1,22 +1,22 @@
-//! Learning rates and the other scalars of an update: computed once, by the coordinator, in f64, and sent as f32 bits,
-//! so that no member needs libm.
+//! Learning rates and the other scalars of an update: computed once, by the coordinator, in f64, and sent as f32
+//! bits, so that no member needs libm.
 //!
-//! Nor does the coordinator: powers and the cosine are made here of IEEE additions and multiplications, and a square
-//! root is exact by IEEE 754. A run that goes on with its coordinator on another host has the same bits.
+//! Nor does the coordinator: powers and the cosine are built here from IEEE additions and multiplications, and a
+//! square root is exact by IEEE 754. A run that continues with its coordinator on another host has the same bits.
 
 use crate::messages::UpdateScalars;
 
 /// Learning rate by step.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Schedule {
-    /// The same at every step.
+    /// The same rate at every step.
     Constant {
-        /// It.
+        /// The learning rate of all steps.
         learning_rate: f64,
     },
     /// Linear from 0 to the learning rate over the first steps, then constant.
     WarmUp {
-        /// After the warm-up.
+        /// Learning rate after the warm-up.
         learning_rate: f64,
         /// Steps of the warm-up.
         warmup_steps: u64,
@@ -24,18 +24,18 @@ pub enum Schedule {
     /// After a linear warm-up, half a cosine down to a fraction at the last step (Loshchilov and Hutter, "SGDR", ICLR
     /// 2017, without restarts).
     Cosine {
-        /// After the warm-up.
+        /// Learning rate after the warm-up.
         learning_rate: f64,
         /// Steps of the warm-up.
         warmup_steps: u64,
         /// Steps of the run.
         total_steps: u64,
-        /// Of the learning rate, at the last step.
+        /// Fraction of the learning rate at the last step.
         final_factor: f64,
     },
-    /// After a linear warm-up, multiplied by `gamma` every so many steps.
+    /// After a linear warm-up, multiplied by `gamma` every `every` steps.
     Step {
-        /// After the warm-up.
+        /// Learning rate after the warm-up.
         learning_rate: f64,
         /// Steps of the warm-up.
         warmup_steps: u64,
@@ -76,9 +76,9 @@ impl Schedule {
 
 /// The scalars of an update.
 ///
-/// `applied` counts applied steps, this one included (Adam's t). The clip factor is `min(1, clip / norm)`. Adam's bias
-/// corrections are those of D. Kingma and J. Ba, "Adam", ICLR 2015, section 3, in the form that divides the second
-/// moment's root: `m / (1 - beta1^t) / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)`.
+/// `applied` counts applied steps, this one included (Adam's t). The clip factor is `min(1, clip / norm)`. Adam's
+/// bias corrections are those of D. Kingma and J. Ba, "Adam", ICLR 2015, section 3, in the form that divides the
+/// second moment's root: `m / (1 - beta1^t) / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)`.
 #[must_use]
 pub fn update_scalars(
     schedule: &Schedule,
@@ -118,8 +118,8 @@ fn power(base: f64, mut exponent: u64) -> f64 {
     result
 }
 
-/// (1 + cos(pi * progress)) / 2 for a progress from 0 to 1: the cosine's series up to the 22nd power, whose rest is
-/// below 2e-18 on the half of the way where it is used; the other half is its mirror image.
+/// (1 + cos(pi * progress)) / 2 for a progress from 0 to 1: the cosine's series up to the 22nd power, whose remainder
+/// is below 2e-18 on the half of the interval where it is used; the other half is its mirror image.
 fn half_cosine(progress: f64) -> f64 {
     if progress > 0.5 {
         return 1.0 - half_cosine(1.0 - progress);

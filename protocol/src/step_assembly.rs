@@ -1,52 +1,52 @@
-//! The assembly of a reduced step from its frames, in whatever order they come.
+//! Assembles a reduced step from its frames, in whatever order they arrive.
 
 use std::ops::Range;
 
 use crate::ids::{Phase, StepKey};
 use crate::reduce::{slice_range, slices};
 
-/// See the module. `B` is the buffer that a step is received in: a step gives it out when it is whole, and the next one's
+/// Assembles one reduced step at a time. `B` is the receive buffer: a complete step hands it out, and the next step's
 /// frames wait until it is given back.
 #[derive(Debug)]
 pub struct StepAssembly<B> {
-    /// Of a training step's gradient.
+    /// Length of a training step's gradient.
     elements: usize,
-    /// The newest step that a frame has come of.
+    /// The newest step with a received frame.
     key: Option<StepKey>,
     buffer: Option<B>,
-    /// Whether it is being received.
+    /// Whether the step of `key` is being received.
     is_open: bool,
-    /// For each slice of the step whether it is still to come.
+    /// For each slice of the step, whether it is missing.
     missing: Vec<bool>,
     sums_missing: bool,
 }
 
-/// What is to be done with a frame.
+/// How to handle a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// It is of an older step: it is dropped.
+    /// Drop: it belongs to an older step.
     Older,
-    /// It waits for a buffer.
+    /// Wait for a buffer.
     Waits,
-    /// It is the first one of its step: what lies in the buffer is forgotten.
+    /// Accept as the first of its step: the buffer's contents are discarded.
     Opens,
-    /// It goes on with the step.
+    /// Accept as part of the current step.
     Continues,
 }
 
 impl<B> StepAssembly<B> {
-    /// For gradients of this length, without a buffer.
+    /// Creates an assembly for gradients of this length, without a buffer.
     #[must_use]
     pub fn new(elements: usize) -> Self {
         Self { elements, key: None, buffer: None, is_open: false, missing: Vec::new(), sums_missing: true }
     }
 
-    /// A buffer for the next step.
+    /// Provides a buffer for the next step.
     pub fn give(&mut self, buffer: B) {
         self.buffer = Some(buffer);
     }
 
-    /// A frame of this step comes.
+    /// Decides on a frame of this step.
     pub fn admit(&mut self, key: StepKey) -> Admission {
         if self.key.is_some_and(|newest| key < newest || (key == newest && !self.is_open)) {
             return Admission::Older;
@@ -69,29 +69,29 @@ impl<B> StepAssembly<B> {
         if key.phase == Phase::Train { self.elements } else { 0 }
     }
 
-    /// Slices of the step.
+    /// Number of slices in the step.
     #[must_use]
     pub fn slices(&self) -> usize {
         self.missing.len()
     }
 
-    /// The buffer of the step that is being received.
+    /// The buffer of the step being received.
     pub fn buffer(&mut self) -> Option<&mut B> {
         self.buffer.as_mut()
     }
 
-    /// A slice of the step has come: its elements, if there is such a slice.
+    /// Marks a slice as received; returns its elements, if there is such a slice.
     pub fn take_slice(&mut self, slice: u32) -> Option<Range<usize>> {
         *self.missing.get_mut(slice as usize)? = false;
         Some(slice_range(slice, self.elements))
     }
 
-    /// The step's sums have come.
+    /// Marks the step's sums as received.
     pub fn take_sums(&mut self) {
         self.sums_missing = false;
     }
 
-    /// Gives out the step if it is whole.
+    /// Returns the step if it is complete.
     pub fn take_whole(&mut self) -> Option<B> {
         let is_whole = self.is_open && !self.sums_missing && !self.missing.contains(&true);
         self.is_open &= !is_whole;

@@ -1,18 +1,18 @@
-//! The summation tree: its shape follows from the count of microbatches alone, so the sum's bits don't depend on who
-//! computed what.
+//! The summation tree: its shape depends only on the number of microbatches, so the sum's bits don't depend on their
+//! assignment.
 //!
-//! A node of level l and index j stands for the microbatches `[j * 2^l, (j + 1) * 2^l)`, cut at the count. Its sum is
-//! left + right; where the right child has no microbatch, the node *is* its left child, and is named by the higher
-//! level ([`Node::lift`]).
+//! A node of level l and index j covers the microbatches `[j * 2^l, (j + 1) * 2^l)`, cut at the count. Its sum is
+//! left + right; if the right child has no microbatch, the node *is* its left child, and is named by the higher level
+//! ([`Node::lift`]).
 
 use std::ops::Range;
 
-/// A node.
+/// A node of the summation tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Node {
     /// 0 for a microbatch.
     pub level: u8,
-    /// Its number on its level.
+    /// Index on its level.
     pub index: u32,
 }
 
@@ -29,7 +29,7 @@ impl Node {
         Self { level: count.max(1).next_power_of_two().trailing_zeros() as u8, index: 0 }
     }
 
-    /// Its microbatches, cut at `count`.
+    /// The node's microbatches, cut at `count`.
     #[must_use]
     pub fn range(self, count: u32) -> Range<u32> {
         let cut = |at: u64| u32::try_from(at.min(u64::from(count))).unwrap_or(count);
@@ -37,13 +37,13 @@ impl Node {
         at(u64::from(self.index))..at(u64::from(self.index) + 1)
     }
 
-    /// The node above.
+    /// The parent node.
     #[must_use]
     pub fn parent(self) -> Self {
         Self { level: self.level + 1, index: self.index / 2 }
     }
 
-    /// Its highest name: a left child whose sibling lies beyond `count` is its parent.
+    /// The node's highest name: a left child whose sibling lies beyond `count` is its parent.
     #[must_use]
     pub fn lift(mut self, count: u32) -> Self {
         while self != Self::root(count) && self.index.is_multiple_of(2) {
@@ -63,8 +63,8 @@ impl Node {
     }
 }
 
-/// The fewest nodes that make up `range` of `count` microbatches, in order: one for an aligned range, at most
-/// 2 log2(count) for any.
+/// The fewest nodes that cover `range` of `count` microbatches, in order: one for an aligned range, at most 2
+/// log2(count) for any.
 #[must_use]
 pub fn maximal_nodes(range: Range<u32>, count: u32) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
@@ -79,11 +79,11 @@ pub fn maximal_nodes(range: Range<u32>, count: u32) -> Vec<Node> {
     nodes
 }
 
-/// How the sums of `nodes`, in the order of their microbatches, make one: after the node of number i, this many times
-/// (left + right) takes the place of the two newest sums.
+/// How to combine the sums of `nodes`, in the order of their microbatches: after node i, replace the two newest sums
+/// by left + right this many times.
 ///
 /// # Panics
-/// If the nodes aren't the whole tree of `count` microbatches: an error of the program.
+/// If the nodes aren't the whole tree of `count` microbatches: a programming error.
 #[must_use]
 pub fn folds(nodes: &[Node], count: u32) -> Vec<u8> {
     let mut open: Vec<Node> = Vec::new();

@@ -5,19 +5,19 @@ use std::ops::Range;
 use crate::reduce::{BLOCK, BlockFacts, LANES, TILE, add_into, add_to, divide_tile, divisor};
 use crate::tree::{Node, folds};
 
-/// Finishes the tree over the partials of its nodes, and divides: [`TreeMean::mean_into`].
+/// Completes the tree over the partials of its nodes, and divides: [`TreeMean::mean_into`].
 #[derive(Debug)]
 pub struct TreeMean {
     folds: Vec<u8>,
-    /// One tile for each sum that is open at a time.
+    /// One tile for each sum that can be open at a time.
     sums: Vec<f32>,
 }
 
 impl TreeMean {
-    /// For partials of these nodes, in the order of their microbatches.
+    /// Creates the tree for partials of these nodes, in the order of their microbatches.
     ///
     /// # Panics
-    /// If they aren't the whole tree of `count` microbatches: an error of the program.
+    /// If they aren't the whole tree of `count` microbatches: a programming error.
     #[must_use]
     pub fn new(nodes: &[Node], count: u32) -> Self {
         let folds = folds(nodes, count);
@@ -30,16 +30,16 @@ impl TreeMean {
         Self { folds, sums: vec![0.0; open_max * TILE] }
     }
 
-    /// How the partials' sums make one: see [`folds`].
+    /// How to combine the partials' sums: see [`folds`].
     pub(crate) fn folds(&self) -> &[u8] {
         &self.folds
     }
 
     /// The mean of the same elements of all partials: their sum in the tree's order, divided by `weight` as in
-    /// [`divide`](crate::reduce::divide), in one pass. The partials stay as they are. Facts of each block are appended.
+    /// [`divide`](crate::reduce::divide), in one pass. The partials are unchanged. Facts of each block are appended.
     ///
     /// # Panics
-    /// If a partial is missing or of another length than the mean: errors of the program.
+    /// If a partial is missing or its length differs from the mean's: programming errors.
     pub fn mean_into(
         &mut self,
         partials: &[impl AsRef<[f32]>],
@@ -61,14 +61,14 @@ impl TreeMean {
         }
     }
 
-    /// The sum of one tile. A sum that is open is a partial as it came, or in its tile of `sums`.
+    /// The sum of one tile. An open sum is either an unmodified partial, or lies in its tile of `sums`.
     fn sum_tile<'a>(&'a mut self, partials: &'a [impl AsRef<[f32]>], range: Range<usize>) -> &'a [f32] {
         let partial = |i: usize| &partials[i].as_ref()[range.clone()];
         if partials.len() == 1 {
             return partial(0);
         }
         let length = range.len();
-        // Which partial an open sum is, as long as nothing was added to it; a tree of 2^32 leaves is 33 high.
+        // The partial behind each open sum to which nothing was added yet; a tree of 2^32 leaves is 33 high.
         let mut open = [None; 34];
         let mut depth = 0;
         for (i, times) in self.folds.iter().enumerate() {

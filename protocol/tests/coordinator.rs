@@ -1,4 +1,4 @@
-//! The coordinator's machine, one decision at a time: what is said to whom, and why.
+//! The coordinator's machine, one decision at a time: the messages to each member, and their reasons.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
@@ -46,7 +46,7 @@ fn those_who_dont_fit_are_refused_with_both_values() {
     );
 }
 
-/// Its own workers are all alike, so a run that none of them fits would wait for ever; one from elsewhere may be followed by
+/// Local workers are all alike, so a run that none of them fits would wait for ever; a remote one may be followed by
 /// others.
 #[test]
 fn a_local_worker_that_does_not_fit_ends_a_run_that_has_nobody() {
@@ -217,7 +217,7 @@ fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
     table.handle(Event::Disconnected { connection: 1, reason: "reset".to_owned() });
     assert!(table.machine.waits_for().contains("1 more worker to join (1 of 2 are here)"));
     table.say(7, FromWorker::Join(join("new", None)));
-    // It lacks state 1: the one that holds it shows it.
+    // The new member lacks state 1: the member that holds it sends it.
     assert_eq!(table.sent(0).last(), Some(&&ToWorker::SendState { step: 1 }));
     table.handle(Event::StateShown { step: 1, digest: [1; 32] });
     assert_eq!(table.sent(7).last(), Some(&&ToWorker::FetchState { step: 1 }));
@@ -227,7 +227,7 @@ fn a_run_below_min_workers_pauses_and_goes_on_by_itself() {
     assert_eq!(view.dealt, [vec![0..1], vec![1..2]], "of the step that was given up each has a part");
 }
 
-/// Two members work, a third is ready and lacks the state: after step 1 the run holds still.
+/// Two members work, a third is ready and lacks the state: after step 1 the run is held.
 fn holding() -> Table {
     let (mut table, view) = Table::working(run_plan(2));
     table.say(5, FromWorker::Join(join("new", None)));
@@ -283,7 +283,7 @@ fn a_joiner_enters_between_two_steps_and_a_leaver_goes_there() {
     table.say(5, FromWorker::Loaded { step: 1, digest: [1; 32] });
     let view = table.last_view(5);
     assert_eq!((view.members.len(), view.step, view.reduce), (2, 2, ReduceAt::Coordinator));
-    // The first one wants to leave in the middle of step 2, and helps to finish it.
+    // The first member wants to leave in the middle of step 2, and helps to finish it.
     table.say(0, FromWorker::Leaving { reason: "SIGTERM".to_owned() });
     let key = StepKey { view: view.id, step: 2, phase: Phase::Train };
     table.say(0, FromWorker::Ready(ready(key)));
@@ -301,7 +301,7 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
     plan.geometry = Geometry { samples: 64, batch: 16, microbatch: 1, ..plan.geometry };
     plan.checkpoint_every = CheckpointEvery::Steps(1_000);
     let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000_000, ..plan });
-    // The first is three times as fast as the second.
+    // The first member is three times as fast as the second.
     let step = |table: &mut Table, view: &View, step: u64, slow_us: u32| {
         let key = StepKey { view: view.id, step, phase: Phase::Train };
         for (connection, us) in [(0, 1_000), (1, slow_us)] {
@@ -322,7 +322,7 @@ fn a_straggler_is_named_and_gets_fewer_microbatches() {
         _ => false,
     });
     assert!(named);
-    // Small differences are no reason for another view.
+    // Small differences don't justify another view.
     let (mut table, view) = Table::working(RunPlan { total_steps: 100, ..run_plan(2) });
     for number in 1..=80 {
         table.now += 400;
@@ -348,8 +348,8 @@ fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
     history.resume_from(0, [0; 32]).expect("version 0");
     assert_eq!(history.orphans(), 2);
     let mut table = Table::resumed(run_plan(2), 2, history);
-    // One has applied step 3, the other was prepared for it and didn't hear of the commit.
-    // As they said it: see the table's Ready.
+    // One has applied step 3, the other was prepared for it and missed the commit. The checks match the table's
+    // Ready.
     let held = |step, prepared| Held { step, state_check: 101 + step, prepared, commit: commit_of(step) };
     table.say(0, FromWorker::Join(Join { holds: Some(held(3, None)), ..join("a", None) }));
     assert!(
@@ -366,7 +366,8 @@ fn a_coordinator_that_takes_over_goes_on_from_what_its_members_hold() {
     assert!(!table.records().iter().any(|record| matches!(record, Record::Rewind { .. })));
 }
 
-/// Two had said the check of state 2 when step 3 was committed: one that comes back with another is refused its state.
+/// Two members reported the check of state 2 when step 3 was committed: one that rejoins with another check must not
+/// keep its state.
 #[test]
 fn a_deviant_that_comes_back_alone_is_held_against_the_journal() {
     let (mut table, view) = Table::working(run_plan(2));
@@ -416,7 +417,7 @@ fn a_commit_that_the_journal_lost_comes_back_with_a_member() {
     assert!(
         History::replay(&[records, table.records()].concat()).is_ok_and(|history| history.last_step() == 2)
     );
-    // Of a history that was found to be wrong nothing comes back.
+    // No state of an invalidated history is accepted.
     let mut records = table.records();
     records.retain(|record| matches!(record, Record::Term(_)));
     let (mut table, view) = Table::working(run_plan(1));
@@ -439,7 +440,7 @@ fn a_resumed_run_must_reproduce_hashes_and_versions() {
         table.step(&view, step);
     }
     table.handle(Event::VersionWritten { step: 2, digest: [2; 32] });
-    // Version 2 is found damaged: the run goes on from version 0.
+    // Checkpoint 2 is found damaged: the run continues from checkpoint 0.
     let mut history = History::replay(&table.records()).expect("a history");
     assert_eq!(history.last_step(), 3);
     history.resume_from(0, [0; 32]).expect("version 0");
@@ -454,7 +455,7 @@ fn a_resumed_run_must_reproduce_hashes_and_versions() {
     let outcome = table.outcome().expect("another version 2");
     assert!(outcome.message.contains("version 2 was written again"), "{}", outcome.message);
 
-    // A replica may have gone wrong in the replay: it is begun once more.
+    // A replica may have gone wrong in the replay: it is repeated once.
     let (mut table, _) = resume();
     for attempt in 0..2 {
         assert_eq!(table.outcome(), None, "after {attempt} attempts");

@@ -1,4 +1,4 @@
-//! The kept fuzzing corpora, given to this crate's readers again (fuzz/README.md).
+//! Replays the stored fuzzing corpora on this crate's decoders (fuzz/README.md).
 
 #![allow(unreachable_pub, reason = "the modules are those of the fuzz targets")]
 

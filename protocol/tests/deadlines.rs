@@ -1,4 +1,4 @@
-//! Deadlines: what each wait has, whose it is, what people hear before it is over, and what doesn't count.
+//! Deadlines: the length and owner of each wait, the reports before it is over, and what doesn't count against it.
 
 mod table;
 
@@ -48,7 +48,7 @@ fn a_member_that_is_far_too_late_is_put_out_by_name() {
     assert_eq!((view.members[0].name.as_str(), view.step), ("w-2", 1));
 }
 
-/// Its first step may compile what its warm-up didn't; those that have worked before have no such reason.
+/// A newcomer's first step may compile what its warm-up didn't; members that have worked before have no such reason.
 #[test]
 fn a_newcomers_first_step_gives_nobody_else_more_time() {
     let working = || {
@@ -90,7 +90,7 @@ fn a_newcomers_first_step_gives_nobody_else_more_time() {
     assert_eq!(put_out(&table), [2]);
 }
 
-/// Timers of a busy machine are late all the time, which keeps nobody in the run who is lost.
+/// Timers of a busy machine are late all the time, but a lost member must not stay in the run for that.
 #[test]
 fn a_lease_ends_where_every_tick_is_a_little_late() {
     let (mut table, _) = Table::working(run_plan(2));
@@ -109,7 +109,7 @@ fn a_lease_ends_where_every_tick_is_a_little_late() {
     assert!(table.now >= heard_at + 10_000);
 }
 
-/// What people are told that a step waits for, in order.
+/// The reported reasons of late steps, in order.
 fn late_steps(table: &Table) -> Vec<&str> {
     let waits = table.outputs.iter().filter_map(|output| match output {
         Output::RunEvent(RunEvent::Waiting { reason, late_ms: Some(_) }) => Some(reason.as_str()),
@@ -150,7 +150,7 @@ fn people_hear_who_holds_a_step_up() {
     assert_eq!(waits, Some(&over));
 }
 
-/// The journal refuses each attempt for ten minutes; how the run ended meanwhile.
+/// The journal refuses each attempt for ten minutes; returns how the run ended in the meantime.
 fn journal_fails(machine: &mut Coordinator, from: u64) -> Option<Outcome> {
     let mut now = from;
     while now < from + 600_000 {
@@ -182,7 +182,7 @@ fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_
         "{outcome:?}"
     );
 
-    // The term's record alone is missing, and all else is there.
+    // Only the term's record is missing.
     let mut machine = Coordinator::new(run_plan(1), 1, History::fresh(), 0);
     machine.handle(0, Event::JournalFailed { reason: "no space left".to_owned() });
     machine.handle(0, Event::Message { connection: 0, message: FromWorker::Join(join("w", None)) });
@@ -190,7 +190,7 @@ fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_
     let outcome = journal_fails(&mut machine, 0).expect("it doesn't go on without a journal");
     assert!(outcome.message.contains("the journal, which can't be written and gave up"), "{outcome:?}");
 
-    // All are lost while the journal is to take a version.
+    // All members are lost while the journal records a checkpoint.
     let (mut table, view) = Table::working(run_plan(1));
     table.step(&view, 1);
     table.step(&view, 2);
@@ -200,7 +200,7 @@ fn a_journal_that_cant_be_written_pauses_a_run_that_has_begun_and_ends_one_that_
     assert_eq!(table.machine.waits_for(), "the journal, which can't be written");
 }
 
-/// A coordinator that slept within a step doesn't take that for the time that steps take.
+/// The coordinator's own pause within a step doesn't count as the step's duration.
 #[test]
 fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
     let (mut table, view) = Table::working(RunPlan { lease_ms: 1_000, ..run_plan(1) });
@@ -219,7 +219,7 @@ fn deadlines_are_not_made_of_the_coordinators_own_pauses() {
     );
 }
 
-/// Waits with heartbeats of some for so long, or until the end.
+/// Waits for `ms` with heartbeats of `alive` only, or until the run ends.
 fn wait_for(table: &mut Table, alive: &[u64], ms: u64) {
     let until = table.now + ms;
     while table.now < until && table.outcome().is_none() {
@@ -230,7 +230,7 @@ fn wait_for(table: &mut Table, alive: &[u64], ms: u64) {
     }
 }
 
-/// All have computed and nobody is ready, again and again: the retries are bounded.
+/// All members compute and none becomes ready, again and again: the retries are bounded.
 #[test]
 fn a_step_that_nobody_gets_ready_with_is_not_tried_for_ever() {
     let (mut table, _) = Table::working(run_plan(2));
@@ -245,7 +245,7 @@ fn a_step_that_nobody_gets_ready_with_is_not_tried_for_ever() {
     assert!(outcome.message.contains("w, w-2 to be ready with step 1 and gave up"), "{}", outcome.message);
 }
 
-/// A member says its sums and keeps its gradient back: all have computed and nobody can be ready, and it is known why.
+/// A member sends its sums and withholds its gradient: all have computed, none can be ready, and the cause is known.
 #[test]
 fn a_member_that_withholds_its_gradient_is_put_out_by_name() {
     let (mut table, view) = Table::working(run_plan(3));
@@ -266,7 +266,7 @@ fn a_member_that_withholds_its_gradient_is_put_out_by_name() {
     assert_eq!((view.members.len(), view.step), (2, 1));
 }
 
-/// Whoever sends what nobody sends who follows the protocol is put out at once, and the others go on.
+/// A member that violates the protocol is evicted at once, and the others continue.
 #[test]
 fn a_member_that_breaks_the_protocol_is_put_out_at_once() {
     let (mut table, view) = Table::working(run_plan(3));
@@ -280,7 +280,7 @@ fn a_member_that_breaks_the_protocol_is_put_out_at_once() {
     assert_eq!((view.members.len(), view.step), (2, 1));
 }
 
-/// Packets to one member are lost without a word: what it sends still arrives, and its control stream is whole.
+/// Packets to one member are silently lost: its own messages still arrive, and its control stream is intact.
 #[test]
 fn a_member_that_the_reduced_gradient_doesnt_reach_is_put_out() {
     let (mut table, view) = Table::working(run_plan(3));
@@ -298,7 +298,7 @@ fn a_member_that_the_reduced_gradient_doesnt_reach_is_put_out() {
     assert_eq!((view.members.len(), view.step), (2, 1));
 }
 
-/// A device that hangs at the very end: whoever has the last state finishes the run.
+/// A device hangs at the very end: another holder of the last state finishes the run.
 #[test]
 fn a_member_that_doesnt_apply_the_last_step_is_done_without() {
     let (mut table, view) =
@@ -316,7 +316,7 @@ fn a_member_that_doesnt_apply_the_last_step_is_done_without() {
     assert_eq!(table.outcome().map(|outcome| outcome.code), Some(0));
 }
 
-/// A run that had begun: others may come and load what these can't.
+/// A run that had begun: other workers may join and load the state that these can't.
 #[test]
 fn members_that_dont_load_a_state_are_waited_for_a_few_times() {
     let (mut table, view) = Table::working(run_plan(2));
@@ -339,7 +339,7 @@ fn members_that_dont_load_a_state_are_waited_for_a_few_times() {
     assert!(outcome.message.contains("hangs to load state 0 and gave up"), "{}", outcome.message);
 }
 
-/// The same, where it is to upload the last version.
+/// The same for the upload of the last checkpoint.
 #[test]
 fn a_last_version_that_its_member_doesnt_bring_is_another_ones() {
     let (mut table, view) = Table::working(RunPlan { total_steps: 1, ..run_plan(2) });

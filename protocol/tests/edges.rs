@@ -1,4 +1,4 @@
-//! Data connections that break: once is a retry, again and again is a reason to keep a worker waiting.
+//! Broken data connections: the first causes a retry, repeated ones quarantine the worker.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
@@ -10,7 +10,7 @@ use protocol::journal::Record;
 use protocol::messages::{FromWorker, Join, ToWorker, View};
 use table::{Table, join, run_plan};
 
-/// Two members that work on a run without end.
+/// Two members of a run without end.
 fn two(min_workers: u32) -> (Table, View) {
     let checkpoint_every = CheckpointEvery::Steps(100_000);
     let mut plan = RunPlan { total_steps: 100_000, min_workers, checkpoint_every, ..run_plan(2) };
@@ -18,7 +18,7 @@ fn two(min_workers: u32) -> (Table, View) {
     Table::working(plan)
 }
 
-/// The data connection of the second member breaks; the view in which the run goes on.
+/// Breaks the second member's data connection; returns the view in which the run continues.
 fn break_edge(table: &mut Table, view: &View) -> View {
     table.handle(Event::DataPlaneLost { member: view.members[1].member, reason: "reset".to_owned() });
     table.now += 200;
@@ -26,14 +26,14 @@ fn break_edge(table: &mut Table, view: &View) -> View {
     table.last_view(0)
 }
 
-/// The second worker's process comes back on another stream, with a model that is ready.
+/// The second worker's process rejoins on another stream, with its model ready.
 fn come_back(table: &mut Table, connection: u64) {
     let message = FromWorker::Join(Join { instance: 1, ..join("w", None) });
     table.handle(Event::Message { connection, message });
     table.say(connection, FromWorker::Prepared { elements: 3 });
 }
 
-/// The others hold still for the worker, and it enters with the state that they show.
+/// The run is held for the worker, which enters with the transferred state.
 fn is_let_in(table: &mut Table, view: &View, step: u64, connection: u64) -> bool {
     if !table.step(view, step).next.hold {
         return false;
@@ -51,7 +51,7 @@ fn evictions(table: &Table) -> Vec<String> {
     evictions.collect()
 }
 
-/// Steps are committed in between, so that it is never twice in a row.
+/// Steps are committed in between, so that the connection never breaks twice in a row.
 fn break_until_evicted(table: &mut Table, view: &mut View, step: &mut u64) -> u32 {
     let before = evictions(table).len();
     for breaks in 1..=10 {
@@ -83,14 +83,14 @@ fn a_data_connection_that_breaks_costs_a_retry_and_twice_in_a_row_its_member() {
     assert!(reason.contains("2 times in a row: bad frame"), "{reason}");
     let alone = table.last_view(1);
     assert_eq!(alone.dealt, [vec![0..2]], "the other computes what is left of the step");
-    // With a commit in between it is forgiven.
+    // A commit in between resets the count.
     let (mut table, _) = Table::working(run_plan(2));
     lose(&mut table);
     let view = table.last_view(0);
     table.step(&view, 1);
     lose(&mut table);
     assert_eq!(table.last_view(0).members.len(), 2);
-    // A process that died closes its streams one after the other: that is one retry.
+    // A dead process closes its streams one after the other: that causes one retry.
     let (mut table, view) = Table::working(run_plan(2));
     table.handle(Event::DataPlaneLost { member: view.members[0].member, reason: "reset".to_owned() });
     table.handle(Event::Disconnected { connection: 0, reason: "reset".to_owned() });
@@ -119,7 +119,7 @@ fn a_connection_that_breaks_once_in_every_step_puts_its_member_out_and_keeps_it_
     view = table.last_view(0);
     assert_eq!(view.members.len(), 2);
 
-    // It is known by now: fewer breaks are enough, and it waits for longer.
+    // Its penalty persists: fewer breaks are enough, and the quarantine is longer.
     let break_of_it = |table: &mut Table, view: &View| {
         table.handle(Event::DataPlaneLost { member: view.members[1].member, reason: "reset".to_owned() });
         table.now += 200;
@@ -153,7 +153,7 @@ fn a_run_that_is_short_of_workers_takes_one_whose_connection_breaks() {
     assert_eq!(table.last_view(7).members.len(), 2);
 }
 
-/// The only other member goes while one is kept waiting.
+/// The only other member leaves while one is quarantined.
 #[test]
 fn a_run_that_loses_its_last_member_takes_one_that_is_kept_waiting() {
     let (mut table, mut view) = two(1);
@@ -166,7 +166,7 @@ fn a_run_that_loses_its_last_member_takes_one_that_is_kept_waiting() {
     assert_eq!(table.sent(7).last(), Some(&&ToWorker::Load { step: 0 }), "from the newest version");
 }
 
-/// Whoever couldn't be brought the state comes back as it went: the pause counts on, and the next is longer.
+/// A worker whose state transfer failed rejoins with its penalty: the pause continues, and the next one is longer.
 #[test]
 fn a_worker_that_was_put_off_is_so_on_another_stream_too() {
     let (mut table, view) = two(1);

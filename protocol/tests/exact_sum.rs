@@ -1,4 +1,4 @@
-//! The reduced gradient has the same bits for any members, any count of microbatches and any order of arrival.
+//! The reduced gradient has the same bits for any members, any number of microbatches and any order of arrival.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
@@ -13,8 +13,8 @@ use protocol::tree::Node;
 
 const KEY: StepKey = StepKey { view: ViewId(1 << 32), step: 1, phase: Phase::Train };
 
-/// The gradient of a microbatch: magnitudes from 2^-8 to 2^7, so that every other order rounds differently; some are
-/// -0.0, some parameters have none.
+/// The gradient of a microbatch: magnitudes from 2^-8 to 2^7, so that every other order rounds differently; some
+/// values are -0.0, some parameters have no gradient.
 fn gradient(microbatch: u32, layout: &[std::ops::Range<usize>]) -> Vec<Option<Vec<f32>>> {
     let value = |i: usize| {
         let bits = mix((u64::from(microbatch) << 32) | i as u64);
@@ -34,8 +34,8 @@ fn sums(microbatch: u32) -> [f64; 3] {
     [f64::from_bits(0x3ff0_0000_0000_0000 | (bits >> 12)), f64::from((bits % 3) as u32), 1.0]
 }
 
-/// The sum of the microbatches from `start`, as protocol.md has it, by recursion: (gradient, sums). A child without
-/// microbatches isn't there; a parameter without a gradient isn't added.
+/// The sum of the microbatches from `start`, as protocol.md defines it, by recursion: (gradient, sums). A child
+/// without microbatches doesn't exist; a parameter without a gradient isn't added.
 fn by_the_page(start: u32, length: u32, count: u32, layout: &[std::ops::Range<usize>]) -> Option<Summed> {
     if start >= count {
         return None;
@@ -58,11 +58,11 @@ type Summed = (Vec<Option<Vec<f32>>>, Vec<f64>);
 type Reduced = (Vec<u32>, Vec<u64>, Vec<u8>, Vec<u64>);
 
 /// Reduces a step of `count` microbatches computed by members with these shares; `arrival` keys the order in which
-/// their messages come.
+/// their messages arrive.
 fn reduce(count: u32, shares: &[u32], layout: &[std::ops::Range<usize>], arrival: u64) -> Reduced {
     let mut dealt: Vec<_> = ranges(shares, count).into_iter().map(|range| vec![range]).collect();
     if dealt.len() > 1 && arrival % 2 == 1 {
-        // One is lost in the middle of the step, and the others compute what it had.
+        // One member is lost in the middle of the step, and the others compute its microbatches.
         dealt.remove(arrival as usize / 2 % shares.len());
         dealt = deal_again(&dealt, &vec![1; dealt.len()], count);
     }
@@ -184,7 +184,7 @@ fn a_step_that_weighs_nothing_keeps_its_sum() {
 
 #[test]
 fn the_data_of_these_tests_tell_orders_apart() {
-    // The same microbatches in a running sum, in order, and backwards: other bits than the tree's.
+    // The same microbatches in a running sum, forwards and backwards, give other bits than the tree.
     let layout = [0..3, 3..40, 40..41];
     let (count, elements) = (24, 41);
     let running = |order: &mut dyn Iterator<Item = u32>| {
@@ -224,7 +224,7 @@ fn wrong_senders_are_told_what_is_wrong() {
     let right = Node { level: 1, index: 1 };
     assert!(reducer.insert_sums(MemberId(2), right, vec![1.0, 1.0], vec![1, 0]).is_err(), "longer presence");
     assert!(reducer.insert_sums(MemberId(2), right, vec![1.0], vec![1]).is_err(), "fewer sums");
-    // What was refused has left nothing: the step is reduced.
+    // A rejected frame leaves no trace: the step is reduced.
     assert!(reducer.insert_sums(MemberId(2), right, vec![1.0, 1.0], vec![1]).expect("taken in").is_some());
     assert!(reducer.insert(MemberId(1), left, 0, vec![4.0; 3], spent).expect("taken in").is_none());
     assert!(reducer.insert(MemberId(1), left, 0, vec![9.0; 3], spent).is_err(), "twice, while it is open");
@@ -233,7 +233,7 @@ fn wrong_senders_are_told_what_is_wrong() {
     assert!(reducer.insert(MemberId(1), left, 0, vec![9.0; 3], spent).is_err(), "twice, once it is reduced");
 }
 
-/// A step of two members with one node each, of three slices and a half.
+/// A step of two members with one node each, with three and a half slices.
 fn two_members() -> (Reducer, [Node; 2], usize) {
     let elements = 3 * SLICE + SLICE / 2;
     let mut reducer = Reducer::new(KEY, 2, &[(MemberId(0), vec![0..1]), (MemberId(1), vec![1..2])], elements);
@@ -282,7 +282,7 @@ fn the_window_bounds_what_is_held_and_moves_on() {
             .expect("taken in")
     };
     assert_eq!(reducer.lowest_open(), 0);
-    // A member that runs ahead moves nothing, nor does a slice that is reduced above an open one.
+    // Neither a member that runs ahead nor a slice that is reduced above an open one moves the window.
     assert!(insert(&mut reducer, 0, 0).is_none() && insert(&mut reducer, 0, 1).is_none());
     assert!(insert(&mut reducer, 1, 1).is_some());
     assert_eq!(reducer.lowest_open(), 0);

@@ -1,4 +1,4 @@
-//! A journal's records are one history, or an error that says where they stop being one.
+//! A journal's records are one history, or an error that locates the first record that isn't.
 
 use protocol::history::{History, HistoryError};
 use protocol::ids::{MemberId, Phase, RunId, StepKey, ViewId};
@@ -49,7 +49,7 @@ fn end(reason: EndReason) -> Record {
     Record::End(EndRecord { reason, code: 0, message: String::new(), step: 0 })
 }
 
-/// Term 1 with steps 1 to 4, versions 0 and 2, and a skipped step 2.
+/// Term 1 with steps 1 to 4, checkpoints 0 and 2, and a skipped step 2.
 fn first_term() -> Vec<Record> {
     use Phase::Train;
     vec![
@@ -109,7 +109,7 @@ fn versions_beyond_a_void_rewind_are_gone_for_good() {
 
 #[test]
 fn a_version_ahead_of_the_history_waits_for_its_replay() {
-    // Version 2 was found damaged, the run went back to 0 and was killed after step 1.
+    // Checkpoint 2 was found damaged, the run was rewound to 0 and killed after step 1.
     let mut records = first_term();
     records.extend([term(2), rewind(0, false), view(2, 1, Some(7)), commit(2, 1, Phase::Train, 1)]);
     let mut history = History::replay(&records).unwrap();

@@ -1,4 +1,4 @@
-//! The journal's encoding: it round-trips, and no truncation or mutation makes it lie or panic.
+//! The journal's encoding round-trips; no truncation or mutation causes a panic or a wrong record.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a member may well have one range of microbatches")]
 
@@ -33,7 +33,7 @@ fn commit() -> impl Strategy<Value = Record> {
         step,
         phase,
     });
-    // Finite values, as equality is what the test asks for; bits of NaN have a test of their own.
+    // Finite values, as the test compares for equality; NaN bits have their own test.
     let scalars = (-1e9f32..1e9, -1e9f32..1e9, any::<bool>()).prop_map(|(rate, clip, first)| UpdateScalars {
         learning_rate: rate,
         clip_factor: clip,
@@ -116,7 +116,7 @@ proptest! {
         bytes[at] ^= flip;
         let hit = ends.iter().filter(|end| **end <= at).count() - 1;
         match decode(&bytes) {
-            // Only the last record's payload or hash may be taken for a torn tail.
+            // Only the last record's payload or hash may be classified as a torn tail.
             Ok(decoded) => {
                 prop_assert_eq!(hit, records.len() - 1);
                 prop_assert_eq!(&decoded.records, &records[..hit]);
@@ -141,7 +141,7 @@ proptest! {
     }
 }
 
-/// A host that dies may leave the file with its length, and zeros where bytes hadn't reached the disk.
+/// A crash of the host may leave the file with its full length and zeros where bytes hadn't reached the disk.
 #[test]
 fn a_tail_that_ends_in_zeros_at_any_byte_is_torn() {
     let records: Vec<Record> =
@@ -179,7 +179,7 @@ fn bits_of_nan_and_minus_zero_survive() {
     assert_eq!(back.scalars.learning_rate.to_bits(), (-0.0f32).to_bits());
 }
 
-/// A frame as it was written before commits had the state check: read, and not known what the members said.
+/// A frame in the format before commits had the state check is readable; its check is unknown.
 #[test]
 fn a_commit_without_the_state_check_is_read() {
     let record = CommitRecord {

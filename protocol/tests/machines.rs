@@ -1,5 +1,5 @@
-//! Random sequences of events, sensible and senseless, never panic in either machine; a machine that isn't over
-//! always waits for something it can name.
+//! Random sequences of events, sensible and senseless, never panic in either machine; a machine that isn't finished
+//! always names what it waits for.
 
 use proptest::prelude::*;
 use protocol::PROTOCOL_VERSION;
@@ -153,7 +153,7 @@ fn coordinator_event() -> impl Strategy<Value = coordinator::Event> {
     ]
 }
 
-/// Half of the actions answer what the machine asked for, so that the walk gets beyond the first state.
+/// Half of the actions answer the machine's requests, so that the walk gets beyond the first state.
 #[derive(Clone, Debug)]
 enum Action {
     Sensible { hash: u64, finite: bool },
@@ -170,7 +170,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What the walk owes the machine.
+/// Answers that the walk owes the machine.
 #[derive(Default)]
 struct Owed(std::collections::VecDeque<coordinator::Event>);
 

@@ -1,4 +1,4 @@
-//! Who comes, who is lost, and what each is told: other runs, other releases, latecomers, replicas that differ.
+//! Joining and lost members and the messages to them: other runs, other releases, latecomers, deviating replicas.
 
 mod table;
 
@@ -9,14 +9,14 @@ use protocol::journal::Record;
 use protocol::messages::{EndReason, Failure, FromWorker, Held, Join, Ready, ToWorker, View};
 use table::{Table, join, ready, run_plan};
 
-/// Nothing of another run's history may come into this one, although both count from the same numbers.
+/// No state of another run may enter this one, although both count from the same numbers.
 #[test]
 fn what_a_worker_of_another_run_holds_counts_for_nothing() {
     let (mut other, view) = Table::working(run_plan(1));
     other.step(&view, 1);
     let records = other.records();
     let Some(Record::Commit(commit)) = records.last().cloned() else { panic!("the commit of step 1") };
-    // This run stands before step 1, in a view of the same number.
+    // This run has not committed step 1 yet, in a view of the same number.
     let before = &records[..records.len() - 1];
     let resumed = || {
         let mut history = History::replay(before).expect("a history");
@@ -35,7 +35,7 @@ fn what_a_worker_of_another_run_holds_counts_for_nothing() {
     table.now += 5_000;
     table.handle(Event::Tick);
     assert_eq!(table.sent(0).last(), Some(&&ToWorker::Load { step: 0 }), "it is a newcomer");
-    // A local one has a coordinator of its own to go back to.
+    // A local worker has a coordinator of its own to return to.
     let mut table = resumed();
     table.say(0, FromWorker::Join(Join { run: Some(RunId([8; 16])), slot: Some(0), ..holds }));
     let failure = table.refusal(0).expect("a refusal");
@@ -53,7 +53,7 @@ fn a_worker_of_another_release_is_admitted_with_a_warning() {
     assert!(warning.contains("b is of another release: \"bonfire 9.9\""), "{warning}");
 }
 
-/// A short run of two, to its end.
+/// A short run of two members, to its end.
 fn completed() -> Table {
     let (mut table, view) = Table::working(RunPlan { total_steps: 1, ..run_plan(2) });
     table.handle(Event::Disconnected { connection: 1, reason: "cut".to_owned() });
@@ -81,7 +81,7 @@ fn a_worker_that_comes_when_the_run_is_over_hears_so() {
     assert!(!table.machine.expects_late_workers(table.now + 60_000), "whoever lives would have come by then");
 }
 
-/// The members say these checks of the state before step `step`.
+/// The members report these checks of the state before step `step`.
 fn say_checks(table: &mut Table, view: &View, step: u64, checks: [u64; 2]) {
     let key = StepKey { view: view.id, step, phase: Phase::Train };
     for (connection, state_check) in (0..).zip(checks) {
@@ -150,7 +150,7 @@ fn a_run_that_nobody_is_left_for_ends_with_4_and_says_how_it_goes_on() {
     );
 }
 
-/// What keeps a newcomer from getting ready may be its own machine's; what puts the last member out would put out any.
+/// A newcomer may fail to get ready because of its own machine; a failure of the last member would hit any other.
 #[test]
 fn a_newcomer_that_fails_before_it_is_ready_ends_no_run_that_has_begun() {
     let failed = |message: &str| FromWorker::Failed(Failure { code: 4, message: message.to_owned() });
@@ -177,7 +177,7 @@ fn a_newcomer_that_fails_before_it_is_ready_ends_no_run_that_has_begun() {
     );
 }
 
-/// The time until the members of a view that say nothing are put out.
+/// The time until the silent members of a view are evicted.
 fn patience(table: &mut Table) -> u64 {
     let began = table.now;
     while !table.outputs.iter().any(|output| matches!(output, Output::RunEvent(RunEvent::Left { .. }))) {
@@ -190,7 +190,7 @@ fn patience(table: &mut Table) -> u64 {
     table.now - began
 }
 
-/// A member that has measured something.
+/// Commits a step with measured timings.
 fn step_in(table: &mut Table, view: &View, step: u64, took_ms: u64) {
     let timings = protocol::messages::Timings { compute_us: 1_000, samples: 2, ..Default::default() };
     table.now += took_ms;
@@ -205,7 +205,7 @@ fn step_in(table: &mut Table, view: &View, step: u64, took_ms: u64) {
 fn the_deadline_of_a_step_follows_what_steps_take() {
     let plan =
         || RunPlan { total_steps: 1_000, checkpoint_every: CheckpointEvery::Steps(10_000), ..run_plan(2) };
-    // The first steps of members may compile.
+    // The members' first steps may compile.
     assert_eq!(patience(&mut Table::working(plan()).0), 60_000);
     let (mut table, view) = Table::working(plan());
     (1..=3).for_each(|step| step_in(&mut table, &view, step, 100));
@@ -246,7 +246,8 @@ fn a_joiner_whose_transfer_fails_waits_twice_as_long_each_time() {
     assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 960], "seconds, up to 16 minutes");
 }
 
-/// One that works alone has committed a step, another is ready and has no state; then the first one's stream breaks.
+/// One member works alone and has committed a step, another is ready and lacks the state; then the first one's stream
+/// breaks.
 fn last_holder_lost() -> (Table, Record) {
     let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), ..run_plan(1) };
     let (mut table, view) = Table::working(plan);
@@ -290,7 +291,7 @@ fn the_only_one_that_has_the_state_is_not_waited_for_without_end() {
     assert_eq!(table.sent(1).last(), Some(&&ToWorker::Load { step: 0 }));
 }
 
-/// Another process in its slot: whatever it held is gone with it.
+/// Another process in the lost worker's slot: the state of the former is lost.
 #[test]
 fn one_that_was_started_again_is_not_waited_for() {
     let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), ..run_plan(1) };

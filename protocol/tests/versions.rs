@@ -1,4 +1,4 @@
-//! Versions: when they are asked for, one at a time, and what happens where they can't be written.
+//! Checkpoints: when they are requested, one at a time, and what happens when they can't be written.
 
 mod table;
 
@@ -39,14 +39,14 @@ fn a_checkpoint_is_written_when_a_person_asks() {
     assert_eq!(table.step(&view, 3).next.version, None);
 }
 
-/// The folder that had them is gone: the state is written once more, whatever was durable, and the run ends.
+/// The run's folder is gone: the state is written once more, whatever was durable, and the run ends.
 #[test]
 fn lost_versions_are_written_once_more_before_the_end() {
     let (mut table, view) = Table::working(run_plan(1));
     table.step(&view, 1);
     assert!(table.step(&view, 2).next.version.is_some());
     table.handle(Event::VersionsLost { reason: "the run's folder was removed".to_owned() });
-    // What was on its way went where the others did.
+    // The checkpoint in progress is lost like the others.
     table.handle(Event::VersionFailed { step: 2, reason: "no such folder".to_owned() });
     let last = table.step(&view, 3);
     assert!(last.next.last, "the step in flight is the last");
@@ -119,7 +119,7 @@ fn not_uploaded(kind: UploadKind, step: u64) -> FromWorker {
     FromWorker::NotUploaded { kind, step, reason: "connection refused".to_owned() }
 }
 
-/// Nothing of it came to the coordinator, so nobody else could tell it.
+/// The upload never reached the coordinator, so only the member can report it.
 #[test]
 fn a_member_that_cant_begin_an_upload_is_heard() {
     let (mut table, view) = Table::working(RunPlan { export: true, total_steps: 4, ..run_plan(2) });
@@ -138,7 +138,7 @@ fn a_member_that_cant_begin_an_upload_is_heard() {
         table.say(connection, FromWorker::Applied { step: 4, state_check: 1 });
     }
     table.handle(Event::VersionWritten { step: 4, digest: [4; 32] });
-    // Whoever has failed least often is asked: the first has once, of version 2.
+    // The member with the fewest failed uploads is asked: the first has one, of checkpoint 2.
     for asked in [1, 0, 1] {
         assert_eq!(table.sent(asked).last(), Some(&&ToWorker::Export { step: 4 }));
         table.say(1 - asked, not_uploaded(UploadKind::Export, 4));
@@ -151,7 +151,7 @@ fn a_member_that_cant_begin_an_upload_is_heard() {
     assert!(outcome.message.contains("the export failed: w-2: connection refused"), "{}", outcome.message);
 }
 
-/// All steps are done, and nothing is written; the version is asked for.
+/// All steps are done, and nothing is written; the last checkpoint is requested.
 fn at_the_last_version(workers: u32) -> Table {
     let plan = RunPlan { total_steps: 2, step_timeout_ms: 600_000, ..run_plan(workers) };
     let plan = RunPlan { checkpoint_every: CheckpointEvery::Steps(1_000), lease_ms: 10_000_000, ..plan };
@@ -164,7 +164,7 @@ fn at_the_last_version(workers: u32) -> Table {
     table
 }
 
-/// Each attempt at the last version fails; how long until the run gives up.
+/// Each attempt at the last checkpoint fails; returns how long until the run gives up.
 fn last_version_fails(table: &mut Table) -> u64 {
     let began = table.now;
     let mut asked = table.sent(0).iter().filter(|message| is_last_version(message)).count();
@@ -201,7 +201,7 @@ fn the_last_version_waits_half_an_hour_for_room_and_ten_seconds_where_somebody_a
     assert_eq!(table.outcome().expect("the end").code, 4);
 }
 
-/// An attempt that ends with its member says nothing of the disk.
+/// An attempt that ends with its member says nothing about the disk.
 #[test]
 fn another_member_has_its_try_where_the_last_attempt_was_a_lost_members() {
     let mut table = at_the_last_version(2);

@@ -74,7 +74,7 @@ impl Table {
         table
     }
 
-    /// Holds state 0, works on step 1 of the view.
+    /// A worker that holds state 0 and works on step 1 of the view.
     fn working() -> Self {
         let mut table = Self::welcomed();
         let prepared = Output::Send(FromWorker::Prepared { elements: 3 });
@@ -88,7 +88,7 @@ impl Table {
         table
     }
 
-    /// Has said Ready for step 1 with hash 11.
+    /// A worker that has sent Ready for step 1 with hash 11.
     fn ready() -> Self {
         let mut table = Self::working();
         let outputs = table.reduce(key(1, Phase::Train), 11);
@@ -175,7 +175,7 @@ fn what_is_old_is_dropped() {
     table.handle(Event::Applied { step: 1, state_check: 71 });
     assert_eq!(table.hear(commit(key(1, Phase::Train), 11, Next::default())), []);
     assert_eq!(table.reduce(key(1, Phase::Train), 11), [], "of the step before");
-    // Before its first view, too.
+    // The same before its first view.
     let mut table = Table::welcomed();
     assert_eq!(table.hear(ToWorker::View(view(ViewId(2 << 32 | 9), 1))), []);
     assert_eq!(table.hear(commit(old_term, 11, Next::default())), []);
@@ -207,7 +207,7 @@ fn a_newer_view_begins_the_step_anew() {
     let again = StepKey { view: newer, ..key(1, Phase::Train) };
     let outputs = table.hear(ToWorker::View(view(newer, 1)));
     assert_eq!(outputs, [Output::EnterView(view(newer, 1)), Output::Compute(again)]);
-    // While it applies, it first finishes that.
+    // An update in progress is completed first.
     let mut table = Table::ready();
     table.hear(commit(key(1, Phase::Train), 11, Next::default()));
     assert_eq!(table.hear(ToWorker::View(view(newer, 2))), []);
@@ -243,7 +243,7 @@ fn lose(table: &mut Table) -> Vec<Output> {
     table.handle(Event::Disconnected { reason: "reset".to_owned() })
 }
 
-/// What it says that it holds when it is back.
+/// Loses the coordinator and rejoins; returns the state that Join claims.
 fn come_back(table: &mut Table) -> Option<Held> {
     assert!(matches!(lose(table)[..], [Output::Reconnect { .. }]));
     let outputs = table.handle(Event::Connected);
@@ -279,7 +279,7 @@ fn without_its_coordinator_it_keeps_what_it_holds_and_tries_again() {
     assert!(matches!(outputs[..], [Output::Apply(_)]));
     let said = FromWorker::Applied { step: 2, state_check: 72 };
     assert_eq!(table.handle(Event::Applied { step: 2, state_check: 72 }), [Output::Send(said)]);
-    // And one without a coordinator for long enough ends.
+    // After long enough without a coordinator, the worker ends.
     lose(&mut table);
     table.now = table.machine.next_deadline().expect("a deadline");
     let outputs = table.handle(Event::Tick);
@@ -383,7 +383,7 @@ fn a_worker_that_was_paused_itself_blames_nobody() {
     assert_eq!(table.handle(Event::Tick), [Output::Send(FromWorker::Heartbeat)]);
 }
 
-/// Timers of a busy machine are late all the time: a coordinator that is gone is given up all the same.
+/// Timers of a busy machine are late all the time; a lost coordinator must be detected all the same.
 #[test]
 fn a_silent_coordinator_is_lost_where_every_tick_is_a_little_late() {
     let mut table = Table::working();

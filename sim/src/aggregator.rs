@@ -15,17 +15,16 @@ use crate::bug::Bug;
 use crate::exchange::Overwritten;
 use crate::scenario::Scenario;
 
-/// A data connection: whose, and which of all that it opened.
+/// A data connection: the worker's index, and the number of the connection within it.
 pub(crate) type Connection = (usize, usize);
 
-/// See the module. It lives as long as its coordinator.
+/// The data plane of one coordinator incarnation.
 pub(crate) struct Aggregator {
     inner: aggregator::Aggregator<Connection>,
     geometry: Geometry,
     elements: usize,
-    /// What members may send parts of: the real coordinator's gate.
+    /// The newest step whose parts members may send, like the real coordinator's gate.
     due: Option<StepKey>,
-    /// Every connection's member.
     members: BTreeMap<Connection, MemberId>,
     bug: Option<Bug>,
     /// For planted bugs: frames of the step in the order of their arrival.
@@ -52,7 +51,7 @@ impl Aggregator {
         self.inner.open_view(view, self.elements);
     }
 
-    /// Whether a part of this step can come from nobody who follows the protocol.
+    /// Whether a part of this step would violate the protocol.
     pub(crate) fn is_early(&self, key: StepKey) -> bool {
         self.due.is_none_or(|due| key > due)
     }
@@ -68,7 +67,7 @@ impl Aggregator {
         self.inner.connected(member, connection);
     }
 
-    /// A connection ended: the member that the view has lost by it.
+    /// A connection ended; returns the member that the view lost by it.
     pub(crate) fn gone(&mut self, connection: Connection) -> Option<MemberId> {
         let member = match self.bug {
             Some(Bug::KeepsDeadConnections) => *self.members.get(&connection)?,
@@ -77,7 +76,7 @@ impl Aggregator {
         (self.inner.disconnected(member, connection) == Disconnect::Lost).then_some(member)
     }
 
-    /// What it holds, by name and size.
+    /// Sizes of the collections, by name.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
         let (members, frames) = self.inner.unsent();
         [
@@ -88,12 +87,11 @@ impl Aggregator {
         ]
     }
 
-    /// Whose connection it is.
     pub(crate) fn member(&self, connection: Connection) -> Option<MemberId> {
         self.members.get(&connection).copied()
     }
 
-    /// Takes in a frame; false if it is dropped.
+    /// Inserts a frame; returns false if it is dropped.
     pub(crate) fn insert(&mut self, member: MemberId, frame: PartialFrame) -> Result<bool, String> {
         let arrived = self.bug.map(|_| frame.clone());
         let inserted = self.inner.insert(member, frame);
@@ -106,14 +104,14 @@ impl Aggregator {
         Ok(is_taken)
     }
 
-    /// The next frame that goes out, as a reducer with the planted bug would have made it.
+    /// The next outgoing frame, as a reducer with the planted bug would have produced it.
     pub(crate) fn poll_delivery(&mut self) -> Option<(Connection, ReducedFrame)> {
         let (connection, mut frame) = self.inner.poll_delivery()?;
         self.plant(&mut frame);
         Some((connection, frame))
     }
 
-    /// The planted bug: what a member still holds of a slice that is reduced has become.
+    /// The planted bug: the new contents of the partial that a member still holds of a reduced slice.
     pub(crate) fn overwritten(&self, frame: &ReducedFrame) -> Option<Overwritten> {
         match frame {
             ReducedFrame::Slice(reduced) if self.bug == Some(Bug::SumsInPlace) => {
@@ -123,7 +121,7 @@ impl Aggregator {
         }
     }
 
-    /// What a reducer with this bug would have given out.
+    /// Alters a frame to match a reducer with this bug.
     fn plant(&self, frame: &mut ReducedFrame) {
         let (ReducedFrame::Slice(reduced), Some(bug)) = (frame, self.bug) else { return };
         match bug {
@@ -150,7 +148,8 @@ impl Aggregator {
         self.geometry.plan(key.step, key.phase).microbatches
     }
 
-    /// The planted bug: the first partial that came was its sender's own buffer, and is the sum of the first two now.
+    /// The planted bug: the first partial to arrive was its sender's own buffer, and now holds the sum of the first
+    /// two.
     fn sum_in_place(&self, key: StepKey, slice: u32) -> Option<Overwritten> {
         let mut parts = self.parts(key, slice);
         let (member, node, values) = parts.next()?;

@@ -1,18 +1,18 @@
-//! Bugs that the checkers must catch, planted around the machines and never in them: the simulation's drivers
-//! alter what goes in or comes out so that a machine behaves as if the check or the rule weren't there.
+//! Bugs that the checkers must catch, planted around the machines and never in them: the simulation's drivers alter
+//! inputs or outputs so that a machine behaves as if a check or a rule were missing.
 
 /// A planted bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bug {
     /// The coordinator commits at the first Ready (Readies of the other members are forged).
     CommitsWithoutAllReady,
-    /// The coordinator takes an old Ready for one of the current view and step.
+    /// The coordinator accepts an old Ready for the current view and step.
     IgnoresKeyOfReady,
-    /// A worker takes an old term's Commit for the one that it waits for.
+    /// A worker accepts an old term's Commit for the one that it waits for.
     AcceptsOldTerm,
     /// The reducer adds partials in the order of their arrival.
     SumsInArrivalOrder,
-    /// The reducer adds in place over a partial that its sender still holds and sends again when asked to.
+    /// The reducer adds in place over a partial that its sender still holds and resends on request.
     SumsInPlace,
     /// An absent child of the tree is added as +0.0 instead of being left out.
     AddsAbsentAsZero,
@@ -20,35 +20,35 @@ pub enum Bug {
     RepeatsSamplesOnResume,
     /// The driver appends behind a torn tail.
     LeavesTornTail,
-    /// What was committed before a rewind is forgotten, so that another replay goes unnoticed.
+    /// Commits before a rewind are forgotten, so that a deviating replay goes unnoticed.
     IgnoresReplayedHashes,
-    /// Adam's t begins anew at a resume.
+    /// Adam's t restarts at a resume.
     ForgetsAppliedSteps,
-    /// Neither the store nor the loading worker holds a version against its manifest.
+    /// Neither the store nor the loading worker compares a checkpoint with its manifest.
     SkipsVersionChecks,
-    /// A version takes the place of the one of the same step, whatever the journal says that it must be.
+    /// A checkpoint replaces the one of the same step, whatever digest the journal requires.
     ReplacesVersions,
-    /// A worker that joins again doesn't say what it is prepared for.
+    /// A rejoining worker doesn't claim its prepared step.
     ForgetsPrepared,
     /// Reduced slices of a step that a member hasn't begun are dropped instead of kept.
     DropsEarlyFrames,
-    /// What was reduced of a step in a view that gave it up is kept for the next view.
+    /// Reduced slices from a view that gave the step up are kept for the next view.
     KeepsSlicesOverAbort,
-    /// A coordinator that was paused goes through its deadlines as if it had been awake.
+    /// A paused coordinator processes its deadlines as if it had been awake.
     TrustsTimeAfterPause,
-    /// The coordinator takes a member that says nothing for one that lives.
+    /// The coordinator treats a silent member as alive.
     KeepsTheSilent,
-    /// A member computes all of its microbatches again when a step is tried again in another view.
+    /// A member recomputes all of its microbatches when another view retries a step.
     ForgetsPartials,
-    /// The coordinator is told that a record is written while the disk still hangs.
+    /// The coordinator gets the confirmation of a record while the disk still hangs.
     CommitsBeforeItIsWritten,
-    /// The coordinator's driver takes exports that failed for those that are in place.
+    /// The coordinator's driver reports failed exports as written.
     ForgetsFailedExports,
-    /// A worker says that its numerics are those of the others.
+    /// A worker claims to have the same numerics as the others.
     HidesNumerics,
-    /// A worker takes what isn't finite for finite.
+    /// A worker reports non-finite values as finite.
     TrustsNan,
-    /// The data plane keeps connections that are gone.
+    /// The data plane keeps dead connections.
     KeepsDeadConnections,
     /// Members' state checks and hashes are not compared (all are made equal).
     IgnoresDisagreement,

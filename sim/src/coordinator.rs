@@ -1,4 +1,4 @@
-//! The coordinator's driver in the simulation: thin, as the real one.
+//! The coordinator's driver in the simulation: thin, like the real one.
 
 use std::collections::BTreeMap;
 
@@ -17,33 +17,30 @@ use crate::paused_events::PausedEvents;
 use crate::toy::State;
 use crate::world::{CLOCK, World};
 
-/// One incarnation.
+/// One incarnation of the coordinator process.
 pub(crate) struct CoordinatorNode {
     pub(crate) machine: Coordinator,
     pub(crate) summing: Aggregator,
-    /// The append in flight.
     pub(crate) appending: Option<(Record, bool)>,
-    /// When it began, by the coordinator's clock and by the world's.
+    /// When the append began, by the coordinator's clock and by the world's.
     pub(crate) appending_since: (u64, u64),
-    /// The record of the run's end is on its way.
+    /// The record of the run's end is being appended.
     pub(crate) is_ending: bool,
-    /// SimEvent happens while the process is paused.
+    /// Events of the process while it is paused.
     pub(crate) backlog: PausedEvents,
-    /// When each worker was heard last.
+    /// When each worker was last heard.
     pub(crate) heard: BTreeMap<usize, u64>,
     /// The workers that are members.
     pub(crate) here: BTreeMap<MemberId, usize>,
-    /// Since when those workers are members that are not ready yet.
+    /// Since when each worker has been a member without being ready.
     pub(crate) unready: BTreeMap<usize, u64>,
-    /// The step that the machine works on.
     pub(crate) current: Option<StepKey>,
-    /// Who is to upload which version, until it has; and how many were asked for.
+    /// Number of upload requests so far, and the expected checkpoint with its uploader.
     pub(crate) uploads: (u64, Option<(u64, MemberId)>),
-    /// The state digest that the version must have, if that is known.
+    /// The state digest that the checkpoint must have, if known.
     pub(crate) journalled: Option<[u8; 32]>,
-    /// Who is to show which state, until it has.
+    /// The expected state transfer and its sender.
     pub(crate) shows: Option<(u64, MemberId)>,
-    /// The state that was shown.
     pub(crate) shown: Option<State>,
     pub(crate) tick_at: Option<u64>,
     /// For planted bugs: the first Ready of a step.
@@ -51,7 +48,7 @@ pub(crate) struct CoordinatorNode {
 }
 
 impl World<'_> {
-    /// Takes a term and reads the journal. False if the run is complete.
+    /// Takes a term and reads the journal. Returns false if the run is complete.
     pub(crate) fn open_coordinator(&mut self, wait_for: usize) -> Result<bool, String> {
         let records = self
             .disk
@@ -96,14 +93,13 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// Until when members that were lost may come back with another state: what those that are there say proves less.
+    /// Until when lost members may return with another state: meanwhile, the claims of present members prove less.
     fn outvoted_until(&self) -> u64 {
         let lost = self.lost_at.map(|at| at + EXPECTED_MS);
         let started = self.started_at + self.scenario.plan.join_timeout_ms;
         lost.map_or(started, |lost| lost.max(started))
     }
 
-    /// SimEvent the coordinator's clock says.
     pub(crate) fn coordinator_clock(&self) -> u64 {
         (CLOCK + self.queue.now()).saturating_add_signed(self.coordinator_leap)
     }
@@ -169,7 +165,7 @@ impl World<'_> {
             }
             ToCoordinatorMessage::Connected(member) => {
                 let Some(node) = &mut self.coordinator else { return Ok(()) };
-                // Only those whom this coordinator has admitted have keys that it knows.
+                // This coordinator has keys only of members that it admitted.
                 if !node.here.contains_key(&member) {
                     self.hang_up(worker, generation);
                     return Ok(());
@@ -192,7 +188,7 @@ impl World<'_> {
         self.handle_coordinator(Event::Message { connection, message })
     }
 
-    /// A connection has ended or broke.
+    /// A connection ended or broke.
     fn on_ended(&mut self, worker: usize, plane: Plane, generation: usize, why: &str) -> CheckResult {
         let reason = why.to_owned();
         match plane {
@@ -237,7 +233,7 @@ impl World<'_> {
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         let Some(member) = node.summing.member(connection) else { return Ok(()) };
         if !node.here.contains_key(&member) {
-            return Ok(()); // Its connection is closed with its membership.
+            return Ok(()); // Its connection closes with its membership.
         }
         let key = frame.key();
         if self.ahead == Some(worker) {
@@ -257,7 +253,6 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Sends what the aggregator has for members.
     fn deliver(&mut self) {
         while let Some(node) = &mut self.coordinator
             && let Some(((worker, generation), frame)) = node.summing.poll_delivery()
@@ -352,7 +347,7 @@ impl World<'_> {
                 self.summary.rewinds += 1;
                 let void = !reason.contains("is lost with the workers") && !reason.starts_with("no version");
                 let best = self.best_to_go_on_from();
-                // Of a state that was found wrong when somebody came with another.
+                // The reason names a state that was found wrong when a member joined with another one.
                 let found_late = reason.strip_prefix("what members hold of state ");
                 let found_late = found_late.and_then(|rest| rest.split(' ').next()?.parse().ok());
                 let way = match (void, found_late) {
@@ -407,7 +402,7 @@ impl World<'_> {
     }
 }
 
-/// The exit code and the message of a worker that hears this.
+/// The exit code and the message for a worker that receives this message.
 fn end_of(message: &ToWorker) -> Option<(u8, String)> {
     match message {
         ToWorker::Refused(failure) => Some((failure.code, failure.message.clone())),
@@ -417,13 +412,13 @@ fn end_of(message: &ToWorker) -> Option<(u8, String)> {
     }
 }
 
-/// A worker that is lost may come back within this.
+/// A lost worker may return within this time.
 const EXPECTED_MS: u64 = 60_000;
 
-/// Streams that one worker may open, more than any does.
+/// Upper bound of the streams that one worker opens.
 const GENERATIONS: usize = 1 << 20;
 
-/// The number of a worker's control stream.
+/// The connection number of a worker's control stream.
 fn connection_number(worker: usize, generation: usize) -> u64 {
     (worker * GENERATIONS + generation) as u64
 }

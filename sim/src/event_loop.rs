@@ -1,4 +1,4 @@
-//! One thing after another: what happens next, to whom, and what must hold after it.
+//! The event loop: dispatches one event at a time, and checks what must hold after it.
 
 use crate::checkers::CheckResult;
 use crate::incarnation::{Chaos, Incarnation};
@@ -6,11 +6,11 @@ use crate::inject::RESPAWN_MS;
 use crate::network::{Plane, SimEvent};
 use crate::world::World;
 
-/// A life that isn't over by then hangs, whatever its faults.
+/// An incarnation that takes longer than this hangs, whatever its faults.
 const LIFE_MS_MAX: u64 = 30 * 60_000;
-/// An append that takes longer is said to hang.
+/// A slower append must be reported as hanging.
 const APPEND_PATIENCE_MS: u64 = 5_000;
-/// A deadline that its own tick doesn't move so often in a row is no deadline.
+/// A deadline that doesn't move after this many of its own ticks in a row is a bug.
 const IDLE_TICKS_MAX: u32 = 3;
 
 impl World<'_> {
@@ -82,7 +82,7 @@ impl World<'_> {
         self.check_waits()
     }
 
-    /// Whoever looks after workers starts another one, if the system lets it.
+    /// A supervisor starts another worker, if the system permits it.
     fn supervise(&mut self, slot: Option<usize>) {
         if self.coordinator.is_none() && !self.is_restarting {
             return;
@@ -95,7 +95,7 @@ impl World<'_> {
         self.start_worker(slot);
     }
 
-    /// A state on its way gets no further while its worker is cut off.
+    /// Delays a state transfer while its worker is cut off.
     fn delay_transfer(&mut self, what: SimEvent) -> Option<SimEvent> {
         let (SimEvent::Uploaded(worker, ..)
         | SimEvent::Shown(worker, ..)
@@ -113,7 +113,7 @@ impl World<'_> {
         }
     }
 
-    /// SimEvent a device that hangs was to do is done when it doesn't any more.
+    /// Delays the work of a hanging device until it recovers.
     fn delay_work(&mut self, what: SimEvent) -> Option<SimEvent> {
         let (SimEvent::Computed(worker, _)
         | SimEvent::Apply(worker, _)
@@ -132,7 +132,7 @@ impl World<'_> {
         None
     }
 
-    /// All faults are over. A supervisor sees to it that there are enough workers.
+    /// All faults are over. A supervisor ensures that there are enough workers.
     fn heal(&mut self) {
         self.is_healed = true;
         let left = |chaos: &&Chaos| matches!(chaos, Chaos::Leave(_));
@@ -144,7 +144,7 @@ impl World<'_> {
         }
     }
 
-    /// Whatever isn't over has a deadline ahead of it, or work in flight that will answer.
+    /// Checks that every unfinished machine has a deadline ahead, or work in flight that will answer.
     fn check_waits(&mut self) -> CheckResult {
         self.arm_ticks();
         self.check_leases()?;
@@ -173,7 +173,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A disk that hangs is named to whoever asks.
+    /// Checks that a hanging disk is named in the machine's description of its wait.
     fn check_hung_append(&self) -> CheckResult {
         let Some(node) = self.coordinator.as_ref().filter(|node| node.appending.is_some()) else {
             return Ok(());
@@ -191,11 +191,11 @@ impl World<'_> {
         }
     }
 
-    /// Puts each machine's next deadline into the queue.
+    /// Queues each machine's next deadline.
     fn arm_ticks(&mut self) {
         let now = self.queue.now();
         let clock = self.coordinator_clock();
-        // A busy machine's timers are never on time.
+        // A busy machine's timers are always late.
         let late_ms = self.scenario.speeds.timer_ms;
         if let Some(node) = &mut self.coordinator
             && let Some(due) = node.machine.next_deadline()

@@ -1,5 +1,5 @@
-//! Between the toy gradients and the machines: a member's part of a step, and the frames that it is sent in. The sums
-//! are `protocol`'s accumulator and reducer; only planted bugs have arithmetic of their own.
+//! Connects the toy gradients and the machines: a member's part of a step, and the frames that carry it. The sums are
+//! `protocol`'s accumulator and reducer; only planted bugs have arithmetic of their own.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::bug::Bug;
 use crate::scenario::Scenario;
 use crate::toy::{State, Toy};
 
-/// For a planted bug: what a partial that its member still holds has become.
+/// For a planted bug: the new contents of a partial that its member still holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Overwritten {
     pub(crate) member: MemberId,
@@ -35,7 +35,7 @@ pub(crate) struct Contribution {
     accumulator: Accumulator,
     computed: Vec<(u32, Vec<u64>)>,
     is_alone: bool,
-    /// For a planted bug: what this member's held partials have become.
+    /// For a planted bug: the new contents of this member's held partials.
     overwritten: BTreeMap<(Node, u32), Vec<f32>>,
 }
 
@@ -46,8 +46,8 @@ impl Contribution {
         self.computed.iter().filter(|_| is_same).map(|(microbatch, _)| *microbatch).collect()
     }
 
-    /// Computes the member's microbatches of a step; those that it has computed in a view that gave the step up, it
-    /// keeps. Also how many were computed now.
+    /// Computes the member's microbatches of a step, except those it holds from an earlier view's attempt. Also
+    /// returns how many were computed now.
     pub(crate) fn compute(
         held: Option<Self>,
         scenario: &Scenario,
@@ -109,17 +109,16 @@ impl Contribution {
         self.key
     }
 
-    /// Microbatches with their samples.
     pub(crate) fn computed(&self) -> &[(u32, Vec<u64>)] {
         &self.computed
     }
 
-    /// What is pushed to the reducer, in order: a node's sums before its slices.
+    /// The frames for the reducer, in order: a node's sums before its slices.
     pub(crate) fn frames(&self) -> Vec<PartialFrame> {
         self.accumulator.partials().iter().flat_map(|partial| self.frames_of(partial)).collect()
     }
 
-    /// The only member of a view reduces by itself, with the same function.
+    /// The only member of a view reduces locally, with the same function.
     pub(crate) fn reduce_alone(&self) -> Option<Vec<ReducedFrame>> {
         if !self.is_alone {
             return None;
@@ -131,7 +130,7 @@ impl Contribution {
         Some(self.frames().into_iter().filter_map(&mut insert).collect())
     }
 
-    /// For a planted bug: the reducer has added over what this member holds.
+    /// For a planted bug: the reducer has added over this member's buffer.
     pub(crate) fn overwrite(&mut self, over: &Overwritten) {
         if self.key == over.key {
             self.overwritten.insert((over.node, over.slice), over.values.clone());
@@ -151,7 +150,7 @@ impl Contribution {
     }
 }
 
-/// The step's samples, as a worker with this bug would have them.
+/// The step's samples as computed by a worker with this bug.
 fn planted_plan(geometry: &Geometry, view: &View, step: u64, bug: Option<Bug>) -> StepPlan {
     let mut plan = geometry.step(step);
     let is_first_after_resume = view.step == step && step > 1;

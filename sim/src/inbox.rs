@@ -1,4 +1,4 @@
-//! What a member has of the reduced slices that come to it: one step's buffer that goes round, as at the real member.
+//! A member's received slices: the buffer of one step circulates, as in the real member.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Reduced {
     pub(crate) presence: Vec<u8>,
 }
 
-/// The buffer: frames of the step that is being received.
+/// The buffer: frames of the step being received.
 #[derive(Default)]
 struct Frames {
     sums: Option<Arc<ReducedSums>>,
@@ -38,10 +38,10 @@ impl Frames {
     }
 }
 
-/// A data connection's reader. While its buffer is with the member, frames of the next step wait in the socket.
+/// A data connection's reader. While the member has its buffer, frames of the next step wait in the socket.
 pub(crate) struct Inbox {
     assembly: StepAssembly<Frames>,
-    /// A buffer has come back that isn't needed yet.
+    /// A buffer was returned and isn't needed yet.
     has_spare: bool,
     waiting: VecDeque<ReducedFrame>,
 }
@@ -51,17 +51,16 @@ impl Inbox {
         Self { assembly: StepAssembly::new(elements), has_spare: true, waiting: VecDeque::new() }
     }
 
-    /// A frame has come.
     pub(crate) fn push(&mut self, frame: ReducedFrame) {
         self.waiting.push_back(frame);
     }
 
-    /// The member gives the buffer of a step back.
+    /// The member returns the buffer of a step.
     pub(crate) fn give_back(&mut self) {
         self.has_spare = true;
     }
 
-    /// Reads on; a step when it is whole.
+    /// Reads on; returns a step once it is complete.
     pub(crate) fn poll(&mut self) -> Option<Reduced> {
         loop {
             match self.assembly.admit(self.waiting.front()?.key()) {
@@ -80,7 +79,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in the frame that waits first, of the step that is being received.
+    /// Inserts the first queued frame into the step being received.
     fn take_in(&mut self) -> Option<()> {
         match self.waiting.pop_front()? {
             ReducedFrame::Sums(sums) => {

@@ -1,146 +1,146 @@
-//! What goes wrong in a life of the coordinator, or what a person does; and the lives that a seed draws.
+//! Faults and user actions in an incarnation of the coordinator, and the incarnations that a seed draws.
 
 use crate::network::Plane;
 use crate::random::Random;
 use crate::scenario::Scenario;
 
-/// The most workers that a life starts.
+/// The most workers with which an incarnation starts.
 const WORKERS_MAX: u64 = 5;
-/// More workers than a life ever has.
+/// More workers than an incarnation ever has.
 const ALL: usize = 64;
 
-/// Something that goes wrong, or that a person does.
+/// A fault, or an action of a person.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Chaos {
     /// SIGKILL of a worker.
     KillWorker(usize),
-    /// SIGKILL of all workers, one every so many milliseconds; 0 is at once.
+    /// SIGKILL of all workers, one every `apart_ms`; 0 is all at once.
     KillAll {
-        /// Between two of them.
+        /// Pause between two kills, in milliseconds.
         apart_ms: u64,
     },
-    /// SIGKILL of the coordinator; with its host, what wasn't fsynced is lost too.
+    /// SIGKILL of the coordinator; if its host dies too, unsynced data are lost.
     KillCoordinator {
         /// Whether the host dies.
         host: bool,
     },
-    /// SIGKILL of the coordinator, which is started again after a while; workers live on.
+    /// SIGKILL of the coordinator, which is restarted after a while; workers stay alive.
     RestartCoordinator {
         /// Whether the host dies.
         host: bool,
-        /// How long nobody coordinates.
+        /// Time without a coordinator, in milliseconds.
         after_ms: u64,
     },
-    /// Packets between a worker and the coordinator are lost for a while, one way or both: on the connections that
-    /// there are, and on those that are tried meanwhile.
+    /// Packets between a worker and the coordinator are lost for a while, in one direction or both: on existing
+    /// connections and on new attempts.
     Partition {
-        /// ConnectionKind worker.
+        /// The affected worker.
         worker: usize,
-        /// On which plane.
+        /// The affected planes.
         which: ConnectionKind,
-        /// To the coordinator.
+        /// Whether packets to the coordinator are lost.
         up: bool,
-        /// To the worker.
+        /// Whether packets to the worker are lost.
         down: bool,
-        /// For how long.
+        /// Duration in milliseconds.
         ms: u64,
     },
-    /// Packets of the connections that there are now are lost for a while; another one would get through.
+    /// Packets of the existing connections are lost for a while; a new connection would work.
     Stall {
-        /// ConnectionKind worker.
+        /// The affected worker.
         worker: usize,
-        /// Of which connections.
+        /// The affected connections.
         which: ConnectionKind,
-        /// To the coordinator.
+        /// Whether packets to the coordinator are lost.
         up: bool,
-        /// To the worker.
+        /// Whether packets to the worker are lost.
         down: bool,
-        /// For how long.
+        /// Duration in milliseconds.
         ms: u64,
     },
     /// A control connection breaks.
     BreakControl(usize),
     /// A data connection breaks.
     BreakData(usize),
-    /// A worker hears and says nothing for so long.
+    /// A worker process is paused for this many milliseconds.
     PauseWorker(usize, u64),
-    /// A worker's device does nothing for so long; its streams live, and so do its heartbeats.
+    /// A worker's device hangs for this many milliseconds; its streams and heartbeats continue.
     HangWorker(usize, u64),
-    /// The coordinator hears and says nothing for so long.
+    /// The coordinator process is paused for this many milliseconds.
     PauseCoordinator(u64),
-    /// A worker computes so many times slower.
+    /// A worker computes slower by this factor.
     SlowWorker(usize, u64),
-    /// Every message on these edges takes up to so much longer, for the rest of the life.
+    /// Every message on these connections is delayed by up to `ms`, for the rest of the incarnation.
     SlowEdge {
-        /// ConnectionKind worker.
+        /// The affected worker.
         worker: usize,
-        /// On which plane.
+        /// The affected planes.
         which: ConnectionKind,
-        /// How much longer.
+        /// Maximum extra delay in milliseconds.
         ms: u64,
     },
-    /// A worker's clock leaps by so many milliseconds, back if they are negative.
+    /// A worker's clock leaps by this many milliseconds, backwards if negative.
     WorkerClock(usize, i64),
-    /// The coordinator's clock leaps.
+    /// The coordinator's clock leaps by this many milliseconds.
     CoordinatorClock(i64),
     /// SIGINT to the coordinator.
     Stop,
-    /// A person asks for a version.
+    /// A person requests a checkpoint.
     Checkpoint,
     /// SIGTERM to a worker.
     Leave(usize),
-    /// The journal can't be written for so long.
+    /// The journal can't be written for this many milliseconds.
     JournalFails(u64),
-    /// An append to the journal neither ends nor fails for so long.
+    /// An append to the journal neither completes nor fails for this many milliseconds.
     JournalHangs(u64),
-    /// Versions can't be written for so long.
+    /// Checkpoints can't be written for this many milliseconds.
     DiskFull(u64),
-    /// The disk damages the newest version.
+    /// The disk damages the newest checkpoint.
     DamageVersion,
-    /// Exports can't be written for so long.
+    /// Exports can't be written for this many milliseconds.
     ExportsFail(u64),
-    /// No upload can be begun for so long.
+    /// No upload can be begun for this many milliseconds.
     UploadsFail(u64),
-    /// No local worker can be started for so long.
+    /// No local worker can be started for this many milliseconds.
     LaunchFails(u64),
-    /// So many other workers come late, all at once.
+    /// This many additional workers join late, all at once.
     Joiners(usize),
-    /// A worker comes whose numerics are others, to a run that has begun.
+    /// A worker with different numerics joins a run that has begun.
     OtherNumerics,
-    /// So many frames of the data plane arrive corrupt; whoever finds one drops the connection.
+    /// This many frames of the data plane arrive corrupt; the receiver drops the connection.
     CorruptFrames(u32),
-    /// The next frame of a worker is of a step that hasn't begun: it is put out for it.
+    /// A worker's next frame belongs to a step that hasn't begun, for which the worker is evicted.
     Ahead(usize),
-    /// Old messages come once more.
+    /// Old messages are delivered again.
     Stale,
-    /// The last message of every member and the last one to it come once more.
+    /// The last message of every member and the last one to it are delivered again.
     Duplicates,
     /// A bit of a worker's parameters or moments flips.
     FlipBit {
-        /// ConnectionKind worker.
+        /// The affected worker.
         worker: usize,
-        /// ConnectionKind value, counted over parameters, first and second moments, and around.
+        /// Index of the value, counted over parameters, first and second moments, with wrap-around.
         at: usize,
-        /// ConnectionKind bit of it, from 0 to 31.
+        /// Index of the bit, from 0 to 31.
         bit: u8,
     },
-    /// The same at the next member that is to show its state to others, just before it does.
+    /// The same in the next member that sends its state to others, just before it does.
     FlipDonor {
-        /// ConnectionKind value.
+        /// Index of the value.
         at: usize,
-        /// ConnectionKind bit of it.
+        /// Index of the bit.
         bit: u8,
     },
 }
 
-/// Connections of a worker.
+/// A worker's connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionKind {
-    /// Control messages and frames.
+    /// Both control messages and frames.
     Both,
-    /// Control messages, and states on their way.
+    /// Control messages and state transfers.
     Control,
-    /// Frames.
+    /// Frames of the data plane.
     Data,
 }
 
@@ -155,7 +155,7 @@ impl ConnectionKind {
 }
 
 impl Chaos {
-    /// How long after its begin it is over; what does no harm that lasts is at once.
+    /// Duration from its beginning; 0 for a fault without a lasting effect.
     pub(crate) fn lasts_ms(&self) -> u64 {
         match self {
             Self::Partition { ms, .. }
@@ -170,13 +170,13 @@ impl Chaos {
             | Self::ExportsFail(ms)
             | Self::DiskFull(ms)
             | Self::RestartCoordinator { after_ms: ms, .. } => *ms,
-            // Whatever was due before a leap back is due that much later.
+            // Timers due before a leap back are delayed by the leap.
             Self::WorkerClock(_, ms) | Self::CoordinatorClock(ms) if *ms < 0 => ms.unsigned_abs(),
             _ => 0,
         }
     }
 
-    /// The workers that it strikes; all of them, of whom that is true, may as well not be there.
+    /// The affected workers, each of which may count as absent.
     pub(crate) fn victims(&self) -> Vec<usize> {
         match self {
             Self::KillWorker(worker)
@@ -200,24 +200,24 @@ impl Chaos {
 /// One incarnation of the coordinator with its workers.
 #[derive(Clone, Debug)]
 pub struct Incarnation {
-    /// Workers started with it.
+    /// Workers started with the coordinator.
     pub workers: usize,
-    /// Workers that the coordinator waits for beyond those.
+    /// Further workers for which the coordinator waits.
     pub missing: usize,
-    /// What happens at which event, in order.
+    /// Event numbers and their faults, in order.
     pub chaos: Vec<(u64, Chaos)>,
-    /// The dataset file was changed before it.
+    /// The dataset file was changed beforehand.
     pub other_data: bool,
-    /// The newest version's file was damaged before it.
+    /// The newest checkpoint's file was damaged beforehand.
     pub damaged_version: bool,
     /// `train.on_nan` is "stop".
     pub stops_at_nan: bool,
-    /// A supervisor starts killed workers again, and others where too few are left when all faults are over.
+    /// A supervisor restarts killed workers, and starts further ones if too few are left when all faults are over.
     pub is_supervised: bool,
 }
 
 impl Incarnation {
-    /// Nothing goes wrong.
+    /// An incarnation without faults.
     #[must_use]
     pub fn quiet(workers: usize) -> Self {
         Self {
@@ -231,13 +231,13 @@ impl Incarnation {
         }
     }
 
-    /// So many workers, and what happens at which event.
+    /// An unsupervised incarnation with `workers` workers and these faults.
     #[must_use]
     pub fn with(workers: usize, chaos: &[(u64, Chaos)]) -> Self {
         Self { chaos: chaos.to_vec(), ..Self::quiet(workers) }
     }
 
-    /// The same under a supervisor.
+    /// The same with a supervisor.
     #[must_use]
     pub fn supervised(workers: usize, chaos: &[(u64, Chaos)]) -> Self {
         Self { is_supervised: true, ..Self::with(workers, chaos) }
@@ -245,7 +245,7 @@ impl Incarnation {
 }
 
 impl Scenario {
-    /// The lives of a seed: some with faults, and a last quiet one that must complete the run.
+    /// The incarnations of a seed: some with faults, and a final quiet one that must complete the run.
     #[must_use]
     pub fn lives(&self) -> Vec<Incarnation> {
         let mut random = Random::stream(self.seed, "lives");
@@ -254,13 +254,13 @@ impl Scenario {
             let workers = random.between(1, WORKERS_MAX) as usize;
             let mut chaos: Vec<(u64, Chaos)> = Vec::new();
             for _ in 0..random.between(1, 9) {
-                // Early ones hit the start, late ones the middle and the end.
+                // Early faults hit the start, late ones the middle and the end.
                 let limit = [60, 300, 1_500][random.below(3)];
                 chaos.push((random.between(1, limit), draw(&mut random, workers)));
             }
             chaos.sort_by_key(|(at, _)| *at);
             let damaged_version = random.one_in(8);
-            // The last life passes over what isn't finite, as the quiet run does.
+            // The final incarnation skips non-finite steps, like the quiet run.
             let stops_at_nan = random.one_in(3);
             lives.push(Incarnation {
                 damaged_version,
@@ -275,7 +275,7 @@ impl Scenario {
 }
 
 fn draw(random: &mut Random, workers: usize) -> Chaos {
-    // Some strike a worker that comes late, or nobody.
+    // Some faults hit a late worker, or none at all.
     let worker = random.below(workers + 1);
     match random.between(0, 50) {
         0..=2 => Chaos::KillWorker(worker),
@@ -321,7 +321,7 @@ fn draw(random: &mut Random, workers: usize) -> Chaos {
 fn draw_partition(random: &mut Random, worker: usize, is_stall: bool) -> Chaos {
     let which = which(random);
     let (up, down) = [(true, true), (true, false), (false, true)][random.below(3)];
-    // A blink, longer than a lease, longer than a worker's own patience.
+    // Short, longer than a lease, longer than a worker's own timeout.
     let ms = [random.between(100, 9_000), random.between(10_000, 30_000), random.between(30_000, 120_000)];
     let ms = ms[random.below(3)];
     match is_stall {
@@ -334,7 +334,7 @@ fn which(random: &mut Random) -> ConnectionKind {
     [ConnectionKind::Both, ConnectionKind::Control, ConnectionKind::Data][random.below(3)]
 }
 
-/// Of a second, of minutes, of days. A monotonic clock, which drivers read, never goes back.
+/// Leaps of a second, of minutes, of days. A monotonic clock, which drivers read, never goes back.
 fn leap(random: &mut Random) -> i64 {
     let ms = [random.between(100, 4_000), random.between(5_000, 120_000), random.between(1, 3) * 86_400_000];
     i64::try_from(ms[random.below(3)]).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! SimEvent goes wrong, done to the world.
+//! Injects faults into the world.
 
 use protocol::coordinator::Event;
 use protocol::ids::ViewId;
@@ -12,7 +12,7 @@ use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::node::OTHER_NUMERICS;
 use crate::world::World;
 
-/// A supervisor starts a killed worker again after this.
+/// A supervisor restarts a killed worker after this time.
 pub(crate) const RESPAWN_MS: u64 = 1_000;
 
 impl World<'_> {
@@ -101,7 +101,7 @@ impl World<'_> {
                 self.start_worker(None);
                 self.workers[worker].fingerprint = OTHER_NUMERICS;
             }
-            // Before that it would be the first, and the run its own.
+            // Earlier, it would be the first worker, and define the run's numerics.
             Chaos::OtherNumerics => {}
             Chaos::UploadsFail(ms) => self.uploads_fail_until = now + ms,
             Chaos::LaunchFails(ms) => self.launches_fail_until = now + ms,
@@ -121,7 +121,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A member is about to show its state to others.
+    /// A member is about to send its state to others.
     pub(crate) fn flip_donor(&mut self, worker: usize) {
         if let (Some((at, bit)), Some(state)) = (self.donor_flip.take(), &mut self.workers[worker].state) {
             self.oracle.on_flip();
@@ -149,7 +149,7 @@ impl World<'_> {
         }
     }
 
-    /// SIGKILL: its connections break; what was on its way may or may not arrive.
+    /// SIGKILL: its connections break; messages in flight may or may not arrive.
     fn kill_worker(&mut self, worker: usize) {
         let Some(node) = self.workers.get_mut(worker).filter(|node| node.is_alive) else { return };
         node.is_alive = false;
@@ -171,7 +171,7 @@ impl World<'_> {
             let len = protocol::journal::encode(&record).len();
             let bytes = self.random.between(0, len as u64);
             if bytes == len as u64 {
-                // All of it is with the operating system; nobody was told.
+                // All of it is with the operating system, but no confirmation was sent.
                 self.disk.append(&record, durable && !host);
                 self.watch_journalled(&record)?;
             } else {
@@ -188,7 +188,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Messages of other steps, views and terms arrive once more.
+    /// Messages of other steps, views and terms arrive again.
     fn send_stale(&mut self) {
         let Some(current) = self.coordinator.as_ref().and_then(|node| node.current) else { return };
         let members = (0..self.workers.len()).filter(|worker| self.workers[*worker].member.is_some());
@@ -223,7 +223,7 @@ impl World<'_> {
         }
     }
 
-    /// SimEvent was said last of a step or a state arrives once more, on the same connection.
+    /// The last message about a step or a state arrives again, on the same connection.
     fn send_duplicates(&mut self) {
         for worker in 0..self.workers.len() {
             let node = &self.workers[worker];
@@ -245,7 +245,8 @@ impl World<'_> {
         }
     }
 
-    /// Whether messages of a view may be under way to a worker: it was a member, or the view is older than its admission.
+    /// Whether messages of a view may be in flight to a worker: it was a member, or the view is older than its
+    /// admission.
     fn was_told_of(&self, worker: usize, view: ViewId) -> bool {
         let Some(member) = self.workers[worker].member else { return false };
         let is_in =

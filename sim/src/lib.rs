@@ -1,9 +1,9 @@
 //! Deterministic simulation of a coordinator and its workers, with faults.
 //!
 //! It drives the real machines of `protocol` and its real accumulator and reducer with toy gradients, in virtual
-//! time, from one seed: the same seed is the same run, event for event. It never opens a socket, never reads a
-//! clock and never starts a thread (but for [`real`], which tries real processes). What it owns is the world around the
-//! machines (network, disk, processes, what goes wrong) and the checkers of the design's six invariants.
+//! time, from one seed: the same seed is the same run, event for event. It never opens a socket, never reads a clock
+//! and never starts a thread (except in [`real`], which tests real processes). It owns the world around the machines
+//! (network, disk, processes, faults) and the checkers of the design's six invariants. Begin with [`run_seed`].
 
 mod aggregator;
 mod bug;

@@ -1,11 +1,10 @@
-//! Connections and what keeps packets from them: order is kept within a connection and direction, never between
-//! two; a broken connection loses what was on its way; a partition holds everything back that it is in the way of.
+//! Connections and the obstacles of their packets: order is kept within a connection and direction, never between
+//! two; a broken connection loses its messages in flight; a partition delays everything on its path.
 
 use crate::incarnation::ConnectionKind;
 use crate::network::Plane;
 use crate::random::Random;
 
-/// To whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {
     /// To the coordinator.
@@ -14,20 +13,20 @@ pub(crate) enum Direction {
     Down,
 }
 
-/// One connection's both directions.
+/// Both directions of one connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Link {
-    /// Nothing that is sent now arrives before.
+    /// Earliest arrival of a message sent now.
     up_floor: u64,
     down_floor: u64,
     cut_at: Option<u64>,
     is_closed: bool,
-    /// The coordinator has noticed its end.
+    /// The coordinator has noticed the end of the connection.
     pub(crate) is_noticed: bool,
 }
 
 impl Link {
-    /// When something sent now arrives; `None` if the connection is broken. Held back until `held`, if by something.
+    /// Arrival time of a message sent now, not before `held` if that is given; `None` if the connection is broken.
     pub(crate) fn arrival(
         &mut self,
         way: Direction,
@@ -41,7 +40,7 @@ impl Link {
         is_open.then_some(*floor)
     }
 
-    /// Nothing arrives before `until`: packets are lost, and sent again until they get through.
+    /// Nothing arrives before `until`: packets are lost, and resent until they get through.
     pub(crate) fn hold(&mut self, way: Direction, until: u64) {
         let floor = self.floor(way);
         *floor = (*floor).max(until);
@@ -54,25 +53,24 @@ impl Link {
         }
     }
 
-    /// Its worker has closed it: what it sent before still arrives.
+    /// The worker has closed the connection: earlier messages still arrive.
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
     }
 
-    /// Whether it was cut.
     #[must_use]
     pub(crate) fn is_cut(&self) -> bool {
         self.cut_at.is_some()
     }
 
-    /// Breaks: what has not arrived by `at` never does. False if it was broken already.
+    /// Breaks the connection: what has not arrived by `at` never does. Returns false if it was broken already.
     pub(crate) fn cut(&mut self, at: u64) -> bool {
         let is_first = self.cut_at.is_none();
         self.cut_at = Some(self.cut_at.map_or(at, |earlier| earlier.min(at)));
         is_first
     }
 
-    /// Whether something that arrives at `now` was lost.
+    /// Whether a message that arrives at `now` was lost.
     #[must_use]
     pub(crate) fn is_lost(&self, now: u64) -> bool {
         self.cut_at.is_some_and(|cut| now > cut)
@@ -89,7 +87,7 @@ struct Partition {
     until: u64,
 }
 
-/// The partitions of a life.
+/// The partitions of an incarnation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Partitions(Vec<Partition>);
 
@@ -98,7 +96,7 @@ impl Partitions {
         self.0.push(Partition { worker, which, up, down, until });
     }
 
-    /// Until when nothing goes this way.
+    /// Until when no message passes in this direction.
     #[must_use]
     pub(crate) fn held_until(&self, now: u64, worker: usize, plane: Plane, way: Direction) -> Option<u64> {
         let holds = |cut: &&Partition| {
@@ -108,7 +106,7 @@ impl Partitions {
         self.0.iter().filter(holds).map(|cut| cut.until).max()
     }
 
-    /// Until when no connection can be made, nor anything be transferred that waits for answers.
+    /// Until when no connection can be established, and no transfer that waits for answers can proceed.
     #[must_use]
     pub(crate) fn blocked_until(&self, now: u64, worker: usize, plane: Plane) -> Option<u64> {
         [Direction::Up, Direction::Down]

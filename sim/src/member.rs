@@ -1,4 +1,4 @@
-//! A step at a member: its microbatches, their exchange, and the update.
+//! A member's step: its microbatches, their exchange, and the update.
 
 use protocol::ids::{Phase, StepKey};
 use protocol::member_step::Arrival;
@@ -20,7 +20,7 @@ impl World<'_> {
         else {
             return Err(format!("worker {worker} computes without a view or a state"));
         };
-        // Ready was said for a step that another view tries again: its buffer is needed.
+        // Another view retries a step for which Ready was sent: its buffer is needed.
         let abandoned = node.reduction.begin();
         node.give_up(abandoned, self.bug);
         let held = node.contribution.take();
@@ -60,7 +60,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The planted bug: what was reduced of this step in another view is taken for this one's.
+    /// The planted bug: a reduced step of another view is used for this one.
     fn use_given_up(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let of_step = |reduced: &&Reduced| (reduced.key.step, reduced.key.phase) == (key.step, key.phase);
         match self.workers[worker].given_up.iter().rev().find(of_step).cloned() {
@@ -71,7 +71,7 @@ impl World<'_> {
         }
     }
 
-    /// All microbatches are computed: push the partials, or reduce alone.
+    /// All microbatches are computed: push the partials, or reduce locally.
     pub(crate) fn on_computed(&mut self, worker: usize, key: StepKey) -> CheckResult {
         let node = &mut self.workers[worker];
         let Some(contribution) = node.contribution.as_ref().filter(|c| c.key() == key) else {
@@ -102,7 +102,7 @@ impl World<'_> {
         self.check_early(worker, key)
     }
 
-    /// Whoever has all of a step and has done its own part is prepared.
+    /// Checks that a member with all of a step and its own part done is prepared.
     fn check_early(&self, worker: usize, key: StepKey) -> CheckResult {
         let node = &self.workers[worker];
         let is_prepared = node.reduction.prepared().is_some_and(|(prepared, _)| prepared == key);
@@ -115,7 +115,7 @@ impl World<'_> {
         }
     }
 
-    /// Without a connection another view follows, in which what was computed still counts.
+    /// Without a connection another view follows, for which the computed partials stay valid.
     fn push(&mut self, worker: usize, frames: Vec<PartialFrame>) {
         for frame in frames {
             if !self.send_up(worker, Plane::Data, ToCoordinatorMessage::Frame(frame)) {
@@ -125,7 +125,7 @@ impl World<'_> {
         }
     }
 
-    /// A reduced slice, or the sums, on the connection that this member uses.
+    /// A reduced slice, or the sums, arrived on the member's current connection.
     pub(crate) fn on_member_frame(&mut self, worker: usize, frame: ReducedFrame) -> CheckResult {
         if self.corrupt_frames > 0 && matches!(frame, ReducedFrame::Slice(_)) {
             self.corrupt_frames -= 1;
@@ -194,7 +194,7 @@ impl World<'_> {
         if let Some(member) = node.member {
             self.oracle.on_applied(member, state)?;
         }
-        node.contribution = None; // Partials are kept until the commit, and not longer.
+        node.contribution = None; // Partials are kept until the commit, and no longer.
         node.inbox.give_back();
         self.handle_worker(worker, event)?;
         self.read_on(worker)

@@ -1,4 +1,4 @@
-//! SimEvent goes to and fro, what happens next, and virtual time.
+//! Messages in transit, the event queue, and virtual time.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use protocol::worker;
 use crate::incarnation::Chaos;
 use crate::toy::State;
 
-/// Which of a worker's two connections.
+/// A worker has one connection per plane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Plane {
     /// Control messages.
@@ -19,78 +19,67 @@ pub(crate) enum Plane {
     Data,
 }
 
-/// SimEvent goes to the coordinator on a connection.
+/// A payload to the coordinator on a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum ToCoordinatorMessage {
-    /// A control message.
     Control(FromWorker),
-    /// The data connection's handshake: whose it is.
+    /// The data connection's handshake, with its member.
     Connected(MemberId),
-    /// A frame.
     Frame(PartialFrame),
     /// The worker closed the connection in order.
     Closed,
 }
 
-/// SimEvent goes to a worker on a connection.
+/// A payload to a worker on a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum ToWorkerMessage {
-    /// A control message.
     Control(ToWorker),
-    /// A frame.
     Frame(ReducedFrame),
     /// The coordinator closed the connection in order.
     Closed,
 }
 
-/// SimEvent happens next, to whom.
+/// An event and its process.
 #[derive(Clone, Debug)]
 pub(crate) enum SimEvent {
     /// A worker process starts and connects.
     StartWorker(usize),
-    /// A worker tries to open a control stream again, by the number of its attempt.
+    /// A worker tries to reopen its control stream; identified by the number of the attempt.
     Reconnect(usize, u64),
-    /// That attempt has failed.
+    /// The attempt of this number has failed.
     NotReconnected(usize, u64),
-    /// The coordinator is started again.
     StartCoordinator,
-    /// Something arrives at the coordinator.
+    /// A payload arrives at the coordinator.
     Up {
-        /// From whom.
+        /// The sending worker.
         worker: usize,
-        /// On which connection.
         plane: Plane,
-        /// And which of all that this worker had.
+        /// Number of the connection among all of this worker and plane.
         generation: usize,
-        /// SimEvent.
         payload: ToCoordinatorMessage,
     },
-    /// Something arrives at a worker.
+    /// A payload arrives at a worker.
     Down {
-        /// At whom.
+        /// The receiving worker.
         worker: usize,
-        /// On which connection.
         plane: Plane,
-        /// And which of all that this worker had.
+        /// Number of the connection among all of this worker and plane.
         generation: usize,
-        /// SimEvent.
         payload: ToWorkerMessage,
     },
     /// The coordinator notices that a connection broke.
     BrokenUp(usize, Plane, usize),
     /// A worker notices that a connection broke.
     BrokenDown(usize, Plane, usize),
-    /// The coordinator's deadline.
     CoordinatorTick,
-    /// A worker's deadline.
     WorkerTick(usize),
-    /// A worker's attempt to open a data connection, with its number, has come to an end.
+    /// A worker's numbered attempt to open a data connection has ended.
     DataConnect(usize, u64),
-    /// The append in flight is done, well or not.
+    /// The append in flight has completed or failed.
     Appended,
-    /// A worker's driver has done something.
+    /// A worker's driver has completed an action.
     Worker(usize, worker::Event),
-    /// A worker that was admitted under this name proves that it reaches the data plane, for the so many-th time.
+    /// A worker with this member id checks that it reaches the data plane; the last field counts its attempts.
     Prove(usize, MemberId, u32),
     /// A worker without a data connection has waited for a view after this one.
     NoView(usize, ViewId),
@@ -98,33 +87,33 @@ pub(crate) enum SimEvent {
     LaunchFailed,
     /// A worker's driver has computed its microbatches of this key.
     Computed(usize, protocol::ids::StepKey),
-    /// A worker's driver is to apply this commit.
+    /// A worker's driver applies this commit.
     Apply(usize, protocol::messages::Commit),
-    /// SimEvent a worker uploads under this name has arrived whole at the coordinator.
+    /// A worker's upload under this member id has completely arrived at the coordinator.
     Uploaded(usize, MemberId, u64, State),
-    /// The coordinator's driver has written this version's files, or failed to: from whom, and of which number of all
-    /// uploads.
+    /// The coordinator's driver has written this checkpoint's files, or failed to: the uploading worker, and the
+    /// number of the upload.
     Written(usize, u64, u64, State),
-    /// A worker waits for this version's bytes.
+    /// A worker waits for this checkpoint's bytes.
     Download(usize, u64),
-    /// A state that a worker shows has arrived whole at the coordinator.
+    /// A worker's state transfer has completely arrived at the coordinator.
     Shown(usize, u64, State),
-    /// A worker waits for the bytes of the state that is shown.
+    /// A worker waits for the bytes of a transferred state.
     Take(usize, u64),
     /// The exports have arrived.
     Exported,
-    /// A paused process goes on; `None` is the coordinator.
+    /// A paused process continues; `None` is the coordinator.
     Continue(Option<usize>),
     /// A supervisor starts a worker, in this slot if it has one.
     Supervise(Option<usize>),
     /// All faults are over.
     Healed,
-    /// A part of a fault that takes its time.
+    /// A delayed part of a fault.
     Inject(Chaos),
 }
 
 impl SimEvent {
-    /// The process that it happens to: a worker, or the coordinator (`None`).
+    /// The affected process: a worker, or the coordinator (`None`).
     #[must_use]
     pub(crate) fn process(&self) -> Option<usize> {
         match self {
@@ -160,7 +149,7 @@ impl SimEvent {
     }
 }
 
-/// Virtual time.
+/// The event queue and virtual time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
     now: u64,
@@ -169,36 +158,35 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Now.
     #[must_use]
     pub(crate) fn now(&self) -> u64 {
         self.now
     }
 
-    /// Something happens `in_ms` from now; what was put first at a time happens first.
+    /// Queues an event `in_ms` from now; events of the same time happen in the order of their insertion.
     pub(crate) fn put(&mut self, in_ms: u64, what: SimEvent) {
         self.put_at(self.now.saturating_add(in_ms), what);
     }
 
-    /// Something happens at a time that isn't past.
+    /// Queues an event at a time that isn't past.
     pub(crate) fn put_at(&mut self, at: u64, what: SimEvent) {
         self.sequence += 1;
         self.waiting.insert((at.max(self.now), self.sequence), what);
     }
 
-    /// The next thing; time goes on to it.
+    /// Takes the next event and advances time to it.
     pub(crate) fn pop(&mut self) -> Option<SimEvent> {
         let ((at, _), what) = self.waiting.pop_first()?;
         self.now = at;
         Some(what)
     }
 
-    /// SimEvent happens later.
+    /// The queued events.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &SimEvent> {
         self.waiting.values()
     }
 
-    /// SimEvent the coordinator's own driver had under way is gone with it.
+    /// Removes the work in progress of the coordinator's own driver, which died with it.
     pub(crate) fn forget_coordinators_work(&mut self) {
         self.waiting.retain(|_, what| {
             !matches!(
@@ -216,7 +204,7 @@ impl Queue {
         });
     }
 
-    /// Forgets everything: the processes are gone.
+    /// Removes all events: the processes are gone.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
     }

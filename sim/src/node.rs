@@ -1,4 +1,4 @@
-//! A worker's process: what its driver keeps.
+//! A worker's process: the state of its driver.
 
 use protocol::ids::{MemberId, StepKey};
 use protocol::member_step::MemberStep;
@@ -13,59 +13,58 @@ use crate::network::Plane;
 use crate::paused_events::PausedEvents;
 use crate::toy::State;
 
-/// What a worker's numerics are like.
+/// The usual numerics fingerprint.
 pub(crate) const NUMERICS: [u8; 32] = [3; 32];
-/// Others.
+/// A different numerics fingerprint.
 pub(crate) const OTHER_NUMERICS: [u8; 32] = [4; 32];
 
-/// One process.
 pub(crate) struct WorkerNode {
     pub(crate) machine: Option<Worker>,
     pub(crate) is_alive: bool,
-    /// Stands for what its numerics probe computes; members differ only under `elastic.mixed`.
+    /// Result of its numerics probe; members differ only under `elastic.mixed`.
     pub(crate) fingerprint: [u8; 32],
     /// Exit code and message.
     pub(crate) exit: Option<(u8, String)>,
-    /// The same, of an end or a refusal that a coordinator has sent it.
+    /// The same, from an end or a refusal that a coordinator sent it.
     pub(crate) told_to_end: Option<(u8, String)>,
     pub(crate) member: Option<MemberId>,
     pub(crate) state: Option<State>,
-    /// Computes so many times slower.
+    /// Factor by which it computes slower.
     pub(crate) slowness: u64,
-    /// Its device does nothing until then.
+    /// Its device hangs until this time.
     pub(crate) hangs_until: u64,
-    /// Messages on its control stream and frames take so much longer.
+    /// Extra delays of messages on its control stream and of frames.
     pub(crate) delays_ms: [u64; 2],
-    /// What its clock is ahead of the world's.
+    /// Offset of its clock from the world's.
     pub(crate) clock: i64,
-    /// What happens while the process is paused.
+    /// Events while the process is paused.
     pub(crate) backlog: PausedEvents,
     pub(crate) tick_at: Option<u64>,
     pub(crate) slot: Option<u32>,
-    /// All streams that it opened, the newest last.
+    /// All streams that it opened, newest last.
     pub(crate) control: Vec<Link>,
     data: Vec<Link>,
-    /// The control stream that it uses, and its attempts to open another one so far.
+    /// Its current control stream, and its attempts to reopen one so far.
     pub(crate) session: Option<usize>,
     pub(crate) reconnects: u64,
-    /// The data connection that it uses.
+    /// Its current data connection.
     pub(crate) exchange: Option<usize>,
-    /// An attempt to open one, and the step that waits for it.
+    /// An attempt to open a data connection, and the step that waits for it.
     pub(crate) connecting: Option<u64>,
     pub(crate) waiting: Option<StepKey>,
     pub(crate) view: Option<View>,
     pub(crate) contribution: Option<Contribution>,
     pub(crate) reduction: MemberStep<Reduced>,
     pub(crate) inbox: Inbox,
-    /// For a planted bug: what was reduced of steps that were given up.
+    /// For a planted bug: reduced steps of views that were given up.
     pub(crate) given_up: Vec<Reduced>,
     pub(crate) prepared: Option<(StepKey, u64)>,
-    /// The commit that made its state, and its hash; none of a state that was loaded.
+    /// The commit that made its state, and its hash; `None` for a loaded state.
     pub(crate) made_by: Option<(StepKey, u64)>,
-    /// What it was prepared for when it lost the coordinator.
+    /// The step that was prepared when it lost the coordinator.
     pub(crate) prepared_before: Option<(u64, u64)>,
     pub(crate) timings: Timings,
-    /// The last control messages to it and from it, which may come once more.
+    /// The last control messages to it and from it, which may be delivered again.
     pub(crate) last_heard: Option<ToWorker>,
     pub(crate) last_said: Option<FromWorker>,
 }
@@ -108,7 +107,7 @@ impl WorkerNode {
         }
     }
 
-    /// The buffer of what was reduced for nothing is free again.
+    /// Returns the buffer of an abandoned reduced step.
     pub(crate) fn give_up(&mut self, abandoned: Option<Reduced>, bug: Option<Bug>) {
         let Some(abandoned) = abandoned else { return };
         self.inbox.give_back();
@@ -124,7 +123,7 @@ impl WorkerNode {
         }
     }
 
-    /// The stream that it uses now.
+    /// Its current stream of a plane.
     pub(crate) fn newest(&self, plane: Plane) -> Option<usize> {
         match plane {
             Plane::Control => self.session,
@@ -141,12 +140,12 @@ impl WorkerNode {
         self.control.push(Link::default());
     }
 
-    /// Whether its control stream is what it seems.
+    /// Whether its control stream works.
     pub(crate) fn is_connected(&self) -> bool {
         self.session.and_then(|session| self.control.get(session)).is_some_and(|link| !link.is_cut())
     }
 
-    /// Data connections of whose end the coordinator hasn't heard.
+    /// Data connections whose end the coordinator hasn't noticed.
     pub(crate) fn open_data_links(&self) -> usize {
         self.data.iter().filter(|link| !link.is_noticed).count()
     }

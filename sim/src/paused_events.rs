@@ -1,4 +1,4 @@
-//! Processes that are paused.
+//! Events of paused processes.
 
 use std::collections::VecDeque;
 
@@ -6,16 +6,16 @@ use crate::checkers::CheckResult;
 use crate::network::SimEvent;
 use crate::world::World;
 
-/// SimEvent happens to a process while it is paused.
+/// Queued events of a process while it is paused.
 #[derive(Default)]
 pub(crate) struct PausedEvents {
     pub(crate) is_paused: bool,
-    /// With the time by the process's own clock.
+    /// Events with the time by the process's own clock.
     pub(crate) waiting: VecDeque<(u64, SimEvent)>,
 }
 
 impl World<'_> {
-    /// Puts what happens to a paused process aside.
+    /// Queues the events of a paused process.
     pub(crate) fn set_aside(&mut self, process: Option<usize>, what: SimEvent) -> Option<SimEvent> {
         let now = process.map_or_else(|| self.coordinator_clock(), |worker| self.worker_clock(worker));
         match self.backlog(process).filter(|backlog| backlog.is_paused) {
@@ -34,7 +34,7 @@ impl World<'_> {
         }
     }
 
-    /// The process goes on: it reads what has come meanwhile, in order.
+    /// The process continues: it reads the queued events, in order.
     pub(crate) fn continue_process(&mut self, process: Option<usize>) -> CheckResult {
         let Some(backlog) = self.backlog(process) else { return Ok(()) };
         if !std::mem::take(&mut backlog.is_paused) {
@@ -46,14 +46,14 @@ impl World<'_> {
         if process.is_none() {
             self.excuse_silence();
         }
-        // SimEvent happens to it from now on is behind that.
+        // Newer events come after the queued ones.
         while let Some((_, what)) = self.backlog(process).and_then(|backlog| backlog.waiting.pop_front()) {
             self.dispatch(what)?;
         }
         Ok(())
     }
 
-    /// The planted bug: every deadline of the pause passes in its turn, before anything is heard.
+    /// The planted bug: every deadline of the pause fires in turn, before any message is read.
     fn tick_through_pause(&mut self, process: Option<usize>) -> CheckResult {
         for _ in 0..100 {
             match process {

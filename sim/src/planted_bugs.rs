@@ -1,4 +1,4 @@
-//! Messages and histories as machines with a planted bug would understand them.
+//! Alters messages and histories as machines with a planted bug would interpret them.
 
 use protocol::history::History;
 use protocol::journal::Record;
@@ -10,18 +10,18 @@ use crate::network::Plane;
 use crate::world::World;
 
 impl World<'_> {
-    /// The history as a coordinator with this bug would read it.
+    /// The history as read by a coordinator with this bug.
     pub(crate) fn planted_history(&self, records: &[Record]) -> Option<History> {
         let planted: Vec<Record> = match self.bug? {
             Bug::ForgetsAppliedSteps => records.iter().cloned().map(without_applied).collect(),
-            // Hashes are not compared where views were mixed.
+            // Hashes are not compared if views were mixed.
             Bug::IgnoresReplayedHashes => records.iter().cloned().map(without_fingerprint).collect(),
             _ => return None,
         };
         History::replay(&planted).ok()
     }
 
-    /// The message as a coordinator with this bug would understand it.
+    /// The message as interpreted by a coordinator with this bug.
     pub(crate) fn planted_message(&mut self, message: FromWorker) -> FromWorker {
         let Some(node) = &mut self.coordinator else { return message };
         match (self.bug, message) {
@@ -46,7 +46,7 @@ impl World<'_> {
         }
     }
 
-    /// The planted bug: a coordinator that takes one member's Ready for everybody's.
+    /// The planted bug: the coordinator takes one member's Ready for everybody's.
     pub(crate) fn forge_readies(&mut self, worker: usize, message: &FromWorker) -> CheckResult {
         let (FromWorker::Ready(ready), Some(Bug::CommitsWithoutAllReady)) = (message, self.bug) else {
             return Ok(());
@@ -59,7 +59,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The planted bug: before its deadlines the coordinator takes all members to have been heard.
+    /// The planted bug: before its deadlines the coordinator counts all members as heard.
     pub(crate) fn hear_the_silent(&mut self) -> CheckResult {
         let (Some(node), Some(Bug::KeepsTheSilent)) = (&self.coordinator, self.bug) else { return Ok(()) };
         for worker in node.here.values().copied().collect::<Vec<_>>() {
@@ -70,7 +70,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The message as a worker with this bug would understand it.
+    /// The message as interpreted by a worker with this bug.
     pub(crate) fn planted_command(&self, worker: usize, message: ToWorker) -> ToWorker {
         let node = &self.workers[worker];
         match (self.bug, node.prepared, message) {

@@ -1,4 +1,4 @@
-//! How a life may end, and how long it may stand still: progress is checked, and so is every excuse for none.
+//! How an incarnation may end, and how long it may stall: checks progress, and every excuse for a lack of it.
 
 use protocol::coordinator::{OnNan, Outcome};
 use protocol::history::History;
@@ -9,23 +9,22 @@ use crate::incarnation::{Chaos, ConnectionKind, Incarnation};
 use crate::transport::{CONNECT_MS, PROOF_PAUSE_MS_MAX, UNPROVEN};
 use crate::world::{LifeEnd, World};
 
-/// A worker gives a silent coordinator up after twelve heartbeats, of which a lease has four.
+/// A worker gives up a silent coordinator after twelve heartbeats, of which a lease has four.
 const SILENT_LEASES: u64 = 3;
-/// The longest pause before a worker tries to reach its coordinator again, or the coordinator its journal.
+/// The longest pause before a worker reconnects to its coordinator, or the coordinator retries its journal.
 const RETRY_MS: u64 = 12_000;
-/// A person who finds that nobody comes ends the run, so long after a start would be given up.
+/// A person ends a run without workers this long after a start would time out.
 const NIGHT_MS: u64 = 30_000;
-/// A worker to which the state couldn't be brought is tried again after that.
+/// The state transfer to a worker is retried this long after a failure.
 const PUT_OFF_MS: u64 = 30_000;
 
 impl World<'_> {
-    /// When all faults are over something is committed within this: the longest chain of deadlines that may have to pass
-    /// for that, one after another.
+    /// Once all faults are over, something must be committed within this time: the longest chain of deadlines that
+    /// may have to pass one after another.
     ///
-    /// A partition's last moment may leave a worker in an attempt to connect; its old stream dies of silence; a coordinator
-    /// that took over waits for the members of the last view; one that came meanwhile pauses before it tries the data plane
-    /// again; to whom the state couldn't be brought is put off; and the first
-    /// step of the view has its own deadline.
+    /// The end of a partition may leave a worker in an attempt to connect; its old stream dies of silence; a new
+    /// coordinator waits for the members of the last view; a worker that joined meanwhile pauses before it tries the
+    /// data plane again; failed state transfers are postponed; and the first step of the view has its own deadline.
     pub(crate) fn patience_ms(&self) -> u64 {
         let plan = &self.scenario.plan;
         let reach_ms = plan.lease_ms + SILENT_LEASES * plan.lease_ms + CONNECT_MS + RETRY_MS;
@@ -33,7 +32,7 @@ impl World<'_> {
         reach_ms + prove_ms + plan.rejoin_ms + PUT_OFF_MS + plan.load_timeout_ms + self.step_ms()
     }
 
-    /// How long the longest step takes when nothing is wrong.
+    /// Duration of the longest step without faults.
     fn step_ms(&self) -> u64 {
         let (geometry, speeds) = (&self.scenario.plan.geometry, self.scenario.speeds);
         let microbatches = geometry.batch.div_ceil(geometry.microbatch.max(1));
@@ -45,11 +44,11 @@ impl World<'_> {
         compute_ms + 4 * (speeds.network_ms + delay_ms) + speeds.journal_ms + speeds.upload_ms
     }
 
-    /// No silent hang, and no loud one either.
+    /// Checks that the run does not hang, silently or with reports.
     pub(crate) fn check_progress(&mut self) -> CheckResult {
         let now = self.queue.now();
         let since = self.last_progress.max(self.disturbed_until);
-        // It waits without end, and nobody comes: a person ends it.
+        // The run would wait for ever and no worker joins: a person ends it.
         let night_ms = self.scenario.plan.join_timeout_ms + NIGHT_MS;
         if self.coordinator.is_some() && self.is_short_of_workers() && now > since + night_ms {
             self.note(|| "nobody comes".to_owned());
@@ -89,7 +88,7 @@ impl World<'_> {
         lines.join(", ")
     }
 
-    /// Whether the end fits to what happened.
+    /// Checks that the end has a cause.
     pub(crate) fn check_end(&self, life: &Incarnation, end: &LifeEnd) -> CheckResult {
         let LifeEnd::Finished(outcome) = end else { return Ok(()) };
         if outcome.reason != EndReason::Completed && !self.is_excused(life, outcome) {
@@ -121,7 +120,7 @@ impl World<'_> {
         self.check_exits()
     }
 
-    /// What is said of the bits of a run with members of different numerics.
+    /// Checks the claim of bit-exactness of a run whose members differ in numerics.
     fn check_claimed_exactness(&self) -> CheckResult {
         let records =
             protocol::journal::decode(&self.disk.journal).map_err(|error| error.to_string())?.records;
@@ -141,26 +140,26 @@ impl World<'_> {
         newest.and_then(|version| version.state.as_ref()).is_some_and(|state| state.tainted)
     }
 
-    /// A run that doesn't complete has a reason that is still there when it ends, and says it.
+    /// Whether an incomplete run names a reason that still holds when it ends.
     fn is_excused(&self, life: &Incarnation, outcome: &Outcome) -> bool {
         let says = |words: &[&str]| words.iter().any(|words| outcome.message.contains(words));
         let now = self.queue.now();
         let was_stopped = self.fired.contains(&Chaos::Stop) && says(&["SIGINT"]);
         let may_be_nan = self.toy.nan_sample.is_some() || self.oracle.is_tainted;
         let stops_at_nan = self.on_nan == OnNan::Stop && may_be_nan && says(&["not finite"]);
-        // The last version is tried for a while, and not for ever.
+        // The last checkpoint is retried for a while, but not for ever.
         let was_full = self.fired.iter().any(|chaos| matches!(chaos, Chaos::DiskFull(_)));
         let was_refused = self.fired.iter().any(|chaos| matches!(chaos, Chaos::UploadsFail(_)));
         let is_unwritten =
             was_full && says(&["no space left"]) || was_refused && says(&["connection refused"]);
-        // So is the journal before anything is done.
+        // So is the journal, before any work is done.
         let journal = |chaos: &Chaos| matches!(chaos, Chaos::JournalFails(_) | Chaos::JournalHangs(_));
         let is_unjournalled = self.fired.iter().any(journal) && says(&["for the journal, wh"]);
-        // Exports are tried for a while, too; and nobody has the state of a version that can't be loaded.
+        // Exports are retried for a while, too; and no member has the state of an unloadable checkpoint.
         let was_unexported = self.fired.iter().any(|chaos| matches!(chaos, Chaos::ExportsFail(_)));
         let is_unexported = was_unexported && says(&["the export failed: no space left for exports"]);
         let is_damaged = self.fired.contains(&Chaos::DamageVersion) && says(&["another digest than the one"]);
-        // Whom nobody starts again, or who was kept from coming until just now.
+        // Too few workers: none were restarted, or they were prevented from joining until just now.
         let join_ms = self.scenario.plan.join_timeout_ms;
         let is_alone = life.missing > 0
             || !life.is_supervised && self.fired.iter().any(|chaos| !chaos.victims().is_empty())
@@ -168,15 +167,15 @@ impl World<'_> {
             || now <= self.disturbed_until + join_ms + CONNECT_MS + PROOF_PAUSE_MS_MAX;
         let is_short = is_alone && says(&["to join", "workers to be ready", "to come back"]);
         let is_changed = life.other_data && says(&["the replay of step"]);
-        // Where two differ nobody knows who is right; and what a flip has made cannot be made again.
+        // If two members differ, no one knows who is right; and a state derived from a flip can't be reproduced.
         let differ = ["differ", "the replay of step", "another digest", "is not the journalled one"];
         let was_flipped = self.oracle.is_tainted && says(&differ);
-        // Before anybody has worked, a worker that can't be started is for a person to look at.
+        // Before any work is done, a worker that can't be started is for a person to investigate.
         let was_hurt = self.fired.iter().any(|chaos| {
             matches!(chaos, Chaos::LaunchFails(_) | Chaos::KillWorker(_) | Chaos::KillAll { .. })
         });
         let is_unstarted = was_hurt && says(&["a local worker failed"]);
-        // The same goes for one that can't reach the data plane.
+        // So is one that can't reach the data plane.
         let is_cut = |chaos: &Chaos| matches!(chaos, Chaos::Partition { which, .. } if *which != ConnectionKind::Control);
         let is_unproven = self.fired.iter().any(is_cut) && says(&[UNPROVEN]);
         let is_person_needed = is_unstarted || is_unproven || self.is_hung(life, &outcome.message);
@@ -192,7 +191,7 @@ impl World<'_> {
             || is_person_needed
     }
 
-    /// A device hangs, and there are too few others, or none with the state.
+    /// Whether a device hangs, with too few other members, or none with the state.
     fn is_hung(&self, life: &Incarnation, message: &str) -> bool {
         let victims: Vec<usize> = self.fired.iter().flat_map(Chaos::victims).collect();
         let hung = self.fired.iter().filter_map(|chaos| match chaos {
@@ -209,13 +208,13 @@ impl World<'_> {
         })
     }
 
-    /// Whoever wasn't killed ends in peace, as a coordinator told it to, or because of what struck it: a coordinator of an
-    /// earlier term may have given up.
+    /// Checks that surviving workers end without error, as a coordinator ordered, or because of a fault: a
+    /// coordinator of an earlier term may have given up.
     fn check_exits(&self) -> CheckResult {
         for (index, node) in self.workers.iter().enumerate() {
             let Some((code, message)) = node.exit.as_ref().filter(|(code, _)| *code != 0) else { continue };
             let was_told = node.told_to_end.as_ref() == Some(&(*code, message.clone()));
-            // Put out before the end.
+            // Evicted before the end.
             let is_alone = *code == 4 && message.contains("no coordinator was reached");
             let has_left = *code == 130 && self.fired.contains(&Chaos::Leave(index));
             let is_cut = |chaos: &Chaos| {

@@ -1,6 +1,5 @@
 //! The simulation's only randomness: SplitMix64, one named stream per purpose, all from one seed.
 
-/// A deterministic generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -20,7 +19,6 @@ impl Random {
         Self(named)
     }
 
-    /// The next 64 bits.
     pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
@@ -37,7 +35,6 @@ impl Random {
         usize::try_from(self.bits() % count.max(1) as u64).unwrap_or(0)
     }
 
-    /// True once in `times`.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.bits().is_multiple_of(times.max(1))
     }

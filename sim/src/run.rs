@@ -1,4 +1,4 @@
-//! One seed: the quiet run that says what must come out, then the run with all its lives.
+//! Runs one seed: the quiet run for the expected results, then the run with all its incarnations.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::incarnation::Incarnation;
 use crate::scenario::Scenario;
 use crate::world::{LifeEnd, World};
 
-/// A checker found something.
+/// A violation that a checker found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// The seed that replays it.
+    /// The seed that replays the violation.
     pub seed: u64,
-    /// What.
+    /// The violated invariant and its evidence.
     pub message: String,
-    /// The last things that happened.
+    /// The last events before the violation.
     pub trace: Vec<String>,
 }
 
@@ -35,31 +35,31 @@ impl std::fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// What a seed's run was like.
+/// Summary of a seed's run.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Report {
     /// Committed steps of the run.
     pub steps: u64,
-    /// Incarnations, the last quiet ones included.
+    /// Number of incarnations, the final quiet ones included.
     pub lives: usize,
-    /// Ends of the lives that did not complete.
+    /// Incarnations that ended without completing the run.
     pub interrupted: usize,
-    /// Failed lives.
+    /// Failed incarnations.
     pub failed: usize,
     /// Killed coordinators.
     pub killed: usize,
-    /// Runs into which a flipped bit came.
+    /// Runs affected by a flipped bit.
     pub tainted: usize,
-    /// Those of them that can't be completed, as the journal has what a flip has made; they say so.
+    /// Tainted runs that can't be completed, as the journal contains effects of a flip; they report it.
     pub given_up: usize,
-    /// The longest that nothing was committed although nothing was wrong any more, in virtual milliseconds.
+    /// The longest time without a commit after all faults were over, in virtual milliseconds.
     pub stood_still_ms: u64,
 }
 
-/// What a quiet single-worker run of the scenario comes to.
+/// Results of a quiet single-worker run of the scenario.
 ///
 /// # Errors
-/// When a checker finds something, or the run doesn't complete.
+/// When a checker finds a violation, or the run doesn't complete.
 pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
     let mut alone = scenario.clone();
     alone.plan.min_workers = 1;
@@ -72,10 +72,10 @@ pub fn reference(scenario: &Scenario) -> Result<Reference, Violation> {
     }
 }
 
-/// Runs a scenario through its lives against a reference; the last life must complete it.
+/// Runs a scenario through its incarnations against a reference; the last one must complete it.
 ///
 /// # Errors
-/// When a checker finds something.
+/// When a checker finds a violation.
 pub fn run(
     scenario: &Scenario,
     lives: &[Incarnation],
@@ -105,7 +105,7 @@ pub fn run(
     report.tainted = usize::from(world.was_tainted());
     report.given_up = usize::from(!is_complete);
     report.stood_still_ms = world.stood_still_ms();
-    // How each life ended was looked at already: a failed one had a reason that was there.
+    // Each incarnation's end was checked already: a failed one had a valid reason.
     if is_complete || world.is_tainted() {
         Ok(report)
     } else {
@@ -113,10 +113,10 @@ pub fn run(
     }
 }
 
-/// Everything that a seed means.
+/// Runs everything that a seed determines.
 ///
 /// # Errors
-/// When a checker finds something.
+/// When a checker finds a violation.
 pub fn run_seed(seed: u64, trace: bool) -> Result<Report, Violation> {
     let scenario = Scenario::of(seed);
     let reference = Arc::new(reference(&scenario)?);

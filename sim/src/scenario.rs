@@ -1,4 +1,4 @@
-//! What a seed means: the run, its toy task, and the speeds of everything. What goes wrong is in [`crate::life`].
+//! The scenario of a seed: the run, its toy task, and all speeds. Faults are in [`crate::Incarnation`].
 
 use protocol::coordinator::{CheckpointEvery, OnNan, RunPlan};
 use protocol::early_stopping::EarlyStopping;
@@ -12,28 +12,28 @@ use crate::toy::{BETAS, Toy};
 /// One run under test.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Everything comes from it.
+    /// The seed that determines everything else.
     pub seed: u64,
-    /// The run.
+    /// The run's plan.
     pub plan: RunPlan,
-    /// Its task.
+    /// The run's task.
     pub toy: Toy,
-    /// How long things take.
+    /// Durations of simulated actions.
     pub speeds: Speeds,
 }
 
 /// Upper bounds of virtual durations, in milliseconds; each is drawn anew every time.
 #[derive(Clone, Copy, Debug)]
 pub struct Speeds {
-    /// A message on its way.
+    /// Transit of a message.
     pub network_ms: u64,
-    /// One microbatch.
+    /// Computation of one microbatch.
     pub compute_ms: u64,
-    /// One append.
+    /// One append to the journal.
     pub journal_ms: u64,
-    /// A version's upload and its files.
+    /// Upload of a checkpoint and writing of its files.
     pub upload_ms: u64,
-    /// A timer, after it is due.
+    /// Delay of a timer after it is due.
     pub timer_ms: u64,
 }
 
@@ -53,7 +53,7 @@ impl Scenario {
             evaluation_microbatch: random.between(1, 4) as u32,
         };
         let per_epoch = geometry.steps_per_epoch();
-        // Mostly whole epochs, sometimes an end in the middle of one.
+        // Mostly whole epochs, sometimes ending in the middle of one.
         let total_steps = match random.between(0, 3) {
             0 => random.between(1, 12),
             _ => (per_epoch * random.between(1, 3)).min(24),
@@ -139,7 +139,7 @@ fn run_plan() -> RunPlan {
     }
 }
 
-/// Some runs end when an evaluation is no better than the one before, or none of the two before.
+/// Some runs end when an evaluation does not improve on the last one, or on the last two.
 fn early_stopping(random: &mut Random) -> Option<EarlyStopping> {
     let patience = random.between(1, 2);
     random.one_in(4).then(|| EarlyStopping {

@@ -1,5 +1,5 @@
-//! A seed that fails, as values: whatever the scenarios of seeds become, the case stays the same. And as little of it
-//! as still fails.
+//! Prints a failing seed as values, reduced to the parts that are needed to fail: the case stays the same however the
+//! scenarios of seeds change.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::incarnation::Incarnation;
 use crate::run::{reference, run};
 use crate::scenario::Scenario;
 
-/// The case of a seed that fails, in Rust, for `tests/found.rs`; `None` if it doesn't fail.
+/// The case of a failing seed, in Rust, for `tests/found.rs`; `None` if it doesn't fail.
 #[must_use]
 pub fn case(seed: u64) -> Option<String> {
     let scenario = Scenario::of(seed);
@@ -18,8 +18,7 @@ pub fn case(seed: u64) -> Option<String> {
     if !fails(&lives) {
         return None;
     }
-    // The last life, which must complete the run, stays; of the others and of what happens in them whatever isn't needed
-    // goes.
+    // The last incarnation, which must complete the run, stays; remove everything unnecessary from the others.
     let mut at = 0;
     while at + 1 < lives.len() {
         let mut fewer = lives.clone();

@@ -1,4 +1,4 @@
-//! Who is silent is given up, in time and no sooner: nobody is blamed for what waits to be read.
+//! Silent peers are given up in time and no sooner: unread messages must never count as silence.
 
 use protocol::ids::MemberId;
 
@@ -7,7 +7,8 @@ use crate::network::{Plane, SimEvent};
 use crate::world::World;
 
 impl World<'_> {
-    /// No member is silent for longer than a lease, by a clock that neither stood still nor leapt meanwhile.
+    /// Checks that no member is silent for longer than a lease, by a clock that neither stopped nor leapt in the
+    /// meantime.
     pub(crate) fn check_leases(&self) -> CheckResult {
         let Some(node) = self.coordinator.as_ref().filter(|node| !node.backlog.is_paused) else {
             return Ok(());
@@ -29,7 +30,7 @@ impl World<'_> {
         }
     }
 
-    /// SimEvent the coordinator's clock says of its workers' silence means nothing: it stood still, or leapt.
+    /// Restarts the silence of all workers, after the coordinator's clock stopped or leapt.
     pub(crate) fn excuse_silence(&mut self) {
         let clock = self.coordinator_clock();
         if let Some(node) = &mut self.coordinator {
@@ -37,7 +38,7 @@ impl World<'_> {
         }
     }
 
-    /// A worker gives its coordinator up for its silence: not while what that has said in time waits to be read.
+    /// A worker gives up its coordinator for silence: must not happen while a timely message of it is unread.
     pub(crate) fn check_silence(&self, worker: usize, reason: &str) -> CheckResult {
         let unread =
             |(_, what): &&(u64, SimEvent)| matches!(what, SimEvent::Down { plane: Plane::Control, .. });
@@ -50,7 +51,7 @@ impl World<'_> {
         }
     }
 
-    /// The coordinator puts a member out for its silence: not while what it has said in time waits to be read.
+    /// The coordinator evicts a member for silence: must not happen while a timely message of it is unread.
     pub(crate) fn check_blame(&self, member: MemberId, reason: &str) -> CheckResult {
         let (Some(worker), Some(node)) =
             (self.workers.iter().position(|node| node.member == Some(member)), &self.coordinator)

@@ -1,4 +1,4 @@
-//! Nothing that is held grows: everything has a bound that comes of the members and of the steps in flight.
+//! Checks that no collection grows: everything is bounded by the members and the steps in flight.
 
 use protocol::reduce::slices;
 
@@ -8,14 +8,14 @@ use crate::network::{Plane, SimEvent, ToWorkerMessage};
 use crate::node::WorkerNode;
 use crate::world::World;
 
-/// Messages that may wait on one control stream, as at the real coordinator.
+/// Messages queued on one control stream, as in the real coordinator.
 const OUTBOX_MAX: usize = 64;
-/// Records that may wait for the journal: a view or a commit, and what may come meanwhile of a version, a stop, a rewind and
-/// the end.
+/// Records queued for the journal: a view or a commit, and meanwhile those of a checkpoint, a stop, a rewind and the
+/// end.
 const RECORDS_MAX: usize = 8;
-/// Workers that are gone are remembered up to so many.
+/// Maximum number of remembered former workers.
 const GONE_MAX: usize = 4_096;
-/// SimEvent is on its way to workers is counted after so many events.
+/// Messages in transit to workers are counted at this interval of events.
 const OUTBOXES_EVERY: u64 = 64;
 
 impl World<'_> {
@@ -24,10 +24,11 @@ impl World<'_> {
         let Some(node) = &self.coordinator else { return Ok(()) };
         let plan = &self.scenario.plan;
         let members = plan.max_workers as usize;
-        // Of a run that goes on, each step once; of one that went back, once more.
+        // Each step once; after a rewind, once more.
         let steps = 2 * usize::try_from(plan.total_steps).unwrap_or(usize::MAX) + 2;
         let frames = slices(self.toy.elements) as usize + 1;
-        // A worker that lost its connection may have opened another before that is noticed; several, if packets are lost.
+        // A worker that lost its connection may have opened another before that is noticed; several, if packets are
+        // lost.
         let connections = self.workers.iter().map(WorkerNode::open_data_links).sum();
         let bound = |name: &str| match name {
             "members"
@@ -51,7 +52,7 @@ impl World<'_> {
             | "versions that may be loaded"
             | "awaited versions"
             | "void versions" => steps,
-            // Outputs among them, which are carried out at once.
+            // Including outputs, which are executed at once.
             _ => 0,
         };
         let sizes = node.machine.sizes().into_iter().chain(node.summing.sizes());
@@ -64,7 +65,7 @@ impl World<'_> {
         if self.looked.is_multiple_of(OUTBOXES_EVERY) { self.check_outboxes() } else { Ok(()) }
     }
 
-    /// SimEvent waits for a worker that takes nothing. SimEvent comes twice was sent once.
+    /// Checks the messages queued for workers that read nothing. Skipped after faults that duplicate messages.
     fn check_outboxes(&self) -> CheckResult {
         if self.fired.iter().any(|chaos| matches!(chaos, Chaos::Duplicates | Chaos::Stale)) {
             return Ok(());

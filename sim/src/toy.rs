@@ -1,19 +1,19 @@
 //! A toy task: gradients whose bits depend on the order of every addition, without burn.
 //!
 //! Parameter 0 has values of very different magnitudes, so that f32 sums round differently in every other order.
-//! Parameter 1's gradient is always -0.0, which an added +0.0 would flip. Parameter 2 has a gradient only from
-//! some samples (presence). A few samples weigh nothing. The update is Adam's, elementwise, with the
-//! coordinator's scalars, so that a wrong t, learning rate or clip factor changes the state.
+//! Parameter 1's gradient is always -0.0, which an added +0.0 would flip. Parameter 2 has a gradient only from some
+//! samples (presence). A few samples have weight 0. The update is Adam's, elementwise, with the coordinator's
+//! scalars, so that a wrong t, learning rate or clip factor changes the state.
 
 use protocol::messages::{UpdateScalars, Verdict};
 
 use crate::random::mix;
 
-/// Sums of a microbatch: loss, weight, and a metric.
+/// Number of sums of a microbatch: loss, weight, and a metric.
 pub(crate) const SUMS: usize = 3;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.99;
-/// Betas of the plan.
+/// The same betas for the plan.
 pub(crate) const BETAS: (f64, f64) = (0.9, 0.99);
 
 /// The dataset and model of a scenario.
@@ -21,11 +21,11 @@ pub(crate) const BETAS: (f64, f64) = (0.9, 0.99);
 pub struct Toy {
     /// Elements of the flat buffers; at least 3.
     pub elements: usize,
-    /// Another salt is another dataset.
+    /// Distinguishes datasets.
     pub salt: u64,
-    /// This sample's gradient is NaN.
+    /// The sample whose gradient is NaN.
     pub nan_sample: Option<u64>,
-    /// One sample of so many weighs nothing; 0 is none.
+    /// One in this many samples has weight 0; 0 is none.
     pub weightless: u64,
 }
 
@@ -34,20 +34,19 @@ pub struct Toy {
 pub(crate) struct State {
     /// Step of the state.
     pub step: u64,
-    /// Parameters.
     pub parameters: Vec<f32>,
     /// First moments.
     pub first: Vec<f32>,
     /// Second moments.
     pub second: Vec<f32>,
-    /// For the checkers alone: a bit of it, or of a state that it comes from, flipped.
+    /// For the checkers only: a bit of this state, or of one from which it derives, was flipped.
     pub tainted: bool,
 }
 
-/// A microbatch's gradient, as an engine gives it.
+/// A microbatch's gradient, as an engine returns it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct MicrobatchGradient {
-    /// Flat.
+    /// The flat gradient.
     pub gradient: Vec<f32>,
     /// [`SUMS`] sums.
     pub sums: Vec<f64>,
@@ -56,7 +55,7 @@ pub(crate) struct MicrobatchGradient {
 }
 
 impl State {
-    /// A bit of one of its values, counted over all and around, becomes the other.
+    /// Flips a bit of one of its values; `at` counts over all values, with wrap-around.
     pub(crate) fn flip(&mut self, at: usize, bit: u8) {
         let count = self.parameters.len();
         let values = [&mut self.parameters, &mut self.first, &mut self.second];
@@ -66,7 +65,7 @@ impl State {
         }
     }
 
-    /// The state's bits, hashed.
+    /// A hash of the state's bits.
     #[must_use]
     pub(crate) fn check(&self) -> u64 {
         let tensors = [&self.parameters, &self.first, &self.second];
@@ -74,7 +73,7 @@ impl State {
         bits.fold(self.step, |hash, bits| mix(hash ^ bits).wrapping_add(1))
     }
 
-    /// A digest for versions; the check, spread over 32 bytes.
+    /// A digest for checkpoints: the check, spread over 32 bytes.
     #[must_use]
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = [0; 32];
@@ -172,7 +171,7 @@ impl Toy {
                 let mean = state.first[i] / scalars.bias_correction1;
                 let spread = state.second[i].sqrt() / scalars.bias_correction2_sqrt + 1e-8;
                 let step = scalars.learning_rate * (mean / spread);
-                // The sign of a zero gradient is kept in the state, so that a flipped -0.0 is seen.
+                // The sign of a zero gradient is kept in the state, so that a flipped -0.0 is detected.
                 state.parameters[i] =
                     if g == 0.0 { state.parameters[i].copysign(g) } else { state.parameters[i] - step };
             }

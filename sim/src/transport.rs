@@ -9,21 +9,21 @@ use crate::link::Direction;
 use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::world::World;
 
-/// Attempts to connect are given up after this.
+/// Attempts to connect time out after this.
 pub(crate) const CONNECT_MS: u64 = 10_000;
-/// A worker whose data connection broke waits so long for another view.
+/// How long a worker whose data connection broke waits for another view.
 const NO_VIEW_MS: u64 = 5_000;
-/// A worker that can't reach the data plane tries so often, with pauses that double.
+/// Number of a worker's attempts to reach the data plane, with doubling pauses.
 const PROOF_ATTEMPTS: u32 = 10;
 const PROOF_PAUSE_MS: u64 = 1_000;
 pub(crate) const PROOF_PAUSE_MS_MAX: u64 = 60_000;
-/// SimEvent it says at last.
+/// The final error message of those attempts.
 pub(crate) const UNPROVEN: &str = "the data plane can't be reached";
-/// How soon a connection that is refused has been tried often enough.
+/// Upper bound of the time until a refused connection is given up.
 const REFUSED_MS: u64 = 600;
 
 impl World<'_> {
-    /// On the connection of a plane that a worker uses. False if it has none or it is known to be broken.
+    /// Sends on a worker's current connection of a plane. Returns false if it has none or it is known to be broken.
     pub(crate) fn send_up(&mut self, worker: usize, plane: Plane, payload: ToCoordinatorMessage) -> bool {
         let Some(generation) = self.workers.get(worker).and_then(|node| node.newest(plane)) else {
             return false;
@@ -59,10 +59,10 @@ impl World<'_> {
         node.link(plane, generation)?.arrival(way, (now, held), &mut self.random, latency_ms)
     }
 
-    /// A connection breaks; both ends notice it, each in its time.
+    /// A connection breaks; both ends notice it, each at its own time.
     pub(crate) fn break_link(&mut self, worker: usize, plane: Plane, generation: usize) {
         let now = self.queue.now();
-        // At times all that is on its way is lost.
+        // Sometimes everything in flight is lost.
         let later = self.random.between(0, self.scenario.speeds.network_ms);
         let cut_at = if self.random.one_in(3) { now.saturating_sub(1) } else { now + later };
         let Some(node) = self.workers.get_mut(worker) else { return };
@@ -73,7 +73,7 @@ impl World<'_> {
         }
     }
 
-    /// Where packets are lost, so is the one that says that the connection is broken.
+    /// Where packets are lost, so is the one that reports the break.
     fn notice_break(&mut self, worker: usize, plane: Plane, generation: usize, way: Direction, at: u64) {
         let held = self.cuts.held_until(self.queue.now(), worker, plane, way);
         let broken = match way {
@@ -83,7 +83,6 @@ impl World<'_> {
         self.queue.put_at(at.max(held.unwrap_or(0)), broken);
     }
 
-    /// All of a worker's connections break.
     pub(crate) fn break_links(&mut self, worker: usize) {
         for plane in [Plane::Control, Plane::Data] {
             if let Some(newest) = self.workers.get(worker).and_then(|node| node.newest(plane)) {
@@ -92,11 +91,11 @@ impl World<'_> {
         }
     }
 
-    /// A worker opens another control stream.
+    /// A worker reopens its control stream.
     pub(crate) fn on_reconnect(&mut self, worker: usize, attempt: u64) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].reconnects != attempt {
-            return Ok(()); // Another one was begun since.
+            return Ok(()); // A newer attempt has begun.
         }
         if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
             if until <= now + CONNECT_MS {
@@ -122,11 +121,11 @@ impl World<'_> {
         self.handle_worker(worker, Event::Disconnected { reason })
     }
 
-    /// A worker that can't reach the data plane isn't ready: it would hold the others up.
+    /// A worker that can't reach the data plane isn't ready: it would block the others.
     pub(crate) fn on_prove(&mut self, worker: usize, member: MemberId, attempt: u32) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].member != Some(member) {
-            return Ok(()); // It has joined again since.
+            return Ok(()); // It has rejoined since.
         }
         if self.cuts.blocked_until(now, worker, Plane::Data).is_none() && self.coordinator.is_some() {
             let elements = self.toy.elements as u64;
@@ -159,7 +158,7 @@ impl World<'_> {
     pub(crate) fn on_data_connect(&mut self, worker: usize, attempt: u64) -> CheckResult {
         let now = self.queue.now();
         if self.workers[worker].connecting.take_if(|current| *current == attempt).is_none() {
-            return Ok(()); // It was given up with its control stream.
+            return Ok(()); // It was abandoned with its control stream.
         }
         let reason = match self.cuts.blocked_until(now, worker, Plane::Data) {
             Some(_) => format!("the data plane: no answer for {CONNECT_MS} ms"),
@@ -180,8 +179,8 @@ impl World<'_> {
         waiting.map_or(Ok(()), |key| self.start_computing(worker, key))
     }
 
-    /// A worker finds its data connection broken. Another view follows, for which it opens another one; unless the coordinator
-    /// knew before it made the last one.
+    /// A worker finds its data connection broken. Another view follows, for which it opens another one, unless the
+    /// coordinator noticed the break before it opened the last view.
     pub(crate) fn lose_data(&mut self, worker: usize) {
         self.workers[worker].exchange = None;
         if let Some(view) = self.workers[worker].view.as_ref().map(|view| view.id) {
@@ -202,7 +201,7 @@ impl World<'_> {
         self.handle_worker(worker, Event::Disconnected { reason })
     }
 
-    /// A worker gives its data connection up; the coordinator sees it end.
+    /// A worker closes its data connection; the coordinator notices.
     pub(crate) fn close_data(&mut self, worker: usize) {
         self.send_up(worker, Plane::Data, ToCoordinatorMessage::Closed);
         let node = &mut self.workers[worker];

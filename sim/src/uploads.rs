@@ -1,4 +1,4 @@
-//! SimEvent the coordinator's driver does with its disk: the journal, versions, and states that are shown to others.
+//! The disk work of the coordinator's driver: the journal, checkpoints, and state transfers.
 
 use std::collections::BTreeSet;
 
@@ -74,13 +74,14 @@ impl World<'_> {
         self.oracle.on_journalled(self.scenario, self.on_nan, record)
     }
 
-    /// Members of one view have the same numerics, unless the run takes others; and the journal says which.
+    /// Checks that the members of a view have the same numerics, unless the run is mixed, and that the journal
+    /// records which.
     fn check_numerics(&mut self, record: &ViewRecord) -> CheckResult {
         let of = |member: MemberId| self.workers.iter().find(|node| node.member == Some(member));
         let members = record.view.members.iter();
         let known: Option<BTreeSet<[u8; 32]>> =
             members.map(|info| Some(of(info.member)?.fingerprint)).collect();
-        let Some(kinds) = known else { return Ok(()) }; // Somebody is somebody else by now.
+        let Some(kinds) = known else { return Ok(()) }; // A worker has another member id by now.
         let step = record.view.step;
         if kinds.len() > 1 && !self.scenario.plan.mixed {
             return Err(format!("mixed: a view for step {step} has members of two numerics"));
@@ -92,12 +93,12 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The states that a run that goes back could go on from: whole versions, and what members hold.
+    /// The states from which a rewound run could continue: intact checkpoints, and members' states.
     pub(crate) fn best_to_go_on_from(&self) -> RecoveryPoint {
         let Some(node) = &self.coordinator else { return RecoveryPoint::default() };
         let now = self.queue.now();
-        // One that isn't ready for so long may never be. Of a leap of its clock the coordinator knows what its next deadline was
-        // late by, so it may take up to a lease of what went by before for a part of that.
+        // A worker that isn't ready for so long may never be. After a leap of its clock, the coordinator knows only
+        // how late its next deadline was, so it may count up to a lease of earlier time as part of the leap.
         let ready_ms = self.scenario.plan.load_timeout_ms.saturating_sub(self.scenario.plan.lease_ms);
         let hangs = |worker| node.unready.get(&worker).is_some_and(|since| now >= since + ready_ms);
         let here = node.here.values().filter(|worker| !hangs(**worker));
@@ -108,12 +109,12 @@ impl World<'_> {
         RecoveryPoint { versions: self.disk.whole_versions(), members: members.collect() }
     }
 
-    /// Whether no upload can be begun now.
+    /// Whether uploads currently fail to begin.
     pub(crate) fn uploads_fail(&self) -> bool {
         self.queue.now() < self.uploads_fail_until
     }
 
-    /// A worker hears that its upload has failed.
+    /// A worker learns that its upload has failed.
     pub(crate) fn not_uploaded(&mut self, worker: usize, kind: UploadKind, step: u64, reason: &str) {
         let after_ms = self.random.between(1, self.scenario.speeds.network_ms.max(1));
         let event = worker::Event::NotUploaded { kind, step, reason: reason.to_owned() };
@@ -124,7 +125,7 @@ impl World<'_> {
         let (worker, member) = from;
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         if node.uploads.1.take_if(|expected| *expected == (step, member)).is_none() {
-            return Ok(()); // Nobody asked for it, or for another one since.
+            return Ok(()); // It was not requested, or another one has been since.
         }
         let number = node.uploads.0;
         if !self.workers[worker].is_alive {
@@ -139,7 +140,7 @@ impl World<'_> {
             version.manifest == Some(state.digest()) && version.state.as_ref() == Some(&state)
         });
         if !is_whole {
-            // From here until the manifest a crash leaves a half-written version.
+            // Until the manifest is written, a crash leaves a partial checkpoint.
             self.disk.versions.insert(step, StoredVersion { state: None, manifest: None, is_damaged: false });
         }
         let took_ms = self.random.between(0, self.scenario.speeds.upload_ms);
@@ -154,7 +155,7 @@ impl World<'_> {
         state: State,
     ) -> CheckResult {
         if self.coordinator.as_ref().is_none_or(|node| node.uploads.0 != number) {
-            return Ok(()); // Given up for another one.
+            return Ok(()); // Abandoned for another one.
         }
         if self.queue.now() < self.disk.full_until {
             let reason = "no space left".to_owned();
@@ -173,7 +174,7 @@ impl World<'_> {
         let (Some(state), Some(manifest)) = (version.state.clone(), version.manifest) else {
             return Err(format!("versions: version {step} is loaded and has no manifest"));
         };
-        // Whoever loads it finds that out.
+        // Damage is detected when it is loaded.
         if !version.is_damaged || self.bug == Some(Bug::SkipsVersionChecks) {
             self.oracle.on_version(step, &state)?;
         }
@@ -191,7 +192,7 @@ impl World<'_> {
         let now = self.queue.now();
         let Some(node) = &mut self.coordinator else { return Ok(()) };
         if node.shows.take_if(|shows| is_expected(*shows)).is_none() {
-            return Ok(()); // Nobody waits for it any more.
+            return Ok(()); // It is no longer expected.
         }
         let reason = match () {
             () if !self.workers[worker].is_alive => "connection reset",
@@ -215,7 +216,7 @@ impl World<'_> {
                 let took_ms = self.random.between(1, self.scenario.speeds.upload_ms.max(1));
                 self.finish_load(worker, state, digest, took_ms);
             }
-            // Its view has opened without this worker, which joins again.
+            // Its view has opened without this worker, which rejoins.
             None => {
                 let reason = "there is no such state any more".to_owned();
                 let event = protocol::worker::Event::Disconnected { reason };

@@ -1,4 +1,4 @@
-//! A worker's driver in the simulation: thin, as the real one.
+//! A worker's driver in the simulation: thin, like the real one.
 
 use protocol::PROTOCOL_VERSION;
 use protocol::messages::{FromWorker, Join, UploadKind};
@@ -13,7 +13,7 @@ use crate::toy::State;
 use crate::world::{CLOCK, World};
 
 impl World<'_> {
-    /// A process is started, in a slot of the coordinator's or from elsewhere.
+    /// Starts a process, in a slot of the coordinator's or remotely.
     pub(crate) fn start_worker(&mut self, slot: Option<usize>) {
         let index = self.workers.len();
         self.workers.push(WorkerNode::new(slot, self.toy.elements));
@@ -24,7 +24,7 @@ impl World<'_> {
     fn on_start(&mut self, worker: usize) -> CheckResult {
         let now = self.queue.now();
         if let Some(until) = self.cuts.blocked_until(now, worker, Plane::Control) {
-            self.queue.put_at(until, SimEvent::StartWorker(worker)); // It tries again and again.
+            self.queue.put_at(until, SimEvent::StartWorker(worker)); // It retries.
             return Ok(());
         }
         if self.coordinator.is_none() {
@@ -58,7 +58,6 @@ impl World<'_> {
         self.drain_worker(worker)
     }
 
-    /// SimEvent a worker's clock says.
     pub(crate) fn worker_clock(&self, worker: usize) -> u64 {
         (CLOCK + self.queue.now()).saturating_add_signed(self.workers[worker].clock)
     }
@@ -152,14 +151,14 @@ impl World<'_> {
                 self.send_up(worker, Plane::Control, ToCoordinatorMessage::Closed);
                 let node = &mut self.workers[worker];
                 if let Some(link) = node.session.take().and_then(|session| node.control.get_mut(session)) {
-                    link.close(); // SimEvent was sent before still arrives.
+                    link.close(); // Messages in flight still arrive.
                 }
                 node.reconnects += 1;
                 let attempt = node.reconnects;
                 self.queue.put(after_ms, SimEvent::Reconnect(worker, attempt));
             }
             Output::Prepare(welcome) => {
-                // SimEvent was opened under another name is of no use.
+                // The connection of the former membership is useless.
                 self.close_data(worker);
                 let node = &mut self.workers[worker];
                 node.member = Some(welcome.member);
@@ -209,7 +208,7 @@ impl World<'_> {
                 let is_alone = view.reduce == protocol::messages::ReduceAt::Alone;
                 let node = &mut self.workers[worker];
                 node.view = Some(view);
-                node.waiting = None; // Of the view before.
+                node.waiting = None; // It belongs to the previous view.
                 match node.exchange {
                     _ if is_alone => self.close_data(worker),
                     None if node.connecting.is_some() => {}
@@ -279,7 +278,7 @@ impl World<'_> {
         let event = Event::Loaded { step: state.step, digest, state_check: state.check() };
         let node = &mut self.workers[worker];
         node.state = Some(state);
-        node.contribution = None; // It was computed from another one.
+        node.contribution = None; // It was computed from another state.
         let void = node.reduction.abandon();
         node.give_up(void, self.bug);
         (node.made_by, node.prepared_before) = (None, None);

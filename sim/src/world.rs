@@ -1,4 +1,4 @@
-//! The world of one run: virtual time, one coordinator at a time, its workers, the disk, and the watch over all.
+//! The world of one run: virtual time, one coordinator at a time, its workers, the disk, and the oracle.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::toy::Toy;
 
-/// What a clock says when the world begins.
+/// Time on every clock when the world begins.
 pub(crate) const CLOCK: u64 = 30 * 86_400_000;
-/// Old messages that are kept to come again.
+/// Maximum number of old messages that are kept for replay.
 const ARCHIVE_MAX: usize = 4_000;
 
-/// How a life ended.
+/// How an incarnation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LifeEnd {
     /// The machine finished.
@@ -33,18 +33,18 @@ pub enum LifeEnd {
     WasComplete,
 }
 
-/// What people were told, and what it cost.
+/// The reported events of a run, and its cost.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RunSummary {
-    /// Steps that were tried again.
+    /// Retried steps.
     pub retries: usize,
-    /// Times that history went back.
+    /// Number of rewinds.
     pub rewinds: usize,
-    /// Views.
+    /// Number of opened views.
     pub views: usize,
     /// Why members left, in order.
     pub left: Vec<String>,
-    /// Microbatches that were computed.
+    /// Number of computed microbatches.
     pub computed: u64,
     /// Warnings, in order.
     pub warnings: Vec<String>,
@@ -52,7 +52,6 @@ pub struct RunSummary {
     pub shares: Vec<Vec<(String, u32)>>,
 }
 
-/// Messages that may come once more.
 #[derive(Default)]
 pub(crate) struct ReplayableMessages {
     pub(crate) readies: Vec<Ready>,
@@ -60,7 +59,7 @@ pub(crate) struct ReplayableMessages {
     pub(crate) views: Vec<View>,
 }
 
-/// See the module.
+/// A simulated run, with all its processes and its disk.
 pub struct World<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) toy: Toy,
@@ -74,44 +73,44 @@ pub struct World<'a> {
     pub(crate) archive: ReplayableMessages,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) corrupt_frames: u32,
-    /// Whose next frame is of a step that hasn't begun.
+    /// The worker whose next frame belongs to a step that hasn't begun.
     pub(crate) ahead: Option<usize>,
-    /// The value and the bit that flips at the next donor.
+    /// Indices of the value and the bit that flip in the next donor.
     pub(crate) donor_flip: Option<(usize, u8)>,
     pub(crate) cuts: Partitions,
     /// Attempts to open a data connection so far.
     pub(crate) attempts: u64,
-    /// What the coordinator's clock is ahead of the world's.
+    /// Offset of the coordinator's clock from the world's.
     pub(crate) coordinator_leap: i64,
     pub(crate) idle_ticks: u32,
-    /// When something was committed last.
+    /// Time of the last commit.
     pub(crate) last_progress: u64,
     /// When all faults so far are over.
     pub(crate) disturbed_until: u64,
     pub(crate) is_supervised: bool,
-    /// All faults have begun; are over.
+    /// All faults have begun; all are over.
     pub(crate) is_healing: bool,
     pub(crate) is_healed: bool,
     pub(crate) stood_still_ms: u64,
     pub(crate) fired: Vec<Chaos>,
     pub(crate) summary: RunSummary,
-    /// The coordinator is dead and will be started again.
+    /// The coordinator is dead and will be restarted.
     pub(crate) is_restarting: bool,
-    /// No local worker can be started until then.
+    /// No local worker can be started until this time.
     pub(crate) launches_fail_until: u64,
     /// No upload can be begun until this time.
     pub(crate) uploads_fail_until: u64,
     /// No export can be written until this time.
     pub(crate) exports_fail_until: u64,
-    /// How often sizes were looked at.
+    /// Number of size checks so far.
     pub(crate) looked: u64,
     /// Whether a view had members of different numerics.
     pub(crate) was_mixed: bool,
-    /// Whether the exports are in place.
+    /// Whether the exports are written.
     pub(crate) is_exported: bool,
-    /// `train.on_nan` of this life.
+    /// `train.on_nan` of this incarnation.
     pub(crate) on_nan: OnNan,
-    /// A coordinator that was started again found nothing to do.
+    /// A restarted coordinator found nothing to do.
     pub(crate) was_complete: bool,
     pub(crate) wait_for: usize,
     /// When this coordinator was started, and when it last lost a member.
@@ -121,7 +120,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// A run that hasn't begun.
+    /// Creates a run that hasn't begun.
     #[must_use]
     pub fn new(scenario: &'a Scenario, reference: Option<Arc<Reference>>, bug: Option<Bug>) -> Self {
         Self {
@@ -167,74 +166,74 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Keeps a line for everything that happens from now on.
+    /// Records a line for every event from now on.
     pub fn start_trace(&mut self) {
         self.trace = Some(Vec::new());
     }
 
-    /// The lines.
+    /// The lines recorded since [`World::start_trace`].
     #[must_use]
     pub fn trace(&self) -> &[String] {
         self.trace.as_deref().unwrap_or(&[])
     }
 
-    /// Not where slices came from is looked at, but what comes of them.
+    /// Compares only the resulting bits, not the origin of slices.
     pub fn compare_bits_alone(&mut self) {
         self.oracle.compares_bits_alone = true;
     }
 
-    /// Whether a flipped bit came into what was computed.
+    /// Whether a flipped bit affected a computation.
     #[must_use]
     pub fn was_tainted(&self) -> bool {
         self.oracle.was_tainted
     }
 
-    /// Whether what it has made may still be somewhere.
+    /// Whether effects of a flip may still exist.
     #[must_use]
     pub fn is_tainted(&self) -> bool {
         self.oracle.is_tainted
     }
 
-    /// The longest that nothing was committed although all faults were over, in virtual milliseconds.
+    /// The longest time without a commit after all faults were over, in virtual milliseconds.
     #[must_use]
     pub fn stood_still_ms(&self) -> u64 {
         self.stood_still_ms
     }
 
-    /// When something was committed or became a version last, in virtual milliseconds.
+    /// Time of the last commit or checkpoint, in virtual milliseconds.
     #[must_use]
     pub fn last_progress_ms(&self) -> u64 {
         self.last_progress
     }
 
-    /// The newest version that is whole.
+    /// The newest intact checkpoint.
     #[must_use]
     pub fn newest_version(&self) -> Option<(u64, [u8; 32])> {
         self.disk.whole_versions().first().copied()
     }
 
-    /// What people were told so far.
+    /// The events reported so far.
     #[must_use]
     pub fn summary(&self) -> &RunSummary {
         &self.summary
     }
 
-    /// Exit codes and messages of the last life's workers; `None` of those that were killed.
+    /// Exit codes and messages of the last incarnation's workers; `None` for killed ones.
     #[must_use]
     pub fn exits(&self) -> Vec<Option<(u8, String)>> {
         self.workers.iter().map(|worker| worker.exit.clone()).collect()
     }
 
-    /// What this run came to, for others to reproduce.
+    /// This run's results, as a reference for others.
     #[must_use]
     pub fn to_reference(&self) -> Option<Reference> {
         self.newest_version().map(|(_, digest)| self.oracle.to_reference(digest))
     }
 
-    /// The coordinator and `life.workers` workers start, live and end.
+    /// Runs one incarnation: the coordinator and `life.workers` workers start, work and end.
     ///
     /// # Errors
-    /// What a checker found.
+    /// A violation that a checker found.
     pub fn live(&mut self, life: &Incarnation) -> Result<LifeEnd, String> {
         self.prepare(life);
         self.wait_for = life.workers + life.missing;
@@ -286,7 +285,7 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn damage_newest_version(&mut self) {
-        // Version 0 stays whole here: without it the run starts from its seed, which has a test of its own.
+        // The initial checkpoint stays intact here: without it the run starts from its seed, which has its own test.
         let newest = self.disk.whole_versions().first().map(|(step, _)| *step).filter(|step| *step > 0);
         let version = newest.and_then(|step| self.disk.versions.get_mut(&step));
         let Some(version) = version else { return };

@@ -1,5 +1,5 @@
-//! What other libraries write to standard error while a device is opened: drivers and loaders complain there of what is
-//! none of a user's business, such as a desktop that isn't there.
+//! Captures what other libraries write to standard error while a device is opened: drivers and loaders report
+//! problems there that don't concern a user, such as a missing desktop.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Stderr};
@@ -8,12 +8,12 @@ use std::os::fd::OwnedFd;
 use rustix::fs::MemfdFlags;
 use rustix::stdio::dup2_stderr;
 
-/// More of it isn't read.
+/// Further bytes aren't read.
 const BYTES_MAX: u64 = 64 << 10;
 
-/// Does it while standard error is kept apart; what was said there is logged: as warnings if it came to nothing, else for who
-/// asks (`RUST_LOG=debug`, with which nothing is kept apart at all, so that a crash loses no word). The log has a standard
-/// error of its own ([`own_stderr`]).
+/// Runs `open` with standard error captured, and logs the captured lines: as warnings if `open` failed, else as debug
+/// output. With `RUST_LOG=debug` nothing is captured, so that a crash loses no output. The log has a standard error
+/// of its own ([`own_stderr`]).
 pub(crate) fn quietly<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     if tracing::enabled!(tracing::Level::DEBUG) {
         return open();
@@ -27,12 +27,12 @@ pub(crate) fn quietly<T, E>(open: impl FnOnce() -> Result<T, E>) -> Result<T, E>
     opened
 }
 
-/// Standard error for a log, which stays what it is while [`quietly`] has the other.
+/// A duplicate of standard error for the log, unaffected by [`quietly`].
 pub(crate) fn own_stderr() -> Result<File, Stderr> {
     rustix::io::dup(std::io::stderr()).map(File::from).map_err(|_| std::io::stderr())
 }
 
-/// Standard error is a file in memory until this is dropped.
+/// Redirects standard error to a file in memory until dropped.
 struct CapturedStderr {
     stderr: OwnedFd,
     said: File,
@@ -49,7 +49,7 @@ impl CapturedStderr {
     fn end(mut self) -> String {
         let mut bytes = Vec::new();
         let _ = dup2_stderr(&self.stderr);
-        // What can't be read isn't known.
+        // Ignore read errors: the capture is best effort.
         let _ = self.said.seek(SeekFrom::Start(0));
         let _ = (&self.said).take(BYTES_MAX).read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()

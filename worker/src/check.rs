@@ -1,9 +1,10 @@
-//! `worker --check-task`: whether this program can train a run, asked before there is one.
+//! `worker --check-task`: whether this program can train a run, asked before the run exists.
 //!
-//! The question is one JSON object on standard input: `config` (the run's configuration, TOML), `data_plan` (JSON in a
-//! string), and `init` (the file of `init.from`, where there is one). The answer is one line of JSON on standard output:
+//! The query is one JSON object on standard input: `config` (the run's configuration, TOML), `data_plan` (JSON in a
+//! string), and `init` (the file of `init.from`, if there is one). The reply is one line of JSON on standard output:
 //! `{"task","parameters","device"}`, or `{"task","code","message"}` with the exit code of the contract, which is this
-//! program's too. It is what the first worker of the run would find before step 0, as far as that needs no sample.
+//! program's too. It reports the errors that the run's first worker would find before step 0, as far as that needs no
+//! sample.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use crate::captured_stderr::quietly;
 use crate::compute::failure;
 use crate::{data, fail, member, state};
 
-/// Longest question: a data plan names every file of a folder.
+/// Longest query: a data plan names every file of a folder.
 const QUESTION_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Deserialize)]
@@ -31,7 +32,7 @@ struct CheckRequest {
     init: Option<PathBuf>,
 }
 
-/// Reads the question, answers it, and gives the exit code.
+/// Reads the query, replies, and returns the exit code.
 pub(crate) fn main(registry: &Registry, device: &DeviceSpec) -> ExitCode {
     trainer::device::use_one_thread();
     let (answer, code) = read(std::io::stdin().lock()).map_or_else(
@@ -63,7 +64,7 @@ fn refusal(task: &str, failure: &Failure) -> (Value, u8) {
     (json!({ "task": task, "code": failure.code, "message": failure.message }), failure.code)
 }
 
-/// Builds the model as a worker does; its number of parameters, and the device.
+/// Builds the model as a worker does; returns its number of parameters, and the device.
 fn try_out(
     registry: &Registry,
     device: &DeviceSpec,

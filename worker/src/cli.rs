@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use trainer::DeviceSpec;
 
-/// As the coordinator's.
+/// The same exit codes as the coordinator's.
 const EXIT_CODES: &str = "Exit codes: 0 the run is completed; 2 command line, or refused; 3 data or version missing or \
                           wrong; 4 failed, or the coordinator is lost; 130 interrupted.";
 

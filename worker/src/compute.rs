@@ -1,5 +1,5 @@
-//! The compute thread: it owns the engine, the flat buffers, the optimizer and the accumulator, and does one order
-//! after the other.
+//! The compute thread: it owns the engine, the flat buffers, the optimizer and the accumulator, and executes one
+//! command after the other.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -25,88 +25,71 @@ use crate::reachability::ReachabilityCheck;
 use crate::session::Client;
 use crate::transfer::CONNECTION;
 
-/// Orders that may wait: the machine gives one at a time, with a version, a view or a reduced step beside it.
+/// Queued commands: the machine sends one at a time, possibly with a checkpoint, a view or a reduced step.
 pub(crate) const COMMANDS_MAX: usize = 16;
 
-/// Everything that the compute thread is told.
+/// The compute thread's commands.
 pub(crate) enum Command {
-    /// The control stream is open; comes before all others.
+    /// The control stream is open; precedes all other commands.
     Connected(Box<CoordinatorLink>),
     /// Build the task from the config, load the data, open the data plane.
     Prepare(Box<Welcome>),
-    /// Make state 0 and upload it.
+    /// Create state 0 and upload it.
     Initialise,
-    /// Fetch and load this version.
-    Load {
-        /// Its step.
-        step: u64,
-    },
-    /// Take the state that another member shows.
-    FetchState {
-        /// Its step.
-        step: u64,
-    },
-    /// Show the state to those that lack it.
-    SendState {
-        /// Its step.
-        step: u64,
-    },
+    /// Fetch and load this checkpoint.
+    Load { step: u64 },
+    /// Fetch the state that another member sends.
+    FetchState { step: u64 },
+    /// Send the state to the members that lack it.
+    SendState { step: u64 },
     /// Work in this view from now on.
     EnterView(View),
     /// Compute this member's microbatches of the step and exchange.
     Compute(StepKey),
-    /// From the exchange: every slice of a step is here and whole.
+    /// From the exchange: every slice of a step has arrived intact.
     Reduced(Box<Reduced>),
-    /// From the exchange of this number: the data connection is broken.
+    /// From the exchange with this number: the data connection is broken.
     LinkLost {
-        /// Which of all that this worker had.
+        /// Number of the connection within this process.
         number: u64,
-        /// How.
         reason: String,
     },
     /// Apply the reduced gradient, or skip.
     Apply(Commit),
-    /// Upload the state as a version, behind the training.
-    WriteVersion {
-        /// Its step.
-        step: u64,
-    },
+    /// Upload the state as a checkpoint, in the background.
+    WriteVersion { step: u64 },
     /// Upload the exports of the state.
-    Export {
-        /// Its step.
-        step: u64,
-    },
+    Export { step: u64 },
     /// The worker ends.
     Quit,
 }
 
-/// What the compute thread needs of the way to the coordinator.
+/// The compute thread's access to the coordinator.
 pub(crate) struct CoordinatorLink {
     /// For uploads and downloads.
     pub(crate) client: Client,
     /// For the data plane.
     pub(crate) token: Token,
-    /// What encrypts it, if anything does.
+    /// Encryption of the data plane, if any.
     pub(crate) tls: Option<ClientTls>,
     /// Host of both planes.
     pub(crate) host: String,
-    /// Drives the client.
+    /// The runtime that drives the client.
     pub(crate) runtime: Handle,
 }
 
-/// What Join says of the opened device.
+/// The opened device, as Join describes it.
 pub(crate) struct OpenedDevice {
-    /// Tasks with their schemas.
+    /// Tasks with their schema versions.
     pub(crate) tasks: Vec<(String, u32)>,
-    /// The numerics fingerprint.
     pub(crate) fingerprint: [u8; 32],
-    /// The device for people.
+    /// Display name of the device.
     pub(crate) device: String,
-    /// Its backend and driver.
+    /// Backend and driver of the device.
     pub(crate) driver: String,
 }
 
-/// Starts the thread. It opens the device, tells `ready`, and answers commands with triggers.
+/// Starts the thread. It opens the device, reports to `ready`, and answers commands with triggers.
 pub(crate) fn spawn(
     registry: Registry,
     device: DeviceSpec,
@@ -119,7 +102,7 @@ pub(crate) fn spawn(
         trainer::device::use_one_thread();
         let device = match open(&registry, &device) {
             Ok((device, opened)) => {
-                // A driver that has gone meanwhile closes the commands too.
+                // If the driver has exited, the command channel is closed too.
                 let _ = ready.send(Ok(opened));
                 device
             }
@@ -165,7 +148,7 @@ fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, OpenedDev
     Ok((device, opened))
 }
 
-/// A trainer's error with the exit code that it means.
+/// Converts a trainer error to a failure with its exit code.
 pub(crate) fn failure(error: &trainer::TrainerError) -> Failure {
     use trainer::TrainerError as E;
     let code = match error {
@@ -181,17 +164,17 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// Orders that fail for the connection's sake so often in a row are given up.
+/// Give up after this many commands in a row that failed because of the connection.
 const CONNECTION_FAILURES_MAX: u32 = 5;
 
-/// Where a data connection breaks another view follows, unless the coordinator knew of it before the last one: then the member
-/// joins again. Longer than the coordinator takes to make a view.
+/// After a data connection breaks, another view follows, unless the coordinator noticed the break before opening the
+/// last one: then the member rejoins. Longer than the coordinator takes to open a view.
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The driver has gone.
+/// The driver has exited.
 struct Disconnected;
 
-/// What the thread has before and after it is a member.
+/// The thread's state, before and after it becomes a member.
 struct ComputeThread {
     registry: Registry,
     device: OpenDevice,
@@ -200,7 +183,7 @@ struct ComputeThread {
     answers: mpsc::Sender<Trigger>,
     link: Option<Box<CoordinatorLink>>,
     member: Option<Box<Member>>,
-    /// While it isn't known whether the member reaches the data plane.
+    /// Set while it is unknown whether the member can reach the data plane.
     proof: Option<ReachabilityCheck>,
     /// Since when the member waits for another view, as its data connection broke.
     cut_off: Option<Instant>,
@@ -234,7 +217,7 @@ impl ComputeThread {
         }
     }
 
-    /// The next command; none where something is overdue first.
+    /// The next command; `None` if something is due first.
     fn next(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Disconnected> {
         let view = self.cut_off.map(|since| VIEW_PATIENCE.saturating_sub(since.elapsed()));
         let Some(pause) = self.proof.as_ref().map(ReachabilityCheck::pause).into_iter().chain(view).min()
@@ -248,7 +231,7 @@ impl ComputeThread {
         }
     }
 
-    /// Does what is overdue.
+    /// Performs what is due.
     fn look_after(&mut self) -> Result<Option<Event>, Failure> {
         if self.cut_off.is_none_or(|since| since.elapsed() < VIEW_PATIENCE) {
             return self.prove();
@@ -259,7 +242,7 @@ impl ComputeThread {
         Err(fail(CONNECTION, "the data connection broke, and no other view followed"))
     }
 
-    /// Tries to reach the data plane; a member that does is prepared.
+    /// Tries to reach the data plane; on success the member is prepared.
     fn prove(&mut self) -> Result<Option<Event>, Failure> {
         let (Some(member), Some(mut proof)) = (&self.member, self.proof.take()) else { return Ok(None) };
         if proof.settle(member.try_data_plane())? {
@@ -269,7 +252,7 @@ impl ComputeThread {
         Ok(None)
     }
 
-    /// A broken connection is tried again by joining again; but not for ever.
+    /// A broken connection is retried by rejoining, but not for ever.
     fn failed(&mut self, failure: Failure) -> Event {
         if failure.code != CONNECTION {
             return Event::Failed(failure);
@@ -285,7 +268,7 @@ impl ComputeThread {
         match command {
             Command::Connected(link) => {
                 self.link = Some(link);
-                // Whatever was tried was the way to where it was admitted before.
+                // The attempts so far used the address of the former admission.
                 self.proof = None;
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! The data of the run at this worker: found by digest, and turned from rows into the engine's batches.
+//! The run's data at this worker: located by digest, and converted from rows to the engine's batches.
 
 use std::path::{Path, PathBuf};
 
@@ -16,16 +16,16 @@ pub(crate) struct Samples {
     spec: DataSpec,
 }
 
-/// What a row passes through on its way into a batch; reused with it.
+/// Intermediate buffers between rows and a batch; reused with it.
 pub(crate) struct Scratch(Batch);
 
 impl Samples {
-    /// Opens the dataset where the plan says that it is, if those are its bytes; else fetches it by digest.
-    /// Batches say that training is computed in `precision`.
+    /// Opens the dataset at the plan's path if its bytes match; otherwise fetches it by digest. Batches carry
+    /// `precision`, in which training is computed.
     pub(crate) fn open(plan: &DataPlan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
         let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
             Ok(dataset) => dataset,
-            // Another copy would take as much.
+            // Another copy would need as much memory.
             Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
             Err(why) => {
                 tracing::info!("{why}; asking the coordinator for {}", plan.version());
@@ -35,32 +35,30 @@ impl Samples {
         Ok(Self { dataset, spec: spec(plan, precision) })
     }
 
-    /// What the model is built for.
+    /// The data's shape, for which the model is built.
     pub(crate) fn spec(&self) -> &DataSpec {
         &self.spec
     }
 
-    /// The text of the tokenizer's file, where one made the tokens.
+    /// The text of the tokenizer's file, if the data were tokenized.
     pub(crate) fn tokenizer_json(&self) -> Option<&str> {
         self.dataset.tokenizer_json()
     }
 
-    /// Samples of the training split.
     pub(crate) fn training_len(&self) -> u64 {
         self.dataset.training_len()
     }
 
-    /// Samples of the validation split.
     pub(crate) fn evaluation_len(&self) -> u64 {
         self.dataset.evaluation_len()
     }
 
-    /// Empty buffers of the right kinds.
+    /// Empty buffers of the right types.
     pub(crate) fn buffers(&self) -> (HostBatch, Scratch) {
         (HostBatch::empty(&self.spec), Scratch(Batch::default()))
     }
 
-    /// Fills a batch with these samples of a split. Those of training are augmented by the key.
+    /// Fills a batch with these samples of a split. Training samples are augmented by the key.
     pub(crate) fn gather(
         &self,
         phase: Phase,
@@ -98,8 +96,8 @@ impl Samples {
     }
 }
 
-/// Opens this machine's copy of a dataset that came from a coordinator, or fetches it. A copy has its digest as its
-/// name, and has it only once it is whole.
+/// Opens this machine's cached copy of a dataset from a coordinator, or fetches it. A copy is named by its digest,
+/// and gets that name only once it is complete.
 fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
     let folder = cache_folder();
     let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
@@ -113,25 +111,25 @@ fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
         Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
         Err(_) => {}
     }
-    // Another worker may be fetching the same: each has a file of its own until the name is right.
+    // Another worker may be fetching the same data: each writes its own file until the final rename.
     let partial = folder.join(format!(".{}.{}", plan.digest, std::process::id()));
-    // Opened before and after: what is read later is read under its last name.
+    // Opened before and after the rename: later reads use the final name.
     let fetched = fetch(plan, transfer, &partial).and_then(|()| {
         Dataset::open(plan, &partial).map_err(|error| fail(3, error.to_string()))?;
         match std::fs::rename(&partial, &place) {
             Ok(()) => Ok(()),
-            // A folder that is there already is another worker's, and whole.
+            // An existing folder is another worker's complete copy.
             Err(_) if plan.is_folder() && place.is_dir() => Ok(()),
             Err(error) => Err(failed(&place, &error)),
         }?;
         Dataset::open(plan, &place).map_err(|error| fail(3, error.to_string()))
     });
-    // What is not whole is of no use to anybody.
+    // Partial files are useless.
     let _ = if plan.is_folder() { std::fs::remove_dir_all(&partial) } else { std::fs::remove_file(&partial) };
     fetched
 }
 
-/// Puts the plan's tokenizer beside the data, under its digest, unless it is there.
+/// Stores the plan's tokenizer next to the data, under its digest, unless it exists.
 fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result<(), Failure> {
     if plan.read_tokenizer(place).is_ok() {
         return Ok(());
@@ -147,7 +145,7 @@ fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result
     fetched
 }
 
-/// Downloads the plan's file, or all of its folder's.
+/// Downloads the plan's file, or all files of its folder.
 fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
     if !plan.is_folder() {
         return fetch_file(transfer, &plan.digest, plan.bytes, partial);
@@ -161,7 +159,7 @@ fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), Fai
     Ok(())
 }
 
-/// Downloads a file that has so many bytes.
+/// Downloads a file of exactly `bytes` bytes.
 fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", place.display()));
     let file = std::fs::File::create(place).map_err(|error| failed(&error))?;
@@ -170,7 +168,7 @@ fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Re
     sink.file.sync_all().map_err(|error| failed(&error))
 }
 
-/// A file that takes so many bytes and no more: whoever sends is believed in nothing, not even in when it ends.
+/// A file that accepts exactly this many bytes: the sender is not trusted, not even about where the file ends.
 struct LimitedFile {
     file: std::fs::File,
     left: u64,
@@ -191,9 +189,9 @@ impl std::io::Write for LimitedFile {
     }
 }
 
-/// A digest as a name that stays in its folder.
+/// Validates a digest as a file name that stays in its folder.
 fn file_name(digest: &str) -> Result<&str, Failure> {
-    // A folder's ends in .dir.
+    // A folder's digest ends in .dir.
     let hexadecimal = digest.strip_suffix(".dir").unwrap_or(digest);
     let is_hexadecimal = hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !hexadecimal.is_empty() && hexadecimal.len() <= 128 && is_hexadecimal {
@@ -208,7 +206,7 @@ fn cache_folder() -> PathBuf {
     base.unwrap_or_else(std::env::temp_dir).join("bonfire/datasets")
 }
 
-/// Shapes and names, as the trainer has them.
+/// Shapes and names, in the trainer's terms.
 pub(crate) fn spec(plan: &DataPlan, precision: Precision) -> DataSpec {
     let input = match (&plan.output, plan.image_shape) {
         (Output::Tokens { window, .. }, _) => vec![*window as usize],
@@ -240,13 +238,13 @@ pub(crate) mod tests {
         sink.write_all(b"de").expect("the last ones");
     }
 
-    /// A table of so many rows with one feature, the row's number, and two labels in turn.
+    /// A table of `rows` rows with one feature, the row's number, and two alternating labels.
     pub(crate) fn samples(rows: usize) -> Samples {
         of_form("csv", rows, |_| {}).0
     }
 
-    /// So many rows in a form, the first number of each its row's (of images a 255th of it); and where they are. `set`
-    /// changes the configuration. Beside a row or image there is one that can't be used, which `on_bad` may leave out.
+    /// `rows` rows in a format, and their path. The first number of each row is its index (for images a 255th of it).
+    /// `set` changes the configuration. Each row or image has an invalid neighbour, which `on_bad` may leave out.
     pub(crate) fn of_form(
         form: &str,
         rows: usize,
@@ -299,7 +297,7 @@ pub(crate) mod tests {
         (Samples { dataset, spec: spec(&plan, Precision::F32) }, dir)
     }
 
-    /// A column of weights, where draws go by one.
+    /// A column of weights, for weighted sampling.
     fn weight(row: usize) -> i64 {
         row as i64 % 4
     }
@@ -321,7 +319,7 @@ pub(crate) mod tests {
         root.to_owned()
     }
 
-    /// Grey PNG files of 2 x 2 pixels in two classes, and one that is none.
+    /// Grey PNG files of 2 x 2 pixels in two classes, and one invalid file.
     fn write_images(root: &Path, rows: usize) -> PathBuf {
         for row in 0..rows {
             let pixels = vec![row as u8, 9, 9, 9];
@@ -334,7 +332,7 @@ pub(crate) mod tests {
         root.to_owned()
     }
 
-    /// Several row groups, which the rows don't divide evenly.
+    /// Several row groups that the rows don't divide evenly.
     fn write_parquet(root: &Path, rows: usize, is_weighted: bool) -> PathBuf {
         use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
         let weights = if is_weighted { "required int64 w; " } else { "" };

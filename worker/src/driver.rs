@@ -1,4 +1,4 @@
-//! The driver's loop: wait for a trigger, hand it to the machine, carry out what the machine puts out.
+//! The driver's loop: wait for a trigger, pass it to the machine, execute the machine's outputs.
 //!
 //! It decides nothing about a run: `protocol::worker::Worker` does.
 
@@ -14,23 +14,22 @@ use crate::compute::{Command, CoordinatorLink};
 use crate::fail;
 use crate::session::{CoordinatorAddress, Problem, Session};
 
-/// Triggers that may wait: control messages come one at a time, the rest are single answers.
+/// Queued triggers: control messages arrive one at a time, the rest are single answers.
 pub(crate) const TRIGGERS_MAX: usize = 64;
 
-/// Everything that can wake the driver.
+/// All events that wake the driver.
 pub(crate) enum Trigger {
     /// Another control stream is open, or could not be opened.
     Reconnected {
-        /// The number of the attempt.
         attempt: u64,
         /// The stream, or why there is none.
         result: Result<Box<Session>, Problem>,
     },
-    /// A control message came.
+    /// A control message arrived.
     Control(ToWorker),
     /// The control stream ended or broke.
     ControlLost {
-        /// The number of the attempt that had opened it.
+        /// The number of the attempt that opened it.
         attempt: u64,
         /// How it was noticed.
         reason: String,
@@ -38,10 +37,7 @@ pub(crate) enum Trigger {
     /// The compute thread answers.
     Worked(Event),
     /// The first SIGINT or SIGTERM (the second ends the process at once).
-    Signalled {
-        /// Its name.
-        signal: &'static str,
-    },
+    Signalled { signal: &'static str },
 }
 
 /// How the worker ended.
@@ -51,31 +47,30 @@ pub(crate) struct WorkerEnd {
     pub(crate) reason: EndReason,
     /// Exit code of the contract.
     pub(crate) code: u8,
-    /// For people.
+    /// Explanation, for display.
     pub(crate) message: String,
 }
 
-/// The machine and the ends of the channels that its outputs go to.
+/// The machine and the channels for its outputs.
 pub(crate) struct Driver {
     pub(crate) machine: Worker,
     pub(crate) address: CoordinatorAddress,
-    /// The control stream, while there is one.
     pub(crate) session: Option<Session>,
-    /// For attempts to open another one.
+    /// For attempts to open another control stream.
     pub(crate) triggers: mpsc::Sender<Trigger>,
     pub(crate) compute: SyncSender<Command>,
     pub(crate) started: Instant,
-    /// Why it was tried to join again, as the log has it last.
+    /// The last logged reason for rejoining.
     pub(crate) said: String,
-    /// Attempts to open another control stream so far. Only the newest counts: where the compute thread's connection
-    /// broke with the control stream both are told, and two streams of one worker would put each other out.
+    /// Attempts to open another control stream so far. Only the newest counts: if the compute thread's connection
+    /// breaks together with the control stream, both report it, and two streams of one worker would evict each other.
     pub(crate) attempts: u64,
-    /// The newest, while it is under way.
+    /// The newest attempt, while it is in progress.
     pub(crate) attempt: Option<AbortHandle>,
 }
 
 impl Driver {
-    /// Runs until the machine says Exit.
+    /// Runs until the machine emits Exit.
     pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> WorkerEnd {
         loop {
             while let Some(output) = self.machine.poll_output() {
@@ -93,7 +88,7 @@ impl Driver {
             let event = match self.next(&mut triggers).await {
                 None => Event::Tick,
                 Some(Trigger::Control(message)) => Event::Message(message),
-                // Of a stream that was given up, or an attempt that another has followed.
+                // A stream that was abandoned, or an attempt that was superseded.
                 Some(Trigger::Reconnected { attempt, .. } | Trigger::ControlLost { attempt, .. })
                     if attempt != self.attempts =>
                 {
@@ -137,11 +132,11 @@ impl Driver {
         }
     }
 
-    /// Carries out one output; the end, if that is it.
+    /// Executes one output; returns the end, if it is Exit.
     async fn carry_out(&mut self, output: Output) -> Result<Option<WorkerEnd>, Failure> {
         let command = match output {
             Output::Send(message) => {
-                // A closed stream is told by its reader, as ControlLost.
+                // The reader of a closed stream reports it as ControlLost.
                 if let Some(session) = &self.session {
                     let _ = session.outbox.send(message).await;
                 }
@@ -173,7 +168,7 @@ impl Driver {
         self.order(command).map(|()| None)
     }
 
-    /// A control stream is open: the compute thread gets its own way over it.
+    /// A control stream is open: the compute thread gets its own link over it.
     pub(crate) fn connected(&mut self, session: Session) -> Result<(), Failure> {
         let link = Box::new(CoordinatorLink {
             client: session.files.clone(),
@@ -187,14 +182,14 @@ impl Driver {
         self.order(Command::Connected(link))
     }
 
-    /// Gives the control stream up and tries to open another one.
+    /// Abandons the control stream and tries to open another one.
     fn reconnect(&mut self, pause: Duration, reason: &str) {
         self.session = None;
-        // A stream that it opens later would be one too many.
+        // A stream that the old attempt opens later would be a duplicate.
         if let Some(before) = self.attempt.take() {
             before.abort();
         }
-        // Each attempt may fail for the same reason: once is enough.
+        // Each attempt may fail for the same reason: log it once.
         if self.said != reason {
             tracing::warn!("{reason}; trying to join again");
             reason.clone_into(&mut self.said);
@@ -205,7 +200,7 @@ impl Driver {
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let result = address.reconnect(attempt, &triggers).await.map(Box::new);
-            // A driver that has gone needs no stream.
+            // A driver that has exited needs no stream.
             let _ = triggers.send(Trigger::Reconnected { attempt, result }).await;
         });
         self.attempt = Some(task.abort_handle());

@@ -1,5 +1,5 @@
-//! The exchange of gradients with the coordinator: partials go out from the compute thread, reduced slices come in on
-//! a reader's thread, into buffers that go round.
+//! The exchange of gradients with the coordinator: the compute thread sends partials, a reader thread receives
+//! reduced slices, and buffers circulate between them.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,44 +21,43 @@ use crate::compute::Command;
 use crate::fail;
 use crate::transfer::CONNECTION;
 
-/// How long the coordinator may take no byte, or stop within a frame. It holds a member's partials back while it waits
-/// for a slower one, whose own deadline (from the measured pace of steps) ends that wait first.
+/// How long the coordinator may accept no byte, or pause within a frame. It delays a member's partials while it waits
+/// for a slower one, whose own deadline (from the measured duration of steps) ends that wait first.
 const STALL_DEADLINE: Duration = Duration::from_secs(600);
 /// Attempts to open a data connection, with a pause between them.
 const ATTEMPTS: u32 = 4;
-/// The pause; the control stream is there, so its host is up.
+/// Pause between attempts; the control stream is open, so the host is up.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an address may take to answer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Every data connection of this process has a number, so that news of an old one are known as such.
+/// Numbers the data connections of this process, so that reports about an old one can be recognised.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// A reduced step, or one that is being received.
+/// A reduced step, complete or being received.
 #[derive(Debug)]
 pub(crate) struct Reduced {
-    /// Which.
     pub(crate) key: StepKey,
     /// The mean gradient, flat (empty in evaluation).
     pub(crate) gradient: Vec<f32>,
-    /// Hashes and sums of squares of its blocks.
+    /// Hashes and sums of squares of the gradient's blocks.
     pub(crate) facts: BlockFacts,
     /// The reduced scalars.
     pub(crate) sums: Sums,
     /// Which parameters have a gradient.
     pub(crate) presence: Vec<u8>,
-    /// Whether the mean lies where this member's own sum was, and not in `gradient`.
+    /// Whether the mean is in the place of this member's own sum instead of `gradient`.
     pub(crate) is_in_place: bool,
 }
 
 impl Reduced {
-    /// Room for a step; the gradient's memory comes with the first one that needs it.
+    /// An empty buffer; the gradient's memory is allocated by the first step that needs it.
     pub(crate) fn empty() -> Self {
         let key = StepKey { view: protocol::ids::ViewId(0), step: 0, phase: Phase::Train };
         let (gradient, facts) = (Vec::new(), BlockFacts::default());
         Self { key, gradient, facts, sums: Vec::new(), presence: Vec::new(), is_in_place: false }
     }
 
-    /// Forgets the step before, keeping the memory.
+    /// Discards the previous step, keeping the memory.
     pub(crate) fn begin(&mut self, key: StepKey) {
         self.key = key;
         self.facts.clear();
@@ -67,7 +66,7 @@ impl Reduced {
         self.is_in_place = false;
     }
 
-    /// Makes room for the frames of a step whose gradient has so many elements.
+    /// Prepares for the frames of a step with a gradient of `elements`.
     fn receive(&mut self, key: StepKey, elements: usize) {
         self.begin(key);
         // An evaluation has none: the memory is kept for the next training step.
@@ -80,15 +79,14 @@ impl Reduced {
     }
 }
 
-/// Where the reducer is.
+/// Address and credentials of the reducer.
 pub(crate) struct DataEndpoint<'a> {
     /// The coordinator's host.
     pub(crate) host: &'a str,
-    /// Its data plane's port.
+    /// Port of its data plane.
     pub(crate) port: u16,
-    /// The run's token.
     pub(crate) token: &'a Token,
-    /// What encrypts it, if anything does.
+    /// Encryption of the connection, if any.
     pub(crate) tls: Option<&'a ClientTls>,
 }
 
@@ -96,15 +94,15 @@ pub(crate) struct DataEndpoint<'a> {
 pub(crate) struct Exchange {
     number: u64,
     writer: FrameStream<DataStream>,
-    /// Where buffers go back to the reader.
+    /// Returns buffers to the reader.
     returns: SyncSender<Box<Reduced>>,
     tail: Vec<u8>,
     hashes: Vec<u64>,
 }
 
 impl Exchange {
-    /// Connects to the coordinator's data plane. Reduced steps of so many elements and bytes of presence come as
-    /// [`Command::Reduced`], the first in `buffer`.
+    /// Connects to the coordinator's data plane. Reduced steps with gradients of this many elements and bytes of
+    /// presence arrive as [`Command::Reduced`], the first in `buffer`.
     pub(crate) fn connect(
         endpoint: &DataEndpoint<'_>,
         welcome: &Welcome,
@@ -126,7 +124,7 @@ impl Exchange {
         };
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let incoming = stream.clone();
-        // One buffer goes round: no slice of the next step can come before this member has applied this one.
+        // One buffer circulates: no slice of the next step can arrive before this member has applied this one.
         let (returns, free) = sync_channel(1);
         returns.try_send(buffer).map_err(|error| failed(&error))?;
         let incoming = FrameStream::new(incoming, peer.clone(), STALL_DEADLINE);
@@ -139,7 +137,7 @@ impl Exchange {
         Ok(Self { number, writer, returns, tail: Vec::new(), hashes: Vec::new() })
     }
 
-    /// Its number among all of this process.
+    /// Number of this connection within the process.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -172,9 +170,9 @@ impl Exchange {
         self.writer.write(&header, &self.tail, values).map_err(|error| lost(&error))
     }
 
-    /// Gives the buffer of a finished step back to the reader.
+    /// Returns the buffer of a finished step to the reader.
     pub(crate) fn recycle(&self, reduced: Box<Reduced>) {
-        // A reader that has ended has said why, as LinkLost.
+        // A reader that has ended has reported why, as LinkLost.
         let _ = self.returns.try_send(reduced);
     }
 
@@ -186,15 +184,15 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The reader's clone keeps the socket open otherwise. An error means that it is closed already.
+        // Otherwise the reader's clone keeps the socket open. An error means that it is already closed.
         let _ = self.writer.get_ref().shutdown();
     }
 }
 
-/// An attempt to reach the data plane, for nothing but to know whether it can be.
+/// Tests whether the data plane can be reached.
 ///
 /// # Errors
-/// With the address and what went wrong.
+/// With the address and the cause.
 pub(crate) fn try_to_reach(endpoint: &DataEndpoint<'_>, welcome: &Welcome) -> Result<(), String> {
     open(endpoint, welcome).map(drop).map_err(|error| {
         format!(
@@ -218,7 +216,7 @@ fn open(endpoint: &DataEndpoint<'_>, welcome: &Welcome) -> Result<DataStream, St
     Ok(stream)
 }
 
-/// Connects to whichever of the host's addresses answers.
+/// Connects to the first of the host's addresses that answers.
 fn reach(endpoint: &DataEndpoint<'_>) -> std::io::Result<TcpStream> {
     let mut failure = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
     for address in (endpoint.host, endpoint.port).to_socket_addrs()? {
@@ -271,7 +269,7 @@ impl<S: std::io::Read> Reader<S> {
                 Ok(Some(reduced)) => Command::Reduced(reduced),
                 Ok(None) => return,
                 Err(error) => {
-                    // Nobody may be listening any more.
+                    // The receiver may be gone.
                     let _ = commands.send(Command::LinkLost { number, reason: error.to_string() });
                     return;
                 }
@@ -282,7 +280,7 @@ impl<S: std::io::Read> Reader<S> {
         }
     }
 
-    /// Reads frames until a step is whole. `None` when the compute thread has gone.
+    /// Reads frames until a step is complete. `None` when the compute thread has exited.
     fn next(&mut self) -> Result<Option<Box<Reduced>>, FrameError> {
         loop {
             let mut tail = std::mem::take(&mut self.tail);
@@ -302,14 +300,14 @@ impl<S: std::io::Read> Reader<S> {
         }
     }
 
-    /// Makes room for a frame of this step. Whether it is older than the one in hand; `None` when the compute thread has
-    /// gone.
+    /// Makes room for a frame of this step. Returns whether it is older than the current one; `None` when the compute
+    /// thread has exited.
     fn admit(&mut self, key: StepKey) -> Option<bool> {
         loop {
             match self.assembly.admit(key) {
                 Admission::Older => return Some(true),
                 Admission::Continues => return Some(false),
-                // Until the last step is applied, its successor's frames wait in the socket.
+                // Until the last step is applied, the next step's frames wait in the socket.
                 Admission::Waits => self.assembly.give(self.free.recv().ok()?),
                 Admission::Opens => {
                     let elements = self.assembly.elements_of(key);
@@ -362,7 +360,7 @@ impl<S: std::io::Read> Reader<S> {
         self.skip(header)
     }
 
-    /// Reads a body that nobody needs: of an older view.
+    /// Reads and discards the body of a frame of an older view.
     fn skip(&mut self, header: &Header) -> Result<(), FrameError> {
         self.scratch.resize(header.floats as usize, 0.0);
         self.stream.read_body(&mut self.scratch)
@@ -388,7 +386,7 @@ mod tests {
         StepKey { view: ViewId(1), step, phase: Phase::Train }
     }
 
-    /// What a reducer sends: built frame by frame.
+    /// A reducer's output, built frame by frame.
     struct Sent(FrameStream<Vec<u8>>);
 
     impl Sent {
@@ -417,7 +415,7 @@ mod tests {
             self.frame(Kind::Slice, key, slice, &tail, body)
         }
 
-        /// A member's reader of it, for gradients of so many elements and up to eight parameters.
+        /// A member's reader of this output, for gradients of `elements` and up to eight parameters.
         fn reader(self, elements: usize) -> (Reader<Cursor<Vec<u8>>>, SyncSender<Box<Reduced>>) {
             let (returns, free) = sync_channel(1);
             returns.try_send(Box::new(Reduced::empty())).expect("room");
@@ -436,7 +434,7 @@ mod tests {
             .sums(key(1), &[1])
             .slice(key(1), 0, &first, &first)
             .sums(key(2), &[1])
-            // Of the past by now.
+            // Obsolete by now.
             .slice(key(1), 1, &[9.0, 9.0], &[9.0, 9.0])
             .slice(key(2), 0, &first, &first)
             .slice(key(2), 1, &second, &second);

@@ -1,8 +1,8 @@
 //! The data feed: a thread that fills host batches ahead of the compute thread.
 //!
-//! It knows which microbatch comes next from the geometry and the view alone, so the next step's samples are
-//! gathered while this step's gradients are computed and exchanged. Its buffers go round: nothing is allocated
-//! once they have grown to the size of a microbatch.
+//! It derives the next microbatch from the geometry and the view alone, so the next step's samples are gathered while
+//! this step's gradients are computed and exchanged. Its buffers circulate: nothing is allocated once they have grown
+//! to the size of a microbatch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,33 +17,31 @@ use trainer::HostBatch;
 use crate::data::{Samples, Scratch};
 use crate::fail;
 
-/// Microbatches that are filled ahead: enough to cover the wait for a step's commit, small beside a model.
+/// Microbatches filled ahead: enough to cover the wait for a step's commit, small compared to a model.
 const AHEAD: usize = 4;
 
-/// Names one microbatch of the run.
+/// Identifies one microbatch of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct MicrobatchId {
-    /// Training or evaluation.
     pub(crate) phase: Phase,
     /// The step, from 1.
     pub(crate) step: u64,
-    /// Its number in the step.
+    /// Index within the step.
     pub(crate) microbatch: u32,
 }
 
-/// This member's place in the view, from which its microbatches of every step follow.
+/// This member's part in the view, which determines its microbatches of every step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ShardAssignment {
     /// Shares of all members, in rank order.
     pub(crate) shares: Vec<u32>,
-    /// This member's rank.
     pub(crate) rank: usize,
-    /// The view's first step and this member's microbatches of it, where they were dealt again.
+    /// The view's first step and this member's microbatches of it, if they were reassigned.
     pub(crate) first: Option<(u64, Phase, Vec<Range<u32>>)>,
 }
 
 impl ShardAssignment {
-    /// This member's microbatches of a step with so many, in order.
+    /// This member's microbatches, in order, of a step with `microbatches` in total.
     pub(crate) fn ranges(&self, phase: Phase, step: u64, microbatches: u32) -> Vec<Range<u32>> {
         match &self.first {
             Some((first, of, ranges)) if (*first, *of) == (step, phase) => ranges.clone(),
@@ -55,19 +53,19 @@ impl ShardAssignment {
     }
 }
 
-/// A filled microbatch. Give it back with [`Feed::recycle`].
+/// A filled microbatch. Return it with [`Feed::recycle`].
 pub(crate) struct FilledBatch {
     generation: u64,
     position: MicrobatchId,
-    /// What the engine takes.
+    /// Input of the engine.
     pub(crate) batch: HostBatch,
     scratch: Scratch,
 }
 
 enum Request {
-    /// Forget what is filled and go on from here, in order.
+    /// Discard filled buffers and continue from here, in order.
     Seek { generation: u64, from: MicrobatchId },
-    /// Use this buffer again.
+    /// Reuse this buffer.
     Recycle(Box<FilledBatch>),
 }
 
@@ -76,7 +74,7 @@ pub(crate) struct Feed {
     requests: SyncSender<Request>,
     filled: Receiver<Result<Box<FilledBatch>, Failure>>,
     generation: u64,
-    /// What comes out next, if nothing is sought.
+    /// The next microbatch without a seek.
     next: Option<MicrobatchId>,
     course: MicrobatchOrder,
 }
@@ -88,8 +86,8 @@ impl Feed {
         geometry: Geometry,
         place: ShardAssignment,
     ) -> Result<Self, Failure> {
-        // Each buffer is in one place at a time, and one Seek at most waits, so no send ever blocks. A failure stands for the
-        // buffer that it was met in.
+        // Each buffer is in one place at a time, and at most one Seek is queued, so no send ever blocks. A failure
+        // takes the place of the buffer in which it occurred.
         let (requests, inbox) = sync_channel(AHEAD + 1);
         let (outbox, filled) = sync_channel(AHEAD);
         let course = MicrobatchOrder { geometry, place };
@@ -110,10 +108,10 @@ impl Feed {
         Ok(Self { requests, filled, generation: 0, next: None, course })
     }
 
-    /// The samples of this microbatch, which were filled ahead if it follows the one before.
+    /// The samples of this microbatch, filled ahead if it follows the one before.
     ///
     /// # Errors
-    /// When samples can't be had, those of a later microbatch too: the failure names the file.
+    /// When samples can't be read, including those of a later microbatch: the failure names the file.
     pub(crate) fn take(&mut self, position: MicrobatchId) -> Result<Box<FilledBatch>, Failure> {
         if self.next != Some(position) {
             self.generation += 1;
@@ -130,7 +128,6 @@ impl Feed {
         }
     }
 
-    /// Gives a buffer back.
     pub(crate) fn recycle(&mut self, filled: Box<FilledBatch>) -> Result<(), Failure> {
         self.request(Request::Recycle(filled))
     }
@@ -144,7 +141,7 @@ fn gone() -> Failure {
     fail(4, "the data feed has ended unexpectedly (see the log above)")
 }
 
-/// The order in which microbatches come.
+/// The sequence of microbatches.
 #[derive(Clone)]
 struct MicrobatchOrder {
     geometry: Geometry,
@@ -152,8 +149,8 @@ struct MicrobatchOrder {
 }
 
 impl MicrobatchOrder {
-    /// What follows: the next microbatch of the step, else the first of the next training step in which this
-    /// member has any. Nothing follows an evaluation: the next step is sought.
+    /// The successor: the next microbatch of the step, else the first of the next training step in which this member
+    /// has any. An evaluation has no successor: the next step is sought.
     fn after(&self, position: MicrobatchId) -> Option<MicrobatchId> {
         let MicrobatchId { phase, step, microbatch } = position;
         let ranges = self.place.ranges(phase, step, self.geometry.plan(step, phase).microbatches);
@@ -163,7 +160,7 @@ impl MicrobatchOrder {
         if phase == Phase::Evaluate {
             return None;
         }
-        // A short last batch may leave this member without work, but not two steps running.
+        // A short last batch may leave this member without work, but not in two consecutive steps.
         (step + 1..step + 3).find_map(|step| {
             let ranges = self.place.ranges(phase, step, self.geometry.plan(step, phase).microbatches);
             ranges.first().map(|range| MicrobatchId { phase, step, microbatch: range.start })
@@ -176,7 +173,7 @@ struct BatchFiller {
     course: MicrobatchOrder,
     inbox: Receiver<Request>,
     outbox: SyncSender<Result<Box<FilledBatch>, Failure>>,
-    /// Buffers at rest; `None` is one that was never used.
+    /// Free buffers; `None` is one that was never used.
     free: Vec<Option<Box<FilledBatch>>>,
     cursor: Option<MicrobatchId>,
     generation: u64,
@@ -214,7 +211,7 @@ impl BatchFiller {
         }
     }
 
-    /// Fills one buffer; false when nobody takes it any more.
+    /// Fills one buffer; returns false when the receiver is gone.
     fn fill(&mut self) -> bool {
         let (Some(position), Some(buffer)) = (self.cursor, self.free.pop()) else { return true };
         let mut filled = buffer.unwrap_or_else(|| {
@@ -236,7 +233,7 @@ impl BatchFiller {
         let (scratch, batch) = (&mut filled.scratch, &mut filled.batch);
         if let Err(why) = self.samples.gather(position.phase, key, &self.ordinals, scratch, batch) {
             let what = if position.phase == Phase::Train { "the data" } else { "the evaluation's data" };
-            // Nothing comes after it: what can't be read now can't be left out, since all have counted on it.
+            // Stop here: unreadable samples can't be skipped, since all members rely on them.
             let _ = self.outbox.send(Err(fail(3, format!("{what} of step {}: {why}", position.step))));
             return false;
         }
@@ -300,7 +297,7 @@ mod tests {
         assert_eq!(seen.len(), 14, "every row of the file once");
     }
 
-    /// The rows of an epoch through the feeds of so many members, in order of microbatches.
+    /// The rows of an epoch through the feeds of `members` members, in order of microbatches.
     fn rows_of_epoch(samples: &Arc<Samples>, order: Order, members: u32, epoch: u64) -> Vec<u64> {
         let geometry = Geometry {
             samples: samples.training_len(),
@@ -329,7 +326,7 @@ mod tests {
         found.into_values().flatten().collect()
     }
 
-    /// The rows that a batch is of: the first number of each sample.
+    /// The rows in a batch: the first number of each sample.
     fn rows(batch: &trainer::HostBatch) -> Vec<u64> {
         match &batch.x.data {
             HostData::F32(all) => {
@@ -343,10 +340,10 @@ mod tests {
         }
     }
 
-    /// What is configured of a form.
+    /// Configures a format.
     type Set = fn(&mut configs::Dataset);
 
-    /// Every form, with what is configured of it.
+    /// Every format with its configurations.
     const FORMS: [(&str, &str, Set); 9] = [
         ("csv", "whole", |_| {}),
         ("csv", "without its bad row", |config| config.on_bad = configs::OnBad::Skip),

@@ -1,9 +1,10 @@
 //! The driver of the protocol's worker machine.
 //!
 //! This crate owns a member's threads: the control stream on a small runtime, the driver's loop, the compute thread
-//! with the engine and the flat buffers, the data feed, and the exchange of gradients. It decides nothing about a
-//! run (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
-//! coordinator. A binary with models of one's own is `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
+//! with the engine and the flat buffers, the data feed, and the exchange of gradients. It decides nothing about a run
+//! (`protocol` does), has no arithmetic of its own (`protocol` and `trainer` have it), and never imports the
+//! coordinator. Begin with [`main`]; a binary with custom models is
+//! `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
 mod captured_stderr;
 mod check;
@@ -45,14 +46,15 @@ use crate::driver::{Driver, TRIGGERS_MAX, Trigger, WorkerEnd};
 use crate::session::CoordinatorAddress;
 use crate::worker_info::WorkerInfo;
 
-/// How long the compute thread may take to let its device go.
+/// How long the compute thread may take to release its device.
 const QUIT_DEADLINE: Duration = Duration::from_secs(1);
-/// How often it is looked after.
+/// Polling interval for the compute thread's end.
 const QUIT_POLL: Duration = Duration::from_millis(5);
-/// How long the last line of the log may take where the process ends at once.
+/// Time for the last log line when the process exits at once.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
-/// The `worker` command over these models: reads the command line, works until the run ends, and gives the exit code.
+/// The `worker` command with these models: parses the command line, works until the run ends, and returns the exit
+/// code.
 #[must_use]
 pub fn main(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
@@ -87,12 +89,12 @@ pub fn main(registry: Registry) -> ExitCode {
     }
 }
 
-/// Logs go to standard error; RUST_LOG chooses which. A standard error that nobody reads takes up to 128,000 lines; then
-/// they are left out, and the work goes on. What the guard still has at the end gets a second.
+/// Logs go to standard error, filtered by RUST_LOG. If standard error isn't read, up to 128,000 lines are buffered;
+/// further ones are dropped, and work continues. At the end the guard gets a second to flush.
 fn start_log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A log that a user's own main has started already stays.
+    // Keep a log that a custom main has already started.
     let colours = std::io::stderr().is_terminal() && colours_are_wanted();
     let (writer, guard) = match captured_stderr::own_stderr() {
         Ok(file) => tracing_appender::non_blocking(file),
@@ -104,7 +106,7 @@ fn start_log() -> WorkerGuard {
     guard
 }
 
-/// As no-color.org has it.
+/// As no-color.org defines it.
 fn colours_are_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -123,7 +125,7 @@ fn run(cli: &Cli, registry: Registry) -> Result<WorkerEnd, Failure> {
         .build()
         .map_err(|error| fail(4, format!("the runtime can't be started: {error}")))?;
     let end = runtime.block_on(work(cli, &address, registry));
-    // Uploads that nobody waits for any more are cut.
+    // Abandoned uploads are cancelled.
     runtime.shutdown_background();
     end
 }
@@ -163,7 +165,7 @@ async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Re
     driver.connected(session)?;
     let end = driver.run(inbox).await;
     address.about.flush().await;
-    // A device likes to be closed by its own thread; one that is deep in a step is not waited for.
+    // A device should be closed by its own thread, but don't wait for one that is busy with a step.
     if orders.try_send(Command::Quit).is_ok() {
         let deadline = Instant::now() + QUIT_DEADLINE;
         while !thread.is_finished() && Instant::now() < deadline {
@@ -173,7 +175,7 @@ async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Re
     Ok(end)
 }
 
-/// What this worker says of itself.
+/// Builds this worker's Join message.
 fn join(cli: &Cli, opened: OpenedDevice) -> Result<Join, Failure> {
     let pid = std::process::id();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "worker".to_owned());
@@ -216,7 +218,7 @@ fn watch_signals(triggers: mpsc::Sender<Trigger>) -> Result<(), Failure> {
             };
             if count > 0 {
                 tracing::warn!("a second {signal}: ended at once");
-                // The log has a thread of its own.
+                // The log is written by its own thread.
                 tokio::time::sleep(LAST_WORDS).await;
                 std::process::exit(130);
             }

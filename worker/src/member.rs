@@ -1,4 +1,4 @@
-//! What a worker holds once it is admitted: model, data, state, and its place in the view.
+//! The state of an admitted worker: model, data, parameters, and its part in the view.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,16 +32,16 @@ use crate::metrics::Metrics;
 use crate::transfer::Transfer;
 use crate::versions::Versions;
 
-/// A member of a run. Its phases stand in `state` (versions) and `step` (steps).
+/// A member of a run. Its phases are in `state` (checkpoints and transfers) and `step` (steps).
 pub(crate) struct Member {
     pub(crate) transfer: Transfer,
     pub(crate) token: Token,
     pub(crate) tls: Option<ClientTls>,
     pub(crate) host: String,
     pub(crate) data_port: u16,
-    /// Where the exchange tells what it received.
+    /// Where the exchange reports received steps.
     pub(crate) commands: SyncSender<Command>,
-    /// Where the versions' thread tells what it could not upload.
+    /// Where the checkpoint thread reports failed uploads.
     answers: mpsc::Sender<Trigger>,
 
     pub(crate) welcome: Welcome,
@@ -66,25 +66,24 @@ pub(crate) struct Member {
     pub(crate) scores: Accumulator,
     pub(crate) work: Option<ViewWork>,
     pub(crate) reduction: MemberStep<Box<Reduced>>,
-    /// A step's buffer at rest, where no exchange has it.
+    /// A step's unused buffer, if no exchange has it.
     pub(crate) spare: Option<Box<Reduced>>,
 
     pub(crate) versions: Versions,
     pub(crate) timings: Timings,
-    /// When the last partial was out.
+    /// When the last partial was sent.
     pub(crate) pushed: Instant,
     pub(crate) apply_us: u32,
     pub(crate) snapshot_us: u32,
     pub(crate) metrics: Metrics,
 }
 
-/// The part of a view that this member works with.
+/// This member's part of a view.
 pub(crate) struct ViewWork {
     pub(crate) place: ShardAssignment,
     pub(crate) feed: Feed,
-    /// Whether the view has no other member.
     pub(crate) is_alone: bool,
-    /// `None` for the only member of a view, and where the connection broke: then another view follows.
+    /// `None` for the only member of a view, and after the connection broke: then another view follows.
     pub(crate) exchange: Option<Exchange>,
 }
 
@@ -147,13 +146,13 @@ impl Member {
             metrics,
         };
         freeze(member.engine.as_mut(), &member.config)?;
-        // burn draws a module's first values when it first needs them: not in the middle of a try.
+        // burn draws a module's initial values lazily: force it now rather than during a trial.
         member.engine.initialise(member.config.run.seed).map_err(|error| failure(&error))?;
         member.warm_up()?;
         Ok(member)
     }
 
-    /// Whether it is a member of the same run, of the same model on the same data: then it keeps what it holds.
+    /// Whether this is a member of the same run, with the same model and data: then it keeps its state.
     pub(crate) fn is_of(&self, welcome: &Welcome) -> bool {
         let config = Config::parse(&welcome.config, "the run's configuration", &[]);
         self.welcome.run == welcome.run
@@ -161,7 +160,7 @@ impl Member {
             && config.is_ok_and(|config| config.digest() == self.config.digest())
     }
 
-    /// Another stream to the same run, perhaps to another coordinator.
+    /// Rejoins the same run over another stream, perhaps to another coordinator.
     pub(crate) fn join_again(&mut self, link: CoordinatorLink, welcome: &Welcome) -> Result<(), Failure> {
         self.config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
@@ -170,13 +169,12 @@ impl Member {
         self.versions = Versions::start(self.transfer.clone(), self.answers.clone())?;
         (self.token, self.tls, self.host, self.data_port) = (token, tls, host, welcome.data_port);
         self.welcome = welcome.clone();
-        // The data connection was opened under another name.
+        // The data connection belongs to the former membership.
         self.work = None;
         self.reduction.join_again();
         Ok(())
     }
 
-    /// See [`exchange::try_to_reach`].
     pub(crate) fn try_data_plane(&self) -> Result<(), String> {
         let endpoint = DataEndpoint {
             host: &self.host,
@@ -187,19 +185,19 @@ impl Member {
         exchange::try_to_reach(&endpoint, &self.welcome)
     }
 
-    /// Whether it waits for a mean that can't come, as its data connection broke: another view must follow.
+    /// Whether it waits for a mean that can't arrive, as its data connection broke: another view must follow.
     pub(crate) fn is_cut_off(&self) -> bool {
         let has_none = |work: &ViewWork| !work.is_alone && work.exchange.is_none();
         self.reduction.is_waiting() && self.work.as_ref().is_some_and(has_none)
     }
 
-    /// It is about to join again; what it has computed stays.
+    /// Leaves the view before rejoining; computed microbatches are kept.
     pub(crate) fn leave_view(&mut self) {
         self.work = None;
         self.reduction.leave_view();
     }
 
-    /// The data connection is of no use any more: the next view opens another. Of this number, if one is given.
+    /// Drops the data connection (of this number, if given): the next view opens another.
     pub(crate) fn lose_exchange(&mut self, number: Option<u64>, reason: &str) {
         let Some(work) = &mut self.work else { return };
         let is_meant = |exchange: &Exchange| number.is_none_or(|number| exchange.number() == number);
@@ -210,8 +208,8 @@ impl Member {
     }
 
     /// Computes one microbatch of every shape that will occur, so that a GPU's kernels are compiled before the first
-    /// step's deadline runs; and computes it twice, so that a model whose results have no fixed bits is known. Nothing
-    /// of it is kept.
+    /// step's deadline starts; and computes it twice, to detect a model with non-deterministic results. The results
+    /// are discarded.
     fn warm_up(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let (mut batch, mut scratch) = self.samples.buffers();
@@ -222,7 +220,7 @@ impl Member {
             let gathered = samples.gather(phase, key, &ordinals, &mut scratch, batch);
             gathered.map_err(|error| fail(3, error.to_string()))
         };
-        // Of a phase, the small shapes come before the large.
+        // Within a phase, small shapes precede large ones.
         let largest = shapes.iter().rfind(|(phase, _)| *phase == Phase::Train);
         if let Some((phase, count)) = largest.filter(|_| self.config.train.precision != Precision::F32) {
             gather(*phase, *count, &mut batch)?;
@@ -243,7 +241,7 @@ impl Member {
         Ok(())
     }
 
-    /// The bits of a microbatch's results, hashed.
+    /// A hash of the bits of a microbatch's results.
     fn try_out(&mut self, phase: Phase, batch: &HostBatch) -> Result<u64, Failure> {
         let mut bits = RegionHash(0);
         let sums = match phase {
@@ -255,7 +253,7 @@ impl Member {
     }
 }
 
-/// The model of a configuration on a device, and its optimizer.
+/// Builds a configuration's model on a device, and its optimizer.
 pub(crate) fn build(
     registry: &Registry,
     config: &Config,
@@ -268,7 +266,7 @@ pub(crate) fn build(
     Ok((engine, optimizer.map_err(|error| failure(&error))?))
 }
 
-/// Keeps the parameters that `init.freeze` names as they are.
+/// Freezes the parameters that `init.freeze` names.
 pub(crate) fn freeze(engine: &mut dyn Engine, config: &Config) -> Result<(), Failure> {
     let layout = engine.layout();
     let names: Vec<&str> = layout.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
@@ -280,7 +278,7 @@ pub(crate) fn freeze(engine: &mut dyn Engine, config: &Config) -> Result<(), Fai
     Ok(())
 }
 
-/// Refuses a model whose first gradient in half precision says that it needs f32.
+/// Refuses a model whose first gradient in half precision shows that it needs f32.
 fn compare_with_f32(engine: &mut dyn Engine, batch: &HostBatch) -> Result<(), Failure> {
     let agreement = Agreement::measure(engine, batch, 0).and_then(|agreement| {
         agreement.check(batch.precision)?;
@@ -295,7 +293,7 @@ fn compare_with_f32(engine: &mut dyn Engine, batch: &HostBatch) -> Result<(), Fa
     Ok(())
 }
 
-/// A hash over all regions, in the order in which they come.
+/// A hash over all regions, in the order in which they arrive.
 struct RegionHash(u64);
 
 impl GradientSink for RegionHash {
@@ -308,7 +306,7 @@ fn mix(hash: u64, value: u64) -> u64 {
     (hash.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The run's geometry, as the coordinator has it: both take it from the same configuration and plan.
+/// The run's geometry, equal to the coordinator's: both derive it from the same configuration and plan.
 fn geometry(config: &Config, samples: &Samples) -> Geometry {
     Geometry {
         samples: samples.training_len(),
@@ -321,7 +319,7 @@ fn geometry(config: &Config, samples: &Samples) -> Geometry {
     }
 }
 
-/// In which order an epoch has its samples.
+/// The order of samples in an epoch.
 fn order(dataset: &configs::Dataset) -> Order {
     match dataset.shuffle {
         configs::Shuffle::Full => Order::Full,
@@ -330,7 +328,7 @@ fn order(dataset: &configs::Dataset) -> Order {
     }
 }
 
-/// Every count of samples that a microbatch of this run can have.
+/// All sample counts that a microbatch of this run can have.
 fn shapes(geometry: &Geometry) -> BTreeSet<(Phase, u32)> {
     let mut shapes = BTreeSet::new();
     let mut add = |phase, samples: u32, size: u32| {

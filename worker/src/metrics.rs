@@ -1,4 +1,4 @@
-//! The worker's figures for Prometheus. docs/monitoring.md says what each means.
+//! The worker's Prometheus metrics, documented in docs/monitoring.md.
 
 use std::future::ready;
 use std::sync::{Arc, OnceLock};
@@ -14,12 +14,12 @@ use wire::token::{Token, TokenLine, is_loopback};
 use crate::cli::Cli;
 use crate::fail;
 
-/// What the compute thread is at.
+/// Current activity of the compute thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Activity {
     /// Forward and backward.
     Compute,
-    /// Sending partials, and waiting for what is reduced.
+    /// Sending partials, and waiting for the reduction.
     Exchange,
     /// Waiting for the coordinator.
     Wait,
@@ -34,7 +34,7 @@ const DOING: [(Activity, &str); 4] = [
     (Activity::Commit, "commit"),
 ];
 
-/// Handles of all figures.
+/// Handles of all metrics.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     microbatches: Counter,
@@ -45,7 +45,7 @@ pub(crate) struct Metrics {
     commit: Seconds,
     step: Gauge,
     phase: [Gauge; 4],
-    /// Where spans go, once a run wants them.
+    /// Exporter of spans, once a run requests them.
     pub(crate) spans: Arc<OnceLock<Spans>>,
 }
 
@@ -91,39 +91,39 @@ impl Metrics {
         (metrics, registry)
     }
 
-    /// The compute thread begins something.
+    /// Records that the compute thread begins an activity.
     pub(crate) fn enter(&self, doing: Activity) {
         for ((own, _), gauge) in DOING.iter().zip(&self.phase) {
             gauge.set(if *own == doing { 1.0 } else { 0.0 });
         }
     }
 
-    /// A microbatch of so many samples.
+    /// Counts a microbatch of this many samples.
     pub(crate) fn microbatch(&self, samples: usize) {
         self.microbatches.increment();
         self.samples.add(samples as u64);
     }
 
-    /// All of a step's microbatches.
+    /// Counts the time of all microbatches of a step.
     pub(crate) fn computed(&self, timings: &Timings) {
         self.compute.add_micros(u64::from(timings.compute_us));
         self.data_wait.add_micros(u64::from(timings.data_us));
     }
 
-    /// A step is reduced.
+    /// Counts the time of a step's exchange.
     pub(crate) fn exchanged(&self, timings: &Timings) {
         self.exchange.add_micros(u64::from(timings.exchange_us));
     }
 
-    /// A commit is applied: the state is that of `step`.
+    /// Records an applied commit: the state is that of `step`.
     pub(crate) fn applied(&self, micros: u32, step: u64) {
         self.commit.add_micros(u64::from(micros));
         self.step.set(step as f64);
     }
 }
 
-/// Declares the figures and serves `/metrics`, if an address is given: in the open on this machine, to others with the
-/// certificate of `--tls-cert` and to who shows the token of `--token-file`.
+/// Registers the metrics and serves `/metrics`, if an address is given: unencrypted on this machine; on other
+/// addresses with the certificate of `--tls-cert`, to clients with the token of `--token-file`.
 pub(crate) fn serve(cli: &Cli) -> Result<(Metrics, Option<Served>), Failure> {
     let (metrics, registry) = Metrics::new();
     let Some(address) = cli.metrics else { return Ok((metrics, None)) };
@@ -139,7 +139,7 @@ pub(crate) fn serve(cli: &Cli) -> Result<(Metrics, Option<Served>), Failure> {
     Ok((metrics, Some(served)))
 }
 
-/// What encrypts the figures off this machine, and who may read them.
+/// TLS and access control for metrics served to other machines.
 fn guard(cli: &Cli) -> Result<(ServerTls, Arc<dyn Access>), String> {
     let (Some(certificate), Some(key), Some(token)) = (&cli.tls_cert, &cli.tls_key, &cli.token_file) else {
         return Err("it is reached from other machines: pass --tls-cert, --tls-key and --token-file to serve it under TLS to \
@@ -153,12 +153,12 @@ fn guard(cli: &Cli) -> Result<(ServerTls, Arc<dyn Access>), String> {
     Ok((tls, Arc::new(OwnToken(token))))
 }
 
-/// Whoever shows the token that this worker has.
+/// Admits clients that present this worker's token.
 struct OwnToken(Token);
 
 impl Access for OwnToken {
     fn visitor(&self, token: &str) -> Option<Visitor> {
-        // The line of a token's file, or the token alone.
+        // Either the line of a token's file, or the token alone.
         let token = token.split(':').next().unwrap_or_default();
         let is_own = self.0.admits(Some(&format!("Bearer {token}")));
         is_own.then(|| Visitor { name: "worker".into(), may_change: false })

@@ -1,6 +1,6 @@
-//! Whether the data plane can be reached: a worker that can't reach it, behind a firewall perhaps, must not enter a view and
-//! hold the others up. It is tried with growing pauses, in which the compute thread hears what is new: a coordinator that was
-//! started again has another port.
+//! Checks that the data plane can be reached: a worker that can't reach it, for instance behind a firewall, must not
+//! enter a view and block the others. Attempts are separated by growing pauses, in which the compute thread receives
+//! commands: a restarted coordinator has another port.
 
 use std::time::{Duration, Instant};
 
@@ -10,32 +10,31 @@ use crate::fail;
 
 /// The first pause after an attempt; each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Attempts in all, over about five minutes.
+/// Maximum number of attempts, over about five minutes.
 const ATTEMPTS: u32 = 10;
 
-/// Attempts under way.
+/// Attempts in progress.
 pub(crate) struct ReachabilityCheck {
     failures: u32,
     next_at: Instant,
 }
 
 impl ReachabilityCheck {
-    /// The first attempt is due now.
+    /// Starts a check whose first attempt is due now.
     pub(crate) fn begin() -> Self {
         Self { failures: 0, next_at: Instant::now() }
     }
 
-    /// How long the next attempt may wait.
+    /// Time until the next attempt.
     pub(crate) fn pause(&self) -> Duration {
         self.next_at.saturating_duration_since(Instant::now())
     }
 
-    /// What came of an attempt: whether it is proven.
+    /// Records an attempt; returns whether the data plane is reachable.
     ///
     /// # Errors
-    /// When this was the last one.
+    /// When this was the last attempt.
     pub(crate) fn settle(&mut self, attempt: Result<(), String>) -> Result<bool, Failure> {
         let Err(what) = attempt else { return Ok(true) };
         self.failures += 1;

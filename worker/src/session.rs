@@ -1,4 +1,4 @@
-//! The way to the coordinator: finding the token, connecting with back-off, the control stream.
+//! The connection to the coordinator: token lookup, connecting with back-off, the control stream.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::driver::Trigger;
 use crate::fail;
 use crate::worker_info::WorkerInfo;
 
-/// Messages that may wait for the stream: a step needs one, and a heartbeat or two may come between.
+/// Messages queued for the stream: a step needs one, and a heartbeat or two may come in between.
 const OUTBOX_MAX: usize = 16;
-/// Waits between attempts grow from the first to the last of these.
+/// Pauses between attempts, growing from first to last.
 const BACKOFF: [Duration; 5] = [
     Duration::from_millis(100),
     Duration::from_millis(250),
@@ -32,54 +32,52 @@ const BACKOFF: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
-/// An attempt that fails as the one before is spoken of after so long.
+/// An attempt that fails for the same reason as before is logged again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
-/// The number of the attempt that opens a worker's first control stream.
+/// Number of the attempt that opens a worker's first control stream.
 pub(crate) const FIRST: u64 = 0;
-/// How long the last words may take to leave.
+/// How long the last messages may take to be sent.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A client of the coordinator.
 pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
 
-/// Where the coordinator is and how to prove oneself to it.
+/// Address of the coordinator, and this worker's credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct CoordinatorAddress {
-    /// As given.
+    /// The URL as given.
     pub(crate) url: String,
-    /// Its host, which is the data plane's too.
+    /// Host of the control plane and the data plane.
     pub(crate) host: String,
     port: u16,
     token_file: Option<PathBuf>,
     security: Security,
-    /// What this worker says of itself beside the protocol.
+    /// Information about this worker outside the protocol.
     pub(crate) about: WorkerInfo,
 }
 
-/// Why an attempt to join came to nothing.
+/// Why an attempt to join failed.
 pub(crate) enum Problem {
-    /// Another attempt may go better.
+    /// A retry may succeed.
     Passing(Failure),
     /// Only another command line helps.
     Lasting(Failure),
-    /// The coordinator knows the token, and doesn't admit it: neither now nor later.
+    /// The coordinator knows the token and permanently denies it.
     Denied(Failure),
 }
 
-/// An open control stream.
 pub(crate) struct Session {
     /// For uploads and downloads, over a connection of their own.
     pub(crate) files: Client,
-    /// The token that was admitted, for the data plane.
+    /// The accepted token, for the data plane.
     pub(crate) token: Token,
-    /// What encrypts the data plane, as it does this stream.
+    /// Encryption of the data plane, the same as this stream's.
     pub(crate) tls: Option<ClientTls>,
     /// Messages to the coordinator.
     pub(crate) outbox: mpsc::Sender<FromWorker>,
     reader: Reader,
 }
 
-/// The task that hears the coordinator; dropped, it says nothing more.
+/// The task that reads the coordinator's messages; aborted on drop.
 struct Reader(JoinHandle<()>);
 
 impl Drop for Reader {
@@ -89,7 +87,7 @@ impl Drop for Reader {
 }
 
 impl CoordinatorAddress {
-    /// Reads the command line's URL.
+    /// Parses the command line's URL.
     pub(crate) fn parse(url: &str, token_file: Option<PathBuf>, security: Security) -> Result<Self, Failure> {
         let Some((host, port)) = token::host_and_port(url) else {
             return Err(fail(2, format!("--coordinator {url}: expected https://HOST:PORT")));
@@ -97,12 +95,12 @@ impl CoordinatorAddress {
         Ok(Self { url: url.to_owned(), host, port, token_file, security, about: WorkerInfo::default() })
     }
 
-    /// Saying this of itself.
+    /// Adds the information about this worker.
     pub(crate) fn with(self, about: WorkerInfo) -> Self {
         Self { about, ..self }
     }
 
-    /// Whether every address of the host is this machine's alone.
+    /// Whether all of the host's addresses are loopback.
     async fn is_loopback(&self) -> Result<bool, Problem> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port))
             .await
@@ -110,7 +108,7 @@ impl CoordinatorAddress {
         Ok(found.into_iter().all(|address| token::is_loopback(address.ip())))
     }
 
-    /// The token's line as it is now: the coordinator may write it later than the worker starts.
+    /// Reads the token's line now: the coordinator may write it after the worker starts.
     fn token(&self, loopback: bool) -> Result<TokenLine, Problem> {
         let path = match &self.token_file {
             Some(path) => path.clone(),
@@ -124,9 +122,9 @@ impl CoordinatorAddress {
         TokenLine::read(&path).map_err(|error| passing(2, error.to_string()))
     }
 
-    /// Opens the control stream, trying again until the timeout.
+    /// Opens the control stream, retrying until the timeout.
     ///
-    /// Its messages come as triggers. A signal that comes meanwhile ends the attempt with code 130.
+    /// Its messages arrive as triggers. A signal in the meantime ends the attempt with code 130.
     pub(crate) async fn join(
         &self,
         join_timeout: Duration,
@@ -147,7 +145,8 @@ impl CoordinatorAddress {
                     format!("{}: no admission within {join_timeout:?}: {}", self.url, failure.message);
                 return Err(fail(failure.code, message));
             }
-            // The same is said once, and then now and then: the log shows that it still tries, and for how long.
+            // A repeated failure is logged once, then now and then: the log shows that attempts continue, and for how
+            // long.
             let (is_new, is_time) = (failure.message != said, Instant::now() >= say_again);
             if is_new || is_time {
                 let left = give_up.saturating_duration_since(Instant::now()).as_secs();
@@ -166,7 +165,7 @@ impl CoordinatorAddress {
         unreachable!("the loop has no end of its own")
     }
 
-    /// One attempt to open a control stream again, by its number.
+    /// One numbered attempt to reopen the control stream.
     pub(crate) async fn reconnect(
         &self,
         number: u64,
@@ -175,7 +174,7 @@ impl CoordinatorAddress {
         self.attempt(number, triggers).await
     }
 
-    /// What is wrong with the way to the coordinator's port, if nothing listens there.
+    /// Diagnoses the connection to the coordinator's port, if nothing listens there.
     async fn why_not_connected(&self) -> Option<Problem> {
         let connecting = tokio::net::TcpStream::connect((self.host.as_str(), self.port));
         match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
@@ -189,7 +188,7 @@ impl CoordinatorAddress {
         let loopback = self.is_loopback().await?;
         let line = match self.token(loopback) {
             Ok(line) => line,
-            // Without a coordinator there is no token either: then that is what is wrong.
+            // Without a coordinator there is no token either: report the missing coordinator.
             Err(problem @ Problem::Passing(_)) => {
                 return Err(self.why_not_connected().await.unwrap_or(problem));
             }
@@ -207,7 +206,7 @@ impl CoordinatorAddress {
         let token = line.token;
         let bearer = Bearer::new(&token);
         let mut client = client_over(channel, bearer.clone());
-        // It connects with the first file.
+        // It connects lazily, with the first file.
         let files = client_over(transport::connect_lazily(&endpoint, &mode), bearer);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
         let about = self.about.clone();
@@ -233,7 +232,8 @@ impl CoordinatorAddress {
         Ok(Session { files, token, tls: mode.tls().cloned(), outbox, reader })
     }
 
-    /// Why no connection came about. What TLS refuses stays so, unless the token's line has changed meanwhile.
+    /// Why no connection was established. A TLS rejection is permanent, unless the token's line has changed in the
+    /// meantime.
     async fn why_not_agreed(
         &self,
         error: &tonic::transport::Error,
@@ -257,14 +257,14 @@ impl CoordinatorAddress {
         }
     }
 
-    /// Why a connection that came about has brought no stream.
+    /// Why an established connection produced no stream.
     async fn why_no_answer(&self, mode: &SecurityMode, status: &tonic::Status) -> Problem {
         if matches!(mode, SecurityMode::Plain)
             && what_is_spoken(&self.host, self.port).await == PeerProtocol::Tls
         {
             return lasting(format!("{}: the coordinator there speaks TLS: use https://", self.url));
         }
-        // Under TLS 1.3 a server says after the client's last word that it doesn't accept its certificate.
+        // Under TLS 1.3 a server rejects a client's certificate only after the client's last handshake message.
         match TlsError::within(status) {
             Some(why) if !why.is_passing => lasting(format!("{}: {}", self.url, why.message)),
             _ => passing(4, format!("can't be reached: {}", status_text(status))),
@@ -273,7 +273,7 @@ impl CoordinatorAddress {
 }
 
 impl Session {
-    /// Lets the last messages leave, once every clone of the outbox is dropped.
+    /// Sends the last messages, once every clone of the outbox is dropped.
     pub(crate) async fn close(self) {
         let Self { outbox, mut reader, .. } = self;
         drop(outbox);
@@ -303,11 +303,11 @@ async fn read(
             Err(status) => break format!("the control stream broke: {}", status_text(&status)),
         }
     };
-    // Nobody listens any more: then the worker is ending already.
+    // Without a receiver the worker is already ending.
     let _ = triggers.send(Trigger::ControlLost { attempt, reason }).await;
 }
 
-/// The URL with the scheme that is spoken.
+/// The URL with the scheme actually used.
 fn with_scheme(url: &str, mode: &SecurityMode) -> String {
     match (url.contains("://"), mode) {
         (true, _) => url.to_owned(),
@@ -330,7 +330,7 @@ fn lasting(message: String) -> Problem {
     Problem::Lasting(fail(2, message))
 }
 
-/// What a status says, without its code and its metadata.
+/// The message of a status, without its code and metadata.
 fn status_text(status: &tonic::Status) -> String {
     let cause = std::error::Error::source(status).map(chain).unwrap_or_default();
     match status.message() {
@@ -340,7 +340,7 @@ fn status_text(status: &tonic::Status) -> String {
     }
 }
 
-/// An error with its causes, which tonic keeps apart.
+/// An error with its causes, which tonic keeps separate.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

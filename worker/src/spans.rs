@@ -9,7 +9,7 @@ use telemetry::traces::{Part, StepId};
 use crate::member::Member;
 
 impl Member {
-    /// A step is reduced: what it took was measured already.
+    /// Exports the spans of a reduced step from its measured timings.
     pub(crate) fn trace_reduced(&self, key: StepKey) {
         let Timings { data_us, compute_us, exchange_us, samples, .. } = self.timings;
         let (computing, exchanging) = (micros(data_us) + micros(compute_us), micros(exchange_us));
@@ -21,7 +21,7 @@ impl Member {
         self.trace(key, Part { name: "exchange", end: now, took: exchanging, numbers: Vec::new() });
     }
 
-    /// A commit is applied.
+    /// Exports the span of an applied commit.
     pub(crate) fn trace_applied(&self, key: StepKey) {
         let took = micros(self.apply_us);
         self.trace(key, Part { name: "commit", end: SystemTime::now(), took, numbers: Vec::new() });

@@ -1,4 +1,4 @@
-//! States in and out: state 0, versions that are loaded, and what is handed to the versions' thread.
+//! State in and out: state 0, loading of checkpoints, state transfer, and snapshots for the checkpoint thread.
 
 use protocol::messages::{Failure, UploadKind};
 use protocol::worker::Event;
@@ -12,8 +12,8 @@ use crate::transfer::{CONNECTION, Remote};
 use crate::versions::{MODEL_FILE, OPTIMIZER_FILE, SnapshotJob};
 
 impl Member {
-    /// Makes state 0 from the seed, and from the file that the run begins with if there is one, and uploads it as
-    /// version 0.
+    /// Creates state 0 from the seed, and from the run's initial file if there is one, and uploads it as the initial
+    /// checkpoint.
     pub(crate) fn initialise(&mut self) -> Result<Event, Failure> {
         self.engine.initialise(self.config.run.seed).map_err(|error| failure(&error))?;
         self.engine.read_parameters(&mut self.parameters).map_err(|error| failure(&error))?;
@@ -21,18 +21,18 @@ impl Member {
             self.adopt(&digest)?;
             self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?;
         }
-        // This process may have trained before: state 0 is that of one that has not.
+        // This process may have trained before: state 0 must not depend on that.
         self.optimizer.reset();
         let job = SnapshotJob::Version { step: 0 };
         self.versions.snapshot(job, &self.parameters, &self.optimizer)?;
-        // One that the coordinator refuses is no reason to end: its disk may have room for the next attempt.
+        // A refused upload is no reason to end: the coordinator's disk may have room for the next attempt.
         self.versions
             .wait()
             .or_else(|failure| if failure.code == CONNECTION { Err(failure) } else { Ok(()) })?;
         Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
     }
 
-    /// Takes the parameters of the file with this digest, which the coordinator has.
+    /// Adopts the parameters of the file with this digest, which the coordinator has.
     fn adopt(&mut self, digest: &str) -> Result<(), Failure> {
         let mut bytes = Vec::new();
         self.transfer.download(&Remote::Dataset { digest }, &mut bytes)?;
@@ -46,7 +46,7 @@ impl Member {
         Ok(())
     }
 
-    /// Fetches a version and takes its state.
+    /// Fetches a checkpoint and loads its state.
     pub(crate) fn load(&mut self, step: u64) -> Result<Event, Failure> {
         let mut bytes = Vec::new();
         let fetch = |name, bytes: &mut Vec<u8>| {
@@ -63,7 +63,7 @@ impl Member {
         Ok(self.loaded(step, tensors::state_digest(&self.parameters, &self.optimizer)))
     }
 
-    /// Sends the state as it lies in memory. Training waits for it, so nothing is converted, copied or synced.
+    /// Sends the state as it is in memory. Training waits for it, so nothing is converted, copied or synced.
     pub(crate) fn show_state(&self, step: u64) -> Option<Event> {
         let shown = self.transfer.upload(UploadKind::State, step).and_then(|mut upload| {
             let digest = flat_state::write(&self.parameters, &self.optimizer, &mut upload)
@@ -78,7 +78,7 @@ impl Member {
         Some(Event::NotUploaded { kind: UploadKind::State, step, reason })
     }
 
-    /// Takes the state that another member shows.
+    /// Fetches the state that another member sends.
     pub(crate) fn take_state(&mut self, step: u64) -> Result<Event, Failure> {
         let mut reader = flat_state::Reader::new(&mut self.parameters, &mut self.optimizer);
         self.transfer.download(&Remote::State { step }, &mut reader)?;
@@ -87,10 +87,10 @@ impl Member {
         Ok(self.loaded(step, digest))
     }
 
-    /// The state is in memory; whether it is the right one, the coordinator sees by the digest.
+    /// The state is in memory; the coordinator verifies it by the digest.
     fn loaded(&mut self, step: u64, digest: [u8; 32]) -> Event {
         self.step = step;
-        // What was computed of a step was of another state.
+        // The partials were computed from another state.
         self.forget_partials();
         if let Some(void) = self.reduction.abandon() {
             // The data connection may have outlived the view: its reader waits for this buffer.
@@ -101,7 +101,7 @@ impl Member {
         Event::Loaded { step, digest, state_check: self.state_check }
     }
 
-    /// Copies the state for the versions' thread, which uploads it behind the training.
+    /// Copies the state for the checkpoint thread, which uploads it in the background.
     pub(crate) fn write_version(&mut self, step: u64) -> Result<(), Failure> {
         let began = std::time::Instant::now();
         let snapshot =
@@ -110,7 +110,7 @@ impl Member {
         snapshot
     }
 
-    /// Uploads the exports of the state, behind whatever is being uploaded.
+    /// Uploads the exports of the state, after the upload in progress.
     pub(crate) fn export(&mut self, step: u64) -> Result<(), Failure> {
         let digest = tensors::model_digest(self.engine.layout(), &self.parameters);
         let digest = hex::encode(digest);
@@ -134,7 +134,7 @@ impl Member {
     }
 }
 
-/// Takes the parameters of a safetensors file by their names, as `[init]` says; how many were taken.
+/// Adopts the parameters of a safetensors file by name, as `[init]` specifies; returns how many.
 pub(crate) fn adopt(
     bytes: &[u8],
     layout: &Layout,

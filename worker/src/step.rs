@@ -17,10 +17,10 @@ use crate::feed::{Feed, MicrobatchId, ShardAssignment};
 use crate::member::{Member, ViewWork};
 use crate::metrics::Activity;
 
-/// A thread that helps to divide has at least so many blocks: a millisecond's work.
+/// Minimum number of blocks per helper thread of a division: a millisecond's work.
 const BLOCKS_OF_A_THREAD_MIN: usize = 16;
 
-/// Hands the engine's gradients to the accumulator, without a copy in between.
+/// Passes the engine's gradients to the accumulator, without a copy in between.
 struct Sink<'a>(&'a mut Accumulator);
 
 impl GradientSink for Sink<'_> {
@@ -30,7 +30,7 @@ impl GradientSink for Sink<'_> {
 }
 
 impl Member {
-    /// Works in this view from now on: another place in the assignment, perhaps another way to reduce.
+    /// Works in this view from now on: another part of the assignment, perhaps another way to reduce.
     pub(crate) fn enter_view(&mut self, view: &View) -> Result<(), Failure> {
         let rank = view.members.iter().position(|info| info.member == self.transfer.member);
         let rank = rank.ok_or_else(|| fail(4, "a view came that this worker is not in"))?;
@@ -61,14 +61,14 @@ impl Member {
         Exchange::connect(&endpoint, &self.welcome, (elements, presence_bytes), buffer, self.commands.clone())
     }
 
-    /// Computes this member's microbatches of the step. Alone, it reduces them too; else the partials are sent and
-    /// the reduced step comes as another command.
+    /// Computes this member's microbatches of the step. A single member reduces them too; otherwise the partials are
+    /// sent and the reduced step arrives as another command.
     pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, Failure> {
-        // Its view could not be entered, as the data plane can't be reached: this worker is about to join again.
+        // Its view could not be entered, as the data plane is unreachable: this worker is about to rejoin.
         if self.work.is_none() {
             return Ok(None);
         }
-        // Ready was said for a step that another view tries again: its buffer is needed.
+        // Another view retries a step for which Ready was sent: its buffer is needed.
         if let Some(abandoned) = self.reduction.begin() {
             self.give_back(abandoned);
         }
@@ -88,7 +88,7 @@ impl Member {
         if work.is_alone {
             return Ok(self.reduce_alone(key));
         }
-        // Without a connection another view follows, in which what was computed still counts.
+        // Without a connection another view follows, for which the computed partials stay valid.
         let pushed = work.exchange.as_mut().map(|exchange| push(exchange, key, accumulator));
         if let Some(Err(failure)) = pushed {
             self.lose_exchange(None, &failure.message);
@@ -96,8 +96,8 @@ impl Member {
         Ok(if self.reduction.prepare_early() { self.ready() } else { None })
     }
 
-    /// Forward and backward (or evaluation) of this member's microbatches, in order; but for those that it holds since
-    /// another view tried the step.
+    /// Forward and backward (or evaluation) of this member's microbatches, in order, except those it still holds from
+    /// an earlier attempt in another view.
     fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
         let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
         let plan = self.geometry.plan(key.step, key.phase);
@@ -131,9 +131,9 @@ impl Member {
         Ok(timings)
     }
 
-    /// The reducer's part, by its own functions, for a view with one member. The mean stays where the sum was.
+    /// The reducer's part, by its own functions, for a view with one member. The mean stays in the sum's place.
     fn reduce_alone(&mut self, key: StepKey) -> Option<Event> {
-        // The sum becomes the mean where it lies: another try computes it anew.
+        // The sum becomes the mean in place: a retry computes it anew.
         self.forget_partials();
         let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
         let mut reduced = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
@@ -149,13 +149,13 @@ impl Member {
         self.take_reduced(reduced)
     }
 
-    /// What was computed of the step in flight is of no use any more.
+    /// Invalidates the partials of the step in flight.
     pub(crate) fn forget_partials(&mut self) {
         self.gradients.forget();
         self.scores.forget();
     }
 
-    /// A step is reduced.
+    /// Accepts a reduced step.
     pub(crate) fn take_reduced(&mut self, reduced: Box<Reduced>) -> Option<Event> {
         match self.reduction.take_in(reduced.key, reduced) {
             Arrival::Prepared => return self.ready(),
@@ -165,7 +165,7 @@ impl Member {
         None
     }
 
-    /// The step that was waited for is prepared.
+    /// The expected step is prepared.
     fn ready(&mut self) -> Option<Event> {
         self.timings.exchange_us = micros(self.pushed);
         let (key, reduced) = self.reduction.prepared()?;
@@ -177,7 +177,7 @@ impl Member {
         Some(event)
     }
 
-    /// Carries out a commit: the update of a training step, nothing for a skipped one or an evaluation.
+    /// Executes a commit: the update of a training step, nothing for a skipped one or an evaluation.
     pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
         let began = Instant::now();
         self.metrics.enter(Activity::Commit);
@@ -222,7 +222,7 @@ impl Member {
         self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))
     }
 
-    /// Puts a step's buffer back where the next step finds it.
+    /// Returns a step's buffer to where the next step finds it.
     pub(crate) fn give_back(&mut self, reduced: Box<Reduced>) {
         match self.work.as_ref().and_then(|work| work.exchange.as_ref()) {
             Some(exchange) => exchange.recycle(reduced),
@@ -231,8 +231,8 @@ impl Member {
     }
 }
 
-/// Sends the partials: all sums first, since the weight is needed before anything is divided, then the gradients
-/// slice by slice, so that the first slices are reduced while the last are sent.
+/// Sends the partials: all sums first, since the weight is needed before any division, then the gradients slice by
+/// slice, so that the first slices are reduced while the last are sent.
 fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Result<(), Failure> {
     for partial in accumulator.partials() {
         exchange.push_sums(key, partial.node, &partial.sums, &partial.presence)?;
@@ -246,7 +246,7 @@ fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Res
     Ok(())
 }
 
-/// [`divide`], shared by threads where there is enough to share: blocks don't depend on each other.
+/// [`divide`], parallelised if there is enough work: blocks don't depend on each other.
 fn divide_on(threads: usize, values: &mut [f32], weight: f64, facts: &mut BlockFacts) {
     let blocks = values.len().div_ceil(BLOCK);
     let threads = threads.min(blocks / BLOCKS_OF_A_THREAD_MIN).max(1);
@@ -261,7 +261,7 @@ fn divide_on(threads: usize, values: &mut [f32], weight: f64, facts: &mut BlockF
                 facts
             })
         });
-        // All are started before the first is waited for.
+        // Start all threads before joining the first.
         for part in parts.collect::<Vec<_>>() {
             match part.join() {
                 Ok(of_part) => facts.append(of_part),

@@ -1,4 +1,4 @@
-//! Files to and from the coordinator, over its control address. Blocking: for threads of their own.
+//! Files to and from the coordinator, over its control address. Blocking: for dedicated threads.
 
 use std::io::Write;
 
@@ -20,10 +20,10 @@ use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
 use crate::fail;
 use crate::session::Client;
 
-/// Chunks that may wait for the network.
+/// Chunks queued for the network.
 const CHUNKS_MAX: usize = 4;
 
-/// What carries files for one member of one run.
+/// Transfers files for one member of one run.
 #[derive(Clone)]
 pub(crate) struct Transfer {
     pub(crate) client: Client,
@@ -34,10 +34,10 @@ pub(crate) struct Transfer {
     key: MemberKey,
 }
 
-/// Stands for an exit code where the connection failed and not this worker: it joins again.
+/// Replaces an exit code if the connection failed rather than this worker: it rejoins.
 pub(crate) const CONNECTION: u8 = 0;
 
-/// Whether the other side said no, rather than nothing.
+/// The exit code of a status: `refused` if the coordinator answered, [`CONNECTION`] if it didn't.
 fn code_of(status: &tonic::Status, refused: u8) -> u8 {
     use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
     if matches!(status.code(), Cancelled | DeadlineExceeded | Unavailable | Unknown) {
@@ -47,29 +47,24 @@ fn code_of(status: &tonic::Status, refused: u8) -> u8 {
     }
 }
 
-/// A file to be downloaded.
 pub(crate) enum Remote<'a> {
-    /// Of a version.
+    /// A file of a checkpoint.
     Version {
-        /// Its step.
         step: u64,
-        /// Its name in the version's folder.
+        /// File name in the checkpoint's folder.
         name: &'a str,
     },
-    /// The state that another member shows.
-    State {
-        /// Its step.
-        step: u64,
-    },
-    /// Of the dataset.
+    /// The state that another member sends.
+    State { step: u64 },
+    /// A file of the dataset.
     Dataset {
-        /// The digest that names it.
+        /// The digest that identifies it.
         digest: &'a str,
     },
 }
 
 impl Transfer {
-    /// For the member that was welcomed so.
+    /// Creates the transfer of a member from its Welcome.
     pub(crate) fn new(client: Client, runtime: Handle, welcome: &Welcome) -> Self {
         Self { client, runtime, run: welcome.run, member: welcome.member, key: welcome.key.clone() }
     }
@@ -85,7 +80,7 @@ impl Transfer {
         Ok(upload)
     }
 
-    /// Downloads a file into `sink`. Whether it is the right one is the caller's to check.
+    /// Downloads a file into `sink`. The caller verifies the contents.
     pub(crate) fn download(&self, what: &Remote<'_>, sink: &mut dyn Write) -> Result<(), Failure> {
         let (label, request) = match *what {
             Remote::Version { step, name } => (
@@ -101,7 +96,7 @@ impl Transfer {
             ),
         };
         let refused = |status: &tonic::Status| {
-            // Another member may show it again.
+            // Another member may send it again.
             let refused = if matches!(what, Remote::State { .. }) { CONNECTION } else { 3 };
             fail(code_of(status, refused), format!("{label} can't be had: {}", status.message()))
         };
@@ -124,7 +119,7 @@ impl Transfer {
     }
 }
 
-/// An upload under way. Writing to it sends the bytes of the file that was begun last.
+/// An upload in progress. Written bytes belong to the file that was begun last.
 pub(crate) struct Upload {
     chunks: mpsc::Sender<UploadChunk>,
     call: tokio::task::JoinHandle<Result<tonic::Response<wire::proto::UploadReply>, tonic::Status>>,
@@ -133,13 +128,13 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Begins a file of `size` bytes, which are then written to this.
+    /// Begins a file of `size` bytes, which are then written to this upload.
     pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), Failure> {
         self.send_pending()?;
         self.send(upload_chunk::Part::File(UploadFile { name: name.to_owned(), size }))
     }
 
-    /// Ends the upload and waits until the coordinator has all of it.
+    /// Ends the upload and waits until the coordinator has received everything.
     pub(crate) fn finish(mut self, model_digest: &[u8], state_digest: &[u8]) -> Result<(), Failure> {
         self.send_pending()?;
         let (model_digest, state_digest) = (model_digest.to_vec(), state_digest.to_vec());
@@ -181,7 +176,7 @@ impl Upload {
                 return Err(fail(CONNECTION, format!("the coordinator took nothing of it for {waited} s")));
             }
         }
-        // The call ended early: its status says why.
+        // The call ended early: its status gives the reason.
         let (code, reason) = match self.runtime.block_on(&mut self.call) {
             Ok(Err(status)) => (code_of(&status, 4), status.message().to_owned()),
             Ok(Ok(_)) => (4, "it ended too early".to_owned()),

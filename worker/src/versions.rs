@@ -1,4 +1,4 @@
-//! The thread that uploads versions and exports, so that training doesn't wait for them.
+//! The thread that uploads checkpoints and exports, so that training doesn't wait for them.
 //!
 //! It works on one snapshot at a time, whose memory is reused: a second one waits until the first is uploaded.
 
@@ -16,31 +16,27 @@ use crate::driver::Trigger;
 use crate::fail;
 use crate::transfer::Transfer;
 
-/// Names of a version's files.
+/// A checkpoint's model file.
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
-/// The optimizer's.
+/// A checkpoint's optimizer file.
 pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
-/// What a snapshot is taken for.
+/// The purpose of a snapshot.
 pub(crate) enum SnapshotJob {
-    /// A version.
-    Version {
-        /// Its step.
-        step: u64,
-    },
+    /// A checkpoint.
+    Version { step: u64 },
     /// The exports.
     Export {
         /// Step of the state.
         step: u64,
-        /// `export.formats`.
         formats: Vec<String>,
-        /// What an exported model says of itself.
+        /// Metadata of the exported model.
         info: Box<ExportInfo>,
     },
 }
 
 impl SnapshotJob {
-    /// What is to be said of it where it failed.
+    /// The event that reports a failed job.
     fn failed(&self, failure: &Failure) -> Event {
         let (kind, step) = match self {
             Self::Version { step } => (UploadKind::Version, *step),
@@ -59,29 +55,28 @@ impl std::fmt::Display for SnapshotJob {
     }
 }
 
-/// A copy of the state.
 struct Snapshot {
     parameters: Vec<f32>,
     optimizer: HostOptimizer,
 }
 
-/// The compute thread's end.
+/// The compute thread's end of the channel.
 pub(crate) struct Versions {
     jobs: SyncSender<(SnapshotJob, Snapshot)>,
     done: Receiver<(Snapshot, Result<(), Failure>)>,
-    /// The snapshot, when it isn't being uploaded.
+    /// The snapshot, unless it is being uploaded.
     rest: SnapshotState,
 }
 
 enum SnapshotState {
-    /// Not taken yet: its memory comes with the first version.
+    /// Not allocated yet: the first checkpoint does so.
     Never,
     Idle(Snapshot),
     Uploading,
 }
 
 impl Versions {
-    /// Starts the thread, which tells what it could not upload. It ends when this is dropped.
+    /// Starts the thread, which reports failed uploads. It ends when this is dropped.
     pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<Trigger>) -> Result<Self, Failure> {
         let (jobs, inbox) = sync_channel::<(SnapshotJob, Snapshot)>(1);
         let (outbox, done) = sync_channel(1);
@@ -92,7 +87,7 @@ impl Versions {
                     Ok(()) => tracing::info!("{job} is uploaded"),
                     Err(failure) => {
                         tracing::warn!("{job} is not uploaded: {}", failure.message);
-                        // A driver that has gone needs no news.
+                        // A driver that has exited needs no report.
                         let _ = answers.blocking_send(Trigger::Worked(job.failed(failure)));
                     }
                 }
@@ -108,14 +103,14 @@ impl Versions {
         Ok(Self { jobs, done, rest: SnapshotState::Never })
     }
 
-    /// Copies the state and uploads it behind the caller's back. Waits for the upload before this one.
+    /// Copies the state and uploads it in the background. Waits for the previous upload.
     pub(crate) fn snapshot(
         &mut self,
         job: SnapshotJob,
         parameters: &[f32],
         optimizer: &HostOptimizer,
     ) -> Result<(), Failure> {
-        // What became of the one before is the coordinator's business, which has been told by then.
+        // The coordinator knows the result of the previous upload by now.
         let _ = self.wait();
         let snapshot = match std::mem::replace(&mut self.rest, SnapshotState::Uploading) {
             SnapshotState::Idle(mut snapshot) => {
@@ -132,7 +127,7 @@ impl Versions {
         self.jobs.send((job, snapshot)).map_err(|_| gone())
     }
 
-    /// Waits until nothing is being uploaded; how the last upload went, if one was under way.
+    /// Waits for the upload in progress; returns its result, if there was one.
     pub(crate) fn wait(&mut self) -> Result<(), Failure> {
         if !matches!(self.rest, SnapshotState::Uploading) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What this worker says of itself beside the protocol: its machine when it joins, its readings with its heartbeats.
+//! Information outside the protocol: this machine's description at Join, and its readings with the heartbeats.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,24 +12,24 @@ use telemetry::system::Sampler;
 use telemetry::traces::Spans;
 use wire::proto;
 
-/// A run that is over in seconds has a reading too.
+/// Early enough that even a run of a few seconds has a reading.
 const FIRST_READING: Duration = Duration::from_millis(500);
 
-/// How long the last spans may take to a collector.
+/// How long sending the last spans may take.
 const SPANS_END: Duration = Duration::from_secs(4);
 
-/// Shared with the control stream.
+/// Information shared with the control stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WorkerInfo {
     machine: Arc<proto::Machine>,
-    /// Those that no heartbeat has taken yet.
+    /// Readings that no heartbeat has sent yet.
     readings: Arc<Mutex<Vec<(String, f64)>>>,
     is_sampling: Arc<AtomicBool>,
-    /// Where the compute thread's spans go, once a run wants them.
+    /// Exporter of the compute thread's spans, once a run requests them.
     spans: Arc<OnceLock<Spans>>,
 }
 
-/// Begins to hash this program, beside the opening of its device.
+/// Starts hashing this program while its device is opened.
 pub(crate) fn hash_program() -> JoinHandle<String> {
     std::thread::spawn(|| {
         let mut hasher = blake3::Hasher::new();
@@ -42,7 +42,7 @@ pub(crate) fn hash_program() -> JoinHandle<String> {
 }
 
 impl WorkerInfo {
-    /// Of this machine, with the device's driver and the program's digest.
+    /// Describes this machine, with the device's driver and the program's digest.
     pub(crate) fn new(driver: &str, program: JoinHandle<String>, spans: Arc<OnceLock<Spans>>) -> Self {
         let machine = Machine::here();
         let machine = proto::Machine {
@@ -59,7 +59,7 @@ impl WorkerInfo {
         Self { machine: Arc::new(machine), spans, ..Self::default() }
     }
 
-    /// The message as it goes out.
+    /// Converts a message for sending, with the pending information.
     pub(crate) fn out(&self, message: FromWorker) -> proto::FromWorker {
         let mut message = wire::convert::from_worker_out(message);
         let take = || std::mem::take(&mut *self.readings.lock().unwrap_or_else(PoisonError::into_inner));
@@ -67,7 +67,7 @@ impl WorkerInfo {
         message
     }
 
-    /// Starts to send spans, if the run wants them and this wasn't done before.
+    /// Starts exporting spans, if the run wants them and it hasn't started yet.
     fn trace(&self, endpoint: &str, welcome: &Welcome) {
         if endpoint.is_empty() || self.spans.get().is_some() {
             return;
@@ -87,7 +87,7 @@ impl WorkerInfo {
         }
     }
 
-    /// A run has admitted this worker: from now on its machine is read as often as the run wants it.
+    /// A run has admitted this worker: from now on its machine is sampled at the run's interval.
     pub(crate) fn admitted(&self, welcome: &Welcome) {
         let Ok(config) = Config::parse(&welcome.config, "the run's configuration", &[]) else { return };
         self.trace(&config.telemetry.otlp, welcome);

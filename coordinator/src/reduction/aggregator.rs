@@ -1,5 +1,5 @@
-//! The thread that owns the reducer: it takes in what the connections' threads bring, and passes on what
-//! [`protocol::aggregator`] makes of it.
+//! The thread that owns the reducer: it receives inputs from the connections' threads, and forwards the deliveries of
+//! [`protocol::aggregator`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use super::event_mailbox::{ConnectionLoss, EventMailbox};
 use super::gate::Gate;
 use super::pool::Pool;
 
-/// See the module.
+/// The state of the reducer's thread.
 pub(super) struct AggregatorThread {
     aggregator: Aggregator<u64>,
-    /// Of the members' newest connections, by number.
+    /// Writers of the members' newest connections, by number.
     writers: BTreeMap<u64, Sender<ReducedFrame>>,
     pool: Arc<Pool>,
     gate: Arc<Gate>,
@@ -56,7 +56,7 @@ impl AggregatorThread {
     fn take_in(&mut self, input: Input) {
         match input {
             Input::OpenView { view, elements } => {
-                // What readers hold back of an older view is the past now.
+                // Frames of an older view that readers hold back are obsolete now.
                 let past = StepKey { view: view.id, step: 0, phase: Phase::Train };
                 self.aggregator.open_view(view, elements);
                 self.close_unused();
@@ -68,7 +68,7 @@ impl AggregatorThread {
             }
             Input::Stragglers(answer) => {
                 let held_up = self.aggregator.reducer().map(|reducer| (reducer.key(), reducer.behind()));
-                // The driver may have gone on.
+                // The driver may have stopped waiting.
                 let _ = answer.try_send(held_up);
             }
             Input::Gone { member, number, loss } => {
@@ -99,13 +99,13 @@ impl AggregatorThread {
         }
         let Some(reducer) = self.aggregator.reducer() else { return };
         self.gate.set(reducer.key(), reducer.lowest_open());
-        // An evaluation has no gradients: what training uses rests meanwhile.
+        // An evaluation has no gradients: the buffers of training stay unused.
         if reducer.key().phase == Phase::Train {
             self.pool.bound(reducer.buffers_max());
         }
     }
 
-    /// Connections that nothing is sent on any more: dropping their writers ends them.
+    /// Closes superseded connections: dropping their writers ends them.
     fn close_unused(&mut self) {
         let used = self.aggregator.connections();
         self.writers.retain(|number, _| used.values().any(|connection| connection == number));
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// One slice and a part of another.
+    /// One slice and part of another.
     const ELEMENTS: usize = SLICE + 5;
     const MEMBERS: [u64; 2] = [1, 2];
 
@@ -148,7 +148,8 @@ mod tests {
         View { id: ViewId(1), members, reduce, step: 1, phase, dealt }
     }
 
-    /// Frames of a whole step from two members with two microbatches each, as their connections' readers hand them in.
+    /// Frames of a whole step from two members with two microbatches each, as their connections' readers deliver
+    /// them.
     fn step(pool: &Pool, step: u64) -> Vec<Input> {
         let key = StepKey { view: ViewId(1), step, phase: Phase::Train };
         let node = |member| Node { level: 1, index: member as u32 - 1 };
@@ -181,7 +182,7 @@ mod tests {
                 thread.take_in(input);
                 thread.pass_on();
             }
-            // What members have taken is free again. The driver takes nothing of what it is told.
+            // Buffers that members have received are free again. The driver doesn't read its events here.
             assert_eq!(outbox.try_iter().count(), 3, "the sums and two slices");
             resting.push(pool.resting());
         }

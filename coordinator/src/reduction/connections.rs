@@ -1,4 +1,4 @@
-//! A thread for each connection reads what its member sends.
+//! Accepts data connections; a thread for each reads its member's frames.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use super::pool::Pool;
 use super::{Input, SOCKET_TIMEOUT, spawn, writer};
 use crate::control::identities::{Identities, Registered};
 
-/// A thread whose connection was shut down ends within this.
+/// A thread whose connection was shut down ends within this time.
 const LEAVING_MAX: Duration = Duration::from_millis(100);
 
-/// What every connection needs.
+/// Shared by all connections.
 #[derive(Clone)]
 pub(super) struct Connections {
-    /// Of the run's own token.
+    /// Secret of the run's own token.
     pub(super) secret: [u8; 32],
     pub(super) tls: Option<ServerTls>,
     pub(super) run: RunId,
@@ -37,15 +37,15 @@ pub(super) struct Connections {
     pub(super) pool: Arc<Pool>,
     pub(super) gate: Arc<Gate>,
     pub(super) pending: Arc<PendingHandshakes>,
-    /// Of connections so far.
+    /// Number of connections so far.
     pub(super) numbers: Arc<AtomicU64>,
     pub(super) identities: Identities,
-    /// Bytes of the longest tail that a member of this run can have to send.
+    /// Bytes of the longest tail that a member of this run may send.
     pub(super) tail_bytes_max: Arc<AtomicUsize>,
     pub(super) mailbox: Arc<EventMailbox>,
-    /// Each connection's thread has one more.
+    /// Each connection's thread holds one more reference.
     pub(super) open: Arc<()>,
-    /// So many connections at once.
+    /// Maximum number of simultaneous connections.
     pub(super) open_max: usize,
 }
 
@@ -68,14 +68,14 @@ impl Connections {
                 }
                 Err(why) => {
                     warn!(%why, "a data connection can't be accepted");
-                    // Out of file descriptors, most likely: others may be closed soon.
+                    // Most likely out of file descriptors: others may be closed soon.
                     std::thread::sleep(Duration::from_millis(100));
                 }
             }
         }
     }
 
-    /// At once, or when those have left that were just hung up on.
+    /// Whether there is room, at the latest once connections that were just shut down have ended.
     fn has_room(&self) -> bool {
         let began = Instant::now();
         while Arc::strong_count(&self.open) > self.open_max {
@@ -119,7 +119,7 @@ impl Connections {
         Ok((member, stream))
     }
 
-    /// Reads until the connection ends, and says how.
+    /// Reads until the connection ends; the error says how.
     fn serve_member(
         &self,
         member: MemberId,
@@ -139,7 +139,7 @@ impl Connections {
         let (outgoing, outbox) = channel();
         spawn("data-write", move || writer::write(writing, &outbox)).map_err(error)?;
         self.tell(Input::Connected { member, number, writer: outgoing })?;
-        // The reducer hears of the new one before the old one ends, and so of no loss.
+        // The reducer learns of the new connection before the old one ends, and so sees no loss.
         drop(before);
         let mut frames = FrameStream::new(stream, peer, SOCKET_TIMEOUT);
         let (mut tail, mut hashes, mut squares) = (Vec::new(), Vec::new(), Vec::new());
@@ -202,9 +202,9 @@ mod tests {
 
     use super::*;
 
-    /// As few as a process that may open 512 files gives.
+    /// The limit of a process that may open 512 files.
     const OPEN_MAX: usize = 24;
-    /// Of them, those that have proven nothing.
+    /// The part of them for unauthenticated connections.
     const GREETED: usize = OPEN_MAX / 4;
 
     /// Threads of this process that read data connections.
@@ -249,11 +249,11 @@ mod tests {
             Input::Connected { member: found, .. } => assert_eq!(found, member),
             _ => panic!("a connection is told first"),
         }
-        // The first of the crowd was hung up on: there is nothing behind the coordinator's own words.
+        // The first connection of the crowd was shut down: nothing follows the coordinator's own handshake.
         let first = &mut crowd[0];
         first.set_read_timeout(Some(handshake::DEADLINE / 2)).expect("set");
         first.read_to_end(&mut Vec::new()).expect("its end, before the deadline of its greeting");
-        // So were most of the others, whose threads take a moment to end.
+        // Most of the others were, too; their threads take a moment to end.
         let began = Instant::now();
         while readers() > GREETED + 1 {
             assert!(began.elapsed() < handshake::DEADLINE / 2, "{} threads", readers());

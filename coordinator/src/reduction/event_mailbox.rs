@@ -1,7 +1,7 @@
-//! What the data plane tells the driver. The reducer takes inputs from the driver through a bounded queue, in which the
-//! driver may have to wait for room; were the way back a queue too, both full ones could wait for each other. So the way
-//! back is a mailbox that never blocks: it holds at most one word of each kind for each member, whatever happens while
-//! the driver is busy, since the newer takes the older one's place.
+//! Events from the data plane to the driver. The reducer takes inputs from the driver through a bounded queue, on
+//! which the driver may block; if events came back through a queue too, both full queues could deadlock. So they come
+//! back through a mailbox that never blocks: it holds at most one event of each kind for each member, however long
+//! the driver is busy, since a newer event replaces the older one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,16 +12,16 @@ use tokio::sync::Notify;
 /// How a member's data connection was lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ConnectionLoss {
-    /// It broke, or brought something damaged: it may be tried again.
+    /// It broke, or delivered damaged data: it may be retried.
     Broken(String),
-    /// It brought what nobody who follows the protocol sends.
+    /// The member violated the protocol.
     Violation(String),
 }
 
-/// All that waits for the driver.
+/// Events that the driver has not taken yet.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(crate) struct PendingEvents {
-    /// The newest step that a member's part of is at the reducer.
+    /// The newest step for which the reducer has the member's part.
     pub(crate) computed: BTreeMap<MemberId, StepKey>,
     /// Members that the data plane has lost.
     pub(crate) lost: BTreeMap<MemberId, ConnectionLoss>,
@@ -35,13 +35,13 @@ pub(crate) struct EventMailbox {
 }
 
 impl EventMailbox {
-    /// A member's part of a step is at the reducer.
+    /// Records that the reducer has a member's part of a step.
     pub(super) fn computed(&self, member: MemberId, key: StepKey) {
         self.lock().computed.insert(member, key);
         self.arrived.notify_one();
     }
 
-    /// A member is lost. That it broke the protocol isn't forgotten over a connection that breaks then.
+    /// Records a lost member. A broken connection doesn't replace an earlier protocol violation.
     pub(super) fn lost(&self, member: MemberId, loss: ConnectionLoss) {
         let mut pending = self.lock();
         if !matches!(pending.lost.get(&member), Some(ConnectionLoss::Violation(_))) {
@@ -51,17 +51,17 @@ impl EventMailbox {
         self.arrived.notify_one();
     }
 
-    /// Wakes the driver for what it finds elsewhere.
+    /// Wakes the driver for state outside the mailbox.
     pub(super) fn wake(&self) {
         self.arrived.notify_one();
     }
 
-    /// Returns when there is something to take.
+    /// Returns when there are events to take.
     pub(crate) async fn wait(&self) {
         self.arrived.notified().await;
     }
 
-    /// All that was told since the last time.
+    /// Takes all events since the last call.
     pub(crate) fn take(&self) -> PendingEvents {
         std::mem::take(&mut *self.lock())
     }
@@ -81,7 +81,7 @@ mod tests {
     fn a_driver_that_takes_nothing_for_long_finds_a_word_for_each_member() {
         let mailbox = EventMailbox::default();
         let key = |step| StepKey { view: ViewId(1), step, phase: Phase::Train };
-        // It would block here, were it a queue of any length.
+        // A queue of any length would block here.
         for step in 1..=100_000 {
             mailbox.computed(MemberId(step % 2), key(step));
             mailbox.lost(MemberId(step % 2), ConnectionLoss::Broken(step.to_string()));

@@ -1,11 +1,11 @@
-//! How far readers may run ahead of the reducer, and what they may not bring at all.
+//! Bounds how far readers may run ahead of the reducer, and rejects frames of steps that have not begun.
 
 use protocol::ids::{Phase, StepKey};
 use protocol::reducer::WINDOW;
 
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What the readers may take in.
+/// Decides which frames readers may accept.
 #[derive(Default)]
 pub(super) struct Gate {
     state: Mutex<State>,
@@ -14,14 +14,14 @@ pub(super) struct Gate {
 
 #[derive(Default)]
 struct State {
-    /// The reducer's step, and its lowest slice that isn't reduced.
+    /// The reducer's step, and its lowest unreduced slice.
     open: Option<(StepKey, u32)>,
     /// The step that the driver has begun.
     expected: Option<StepKey>,
 }
 
-/// A frame of a step that hasn't begun. Members hear of a step's beginning after [`Gate::expect`], so whoever sends one
-/// doesn't follow the protocol. It must not reach the reducer, which would leave the step in hand for it.
+/// A frame of a step that hasn't begun. Members learn of a step's beginning after [`Gate::expect`], so the sender
+/// violates the protocol. The frame must not reach the reducer, which would abandon the current step for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct EarlyFrame {
     key: StepKey,
@@ -42,7 +42,7 @@ impl std::fmt::Display for EarlyFrame {
 }
 
 impl Gate {
-    /// This step begins: the driver says so before any member can hear of it.
+    /// This step begins; the driver calls this before any member can learn of it.
     pub(super) fn expect(&self, expected: StepKey) {
         self.lock().expected = Some(expected);
     }
@@ -56,7 +56,7 @@ impl Gate {
         }
     }
 
-    /// Whether anybody who follows the protocol can send something of this step.
+    /// Whether a member that follows the protocol can send frames of this step.
     pub(super) fn check(&self, key: StepKey) -> Result<(), EarlyFrame> {
         let expected = self.lock().expected;
         if expected.is_none_or(|expected| key > expected) {
@@ -66,9 +66,9 @@ impl Gate {
         }
     }
 
-    /// Waits until a slice is admitted. What belongs to the past is, to be dropped; so are the first of a step that has
-    /// begun and that the reducer hasn't heard of yet. The wait ends with the step at the latest, whose deadline the
-    /// machine keeps.
+    /// Waits until a slice is admitted. Old slices are admitted, to be dropped; so are the first of a step that has
+    /// begun and that the reducer hasn't seen yet. The wait ends with the step at the latest, whose deadline the
+    /// machine enforces.
     pub(super) fn wait(&self, key: StepKey, slice: u32) -> Result<(), EarlyFrame> {
         self.check(key)?;
         let admits = |state: &State| {
@@ -80,7 +80,7 @@ impl Gate {
             slice < lowest_open.saturating_add(WINDOW)
         };
         let mut state = self.lock();
-        // As `wait_while`, which the model checker's Condvar hasn't.
+        // Like `wait_while`, which the model checker's Condvar lacks.
         while !admits(&state) {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -106,11 +106,11 @@ mod tests {
         StepKey { view: ViewId(view), step, phase: Phase::Train }
     }
 
-    /// Short for what must not come, and long for what must.
+    /// Short for events that must not occur, long for those that must.
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A slice that comes to the gate; told when it is through.
+    /// Sends a slice to the gate; the receiver reports when it is through.
     fn come(gate: &Arc<Gate>, key: StepKey, slice: u32) -> Receiver<()> {
         let (own, (passed, is_through)) = (gate.clone(), channel());
         std::thread::spawn(move || {
@@ -145,7 +145,8 @@ mod tests {
         assert!(passes(&gate, key(1, 2), 99), "what is older is dropped by the reducer");
     }
 
-    /// It used to take the place of the step in hand, and the run stood still until that one's deadline.
+    /// Regression test: the early frame used to replace the current step, and the run hung until that step's
+    /// deadline.
     #[test]
     fn what_has_not_begun_is_refused_at_once() {
         let gate = Gate::default();

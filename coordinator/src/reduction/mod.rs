@@ -1,11 +1,11 @@
-//! The data plane: gradients come in as frames, the reducer's thread sums them, slices of the mean go out.
+//! The data plane: gradients arrive as frames, the reducer's thread sums them, slices of the mean go out.
 //!
-//! A thread reads each connection and one writes it; one thread owns the reducer. Buffers go round in a pool. A reader
-//! takes in only slices that the reducer admits (the [`WINDOW`](protocol::reducer::WINDOW) from the lowest one that isn't
-//! reduced) and waits at the [`Gate`] else, so the coordinator holds a bounded part of the partials, however large the
-//! model and however many the members, and the network's own back-pressure does the rest. No deadlock comes of it: members
-//! send slice by slice in the same order, so what the lowest open slice misses is the next frame of some connection. What is
-//! reduced waits for slow members, whose number doesn't count: they share it.
+//! A thread reads each connection and one writes it; one thread owns the reducer. Buffers circulate in a pool. A
+//! reader accepts only slices that the reducer admits (the [`WINDOW`](protocol::reducer::WINDOW) from the lowest open
+//! one) and otherwise waits at the [`Gate`]. So the coordinator holds a bounded part of the partials, however large
+//! the model and however many the members, and the network's back-pressure does the rest. This can't deadlock:
+//! members send slice by slice in the same order, so the partial that the lowest open slice lacks is the next frame
+//! of some connection. Reduced slices are kept for slow members, whose number doesn't matter: they share the slices.
 
 mod aggregator;
 mod connections;
@@ -36,12 +36,12 @@ use gate::Gate;
 use pending_handshakes::PendingHandshakes;
 use pool::Pool;
 
-/// Inputs that may wait for the reducer's thread, each a slice of 4 MiB at most. Readers wait for room, which is what slows
-/// down a member that sends faster than can be summed; the [`Gate`] bounds them before that.
+/// Inputs queued for the reducer's thread, each a slice of 4 MiB at most. Readers block when the queue is full, which
+/// slows down a member that sends faster than the reducer sums; the [`Gate`] bounds them before that.
 const INPUTS_MAX: usize = 64;
-/// How long a member may take no byte of a frame, or stop within one.
+/// How long a member may accept no byte of a frame, or pause within one.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
-/// The reducer says within so long who holds it up, or the driver goes on without.
+/// If the reducer doesn't report its stragglers within this time, the driver continues without them.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
 enum Input {
@@ -50,13 +50,13 @@ enum Input {
         elements: usize,
     },
     Committed(StepKey),
-    /// Who holds up the step in hand?
+    /// Asks which members block the current step.
     Stragglers(SyncSender<Stragglers>),
     Connected {
         member: MemberId,
         number: u64,
-        /// As many frames may wait as a step has slices: the next step begins when all members have this one's. So a
-        /// member that takes nothing stops nobody else, and the step's deadline puts it out.
+        /// Its queue holds at most the slices of a step: the next step begins when all members have received this
+        /// one's. So a member that reads nothing blocks no other, and is evicted at the step's deadline.
         writer: Sender<ReducedFrame>,
     },
     Gone {
@@ -70,24 +70,24 @@ enum Input {
     },
 }
 
-/// The step in hand, and who holds it up.
+/// The current step, and the members that block it.
 pub(crate) type Stragglers = Option<(StepKey, Vec<MemberId>)>;
 
-/// The driver's end.
+/// The driver's handle of the data plane.
 pub(crate) struct Reduction {
     inputs: SyncSender<Input>,
     gate: Arc<Gate>,
     mailbox: Arc<EventMailbox>,
     identities: Identities,
     port: u16,
-    /// Sums of a step at most.
+    /// Maximum number of sums in a step.
     sums_max: usize,
-    /// Bytes of the longest tail that a member can have to send.
+    /// Bytes of the longest tail that a member may send.
     tail_bytes_max: Arc<AtomicUsize>,
 }
 
 impl Reduction {
-    /// Starts the threads over a bound listener.
+    /// Starts the threads on a bound listener.
     pub(crate) fn start(
         (listener, connections_max): (TcpListener, usize),
         tls: Option<ServerTls>,
@@ -122,38 +122,37 @@ impl Reduction {
         Ok(Self { inputs, gate, mailbox, identities, port, sums_max, tail_bytes_max })
     }
 
-    /// The data plane's port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// From now on frames of this view count, of flat gradients of this length.
+    /// Accepts frames of this view from now on, with flat gradients of `elements`.
     pub(crate) fn open_view(&self, view: View, elements: u64) {
         let elements = usize::try_from(elements).unwrap_or(usize::MAX);
-        // A parameter has an element at least, and one bit of the presence. Members hear of the view after this.
+        // A parameter has at least one element, and one bit of the presence. Members learn of the view after this.
         let longest = sums::tail_bytes(self.sums_max, elements.div_ceil(8));
         self.tail_bytes_max.store(longest.min(TAIL_BYTES_MAX), Ordering::Relaxed);
         self.gate.expect(StepKey { view: view.id, step: view.step, phase: view.phase });
         self.tell(Input::OpenView { view, elements });
     }
 
-    /// The members' keys, which their data connections prove.
+    /// The members' keys, which their data connections must prove.
     pub(crate) fn identities(&self) -> &Identities {
         &self.identities
     }
 
-    /// What the data plane has to tell.
+    /// The events of the data plane.
     pub(crate) fn mailbox(&self) -> Arc<EventMailbox> {
         self.mailbox.clone()
     }
 
-    /// This step and all before it are done, and this one begins, if any does. Members hear of it after this.
+    /// This step and all before it are done, and `next` begins, if given. Members learn of it after this.
     pub(crate) fn committed(&self, key: StepKey, next: Option<StepKey>) {
         self.gate.expect(next.unwrap_or(key));
         self.tell(Input::Committed(key));
     }
 
-    /// Who holds up the step that is being reduced. The answer takes as long as what the reducer has in hand.
+    /// The members that block the step being reduced. The answer is delayed by the reducer's current work.
     pub(crate) fn behind(&self) -> Stragglers {
         let (answer, behind) = sync_channel(1);
         self.tell(Input::Stragglers(answer));
@@ -161,8 +160,8 @@ impl Reduction {
     }
 
     fn tell(&self, input: Input) {
-        // It may have to wait for room, and never for long: the reducer's thread waits for nobody but a full step of its own
-        // work, as what it tells goes into a mailbox, and it lives as long as this end does.
+        // This may block, but never for long: the reducer's thread waits for nothing but its own work, as its events
+        // go into a mailbox, and it lives as long as this handle.
         let _ = self.inputs.send(input);
     }
 }

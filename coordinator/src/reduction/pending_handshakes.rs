@@ -1,26 +1,26 @@
-//! Connections that haven't proven yet that they belong to the run. Each has a thread until it has, so they are bounded.
+//! Connections that have not yet authenticated. Each occupies a thread until it has, so their number is bounded.
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, PoisonError};
 
-/// So many at once. A member proves itself within milliseconds: whoever is the oldest of so many says nothing.
+/// Maximum number of such connections. A member authenticates within milliseconds, so the oldest of so many is idle.
 pub(super) const GREETED_MAX: usize = 64;
 
-/// Those that are being greeted, oldest first.
+/// Connections in the handshake, oldest first.
 pub(super) struct PendingHandshakes {
     most: usize,
     waiting: Mutex<VecDeque<(u64, TcpStream)>>,
 }
 
 impl PendingHandshakes {
-    /// For a port with so many connections, of which three in four are its members'.
+    /// For a port with this many connections, of which three in four are reserved for members.
     pub(super) fn of(connections_max: usize) -> Self {
         Self { most: (connections_max / 4).clamp(1, GREETED_MAX), waiting: Mutex::default() }
     }
 
-    /// A connection came in. Where there are too many, the oldest is hung up on, which ends its thread: a newcomer that
-    /// belongs to the run never waits for those that don't.
+    /// Adds a connection. If there are too many, the oldest is shut down, which ends its thread: a new member never
+    /// waits for unauthenticated clients.
     pub(super) fn enter(&self, number: u64, stream: &TcpStream) -> std::io::Result<()> {
         let stream = stream.try_clone()?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +34,7 @@ impl PendingHandshakes {
         Ok(())
     }
 
-    /// It has proven itself, or has gone.
+    /// The connection has authenticated, or is gone.
     pub(super) fn leave(&self, number: u64) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|(own, _)| *own != number);

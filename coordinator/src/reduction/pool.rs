@@ -1,9 +1,9 @@
-//! Buffers that go round between readers, the reducer and writers.
+//! Buffers that circulate between readers, the reducer and writers.
 
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Buffers of slices at rest. As many rest as the step in flight can use: what is given beyond that is freed, so that
-/// neither a slip in the counting nor a view that was larger once keeps memory for good.
+/// A pool of free slice buffers. It keeps as many as the step in flight can use and frees the rest, so that neither a
+/// counting error nor a formerly larger view retains memory for good.
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<PoolState>,
@@ -16,7 +16,7 @@ struct PoolState {
 }
 
 impl Pool {
-    /// A buffer of this length; what is in it is to be overwritten.
+    /// A buffer of this length with unspecified contents.
     pub(super) fn take(&self, length: usize) -> Vec<f32> {
         let mut buffer = self.lock().buffers.pop().unwrap_or_default();
         buffer.resize(length, 0.0);
@@ -29,7 +29,7 @@ impl Pool {
         state.buffers.extend(buffers.into_iter().filter(|buffer| buffer.capacity() > 0).take(room));
     }
 
-    /// From now on at most so many rest.
+    /// Limits the number of free buffers from now on.
     pub(super) fn bound(&self, count_max: usize) {
         let mut state = self.lock();
         state.count_max = count_max;

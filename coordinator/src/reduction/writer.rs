@@ -1,4 +1,4 @@
-//! A thread for each connection writes what its member is to have.
+//! Writes reduced frames to a member; one thread per connection.
 
 use std::sync::mpsc::Receiver;
 
@@ -8,7 +8,7 @@ use tracing::debug;
 use wire::frames::{FrameStream, Header, Kind, blocks, sums};
 use wire::stream::DataStream;
 
-/// Until there is nothing more to come, or the connection fails.
+/// Writes until the sender is dropped or the connection fails.
 pub(super) fn write(mut frames: FrameStream<DataStream>, outbox: &Receiver<ReducedFrame>) {
     let mut tail = Vec::new();
     while let Ok(frame) = outbox.recv() {

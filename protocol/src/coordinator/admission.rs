@@ -1,4 +1,4 @@
-//! Control streams: who is admitted, who is refused and why, who is lost.
+//! Control streams: admission and refusal with their reasons, and lost members.
 
 use super::machine::{Coordinator, State};
 use super::{Event, Output, RunEvent};
@@ -6,7 +6,7 @@ use crate::ids::{MemberId, MemberKey};
 use crate::messages::{Failure, FromWorker, Join, ToWorker, Welcome};
 use crate::{BUILD, Millis, PROTOCOL_VERSION};
 
-/// Tasks of a peer that are shown in a message.
+/// Maximum number of a peer's tasks shown in a message.
 const TASKS_SHOWN_MAX: usize = 16;
 
 impl Coordinator {
@@ -14,7 +14,7 @@ impl Coordinator {
         let Some(member) = self.roster.by_connection(connection) else {
             return match message {
                 FromWorker::Join(join) => self.on_join(now, connection, &join),
-                _ => self.put(Output::Close { connection }), // Of a stream that was refused or given up.
+                _ => self.put(Output::Close { connection }), // The stream of a refused or removed worker.
             };
         };
         member.heard_at = now;
@@ -34,14 +34,14 @@ impl Coordinator {
         }
     }
 
-    /// A worker that can't go on: the others do. What has put out the last one would put out any.
+    /// A worker can't continue; the others do. Once the last one has failed, so would any other.
     fn on_failed(&mut self, now: Millis, id: MemberId, failure: &Failure) {
         let Some(connection) = self.roster.get(id).map(|member| member.connection) else { return };
         let message = format!("worker {} failed: {}", self.roster.name(id), failure.message);
         self.put(Output::Close { connection });
-        // What keeps a newcomer from getting ready may be its own machine's.
+        // A newcomer may fail to get ready because of its own machine.
         let is_ready = self.roster.get(id).is_some_and(|member| member.elements.is_some());
-        // What it could not load nobody can.
+        // A checkpoint that this member can't load can't be loaded by any.
         let ordered = self.roster.get(id).and_then(|member| member.ordered).filter(|_| failure.code == 3);
         let is_passed_over = ordered.is_some_and(|step| self.pass_version_over(step, &failure.message));
         if is_passed_over {
@@ -52,9 +52,9 @@ impl Coordinator {
             self.warn(message);
             return self.lose(now, id, &failure.message);
         }
-        // The run's last word says why.
+        // The run's outcome gives the reason.
         self.forget(id, "it failed, and the run with it");
-        // A peer doesn't choose an exit code outside the contract's.
+        // A peer can't choose an exit code outside the contract's.
         let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
         self.fail(code, &message);
     }
@@ -73,7 +73,7 @@ impl Coordinator {
         {
             let (id, connection) = (member.id, member.connection);
             let silent_ms = now - member.heard_at;
-            // If it lives, it finds its stream closed and joins again.
+            // If the worker is alive, it finds its stream closed and rejoins.
             self.expect_back(now, id);
             self.put(Output::Close { connection });
             self.lose(
@@ -91,13 +91,13 @@ impl Coordinator {
         }
     }
 
-    /// Whether workers that were lost a short while ago may still come to hear that the run is over.
+    /// Whether recently lost workers may still return to learn that the run is over.
     #[must_use]
     pub fn expects_late_workers(&self, now: Millis) -> bool {
         self.disconnected.is_expected(now)
     }
 
-    /// A member is lost that, if it lives, comes back by itself.
+    /// Notes a lost member that will rejoin by itself if it is alive.
     pub(super) fn expect_back(&mut self, now: Millis, id: MemberId) {
         if let Some(member) = self.roster.get(id) {
             self.disconnected.lost(now, member);
@@ -111,7 +111,7 @@ impl Coordinator {
             self.send(connection, ToWorker::End { reason, message });
             return self.put(Output::Close { connection });
         }
-        // A process that is back has given its old stream up, whether or not this side has noticed.
+        // A process that rejoins has abandoned its old stream, whether or not this side has noticed.
         let old = self.roster.iter().find(|member| member.instance == join.instance).map(|member| member.id);
         if let Some(id) = old {
             self.lose(now, id, "it came back on another stream");
@@ -119,7 +119,7 @@ impl Coordinator {
         match self.examine(join) {
             Ok(()) => {
                 self.admit(now, connection, join);
-                // While members gather, all have their say first.
+                // While members gather, all claims are heard first.
                 let is_over = matches!(self.state, State::Closing(_));
                 self.compare_claims(now, is_over);
             }
@@ -127,7 +127,7 @@ impl Coordinator {
                 let failure = Failure { code: 2, message };
                 self.send(connection, ToWorker::Refused(failure.clone()));
                 self.put(Output::Close { connection });
-                // The run's own workers are all alike: nobody would come who fares better.
+                // The run's own workers are all alike: no other one would fare better.
                 if join.slot.is_some() && !self.has_begun && self.roster.iter().next().is_none() {
                     let message = format!("local worker {} was refused: {}", join.name, failure.message);
                     return self.fail(failure.code, &message);
@@ -137,7 +137,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether a worker fits into this run; the reason if it doesn't.
+    /// Checks that a worker fits this run; the error is the reason for refusal.
     fn examine(&self, join: &Join) -> Result<(), String> {
         if join.protocol_version != PROTOCOL_VERSION {
             let theirs = join.protocol_version;
@@ -228,7 +228,7 @@ impl Coordinator {
         self.look_at_claim(id);
     }
 
-    /// Who comes back brings what it had cost before; a run that goes on without it may keep it waiting for that.
+    /// A rejoining worker keeps its penalty; a run that continues without it may quarantine it.
     fn remember_trouble(&mut self, now: Millis, id: MemberId) {
         let is_going_on = !matches!(self.state, State::Gathering { .. });
         let Some(member) = self.roster.get_mut(id) else { return };
@@ -244,7 +244,7 @@ impl Coordinator {
         self.warn(message);
     }
 
-    /// SIGTERM at a worker: it finishes the step in flight, and the others go on.
+    /// SIGTERM at a worker: it finishes the step in flight, and the others continue.
     fn on_leaving(&mut self, now: Millis, id: MemberId, reason: &str) {
         if let Some(member) = self.roster.get_mut(id) {
             member.leaving = Some(reason.to_owned());
@@ -264,7 +264,7 @@ impl Coordinator {
         }
     }
 
-    /// A member that broke the protocol.
+    /// Refuses a member that broke the protocol.
     pub(super) fn reject(&mut self, now: Millis, id: MemberId, what: &str) {
         if let Some(connection) = self.roster.get(id).map(|member| member.connection) {
             let failure = Failure { code: 4, message: what.to_owned() };

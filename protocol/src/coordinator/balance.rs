@@ -6,29 +6,29 @@ use crate::assignment::{ranges, shares_from_speed};
 use crate::ids::MemberId;
 use crate::messages::{Timings, View};
 
-/// Between two looks at the balance: steps of a few milliseconds are noise.
+/// Interval between two checks of the balance: steps of a few milliseconds are noise.
 const LOOK_EVERY_MS: u64 = 5_000;
-/// Steps that a look needs, at least.
+/// Minimum number of steps per check.
 const LOOK_STEPS: u32 = 16;
-/// Looks in a row that must find the same before anything is done about it.
+/// Consecutive checks that must agree before the run rebalances.
 const LOOKS: u32 = 2;
-/// Weight of the newest step in a member's speed: about the last twenty count.
+/// Weight of the newest step in a member's speed: an average over about the last twenty.
 const NEWEST: f64 = 0.1;
-/// Another deal must save this part of a step to be worth a view.
+/// Rebalancing must save this fraction of a step to be worth a view.
 const GAIN_MIN: f64 = 0.15;
 
-/// What was seen of the balance in this view.
+/// Measurements of the balance in this view.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Balance {
     looked_at: Millis,
-    /// Training steps since then.
+    /// Training steps since the last check.
     steps: u32,
-    /// Looks in a row that found the members unbalanced.
+    /// Consecutive checks that found the members unbalanced.
     unbalanced: u32,
 }
 
 impl Coordinator {
-    /// Equal until all speeds are known.
+    /// Shares by speed; equal while no speed is known.
     pub(super) fn shares(speeds: &[f64]) -> Vec<u32> {
         if speeds.iter().all(|speed| *speed <= 0.0) {
             vec![1; speeds.len()]
@@ -41,7 +41,7 @@ impl Coordinator {
         self.balance = Balance { looked_at: now, steps: 0, unbalanced: 0 };
     }
 
-    /// Takes in what a committed training step has cost its members, and looks at the balance now and then.
+    /// Updates the members' speeds from a committed training step, and checks the balance when that is due.
     pub(super) fn measure(&mut self, now: Millis, timings: &[(MemberId, Timings)]) {
         self.balance.steps = self.balance.steps.saturating_add(1);
         for (id, timings) in timings {
@@ -63,12 +63,12 @@ impl Coordinator {
         }
     }
 
-    /// Whether the microbatches are to be dealt anew.
+    /// Whether the microbatches should be reassigned.
     pub(super) fn wants_balance(&self) -> bool {
         self.balance.unbalanced >= LOOKS
     }
 
-    /// Whether another deal of the microbatches would make steps that much shorter.
+    /// Whether other shares would shorten steps by [`GAIN_MIN`].
     fn is_unbalanced(&self) -> bool {
         let Some(view) = self.view.as_ref().filter(|view| view.members.len() > 1) else { return false };
         let speeds: Vec<f64> = view
@@ -93,7 +93,7 @@ impl Coordinator {
         costs.fold(0.0, f64::max)
     }
 
-    /// For people: who is slow.
+    /// Names the slow members, for display.
     pub(super) fn describe_balance(&self) -> String {
         let Some(view) = &self.view else { return String::new() };
         let speeds = view.members.iter().filter_map(|info| self.roster.get(info.member));

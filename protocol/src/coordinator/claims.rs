@@ -1,5 +1,5 @@
-//! What members that come say of the states that they hold, against what the journal and the others say: a replica that went
-//! wrong while nobody was there to compare it with is found out when somebody is.
+//! Compares the states that joining members claim to hold with the journal and with each other. A replica that
+//! deviated while it had no peers is detected when others join.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use super::verdict::{Disagreement, blame};
 use crate::Millis;
 use crate::ids::MemberId;
 
-/// What a member says of a state.
+/// A member's claim about a state.
 struct Claim {
     by: MemberId,
     check: u64,
 }
 
-/// What is said of one state, and by whom.
+/// All claims about one state.
 struct StateClaims {
     step: u64,
     claims: Vec<Claim>,
-    /// The journal's check, and how many members stand for it.
+    /// The journal's check, and how many members it represents.
     journalled: Option<(u64, usize)>,
 }
 
@@ -29,7 +29,7 @@ impl StateClaims {
         checks.all(|check| Some(check) == first)
     }
 
-    /// What a strict majority says. Whoever says what the journal has is among those that it stands for.
+    /// The check of a strict majority. A claim equal to the journal's check is already counted in the journal's vote.
     fn majority(&self) -> Option<u64> {
         let mut votes: BTreeMap<u64, usize> = self.journalled.into_iter().collect();
         let others = self.claims.iter().filter(|claim| Some(claim.check) != self.journalled.map(|(c, _)| c));
@@ -45,11 +45,12 @@ impl StateClaims {
 }
 
 impl Coordinator {
-    /// Compares what members said at Join with what the journal has of the same states; `among_members`, also with each
-    /// other, where no step is under way that would tell. Whether a difference was found and dealt with.
+    /// Compares the claims made at Join with the journal's record of the same states; with `among_members`, also with
+    /// each other, where no step in flight would reveal a difference. Returns whether a difference was found and
+    /// handled.
     pub(super) fn compare_claims(&mut self, now: Millis, among_members: bool) -> bool {
         if self.is_writing() || matches!(self.state, State::Ending(_) | State::Finished(_)) {
-            return false; // They are compared with the next commit.
+            return false; // The next commit compares them.
         }
         let differs = self
             .hearings()
@@ -60,7 +61,8 @@ impl Coordinator {
         true
     }
 
-    /// The same after a commit, which may be witness to a state that somebody has claimed. Most find nothing to do.
+    /// Repeats the comparison after a commit, which may confirm or refute a claimed state. Usually there is nothing
+    /// to do.
     pub(super) fn compare_new_claims(&mut self, now: Millis, committed: u64) -> bool {
         let Some(last) = self.claimed_until else { return false };
         if committed > last && !self.is_writing() {
@@ -69,13 +71,13 @@ impl Coordinator {
         self.compare_claims(now, matches!(self.state, State::Closing(_)))
     }
 
-    /// Whether a record is under way that decides what is history.
+    /// Whether a record that decides what is history is being appended.
     fn is_writing(&self) -> bool {
         self.adopting.is_some()
             || matches!(self.state, State::Initialising(_) | State::Opening | State::Committing(_))
     }
 
-    /// By step, the earliest first.
+    /// In step order, earliest first.
     fn hearings(&self) -> Vec<StateClaims> {
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
         for member in self.roster.iter() {
@@ -88,7 +90,7 @@ impl Coordinator {
             return Vec::new();
         }
         if let State::Closing(closing) = &self.state {
-            // Nobody claims what it has said since.
+            // Newer checks replace the claims of Join.
             let last = claims.entry(self.position.step).or_default();
             closing.checks().for_each(|(by, check)| {
                 last.retain(|claim| claim.by != by);
@@ -100,17 +102,17 @@ impl Coordinator {
         claims.into_iter().map(hearing).collect()
     }
 
-    /// States of one step differ: whoever is against a strict majority is put out, and what a wrong state may have had a part
-    /// in comes again.
+    /// States of one step differ: evicts those outside a strict majority and replays everything to which a wrong
+    /// state may have contributed.
     fn judge(&mut self, now: Millis, hearing: &StateClaims) {
         let step = hearing.step;
         let agreed = hearing.majority();
         let journalled = hearing.journalled.map(|(check, _)| check);
         let message = self.describe_hearing(hearing, agreed);
-        // With the commit of this step all had said the same of the state before; what was made of that one is not proven.
+        // With the commit of this step all members agreed on the state before it; an upload of that state is unproven.
         let refuge = self.refuge_step();
         let proven = self.proven_step.min(step.saturating_sub(2));
-        // Older versions may be gone from the disk.
+        // Older checkpoints may have been deleted from the disk.
         let to_step = self.uploads.newest_until(proven).filter(|to_step| Some(*to_step) == refuge);
         let deviants = hearing.except(agreed);
         if let Some(to_step) = to_step {
@@ -125,7 +127,7 @@ impl Coordinator {
             let (in_state, deviants) = (true, Vec::new());
             return self.fail_disagreement(&Disagreement { in_state, deviants, message });
         }
-        // The run goes on as it is: those that differ from it take its state, or none.
+        // The run continues as it is: deviating members fetch its state, or restart without one.
         self.warn(format!("{message}; no version before that is left to go back to"));
         self.put_out_deviants(now, hearing.except(journalled), &message);
         self.advance(now);
@@ -151,8 +153,8 @@ impl Coordinator {
         format!("what members hold of state {step} differs: {who} ({})", said.join(", "))
     }
 
-    /// Whether those that are gone for now could outvote the members of the view, should they come back with another state:
-    /// then nothing that the view alone has said proves a state.
+    /// Whether members that are currently gone could outvote those of the view if they returned with another state:
+    /// then agreement within the view alone proves no state.
     pub(super) fn may_be_outvoted(&self, now: Millis) -> bool {
         let here = self.view.as_ref().map_or(0, |view| view.members.len());
         let (unheard, until) = self.unheard;
@@ -160,7 +162,7 @@ impl Coordinator {
         unheard.max(self.disconnected.holders(now)) >= here.max(1)
     }
 
-    /// The first view of a term has opened: members of the last one that are not in it may still come.
+    /// The first view of a term has opened: members of the last view that are not in it may still rejoin.
     pub(super) fn note_unheard(&mut self, now: Millis, here: usize) {
         if self.orphans > 0 {
             let until = now.saturating_add(self.plan.join_timeout_ms);

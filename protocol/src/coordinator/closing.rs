@@ -1,4 +1,4 @@
-//! After the last step: every member's last check, the last version, the exports, the end.
+//! After the last step: every member's last check, the last checkpoint, the exports, the end.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +8,31 @@ use crate::Millis;
 use crate::ids::MemberId;
 use crate::messages::{EndReason, ToWorker};
 
-/// The last version is tried for so long where somebody asked for the end.
+/// How long the last checkpoint is retried after a stop request.
 const STOP_PATIENCE_MS: u64 = 10_000;
 /// First pause before another attempt; it doubles up to [`RETRY_MS_MAX`].
 const RETRY_MS: u64 = 1_000;
-/// A full disk is looked at again at least this often.
+/// Retry at least this often: space may be freed on a full disk.
 const RETRY_MS_MAX: u64 = 10_000;
 
-/// The exports are tried so often: the last version is there, and whoever resumes the run has them written.
+/// The exports are tried this often: the last checkpoint exists, so resuming the run can write them.
 const EXPORT_ATTEMPTS_MAX: u32 = 3;
 
-/// What is left to do.
+/// The remaining work.
 #[derive(Debug)]
 pub(super) struct Closing {
-    /// Members that must still say Applied have no entry with a check.
+    /// `None` for members that must still send Applied.
     checks: BTreeMap<MemberId, Option<u64>>,
     applied_until: Millis,
-    /// Attempts at the last version that came to nothing.
+    /// Failed attempts at the last checkpoint.
     attempts: u32,
     /// When the first of them failed.
     failing_since: Option<Millis>,
     retry_at: Option<Millis>,
-    /// By whom the last attempt was made that may be, and why it failed.
+    /// The uploader of the last permitted attempt, and why that attempt failed.
     giving_up: Option<(MemberId, String)>,
     export: Export,
-    /// Attempts at the exports that came to nothing.
+    /// Failed attempts at the exports.
     exports_failed: u32,
 }
 
@@ -60,7 +60,7 @@ impl Closing {
         }
     }
 
-    /// What members said of the last state.
+    /// The members' checks of the last state.
     pub(super) fn checks(&self) -> impl Iterator<Item = (MemberId, u64)> {
         self.checks.iter().filter_map(|(id, check)| check.map(|check| (*id, check)))
     }
@@ -72,7 +72,7 @@ impl Closing {
 
 impl Coordinator {
     pub(super) fn start_closing(&mut self, now: Millis) {
-        // Members that only loaded the last state have said its digest already.
+        // Members that only loaded the last state have already reported its digest.
         let members = self.view.iter().flat_map(|view| &view.members).map(|info| info.member);
         let checks = members.filter(|id| self.roster.get(*id).is_some()).map(|id| (id, None)).collect();
         let applied_until = now.saturating_add(self.plan.load_timeout_ms);
@@ -114,7 +114,7 @@ impl Coordinator {
         self.advance_closing(now);
     }
 
-    /// Does what can be done now of: checks, version, exports, end.
+    /// Does what is possible now: checks, checkpoint, exports, end.
     pub(super) fn advance_closing(&mut self, now: Millis) {
         let State::Closing(closing) = &self.state else { return };
         if closing.waits_for_checks() {
@@ -150,7 +150,7 @@ impl Coordinator {
         }
         let step = self.position.step;
         let Some((from, connection)) = self.holder() else {
-            // Whatever was not a version is computed again.
+            // Steps since the last checkpoint are computed again.
             return self.gather(now);
         };
         self.expect_version(now, step, from);
@@ -163,12 +163,12 @@ impl Coordinator {
         self.roster.uploader(|member| member.can_show(step))
     }
 
-    /// Whether somebody else could upload the last state.
+    /// Whether another member could upload the last state.
     pub(super) fn has_other_holder(&self, id: MemberId) -> bool {
         self.roster.iter().any(|member| member.id != id && member.can_show(self.position.step))
     }
 
-    /// The last version could not be written. The disk may have room later.
+    /// The last checkpoint could not be written. The disk may have room later.
     pub(super) fn on_last_version_failed(&mut self, now: Millis, from: MemberId, reason: &str) {
         let patience_ms = if self.stop.is_some() { STOP_PATIENCE_MS } else { self.plan.last_version_ms };
         let State::Closing(closing) = &mut self.state else { return };
@@ -176,12 +176,12 @@ impl Coordinator {
         if failing_ms < patience_ms {
             return self.try_again_later(now);
         }
-        // It may have failed because its member is lost, which is heard in a moment: then another one has its try.
+        // It may have failed because its member is lost, which is reported in a moment: then another one tries.
         closing.giving_up = Some((from, reason.to_owned()));
         closing.retry_at = Some(now.saturating_add(RETRY_MS));
     }
 
-    /// The moment has passed.
+    /// The permitted time is over.
     fn give_up_last_version(&mut self, now: Millis, reason: &str) {
         let (step, State::Closing(closing)) = (self.position.step, &self.state) else { return };
         let tried_ms = closing.failing_since.map_or(0, |since| now.saturating_sub(since));
@@ -228,7 +228,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether this member is to upload the exports and has not.
+    /// Whether this member's requested export is outstanding.
     pub(super) fn is_exporting(&self, id: MemberId) -> bool {
         matches!(&self.state, State::Closing(closing)
             if matches!(closing.export, Export::InFlight { from, .. } if from == id))
@@ -248,7 +248,7 @@ impl Coordinator {
         self.fail(4, &format!("{done}, but the export failed: {reason}"));
     }
 
-    /// After the last commit a lost member takes nothing with it but what it was uploading.
+    /// After the last commit, a lost member costs at most its unfinished upload.
     pub(super) fn on_lost_at_end(&mut self, now: Millis, id: MemberId) {
         let State::Closing(closing) = &mut self.state else { return };
         closing.checks.remove(&id);
@@ -286,7 +286,7 @@ impl Coordinator {
         }
     }
 
-    /// Those that don't apply the last step are done without, as in any other step.
+    /// Members that don't apply the last step are evicted, as in any other step.
     fn put_out_late(&mut self, now: Millis) {
         let State::Closing(closing) = &self.state else { return };
         let late: Vec<MemberId> =

@@ -1,23 +1,22 @@
-//! Workers that were lost and may live: they try again by themselves, may bring back what nobody else holds, and are to hear
-//! of the run's end.
+//! Lost workers that may still be alive: they retry by themselves, may hold a state that no other member has, and
+//! must learn of the run's end.
 
 use std::collections::BTreeMap;
 
 use super::roster::Member;
 use crate::Millis;
 
-/// A worker that lives tries again every two seconds; one of which nothing was heard for so long has most likely ended.
+/// A live worker retries every two seconds; one that has been silent for this long has most likely ended.
 const EXPECTED_MS: u64 = 60_000;
-/// So many are remembered: a run that loses workers without end keeps its memory.
+/// Maximum number of remembered workers: a run that keeps losing workers must not grow without bound.
 const KEPT_MAX: usize = 4_096;
 
-/// By instance.
+/// Lost workers by instance.
 #[derive(Debug, Default)]
 pub(super) struct Disconnected {
     lost: BTreeMap<u64, DisconnectedMember>,
 }
 
-/// One of them.
 #[derive(Debug)]
 pub(super) struct DisconnectedMember {
     pub(super) at: Millis,
@@ -36,7 +35,7 @@ impl Disconnected {
         }
     }
 
-    /// The same process is back, or another in its slot.
+    /// The same process has rejoined, or another in its slot.
     pub(super) fn returned(&mut self, instance: u64, slot: Option<u32>) {
         self.lost.retain(|own, lost| *own != instance && (slot.is_none() || lost.slot != slot));
     }
@@ -45,7 +44,7 @@ impl Disconnected {
         self.lost.len()
     }
 
-    /// The last that was lost of those that hold this state, or may be prepared for it.
+    /// The last lost member that holds this state, or may be prepared for it.
     pub(super) fn last_holder(&self, step: u64) -> Option<&DisconnectedMember> {
         let holds = |lost: &&DisconnectedMember| {
             lost.held.is_some_and(|held| held == step || held.saturating_add(1) == step)
@@ -53,7 +52,7 @@ impl Disconnected {
         self.lost.values().filter(holds).max_by_key(|lost| lost.at)
     }
 
-    /// How many that held a committed state may still come back with it.
+    /// How many lost members may still return with a committed state.
     pub(super) fn holders(&self, now: Millis) -> usize {
         let is_one =
             |lost: &&DisconnectedMember| lost.held.is_some() && now < lost.at.saturating_add(EXPECTED_MS);

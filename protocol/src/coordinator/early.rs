@@ -1,23 +1,23 @@
-//! A run that ends before its last step, because a metric has stopped improving.
+//! Early stopping: a run ends before its last step because a metric has stopped improving.
 
 use super::machine::Coordinator;
 use crate::early_stopping::EvaluationProgress;
 use crate::ids::{Phase, StepKey};
 
 impl Coordinator {
-    /// The step of the best evaluation, if the run watches one. Its version is to be kept.
+    /// The step of the best evaluation, if the run uses early stopping. Its checkpoint must be kept.
     #[must_use]
     pub fn best_step(&self) -> Option<u64> {
         self.standing().and_then(|standing| standing.best).map(|(step, _)| step)
     }
 
-    /// The version that a rewind would go back to if a deviance were found now: it is to be kept.
+    /// The checkpoint to which a rewind would return if a deviation were found now; it must be kept.
     #[must_use]
     pub fn refuge_step(&self) -> Option<u64> {
         self.uploads.newest_until(self.proven_step)
     }
 
-    /// Whether the journal has a version of this step that is not void.
+    /// Whether the journal has a checkpoint of this step that is not void.
     #[must_use]
     pub fn has_version(&self, step: u64) -> bool {
         self.history.versions().any(|(known, _)| known == step)
@@ -31,7 +31,7 @@ impl Coordinator {
         self.best_step() == Some(step)
     }
 
-    /// Whether the run is over with these sums, which are about to be committed, and whether they are the best so far.
+    /// Whether these sums, which are about to be committed, end the run, and whether they are the best so far.
     pub(super) fn standing_after(&self, key: StepKey, sums: &[f64]) -> (bool, bool) {
         let Some(rule) = self.plan.early_stopping.as_ref().filter(|_| key.phase == Phase::Evaluate) else {
             return (false, false);
@@ -40,7 +40,7 @@ impl Coordinator {
         (rule.is_over(&standing), standing.best.is_some_and(|(step, _)| step == key.step))
     }
 
-    /// Whether the committed evaluations say that no step follows.
+    /// Whether the committed evaluations end the run.
     pub(super) fn has_ended_early(&self) -> bool {
         let rule = self.plan.early_stopping.as_ref();
         rule.zip(self.standing()).is_some_and(|(rule, standing)| rule.is_over(&standing))

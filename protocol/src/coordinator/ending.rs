@@ -1,4 +1,4 @@
-//! How a run ends: in order, because somebody asked, or because it can't go on.
+//! How a run ends: complete, on request, or because it can't continue.
 
 use super::journal_queue::AfterAppend;
 use super::machine::{Coordinator, State};
@@ -20,7 +20,7 @@ impl Coordinator {
                     && self.roster.iter().any(|member| member.can_enter(self.position.step)) =>
             {
                 self.end_hold(now);
-                self.view = None; // Nobody is asked for a check: the state was compared when it was used.
+                self.view = None; // No member needs a further check: the state was compared when it was used.
                 self.start_closing(now);
             }
             State::Gathering { .. }
@@ -43,14 +43,14 @@ impl Coordinator {
         self.end(EndReason::Interrupted, 130, message);
     }
 
-    /// The run can't go on.
+    /// Ends the run as failed.
     pub(super) fn fail(&mut self, code: u8, message: &str) {
         self.fail_after(code, message, None);
     }
 
-    /// The run can't go on, and the journal must say one thing more before its end.
+    /// Ends the run as failed, after one more record in the journal.
     pub(super) fn fail_after(&mut self, code: u8, message: &str, before: Option<Record>) {
-        // What is refused before there is a state is refused whenever it is tried.
+        // A refusal before any state exists recurs on every attempt.
         let is_refused = matches!(code, 2 | 3) && self.uploads.durable_step().is_none();
         let message = match is_refused {
             true => message.to_owned(),
@@ -88,7 +88,7 @@ impl Coordinator {
         self.put(Output::Finished(outcome));
     }
 
-    /// How a run that ends here goes on.
+    /// How to continue a run that ends here.
     fn way_back(&self) -> String {
         match self.uploads.durable_step() {
             Some(step) => format!("--resume goes on from version {step}"),

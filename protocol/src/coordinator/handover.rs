@@ -1,4 +1,4 @@
-//! Joiners enter between two steps: the run holds still, a member shows the committed state, they take it.
+//! Joiners enter between two steps: the run is held, a member sends the committed state, joiners fetch it.
 
 use super::machine::{Coordinator, State};
 use crate::Millis;
@@ -8,15 +8,15 @@ use crate::messages::{EndReason, ToWorker};
 use super::Output;
 use super::roster::Member;
 
-/// The members hold still while a state is brought to others: where one fails another one has its try.
+/// Members are held during a state transfer: after a failure another member gets one try.
 const ATTEMPTS_MAX: usize = 2;
 
-/// A state that a member shows to those that lack it.
+/// A transfer of a member's state to members that lack it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StateTransfer {
     pub(super) step: u64,
     pub(super) from: MemberId,
-    /// Of what was uploaded, once it is there.
+    /// Digest of the uploaded state, once the upload is complete.
     digest: Option<[u8; 32]>,
 }
 
@@ -33,7 +33,7 @@ impl Coordinator {
         })
     }
 
-    /// The run stands still after the commit of a step, as that commit has told the members.
+    /// The run is held after the commit of a step, as that commit announced to the members.
     pub(super) fn hold(&mut self, now: Millis) {
         self.begin_hold(now);
         let keeps_best = self.is_best(self.position.step) && !self.uploads.has_asked(self.position.step);
@@ -44,7 +44,8 @@ impl Coordinator {
         self.finish_hold(now);
     }
 
-    /// Whoever leaves with the committed state and too few others that hold it leaves a version behind.
+    /// A leaving member that takes the committed state away from too few remaining holders leaves a checkpoint
+    /// behind.
     pub(super) fn leaves_too_few(&self) -> bool {
         let step = self.position.step;
         let rest = self.roster.iter().filter(|member| member.can_enter(step)).count();
@@ -52,7 +53,7 @@ impl Coordinator {
         rest < self.needed() && leavers.any(|member| member.can_show(step))
     }
 
-    /// The committed state goes to those that lack it.
+    /// Transfers the committed state to the members that lack it.
     pub(super) fn hand_over(&mut self, now: Millis) {
         self.begin_handover(now, false);
     }
@@ -107,12 +108,12 @@ impl Coordinator {
         }
     }
 
-    /// Whether this member is to show the state of this step and has not.
+    /// Whether this member's transfer of the state of this step is outstanding.
     pub(super) fn is_showing(&self, step: u64, from: MemberId) -> bool {
         self.shown.is_some_and(|shown| (shown.step, shown.from, shown.digest) == (step, from, None))
     }
 
-    /// The digest of the state of this step, if it is there to be taken.
+    /// The digest of the state of this step, if it can be fetched.
     pub(super) fn shown_digest(&self, step: u64) -> Option<[u8; 32]> {
         self.shown.as_ref().filter(|shown| shown.step == step)?.digest
     }
@@ -127,7 +128,7 @@ impl Coordinator {
         }
     }
 
-    /// A donor was lost: another one tries.
+    /// The sender was lost: another member tries.
     pub(super) fn forget_handover_attempt(&mut self) {
         self.shown.take_if(|shown| shown.digest.is_none());
         if let State::Handover { attempts, .. } = &mut self.state {
@@ -152,21 +153,21 @@ impl Coordinator {
         self.finish_hold(now);
     }
 
-    /// Leavers go, joiners load, and the run goes on.
+    /// Leavers go, joiners load, and the run continues.
     fn finish_hold(&mut self, now: Millis) {
         self.dismiss_leavers();
         let step = self.position.step;
         self.load_from(now, step);
     }
 
-    /// A run that had begun holds still from now on.
+    /// Marks the run as held, if it had begun.
     pub(super) fn begin_hold(&mut self, now: Millis) {
         if self.has_begun {
             self.held_since.get_or_insert(now);
         }
     }
 
-    /// How long the run held still, for people.
+    /// Ends the hold and reports its duration.
     pub(super) fn end_hold(&mut self, now: Millis) {
         if let Some(since) = self.held_since.take() {
             let (step, held_ms) = (self.position.step, now.saturating_sub(since));

@@ -1,4 +1,4 @@
-//! The journal as the machine sees it: one append in flight, in order, tried again until it succeeds.
+//! The journal as the machine sees it: one append in flight, in order, retried until it succeeds.
 
 use std::collections::VecDeque;
 
@@ -8,25 +8,25 @@ use crate::journal::Record;
 
 /// First pause after a failed append; it doubles up to [`RETRY_MS_MAX`].
 const RETRY_MS: u64 = 500;
-/// A full disk is looked at again at least this often.
+/// Retry at least this often: space may be freed on a full disk.
 const RETRY_MS_MAX: u64 = 10_000;
-/// A disk takes a record in less; people are told of one that doesn't.
+/// A healthy disk takes less time for a record; slower appends are reported.
 const OVERDUE_MS: u64 = 5_000;
 
-/// What the machine does when a record is with the operating system.
+/// The machine's next action once a record is with the operating system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AfterAppend {
-    /// Nothing waits for it.
+    /// Advance; no output depends on the record.
     Nothing,
-    /// The view opens.
+    /// Open the view.
     OpenView,
-    /// A commit that the journal had lost is in it again.
+    /// Adopt a commit that the journal had lost.
     Adopt,
-    /// The decided step becomes history.
+    /// Commit the decided step.
     Commit,
-    /// The version counts.
+    /// Count the checkpoint as durable.
     Version { step: u64, digest: [u8; 32] },
-    /// The run is over.
+    /// Finish the run.
     End,
 }
 
@@ -35,23 +35,23 @@ struct QueuedRecord {
     record: Record,
     durable: bool,
     after: AfterAppend,
-    /// Its decision was given up while it was in flight: a failed append is not tried again.
+    /// The decision was abandoned while in flight: a failed append is not retried.
     abandoned: bool,
 }
 
-/// The records on their way.
+/// The records to be appended.
 #[derive(Debug, Default)]
 pub(super) struct JournalQueue {
     queue: VecDeque<QueuedRecord>,
     in_flight: bool,
-    /// When the append that is in flight began.
+    /// When the append in flight began.
     since: Millis,
     retry_at: Option<Millis>,
     failures: u32,
 }
 
 impl JournalQueue {
-    /// Queues a record; the output that starts its append, if nothing is in its way.
+    /// Queues a record; returns the output that starts its append, if none is in flight.
     pub(super) fn push(
         &mut self,
         now: Millis,
@@ -63,7 +63,7 @@ impl JournalQueue {
         if self.retry_at.is_some() { None } else { self.start(now) }
     }
 
-    /// The head is written: what to do now, and the next append.
+    /// The head is written: returns the next action and the next append.
     pub(super) fn written(&mut self, now: Millis) -> (Option<AfterAppend>, Option<Output>) {
         if !self.in_flight {
             return (None, None);
@@ -89,7 +89,7 @@ impl JournalQueue {
         Some(self.failures)
     }
 
-    /// Tries the head again when its pause is over.
+    /// Retries the head when its pause is over.
     pub(super) fn tick(&mut self, now: Millis) -> Option<Output> {
         if self.retry_at.is_none_or(|at| now < at) {
             return None;
@@ -98,7 +98,7 @@ impl JournalQueue {
         self.start(now)
     }
 
-    /// Forgets what isn't in flight: the run ends. Whatever is in flight may or may not become history.
+    /// Drops all records that aren't in flight: the run ends. The one in flight may or may not become history.
     pub(super) fn clear(&mut self) {
         self.queue.truncate(usize::from(self.in_flight));
         if let Some(head) = self.queue.front_mut() {
@@ -117,17 +117,16 @@ impl JournalQueue {
         self.retry_at
     }
 
-    /// Whether the journal can't be written at present.
     pub(super) fn is_failing(&self) -> bool {
         self.failures > 0
     }
 
-    /// When the append that is in flight has taken too long.
+    /// When the append in flight becomes overdue.
     pub(super) fn overdue_at(&self) -> Option<Millis> {
         self.in_flight.then(|| self.since.saturating_add(OVERDUE_MS))
     }
 
-    /// Whether it has: the disk neither takes the record nor refuses it.
+    /// Whether the append in flight is overdue: the disk neither takes the record nor refuses it.
     pub(super) fn is_overdue(&self, now: Millis) -> bool {
         self.overdue_at().is_some_and(|at| now >= at)
     }

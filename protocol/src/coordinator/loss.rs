@@ -1,4 +1,4 @@
-//! Members that are lost, put out, or wrong; and history that goes back.
+//! Lost, evicted and deviating members, and rewinds of the history.
 
 use super::journal_queue::AfterAppend;
 use super::machine::{CommittedState, Coordinator, State};
@@ -11,18 +11,18 @@ use crate::ids::MemberId;
 use crate::journal::Record;
 use crate::messages::ToWorker;
 
-/// A data connection that breaks so often in a row puts its member out.
+/// A member whose data connection breaks this often in a row is evicted.
 const EDGE_FAILURES_MAX: u32 = 2;
 /// How long the control stream of a member whose data connection broke may take to break too.
 const EDGE_GRACE_MS: u64 = 200;
-/// Members that disagree on a reduced gradient so often in a row don't agree by another try.
+/// After this many disagreements in a row on a reduced gradient, another try won't help.
 const DISAGREEMENTS_MAX: u32 = 2;
-/// So often in a row it is tried again without a commit between: a step whose members all have computed and none is ready, a
-/// state that too few come to hold, a last version that its member doesn't bring.
+/// Retries in a row without a commit in between: of a step that all members computed and none is ready for, of a
+/// state that too few members reach, of a last checkpoint that its member doesn't upload.
 pub(super) const STUCK_MAX: u32 = 2;
 
 impl Coordinator {
-    /// Removes a member and says so.
+    /// Removes a member, reports it and returns its name.
     pub(super) fn forget(&mut self, id: MemberId, reason: &str) -> Option<String> {
         let member = self.roster.remove(id)?;
         self.penalties.keep(self.clock, member.instance, member.penalty);
@@ -38,7 +38,7 @@ impl Coordinator {
         Some(member.name)
     }
 
-    /// A member is gone; the others go on, if they are enough.
+    /// A member is gone; the others continue if they are enough.
     pub(super) fn lose(&mut self, now: Millis, id: MemberId, reason: &str) {
         let was_in_view = self.is_in_view(id);
         let Some(name) = self.forget(id, reason) else { return };
@@ -51,7 +51,7 @@ impl Coordinator {
         }
     }
 
-    /// Puts a member out. It may join again, with its state or without it.
+    /// Evicts a member. It may rejoin, with its state or without it.
     pub(super) fn evict(&mut self, now: Millis, id: MemberId, reason: &str, forget: bool) {
         self.expect_back(now, id);
         self.tell_evicted(id, reason, forget);
@@ -66,7 +66,7 @@ impl Coordinator {
 
     pub(super) fn on_data_plane_lost(&mut self, now: Millis, id: MemberId, reason: &str) {
         if !self.is_in_view(id) {
-            return; // Of a connection that nobody needs any more.
+            return; // A connection that is no longer needed.
         }
         let Some(member) = self.roster.get_mut(id) else { return };
         member.edge_failures += 1;
@@ -81,12 +81,12 @@ impl Coordinator {
                 format!("its data connection broke {how}: {reason}; it may not enter for {pause_ms} ms");
             return self.evict(now, id, &what, false);
         }
-        // A process that died closes both its streams: a moment later it is known whether that is what happened.
+        // A dead process closes both its streams: wait a moment to tell whether that is the cause.
         let reason = format!("{name}'s data connection broke: {reason}");
         self.broken_edges.get_or_insert((now.saturating_add(EDGE_GRACE_MS), reason));
     }
 
-    /// Those that were kept waiting for long enough may enter.
+    /// Quarantined workers whose time is over may enter.
     pub(super) fn check_bars(&mut self, now: Millis) {
         if self.bars_until.take_if(|until| now >= *until).is_none() {
             return;
@@ -98,7 +98,7 @@ impl Coordinator {
         }
     }
 
-    /// A run that stands still takes whom it has.
+    /// A run that is paused takes every worker it has.
     pub(super) fn lift_bars(&mut self) {
         if self.bars_until.take().is_some() {
             self.roster.iter_mut().for_each(|member| member.is_barred = false);
@@ -154,7 +154,7 @@ impl Coordinator {
         self.retry(now, &format!("waited {waited_ms} ms for {what}"));
     }
 
-    /// Members whose gradient is missing where all sums are there and so nobody is ready.
+    /// Members whose gradient is missing although all sums have arrived, so that no member is ready.
     fn withheld(&self) -> Vec<MemberId> {
         let State::Stepping(step) = &self.state else { return Vec::new() };
         let ids = || self.roster.iter().map(|member| member.id).filter(|id| self.is_in_view(*id));
@@ -164,7 +164,8 @@ impl Coordinator {
         ids().filter(|id| step.behind.contains(id)).collect()
     }
 
-    /// Members that are not ready where all have computed and others are: their data connection takes and doesn't give.
+    /// Members that are not ready although all have computed and others are ready: their data connection accepts data
+    /// and delivers none.
     fn cut_off(&self) -> Vec<MemberId> {
         let State::Stepping(step) = &self.state else { return Vec::new() };
         let members = self.roster.iter().map(|member| member.id).filter(|id| self.is_in_view(*id));
@@ -172,7 +173,7 @@ impl Coordinator {
         if ready.is_empty() { Vec::new() } else { behind }
     }
 
-    /// Members that must be equal are not.
+    /// Handles a difference between members that must be equal.
     pub(super) fn on_disagreement(&mut self, now: Millis, disagreement: &Disagreement) {
         let message = disagreement.message.clone();
         if !disagreement.in_state {
@@ -188,11 +189,11 @@ impl Coordinator {
             .filter(|member| disagreement.deviants.contains(&member.name))
             .map(|member| member.id)
             .collect();
-        // States can differ only since the last that all have said the same check of.
+        // States can differ only since the last one whose check all members agreed on.
         let proven = self.uploads.newest_until(self.proven_step);
         let Some(to_step) = proven else { return self.fail_disagreement(disagreement) };
         if deviants.is_empty() {
-            // Nobody knows who is right, but all were equal then; who is wrong again and again is for a person to find.
+            // No one knows who is right, but all were equal then; a recurring deviation is for a person to find.
             let step = self.position.step;
             if !disagreement.in_state || self.doubted.is_some_and(|doubted| step <= doubted) {
                 return self.fail_disagreement(disagreement);
@@ -212,7 +213,7 @@ impl Coordinator {
         self.gather(now);
     }
 
-    /// Replicas that were wrong may join again, without their states.
+    /// Evicts deviating replicas; they may rejoin without their states.
     pub(super) fn put_out_deviants(&mut self, now: Millis, deviants: Vec<MemberId>, message: &str) {
         for id in deviants {
             self.expect_back(now, id);
@@ -221,8 +222,8 @@ impl Coordinator {
         }
     }
 
-    /// A replay came to another gradient than the one that is history. A replica may have gone wrong just now, which its
-    /// state's check would tell with the next step: history goes back once more.
+    /// A replay produced another gradient than the committed one. A replica may have gone wrong just now, which its
+    /// state check would reveal in the next step: history is rewound once more.
     pub(super) fn on_other_replay(&mut self, now: Millis, step: u64, message: &str) {
         let to_step = self.uploads.newest_until(self.proven_step);
         let (Some(to_step), false) = (to_step, self.doubted.is_some_and(|doubted| step <= doubted)) else {
@@ -235,7 +236,7 @@ impl Coordinator {
         self.gather(now);
     }
 
-    /// Nobody can say who is right: what is in doubt is void, and a person has to look.
+    /// No one can tell who is right: everything in doubt is void, and a person has to investigate.
     pub(super) fn fail_disagreement(&mut self, disagreement: &Disagreement) {
         let mut message = disagreement.message.clone();
         let proven = self.proven_step;
@@ -248,7 +249,7 @@ impl Coordinator {
         self.fail_after(4, &message, voids.then_some(Record::Rewind { to_step: proven, void: true, reason }));
     }
 
-    /// History goes back to a state; what was committed after it comes again, or is void.
+    /// Rewinds history to a state; later commits are replayed, or are void.
     pub(super) fn rewind(&mut self, to_step: u64, void: bool, reason: &str) {
         let from_step = self.position.step;
         self.history.rewind(to_step, void);
@@ -265,7 +266,7 @@ impl Coordinator {
         self.shown = None;
         self.kept = UncommittedWork::default();
         self.view = None;
-        // Nothing steps until the states are there again.
+        // No step begins until the states are restored.
         self.begin_hold(self.clock);
         self.start_gathering(self.clock);
         let reason = reason.to_owned();

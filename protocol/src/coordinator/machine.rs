@@ -1,4 +1,4 @@
-//! The machine itself: its states, its deadlines, and the one `match` that sends events to the phases' files.
+//! The machine itself: its states, its deadlines, and the one `match` that dispatches events to the phases' files.
 
 use std::collections::VecDeque;
 
@@ -20,44 +20,43 @@ use crate::ids::{MemberId, ViewId};
 use crate::journal::{CommitRecord, Record, TermRecord};
 use crate::messages::{ToWorker, View};
 
-/// A journal that can't take the record of the run's end is given up after so many attempts.
+/// After this many failed attempts to append the record of the run's end, the machine ends without it.
 const END_APPENDS_MAX: u32 = 3;
 /// A tick that is later than this (or half a lease, if that is more) means that this process was paused.
 const PAUSE_MS: u64 = 1_000;
-/// A tick is on time if it is no later than this part of a lease.
+/// A tick is on time if it is no later than a lease divided by this.
 const PUNCTUAL: u64 = 50;
 
-/// Where the run stands. Each state names what it waits for.
+/// The state of the run. Each variant names what it waits for.
 #[derive(Debug)]
 pub(super) enum State {
-    /// Too few workers are here, or the members of the last view may still come back.
+    /// Too few workers have joined, or the members of the last view may still rejoin.
     Gathering {
         until: Millis,
-        /// Whoever has the newest state has been given more time.
+        /// The member with the newest state has been granted more time.
         is_extended: bool,
     },
-    /// One member makes state 0 and uploads it.
+    /// One member creates state 0 and uploads it.
     Initialising(Initialising),
-    /// Members load or recover the state that the run goes on from.
+    /// Members load or recover the state from which the run continues.
     Loading { until: Millis, step: u64 },
-    /// The run holds still while a member shows the committed state to those that lack it, or makes it a version
-    /// where that has to outlast the members.
+    /// The run is held while a member sends the committed state to those that lack it, or uploads it as a checkpoint
+    /// if it has to outlast the members.
     Handover { until: Millis, step: u64, attempts: usize, as_version: bool },
-    /// A view's record is on its way to the journal.
+    /// A view's record is being appended to the journal.
     Opening,
     /// The members work on a step.
     Stepping(Step),
-    /// A decided step's record is on its way to the journal.
+    /// A decided step's record is being appended to the journal.
     Committing(Box<DecidedStep>),
-    /// All steps are done: the last version, the exports.
+    /// All steps are done: the last checkpoint and the exports remain.
     Closing(Closing),
-    /// The record of the end is on its way to the journal.
+    /// The record of the end is being appended to the journal.
     Ending(Outcome),
     /// Nothing follows.
     Finished(Outcome),
 }
 
-/// The committed state of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommittedState {
     pub(super) step: u64,
@@ -67,7 +66,7 @@ pub(super) struct CommittedState {
     pub(super) evaluated: bool,
 }
 
-/// The machine (its phases are in the module's other files).
+/// The coordinator's state machine (its phases are in the module's other files).
 #[derive(Debug)]
 pub struct Coordinator {
     pub(super) plan: RunPlan,
@@ -75,50 +74,50 @@ pub struct Coordinator {
     pub(super) state: State,
     pub(super) roster: Roster,
     pub(super) uploads: Uploads,
-    /// The state that is shown to those that lack it.
+    /// The state transfer to members that lack the state.
     pub(super) shown: Option<StateTransfer>,
     pub(super) view: Option<View>,
     /// Whether a view was opened in this term.
     pub(super) has_begun: bool,
-    /// Members of the last term's last view, until this term has a view of its own.
+    /// Members of the last term's last view, until this term opens a view of its own.
     pub(super) orphans: usize,
     pub(super) rejoin_until: Millis,
-    /// Members of it that had not come back when this term's first view opened, and until when they may.
+    /// Members of that view that had not rejoined when this term's first view opened, and until when they may.
     pub(super) unheard: (usize, Millis),
-    /// The last state that somebody claimed at Join, until a commit is witness to it.
+    /// The last state claimed at Join, until a commit confirms it.
     pub(super) claimed_until: Option<u64>,
-    /// A commit that the journal had lost, on its way back into it.
+    /// A commit that the journal had lost and that is being appended again.
     pub(super) adopting: Option<CommitRecord>,
-    /// What members have of a step that no view works on.
+    /// Members' microbatches of a step that no view works on.
     pub(super) kept: UncommittedWork,
-    /// Since when the run holds still between two steps.
+    /// Since when the run is held between two steps.
     pub(super) held_since: Option<Millis>,
-    /// When another view is to make up for a broken data connection, and why.
+    /// When another view must replace a broken data connection, and why.
     pub(super) broken_edges: Option<(Millis, String)>,
-    /// How often in a row members disagreed on what was reduced.
+    /// How often in a row members disagreed on the reduced values.
     pub(super) disagreements: u32,
-    /// The last step at which states differed and nobody could be blamed.
+    /// The last step at which states differed and no member could be blamed.
     pub(super) doubted: Option<u64>,
-    /// Who was lost and may come back.
+    /// Lost members that may rejoin.
     pub(super) disconnected: Disconnected,
-    /// What those who are gone had cost the others.
+    /// Penalties of members that are gone.
     pub(super) penalties: Penalties,
-    /// When the first of those that are kept waiting may enter.
+    /// When the first quarantined worker may enter.
     pub(super) bars_until: Option<Millis>,
-    /// Whose first version could not be written; an attempt that was lost with its member doesn't count.
+    /// Members whose initial checkpoint could not be written; an attempt that was lost with its member doesn't count.
     pub(super) first_version_failed: Vec<(MemberId, String)>,
-    /// How often in a row a step was computed by all and no member was ready.
+    /// How often in a row all members computed a step and none became ready.
     pub(super) stuck: u32,
     pub(super) balance: Balance,
-    /// The time of the event that is handled.
+    /// The time of the current event.
     pub(super) clock: Millis,
     pub(super) position: CommittedState,
-    /// The latest state of which nothing can have come from a deviant replica: all members have said the same
-    /// check of the state after it, so that what was uploaded of it is what everybody went on from.
+    /// The latest state that cannot derive from a deviant replica: all members reported the same check of the state
+    /// after it, so its upload is the state from which everybody continued.
     pub(super) proven_step: u64,
-    /// Who asked that the run ends after the step in flight.
+    /// The requester of the end after the step in flight, if there is one.
     pub(super) stop: Option<String>,
-    /// How long steps take, for the deadline of the next.
+    /// How long steps take, for the deadline of the next one.
     pub(super) pace: StepDurations,
     pub(super) term: u32,
     ids: u32,
@@ -128,8 +127,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator that has taken `term` on the run. Its first output appends the term's record; workers may
-    /// join at once.
+    /// Creates a coordinator that has taken `term` on the run. Its first output appends the term's record; workers
+    /// may join at once.
     ///
     /// # Panics
     /// When `term` is not above [`History::term`]: the driver took it by creating `terms/N` exclusively.
@@ -142,7 +141,7 @@ impl Coordinator {
             CommittedState { step, applied: history.applied(step), evaluated: history.is_evaluated(step) };
         let until = now.saturating_add(plan.join_timeout_ms);
         let orphans = history.orphans();
-        // Where workers are still at work their number is known; a start waits for as many as it was asked to.
+        // With workers still active, their number is known; a fresh start waits for the configured number.
         let has_begun = orphans > 0;
         let mut machine = Self {
             state: State::Gathering { until, is_extended: false },
@@ -185,7 +184,7 @@ impl Coordinator {
         machine
     }
 
-    /// Takes in one event at a time `now`.
+    /// Handles one event at time `now`.
     pub fn handle(&mut self, now: Millis, event: Event) {
         if matches!(self.state, State::Finished(_)) {
             return self.on_late(now, &event);
@@ -211,7 +210,7 @@ impl Coordinator {
             Event::DataPlaneLost { member, reason } => self.on_data_plane_lost(now, member, &reason),
             Event::Behind { key, members } => self.on_behind(key, members),
             Event::ProtocolBroken { member, what } => self.reject(now, member, &what),
-            // A run that has begun waits for workers, its own or others: one that can't be started is no reason to end.
+            // A run that has begun waits for workers, local or remote: one failed launch is no reason to end it.
             Event::LaunchFailed { reason, .. } if self.has_begun => {
                 self.warn(format!("a local worker failed: {reason}"));
             }
@@ -225,7 +224,7 @@ impl Coordinator {
         self.note_waiting();
     }
 
-    /// The next thing to do, in order.
+    /// The next output, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -234,7 +233,7 @@ impl Coordinator {
         self.outputs.len()
     }
 
-    /// When [`Event::Tick`] is due next; `None` when the run is over, or only the journal is waited for.
+    /// When [`Event::Tick`] is due next; `None` when the run is over, or only the journal is pending.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
         let lease = self.roster.heard_since().map(|since| since.saturating_add(self.plan.lease_ms));
@@ -252,13 +251,13 @@ impl Coordinator {
         [lease, state, self.uploads.deadline(), self.appends_deadline(), edges].into_iter().flatten().min()
     }
 
-    /// When an append is tried again, or has taken so long that people are told.
+    /// When an append is retried, or is so overdue that it is reported.
     fn appends_deadline(&self) -> Option<Millis> {
         let overdue = self.journal_queue.overdue_at().filter(|at| self.clock < *at);
         self.journal_queue.retry_at().into_iter().chain(overdue).min()
     }
 
-    /// What the run waits for and why, for people.
+    /// What the run waits for and why, for display.
     #[must_use]
     pub fn waits_for(&self) -> String {
         if self.journal_queue.is_failing() {
@@ -287,13 +286,12 @@ impl Coordinator {
         }
     }
 
-    /// Elements of the model that the members have said, each the same.
+    /// The model's element count, on which all members agree.
     #[must_use]
     pub fn elements(&self) -> Option<u64> {
         self.roster.iter().find_map(|member| member.elements)
     }
 
-    /// The last committed step.
     #[must_use]
     pub fn committed_step(&self) -> u64 {
         self.position.step
@@ -360,18 +358,19 @@ impl Coordinator {
         }
     }
 
-    /// A coordinator that was paused has heard nothing for a reason of its own: leases and deadlines start again, with
-    /// time enough to read what has come meanwhile.
+    /// After its own pause, a coordinator has heard nothing through no fault of the members: leases and deadlines
+    /// restart, with enough time to read the messages that arrived meanwhile.
     fn forgive_own_pause(&mut self, now: Millis) {
-        // What the event before was late by is forgiven already.
+        // The lateness of the event before is already forgiven.
         let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due.max(self.clock)));
         let lease_ms = self.plan.lease_ms;
-        // Timers of a busy machine are late all the time: were that forgiven, whoever is lost would never be.
+        // Timers of a busy machine are late all the time: if that were forgiven, a lost member would never be
+        // detected.
         if late_ms <= lease_ms / PUNCTUAL {
             return;
         }
         if late_ms <= PAUSE_MS.max(lease_ms / 2) {
-            // And a little more: a lease that ended meanwhile would end now, before what has come is read.
+            // Slightly more: a lease that ended meanwhile would expire now, before the queued messages are read.
             return self.roster.extend_leases(now, late_ms + late_ms.min(PAUSE_MS));
         }
         self.roster.forgive_pause(now, late_ms);
@@ -396,14 +395,14 @@ impl Coordinator {
         self.warn(format!("this coordinator was paused for {late_ms} ms; leases and deadlines start again"));
     }
 
-    /// Whether the journal refuses records at present, or its disk hangs.
+    /// Whether the journal currently fails to append, or its disk hangs.
     pub(super) fn waits_for_disk(&self) -> bool {
         self.journal_queue.is_failing() || self.journal_queue.is_overdue(self.clock)
     }
 
     fn note_waiting(&mut self) {
         if matches!(self.state, State::Finished(_)) {
-            return; // Its outcome was the last word.
+            return; // The outcome was already reported.
         }
         let (reason, late_ms) = match &self.state {
             _ if self.waits_for_disk() => (self.waits_for(), None),
@@ -444,7 +443,6 @@ impl Coordinator {
         self.put(Output::Send { connection, message });
     }
 
-    /// To the members of the view.
     pub(super) fn send_to_view(&mut self, message: &ToWorker) {
         let Some(view) = &self.view else { return };
         let members = view.members.iter().filter_map(|info| self.roster.get(info.member));

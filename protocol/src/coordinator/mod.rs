@@ -1,11 +1,11 @@
 //! The coordinator's machine: members, views, steps, commits, journal records.
 //!
-//! It owns every decision of a run: who is a member, what is computed, what is history, when it is over, and the
-//! reason of each. It never sums a gradient (the driver's reducer does), never writes a file and never reads a
-//! clock: the driver carries out [`Output`]s in their order and answers with [`Event`]s.
+//! It owns every decision of a run: membership, assignments, commits and the end, each with its reason. It never sums
+//! a gradient (the driver's reducer does), never writes a file and never reads a clock: the driver executes
+//! [`Output`]s in order and answers with [`Event`]s. Begin with [`Coordinator`].
 //!
-//! Views change while the run goes on. A lost member costs one retry of its own microbatches; joiners enter where the
-//! run holds still between two steps; a coordinator that takes over goes on from what its members hold.
+//! Views change while the run continues. A lost member costs one retry of its own microbatches; joiners enter while
+//! the run is held between two steps; a coordinator that takes over continues from the states its members hold.
 
 mod admission;
 mod balance;
@@ -35,10 +35,10 @@ pub use run_plan::{CheckpointEvery, OnNan, RunPlan};
 use crate::ids::{MemberId, StepKey, ViewId};
 use crate::messages::{EndReason, Failure, FromWorker, ToWorker, View};
 
-/// What a driver tells the machine. `connection` names a control stream; a member is born on one.
+/// What a driver reports to the machine. `connection` identifies a control stream; each member joins on one.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// A message came on a control stream (the first one is Join).
+    /// A message arrived on a control stream (the first one is Join).
     Message {
         /// The stream.
         connection: u64,
@@ -49,107 +49,107 @@ pub enum Event {
     Disconnected {
         /// The stream.
         connection: u64,
-        /// How it was noticed, for people.
+        /// How it was noticed, for display.
         reason: String,
     },
-    /// The record that was appended last is with the operating system (or durable, if it asked for that).
+    /// The last appended record is with the operating system (or durable, if that was requested).
     Journalled,
-    /// It could not be written; the machine pauses before the commit and asks again. Before the next append the
-    /// driver cuts the file back to the length that it had before the failed one.
+    /// The last append failed; the machine pauses before the commit and retries. Before the next append the driver
+    /// truncates the file to its length before the failed one.
     JournalFailed {
-        /// The error, for people.
+        /// The error, for display.
         reason: String,
     },
-    /// The version's manifest is durable.
+    /// The checkpoint's manifest is durable.
     VersionWritten {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
         /// Its state digest.
         digest: [u8; 32],
     },
-    /// What was uploaded is not the journalled version of this step, and took nothing's place.
+    /// The upload differs from the journalled checkpoint of this step; it replaced nothing.
     VersionDeviates {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
     },
-    /// The version could not be had: writing or the upload failed.
+    /// Uploading or writing the checkpoint failed.
     VersionFailed {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
-        /// The error, for people.
+        /// The error, for display.
         reason: String,
     },
-    /// A member has shown the state that others lack: they can take it.
+    /// A member has sent the state that others lack: they can fetch it.
     StateShown {
-        /// Its step.
+        /// Step of the state.
         step: u64,
-        /// The digest of what was uploaded.
+        /// The digest of the uploaded state.
         digest: [u8; 32],
     },
-    /// It could not be had.
+    /// The state transfer failed.
     StateNotShown {
-        /// Its step.
+        /// Step of the state.
         step: u64,
-        /// The error, for people.
+        /// The error, for display.
         reason: String,
     },
-    /// All exports are in place (or none were asked for).
+    /// All exports are written (or none were requested).
     Exported,
     /// An export failed.
     ExportFailed {
-        /// The error, for people.
+        /// The error, for display.
         reason: String,
     },
-    /// A person asks for the end after the step in flight (SIGINT, SIGTERM, `coordinator stop`).
+    /// A person requests the end after the step in flight (SIGINT, SIGTERM, `coordinator stop`).
     StopRequested {
-        /// Who asked, for people.
+        /// The requester, for display.
         reason: String,
     },
-    /// A person asks for a version after the step in flight.
+    /// A person requests a checkpoint after the step in flight.
     CheckpointRequested,
-    /// A member has computed its part of a step: its sums are at the reducer.
+    /// A member has computed its part of a step; the reducer has its sums.
     Computed {
-        /// Who.
+        /// The member's id.
         member: MemberId,
-        /// Of which step.
+        /// The computed step.
         key: StepKey,
     },
-    /// Whose part of a step's gradient is not at the reducer and holds up all others': told before [`Event::Tick`].
+    /// Members whose missing part of a step's gradient blocks all others. Reported before [`Event::Tick`].
     Behind {
-        /// Of which step.
+        /// The blocked step.
         key: StepKey,
-        /// Who.
+        /// The missing members.
         members: Vec<MemberId>,
     },
     /// The data plane lost a member (broken connection, bad frame).
     DataPlaneLost {
-        /// Who.
+        /// The lost member.
         member: MemberId,
         /// How it was noticed.
         reason: String,
     },
-    /// A member sent over the data plane what nobody who follows the protocol sends.
+    /// A member violated the protocol on the data plane.
     ProtocolBroken {
-        /// Who.
+        /// The violating member.
         member: MemberId,
-        /// What, for people.
+        /// The violation, for display.
         what: String,
     },
     /// A local worker process could not be started or ended before it joined.
     LaunchFailed {
-        /// The exit code that it asks for: its own where that is of the contract, else 4.
+        /// The process's own exit code where the contract has it, else 4.
         code: u8,
-        /// The error, for people.
+        /// The error, for display.
         reason: String,
     },
-    /// The versions of the run are lost: the state is written once more, and the run ends.
+    /// The run's checkpoints are lost: the state is written once more, and the run ends.
     VersionsLost {
-        /// How that came, for people.
+        /// How they were lost, for display.
         reason: String,
     },
-    /// Nobody works for the run any more, and by all that the driver knows nobody will come.
+    /// No worker is left, and the driver expects none to come.
     NobodyLeft {
-        /// How that came, for people.
+        /// The evidence, for display.
         reason: String,
     },
     /// A deadline has passed.
@@ -178,35 +178,35 @@ pub enum Output {
         /// Whether it must be fsynced before the answer.
         durable: bool,
     },
-    /// The reducer works for this view from now on; what is older is dropped. Comes before the View messages.
+    /// From now on the reducer works for this view and drops older work. Precedes the View messages.
     OpenView(View),
-    /// The step was committed: its partials and slices are free. Comes before the Commit messages.
+    /// The step was committed: its partials and slices are free. Precedes the Commit messages.
     Committed(Committed),
-    /// This member is expected to upload this version; answered by VersionWritten, VersionDeviates or VersionFailed.
+    /// Expect this member to upload this checkpoint; answered by VersionWritten, VersionDeviates or VersionFailed.
     ExpectVersion {
-        /// The step.
+        /// Step of the checkpoint.
         step: u64,
-        /// Who uploads it.
+        /// The uploading member.
         from: MemberId,
-        /// The journalled state digest, if there was such a version before: no other may take its place.
+        /// The journalled state digest, if this checkpoint existed before: no other may replace it.
         digest: Option<[u8; 32]>,
     },
-    /// This member is expected to show its state; answered by StateShown or StateNotShown. What was shown is of no
-    /// use any more when a view opens.
+    /// Expect this member to send its state; answered by StateShown or StateNotShown. The transferred state is
+    /// obsolete once a view opens.
     ExpectState {
-        /// The step.
+        /// Step of the state.
         step: u64,
-        /// Who shows it.
+        /// The sending member.
         from: MemberId,
     },
-    /// This member is expected to upload the exports; answered by Exported or ExportFailed.
+    /// Expect this member to upload the exports; answered by Exported or ExportFailed.
     ExpectExport {
-        /// The step.
+        /// Step of the exported state.
         step: u64,
-        /// Who uploads them.
+        /// The uploading member.
         from: MemberId,
     },
-    /// Something that people and the run's record should know.
+    /// Something for display and for the run's record.
     RunEvent(RunEvent),
     /// The run is over; nothing follows.
     Finished(Outcome),
@@ -215,11 +215,11 @@ pub enum Output {
 /// A committed step, for the metrics and the display.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Committed {
-    /// Which step of which view.
+    /// Step, view and phase.
     pub key: StepKey,
-    /// The epoch that the step belongs to, from 0.
+    /// The step's epoch, from 0.
     pub epoch: u64,
-    /// Samples counted so far over the run's history, this step's included.
+    /// Samples processed over the run's history, this step's included.
     pub samples: u64,
     /// Samples of this step.
     pub batch: u32,
@@ -229,11 +229,11 @@ pub struct Committed {
     pub gradient_norm: f64,
     /// Learning rate used.
     pub learning_rate: f32,
-    /// Whether it was skipped.
+    /// Whether the update was skipped.
     pub skipped: bool,
     /// (member, timings), in rank order.
     pub timings: Vec<(MemberId, crate::messages::Timings)>,
-    /// What the view works on next; `None` where it works on nothing more.
+    /// The view's next step; `None` if it has none.
     pub next: Option<StepKey>,
 }
 
@@ -242,74 +242,74 @@ pub struct Committed {
 pub enum RunEvent {
     /// A worker was admitted.
     Joined {
-        /// Who.
+        /// The new member's id.
         member: MemberId,
-        /// What it said.
+        /// The worker's Join message.
         join: crate::messages::Join,
     },
     /// A worker was refused.
     Refused {
-        /// Its name.
+        /// The worker's name.
         name: String,
-        /// Why.
+        /// Exit code and reason.
         failure: Failure,
     },
     /// A member is gone.
     Left {
-        /// Who.
+        /// The member's id.
         member: MemberId,
-        /// Last committed step.
+        /// The last committed step.
         step: u64,
         /// How it was noticed and why.
         reason: String,
     },
     /// A view was opened.
     ViewOpened {
-        /// Which.
+        /// The view's id.
         view: ViewId,
-        /// Why.
+        /// Why the membership changed.
         reason: String,
     },
-    /// A step is tried again in another view.
+    /// A step is retried in another view.
     Retry {
-        /// Which step.
+        /// The retried step.
         step: u64,
-        /// Why.
+        /// Why the last attempt was given up.
         reason: String,
-        /// How long the attempt that was given up had taken, in milliseconds.
+        /// Duration of the abandoned attempt, in milliseconds.
         lost_ms: u64,
     },
-    /// History goes back.
+    /// The run continues from an older state.
     Rewound {
         /// The last committed step so far.
         from_step: u64,
-        /// The step of the state from which the run goes on.
+        /// The step of the state from which the run continues.
         to_step: u64,
-        /// Why.
+        /// Why the newer state is unavailable.
         reason: String,
     },
-    /// The run held still between two steps while its membership changed, or for want of members.
+    /// The run was held between two steps while its membership changed, or for lack of members.
     Held {
-        /// After which step.
+        /// The step after which it was held.
         step: u64,
-        /// For how long, in milliseconds.
+        /// Duration in milliseconds.
         held_ms: u64,
     },
-    /// What the run waits for, when that changes.
+    /// What the run waits for; emitted on every change.
     Waiting {
-        /// For whom and why; empty when it goes on.
+        /// Members and reason; empty when the run continues.
         reason: String,
-        /// For how long a step has been under way that takes long, in milliseconds.
+        /// For a slow step: how long it has been in progress, in milliseconds.
         late_ms: Option<u64>,
     },
-    /// A warning.
+    /// A warning for display.
     Warning {
-        /// What.
+        /// The text of the warning.
         message: String,
     },
-    /// A version is durable.
+    /// A checkpoint is durable.
     Version {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
         /// Its state digest.
         digest: [u8; 32],
@@ -323,7 +323,7 @@ pub struct Outcome {
     pub reason: EndReason,
     /// Exit code of the contract.
     pub code: u8,
-    /// For people.
+    /// Explanation, for display.
     pub message: String,
     /// The last committed step.
     pub step: u64,

@@ -1,56 +1,55 @@
-//! What a worker has cost the others so far. It outlives the member: whoever comes back at once is still the same process
-//! on the same network.
+//! The cost of unreliable workers to the others. A penalty outlives the membership: a worker that rejoins at once is
+//! still the same process on the same network.
 
 use std::collections::BTreeMap;
 
 use crate::Millis;
 
-/// A worker whose state couldn't be brought to it is tried again after this, then after twice as long, and so on.
+/// Pause after a failed state transfer to a worker; it doubles with each further failure.
 const PUT_OFF_MS: u64 = 30_000;
-/// Up to 16 minutes.
+/// Caps the pause at 16 minutes.
 const PUT_OFF_DOUBLINGS_MAX: u32 = 5;
-/// So long without a break makes up for one.
+/// This long without a break cancels one break.
 const QUIET_MS: u64 = 30_000;
-/// Data connections that break so often, in steps in a row or not, put their member out.
+/// A member whose data connection breaks this often, in consecutive steps or not, is evicted.
 const BREAKS_MAX: u32 = 4;
-/// Whoever was put out for that enters again after this, the next time after twice as long, and so on.
+/// Quarantine after such an eviction; it doubles with each further one.
 const BAR_MS: u64 = 5_000;
-/// Up to 10 minutes and 40 seconds.
+/// Caps the quarantine at 10 minutes and 40 seconds.
 const BAR_DOUBLINGS_MAX: u32 = 7;
-/// After so long without trouble all is forgotten.
+/// After this long without trouble, a penalty expires.
 const FORGOTTEN_MS: u64 = 1_800_000;
-/// So many workers that are gone are remembered.
+/// Maximum number of penalties kept for workers that are gone.
 const KEPT_MAX: usize = 4_096;
 
-/// Of one worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Penalty {
-    /// A transfer of the state to it failed: not again before.
+    /// A state transfer to the worker failed: no retry before this time.
     pub(super) not_before: Millis,
-    /// How often that has happened since it was last in a view.
+    /// Failed transfers since it was last in a view.
     put_offs: u32,
-    /// Breaks of its data connection that are not made up for.
+    /// Breaks of its data connection that are not yet cancelled.
     breaks: u32,
     broke_at: Millis,
-    /// It enters no view before, as long as the run goes on without it.
+    /// The worker enters no view before this time, as long as the run continues without it.
     barred_until: Millis,
     bars: u32,
 }
 
 impl Penalty {
-    /// The state couldn't be brought to it: each time twice as long as before goes by until the next attempt.
+    /// A state transfer to the worker failed: each time the pause before the next attempt doubles.
     pub(super) fn put_off(&mut self, now: Millis) {
         let pause_ms = PUT_OFF_MS << self.put_offs.min(PUT_OFF_DOUBLINGS_MAX);
         self.put_offs = self.put_offs.saturating_add(1);
         self.not_before = now.saturating_add(pause_ms);
     }
 
-    /// It works in a view, with the committed state.
+    /// The worker is in a view, with the committed state.
     pub(super) fn is_back(&mut self) {
         self.put_offs = 0;
     }
 
-    /// Its data connection broke; whether once too often.
+    /// Records a break of the data connection; returns whether that was one too many.
     pub(super) fn breaks(&mut self, now: Millis) -> bool {
         if self.is_over(now) {
             *self = Self::default();
@@ -61,17 +60,17 @@ impl Penalty {
         self.breaks >= BREAKS_MAX
     }
 
-    /// It is put out for its data connection: for how long, in milliseconds.
+    /// Quarantines the worker for its data connection; returns the duration in milliseconds.
     pub(super) fn bar(&mut self, now: Millis) -> u64 {
         let pause_ms = BAR_MS << self.bars.min(BAR_DOUBLINGS_MAX);
         self.bars = self.bars.saturating_add(1);
         self.barred_until = now.saturating_add(pause_ms);
-        // Half of them are still held against it.
+        // Half of the breaks still count.
         self.breaks = BREAKS_MAX / 2;
         pause_ms
     }
 
-    /// When it may enter again, if not yet.
+    /// The end of the quarantine, if it is not over.
     pub(super) fn barred_until(&self, now: Millis) -> Option<Millis> {
         Some(self.barred_until).filter(|until| now < *until)
     }
@@ -82,14 +81,14 @@ impl Penalty {
     }
 }
 
-/// Of workers that are gone, by instance.
+/// Penalties of workers that are gone, by instance.
 #[derive(Debug, Default)]
 pub(super) struct Penalties {
     kept: BTreeMap<u64, Penalty>,
 }
 
 impl Penalties {
-    /// Remembers a worker that goes.
+    /// Remembers the penalty of a worker that leaves.
     pub(super) fn keep(&mut self, now: Millis, instance: u64, penalty: Penalty) {
         if penalty.is_over(now) {
             return;
@@ -106,7 +105,7 @@ impl Penalties {
         self.kept.len()
     }
 
-    /// What is known of a worker that comes.
+    /// Takes the penalty of a joining worker.
     pub(super) fn of(&mut self, now: Millis, instance: u64) -> Penalty {
         self.kept.remove(&instance).filter(|penalty| !penalty.is_over(now)).unwrap_or_default()
     }

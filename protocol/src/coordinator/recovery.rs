@@ -1,4 +1,4 @@
-//! A coordinator that takes over: what its members hold of the history, and what the journal lost.
+//! Takeover by a new coordinator: its members' states, and commits that the journal lost.
 
 use super::journal_queue::AfterAppend;
 use super::machine::{CommittedState, Coordinator};
@@ -9,13 +9,13 @@ use crate::journal::Record;
 use crate::messages::{Commit, Held, Next, ToWorker};
 
 impl Coordinator {
-    /// Whether members of the last view may still come back.
+    /// Whether members of the last view may still rejoin.
     pub(super) fn waits_for_orphans(&self, now: Millis) -> bool {
         let back = self.roster.available().filter(|member| member.claim.is_some() || member.holds.is_some());
         self.orphans > 0 && now < self.rejoin_until && back.count() < self.orphans
     }
 
-    /// A member said at Join what it holds: it counts where a commit of this history made it.
+    /// Examines the state that a member claimed at Join: it counts if a commit of this history made it.
     pub(super) fn look_at_claim(&mut self, id: MemberId) {
         let Some(member) = self.roster.get(id) else { return };
         let claimed = member.claim.as_ref().map(|held| held.step);
@@ -26,14 +26,14 @@ impl Coordinator {
         }
     }
 
-    /// Whether a commit of this history has made the state.
+    /// Whether a commit of this history made the state.
     pub(super) fn is_history(&self, held: &Held) -> bool {
         let commit = held.commit.as_ref().filter(|commit| commit.key.step == held.step);
         commit.is_some_and(|commit| self.history.has(commit))
     }
 
-    /// A commit that the journal lost with its host, brought back by a member that had applied it, goes into the journal.
-    /// Whether there is one.
+    /// Appends a commit that the journal lost with its host and that a member has applied and brought back. Returns
+    /// whether there is one.
     pub(super) fn adopt_lost_tail(&mut self) -> bool {
         let beyond =
             |member: &Member| member.claim.as_ref().is_some_and(|held| held.step > self.position.step);
@@ -50,7 +50,7 @@ impl Coordinator {
         true
     }
 
-    /// It is history again.
+    /// The adopted commit is history again.
     pub(super) fn on_adopted(&mut self, now: Millis) {
         let Some(commit) = self.adopting.take() else { return };
         let step = commit.key.step;
@@ -64,7 +64,7 @@ impl Coordinator {
         self.advance(now);
     }
 
-    /// Members that were prepared for the last commit and didn't hear of it apply it now. Whether there are any.
+    /// Members that were prepared for the last commit and missed it apply it now. Returns whether there are any.
     pub(super) fn recover_prepared(&mut self, step: u64) -> bool {
         let Some(record) = self.history.last_commit(step).cloned() else { return false };
         let is_prepared = |member: &Member| {
@@ -85,7 +85,7 @@ impl Coordinator {
             hash: record.hash,
             applied: record.applied,
             scalars: record.scalars,
-            // What came next was the lost coordinator's plan.
+            // The lost coordinator's plan for what follows is obsolete.
             next: Next { hold: true, ..Next::default() },
         };
         for connection in &connections {
@@ -99,7 +99,7 @@ impl Coordinator {
         let is_history = self.history.last_commit(step).is_some();
         if let Some(member) = self.roster.get_mut(id) {
             member.recovers = None;
-            // If it is late it may be told to load another state by now, or history may have gone back.
+            // A late member may already be ordered to load another state, or history may have been rewound.
             if member.ordered.is_none_or(|ordered| ordered == step) {
                 member.ordered = None;
                 member.holds = Some(step).filter(|_| is_history);

@@ -1,10 +1,10 @@
-//! How much the machine holds, for whoever checks that nothing grows.
+//! Sizes of the machine's collections, for checks against unbounded growth.
 
 use super::machine::{Coordinator, State};
 
 impl Coordinator {
-    /// The size of each collection, with its name. What grows with the run's history grows by a commit, a version or an
-    /// evaluation; everything else is bounded by the members, and by those that are gone and remembered.
+    /// The size of each collection, with its name. What grows with the run's history grows by a commit, a checkpoint
+    /// or an evaluation; everything else is bounded by the numbers of members and of remembered former members.
     #[must_use]
     pub fn sizes(&self) -> Vec<(&'static str, usize)> {
         let (members, streams) = self.roster.sizes();

@@ -14,38 +14,37 @@ use crate::journal::{CommitRecord, Record};
 use crate::messages::{Commit, Next, Ready, Timings, ToWorker, UpdateScalars, Verdict};
 use crate::schedule::update_scalars;
 
-/// A step may take so many times what steps take before its members count as lost.
+/// After this multiple of the usual step duration, missing members count as lost.
 const SLOWEST_FACTOR: u64 = 10;
-/// A step that takes so many times what steps take is said to be late, and by whom,
+/// After this multiple of the usual step duration, a step is reported as late, with the members that block it,
 const LATE_FACTOR: u64 = 5;
-/// but none before that, in milliseconds,
+/// but not before this time, in milliseconds,
 const LATE_MS: u64 = 2_000;
-/// and of a run's first, which compile, none before that.
+/// and a run's first steps, which compile, not before this.
 const FIRST_LATE_MS: u64 = 10_000;
-/// The part of the difference by which a quicker step lowers the pace.
+/// A faster step lowers the expected duration by this divisor of the difference.
 const PACE_DECAY: u64 = 16;
 
-/// The step in flight.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) key: StepKey,
     pub(super) until: Millis,
-    /// Newcomers have until then: a member's first step may compile what its warm-up didn't.
+    /// Deadline for newcomers: a member's first step may compile what its warm-up didn't.
     pub(super) newcomers_until: Millis,
     pub(super) started: Millis,
-    /// When people are told next who holds it up.
+    /// When the blocking members are reported next.
     pub(super) late_at: Millis,
-    /// What they were told.
+    /// The last report.
     pub(super) late: String,
-    /// Whose part of it is at the reducer.
+    /// Members whose part of the step is at the reducer.
     pub(super) computed: BTreeSet<MemberId>,
-    /// Who holds up what is reduced of it, as the reducer said last.
+    /// Members that block the reduction, as the reducer last reported.
     pub(super) behind: Vec<MemberId>,
     readies: BTreeMap<MemberId, Ready>,
 }
 
 impl Step {
-    /// Whether this member has done its part.
+    /// Whether this member has computed its part.
     pub(super) fn has_computed(&self, id: MemberId) -> bool {
         self.computed.contains(&id) || self.is_ready(id)
     }
@@ -63,7 +62,7 @@ impl Step {
 #[derive(Debug)]
 pub(super) struct DecidedStep {
     pub(super) record: CommitRecord,
-    /// What it took the members; what the journal takes says nothing of them.
+    /// Duration at the members; the journal's time says nothing about them.
     took_ms: u64,
     timings: Vec<(MemberId, Timings)>,
 }
@@ -83,8 +82,8 @@ impl StepDurations {
         }
     }
 
-    /// A step took so long. A slower one counts at once, a quicker one by a sixteenth: what was slow once, such as a first
-    /// step or a machine that was busy for a while, doesn't make deadlines long for good.
+    /// Records the duration of a step. A slower one counts at once, a faster one by a sixteenth: a single slow step,
+    /// such as the first one or one on a busy machine, doesn't lengthen deadlines for good.
     fn emit(&mut self, phase: Phase, took_ms: u64) {
         let pace = self.of(phase);
         let decayed = pace.map_or(0, |before| before - before.saturating_sub(took_ms).div_ceil(PACE_DECAY));
@@ -133,7 +132,7 @@ impl Coordinator {
         let current = match &self.state {
             State::Stepping(step) => Some(step.key),
             State::Committing(decided) => Some(decided.record.key),
-            // Between steps, and after the last: it can only be of one that is over or was given up.
+            // Between steps, and after the last: it belongs to a step that is over or was given up.
             _ => return,
         };
         if current.is_some_and(|current| ready.key < current) || !self.is_in_view(id) {
@@ -155,7 +154,7 @@ impl Coordinator {
         }
     }
 
-    /// All are ready: compare, decide, and let the journal take it.
+    /// All members are ready: compare, decide, and append to the journal.
     fn decide(&mut self, now: Millis) {
         let State::Stepping(step) = &self.state else { return };
         let key = step.key;
@@ -172,7 +171,7 @@ impl Coordinator {
         let ready = (*ready).clone();
         self.disagreements = 0;
         if ready.state_check != 0 && !self.may_be_outvoted(now) {
-            // The checks speak of the state before a training step, and of the state that is evaluated.
+            // The checks cover the state before a training step, and the evaluated state.
             self.proven_step = self.proven_step.max(self.position.step.saturating_sub(1));
         }
         if let Err(message) = self.check_replay(key, ready.hash) {
@@ -197,14 +196,14 @@ impl Coordinator {
             .filter_map(|member| step.readies.get(&member.id).map(|ready| (member.id, ready.timings)))
             .collect();
         let record = self.record(now, &ready, verdict);
-        // A member brings back what the journal loses of training, but nobody an evaluation that decides over the end.
+        // Members can bring back lost training commits, but not an evaluation that decides on the end.
         let is_decisive = key.phase == Phase::Evaluate && self.plan.early_stopping.is_some();
         self.append(Record::Commit(record.clone()), is_decisive, AfterAppend::Commit);
         let decided = DecidedStep { record, took_ms, timings };
         self.state = State::Committing(Box::new(decided));
     }
 
-    /// A step that was committed before a rewind must come again with the same hash.
+    /// A step that was committed before a rewind must be replayed with the same hash.
     fn check_replay(&self, key: StepKey, hash: u64) -> Result<(), String> {
         let fingerprint = self.roster.shared_fingerprint();
         match self.history.expected_hash(key.step, key.phase, fingerprint) {
@@ -243,7 +242,7 @@ impl Coordinator {
         update_scalars(&plan.schedule, step, applied, plan.betas, plan.clip_norm, squared_norm)
     }
 
-    /// What follows a commit: a pure function of configuration, step, requests and who waits to enter or to leave.
+    /// What follows a commit: a pure function of configuration, step, requests, joiners and leavers.
     fn next_after(&self, now: Millis, key: StepKey, sums: &[f64]) -> Next {
         let step = key.step;
         let (is_over, is_best) = self.standing_after(key, sums);
@@ -252,7 +251,7 @@ impl Coordinator {
         let leaves = |member: &super::roster::Member| member.leaving.is_some() && self.is_in_view(member.id);
         let has_leavers = self.roster.iter().any(leaves);
         let has_joiners = self.joiners(now).next().is_some();
-        // The best state so far is kept: as a version at once, or as soon as the one that is on its way is there.
+        // The best state so far is kept: as a checkpoint at once, or as soon as the upload in flight is complete.
         let wants_best = is_best && !self.uploads.has_asked(step);
         let waits_for_best = wants_best && self.uploads.in_flight().is_some();
         let hold =
@@ -306,7 +305,7 @@ impl Coordinator {
                 return;
             }
         }
-        // Others may have come with another state than the one that this commit speaks of.
+        // Joiners may hold a state that differs from the one this commit confirms.
         if !self.compare_new_claims(now, key.step) && !self.is_view_whole() {
             let lost = "a member was lost while the step before was committed";
             let reason = self.broken_edges.as_ref().map_or_else(|| lost.to_owned(), |(_, edge)| edge.clone());
@@ -346,7 +345,7 @@ impl Coordinator {
         }
     }
 
-    /// Tells people who holds the step up: soon, and again when it has taken twice as long.
+    /// Reports which members block the step: soon, and again when it has taken twice as long.
     pub(super) fn on_late_step(&mut self, now: Millis) {
         let State::Stepping(step) = &self.state else { return };
         let late = self.describe_step(step);
@@ -355,7 +354,7 @@ impl Coordinator {
         step.late_at = now.saturating_add(now.saturating_sub(step.started).max(1));
     }
 
-    /// Whose part isn't at the reducer; where all are, who hasn't taken what was reduced.
+    /// Members whose part isn't at the reducer; if all parts are, members that haven't received the result.
     pub(super) fn describe_step(&self, step: &Step) -> String {
         let ranks = self.roster.ranks();
         let names = |is_meant: &dyn Fn(MemberId) -> bool| -> Vec<&str> {

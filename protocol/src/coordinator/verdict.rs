@@ -1,4 +1,4 @@
-//! What all members' Readies together mean. Pure; each decision comes with its reason.
+//! Evaluates all members' Readies together. Pure; each decision comes with its reason.
 
 use std::collections::BTreeMap;
 use std::fmt::LowerHex;
@@ -7,18 +7,18 @@ use crate::messages::{Ready, Verdict};
 
 use super::OnNan;
 
-/// Members that must be equal are not.
+/// A difference between members that must be equal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Disagreement {
-    /// Whether states differ (and not only what was reduced): then what was committed before is in doubt too.
+    /// Whether states differ (and not only reduced values): then earlier commits are in doubt too.
     pub(super) in_state: bool,
-    /// Who differs from a strict majority, by name; empty where there is none.
+    /// Names of the members outside a strict majority; empty if there is none.
     pub(super) deviants: Vec<String>,
-    /// For people.
+    /// Description, for display.
     pub(super) message: String,
 }
 
-/// Compares the members' state checks, then what they say was reduced.
+/// Compares the members' state checks, then their reduced values.
 pub(super) fn compare(step: u64, readies: &[(String, &Ready)]) -> Result<(), Disagreement> {
     let checks: Vec<(String, u64)> =
         readies.iter().map(|(name, ready)| (name.clone(), ready.state_check)).collect();
@@ -54,7 +54,7 @@ pub(super) fn compare_states(when: &str, checks: &[(String, u64)]) -> Result<(),
     })
 }
 
-/// Apply or skip, or the message of a stop.
+/// Apply or skip with an optional warning, or the message of a stop.
 pub(super) fn decide(step: u64, ready: &Ready, on_nan: OnNan) -> Result<(Verdict, Option<String>), String> {
     let weight = ready.sums.get(1).copied().unwrap_or(0.0);
     if weight == 0.0 {
@@ -79,7 +79,7 @@ fn scalar_bits(ready: &Ready) -> Vec<u64> {
     sums.chain([ready.squared_norm.to_bits(), u64::from(ready.finite)]).collect()
 }
 
-/// `None` if all are equal; else those outside a strict majority (nobody, if there is none).
+/// `None` if all are equal; else those outside a strict majority (empty if there is none).
 fn unequal<V: Ord>(values: Vec<(String, V)>) -> Option<Vec<String>> {
     let count = values.len();
     let mut groups: BTreeMap<V, Vec<String>> = BTreeMap::new();
@@ -94,7 +94,7 @@ fn unequal<V: Ord>(values: Vec<(String, V)>) -> Option<Vec<String>> {
     Some(minority.flatten().collect())
 }
 
-/// Who is to blame, for people.
+/// Names the deviating members, for display.
 pub(super) fn blame(deviants: &[String], count: usize) -> String {
     match deviants {
         [] => format!("no strict majority among {count}, so none can be blamed"),

@@ -1,4 +1,4 @@
-//! Versions: who uploads which state, one at a time, behind the training.
+//! Checkpoints: one upload at a time, in the background of the training.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,9 @@ use crate::ids::MemberId;
 use crate::journal::Record;
 use crate::messages::UploadKind;
 
-/// A run whose first version can't be written so often doesn't begin.
+/// After this many failed attempts at the initial checkpoint, the run doesn't begin.
 const FIRST_VERSION_ATTEMPTS_MAX: usize = 3;
 
-/// An upload under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Upload {
     pub(super) step: u64,
@@ -23,25 +22,24 @@ pub(super) struct Upload {
     until: Millis,
 }
 
-/// The run's uploads.
 #[derive(Debug)]
 pub(super) struct Uploads {
     in_flight: Option<Upload>,
-    /// Written and on its way to the journal.
+    /// Step of a checkpoint that is written and whose record is being appended to the journal.
     recording: Option<u64>,
-    /// That one, if it was lost meanwhile.
+    /// The checkpoint in `recording`, if it was lost in the meantime.
     lost: Option<u64>,
     durable: Option<(u64, [u8; 32])>,
-    /// All of this term, in order, and the one that it started from.
+    /// All checkpoints of this term, in order, and the one from which it started.
     known: Vec<(u64, [u8; 32])>,
-    /// The step of the last version that was asked for.
+    /// The step of the last requested checkpoint.
     asked_step: Option<u64>,
     asked_at: Millis,
-    /// One was due while another was under way, or a person asked.
+    /// One was due during another upload, or a person asked.
     owed: bool,
-    /// Steps of versions that were asked for and have not come, nor failed.
+    /// Steps of requested checkpoints that have neither arrived nor failed.
     awaited: BTreeSet<u64>,
-    /// Those of them that a rewind has made void: they may be a deviant replica's, and may still come.
+    /// Those that a rewind made void: they may be a deviant replica's, and may still arrive.
     void: BTreeSet<u64>,
 }
 
@@ -86,12 +84,12 @@ impl Uploads {
         self.asked_at = now;
     }
 
-    /// Whether a version of `step` may be asked for with its commit: one at a time, and not twice.
+    /// Whether a checkpoint of `step` may be requested with its commit: one at a time, and not twice.
     pub(super) fn can_ask(&self, step: u64) -> bool {
         self.in_flight.is_none() && self.asked_step != Some(step)
     }
 
-    /// Whether the last version that was asked for is of this step.
+    /// Whether the last requested checkpoint is of this step.
     pub(super) fn has_asked(&self, step: u64) -> bool {
         self.asked_step == Some(step)
     }
@@ -100,24 +98,24 @@ impl Uploads {
         self.durable.map(|(step, _)| step)
     }
 
-    /// The state digest of a version that may be loaded.
+    /// The state digest of a loadable checkpoint.
     pub(super) fn digest(&self, step: u64) -> Option<[u8; 32]> {
         self.known.iter().rev().find(|(known, _)| *known == step).map(|(_, digest)| *digest)
     }
 
-    /// The newest version of no later step.
+    /// The newest checkpoint at or before `step`.
     pub(super) fn newest_until(&self, step: u64) -> Option<u64> {
         self.known.iter().map(|(known, _)| *known).filter(|known| *known <= step).max()
     }
 
-    /// History goes back: versions of later steps are written again.
+    /// History is rewound: checkpoints of later steps are written again.
     pub(super) fn rewind(&mut self, to_step: u64) {
         self.known.retain(|(known, _)| *known <= to_step);
         self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
         self.asked_step = self.asked_step.filter(|step| *step <= to_step);
     }
 
-    /// A version is not what was written: the one before is used. False if there is none.
+    /// A checkpoint is damaged: fall back to the one before. Returns false if there is none.
     fn pass_over(&mut self, step: u64) -> bool {
         if self.digest(step).is_none() || !self.known.iter().any(|(known, _)| *known < step) {
             return false;
@@ -126,14 +124,14 @@ impl Uploads {
         true
     }
 
-    /// A version is not what was written, and may be written again.
+    /// A checkpoint is damaged and may be written again.
     pub(super) fn forget(&mut self, step: u64) {
         self.known.retain(|(known, _)| *known != step);
         self.durable = self.known.iter().max_by_key(|(known, _)| *known).copied();
         self.asked_step = self.asked_step.filter(|asked| *asked != step);
     }
 
-    /// None of them is there any more; what is on its way went the same way.
+    /// All checkpoints are gone, the one being recorded included.
     fn lose_all(&mut self) {
         self.known.clear();
         self.durable = None;
@@ -155,12 +153,12 @@ impl Uploads {
         self.in_flight
     }
 
-    /// Whether the version of this step is awaited from this member.
+    /// Whether this member is uploading the checkpoint of this step.
     fn is_from(&self, step: u64, from: MemberId) -> bool {
         self.in_flight.is_some_and(|upload| (upload.step, upload.from) == (step, from))
     }
 
-    /// Whether the next news about a version will come by itself.
+    /// Whether the next event about a checkpoint will arrive without a request.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight.is_some() || self.recording.is_some()
     }
@@ -179,21 +177,21 @@ impl Uploads {
         self.in_flight.take()
     }
 
-    /// A replica was wrong: versions beyond `step` may be its.
+    /// A replica deviated: checkpoints after `step` may be its.
     pub(super) fn void_beyond(&mut self, step: u64) {
         self.rewind(step);
         self.in_flight.take_if(|upload| upload.step > step);
         self.void.extend(self.awaited.split_off(&step.saturating_add(1)));
     }
 
-    /// Whether what was written is what is waited for, or may be used although nobody waits for it any more.
+    /// Whether the written checkpoint is the requested one, or is usable although no longer awaited.
     fn take_written(&mut self, step: u64) -> bool {
         self.awaited.remove(&step);
         let is_awaited = self.in_flight.take_if(|upload| upload.step == step).is_some();
         is_awaited || !self.void.contains(&step)
     }
 
-    /// Of what grows with versions.
+    /// Sizes of the collections that grow with checkpoints.
     pub(super) fn sizes(&self) -> [(&'static str, usize); 3] {
         [
             ("versions that may be loaded", self.known.len()),
@@ -202,14 +200,15 @@ impl Uploads {
         ]
     }
 
-    /// Whether a version is whole and on its way to the journal.
+    /// Whether a complete checkpoint is being recorded in the journal.
     pub(super) fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
 }
 
 impl Coordinator {
-    /// A version that a member was to load can't be used, and nobody holds its state. Whether there is another one.
+    /// A member can't load a checkpoint, and no member holds its state. Returns whether there is an earlier one to
+    /// use.
     pub(super) fn pass_version_over(&mut self, step: u64, why: &str) -> bool {
         let is_alone = self.roster.iter().all(|member| member.holds != Some(step));
         let is_passed_over = self.has_begun && is_alone && self.uploads.pass_over(step);
@@ -222,14 +221,14 @@ impl Coordinator {
         is_passed_over
     }
 
-    /// What the members hold is written where the driver has a place for it, as at a stop.
+    /// Has the members' state written where the driver has room, as at a stop.
     pub(super) fn on_versions_lost(&mut self, now: Millis, reason: String) {
         if matches!(self.state, State::Ending(_)) {
             return;
         }
         self.uploads.lose_all();
         self.on_stop(now, reason);
-        // A run that was told to end already, or was at its end.
+        // The run was already stopping, or at its end.
         self.advance_closing(now);
     }
 
@@ -240,26 +239,26 @@ impl Coordinator {
         uploads.asked_step = Some(step);
         uploads.asked_at = now;
         uploads.owed = false;
-        // The driver takes the newest that was asked for, and no other of this step.
+        // The driver accepts only the newest request for this step.
         uploads.void.remove(&step);
         uploads.awaited.insert(step);
         let digest = self.expected_version(step);
         self.put(Output::ExpectVersion { step, from, digest });
     }
 
-    /// The state digest that a version of this step must have, as a replay comes to the same bits.
+    /// The state digest that a checkpoint of this step must have, as a replay produces the same bits.
     pub(super) fn expected_version(&self, step: u64) -> Option<[u8; 32]> {
         self.history.expected_version(step, self.roster.shared_fingerprint())
     }
 
-    /// What was uploaded is not what the journal knows of this step.
+    /// The upload differs from the journal's checkpoint of this step.
     pub(super) fn on_version_deviates(&mut self, now: Millis, step: u64) {
         if matches!(self.state, State::Ending(_)) {
             return;
         }
         let is_awaited = self.uploads.take_written(step);
         if !is_awaited || step > self.position.step {
-            // Of a history that went back meanwhile.
+            // It belongs to a history that was rewound in the meantime.
             self.warn(format!(
                 "version {step} was uploaded with another state digest than the journalled one"
             ));
@@ -275,14 +274,14 @@ impl Coordinator {
 
     pub(super) fn on_version_written(&mut self, now: Millis, step: u64, digest: [u8; 32]) {
         if matches!(self.state, State::Ending(_)) {
-            return; // It is whole, but the journal closes: the next term doesn't count on it.
+            return; // It is complete, but the journal closes: the next term doesn't count on it.
         }
         if !self.uploads.take_written(step) {
             self.warn(format!("version {step} was written by a member whose state may have been wrong"));
             return self.advance(now);
         }
         if step > self.position.step {
-            // Of a history that went back meanwhile.
+            // It belongs to a history that was rewound in the meantime.
             self.warn(format!("version {step} was written, but step {step} is not committed"));
             return self.advance(now);
         }
@@ -301,10 +300,10 @@ impl Coordinator {
             self.uploads.recording = None;
         }
         if self.uploads.lost.take_if(|lost| *lost == step).is_some() {
-            return self.advance(now); // The next term finds that it isn't there.
+            return self.advance(now); // The next term will find it missing.
         }
         if step > self.position.step {
-            return self.advance(now); // It was void before the journal had it; the rewind is behind it there.
+            return self.advance(now); // It became void while being recorded: the rewind follows it in the journal.
         }
         self.uploads.add_durable(step, digest);
         self.history.note_version(step, digest);
@@ -320,7 +319,7 @@ impl Coordinator {
         if let State::Initialising(state) = &self.state {
             let (by, has_loaded) = (state.by, state.has_loaded());
             self.roster.note_failed_upload(by);
-            // Another one may make the first state now. Of its own this one says Loaded, or has.
+            // Another member may create the first state now. This one reports Loaded for its own, or has done so.
             if let Some(member) = self.roster.get_mut(by).filter(|_| has_loaded) {
                 member.ordered = None;
             }
@@ -337,7 +336,7 @@ impl Coordinator {
         }
         let Some(upload) = self.uploads.in_flight.take_if(|upload| upload.step == step) else { return };
         self.roster.note_failed_upload(upload.from);
-        // In the middle of a run the next one that is due is the next attempt.
+        // In the middle of a run the next checkpoint that is due serves as the retry.
         self.warn(format!("version {step} could not be written: {reason}"));
         match self.state {
             State::Closing(_) => self.on_last_version_failed(now, upload.from, reason),
@@ -345,7 +344,7 @@ impl Coordinator {
         }
     }
 
-    /// A member says that its upload has failed, which may have ended before it was begun.
+    /// A member reports a failed upload, which may have ended before it began.
     pub(super) fn on_not_uploaded(&mut self, now: Millis, upload: (MemberId, UploadKind, u64), reason: &str) {
         let (id, kind, step) = upload;
         let reason = format!("{}: {reason}", self.roster.name(id));
@@ -355,7 +354,7 @@ impl Coordinator {
             UploadKind::Export => self.is_exporting(id),
         };
         match kind {
-            _ if !is_awaited => {} // The driver has said so, or another one is asked for.
+            _ if !is_awaited => {} // The driver has reported it, or another upload is expected.
             UploadKind::Version => self.on_version_failed(now, step, &reason),
             UploadKind::State => self.on_state_not_shown(now, step, &reason),
             UploadKind::Export => self.on_export_failed(now, &reason),
@@ -366,7 +365,7 @@ impl Coordinator {
         let Some(upload) = self.uploads.in_flight.filter(|upload| now >= upload.until) else { return };
         let from = self.roster.name(upload.from);
         let waited_ms = self.plan.transfer_timeout_ms;
-        // At the end nobody computes, so a device that hangs shows here alone.
+        // At the end no step is computed, so a hanging device shows up only here.
         if matches!(self.state, State::Closing(_))
             && self.stuck < STUCK_MAX
             && self.has_other_holder(upload.from)

@@ -1,4 +1,4 @@
-//! Views: opened, journalled, told; and what becomes of the step that another view gave up.
+//! Views: opened, journalled, announced; and the microbatches of a step that an earlier view gave up.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::ids::{MemberId, Phase, StepKey};
 use crate::journal::{Record, ViewRecord};
 use crate::messages::{MemberInfo, ReduceAt, ToWorker, View};
 
-/// What members have computed, or are computing, of a step that isn't committed.
+/// Microbatches that members have computed, or are computing, of an uncommitted step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct UncommittedWork {
     pub(super) step: u64,
@@ -26,13 +26,14 @@ impl Coordinator {
         view.is_some() && self.roster.get(id).is_some_and(|member| member.view == view)
     }
 
-    /// All members of the view are still there, each with its data connection.
+    /// Whether all members of the view are still present, each with its data connection.
     pub(super) fn is_view_whole(&self) -> bool {
         let is_well = |id: MemberId| self.roster.get(id).is_some_and(|member| !member.edge_is_broken);
         self.view.as_ref().is_none_or(|view| view.members.iter().all(|info| is_well(info.member)))
     }
 
-    /// All that hold the committed state work from this step on. Who has computed something of it keeps it.
+    /// Opens a view of all members that hold the committed state, from this step on. Members keep the microbatches of
+    /// the step that they have already computed.
     pub(super) fn open_view(&mut self, step: u64, phase: Phase) {
         let committed = self.position.step;
         let speeds: Vec<(MemberId, String, f64)> = self
@@ -86,7 +87,7 @@ impl Coordinator {
         deal_again(&held, &shares, self.plan.geometry.plan(step, phase).microbatches)
     }
 
-    /// The view gives this step up: its members keep what they were to compute of it.
+    /// The view gives this step up: its members keep their microbatches of it.
     pub(super) fn keep_sets(&mut self, key: StepKey) {
         let Some(view) = &self.view else { return };
         let microbatches = self.plan.geometry.plan(key.step, key.phase).microbatches;
@@ -99,7 +100,7 @@ impl Coordinator {
         let key = StepKey { view: view.id, step: view.step, phase: view.phase };
         let everybody = view.members.iter().all(|info| self.roster.get(info.member).is_some());
         if !everybody {
-            // Somebody was lost while the journal took it: nobody was told of this view.
+            // A member was lost during the append: no member has heard of this view.
             self.keep_sets_of_present(key);
             self.view = None;
             return self.gather(now);
@@ -130,14 +131,14 @@ impl Coordinator {
         self.begin_step(now, key);
     }
 
-    /// A view that was never told has changed nothing at its members: what was kept before counts.
+    /// A view that was never announced has changed nothing at its members: earlier work counts.
     fn keep_sets_of_present(&mut self, key: StepKey) {
         if (self.kept.step, self.kept.phase) != (key.step, Some(key.phase)) {
             self.kept = UncommittedWork::default();
         }
     }
 
-    /// The step in flight is tried again by those that are there.
+    /// Retries the step in flight with the present members.
     pub(super) fn retry(&mut self, now: Millis, reason: &str) {
         let State::Stepping(step) = &self.state else { return };
         let (key, lost_ms) = (step.key, now.saturating_sub(step.started));

@@ -1,4 +1,4 @@
-//! While no view is at work: who is there, which state they go on from, and that they have it.
+//! Between views: gather members, choose the state to continue from, and have everybody load it.
 
 use super::Output;
 use super::disconnected::DisconnectedMember;
@@ -9,12 +9,11 @@ use crate::Millis;
 use crate::ids::{MemberId, Phase};
 use crate::messages::{Failure, ToWorker};
 
-/// One member makes state 0.
 #[derive(Debug)]
 pub(super) struct Initialising {
     pub(super) by: MemberId,
     pub(super) until: Millis,
-    /// What the member says that it holds.
+    /// The digest that the member reported for its state.
     loaded: Option<[u8; 32]>,
 }
 
@@ -25,12 +24,11 @@ impl Initialising {
 }
 
 impl Coordinator {
-    /// How many workers the run needs now: all that were asked for at its start, then `min_workers`.
+    /// How many workers the run needs now: the configured start number, then `min_workers`.
     pub(super) fn needed(&self) -> usize {
         if self.has_begun { self.plan.min_workers.max(1) as usize } else { self.plan.workers_needed() }
     }
 
-    /// A worker's model is ready.
     pub(super) fn on_prepared(&mut self, now: Millis, id: MemberId, elements: u64) {
         let others = self.roster.iter().find_map(|member| member.elements.filter(|other| *other != elements));
         if let Some(first) = others {
@@ -54,7 +52,7 @@ impl Coordinator {
         self.lose(now, id, message);
     }
 
-    /// Does what can be done now, where no view is at work.
+    /// Does what is possible now, while no view is at work.
     pub(super) fn advance(&mut self, now: Millis) {
         match self.state {
             State::Gathering { .. } => self.advance_gathering(now),
@@ -64,7 +62,7 @@ impl Coordinator {
         }
     }
 
-    /// Too few are here, or nobody was asked yet: people are told who is waited for.
+    /// Too few members are present, or none has been asked yet: reports which are missing.
     pub(super) fn gather(&mut self, now: Millis) {
         self.begin_hold(now);
         self.lift_bars();
@@ -99,13 +97,14 @@ impl Coordinator {
         }
     }
 
-    /// Whether the journal is to take what may be gone on from: a version that is whole counts as soon as it is there.
+    /// Whether to wait for the journal to record a usable state: a complete checkpoint counts as soon as it is
+    /// recorded.
     fn waits_for_journal(&self) -> bool {
         self.adopting.is_some() || self.uploads.is_recording() || self.waits_for_disk()
     }
 
-    /// Members that are not ready yet and have a newer state than the run could go on from now, or are prepared for the
-    /// committed one.
+    /// Members that are not ready yet and hold a newer state than the run could continue from now, or are prepared
+    /// for the committed one.
     fn holders_to_be(&self) -> impl Iterator<Item = &Member> {
         let (step, newest) = (self.position.step, self.newest_to_go_on_from());
         let hash = self.history.last_commit(step).map(|commit| commit.hash);
@@ -118,14 +117,14 @@ impl Coordinator {
         })
     }
 
-    /// A worker that was lost with a newer state than the run could go on from now. Only its stream may have broken: then it
-    /// is back in a moment.
+    /// A lost worker with a newer state than the run could continue from now. If only its stream broke, it rejoins in
+    /// a moment.
     fn lost_holder(&self) -> Option<&DisconnectedMember> {
         let step = self.position.step;
         self.disconnected.last_holder(step).filter(|_| self.newest_to_go_on_from() != Some(step))
     }
 
-    /// How long either are waited for, before history goes back for want of the state that they have.
+    /// How long to wait for either before history is rewound for lack of their state.
     fn holder_until(&self) -> Option<Millis> {
         let here =
             self.holders_to_be().map(|member| member.joined_at.saturating_add(self.plan.load_timeout_ms));
@@ -133,7 +132,8 @@ impl Coordinator {
         here.chain(gone).max()
     }
 
-    /// Nobody has the committed state: the newest that there is, a member's or a version's; else the seed's.
+    /// No member has the committed state: continue from the newest available, a member's or a checkpoint's; else from
+    /// the seed.
     fn restore(&mut self, now: Millis) {
         let committed = self.position.step;
         let Some(step) = self.newest_to_go_on_from() else { return self.initialise(now) };
@@ -144,14 +144,14 @@ impl Coordinator {
         self.load_from(now, step);
     }
 
-    /// The newest state that is there: a version's, or a member's.
+    /// The newest available state: a checkpoint's, or a member's.
     fn newest_to_go_on_from(&self) -> Option<u64> {
         let committed = self.position.step;
         let held = self.roster.available().filter_map(|member| member.holds);
         self.uploads.durable_step().into_iter().chain(held).filter(|step| *step <= committed).max()
     }
 
-    /// Whoever can is to hold this state.
+    /// Has all available members load this state.
     pub(super) fn load_from(&mut self, now: Millis, step: u64) {
         self.state = State::Loading { until: now.saturating_add(self.plan.load_timeout_ms), step };
         if self.shown_digest(step).is_some() {
@@ -178,7 +178,7 @@ impl Coordinator {
         self.send(connection, ToWorker::Initialise);
     }
 
-    /// Has all that could work and don't hold the state load it.
+    /// Orders all available members that lack the state to load it.
     fn order_loads(&mut self, now: Millis, step: u64, order: &ToWorker) {
         let is_wanted = |member: &Member| {
             member.is_available()
@@ -208,9 +208,9 @@ impl Coordinator {
         }
         let (version, shown) = (self.uploads.digest(step), self.shown_digest(step));
         match version.or(shown) {
-            // Put off meanwhile, or told to load another by now.
+            // Postponed in the meantime, or already ordered to load another state.
             _ if ordered.is_some_and(|ordered| ordered != step) => {}
-            // Too late: what it was to load is of no use any more.
+            // Too late: the state that it was to load is obsolete.
             None => {
                 if let Some(member) = self.roster.get_mut(id) {
                     member.ordered = None;
@@ -236,7 +236,7 @@ impl Coordinator {
         );
         if self.has_begun && self.roster.iter().any(|member| member.holds == Some(step)) {
             self.warn(message.clone());
-            // Whoever holds the state shows it to the next: nobody is sent to a version that a disk has damaged again.
+            // A holder of the state sends it to the next one: no member is directed to a damaged checkpoint again.
             self.uploads.forget(step);
             return self.evict(now, id, &message, true);
         }
@@ -246,7 +246,7 @@ impl Coordinator {
         self.fail(3, &message);
     }
 
-    /// State 0 is made, uploaded and journalled, in whichever order the news come.
+    /// State 0 is created, uploaded and journalled, in whichever order the events arrive.
     pub(super) fn on_initialised(&mut self, now: Millis) {
         let State::Initialising(state) = &self.state else { return };
         let (Some(digest), Some(written)) = (state.loaded, self.uploads.digest(0)) else { return };
@@ -261,7 +261,7 @@ impl Coordinator {
         self.load_from(now, 0);
     }
 
-    /// All that were asked have the state: they go on, if they are enough.
+    /// All ordered members have the state: they continue if they are enough.
     pub(super) fn advance_loading(&mut self, now: Millis) {
         let State::Loading { step, .. } = self.state else { return };
         if self.roster.available().any(|member| member.ordered == Some(step)) {
@@ -273,13 +273,13 @@ impl Coordinator {
             return self.go_on(now);
         }
         match holders {
-            // One of them shows it to the others.
+            // A holder sends it to the others.
             1.. if here >= self.needed() && self.joiners(now).next().is_some() => self.hand_over(now),
             _ => self.pause(now),
         }
     }
 
-    /// There are too few to go on, so the run waits.
+    /// Pauses the run: there are too few members to continue.
     pub(super) fn pause(&mut self, now: Millis) {
         self.end_hold(now);
         self.lift_bars();
@@ -287,7 +287,7 @@ impl Coordinator {
         self.keep_state(now);
     }
 
-    /// A run that begins to wait writes a version: who is left may be lost, too, before others come.
+    /// A run that begins to wait writes a checkpoint: the remaining members may be lost, too, before others join.
     fn keep_state(&mut self, now: Millis) {
         let step = self.position.step;
         let waits = self.has_begun && matches!(self.state, State::Gathering { .. });
@@ -313,7 +313,7 @@ impl Coordinator {
         }
     }
 
-    /// From the committed state, with all that hold it.
+    /// Continues from the committed state, with all members that hold it.
     pub(super) fn go_on(&mut self, now: Millis) {
         match self.first_work() {
             Some((step, phase)) => self.open_view(step, phase),
@@ -329,14 +329,15 @@ impl Coordinator {
         }
         let waited = format!("waited {} ms for {}", self.plan.join_timeout_ms, self.waits_for());
         if self.waits_for_journal() {
-            // A run that has begun is paused for as long as its journal can't be written; before that a person is there.
+            // A run that has begun stays paused while its journal can't be written; before that, a person is present.
             return match self.has_begun {
                 true => self.start_gathering(now),
                 false => self.fail(4, &format!("{waited} and gave up")),
             };
         }
         if self.roster.available().count() >= self.needed() {
-            // Enough are here, and whoever has the newest state still has time; but not each time that it comes back.
+            // Enough are present, and the holder of the newest state still has time; but not each time that it
+            // rejoins.
             let holder_until = self.holder_until().filter(|until| now < *until && !is_extended);
             if let Some(until) = holder_until {
                 self.state = State::Gathering { until, is_extended: true };
@@ -351,14 +352,14 @@ impl Coordinator {
             return self.advance_gathering(now);
         }
         if self.has_begun {
-            // Whoever comes in the morning finds it waiting.
+            // Keep waiting, so that a person finds the run alive in the morning.
             self.warn(format!("{waited}, and waits on"));
             return self.start_gathering(now);
         }
         self.fail(4, &format!("{waited} and gave up"));
     }
 
-    /// A member that makes or loads a state takes too long.
+    /// A member takes too long to create or load a state.
     pub(super) fn on_loading_expired(&mut self, now: Millis) {
         let waited_ms = self.plan.load_timeout_ms;
         let message = format!("waited {waited_ms} ms for {}", self.waits_for());
@@ -373,7 +374,7 @@ impl Coordinator {
             return self.on_version_failed(now, 0, &message);
         };
         let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
-        // As at a start for which not all have come.
+        // As at a start with some workers missing.
         self.has_begun |= holders >= self.plan.min_workers.max(1) as usize;
         let is_enough = holders >= self.needed();
         self.stuck += u32::from(!is_enough);
@@ -381,21 +382,21 @@ impl Coordinator {
             return self.fail(4, &format!("{message} and gave up"));
         }
         if !is_enough && self.roster.iter().any(|member| member.recovers == Some(step)) {
-            // Nobody else may have the state that it is about to reach.
+            // No other member may have the state that it is about to reach.
             self.warn(format!("{message}, and waits on"));
             self.state = State::Loading { until: now.saturating_add(waited_ms), step };
             return;
         }
         self.warn(format!("{message}; {}", if is_enough { "the others go on" } else { "others may come" }));
         for member in self.roster.iter_mut().filter(|member| member.ordered == Some(step)) {
-            // One that was to reach it by a recovered commit is no longer where it was, and not there yet.
+            // A member that was to reach it by a recovered commit has left its old state and not reached the new one.
             (member.ordered, member.holds) = (None, None);
             member.penalty.put_off(now);
         }
         self.advance_loading(now);
     }
 
-    /// When a pause has more to look at than who comes.
+    /// The deadline of a pause that awaits more than new members.
     pub(super) fn gathering_deadline(&self, until: Millis) -> Millis {
         let clock = self.clock;
         if self.waits_for_orphans(clock) {
@@ -408,7 +409,7 @@ impl Coordinator {
         if self.roster.available().count() < self.needed() || self.waits_for_journal() {
             return until;
         }
-        // At once, where there is a worker to try with; else when one of those that lack the state may be tried again.
+        // At once if there is a worker to try; else when the next postponed transfer may be retried.
         let step = self.position.step;
         let holders = self.roster.iter().filter(|member| member.can_enter(step)).count();
         if holders >= self.needed() {

@@ -1,4 +1,4 @@
-//! Bytes of a record and back. Decoding never panics and never allocates more than the bytes it was given.
+//! Encodes and decodes records. Decoding never panics and never allocates more than the bytes it was given.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -17,24 +17,24 @@ const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("journal damaged at byte {offset}: {reason}")]
 pub struct JournalError {
-    /// Where the bad frame begins.
+    /// Offset of the bad frame.
     pub offset: usize,
-    /// What is wrong with it.
+    /// The defect.
     pub reason: String,
 }
 
-/// What a journal's bytes hold.
+/// The contents of a journal.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Decoded {
-    /// The whole records.
+    /// The intact records.
     pub records: Vec<Record>,
-    /// Bytes that they take. The file must be cut to this length before anything is appended.
+    /// Bytes of the intact records. The file must be truncated to this length before the next append.
     pub good_bytes: usize,
-    /// Why the bytes behind were taken for a torn tail, if there are any.
+    /// Why the remaining bytes, if any, were classified as a torn tail.
     pub torn: Option<String>,
 }
 
-/// The frame of a record.
+/// Encodes a record as a frame.
 ///
 /// # Panics
 /// When a record is larger than 64 MiB, which no run's is.
@@ -54,8 +54,8 @@ pub fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-/// Reads a whole journal. A tail that a crash tore (a frame that the file ends in, a last frame with a wrong
-/// hash, or nothing but zeros) is left out and reported.
+/// Reads a whole journal. A tail that a crash tore (an incomplete last frame, a last frame with a wrong hash, or
+/// nothing but zeros) is left out and reported.
 ///
 /// # Errors
 /// When a record in the middle is damaged, with its offset: what follows it may be history.
@@ -98,7 +98,7 @@ fn frame(rest: &[u8]) -> Frame<'_> {
         return Frame::Torn("the file ends inside a header");
     };
     if check != length_check(len) || len as usize > PAYLOAD_BYTES_MAX {
-        // A host that dies may leave the file with its length and zeros where the bytes hadn't reached the disk.
+        // A crash of the host may leave the file with its full length and zeros where bytes hadn't reached the disk.
         return match is_zeros(take.0) {
             true => Frame::Torn("a header ends in zeros, and nothing but zeros follows"),
             false => Frame::Damaged("the length of a record is damaged"),
@@ -120,7 +120,7 @@ fn is_zeros(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-/// Not zero for a length of zero, so that zeros are no frame.
+/// Never zero, even for a length of zero, so that zeros are not a valid frame.
 fn length_check(len: u32) -> u32 {
     let hash = xxh3_64(&len.to_le_bytes());
     #[allow(clippy::cast_possible_truncation)] // Half of the hash is enough for four bytes.
@@ -191,7 +191,7 @@ fn put_commit(put: &mut Encoder<'_>, commit: &CommitRecord) {
         put.u64(sum.to_bits());
     }
     put.u64(commit.squared_norm.to_bits());
-    // Where it isn't known, the record is what earlier versions wrote.
+    // If it is unknown, the record has the format of earlier versions.
     if commit.state_check != 0 {
         put.u64(commit.state_check);
     }
@@ -232,7 +232,7 @@ fn take_record(take: &mut Decoder<'_>) -> Option<Record> {
 fn take_view(take: &mut Decoder<'_>) -> Option<ViewRecord> {
     let (id, step, phase) = (ViewId(take.u64()?), take.u64()?, take.phase()?);
     let reduce = if take.flag()? { ReduceAt::Alone } else { ReduceAt::Coordinator };
-    // A count is never trusted with an allocation: each member takes bytes that must be there.
+    // A count never determines an allocation: each member takes bytes that must be present.
     let mut members = Vec::new();
     for _ in 0..take.u32()? {
         let member = MemberId(take.u64()?);
@@ -274,7 +274,7 @@ fn take_commit(take: &mut Decoder<'_>) -> Option<CommitRecord> {
         sums.push(f64::from_bits(take.u64()?));
     }
     let squared_norm = f64::from_bits(take.u64()?);
-    // Earlier versions ended here.
+    // Records of earlier versions end here.
     let state_check = if take.0.is_empty() { 0 } else { take.u64().filter(|check| *check != 0)? };
     Some(CommitRecord { key, hash, verdict, applied, scalars, next, sums, squared_norm, state_check })
 }

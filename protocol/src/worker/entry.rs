@@ -7,13 +7,13 @@ use crate::messages::{FromWorker, Held, Welcome};
 
 /// First pause before another attempt to reach the coordinator; it doubles up to [`RECONNECT_MS_MAX`].
 const RECONNECT_MS: u64 = 50;
-/// A coordinator that comes back is met after this at the latest.
+/// Upper bound of the pause before a returning coordinator is reached.
 const RECONNECT_MS_MAX: u64 = 2_000;
-/// Whoever was evicted lets the others go on in peace for a while.
+/// An evicted worker pauses before it rejoins, so that the others can continue undisturbed.
 const EVICTED_MS: u64 = 1_000;
 
 impl Worker {
-    /// The coordinator is not there: what is held stays, and another stream is tried until the join timeout.
+    /// The coordinator is lost: held state is kept, and the worker reconnects until the join timeout.
     pub(super) fn lose_coordinator(&mut self, now: Millis, reason: &str) {
         if self.leaving {
             let message = format!("left while the coordinator was lost: {reason}");
@@ -49,7 +49,7 @@ impl Worker {
         self.put(Output::Reconnect { after_ms: EVICTED_MS, reason: format!("evicted: {reason}") });
     }
 
-    /// What is under way is remembered as far as it counts without a coordinator.
+    /// Keeps the work in progress that counts without a coordinator.
     fn set_aside(&mut self) {
         if let State::Ready { key, hash } = &self.state
             && key.phase == crate::ids::Phase::Train
@@ -75,7 +75,7 @@ impl Worker {
         let State::Lost { .. } = self.state else { return };
         self.state = State::Joining;
         self.heard_at = now;
-        // What it holds is known only once a commit that is being applied is.
+        // The held state is known only once a pending commit is applied.
         if self.applying.is_none() {
             self.join();
         }
@@ -107,14 +107,14 @@ impl Worker {
     }
 
     pub(super) fn on_prepared(&mut self, elements: u64) {
-        // Else an answer that nobody waits for any more.
+        // Otherwise the answer is no longer expected.
         if self.state == State::Preparing {
             self.state = State::Idle;
             self.send(FromWorker::Prepared { elements });
         }
     }
 
-    /// To load a state, whatever is held: the run starts, goes back, or has gone on without this member.
+    /// Loads a state, whatever is held: the run starts, rewinds, or has continued without this member.
     pub(super) fn on_order(&mut self, order: Order) {
         match &mut self.state {
             State::Idle | State::Holding | State::Computing { .. } | State::Ready { .. } => self.load(order),
@@ -136,7 +136,7 @@ impl Worker {
 
     pub(super) fn on_loaded(&mut self, step: u64, digest: [u8; 32], state_check: u64) {
         let State::Loading { next, .. } = &mut self.state else {
-            return; // Asked for by a coordinator that was lost meanwhile: no commit vouches for it.
+            return; // A coordinator that was lost in the meantime requested it: no commit vouches for it.
         };
         let next = next.take();
         if let Some(AfterUpdate::Load(order)) = next {

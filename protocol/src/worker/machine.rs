@@ -1,4 +1,4 @@
-//! The machine itself: its states, its deadlines, and the one `match` that sends events to the phases' files.
+//! The machine itself: its states, its deadlines, and the one `match` that dispatches events to the phases' files.
 
 use std::collections::VecDeque;
 
@@ -8,56 +8,55 @@ use crate::ids::{MemberId, RunId, StepKey, ViewId};
 use crate::journal::CommitRecord;
 use crate::messages::{Commit, EndReason, Failure, FromWorker, Join, Sums, ToWorker, View};
 
-/// A coordinator of which nothing is heard for so many heartbeats, each of which it answers, is lost.
+/// A coordinator that is silent for this many heartbeats, each of which it should answer, is lost.
 const SILENT_HEARTBEATS: u64 = 12;
-/// A tick is on time if it is no later than this part of that silence.
+/// A tick is on time if it is no later than that silence divided by this.
 const PUNCTUAL: u64 = 100;
 
-/// Where a member stands. Each state names what it waits for.
+/// The state of a member. Each variant names what it waits for.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum State {
-    /// The coordinator isn't reached; waits for a new stream, until then.
+    /// The coordinator is unreachable; waits for a new stream until `until`.
     Lost { until: Millis, attempts: u32 },
     /// Join is sent, or is about to be; waits for Welcome or Refused.
     Joining,
     /// The driver builds model and data; waits for Prepared.
     Preparing,
-    /// Waits for an order, or for a view in which its state fits.
+    /// Waits for an order, or for a view that its state fits.
     Idle,
-    /// The driver makes or fetches a state; waits for Loaded. Another order may have come meanwhile.
-    /// A view may come while it loads a state once more that it had said Loaded of, late.
+    /// The driver creates or fetches a state; waits for Loaded. Another order may have arrived in the meantime, or a
+    /// view, if this member reloads a state after a late Loaded.
     Loading { order: Order, next: Option<AfterUpdate> },
     /// The driver computes and exchanges; waits for Reduced.
     Computing { key: StepKey },
-    /// Ready is said; waits for Commit.
+    /// Ready is sent; waits for Commit.
     Ready { key: StepKey, hash: u64 },
-    /// The driver applies; waits for Applied. What came meanwhile is done after it.
+    /// The driver applies; waits for Applied. What arrived in the meantime follows in `then`.
     Applying { commit: Box<Commit>, recovers: bool, then: Option<AfterUpdate> },
     /// The membership changes or the last step is done; waits for a view, WriteVersion, Export or End.
     Holding,
-    /// Exit was put out.
+    /// Exit was emitted.
     Exited,
 }
 
-/// What follows the update that is under way.
+/// What follows the update in progress.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum AfterUpdate {
     View(Box<View>),
     Load(Order),
 }
 
-/// Which state to load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Order {
-    /// Make state 0 from the seed.
+    /// Create state 0 from the seed.
     Initialise,
-    /// Fetch this version.
+    /// Fetch this checkpoint.
     Load(u64),
-    /// Take what another member has shown.
+    /// Fetch the state that another member has sent.
     Take(u64),
 }
 
-/// The machine.
+/// The worker's state machine.
 #[derive(Debug)]
 pub struct Worker {
     pub(super) state: State,
@@ -67,17 +66,17 @@ pub struct Worker {
     pub(super) view: Option<ViewId>,
     /// The committed state in memory: its step and state check.
     pub(super) held: Option<(u64, u64)>,
-    /// The commit that made it.
+    /// The commit that produced it.
     pub(super) commit: Option<Box<CommitRecord>>,
-    /// A training step that is prepared since before the coordinator was lost, with its hash.
+    /// A training step prepared before the coordinator was lost, with its hash.
     pub(super) prepared: Option<(u64, u64)>,
     /// Sums, squared norm and state check of the last Ready.
     pub(super) reduced: Option<(Sums, f64, u64)>,
-    /// A commit whose update was under way when the coordinator was lost.
+    /// A commit whose update was in progress when the coordinator was lost.
     pub(super) applying: Option<Box<Commit>>,
-    /// What is asked of the state whose update is under way.
+    /// A request for the state whose update is in progress.
     pub(super) requested: Option<Output>,
-    /// The last commit that was taken in.
+    /// The last received commit.
     pub(super) committed: Option<StepKey>,
     pub(super) leaving: bool,
     outputs: VecDeque<Output>,
@@ -88,7 +87,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker whose control stream is open. Its first output sends Join.
+    /// Creates a worker whose control stream is open. Its first output sends Join.
     #[must_use]
     pub fn new(options: Options, now: Millis) -> Self {
         let mut machine = Self {
@@ -115,14 +114,14 @@ impl Worker {
         machine
     }
 
-    /// Takes in one event at a time `now`.
+    /// Handles one event at time `now`.
     pub fn handle(&mut self, now: Millis, event: Event) {
         if self.state == State::Exited {
             return;
         }
         self.forgive_own_pause(now);
         match event {
-            // What a stream that was given up still carries is of the past.
+            // Messages on an abandoned stream are obsolete.
             Event::Message(_) if matches!(self.state, State::Lost { .. }) => {}
             Event::Message(message) => {
                 self.heard_at = now;
@@ -144,7 +143,7 @@ impl Worker {
                 });
             }
             Event::Applied { step, state_check } => self.on_applied(step, state_check),
-            // To a coordinator that was lost meanwhile it means nothing.
+            // A coordinator that was lost in the meantime has no use for it.
             Event::NotUploaded { .. } if matches!(self.state, State::Joining | State::Lost { .. }) => {}
             Event::NotUploaded { kind, step, reason } => {
                 self.send(FromWorker::NotUploaded { kind, step, reason });
@@ -158,7 +157,7 @@ impl Worker {
         }
     }
 
-    /// The next thing to do, in order.
+    /// The next output, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -176,7 +175,7 @@ impl Worker {
         Some(self.heartbeat_ms.map_or(silence, |_| silence.min(self.heartbeat_at)))
     }
 
-    /// What this worker waits for, for people.
+    /// What this worker waits for, for display.
     #[must_use]
     pub fn waits_for(&self) -> String {
         match &self.state {
@@ -263,11 +262,11 @@ impl Worker {
         self.heard_at.saturating_add(self.silence_ms())
     }
 
-    /// A worker that was paused itself has heard nothing for a reason of its own: the messages of the meantime
-    /// may still wait in the socket.
+    /// A worker that was paused itself has heard nothing through no fault of the coordinator: messages may still wait
+    /// in the socket.
     fn forgive_own_pause(&mut self, now: Millis) {
         let late_ms = self.next_deadline().map_or(0, |due| now.saturating_sub(due));
-        // Timers of a busy machine are late all the time: were that forgiven, no coordinator would ever be lost.
+        // Timers of a busy machine are late all the time: if that were forgiven, no coordinator would ever be lost.
         if late_ms <= self.silence_ms() / PUNCTUAL {
             return;
         }
@@ -288,8 +287,8 @@ impl Worker {
         self.put(Output::Exit { reason, code, message });
     }
 
-    /// The coordinator said something that can't be in this state: one of the two has a bug, and going on could
-    /// make a second history.
+    /// The coordinator sent something impossible in this state: one of the two has a bug, and continuing could create
+    /// a second history.
     pub(super) fn refuse(&mut self, what: &str) {
         let waits = self.waits_for();
         let message = format!("the coordinator sent {what} while this worker waited for {waits}");

@@ -1,8 +1,8 @@
 //! The worker's machine: phases of a member from Join to End.
 //!
-//! It owns what a member may do when: it prepares, loads, computes, says Ready, applies, in this order and only
-//! when told. Without its coordinator it keeps what it holds and tries to join again. It never touches a tensor, a
-//! socket or a clock: the driver carries out [`Output`]s and answers with [`Event`]s.
+//! It owns the sequence of a member's actions: it prepares, loads, computes, sends Ready and applies, in this order
+//! and only on request. Without its coordinator it keeps its state and tries to rejoin. It never touches a tensor, a
+//! socket or a clock: the driver executes [`Output`]s and answers with [`Event`]s. Begin with [`Worker`].
 
 mod entry;
 mod machine;
@@ -16,10 +16,10 @@ use crate::messages::{
 };
 use crate::reduce::{BlockFacts, is_finite, step_hash};
 
-/// What a driver tells the machine.
+/// What a driver reports to the machine.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// A control message came.
+    /// A control message arrived.
     Message(ToWorker),
     /// Answer to [`Output::Reconnect`]: a new control stream is open.
     Connected,
@@ -33,51 +33,52 @@ pub enum Event {
         /// Number of f32 elements.
         elements: u64,
     },
-    /// Answer to [`Output::Initialise`], [`Output::Load`] and [`Output::FetchState`]: the state is in memory and (for Initialise) uploaded.
+    /// Answer to [`Output::Initialise`], [`Output::Load`] and [`Output::FetchState`]: the state is in memory and (for
+    /// Initialise) uploaded.
     Loaded {
         /// Step of the state.
         step: u64,
-        /// Its full digest.
+        /// The full state digest.
         digest: [u8; 32],
-        /// Its state check.
+        /// The state check.
         state_check: u64,
     },
-    /// All reduced slices and scalars of this step are here and whole.
+    /// All reduced slices and scalars of this step have arrived intact.
     Reduced {
-        /// Which.
+        /// Step, view and phase.
         key: StepKey,
         /// Reduced scalars.
         sums: Sums,
         /// Squared norm in block order.
         squared_norm: f64,
-        /// Loss and gradient finite.
+        /// Whether loss and gradient are finite.
         finite: bool,
         /// Hash over gradient, presence and scalars.
         hash: u64,
-        /// What it cost.
+        /// Local cost of the step.
         timings: Timings,
     },
     /// The commit is applied; the state is that of this step.
     Applied {
-        /// The step.
+        /// Step of the state.
         step: u64,
-        /// Its state check.
+        /// The state check.
         state_check: u64,
     },
-    /// What it was to upload didn't get to the coordinator. That is no reason to end.
+    /// An upload didn't reach the coordinator. That is no reason to end.
     NotUploaded {
-        /// What.
+        /// What was to be uploaded.
         kind: UploadKind,
         /// Step of the state.
         step: u64,
-        /// Why.
+        /// The error, for display.
         reason: String,
     },
-    /// Something that the worker can't recover from (device, data, memory, data plane).
+    /// An unrecoverable failure (device, data, memory, data plane).
     Failed(Failure),
     /// SIGTERM or SIGINT.
     LeaveRequested {
-        /// Why.
+        /// The signal or request, for display.
         reason: String,
     },
     /// A deadline has passed.
@@ -85,7 +86,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// [`Event::Reduced`], of what is known of the reduced step.
+    /// Builds [`Event::Reduced`] from the facts of the reduced step.
     #[must_use]
     pub fn reduced(
         key: StepKey,
@@ -108,67 +109,67 @@ pub enum Output {
     Send(FromWorker),
     /// Drop the control stream if there is one, and open another after a pause; answer Connected or Disconnected.
     Reconnect {
-        /// The pause.
+        /// Pause in milliseconds.
         after_ms: u64,
-        /// Why, for people.
+        /// Reason, for display.
         reason: String,
     },
     /// Build the task from the config, load the data, compile every shape; answer Prepared or Failed. A worker that
-    /// joins the same run again keeps what it has, its state too.
+    /// rejoins the same run keeps what it has, including its state.
     Prepare(Box<Welcome>),
-    /// Make state 0 from the seed on the CPU, upload it, answer Loaded.
+    /// Create state 0 from the seed on the CPU, upload it, answer Loaded.
     Initialise,
-    /// Download this version, load it, answer Loaded.
+    /// Download this checkpoint, load it, answer Loaded.
     Load {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
     },
-    /// Download the state that another member shows, answer Loaded with the digest of what came.
+    /// Download the state that another member sends, answer Loaded with the digest of the received state.
     FetchState {
-        /// Its step.
+        /// Step of the state.
         step: u64,
     },
-    /// Upload the current state for those that lack it, while the run holds still. A failure is answered with
+    /// Upload the current state for the members that lack it, while the run is held. A failure is answered with
     /// [`Event::NotUploaded`].
     SendState {
-        /// Its step.
+        /// Step of the state.
         step: u64,
     },
-    /// Work in this view from now on; drop what is older.
+    /// Work in this view from now on; drop older work.
     EnterView(View),
     /// Compute this member's microbatches of the step, exchange, and answer Reduced.
     Compute(StepKey),
     /// Apply the reduced gradient (or skip; in evaluation nothing changes), free the step's partials, and answer
     /// Applied: after `(Evaluate, k)` with the state check of state k once more.
     Apply(Commit),
-    /// Take a snapshot of the current state and upload it as a version, behind the training. The machine goes on
-    /// at once and is not told when it is done: the coordinator knows by the manifest. A failure is answered with
-    /// [`Event::NotUploaded`].
+    /// Take a snapshot of the current state and upload it as a checkpoint, in the background. The machine continues
+    /// at once and gets no completion event: the coordinator learns of it from the manifest. A failure is answered
+    /// with [`Event::NotUploaded`].
     WriteVersion {
-        /// Its step.
+        /// Step of the state.
         step: u64,
     },
     /// Upload the exports of the current state.
     Export {
-        /// Its step.
+        /// Step of the state.
         step: u64,
     },
     /// The worker ends.
     Exit {
-        /// How.
+        /// How the run ended for this worker.
         reason: EndReason,
         /// Exit code of the contract.
         code: u8,
-        /// For people.
+        /// Explanation, for display.
         message: String,
     },
 }
 
-/// What a worker is started with.
+/// Start-up parameters of a worker.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Options {
-    /// What it says first.
+    /// Its first message.
     pub join: crate::messages::Join,
-    /// How long it waits for admission, and for a coordinator of which nothing is heard.
+    /// How long it waits for admission, and for a silent coordinator.
     pub join_timeout_ms: u64,
 }

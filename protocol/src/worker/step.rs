@@ -1,4 +1,4 @@
-//! A step at a member: view, compute, Ready, commit, apply, and what comes next.
+//! A member's step: view, compute, Ready, commit, apply, and what follows.
 
 use super::Output;
 use super::machine::{AfterUpdate, State, Worker};
@@ -9,7 +9,7 @@ use crate::messages::{Commit, FromWorker, Next, Ready, View};
 impl Worker {
     pub(super) fn on_view(&mut self, view: View) {
         if self.view.is_some_and(|current| view.id <= current) || self.is_of_the_past(view.id) {
-            return; // Older than what this member works in: a late message of another membership.
+            return; // Older than this member's view: a late message of another membership.
         }
         match &mut self.state {
             State::Applying { then: next, .. } | State::Loading { next, .. } => {
@@ -49,7 +49,7 @@ impl Worker {
 
     pub(super) fn on_reduced(&mut self, ready: Ready) {
         if self.state != (State::Computing { key: ready.key }) {
-            return; // Of an abandoned view.
+            return; // It belongs to an abandoned view.
         }
         self.state = State::Ready { key: ready.key, hash: ready.hash };
         self.reduced = Some((ready.sums.clone(), ready.squared_norm, ready.state_check));
@@ -66,7 +66,7 @@ impl Worker {
             || self.committed.is_some_and(|committed| commit.key <= committed)
             || current.is_some_and(|current| commit.key < current);
         match &self.state {
-            _ if is_old => {} // A late message; what it decided is not what this member has prepared.
+            _ if is_old => {} // A late message; it doesn't decide on this member's prepared step.
             State::Ready { key, hash } if *key == commit.key && *hash == commit.hash => {
                 self.apply(commit, false);
             }
@@ -81,7 +81,7 @@ impl Worker {
         }
     }
 
-    /// A step that was prepared under a coordinator that was lost is history.
+    /// A step that was prepared under a lost coordinator is committed.
     pub(super) fn on_recover(&mut self, commit: Commit) {
         let is_prepared = self.prepared == Some((commit.key.step, commit.hash));
         match self.state {
@@ -103,7 +103,7 @@ impl Worker {
 
     pub(super) fn on_applied(&mut self, step: u64, state_check: u64) {
         if let Some(commit) = self.applying.take() {
-            // The coordinator was lost meanwhile; it may be there again and wait for Join.
+            // The coordinator was lost in the meantime; it may be back and wait for Join.
             self.hold(&commit, step, state_check);
             if self.state == State::Joining {
                 self.join();
@@ -123,7 +123,7 @@ impl Worker {
             self.state = State::Idle;
             self.send(FromWorker::Applied { step, state_check });
             if let Some(AfterUpdate::Load(order)) = then {
-                self.load(order); // It took too long: the others have gone on from another state.
+                self.load(order); // It took too long: the others have continued from another state.
             }
             return;
         }
@@ -162,7 +162,7 @@ impl Worker {
         }));
     }
 
-    /// What comes after a commit, in the order of [`Next`].
+    /// Continues after a commit, in the order of [`Next`].
     fn follow(&mut self, key: StepKey, next: Next, state_check: u64) {
         match next.step_after(key) {
             Some(next) => self.compute(next),
@@ -171,13 +171,13 @@ impl Worker {
         }
     }
 
-    /// SendState, WriteVersion and Export: only of the state that this member holds still.
+    /// Executes SendState, WriteVersion and Export only for the state that this member still holds.
     pub(super) fn on_held_request(&mut self, step: u64, output: Output) {
         let holds = self.held.is_some_and(|(held, _)| held == step);
         match &self.state {
-            // It holds that state in a moment.
+            // It will hold that state in a moment.
             State::Applying { commit, .. } if commit.key.step == step => self.requested = Some(output),
-            // A step that is under way changes nothing of the state before its commit.
+            // A step in progress doesn't change the state before its commit.
             State::Holding | State::Idle | State::Computing { .. } | State::Ready { .. } if holds => {
                 self.put(output);
             }

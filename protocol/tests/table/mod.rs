@@ -1,4 +1,4 @@
-//! A coordinator's machine with a journal that never fails, and those who talk to it.
+//! A coordinator's machine with a journal that never fails, and its workers.
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 use protocol::PROTOCOL_VERSION;
@@ -80,7 +80,7 @@ pub(crate) fn ready(key: StepKey) -> Ready {
     }
 }
 
-/// A machine with a journal that never fails, and what it put out.
+/// A machine with a journal that never fails, and its outputs.
 pub(crate) struct Table {
     pub(crate) machine: Coordinator,
     pub(crate) now: u64,
@@ -105,13 +105,13 @@ impl Table {
         Self::new(plan).start(count)
     }
 
-    /// The first state is made or loaded by `count` members, and the view opens.
+    /// `count` members create or load the first state, and the view opens.
     pub(crate) fn start(mut self, count: u64) -> (Self, View) {
         let table = &mut self;
         for connection in 0..count {
             table.say(connection, FromWorker::Join(join("w", None)));
         }
-        // Nobody of an earlier view comes back.
+        // No member of an earlier view rejoins.
         table.now += 5_000;
         table.handle(Event::Tick);
         table.handle(Event::VersionWritten { step: 0, digest: [0; 32] });
@@ -131,7 +131,7 @@ impl Table {
         self.drain();
     }
 
-    /// A worker that is welcome has its model ready at once.
+    /// Delivers a message; an admitted worker has its model ready at once.
     pub(crate) fn say(&mut self, connection: u64, message: FromWorker) {
         let FromWorker::Join(join) = message else {
             return self.handle(Event::Message { connection, message });
@@ -153,7 +153,7 @@ impl Table {
         }
     }
 
-    /// The records that were appended.
+    /// The appended records.
     pub(crate) fn records(&self) -> Vec<Record> {
         let records = self.outputs.iter().filter_map(|output| match output {
             Output::Append { record, .. } => Some(record.clone()),
@@ -162,7 +162,7 @@ impl Table {
         records.collect()
     }
 
-    /// Every member is ready with `step`; the commit that comes of it.
+    /// Every member is ready with `step`; returns the resulting commit.
     pub(crate) fn step(&mut self, view: &View, step: u64) -> Commit {
         let key = StepKey { view: view.id, step, phase: Phase::Train };
         for connection in 0..view.members.len() as u64 {
@@ -185,7 +185,7 @@ impl Table {
         messages.collect()
     }
 
-    /// The view that this worker was told last.
+    /// The last view sent to this worker.
     pub(crate) fn last_view(&self, of: u64) -> View {
         let view = self.sent(of).into_iter().rev().find_map(|message| match message {
             ToWorker::View(view) => Some(view.clone()),

@@ -1,4 +1,4 @@
-//! One history (invariant 1), and each sample once in it (invariant 2).
+//! One history (invariant 1) that contains each sample once (invariant 2).
 
 use protocol::coordinator::OnNan;
 use protocol::ids::{MemberId, Phase, StepKey};
@@ -9,7 +9,7 @@ use super::{CheckResult, Oracle};
 use crate::scenario::Scenario;
 
 impl Oracle {
-    /// A record is on the disk.
+    /// A record was written to the disk.
     ///
     /// # Errors
     /// When it breaks invariant 1, 2 or 4.
@@ -52,7 +52,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// A new coordinator has read the journal: what the host's crash took from it is no history.
+    /// A new coordinator has read the journal: records lost in the host's crash are no history.
     pub(crate) fn on_reopened(&mut self, records: &[Record]) {
         self.history.clear();
         self.journalled_versions.clear();
@@ -75,15 +75,15 @@ impl Oracle {
         }
         let last = self.history.keys().map(|(step, _)| *step).max().unwrap_or(0);
         self.consumed.retain(|step, _| *step <= last);
-        // What a committed step says: its members had said the same check of the state before.
+        // By a committed step, the members agreed on the check of the state before it.
         self.agreed = self.last().saturating_sub(1);
         self.proven = self.agreed.saturating_sub(1);
     }
 
-    /// The journal lost it and has it again: it must be what it was.
+    /// The journal lost a commit and has it again: it must be unchanged.
     fn on_adopted(&mut self, key: StepKey, hash: u64) -> CheckResult {
         let last = self.last();
-        // Those before it in its view come back with it.
+        // Earlier commits of its view are restored with it.
         for step in last + 1..=key.step {
             let own = StepKey { step, ..key };
             let known = self.committed.get(&(step, key.phase)).map(|(hash, _)| *hash);
@@ -135,12 +135,12 @@ impl Oracle {
         self.check_samples(scenario, key)
     }
 
-    /// Whether a step before has made this history another one than the quiet run's.
+    /// Whether an earlier step made this history differ from the quiet run's.
     fn has_tainted_past(&self, step: u64) -> bool {
         self.history.range(..(step, Phase::Train)).any(|(_, (key, _))| self.is_step_tainted(*key))
     }
 
-    /// Every microbatch was computed once, and its samples are noted for the epoch's count.
+    /// Checks that every microbatch was computed once, and records its samples for the epoch's count.
     fn check_samples(&mut self, scenario: &Scenario, key: StepKey) -> CheckResult {
         let geometry = &scenario.plan.geometry;
         let plan = geometry.plan(key.step, key.phase);
@@ -164,7 +164,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// What isn't finite is passed over, or ends the run, as `train.on_nan` says.
+    /// Non-finite steps are skipped or end the run, as `train.on_nan` specifies.
     fn check_verdict(&self, scenario: &Scenario, on_nan: OnNan, commit: &CommitRecord) -> CheckResult {
         let (step, toy) = (commit.key.step, &scenario.toy);
         let samples = self.consumed.get(&step).filter(|_| commit.key.phase == Phase::Train);
@@ -182,7 +182,7 @@ impl Oracle {
         }
     }
 
-    /// At an epoch's end each sample has counted once.
+    /// Checks at an epoch's end that each sample was consumed once.
     fn check_epoch(&self, scenario: &Scenario, step: u64) -> CheckResult {
         let geometry = &scenario.plan.geometry;
         let per_epoch = geometry.steps_per_epoch();
@@ -210,7 +210,7 @@ impl Oracle {
     /// A member computed a microbatch.
     ///
     /// # Errors
-    /// When another has computed it in the same view.
+    /// When another member has computed it in the same view.
     pub(crate) fn on_computed(
         &mut self,
         key: StepKey,
@@ -230,7 +230,7 @@ impl Oracle {
     /// The coordinator sent a Commit.
     ///
     /// # Errors
-    /// When it isn't what the journal holds.
+    /// When it differs from the journal.
     pub(crate) fn on_commit_sent(&self, commit: &Commit) -> CheckResult {
         let key = commit.key;
         match self.history.get(&(key.step, key.phase)) {

@@ -1,8 +1,9 @@
-//! The checkers: they see everything that happens and know nothing of how it is done.
+//! The checkers: they observe every event and know nothing of the implementation.
 //!
-//! Each function takes in one observation and says what is wrong with it, naming the invariant of the design that
-//! it breaks. A bit that flips makes a state, and what comes of it, *tainted*: it is compared with nobody's, for what a
-//! flip does before anything is reduced is invisible by design; but that it was ever told and not heard is a finding.
+//! Each function takes one observation and returns an error that names the violated invariant of the design. A
+//! flipped bit makes a state and everything derived from it *tainted*: tainted states are compared with no others,
+//! because the effect of a flip before anything is reduced is invisible by design; but a reported and ignored
+//! difference is a violation.
 
 mod history;
 mod replicas;
@@ -15,10 +16,10 @@ use protocol::ids::{MemberId, Phase, StepKey};
 
 pub(crate) use versions::{Claim, RecoveryPoint, RollbackCause};
 
-/// What is wrong.
+/// The error describes the violation.
 pub(crate) type CheckResult = Result<(), String>;
 
-/// A quiet single-worker run of the same scenario: what every other run must reproduce bit for bit.
+/// Results of a quiet single-worker run of the same scenario, which every other run must reproduce bit for bit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reference {
     /// State check by step.
@@ -29,48 +30,48 @@ pub struct Reference {
     pub digest: [u8; 32],
 }
 
-/// What one step of one view computed: microbatch, member, samples.
+/// Work on one step of one view: microbatch, member, samples.
 type Computed = BTreeMap<u32, (MemberId, Vec<u64>)>;
 
-/// What a member said with its Ready: the check of its state, and the hash of what was reduced.
+/// A member's Ready: the check of its state, and the hash of the reduced step.
 type ReadyClaim = (u64, u64);
 
-/// What was seen so far, over all lives of a run.
+/// Observations so far, over all incarnations of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {
     reference: Option<Arc<Reference>>,
-    /// Commits after rewinds: what the bytes on the disk say.
+    /// Commits with rewinds applied, according to the bytes on the disk.
     history: BTreeMap<(u64, Phase), (StepKey, u64)>,
     /// Every hash that was ever committed and not voided, rewound or not; and whether it is tainted.
     committed: BTreeMap<(u64, Phase), (u64, bool)>,
     consumed: BTreeMap<u64, Vec<u64>>,
-    /// Of every commit, should the journal lose it with its host.
+    /// The samples of every commit, in case the journal loses it with its host.
     lost_samples: BTreeMap<StepKey, Vec<u64>>,
     computed: BTreeMap<StepKey, Computed>,
     ready: BTreeMap<StepKey, BTreeMap<MemberId, ReadyClaim>>,
     /// Slices of a step that reached a member.
     heard: BTreeMap<(MemberId, StepKey), BTreeSet<u32>>,
-    /// Steps that reached a member whole before it began them.
+    /// Steps that reached a member completely before it began them.
     early: BTreeSet<(MemberId, StepKey)>,
     members: BTreeMap<u64, BTreeSet<MemberId>>,
     checks: BTreeMap<u64, u64>,
     journalled_versions: BTreeSet<u64>,
     term: u32,
-    /// The latest state that all members have said the same check of, and the one before that (see `versions`).
+    /// The latest state on whose check all members agreed, and the one before it (see `versions`).
     agreed: u64,
     proven: u64,
     /// Steps of views to which a tainted state has contributed.
     tainted: BTreeSet<StepKey>,
     /// See `World::compare_bits_alone`.
     pub(crate) compares_bits_alone: bool,
-    /// Whether there ever was one.
+    /// Whether there ever was a tainted state.
     pub(crate) was_tainted: bool,
-    /// Whether there was one in this life, or an earlier life has left some of it behind.
+    /// Whether there is a tainted state in this incarnation, or an earlier one left its effects behind.
     pub(crate) is_tainted: bool,
 }
 
 impl Oracle {
-    /// A watch that knows what the run must come to.
+    /// Creates an oracle with the expected results of the run.
     #[must_use]
     pub(crate) fn new(reference: Option<Arc<Reference>>) -> Self {
         Self { reference, ..Self::default() }
@@ -87,28 +88,27 @@ impl Oracle {
         self.on_flip();
     }
 
-    /// Another life begins: all processes are new, so what a flip has made is gone where it is neither in the journal nor in
-    /// a version.
+    /// Another incarnation begins: all processes are new, so the effects of a flip persist only in the journal or in
+    /// a checkpoint.
     pub(crate) fn on_life(&mut self, has_tainted_version: bool) {
         self.is_tainted = has_tainted_version || self.committed.values().any(|(_, is_tainted)| *is_tainted);
     }
 
-    /// Whether one has.
+    /// Whether a tainted state has contributed to this step.
     pub(crate) fn is_step_tainted(&self, key: StepKey) -> bool {
         self.tainted.contains(&key)
     }
 
-    /// Whether any view was ever journalled.
     pub(crate) fn has_views(&self) -> bool {
         !self.members.is_empty()
     }
 
-    /// The last committed step.
+    /// The last committed training step; 0 if there is none.
     fn last(&self) -> u64 {
         self.history.keys().rev().find(|(_, phase)| *phase == Phase::Train).map_or(0, |(step, _)| *step)
     }
 
-    /// What this run came to, as a reference for others.
+    /// This run's results, as a reference for others.
     #[must_use]
     pub(crate) fn to_reference(&self, digest: [u8; 32]) -> Reference {
         let hashes = self.history.iter().map(|(at, (_, hash))| (*at, *hash)).collect();

@@ -1,4 +1,4 @@
-//! Identical replicas (invariant 3), the bits of a quiet run (invariant 4), and what a Ready promises.
+//! Identical replicas (invariant 3), the bits of a quiet run (invariant 4), and the guarantees of a Ready.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,8 @@ use super::{CheckResult, Oracle};
 use crate::toy::State;
 
 impl Oracle {
-    /// Commit only when every member of the view has said Ready for this very key, and all have said the same.
+    /// A commit requires that every member of the view has sent Ready for exactly this key, and all with equal
+    /// values.
     pub(super) fn check_ready(&mut self, key: StepKey) -> CheckResult {
         let none = BTreeMap::new();
         let ready = self.ready.get(&key).unwrap_or(&none);
@@ -33,7 +34,7 @@ impl Oracle {
                 key.step, key.phase
             ));
         }
-        // The checks speak of the state before a training step, and of the state that is evaluated.
+        // The checks cover the state before a training step, and the evaluated state.
         let agreed = if key.phase == Phase::Train { key.step - 1 } else { key.step };
         self.agreed = self.agreed.max(agreed);
         self.proven = self.proven.max(agreed.saturating_sub(1));
@@ -45,20 +46,20 @@ impl Oracle {
         self.heard.entry((member, key)).or_default().insert(slice);
     }
 
-    /// A step reached a member whole that has not begun it.
+    /// A complete step reached a member that has not begun it.
     pub(crate) fn on_early(&mut self, member: MemberId, key: StepKey) {
         self.early.insert((member, key));
     }
 
-    /// Whether it did, on a connection that the member still has.
+    /// Whether that happened, on a connection that the member still has.
     pub(crate) fn came_early(&self, member: MemberId, key: StepKey) -> bool {
         self.early.contains(&(member, key))
     }
 
-    /// A member itself said Ready.
+    /// A member itself sent Ready.
     ///
     /// # Errors
-    /// When not every slice of this very view has reached it: what was reduced in another view is void.
+    /// When not every slice of this very view has reached it: results of another view are void.
     pub(crate) fn on_ready(&mut self, member: MemberId, ready: &Ready, slices: usize) -> CheckResult {
         self.ready.entry(ready.key).or_default().insert(member, (ready.state_check, ready.hash));
         let heard = self.heard.get(&(member, ready.key)).map_or(0, BTreeSet::len);
@@ -76,7 +77,7 @@ impl Oracle {
     /// A member has applied a commit.
     ///
     /// # Errors
-    /// When its state is not that of the others, or not the quiet run's.
+    /// When its state differs from the others', or from the quiet run's.
     pub(crate) fn on_applied(&mut self, member: MemberId, state: &State) -> CheckResult {
         let (step, check) = (state.step, state.check());
         if state.tainted {

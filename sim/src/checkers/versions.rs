@@ -1,4 +1,4 @@
-//! Never worse than the last version, never a half-written one (invariant 6): over lives, and within one.
+//! Recovery uses the last checkpoint and never a partial one (invariant 6), across incarnations and within one.
 
 use protocol::ids::{Phase, StepKey};
 
@@ -6,40 +6,41 @@ use super::{CheckResult, Oracle};
 use crate::scenario::Scenario;
 use crate::toy::State;
 
-/// What a member that is there could go on from: the commit that made its state, and the step beyond it for which it is
-/// prepared, with its hash.
+/// What a present member could continue from: the commit that made its state, and the step for which it is prepared
+/// beyond it, with its hash.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     pub(crate) commit: (StepKey, u64),
     pub(crate) prepared: Option<(u64, u64)>,
 }
 
-/// Why history goes back.
+/// Why history is rewound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RollbackCause {
-    /// Nobody has the committed state any more.
+    /// No member has the committed state any more.
     Lost,
     /// The members' states differ.
     Void,
-    /// The same, while others may come back that could outvote them: no version is proven by those that are there.
+    /// The members' states differ, while returning members could outvote the present ones: no checkpoint is proven by
+    /// the present members alone.
     Outvoted,
-    /// A member came with another state of this step than the one that the run has gone on from.
+    /// A member joined with another state of this step than the one from which the run has continued.
     Late(u64),
 }
 
-/// All that a run that goes back could go on from.
+/// Everything from which a rewound run could continue.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecoveryPoint {
-    /// Whole versions, newest first.
+    /// Intact checkpoints, newest first.
     pub(crate) versions: Vec<(u64, [u8; 32])>,
     pub(crate) members: Vec<Claim>,
 }
 
 impl Oracle {
-    /// A version's manifest was written, or a version is about to be loaded.
+    /// A checkpoint's manifest was written, or a checkpoint is about to be loaded.
     ///
     /// # Errors
-    /// When its content is not that of the committed state.
+    /// When its content differs from the committed state.
     pub(crate) fn on_version(&self, step: u64, state: &State) -> CheckResult {
         let differs = || self.checks.get(&step).is_some_and(|check| *check != state.check());
         if state.step != step || !state.tainted && differs() {
@@ -48,7 +49,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Members load a version.
+    /// Members load a checkpoint.
     ///
     /// # Errors
     /// When the journal doesn't name it, or a rewind has made it void.
@@ -59,10 +60,10 @@ impl Oracle {
         }
     }
 
-    /// A run goes on from this version although these are whole.
+    /// A run continues from the `chosen` checkpoint although those in `whole` are intact.
     ///
     /// # Errors
-    /// When it could have gone on from a newer one.
+    /// When it could have continued from a newer one.
     pub(crate) fn on_resume(&self, chosen: Option<u64>, whole: &[(u64, [u8; 32])]) -> CheckResult {
         let best = self.newest_whole(whole, u64::MAX);
         if chosen < best {
@@ -77,11 +78,12 @@ impl Oracle {
         whole.iter().map(|(step, _)| *step).filter(counts).max()
     }
 
-    /// History is about to go back.
+    /// History is about to be rewound.
     ///
     /// # Errors
-    /// When it goes back further than it must: than the newest version that is whole (of those that no deviant can have
-    /// touched, where one was found) or what a member holds; or not far enough, where states differed.
+    /// When it is rewound further than necessary, that is, beyond the newest intact checkpoint (among those that no
+    /// deviant replica can have touched, if one was found) or a member's state; or not far enough, if states
+    /// differed.
     pub(crate) fn on_rewind(&self, to_step: u64, way: RollbackCause, best: &RecoveryPoint) -> CheckResult {
         let (last, void) = (self.last(), way != RollbackCause::Lost);
         let agreed = match way {
@@ -124,10 +126,10 @@ impl Oracle {
         Some(prepared.map_or(key.step, |(step, _)| step))
     }
 
-    /// The run says that it is complete.
+    /// The run reports its completion.
     ///
     /// # Errors
-    /// When the final state is not the quiet run's, or isn't a version.
+    /// When the final state differs from the quiet run's, or isn't a checkpoint.
     pub(crate) fn on_completed(
         &self,
         scenario: &Scenario,
@@ -139,7 +141,7 @@ impl Oracle {
             return Err("versions: the run is complete and has no version".to_owned());
         };
         let last = self.reference.as_ref().and_then(|reference| reference.checks.keys().max().copied());
-        // The quiet run says where one that may end early does.
+        // The quiet run determines where a run with early stopping ends.
         let is_end = match (&scenario.plan.early_stopping, last) {
             (Some(_), Some(last)) if !is_tainted => step == last,
             (Some(_), _) => step <= steps,

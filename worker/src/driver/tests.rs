@@ -1,4 +1,4 @@
-//! A coordinator that answers nothing, and a worker that loses it in several ways at once.
+//! A silent coordinator, and a worker that loses it in several ways at once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use wire::token::Token;
 use super::*;
 use crate::session::FIRST;
 
-/// Takes control streams as the real one does, each until its worker ends it, and says nothing.
+/// Accepts control streams like a real coordinator, keeps each until its worker ends it, and sends nothing.
 #[derive(Clone, Default)]
 struct Silent {
-    /// Streams so far.
+    /// Number of streams so far.
     opened: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     joins: Arc<AtomicUsize>,
@@ -108,7 +108,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// The control stream breaks, and moments later the compute thread finds out too, while another stream is on its way.
+/// The control stream breaks, and moments later the compute thread notices too, while another stream is being opened.
 #[tokio::test]
 async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -129,7 +129,7 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
         .join(Duration::from_secs(30), &triggers, &mut inbox)
         .await
         .unwrap_or_else(|failure| panic!("{}", failure.message));
-    // The compute thread takes its orders and does nothing.
+    // The compute thread accepts commands and does nothing.
     let (compute, _orders) = std::sync::mpsc::sync_channel(64);
     let mut driver = Driver {
         machine: Worker::new(options(), 0),
@@ -146,7 +146,7 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
     tokio::spawn(driver.run(inbox));
     until("the first Join", || silent.joins.load(Ordering::Relaxed) == 1).await;
 
-    // As attempts get slower the next loss falls into one of them sooner or later.
+    // As attempts get slower, the next loss eventually falls into one of them.
     let lose = |reason: &str| Trigger::Worked(Event::Disconnected { reason: reason.to_owned() });
     for pause_ms in [0, 10, 40, 52, 55, 60, 100] {
         assert!(triggers.send(lose("the first word")).await.is_ok(), "there is a driver");
