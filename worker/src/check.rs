@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 use trainer::{DeviceSpec, Registry};
 
 use crate::captured_stderr::quietly;
-use crate::compute::failure;
-use crate::{data, fail, member, state};
+use crate::failure::fail;
+use crate::failure::failure;
+use crate::{data, member, state};
 
 /// Longest query: a data plan names every file of a folder.
 const QUESTION_BYTES_MAX: u64 = 1 << 30;

@@ -6,77 +6,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use protocol::ids::StepKey;
-use protocol::messages::{Commit, Failure, View, Welcome};
+use protocol::messages::Failure;
 use protocol::worker::Event;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use trainer::{DeviceSpec, OpenDevice, Registry};
-use wire::tls::ClientTls;
-use wire::token::Token;
 
 use crate::captured_stderr::quietly;
-use crate::driver::Trigger;
-use crate::exchange::Reduced;
-use crate::fail;
+use crate::channel::{Command, CoordinatorLink, DriverEvent};
+use crate::failure::{CONNECTION, fail, failure};
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::reachability::ReachabilityCheck;
-use crate::session::Client;
-use crate::transfer::CONNECTION;
-
-/// Queued commands: the machine sends one at a time, possibly with a checkpoint, a view or a reduced step.
-pub(crate) const COMMANDS_MAX: usize = 16;
-
-/// The compute thread's commands.
-pub(crate) enum Command {
-    /// The control stream is open; precedes all other commands.
-    Connected(Box<CoordinatorLink>),
-    /// Build the task from the config, load the data, open the data plane.
-    Prepare(Box<Welcome>),
-    /// Create state 0 and upload it.
-    Initialise,
-    /// Fetch and load this checkpoint.
-    Load { step: u64 },
-    /// Fetch the state that another member sends.
-    FetchState { step: u64 },
-    /// Send the state to the members that lack it.
-    SendState { step: u64 },
-    /// Work in this view from now on.
-    EnterView(View),
-    /// Compute this member's microbatches of the step and exchange.
-    Compute(StepKey),
-    /// From the exchange: every slice of a step has arrived intact.
-    Reduced(Box<Reduced>),
-    /// From the exchange with this number: the data connection is broken.
-    LinkLost {
-        /// Number of the connection within this process.
-        number: u64,
-        reason: String,
-    },
-    /// Apply the reduced gradient, or skip.
-    Apply(Commit),
-    /// Upload the state as a checkpoint, in the background.
-    WriteVersion { step: u64 },
-    /// Upload the exports of the state.
-    Export { step: u64 },
-    /// The worker ends.
-    Quit,
-}
-
-/// The compute thread's access to the coordinator.
-pub(crate) struct CoordinatorLink {
-    /// For uploads and downloads.
-    pub(crate) client: Client,
-    /// For the data plane.
-    pub(crate) token: Token,
-    /// Encryption of the data plane, if any.
-    pub(crate) tls: Option<ClientTls>,
-    /// Host of both planes.
-    pub(crate) host: String,
-    /// The runtime that drives the client.
-    pub(crate) runtime: Handle,
-}
 
 /// The opened device, as Join describes it.
 pub(crate) struct OpenedDevice {
@@ -89,14 +29,14 @@ pub(crate) struct OpenedDevice {
     pub(crate) driver: String,
 }
 
-/// Starts the thread. It opens the device, reports to `ready`, and answers commands with triggers.
+/// Starts the thread. It opens the device, reports to `ready`, and answers commands with events.
 pub(crate) fn spawn(
     registry: Registry,
     device: DeviceSpec,
     metrics: Metrics,
     ready: oneshot::Sender<Result<OpenedDevice, Failure>>,
     commands: Receiver<Command>,
-    (own, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
+    (own, answers): (SyncSender<Command>, mpsc::Sender<DriverEvent>),
 ) -> Result<JoinHandle<()>, Failure> {
     let run = move || {
         trainer::device::use_one_thread();
@@ -127,7 +67,7 @@ pub(crate) fn spawn(
         if let Err(panic) = worked {
             let what = panic_message(panic.as_ref());
             let failure = fail(4, format!("the compute thread panicked: {what}"));
-            let _ = answers.blocking_send(Trigger::Worked(Event::Failed(failure)));
+            let _ = answers.blocking_send(DriverEvent::Worked(Event::Failed(failure)));
         }
     };
     std::thread::Builder::new()
@@ -146,17 +86,6 @@ fn open(registry: &Registry, spec: &DeviceSpec) -> Result<(OpenDevice, OpenedDev
         driver: device.driver().to_owned(),
     };
     Ok((device, opened))
-}
-
-/// Converts a trainer error to a failure with its exit code.
-pub(crate) fn failure(error: &trainer::TrainerError) -> Failure {
-    use trainer::TrainerError as E;
-    let code = match error {
-        E::Config(_) | E::Device(_) | E::Model(_) => 2,
-        E::Tensors(_) | E::Shape(_) => 3,
-        E::OutOfMemory { .. } | E::Backend { .. } => 4,
-    };
-    fail(code, error.to_string())
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -180,7 +109,7 @@ struct ComputeThread {
     device: OpenDevice,
     metrics: Metrics,
     own: SyncSender<Command>,
-    answers: mpsc::Sender<Trigger>,
+    answers: mpsc::Sender<DriverEvent>,
     link: Option<Box<CoordinatorLink>>,
     member: Option<Box<Member>>,
     /// Set while it is unknown whether the member can reach the data plane.
@@ -211,7 +140,7 @@ impl ComputeThread {
                 }
                 Err(failure) => self.failed(failure),
             };
-            if self.answers.blocking_send(Trigger::Worked(event)).is_err() {
+            if self.answers.blocking_send(DriverEvent::Worked(event)).is_err() {
                 return;
             }
         }

@@ -7,7 +7,7 @@ use protocol::ids::Phase;
 use protocol::messages::Failure;
 use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Precision, Target};
 
-use crate::fail;
+use crate::failure::fail;
 use crate::transfer::{Remote, Transfer};
 
 /// The rows of both splits, ready to be gathered.

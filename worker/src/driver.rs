@@ -5,40 +5,14 @@
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use protocol::messages::{EndReason, Failure, ToWorker};
+use protocol::messages::{EndReason, Failure};
 use protocol::worker::{Event, Output, Worker};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::compute::{Command, CoordinatorLink};
-use crate::fail;
-use crate::session::{CoordinatorAddress, Problem, Session};
-
-/// Queued triggers: control messages arrive one at a time, the rest are single answers.
-pub(crate) const TRIGGERS_MAX: usize = 64;
-
-/// All events that wake the driver.
-pub(crate) enum Trigger {
-    /// Another control stream is open, or could not be opened.
-    Reconnected {
-        attempt: u64,
-        /// The stream, or why there is none.
-        result: Result<Box<Session>, Problem>,
-    },
-    /// A control message arrived.
-    Control(ToWorker),
-    /// The control stream ended or broke.
-    ControlLost {
-        /// The number of the attempt that opened it.
-        attempt: u64,
-        /// How it was noticed.
-        reason: String,
-    },
-    /// The compute thread answers.
-    Worked(Event),
-    /// The first SIGINT or SIGTERM (the second ends the process at once).
-    Signalled { signal: &'static str },
-}
+use crate::channel::{Command, CoordinatorLink, DriverEvent, Problem, Session};
+use crate::failure::fail;
+use crate::session::CoordinatorAddress;
 
 /// How the worker ended.
 #[derive(Debug)]
@@ -57,7 +31,7 @@ pub(crate) struct Driver {
     pub(crate) address: CoordinatorAddress,
     pub(crate) session: Option<Session>,
     /// For attempts to open another control stream.
-    pub(crate) triggers: mpsc::Sender<Trigger>,
+    pub(crate) events: mpsc::Sender<DriverEvent>,
     pub(crate) compute: SyncSender<Command>,
     pub(crate) started: Instant,
     /// The last logged reason for rejoining.
@@ -71,7 +45,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Runs until the machine emits Exit.
-    pub(crate) async fn run(mut self, mut triggers: mpsc::Receiver<Trigger>) -> WorkerEnd {
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<DriverEvent>) -> WorkerEnd {
         loop {
             while let Some(output) = self.machine.poll_output() {
                 match self.carry_out(output).await {
@@ -85,29 +59,31 @@ impl Driver {
                     Err(failure) => self.machine.handle(self.now(), Event::Failed(failure)),
                 }
             }
-            let event = match self.next(&mut triggers).await {
+            let event = match self.next(&mut events).await {
                 None => Event::Tick,
-                Some(Trigger::Control(message)) => Event::Message(message),
+                Some(DriverEvent::Control(message)) => Event::Message(message),
                 // A stream that was abandoned, or an attempt that was superseded.
-                Some(Trigger::Reconnected { attempt, .. } | Trigger::ControlLost { attempt, .. })
+                Some(DriverEvent::Reconnected { attempt, .. } | DriverEvent::ControlLost { attempt, .. })
                     if attempt != self.attempts =>
                 {
                     continue;
                 }
-                Some(Trigger::ControlLost { reason, .. }) => Event::Disconnected { reason },
-                Some(Trigger::Reconnected { result: Err(Problem::Denied(failure)), .. }) => {
+                Some(DriverEvent::ControlLost { reason, .. }) => Event::Disconnected { reason },
+                Some(DriverEvent::Reconnected { result: Err(Problem::Denied(failure)), .. }) => {
                     Event::Failed(failure)
                 }
-                Some(Trigger::Reconnected {
+                Some(DriverEvent::Reconnected {
                     result: Err(Problem::Passing(failure) | Problem::Lasting(failure)),
                     ..
                 }) => Event::Disconnected { reason: failure.message },
-                Some(Trigger::Reconnected { result: Ok(session), .. }) => match self.connected(*session) {
-                    Ok(()) => Event::Connected,
-                    Err(failure) => Event::Failed(failure),
-                },
-                Some(Trigger::Worked(event)) => event,
-                Some(Trigger::Signalled { signal }) => {
+                Some(DriverEvent::Reconnected { result: Ok(session), .. }) => {
+                    match self.connected(*session) {
+                        Ok(()) => Event::Connected,
+                        Err(failure) => Event::Failed(failure),
+                    }
+                }
+                Some(DriverEvent::Worked(event)) => event,
+                Some(DriverEvent::Signalled { signal }) => {
                     tracing::warn!("{signal}: leaving after the step in flight; once more ends at once");
                     Event::LeaveRequested { reason: format!("{signal} at the worker") }
                 }
@@ -117,16 +93,16 @@ impl Driver {
     }
 
     /// The next trigger, or `None` when the machine's deadline comes first.
-    async fn next(&self, triggers: &mut mpsc::Receiver<Trigger>) -> Option<Trigger> {
-        let closed = || Trigger::ControlLost {
+    async fn next(&self, events: &mut mpsc::Receiver<DriverEvent>) -> Option<DriverEvent> {
+        let closed = || DriverEvent::ControlLost {
             attempt: self.attempts,
             reason: "the worker's own channels are closed".to_owned(),
         };
         let Some(due_ms) = self.machine.next_deadline() else {
-            return Some(triggers.recv().await.unwrap_or_else(closed));
+            return Some(events.recv().await.unwrap_or_else(closed));
         };
         let left = Duration::from_millis(due_ms.saturating_sub(self.now()));
-        match tokio::time::timeout(left, triggers.recv()).await {
+        match tokio::time::timeout(left, events.recv()).await {
             Ok(trigger) => Some(trigger.unwrap_or_else(closed)),
             Err(_) => None,
         }
@@ -196,12 +172,12 @@ impl Driver {
         }
         self.attempts += 1;
         let attempt = self.attempts;
-        let (address, triggers) = (self.address.clone(), self.triggers.clone());
+        let (address, events) = (self.address.clone(), self.events.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            let result = address.reconnect(attempt, &triggers).await.map(Box::new);
+            let result = address.reconnect(attempt, &events).await.map(Box::new);
             // A driver that has exited needs no stream.
-            let _ = triggers.send(Trigger::Reconnected { attempt, result }).await;
+            let _ = events.send(DriverEvent::Reconnected { attempt, result }).await;
         });
         self.attempt = Some(task.abort_handle());
     }

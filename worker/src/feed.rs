@@ -15,7 +15,7 @@ use protocol::plan::Geometry;
 use trainer::HostBatch;
 
 use crate::data::{Samples, Scratch};
-use crate::fail;
+use crate::failure::fail;
 
 /// Microbatches filled ahead: enough to cover the wait for a step's commit, small compared to a model.
 const AHEAD: usize = 4;

@@ -7,16 +7,19 @@
 //! `worker::main(Registry::builtin().with::<MyTask>("my-model"))`.
 
 mod captured_stderr;
+mod channel;
 mod check;
 mod cli;
 mod compute;
 mod data;
 mod driver;
 mod exchange;
+mod failure;
 mod feed;
 mod member;
 mod metrics;
 mod reachability;
+mod reduced;
 mod session;
 mod spans;
 mod state;
@@ -40,9 +43,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use trainer::Registry;
 use wire::tls::Security;
 
+use crate::channel::{COMMANDS_MAX, Command, DriverEvent, EVENTS_MAX};
 pub use crate::cli::Cli;
-use crate::compute::{COMMANDS_MAX, Command, OpenedDevice};
-use crate::driver::{Driver, TRIGGERS_MAX, Trigger, WorkerEnd};
+use crate::compute::OpenedDevice;
+use crate::driver::{Driver, WorkerEnd};
+use crate::failure::fail;
 use crate::session::CoordinatorAddress;
 use crate::worker_info::WorkerInfo;
 
@@ -131,13 +136,13 @@ fn run(cli: &Cli, registry: Registry) -> Result<WorkerEnd, Failure> {
 }
 
 async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Result<WorkerEnd, Failure> {
-    let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
-    watch_signals(triggers.clone())?;
+    let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
+    watch_signals(events.clone())?;
     let (orders, commands) = sync_channel(COMMANDS_MAX);
     let (ready, opened) = oneshot::channel();
     let (metrics, _served) = metrics::serve(cli)?;
     let (program, spans) = (worker_info::hash_program(), metrics.spans.clone());
-    let (device, answers, own) = (cli.device, triggers.clone(), orders.clone());
+    let (device, answers, own) = (cli.device, events.clone(), orders.clone());
     let thread = compute::spawn(registry, device, metrics, ready, commands, (own, answers))?;
     let opened = match opened.await {
         Ok(opened) => opened?,
@@ -146,7 +151,7 @@ async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Re
     tracing::info!(device = %opened.device, "ready to join {}", address.url);
     let address = &address.clone().with(WorkerInfo::new(&opened.driver, program, spans));
 
-    let session = address.join(cli.join_timeout, &triggers, &mut inbox).await?;
+    let session = address.join(cli.join_timeout, &events, &mut inbox).await?;
     let options = Options {
         join: join(cli, opened)?,
         join_timeout_ms: u64::try_from(cli.join_timeout.as_millis()).unwrap_or(u64::MAX),
@@ -155,7 +160,7 @@ async fn work(cli: &Cli, address: &CoordinatorAddress, registry: Registry) -> Re
         machine: Worker::new(options, 0),
         address: address.clone(),
         session: None,
-        triggers,
+        events,
         compute: orders.clone(),
         started: Instant::now(),
         said: String::new(),
@@ -206,8 +211,8 @@ fn join(cli: &Cli, opened: OpenedDevice) -> Result<Join, Failure> {
     })
 }
 
-/// SIGINT and SIGTERM become triggers; a second one ends the process at once, whatever the driver does.
-fn watch_signals(triggers: mpsc::Sender<Trigger>) -> Result<(), Failure> {
+/// SIGINT and SIGTERM become events; a second one ends the process at once, whatever the driver does.
+fn watch_signals(events: mpsc::Sender<DriverEvent>) -> Result<(), Failure> {
     let watch = |kind| signal(kind).map_err(|error| fail(4, format!("signals can't be watched: {error}")));
     let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
     tokio::spawn(async move {
@@ -222,15 +227,10 @@ fn watch_signals(triggers: mpsc::Sender<Trigger>) -> Result<(), Failure> {
                 tokio::time::sleep(LAST_WORDS).await;
                 std::process::exit(130);
             }
-            if triggers.send(Trigger::Signalled { signal }).await.is_err() {
+            if events.send(DriverEvent::Signalled { signal }).await.is_err() {
                 return;
             }
         }
     });
     Ok(())
-}
-
-/// A failure with the exit code of the contract.
-pub(crate) fn fail(code: u8, message: impl Into<String>) -> Failure {
-    Failure { code, message: message.into() }
 }

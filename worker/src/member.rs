@@ -22,13 +22,15 @@ use trainer::{
 use wire::tls::ClientTls;
 use wire::token::Token;
 
-use crate::compute::{Command, CoordinatorLink, failure};
+use crate::channel::DriverEvent;
+use crate::channel::{Command, CoordinatorLink};
 use crate::data::Samples;
-use crate::driver::Trigger;
-use crate::exchange::{self, DataEndpoint, Exchange, Reduced};
-use crate::fail;
+use crate::exchange::{self, DataEndpoint, Exchange};
+use crate::failure::fail;
+use crate::failure::failure;
 use crate::feed::{Feed, ShardAssignment};
 use crate::metrics::Metrics;
+use crate::reduced::Reduced;
 use crate::transfer::Transfer;
 use crate::versions::Versions;
 
@@ -42,7 +44,7 @@ pub(crate) struct Member {
     /// Where the exchange reports received steps.
     pub(crate) commands: SyncSender<Command>,
     /// Where the checkpoint thread reports failed uploads.
-    answers: mpsc::Sender<Trigger>,
+    answers: mpsc::Sender<DriverEvent>,
 
     pub(crate) welcome: Welcome,
     pub(crate) config: Config,
@@ -94,7 +96,7 @@ impl Member {
         (device, metrics): (&OpenDevice, Metrics),
         link: CoordinatorLink,
         welcome: &Welcome,
-        (commands, answers): (SyncSender<Command>, mpsc::Sender<Trigger>),
+        (commands, answers): (SyncSender<Command>, mpsc::Sender<DriverEvent>),
     ) -> Result<Self, Failure> {
         let config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;

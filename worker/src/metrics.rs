@@ -12,7 +12,7 @@ use wire::tls::{Identity, ServerTls};
 use wire::token::{Token, TokenLine, is_loopback};
 
 use crate::cli::Cli;
-use crate::fail;
+use crate::failure::fail;
 
 /// Current activity of the compute thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

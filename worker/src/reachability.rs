@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::messages::Failure;
 
-use crate::fail;
+use crate::failure::fail;
 
 /// The first pause after an attempt; each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -3,23 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::messages::{Failure, FromWorker};
+use protocol::messages::Failure;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use wire::auth::Bearer;
 use wire::lazy_tls::{PeerProtocol, what_is_spoken};
 use wire::proto::bonfire_client::BonfireClient;
-use wire::tls::{ClientTls, Security, SecurityMode, TlsError};
-use wire::token::{self, Token, TokenLine};
+use wire::tls::{Security, SecurityMode, TlsError};
+use wire::token::{self, TokenLine};
 use wire::transport::{self, CONNECT_DEADLINE};
 
-use crate::driver::Trigger;
-use crate::fail;
+use crate::channel::{Client, DriverEvent, Problem, Reader, Session};
+use crate::failure::fail;
 use crate::worker_info::WorkerInfo;
 
 /// Messages queued for the stream: a step needs one, and a heartbeat or two may come in between.
@@ -39,8 +37,6 @@ pub(crate) const FIRST: u64 = 0;
 /// How long the last messages may take to be sent.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
-pub(crate) type Client = BonfireClient<InterceptedService<Channel, Bearer>>;
-
 /// Address of the coordinator, and this worker's credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct CoordinatorAddress {
@@ -53,37 +49,6 @@ pub(crate) struct CoordinatorAddress {
     security: Security,
     /// Information about this worker outside the protocol.
     pub(crate) about: WorkerInfo,
-}
-
-/// Why an attempt to join failed.
-pub(crate) enum Problem {
-    /// A retry may succeed.
-    Passing(Failure),
-    /// Only another command line helps.
-    Lasting(Failure),
-    /// The coordinator knows the token and permanently denies it.
-    Denied(Failure),
-}
-
-pub(crate) struct Session {
-    /// For uploads and downloads, over a connection of their own.
-    pub(crate) files: Client,
-    /// The accepted token, for the data plane.
-    pub(crate) token: Token,
-    /// Encryption of the data plane, the same as this stream's.
-    pub(crate) tls: Option<ClientTls>,
-    /// Messages to the coordinator.
-    pub(crate) outbox: mpsc::Sender<FromWorker>,
-    reader: Reader,
-}
-
-/// The task that reads the coordinator's messages; aborted on drop.
-struct Reader(JoinHandle<()>);
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl CoordinatorAddress {
@@ -124,17 +89,17 @@ impl CoordinatorAddress {
 
     /// Opens the control stream, retrying until the timeout.
     ///
-    /// Its messages arrive as triggers. A signal in the meantime ends the attempt with code 130.
+    /// Its messages arrive as events. A signal in the meantime ends the attempt with code 130.
     pub(crate) async fn join(
         &self,
         join_timeout: Duration,
-        triggers: &mpsc::Sender<Trigger>,
-        inbox: &mut mpsc::Receiver<Trigger>,
+        events: &mpsc::Sender<DriverEvent>,
+        inbox: &mut mpsc::Receiver<DriverEvent>,
     ) -> Result<Session, Failure> {
         let give_up = Instant::now() + join_timeout;
         let (mut said, mut say_again) = (String::new(), Instant::now());
         for attempt in 0.. {
-            let failure = match self.attempt(FIRST, triggers).await {
+            let failure = match self.attempt(FIRST, events).await {
                 Ok(session) => return Ok(session),
                 Err(Problem::Lasting(failure) | Problem::Denied(failure)) => return Err(failure),
                 Err(Problem::Passing(failure)) => failure,
@@ -158,7 +123,9 @@ impl CoordinatorAddress {
                 said = failure.message;
                 say_again = Instant::now() + SAY_AGAIN;
             }
-            if let Ok(Some(Trigger::Signalled { signal })) = tokio::time::timeout(wait, inbox.recv()).await {
+            if let Ok(Some(DriverEvent::Signalled { signal })) =
+                tokio::time::timeout(wait, inbox.recv()).await
+            {
                 return Err(fail(130, format!("{signal} while trying to join")));
             }
         }
@@ -169,9 +136,9 @@ impl CoordinatorAddress {
     pub(crate) async fn reconnect(
         &self,
         number: u64,
-        triggers: &mpsc::Sender<Trigger>,
+        events: &mpsc::Sender<DriverEvent>,
     ) -> Result<Session, Problem> {
-        self.attempt(number, triggers).await
+        self.attempt(number, events).await
     }
 
     /// Diagnoses the connection to the coordinator's port, if nothing listens there.
@@ -184,7 +151,7 @@ impl CoordinatorAddress {
         }
     }
 
-    async fn attempt(&self, number: u64, triggers: &mpsc::Sender<Trigger>) -> Result<Session, Problem> {
+    async fn attempt(&self, number: u64, events: &mpsc::Sender<DriverEvent>) -> Result<Session, Problem> {
         let loopback = self.is_loopback().await?;
         let line = match self.token(loopback) {
             Ok(line) => line,
@@ -228,7 +195,7 @@ impl CoordinatorAddress {
             }
             Err(status) => return Err(self.why_no_answer(&mode, &status).await),
         };
-        let reader = Reader(tokio::spawn(read(number, incoming, triggers.clone())));
+        let reader = Reader(tokio::spawn(read(number, incoming, events.clone())));
         Ok(Session { files, token, tls: mode.tls().cloned(), outbox, reader })
     }
 
@@ -283,17 +250,17 @@ impl Session {
     }
 }
 
-/// Turns incoming messages into triggers until the stream ends.
+/// Turns incoming messages into events until the stream ends.
 async fn read(
     attempt: u64,
     mut incoming: tonic::Streaming<wire::proto::ToWorker>,
-    triggers: mpsc::Sender<Trigger>,
+    events: mpsc::Sender<DriverEvent>,
 ) {
     let reason = loop {
         match incoming.message().await {
             Ok(Some(message)) => match wire::convert::to_worker_in(message) {
                 Ok(message) => {
-                    if triggers.send(Trigger::Control(message)).await.is_err() {
+                    if events.send(DriverEvent::Control(message)).await.is_err() {
                         return;
                     }
                 }
@@ -304,7 +271,7 @@ async fn read(
         }
     };
     // Without a receiver the worker is already ending.
-    let _ = triggers.send(Trigger::ControlLost { attempt, reason }).await;
+    let _ = events.send(DriverEvent::ControlLost { attempt, reason }).await;
 }
 
 /// The URL with the scheme actually used.
@@ -356,6 +323,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wire::token::Token;
+
     use super::*;
 
     #[test]
@@ -378,8 +347,8 @@ mod tests {
             std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
         let address = CoordinatorAddress::parse(&format!("http://{free}"), Some(file), Security::default())
             .expect("an address");
-        let (triggers, mut inbox) = mpsc::channel(4);
-        let failure = address.join(Duration::from_millis(300), &triggers, &mut inbox).await.err();
+        let (events, mut inbox) = mpsc::channel(4);
+        let failure = address.join(Duration::from_millis(300), &events, &mut inbox).await.err();
         let failure = failure.expect("nobody listens there");
         assert_eq!(failure.code, 4, "{}", failure.message);
         assert!(failure.message.contains("can't be reached"), "{}", failure.message);
@@ -390,8 +359,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let address = CoordinatorAddress::parse(&url, Some("/nonexistent/token".into()), Security::default());
-        let (triggers, mut inbox) = mpsc::channel(4);
-        let joined = address.expect("an address").join(Duration::ZERO, &triggers, &mut inbox).await;
+        let (events, mut inbox) = mpsc::channel(4);
+        let joined = address.expect("an address").join(Duration::ZERO, &events, &mut inbox).await;
         let failure = joined.err().expect("no token");
         assert_eq!(failure.code, 2);
         assert!(failure.message.contains("/nonexistent/token"), "{}", failure.message);
@@ -404,9 +373,9 @@ mod tests {
             Some("/nonexistent/token".into()),
             Security::default(),
         );
-        let (triggers, mut inbox) = mpsc::channel(4);
-        triggers.send(Trigger::Signalled { signal: "SIGTERM" }).await.expect("room");
-        let joined = address.expect("an address").join(Duration::from_secs(60), &triggers, &mut inbox).await;
+        let (events, mut inbox) = mpsc::channel(4);
+        events.send(DriverEvent::Signalled { signal: "SIGTERM" }).await.expect("room");
+        let joined = address.expect("an address").join(Duration::from_secs(60), &events, &mut inbox).await;
         assert_eq!(joined.err().expect("no token").code, 130);
     }
 }

@@ -5,10 +5,11 @@ use protocol::worker::Event;
 use trainer::export::ExportInfo;
 use trainer::{Layout, flat_state, tensors};
 
-use crate::compute::failure;
-use crate::fail;
+use crate::failure::CONNECTION;
+use crate::failure::fail;
+use crate::failure::failure;
 use crate::member::Member;
-use crate::transfer::{CONNECTION, Remote};
+use crate::transfer::Remote;
 use crate::versions::{MODEL_FILE, OPTIMIZER_FILE, SnapshotJob};
 
 impl Member {

@@ -10,12 +10,13 @@ use protocol::reduce::{BLOCK, BlockFacts, divide, slice_range, slices};
 use protocol::worker::Event;
 use trainer::GradientSink;
 
-use crate::compute::failure;
-use crate::exchange::{DataEndpoint, Exchange, Reduced};
-use crate::fail;
+use crate::exchange::{DataEndpoint, Exchange};
+use crate::failure::fail;
+use crate::failure::failure;
 use crate::feed::{Feed, MicrobatchId, ShardAssignment};
 use crate::member::{Member, ViewWork};
 use crate::metrics::Activity;
+use crate::reduced::Reduced;
 
 /// Minimum number of blocks per helper thread of a division: a millisecond's work.
 const BLOCKS_OF_A_THREAD_MIN: usize = 16;

@@ -17,8 +17,8 @@ use wire::proto::{
 };
 use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
 
-use crate::fail;
-use crate::session::Client;
+use crate::channel::Client;
+use crate::failure::{CONNECTION, fail};
 
 /// Chunks queued for the network.
 const CHUNKS_MAX: usize = 4;
@@ -33,9 +33,6 @@ pub(crate) struct Transfer {
     pub(crate) member: MemberId,
     key: MemberKey,
 }
-
-/// Replaces an exit code if the connection failed rather than this worker: it rejoins.
-pub(crate) const CONNECTION: u8 = 0;
 
 /// The exit code of a status: `refused` if the coordinator answered, [`CONNECTION`] if it didn't.
 fn code_of(status: &tonic::Status, refused: u8) -> u8 {

@@ -12,8 +12,8 @@ use trainer::HostOptimizer;
 use trainer::export::ExportInfo;
 use trainer::tensors::{self, Metadata};
 
-use crate::driver::Trigger;
-use crate::fail;
+use crate::channel::DriverEvent;
+use crate::failure::fail;
 use crate::transfer::Transfer;
 
 /// A checkpoint's model file.
@@ -77,7 +77,7 @@ enum SnapshotState {
 
 impl Versions {
     /// Starts the thread, which reports failed uploads. It ends when this is dropped.
-    pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<Trigger>) -> Result<Self, Failure> {
+    pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<DriverEvent>) -> Result<Self, Failure> {
         let (jobs, inbox) = sync_channel::<(SnapshotJob, Snapshot)>(1);
         let (outbox, done) = sync_channel(1);
         let body = move || {
@@ -88,7 +88,7 @@ impl Versions {
                     Err(failure) => {
                         tracing::warn!("{job} is not uploaded: {}", failure.message);
                         // A driver that has exited needs no report.
-                        let _ = answers.blocking_send(Trigger::Worked(job.failed(failure)));
+                        let _ = answers.blocking_send(DriverEvent::Worked(job.failed(failure)));
                     }
                 }
                 if outbox.send((snapshot, result)).is_err() {

@@ -292,6 +292,7 @@ impl Coordinator {
         self.roster.iter().find_map(|member| member.elements)
     }
 
+    /// The step of the last committed state.
     #[must_use]
     pub fn committed_step(&self) -> u64 {
         self.position.step

@@ -15,6 +15,7 @@ use wire::proto::{self, from_worker};
 use wire::token::Token;
 
 use super::*;
+use crate::channel::EVENTS_MAX;
 use crate::session::FIRST;
 
 /// Accepts control streams like a real coordinator, keeps each until its worker ends it, and sends nothing.
@@ -124,9 +125,9 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
 
     let address =
         CoordinatorAddress::parse(&url, Some(file), wire::tls::Security::default()).expect("an address");
-    let (triggers, mut inbox) = mpsc::channel(TRIGGERS_MAX);
+    let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
     let session = address
-        .join(Duration::from_secs(30), &triggers, &mut inbox)
+        .join(Duration::from_secs(30), &events, &mut inbox)
         .await
         .unwrap_or_else(|failure| panic!("{}", failure.message));
     // The compute thread accepts commands and does nothing.
@@ -135,7 +136,7 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
         machine: Worker::new(options(), 0),
         address,
         session: None,
-        triggers: triggers.clone(),
+        events: events.clone(),
         compute,
         started: Instant::now(),
         said: String::new(),
@@ -147,11 +148,11 @@ async fn a_coordinator_that_is_lost_twice_at_once_is_joined_again_once() {
     until("the first Join", || silent.joins.load(Ordering::Relaxed) == 1).await;
 
     // As attempts get slower, the next loss eventually falls into one of them.
-    let lose = |reason: &str| Trigger::Worked(Event::Disconnected { reason: reason.to_owned() });
+    let lose = |reason: &str| DriverEvent::Worked(Event::Disconnected { reason: reason.to_owned() });
     for pause_ms in [0, 10, 40, 52, 55, 60, 100] {
-        assert!(triggers.send(lose("the first word")).await.is_ok(), "there is a driver");
+        assert!(events.send(lose("the first word")).await.is_ok(), "there is a driver");
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        assert!(triggers.send(lose("the second")).await.is_ok(), "there is a driver");
+        assert!(events.send(lose("the second")).await.is_ok(), "there is a driver");
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
     }
     let joins = silent.joins.load(Ordering::Relaxed);
