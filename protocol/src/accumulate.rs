@@ -22,8 +22,8 @@ pub struct Partial {
 /// Adds up a member's microbatches of a step.
 ///
 /// A gradient is written or added straight from the model's tensors ([`Accumulator::region`]). A microbatch that
-/// completes nodes of the tree is never stored: it is added to the lowest of them, which gives the same bits as left
-/// + right at each. A parameter without a gradient is -0.0 in a stored leaf and skipped in an added one: x + (-0.0)
+/// completes nodes of the tree is never stored: it is added to the lowest of them, which gives the same bits as
+/// `left + right` at each. A parameter without a gradient is -0.0 in a stored leaf and skipped in an added one: x + (-0.0)
 /// is x, bit for bit. Buffers are reused from step to step: log2(G) of them (at least one) for an aligned range, one
 /// more for each further node of the range.
 ///

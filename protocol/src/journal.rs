@@ -8,8 +8,9 @@ mod codec;
 
 pub use codec::{Decoded, JournalError, decode, encode};
 
-use crate::ids::{RunId, StepKey};
-use crate::messages::{EndReason, Next, Sums, UpdateScalars, Verdict, View};
+use crate::ids::RunId;
+pub use crate::messages::CommitRecord;
+use crate::messages::{EndReason, View};
 
 /// A coordinator took a term on the run. The first record of every incarnation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,30 +34,6 @@ pub struct ViewRecord {
     pub fingerprint: Option<[u8; 32]>,
     /// Why the membership changed.
     pub reason: String,
-}
-
-/// A step was decided.
-#[derive(Clone, PartialEq, Debug)]
-pub struct CommitRecord {
-    /// Step, view and phase.
-    pub key: StepKey,
-    /// The members' hash over gradient, presence and scalars.
-    pub hash: u64,
-    /// Apply or skip.
-    pub verdict: Verdict,
-    /// Applied steps of the whole history, this one included: Adam's t.
-    pub applied: u64,
-    /// Scalars of the update.
-    pub scalars: UpdateScalars,
-    /// The members' instructions for after the commit.
-    pub next: Next,
-    /// The reduced sums.
-    pub sums: Sums,
-    /// Squared norm of the mean gradient.
-    pub squared_norm: f64,
-    /// The check of the state before a training step, or of the evaluated state, on which all members agreed; 0 if
-    /// unknown, as in journals of earlier versions.
-    pub state_check: u64,
 }
 
 /// The run ended in this term.

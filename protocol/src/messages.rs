@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::ids::{MemberId, MemberKey, Phase, RunId, StepKey, ViewId};
-use crate::journal::CommitRecord;
 
 /// The first message of a worker on its control stream.
 #[derive(Clone, PartialEq, Debug)]
@@ -357,4 +356,28 @@ pub struct Welcome {
     pub heartbeat_ms: u64,
     /// The member's secret. The machine leaves it empty; the driver draws it.
     pub key: MemberKey,
+}
+
+/// A step was decided.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CommitRecord {
+    /// Step, view and phase.
+    pub key: StepKey,
+    /// The members' hash over gradient, presence and scalars.
+    pub hash: u64,
+    /// Apply or skip.
+    pub verdict: Verdict,
+    /// Applied steps of the whole history, this one included: Adam's t.
+    pub applied: u64,
+    /// Scalars of the update.
+    pub scalars: UpdateScalars,
+    /// The members' instructions for after the commit.
+    pub next: Next,
+    /// The reduced sums.
+    pub sums: Sums,
+    /// Squared norm of the mean gradient.
+    pub squared_norm: f64,
+    /// The check of the state before a training step, or of the evaluated state, on which all members agreed; 0 if
+    /// unknown, as in journals of earlier versions.
+    pub state_check: u64,
 }

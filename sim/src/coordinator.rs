@@ -4,48 +4,19 @@ use std::collections::BTreeMap;
 
 use protocol::coordinator::{Coordinator, Event, Output, RunEvent};
 use protocol::history::History;
-use protocol::ids::{MemberId, StepKey};
+use protocol::ids::StepKey;
 use protocol::journal::Record;
-use protocol::messages::{EndReason, FromWorker, Ready, ToWorker, View};
+use protocol::messages::{EndReason, FromWorker, ToWorker, View};
 use protocol::reducer::PartialFrame;
 
 use crate::aggregator::{Aggregator, Connection};
 use crate::bug::Bug;
 use crate::checkers::{CheckResult, RollbackCause};
-use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::coordinator_node::CoordinatorNode;
+use crate::network::{SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::paused_events::PausedEvents;
-use crate::toy::State;
+use crate::plane::Plane;
 use crate::world::{CLOCK, World};
-
-/// One incarnation of the coordinator process.
-pub(crate) struct CoordinatorNode {
-    pub(crate) machine: Coordinator,
-    pub(crate) summing: Aggregator,
-    pub(crate) appending: Option<(Record, bool)>,
-    /// When the append began, by the coordinator's clock and by the world's.
-    pub(crate) appending_since: (u64, u64),
-    /// The record of the run's end is being appended.
-    pub(crate) is_ending: bool,
-    /// Events of the process while it is paused.
-    pub(crate) backlog: PausedEvents,
-    /// When each worker was last heard.
-    pub(crate) heard: BTreeMap<usize, u64>,
-    /// The workers that are members.
-    pub(crate) here: BTreeMap<MemberId, usize>,
-    /// Since when each worker has been a member without being ready.
-    pub(crate) unready: BTreeMap<usize, u64>,
-    pub(crate) current: Option<StepKey>,
-    /// Number of upload requests so far, and the expected checkpoint with its uploader.
-    pub(crate) uploads: (u64, Option<(u64, MemberId)>),
-    /// The state digest that the checkpoint must have, if known.
-    pub(crate) journalled: Option<[u8; 32]>,
-    /// The expected state transfer and its sender.
-    pub(crate) shows: Option<(u64, MemberId)>,
-    pub(crate) shown: Option<State>,
-    pub(crate) tick_at: Option<u64>,
-    /// For planted bugs: the first Ready of a step.
-    pub(crate) first_ready: Option<Ready>,
-}
 
 impl World<'_> {
     /// Takes a term and reads the journal. Returns false if the run is complete.

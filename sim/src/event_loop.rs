@@ -3,7 +3,8 @@
 use crate::checkers::CheckResult;
 use crate::incarnation::{Chaos, Incarnation};
 use crate::inject::RESPAWN_MS;
-use crate::network::{Plane, SimEvent};
+use crate::network::SimEvent;
+use crate::plane::Plane;
 use crate::world::World;
 
 /// An incarnation that takes longer than this hangs, whatever its faults.

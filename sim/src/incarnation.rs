@@ -1,6 +1,6 @@
 //! Faults and user actions in an incarnation of the coordinator, and the incarnations that a seed draws.
 
-use crate::network::Plane;
+use crate::plane::Plane;
 use crate::random::Random;
 use crate::scenario::Scenario;
 

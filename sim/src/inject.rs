@@ -8,8 +8,9 @@ use protocol::worker;
 use crate::checkers::CheckResult;
 use crate::incarnation::Chaos;
 use crate::link::Direction;
-use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::network::{SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::node::OTHER_NUMERICS;
+use crate::plane::Plane;
 use crate::world::World;
 
 /// A supervisor restarts a killed worker after this time.

@@ -2,7 +2,7 @@
 //! two; a broken connection loses its messages in flight; a partition delays everything on its path.
 
 use crate::incarnation::ConnectionKind;
-use crate::network::Plane;
+use crate::plane::Plane;
 use crate::random::Random;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

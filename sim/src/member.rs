@@ -10,7 +10,8 @@ use crate::bug::Bug;
 use crate::checkers::CheckResult;
 use crate::exchange::Contribution;
 use crate::inbox::Reduced;
-use crate::network::{Plane, SimEvent, ToCoordinatorMessage};
+use crate::network::{SimEvent, ToCoordinatorMessage};
+use crate::plane::Plane;
 use crate::world::World;
 
 impl World<'_> {

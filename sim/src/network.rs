@@ -8,16 +8,8 @@ use protocol::reducer::{PartialFrame, ReducedFrame};
 use protocol::worker;
 
 use crate::incarnation::Chaos;
+use crate::plane::Plane;
 use crate::toy::State;
-
-/// A worker has one connection per plane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Plane {
-    /// Control messages.
-    Control,
-    /// Frames of partials and slices.
-    Data,
-}
 
 /// A payload to the coordinator on a connection.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use crate::bug::Bug;
 use crate::exchange::Contribution;
 use crate::inbox::{Inbox, Reduced};
 use crate::link::Link;
-use crate::network::Plane;
 use crate::paused_events::PausedEvents;
+use crate::plane::Plane;
 use crate::toy::State;
 
 /// The usual numerics fingerprint.

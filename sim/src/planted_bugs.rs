@@ -6,7 +6,7 @@ use protocol::messages::{Commit, FromWorker, Ready, ToWorker};
 
 use crate::bug::Bug;
 use crate::checkers::CheckResult;
-use crate::network::Plane;
+use crate::plane::Plane;
 use crate::world::World;
 
 impl World<'_> {

@@ -3,7 +3,8 @@
 use protocol::ids::MemberId;
 
 use crate::checkers::CheckResult;
-use crate::network::{Plane, SimEvent};
+use crate::network::SimEvent;
+use crate::plane::Plane;
 use crate::world::World;
 
 impl World<'_> {

@@ -4,8 +4,9 @@ use protocol::reduce::slices;
 
 use crate::checkers::CheckResult;
 use crate::incarnation::Chaos;
-use crate::network::{Plane, SimEvent, ToWorkerMessage};
+use crate::network::{SimEvent, ToWorkerMessage};
 use crate::node::WorkerNode;
+use crate::plane::Plane;
 use crate::world::World;
 
 /// Messages queued on one control stream, as in the real coordinator.

@@ -6,7 +6,8 @@ use protocol::worker::Event;
 
 use crate::checkers::CheckResult;
 use crate::link::Direction;
-use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::network::{SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::plane::Plane;
 use crate::world::World;
 
 /// Attempts to connect time out after this.

@@ -7,8 +7,9 @@ use protocol::worker::{Event, Options, Output, Worker};
 
 use crate::bug::Bug;
 use crate::checkers::CheckResult;
-use crate::network::{Plane, SimEvent, ToCoordinatorMessage, ToWorkerMessage};
+use crate::network::{SimEvent, ToCoordinatorMessage, ToWorkerMessage};
 use crate::node::{NUMERICS, WorkerNode};
+use crate::plane::Plane;
 use crate::toy::State;
 use crate::world::{CLOCK, World};
 

@@ -7,7 +7,7 @@ use protocol::messages::{Commit, Ready, View};
 
 use crate::bug::Bug;
 use crate::checkers::{Oracle, Reference};
-use crate::coordinator::CoordinatorNode;
+use crate::coordinator_node::CoordinatorNode;
 use crate::disk::{Disk, StoredVersion};
 use crate::incarnation::{Chaos, Incarnation};
 use crate::link::Partitions;

@@ -1,6 +1,7 @@
 //! Shares by measured speed: a straggler gets fewer microbatches.
 
 use super::machine::Coordinator;
+use super::phase_state::Balance;
 use crate::Millis;
 use crate::assignment::{ranges, shares_from_speed};
 use crate::ids::MemberId;
@@ -16,16 +17,6 @@ const LOOKS: u32 = 2;
 const NEWEST: f64 = 0.1;
 /// Rebalancing must save this fraction of a step to be worth a view.
 const GAIN_MIN: f64 = 0.15;
-
-/// Measurements of the balance in this view.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Balance {
-    looked_at: Millis,
-    /// Training steps since the last check.
-    steps: u32,
-    /// Consecutive checks that found the members unbalanced.
-    unbalanced: u32,
-}
 
 impl Coordinator {
     /// Shares by speed; equal while no speed is known.

@@ -1,8 +1,7 @@
 //! After the last step: every member's last check, the last checkpoint, the exports, the end.
 
-use std::collections::BTreeMap;
-
 use super::machine::{Coordinator, State};
+use super::phase_state::{Closing, Export};
 use super::{Output, verdict};
 use crate::Millis;
 use crate::ids::MemberId;
@@ -17,58 +16,6 @@ const RETRY_MS_MAX: u64 = 10_000;
 
 /// The exports are tried this often: the last checkpoint exists, so resuming the run can write them.
 const EXPORT_ATTEMPTS_MAX: u32 = 3;
-
-/// The remaining work.
-#[derive(Debug)]
-pub(super) struct Closing {
-    /// `None` for members that must still send Applied.
-    checks: BTreeMap<MemberId, Option<u64>>,
-    applied_until: Millis,
-    /// Failed attempts at the last checkpoint.
-    attempts: u32,
-    /// When the first of them failed.
-    failing_since: Option<Millis>,
-    retry_at: Option<Millis>,
-    /// The uploader of the last permitted attempt, and why that attempt failed.
-    giving_up: Option<(MemberId, String)>,
-    export: Export,
-    /// Failed attempts at the exports.
-    exports_failed: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Export {
-    NotAsked,
-    InFlight { from: MemberId, until: Millis },
-    Done,
-}
-
-impl Closing {
-    pub(super) fn deadline(&self) -> Option<Millis> {
-        let applied = self.waits_for_checks().then_some(self.applied_until);
-        let export = match self.export {
-            Export::InFlight { until, .. } => Some(until),
-            Export::NotAsked | Export::Done => None,
-        };
-        [applied, self.retry_at, export].into_iter().flatten().min()
-    }
-
-    pub(super) fn shift(&mut self, shift: impl Fn(&mut Millis)) {
-        shift(&mut self.applied_until);
-        if let Export::InFlight { until, .. } = &mut self.export {
-            shift(until);
-        }
-    }
-
-    /// The members' checks of the last state.
-    pub(super) fn checks(&self) -> impl Iterator<Item = (MemberId, u64)> {
-        self.checks.iter().filter_map(|(id, check)| check.map(|check| (*id, check)))
-    }
-
-    fn waits_for_checks(&self) -> bool {
-        self.checks.values().any(Option::is_none)
-    }
-}
 
 impl Coordinator {
     pub(super) fn start_closing(&mut self, now: Millis) {

@@ -1,6 +1,7 @@
 //! Joiners enter between two steps: the run is held, a member sends the committed state, joiners fetch it.
 
 use super::machine::{Coordinator, State};
+use super::phase_state::StateTransfer;
 use crate::Millis;
 use crate::ids::MemberId;
 use crate::messages::{EndReason, ToWorker};
@@ -10,15 +11,6 @@ use super::roster::Member;
 
 /// Members are held during a state transfer: after a failure another member gets one try.
 const ATTEMPTS_MAX: usize = 2;
-
-/// A transfer of a member's state to members that lack it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct StateTransfer {
-    pub(super) step: u64,
-    pub(super) from: MemberId,
-    /// Digest of the uploaded state, once the upload is complete.
-    digest: Option<[u8; 32]>,
-}
 
 impl Coordinator {
     /// Workers that are ready and lack the committed state.

@@ -2,9 +2,9 @@
 
 use super::journal_queue::AfterAppend;
 use super::machine::{CommittedState, Coordinator, State};
+use super::phase_state::UncommittedWork;
 use super::roster::Member;
 use super::verdict::Disagreement;
-use super::views::UncommittedWork;
 use super::{Output, RunEvent};
 use crate::Millis;
 use crate::ids::MemberId;

@@ -2,17 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::balance::Balance;
-use super::closing::Closing;
 use super::disconnected::Disconnected;
-use super::handover::StateTransfer;
 use super::journal_queue::{AfterAppend, JournalQueue};
 use super::penalties::Penalties;
+use super::phase_state::{
+    Balance, Closing, DecidedStep, Initialising, StateTransfer, Step, StepDurations, UncommittedWork,
+};
 use super::roster::Roster;
-use super::step::{DecidedStep, Step, StepDurations};
-use super::versions::Uploads;
-use super::views::UncommittedWork;
-use super::waiting::Initialising;
+use super::uploads::Uploads;
 use super::{Event, Outcome, Output, RunEvent, RunPlan};
 use crate::Millis;
 use crate::history::History;

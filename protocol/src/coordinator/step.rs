@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal_queue::AfterAppend;
 use super::machine::{CommittedState, Coordinator, State};
+use super::phase_state::{DecidedStep, Step, UncommittedWork};
 use super::roster::some_of;
 use super::verdict;
-use super::views::UncommittedWork;
 use super::{Committed, Output};
 use crate::Millis;
 use crate::ids::{MemberId, Phase, StepKey};
@@ -22,75 +22,6 @@ const LATE_FACTOR: u64 = 5;
 const LATE_MS: u64 = 2_000;
 /// and a run's first steps, which compile, not before this.
 const FIRST_LATE_MS: u64 = 10_000;
-/// A faster step lowers the expected duration by this divisor of the difference.
-const PACE_DECAY: u64 = 16;
-
-#[derive(Debug)]
-pub(super) struct Step {
-    pub(super) key: StepKey,
-    pub(super) until: Millis,
-    /// Deadline for newcomers: a member's first step may compile what its warm-up didn't.
-    pub(super) newcomers_until: Millis,
-    pub(super) started: Millis,
-    /// When the blocking members are reported next.
-    pub(super) late_at: Millis,
-    /// The last report.
-    pub(super) late: String,
-    /// Members whose part of the step is at the reducer.
-    pub(super) computed: BTreeSet<MemberId>,
-    /// Members that block the reduction, as the reducer last reported.
-    pub(super) behind: Vec<MemberId>,
-    readies: BTreeMap<MemberId, Ready>,
-}
-
-impl Step {
-    /// Whether this member has computed its part.
-    pub(super) fn has_computed(&self, id: MemberId) -> bool {
-        self.computed.contains(&id) || self.is_ready(id)
-    }
-
-    pub(super) fn ready_count(&self) -> usize {
-        self.readies.len()
-    }
-
-    pub(super) fn is_ready(&self, id: MemberId) -> bool {
-        self.readies.contains_key(&id)
-    }
-}
-
-/// A step that is decided but not yet history.
-#[derive(Debug)]
-pub(super) struct DecidedStep {
-    pub(super) record: CommitRecord,
-    /// Duration at the members; the journal's time says nothing about them.
-    took_ms: u64,
-    timings: Vec<(MemberId, Timings)>,
-}
-
-/// How long a step takes, by phase; `None` before the first.
-#[derive(Debug, Default)]
-pub(super) struct StepDurations {
-    train_ms: Option<u64>,
-    evaluate_ms: Option<u64>,
-}
-
-impl StepDurations {
-    fn of(&mut self, phase: Phase) -> &mut Option<u64> {
-        match phase {
-            Phase::Train => &mut self.train_ms,
-            Phase::Evaluate => &mut self.evaluate_ms,
-        }
-    }
-
-    /// Records the duration of a step. A slower one counts at once, a faster one by a sixteenth: a single slow step,
-    /// such as the first one or one on a busy machine, doesn't lengthen deadlines for good.
-    fn emit(&mut self, phase: Phase, took_ms: u64) {
-        let pace = self.of(phase);
-        let decayed = pace.map_or(0, |before| before - before.saturating_sub(took_ms).div_ceil(PACE_DECAY));
-        *pace = Some(decayed.max(took_ms));
-    }
-}
-
 impl Coordinator {
     pub(super) fn begin_step(&mut self, now: Millis, key: StepKey) {
         let pace = *self.pace.of(key.phase);

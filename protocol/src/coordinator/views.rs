@@ -1,24 +1,16 @@
 //! Views: opened, journalled, announced; and the microbatches of a step that an earlier view gave up.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::journal_queue::AfterAppend;
 use super::machine::{Coordinator, State};
+use super::phase_state::UncommittedWork;
 use super::{Output, RunEvent};
 use crate::Millis;
 use crate::assignment::{deal_again, of_view};
 use crate::ids::{MemberId, Phase, StepKey};
 use crate::journal::{Record, ViewRecord};
 use crate::messages::{MemberInfo, ReduceAt, ToWorker, View};
-
-/// Microbatches that members have computed, or are computing, of an uncommitted step.
-#[derive(Clone, Debug, Default)]
-pub(super) struct UncommittedWork {
-    pub(super) step: u64,
-    pub(super) phase: Option<Phase>,
-    pub(super) sets: BTreeMap<MemberId, Vec<Range<u32>>>,
-}
 
 impl Coordinator {
     pub(super) fn is_in_view(&self, id: MemberId) -> bool {

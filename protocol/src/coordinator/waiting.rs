@@ -4,24 +4,11 @@ use super::Output;
 use super::disconnected::DisconnectedMember;
 use super::loss::STUCK_MAX;
 use super::machine::{Coordinator, State};
+use super::phase_state::Initialising;
 use super::roster::Member;
 use crate::Millis;
 use crate::ids::{MemberId, Phase};
 use crate::messages::{Failure, ToWorker};
-
-#[derive(Debug)]
-pub(super) struct Initialising {
-    pub(super) by: MemberId,
-    pub(super) until: Millis,
-    /// The digest that the member reported for its state.
-    loaded: Option<[u8; 32]>,
-}
-
-impl Initialising {
-    pub(super) fn has_loaded(&self) -> bool {
-        self.loaded.is_some()
-    }
-}
 
 impl Coordinator {
     /// How many workers the run needs now: the configured start number, then `min_workers`.

@@ -17,8 +17,6 @@ use crate::random::Random;
 
 /// Maximum duration of a run, with all its faults.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Maximum number of guests alive at once.
-pub(super) const GUESTS_MAX: usize = 6;
 /// For how long workers may outlive their run.
 const GRACE: Duration = Duration::from_secs(3);
 /// Once all faults are repaired, how often the run is checked for having a worker.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::chaos_run::GUESTS_MAX;
 use super::processes::FoundProcess;
 use super::usage::Usage;
 
@@ -13,6 +12,8 @@ use super::usage::Usage;
 const EVERY: Duration = Duration::from_millis(100);
 /// By then a process has what it needs for good: its model is built and its threads are running.
 const WARM_UP: Duration = Duration::from_millis(1_500);
+/// Maximum number of guests alive at once.
+pub(super) const GUESTS_MAX: usize = 6;
 /// The allowed growth: a handful of sockets and threads for each guest that joined since, and memory for their messages
 /// and buffers, some of which the allocator keeps.
 const GROWTH_MAX: Usage = Usage {

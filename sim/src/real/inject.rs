@@ -5,8 +5,9 @@ use std::process::Child;
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 
-use super::chaos_run::{ChaosRun, GUESTS_MAX, PendingRepair};
+use super::chaos_run::{ChaosRun, PendingRepair};
 use super::fault::Fault;
+use super::growth::GUESTS_MAX;
 use super::processes::{self, FoundProcess};
 use super::proxy::Proxy;
 
