@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 use trainer::{DeviceSpec, Registry};
 
 use crate::captured_stderr::quietly;
-use crate::failure::fail;
-use crate::failure::failure;
+use crate::failure::{fail, failure};
 use crate::{data, member, state};
 
 /// Longest query: a data plan names every file of a folder.

@@ -13,7 +13,7 @@ use trainer::{DeviceSpec, OpenDevice, Registry};
 
 use crate::captured_stderr::quietly;
 use crate::channel::{Command, CoordinatorLink, DriverEvent};
-use crate::failure::{CONNECTION, fail, failure};
+use crate::failure::{WorkError, fail, failure};
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::reachability::ReachabilityCheck;
@@ -138,7 +138,7 @@ impl ComputeThread {
                     self.connection_failures = 0;
                     event
                 }
-                Err(failure) => self.failed(failure),
+                Err(error) => self.failed(error),
             };
             if self.answers.blocking_send(DriverEvent::Worked(event)).is_err() {
                 return;
@@ -161,18 +161,18 @@ impl ComputeThread {
     }
 
     /// Performs what is due.
-    fn look_after(&mut self) -> Result<Option<Event>, Failure> {
+    fn look_after(&mut self) -> Result<Option<Event>, WorkError> {
         if self.cut_off.is_none_or(|since| since.elapsed() < VIEW_PATIENCE) {
             return self.prove();
         }
         if let Some(member) = &mut self.member {
             member.leave_view();
         }
-        Err(fail(CONNECTION, "the data connection broke, and no other view followed"))
+        Err(WorkError::ConnectionLost("the data connection broke, and no other view followed".to_owned()))
     }
 
     /// Tries to reach the data plane; on success the member is prepared.
-    fn prove(&mut self) -> Result<Option<Event>, Failure> {
+    fn prove(&mut self) -> Result<Option<Event>, WorkError> {
         let (Some(member), Some(mut proof)) = (&self.member, self.proof.take()) else { return Ok(None) };
         if proof.settle(member.try_data_plane())? {
             return Ok(Some(Event::Prepared { elements: member.parameters.len() as u64 }));
@@ -182,18 +182,19 @@ impl ComputeThread {
     }
 
     /// A broken connection is retried by rejoining, but not for ever.
-    fn failed(&mut self, failure: Failure) -> Event {
-        if failure.code != CONNECTION {
-            return Event::Failed(failure);
-        }
+    fn failed(&mut self, error: WorkError) -> Event {
+        let reason = match error {
+            WorkError::Failed(failure) => return Event::Failed(failure),
+            WorkError::ConnectionLost(reason) => reason,
+        };
         self.connection_failures += 1;
         if self.connection_failures > CONNECTION_FAILURES_MAX {
-            return Event::Failed(fail(4, failure.message));
+            return Event::Failed(fail(4, reason));
         }
-        Event::Disconnected { reason: failure.message }
+        Event::Disconnected { reason }
     }
 
-    fn carry_out(&mut self, command: Command) -> Result<Option<Event>, Failure> {
+    fn carry_out(&mut self, command: Command) -> Result<Option<Event>, WorkError> {
         match command {
             Command::Connected(link) => {
                 self.link = Some(link);

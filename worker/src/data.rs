@@ -7,7 +7,7 @@ use protocol::ids::Phase;
 use protocol::messages::Failure;
 use trainer::{Categories, DataSpec, HostBatch, HostData, OutputSpec, Precision, Target};
 
-use crate::failure::fail;
+use crate::failure::{WorkError, fail};
 use crate::transfer::{Remote, Transfer};
 
 /// The rows of both splits, ready to be gathered.
@@ -22,11 +22,15 @@ pub(crate) struct Scratch(Batch);
 impl Samples {
     /// Opens the dataset at the plan's path if its bytes match; otherwise fetches it by digest. Batches carry
     /// `precision`, in which training is computed.
-    pub(crate) fn open(plan: &DataPlan, precision: Precision, transfer: &Transfer) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        plan: &DataPlan,
+        precision: Precision,
+        transfer: &Transfer,
+    ) -> Result<Self, WorkError> {
         let dataset = match Dataset::open(plan, Path::new(&plan.path)) {
             Ok(dataset) => dataset,
             // Another copy would need as much memory.
-            Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
+            Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string()).into()),
             Err(why) => {
                 tracing::info!("{why}; asking the coordinator for {}", plan.version());
                 open_copy(plan, transfer)?
@@ -98,7 +102,7 @@ impl Samples {
 
 /// Opens this machine's cached copy of a dataset from a coordinator, or fetches it. A copy is named by its digest,
 /// and gets that name only once it is complete.
-fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
+fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, WorkError> {
     let folder = cache_folder();
     let failed = |what: &Path, error: &std::io::Error| fail(3, format!("{}: {error}", what.display()));
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
@@ -108,7 +112,7 @@ fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
     }
     match Dataset::open(plan, &place) {
         Ok(dataset) => return Ok(dataset),
-        Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string())),
+        Err(why @ DataError::Memory { .. }) => return Err(fail(3, why.to_string()).into()),
         Err(_) => {}
     }
     // Another worker may be fetching the same data: each writes its own file until the final rename.
@@ -122,7 +126,7 @@ fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
             Err(_) if plan.is_folder() && place.is_dir() => Ok(()),
             Err(error) => Err(failed(&place, &error)),
         }?;
-        Dataset::open(plan, &place).map_err(|error| fail(3, error.to_string()))
+        Ok(Dataset::open(plan, &place).map_err(|error| fail(3, error.to_string()))?)
     });
     // Partial files are useless.
     let _ = if plan.is_folder() { std::fs::remove_dir_all(&partial) } else { std::fs::remove_file(&partial) };
@@ -130,7 +134,7 @@ fn open_copy(plan: &DataPlan, transfer: &Transfer) -> Result<Dataset, Failure> {
 }
 
 /// Stores the plan's tokenizer next to the data, under its digest, unless it exists.
-fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result<(), Failure> {
+fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result<(), WorkError> {
     if plan.read_tokenizer(place).is_ok() {
         return Ok(());
     }
@@ -139,14 +143,15 @@ fn fetch_tokenizer(transfer: &Transfer, place: &Path, plan: &DataPlan) -> Result
     let partial = place.with_file_name(format!(".{digest}.{}", std::process::id()));
     let fetched = fetch_file(transfer, digest, tokenizer.bytes, &partial).and_then(|()| {
         plan.read_tokenizer(&partial).map_err(|error| fail(3, error.to_string()))?;
-        std::fs::rename(&partial, place).map_err(|error| fail(3, format!("{}: {error}", place.display())))
+        Ok(std::fs::rename(&partial, place)
+            .map_err(|error| fail(3, format!("{}: {error}", place.display())))?)
     });
     let _ = std::fs::remove_file(&partial);
     fetched
 }
 
 /// Downloads the plan's file, or all files of its folder.
-fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), Failure> {
+fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), WorkError> {
     if !plan.is_folder() {
         return fetch_file(transfer, &plan.digest, plan.bytes, partial);
     }
@@ -160,12 +165,12 @@ fn fetch(plan: &DataPlan, transfer: &Transfer, partial: &Path) -> Result<(), Fai
 }
 
 /// Downloads a file of exactly `bytes` bytes.
-fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Result<(), Failure> {
+fn fetch_file(transfer: &Transfer, digest: &str, bytes: u64, place: &Path) -> Result<(), WorkError> {
     let failed = |error: &std::io::Error| fail(3, format!("{}: {error}", place.display()));
     let file = std::fs::File::create(place).map_err(|error| failed(&error))?;
     let mut sink = LimitedFile { file, left: bytes };
     transfer.download(&Remote::Dataset { digest }, &mut sink)?;
-    sink.file.sync_all().map_err(|error| failed(&error))
+    Ok(sink.file.sync_all().map_err(|error| failed(&error))?)
 }
 
 /// A file that accepts exactly this many bytes: the sender is not trusted, not even about where the file ends.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use protocol::ids::{Phase, StepKey};
-use protocol::messages::{Failure, Welcome};
+use protocol::messages::Welcome;
 use protocol::reduce::{BLOCK, block_hash};
 use protocol::step_assembly::{Admission, StepAssembly};
 use protocol::tree::Node;
@@ -18,8 +18,7 @@ use wire::tls::ClientTls;
 use wire::token::Token;
 
 use crate::channel::Command;
-use crate::failure::CONNECTION;
-use crate::failure::fail;
+use crate::failure::WorkError;
 use crate::reduced::Reduced;
 
 /// How long the coordinator may accept no byte, or pause within a frame. It delays a member's partials while it waits
@@ -64,10 +63,11 @@ impl Exchange {
         sizes: (usize, usize),
         buffer: Box<Reduced>,
         commands: SyncSender<Command>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, WorkError> {
         let peer = format!("the coordinator at {}:{}", endpoint.host, endpoint.port);
-        let failed =
-            |error: &dyn std::fmt::Display| fail(CONNECTION, format!("the data plane of {peer}: {error}"));
+        let failed = |error: &dyn std::fmt::Display| {
+            WorkError::ConnectionLost(format!("the data plane of {peer}: {error}"))
+        };
         let mut attempt = 1;
         let stream = loop {
             match open(endpoint, welcome) {
@@ -104,7 +104,7 @@ impl Exchange {
         node: Node,
         sums: &[f64],
         presence: &[u8],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WorkError> {
         frames::sums::encode(sums, presence, &mut self.tail);
         let header = self.header(Kind::PartialSums, key, node, 0, 0);
         self.writer.write(&header, &self.tail, &[]).map_err(|error| lost(&error))
@@ -117,7 +117,7 @@ impl Exchange {
         node: Node,
         slice: u32,
         values: &[f32],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WorkError> {
         self.hashes.clear();
         self.hashes.extend(values.chunks(BLOCK).map(block_hash));
         frames::blocks::encode(&self.hashes, &[], &mut self.tail);
@@ -183,8 +183,8 @@ fn reach(endpoint: &DataEndpoint<'_>) -> std::io::Result<TcpStream> {
     Err(failure)
 }
 
-fn lost(error: &FrameError) -> Failure {
-    fail(CONNECTION, error.to_string())
+fn lost(error: &FrameError) -> WorkError {
+    WorkError::ConnectionLost(error.to_string())
 }
 
 struct Reader<S> {

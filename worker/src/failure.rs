@@ -2,8 +2,30 @@
 
 use protocol::messages::Failure;
 
-/// Replaces an exit code if the connection failed rather than this worker: it rejoins.
-pub(crate) const CONNECTION: u8 = 0;
+/// Why a command came to nothing.
+#[derive(Debug)]
+pub(crate) enum WorkError {
+    /// The connection failed, not this worker: it rejoins.
+    ConnectionLost(String),
+    /// The failure ends this worker.
+    Failed(Failure),
+}
+
+impl WorkError {
+    /// The reason, without an exit code.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::ConnectionLost(reason) => reason,
+            Self::Failed(failure) => &failure.message,
+        }
+    }
+}
+
+impl From<Failure> for WorkError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
 
 /// A failure with the exit code of the contract.
 pub(crate) fn fail(code: u8, message: impl Into<String>) -> Failure {

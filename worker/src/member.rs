@@ -26,8 +26,7 @@ use crate::channel::DriverEvent;
 use crate::channel::{Command, CoordinatorLink};
 use crate::data::Samples;
 use crate::exchange::{self, DataEndpoint, Exchange};
-use crate::failure::fail;
-use crate::failure::failure;
+use crate::failure::{WorkError, fail, failure};
 use crate::feed::{Feed, ShardAssignment};
 use crate::metrics::Metrics;
 use crate::reduced::Reduced;
@@ -97,7 +96,7 @@ impl Member {
         link: CoordinatorLink,
         welcome: &Welcome,
         (commands, answers): (SyncSender<Command>, mpsc::Sender<DriverEvent>),
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, WorkError> {
         let config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
         let plan = serde_json::from_str::<DataPlan>(&welcome.data_plan)
@@ -163,7 +162,7 @@ impl Member {
     }
 
     /// Rejoins the same run over another stream, perhaps to another coordinator.
-    pub(crate) fn join_again(&mut self, link: CoordinatorLink, welcome: &Welcome) -> Result<(), Failure> {
+    pub(crate) fn join_again(&mut self, link: CoordinatorLink, welcome: &Welcome) -> Result<(), WorkError> {
         self.config = Config::parse(&welcome.config, "the run's configuration", &[])
             .map_err(|error| fail(2, error.to_string()))?;
         let CoordinatorLink { client, token, tls, host, runtime } = link;

@@ -5,9 +5,7 @@ use protocol::worker::Event;
 use trainer::export::ExportInfo;
 use trainer::{Layout, flat_state, tensors};
 
-use crate::failure::CONNECTION;
-use crate::failure::fail;
-use crate::failure::failure;
+use crate::failure::{WorkError, fail, failure};
 use crate::member::Member;
 use crate::transfer::Remote;
 use crate::versions::{MODEL_FILE, OPTIMIZER_FILE, SnapshotJob};
@@ -15,7 +13,7 @@ use crate::versions::{MODEL_FILE, OPTIMIZER_FILE, SnapshotJob};
 impl Member {
     /// Creates state 0 from the seed, and from the run's initial file if there is one, and uploads it as the initial
     /// checkpoint.
-    pub(crate) fn initialise(&mut self) -> Result<Event, Failure> {
+    pub(crate) fn initialise(&mut self) -> Result<Event, WorkError> {
         self.engine.initialise(self.config.run.seed).map_err(|error| failure(&error))?;
         self.engine.read_parameters(&mut self.parameters).map_err(|error| failure(&error))?;
         if let Some(digest) = self.config.init.digest.clone() {
@@ -29,17 +27,19 @@ impl Member {
         // A refused upload is no reason to end: the coordinator's disk may have room for the next attempt.
         self.versions
             .wait()
-            .or_else(|failure| if failure.code == CONNECTION { Err(failure) } else { Ok(()) })?;
+            .or_else(|error| if let WorkError::Failed(_) = error { Ok(()) } else { Err(error) })?;
         Ok(self.loaded(0, tensors::state_digest(&self.parameters, &self.optimizer)))
     }
 
     /// Adopts the parameters of the file with this digest, which the coordinator has.
-    fn adopt(&mut self, digest: &str) -> Result<(), Failure> {
+    fn adopt(&mut self, digest: &str) -> Result<(), WorkError> {
         let mut bytes = Vec::new();
         self.transfer.download(&Remote::Dataset { digest }, &mut bytes)?;
         let found = blake3::hash(&bytes).to_hex();
         if found.as_str() != digest {
-            return Err(fail(3, format!("the file of init.from arrived with BLAKE3 {found}, not {digest}")));
+            return Err(
+                fail(3, format!("the file of init.from arrived with BLAKE3 {found}, not {digest}")).into()
+            );
         }
         let layout = self.engine.layout();
         let taken = adopt(&bytes, layout, &self.config.init, &mut self.parameters)?;
@@ -48,7 +48,7 @@ impl Member {
     }
 
     /// Fetches a checkpoint and loads its state.
-    pub(crate) fn load(&mut self, step: u64) -> Result<Event, Failure> {
+    pub(crate) fn load(&mut self, step: u64) -> Result<Event, WorkError> {
         let mut bytes = Vec::new();
         let fetch = |name, bytes: &mut Vec<u8>| {
             bytes.clear();
@@ -71,16 +71,17 @@ impl Member {
                 .map_err(|error| fail(4, error.to_string()))?;
             upload.finish(&[], &digest)
         });
-        let Err(Failure { message: reason, .. }) = shown else {
+        let Err(error) = shown else {
             tracing::info!(step, "state is shown to others");
             return None;
         };
+        let reason = error.message().to_owned();
         tracing::warn!("state {step} is not shown: {reason}");
         Some(Event::NotUploaded { kind: UploadKind::State, step, reason })
     }
 
     /// Fetches the state that another member sends.
-    pub(crate) fn take_state(&mut self, step: u64) -> Result<Event, Failure> {
+    pub(crate) fn take_state(&mut self, step: u64) -> Result<Event, WorkError> {
         let mut reader = flat_state::Reader::new(&mut self.parameters, &mut self.optimizer);
         self.transfer.download(&Remote::State { step }, &mut reader)?;
         let digest = reader.finish().map_err(|error| fail(4, format!("state {step}: {error}")))?;
@@ -103,7 +104,7 @@ impl Member {
     }
 
     /// Copies the state for the checkpoint thread, which uploads it in the background.
-    pub(crate) fn write_version(&mut self, step: u64) -> Result<(), Failure> {
+    pub(crate) fn write_version(&mut self, step: u64) -> Result<(), WorkError> {
         let began = std::time::Instant::now();
         let snapshot =
             self.versions.snapshot(SnapshotJob::Version { step }, &self.parameters, &self.optimizer);
@@ -112,7 +113,7 @@ impl Member {
     }
 
     /// Uploads the exports of the state, after the upload in progress.
-    pub(crate) fn export(&mut self, step: u64) -> Result<(), Failure> {
+    pub(crate) fn export(&mut self, step: u64) -> Result<(), WorkError> {
         let digest = tensors::model_digest(self.engine.layout(), &self.parameters);
         let digest = hex::encode(digest);
         let info = ExportInfo {

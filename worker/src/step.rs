@@ -5,14 +5,13 @@ use std::time::Instant;
 use protocol::accumulate::Accumulator;
 use protocol::ids::{Phase, StepKey};
 use protocol::member_step::Arrival;
-use protocol::messages::{Commit, Failure, ReduceAt, Timings, Verdict, View};
+use protocol::messages::{Commit, ReduceAt, Timings, Verdict, View};
 use protocol::reduce::{BLOCK, BlockFacts, divide, slice_range, slices};
 use protocol::worker::Event;
 use trainer::GradientSink;
 
 use crate::exchange::{DataEndpoint, Exchange};
-use crate::failure::fail;
-use crate::failure::failure;
+use crate::failure::{WorkError, fail, failure};
 use crate::feed::{Feed, MicrobatchId, ShardAssignment};
 use crate::member::{Member, ViewWork};
 use crate::metrics::Activity;
@@ -32,7 +31,7 @@ impl GradientSink for Sink<'_> {
 
 impl Member {
     /// Works in this view from now on: another part of the assignment, perhaps another way to reduce.
-    pub(crate) fn enter_view(&mut self, view: &View) -> Result<(), Failure> {
+    pub(crate) fn enter_view(&mut self, view: &View) -> Result<(), WorkError> {
         let rank = view.members.iter().position(|info| info.member == self.transfer.member);
         let rank = rank.ok_or_else(|| fail(4, "a view came that this worker is not in"))?;
         let shares = view.members.iter().map(|info| info.share).collect();
@@ -49,7 +48,7 @@ impl Member {
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<Exchange, Failure> {
+    fn connect(&mut self) -> Result<Exchange, WorkError> {
         let elements = self.engine.layout().elements;
         let presence_bytes = self.engine.layout().parameters.len().div_ceil(8);
         let buffer = self.spare.take().unwrap_or_else(|| Box::new(Reduced::empty()));
@@ -64,7 +63,7 @@ impl Member {
 
     /// Computes this member's microbatches of the step. A single member reduces them too; otherwise the partials are
     /// sent and the reduced step arrives as another command.
-    pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, Failure> {
+    pub(crate) fn compute(&mut self, key: StepKey) -> Result<Option<Event>, WorkError> {
         // Its view could not be entered, as the data plane is unreachable: this worker is about to rejoin.
         if self.work.is_none() {
             return Ok(None);
@@ -91,15 +90,15 @@ impl Member {
         }
         // Without a connection another view follows, for which the computed partials stay valid.
         let pushed = work.exchange.as_mut().map(|exchange| push(exchange, key, accumulator));
-        if let Some(Err(failure)) = pushed {
-            self.lose_exchange(None, &failure.message);
+        if let Some(Err(error)) = pushed {
+            self.lose_exchange(None, error.message());
         }
         Ok(if self.reduction.prepare_early() { self.ready() } else { None })
     }
 
     /// Forward and backward (or evaluation) of this member's microbatches, in order, except those it still holds from
     /// an earlier attempt in another view.
-    fn add_up(&mut self, key: StepKey) -> Result<Timings, Failure> {
+    fn add_up(&mut self, key: StepKey) -> Result<Timings, WorkError> {
         let work = self.work.as_mut().ok_or_else(|| fail(4, "a step came before its view"))?;
         let plan = self.geometry.plan(key.step, key.phase);
         let accumulator = if key.phase == Phase::Train { &mut self.gradients } else { &mut self.scores };
@@ -179,7 +178,7 @@ impl Member {
     }
 
     /// Executes a commit: the update of a training step, nothing for a skipped one or an evaluation.
-    pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, Failure> {
+    pub(crate) fn apply(&mut self, commit: &Commit) -> Result<Event, WorkError> {
         let began = Instant::now();
         self.metrics.enter(Activity::Commit);
         self.forget_partials();
@@ -204,7 +203,7 @@ impl Member {
         &mut self,
         reduced: &Reduced,
         scalars: &protocol::messages::UpdateScalars,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WorkError> {
         let gradient = if reduced.is_in_place {
             let whole = self.gradients.whole_mut().ok_or_else(|| fail(4, "the gradient to apply is gone"))?;
             &whole.values
@@ -220,7 +219,7 @@ impl Member {
         let presence = &reduced.presence;
         let present = |parameter: usize| presence[parameter / 8] & (1 << (parameter % 8)) != 0;
         self.state_check = self.optimizer.step(&mut self.parameters, gradient, present, &scalars);
-        self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))
+        Ok(self.engine.write_parameters(&self.parameters).map_err(|error| failure(&error))?)
     }
 
     /// Returns a step's buffer to where the next step finds it.
@@ -234,7 +233,7 @@ impl Member {
 
 /// Sends the partials: all sums first, since the weight is needed before any division, then the gradients slice by
 /// slice, so that the first slices are reduced while the last are sent.
-fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Result<(), Failure> {
+fn push(exchange: &mut Exchange, key: StepKey, accumulator: &Accumulator) -> Result<(), WorkError> {
     for partial in accumulator.partials() {
         exchange.push_sums(key, partial.node, &partial.sums, &partial.presence)?;
     }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use protocol::ids::{MemberId, MemberKey, RunId};
-use protocol::messages::{Failure, UploadKind, Welcome};
+use protocol::messages::{UploadKind, Welcome};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -18,7 +18,7 @@ use wire::proto::{
 use wire::transport::{FINISH_DEADLINE, STALL_DEADLINE};
 
 use crate::channel::Client;
-use crate::failure::{CONNECTION, fail};
+use crate::failure::{WorkError, fail};
 
 /// Chunks queued for the network.
 const CHUNKS_MAX: usize = 4;
@@ -34,13 +34,13 @@ pub(crate) struct Transfer {
     key: MemberKey,
 }
 
-/// The exit code of a status: `refused` if the coordinator answered, [`CONNECTION`] if it didn't.
-fn code_of(status: &tonic::Status, refused: u8) -> u8 {
+/// The error of a status: `refused` is the exit code if the coordinator answered.
+fn error_of(status: &tonic::Status, refused: u8, message: String) -> WorkError {
     use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
     if matches!(status.code(), Cancelled | DeadlineExceeded | Unavailable | Unknown) {
-        CONNECTION
+        WorkError::ConnectionLost(message)
     } else {
-        refused
+        fail(refused, message).into()
     }
 }
 
@@ -67,7 +67,7 @@ impl Transfer {
     }
 
     /// Starts an upload; its files follow with [`Upload::file`].
-    pub(crate) fn upload(&self, kind: UploadKind, step: u64) -> Result<Upload, Failure> {
+    pub(crate) fn upload(&self, kind: UploadKind, step: u64) -> Result<Upload, WorkError> {
         let (chunks, outgoing) = mpsc::channel(CHUNKS_MAX);
         let mut client = self.client.clone();
         let call = self.runtime.spawn(async move { client.upload(ReceiverStream::new(outgoing)).await });
@@ -78,7 +78,7 @@ impl Transfer {
     }
 
     /// Downloads a file into `sink`. The caller verifies the contents.
-    pub(crate) fn download(&self, what: &Remote<'_>, sink: &mut dyn Write) -> Result<(), Failure> {
+    pub(crate) fn download(&self, what: &Remote<'_>, sink: &mut dyn Write) -> Result<(), WorkError> {
         let (label, request) = match *what {
             Remote::Version { step, name } => (
                 format!("version {step}, {name}"),
@@ -93,13 +93,18 @@ impl Transfer {
             ),
         };
         let refused = |status: &tonic::Status| {
+            let message = format!("{label} can't be had: {}", status.message());
             // Another member may send it again.
-            let refused = if matches!(what, Remote::State { .. }) { CONNECTION } else { 3 };
-            fail(code_of(status, refused), format!("{label} can't be had: {}", status.message()))
+            if let Remote::State { .. } = what {
+                return WorkError::ConnectionLost(message);
+            }
+            error_of(status, 3, message)
         };
         let stalled = |_| {
             let waited = STALL_DEADLINE.as_secs();
-            fail(CONNECTION, format!("{label} can't be had: the coordinator sent nothing for {waited} s"))
+            WorkError::ConnectionLost(format!(
+                "{label} can't be had: the coordinator sent nothing for {waited} s"
+            ))
         };
         let mut client = self.client.clone();
         self.runtime.block_on(async {
@@ -126,13 +131,13 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// Begins a file of `size` bytes, which are then written to this upload.
-    pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), Failure> {
+    pub(crate) fn file(&mut self, name: &str, size: u64) -> Result<(), WorkError> {
         self.send_pending()?;
         self.send(upload_chunk::Part::File(UploadFile { name: name.to_owned(), size }))
     }
 
     /// Ends the upload and waits until the coordinator has received everything.
-    pub(crate) fn finish(mut self, model_digest: &[u8], state_digest: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self, model_digest: &[u8], state_digest: &[u8]) -> Result<(), WorkError> {
         self.send_pending()?;
         let (model_digest, state_digest) = (model_digest.to_vec(), state_digest.to_vec());
         self.send(upload_chunk::Part::Finish(UploadFinish { model_digest, state_digest }))?;
@@ -143,18 +148,20 @@ impl Upload {
             Err(_) => {
                 abort.abort();
                 let waited = FINISH_DEADLINE.as_secs();
-                Err(fail(CONNECTION, format!("the coordinator did not say within {waited} s that it has it")))
+                Err(WorkError::ConnectionLost(format!(
+                    "the coordinator did not say within {waited} s that it has it"
+                )))
             }
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err(status))) => {
                 let message = format!("the coordinator did not take it: {}", status.message());
-                Err(fail(code_of(&status, 4), message))
+                Err(error_of(&status, 4, message))
             }
-            Ok(Err(error)) => Err(fail(4, format!("the upload was cut short: {error}"))),
+            Ok(Err(error)) => Err(fail(4, format!("the upload was cut short: {error}")).into()),
         }
     }
 
-    fn send_pending(&mut self) -> Result<(), Failure> {
+    fn send_pending(&mut self) -> Result<(), WorkError> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -162,7 +169,7 @@ impl Upload {
         self.send(upload_chunk::Part::Bytes(bytes))
     }
 
-    fn send(&mut self, part: upload_chunk::Part) -> Result<(), Failure> {
+    fn send(&mut self, part: upload_chunk::Part) -> Result<(), WorkError> {
         let sending = self.chunks.send(UploadChunk { part: Some(part) });
         match self.runtime.block_on(async { timeout(STALL_DEADLINE, sending).await }) {
             Ok(Ok(())) => return Ok(()),
@@ -170,16 +177,18 @@ impl Upload {
             Err(_) => {
                 self.call.abort();
                 let waited = STALL_DEADLINE.as_secs();
-                return Err(fail(CONNECTION, format!("the coordinator took nothing of it for {waited} s")));
+                return Err(WorkError::ConnectionLost(format!(
+                    "the coordinator took nothing of it for {waited} s"
+                )));
             }
         }
         // The call ended early: its status gives the reason.
-        let (code, reason) = match self.runtime.block_on(&mut self.call) {
-            Ok(Err(status)) => (code_of(&status, 4), status.message().to_owned()),
-            Ok(Ok(_)) => (4, "it ended too early".to_owned()),
-            Err(error) => (4, error.to_string()),
-        };
-        Err(fail(code, format!("the coordinator did not take it: {reason}")))
+        let message = |reason: &str| format!("the coordinator did not take it: {reason}");
+        Err(match self.runtime.block_on(&mut self.call) {
+            Ok(Err(status)) => error_of(&status, 4, message(status.message())),
+            Ok(Ok(_)) => fail(4, message("it ended too early")).into(),
+            Err(error) => fail(4, message(&error.to_string())).into(),
+        })
     }
 }
 
@@ -197,6 +206,6 @@ impl Write for Upload {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.send_pending().map_err(|failure| std::io::Error::other(failure.message))
+        self.send_pending().map_err(|failure| std::io::Error::other(failure.message().to_owned()))
     }
 }

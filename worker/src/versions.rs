@@ -13,7 +13,7 @@ use trainer::export::ExportInfo;
 use trainer::tensors::{self, Metadata};
 
 use crate::channel::DriverEvent;
-use crate::failure::fail;
+use crate::failure::{WorkError, fail};
 use crate::transfer::Transfer;
 
 /// A checkpoint's model file.
@@ -37,12 +37,12 @@ pub(crate) enum SnapshotJob {
 
 impl SnapshotJob {
     /// The event that reports a failed job.
-    fn failed(&self, failure: &Failure) -> Event {
+    fn failed(&self, error: &WorkError) -> Event {
         let (kind, step) = match self {
             Self::Version { step } => (UploadKind::Version, *step),
             Self::Export { step, .. } => (UploadKind::Export, *step),
         };
-        Event::NotUploaded { kind, step, reason: failure.message.clone() }
+        Event::NotUploaded { kind, step, reason: error.message().to_owned() }
     }
 }
 
@@ -63,7 +63,7 @@ struct Snapshot {
 /// The compute thread's end of the channel.
 pub(crate) struct Versions {
     jobs: SyncSender<(SnapshotJob, Snapshot)>,
-    done: Receiver<(Snapshot, Result<(), Failure>)>,
+    done: Receiver<(Snapshot, Result<(), WorkError>)>,
     /// The snapshot, unless it is being uploaded.
     rest: SnapshotState,
 }
@@ -77,7 +77,7 @@ enum SnapshotState {
 
 impl Versions {
     /// Starts the thread, which reports failed uploads. It ends when this is dropped.
-    pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<DriverEvent>) -> Result<Self, Failure> {
+    pub(crate) fn start(transfer: Transfer, answers: mpsc::Sender<DriverEvent>) -> Result<Self, WorkError> {
         let (jobs, inbox) = sync_channel::<(SnapshotJob, Snapshot)>(1);
         let (outbox, done) = sync_channel(1);
         let body = move || {
@@ -85,10 +85,10 @@ impl Versions {
                 let result = upload(&transfer, &job, &snapshot);
                 match &result {
                     Ok(()) => tracing::info!("{job} is uploaded"),
-                    Err(failure) => {
-                        tracing::warn!("{job} is not uploaded: {}", failure.message);
+                    Err(error) => {
+                        tracing::warn!("{job} is not uploaded: {}", error.message());
                         // A driver that has exited needs no report.
-                        let _ = answers.blocking_send(DriverEvent::Worked(job.failed(failure)));
+                        let _ = answers.blocking_send(DriverEvent::Worked(job.failed(error)));
                     }
                 }
                 if outbox.send((snapshot, result)).is_err() {
@@ -109,7 +109,7 @@ impl Versions {
         job: SnapshotJob,
         parameters: &[f32],
         optimizer: &HostOptimizer,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WorkError> {
         // The coordinator knows the result of the previous upload by now.
         let _ = self.wait();
         let snapshot = match std::mem::replace(&mut self.rest, SnapshotState::Uploading) {
@@ -124,11 +124,11 @@ impl Versions {
                 Snapshot { parameters: parameters.to_vec(), optimizer: optimizer.clone() }
             }
         };
-        self.jobs.send((job, snapshot)).map_err(|_| gone())
+        Ok(self.jobs.send((job, snapshot)).map_err(|_| gone())?)
     }
 
     /// Waits for the upload in progress; returns its result, if there was one.
-    pub(crate) fn wait(&mut self) -> Result<(), Failure> {
+    pub(crate) fn wait(&mut self) -> Result<(), WorkError> {
         if !matches!(self.rest, SnapshotState::Uploading) {
             return Ok(());
         }
@@ -142,7 +142,7 @@ fn gone() -> Failure {
     fail(4, "the versions' thread has ended (see the log above)")
 }
 
-fn upload(transfer: &Transfer, job: &SnapshotJob, snapshot: &Snapshot) -> Result<(), Failure> {
+fn upload(transfer: &Transfer, job: &SnapshotJob, snapshot: &Snapshot) -> Result<(), WorkError> {
     let Snapshot { parameters, optimizer } = snapshot;
     let layout = optimizer.layout();
     let model_digest = tensors::model_digest(layout, parameters);
