@@ -65,6 +65,9 @@ impl ParquetTable {
         let metadata = metadata_bytes(&bytes).saturating_mul(METADATA_TIMES);
         let metadata = memory.holding(metadata).map_err(|why| why.of(path))?;
         let refuse = |problem: String| DataError::File { file: file(), problem };
+        if !footer(&bytes).is_none_or(pages::is_sound) {
+            return Err(refuse("this can't be read as parquet: its footer is damaged".to_owned()));
+        }
         let bytes = Bytes::from(bytes);
         let reader = guarded(|| SerializedFileReader::new(bytes.clone()))
             .map_err(|why| refuse(format!("this can't be read as parquet: {why}")))?;
@@ -201,6 +204,12 @@ fn batch(takes: &ChunkMemory) -> usize {
     }
     let fits = PREFIXES_BYTES.checked_div(takes.page).unwrap_or(u64::MAX);
     usize::try_from(fits).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
+}
+
+/// The footer's metadata, if the file is as long as it declares.
+fn footer(file: &[u8]) -> Option<&[u8]> {
+    let end = file.len().checked_sub(END_BYTES)?;
+    file.get(end.checked_sub(usize::try_from(metadata_bytes(file)).ok()?)?..end)
 }
 
 /// Size of the footer's metadata, clipped to the file's length.

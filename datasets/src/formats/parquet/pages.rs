@@ -84,6 +84,13 @@ fn holds_more(page: &[u8], expected: u64) -> bool {
     read.is_ok_and(|read| read > expected)
 }
 
+/// Whether a footer is a struct whose lists have no more elements than bytes. The parquet crate steps through as many
+/// elements as a list declares, which a footer of a kilobyte can make a second's work.
+pub(super) fn is_sound(footer: &[u8]) -> bool {
+    const STRUCT: u8 = 12;
+    Thrift { rest: footer }.skip(STRUCT, 0).is_some()
+}
+
 /// Parser of Thrift's compact protocol; `None` means truncated or invalid.
 struct Thrift<'a> {
     rest: &'a [u8],
@@ -251,6 +258,15 @@ mod tests {
         assert_eq!(number(&[0x80, 0x01]), Some(64));
         assert_eq!(number(&[0x80]), None, "cut");
         assert_eq!(number(&[0xff; 11]), None, "too long");
+    }
+
+    #[test]
+    fn a_list_longer_than_its_footer_is_refused() {
+        // Field 1: a list of structs, of which each takes a byte at least.
+        let footer =
+            |count: &[u8], elements: usize| [&[0x19, 0xfc], count, &vec![0; elements], &[0x00]].concat();
+        assert!(is_sound(&footer(&[3], 3)));
+        assert!(!is_sound(&footer(&[0xff, 0xff, 0xff, 0xff, 0x07], 3)), "2^31 elements in three bytes");
     }
 
     #[test]
