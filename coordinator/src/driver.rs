@@ -226,9 +226,9 @@ impl Driver {
         }
     }
 
-    fn take_pending_events(&mut self, report: reduction::PendingEvents) {
-        let computed = report.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
-        let lost = report.lost.into_iter().map(|(member, loss)| match loss {
+    fn take_pending_events(&mut self, pending: reduction::PendingEvents) {
+        let computed = pending.computed.into_iter().map(|(member, key)| Event::Computed { member, key });
+        let lost = pending.lost.into_iter().map(|(member, loss)| match loss {
             ConnectionLoss::Broken(reason) => Event::DataPlaneLost { member, reason },
             ConnectionLoss::Violation(what) => Event::ProtocolBroken { member, what },
         });

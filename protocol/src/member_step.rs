@@ -83,7 +83,7 @@ impl<B> MemberStep<B> {
         }
     }
 
-    /// The prepared step and its key.
+    /// The step that waits for its commit; `None` before Ready and after the commit.
     #[must_use]
     pub fn prepared(&self) -> Option<(StepKey, &B)> {
         self.prepared.as_ref().map(|(key, reduced)| (*key, reduced))

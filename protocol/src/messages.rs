@@ -142,7 +142,7 @@ pub enum FromWorker {
 pub enum UploadKind {
     /// A checkpoint.
     Version,
-    /// The exports.
+    /// All formats of `export.formats`, of the last state.
     Export,
     /// A state transfer to the members that lack the state.
     State,
@@ -259,7 +259,7 @@ pub struct Commit {
     pub hash: u64,
     /// Applied steps of the whole history, this one included: Adam's t.
     pub applied: u64,
-    /// Scalars of the update.
+    /// What the update needs of libm, computed once so that all members have the same bits.
     pub scalars: UpdateScalars,
     /// Instructions for after the commit.
     pub next: Next,
@@ -369,7 +369,7 @@ pub struct CommitRecord {
     pub verdict: Verdict,
     /// Applied steps of the whole history, this one included: Adam's t.
     pub applied: u64,
-    /// Scalars of the update.
+    /// What the update needs of libm, computed once so that all members have the same bits.
     pub scalars: UpdateScalars,
     /// The members' instructions for after the commit.
     pub next: Next,

@@ -30,7 +30,7 @@ pub fn slices(elements: usize) -> u32 {
     elements.div_ceil(SLICE) as u32
 }
 
-/// The elements of a slice.
+/// Where a slice lies in a flat gradient of `elements`; the last one may be shorter.
 #[must_use]
 pub fn slice_range(slice: u32, elements: usize) -> Range<usize> {
     let start = (slice as usize).saturating_mul(SLICE).min(elements);

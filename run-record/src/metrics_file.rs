@@ -73,7 +73,7 @@ pub enum MetricsError {
     /// A file system operation failed.
     #[error("{path}: {source}")]
     Io {
-        /// The file.
+        /// The path of the file, for display.
         path: String,
         /// The underlying error.
         source: std::io::Error,
@@ -81,7 +81,7 @@ pub enum MetricsError {
     /// A line before the last is not a metric.
     #[error("{path}, line {line}: not a metric ({text:?}); move the file away or mend the line")]
     Line {
-        /// The file.
+        /// The path of the file, for display.
         path: String,
         /// The line's number, from 1.
         line: usize,

@@ -44,7 +44,7 @@ impl World<'_> {
         let machine = Coordinator::new(plan, term, history, self.coordinator_clock());
         self.coordinator = Some(CoordinatorNode {
             machine,
-            summing: Aggregator::new(self.scenario, self.bug),
+            aggregator: Aggregator::new(self.scenario, self.bug),
             appending: None,
             appending_since: (0, 0),
             is_ending: false,
@@ -141,7 +141,7 @@ impl World<'_> {
                     self.hang_up(worker, generation);
                     return Ok(());
                 }
-                node.summing.connected(connection, member);
+                node.aggregator.connected(connection, member);
                 self.deliver();
                 Ok(())
             }
@@ -172,7 +172,7 @@ impl World<'_> {
                     link.is_noticed = true;
                 }
                 let node = self.coordinator.as_mut();
-                match node.and_then(|node| node.summing.gone((worker, generation))) {
+                match node.and_then(|node| node.aggregator.gone((worker, generation))) {
                     Some(member) => self.handle_coordinator(Event::DataPlaneLost { member, reason }),
                     None => Ok(()),
                 }
@@ -202,22 +202,22 @@ impl World<'_> {
             );
         }
         let Some(node) = &mut self.coordinator else { return Ok(()) };
-        let Some(member) = node.summing.member(connection) else { return Ok(()) };
+        let Some(member) = node.aggregator.member(connection) else { return Ok(()) };
         if !node.here.contains_key(&member) {
             return Ok(()); // Its connection closes with its membership.
         }
         let key = frame.key();
         if self.ahead == Some(worker) {
             self.ahead = None;
-            node.summing.gone(connection);
+            node.aggregator.gone(connection);
             self.hang_up(worker, generation);
             let what = format!("it sent a part of step {}, where {} is due", key.step + 1_000, key.step);
             return self.handle_coordinator(Event::ProtocolBroken { member, what });
         }
-        if node.summing.is_early(key) {
+        if node.aggregator.is_early(key) {
             return Err(format!("worker {worker} sent a part of {key:?}, which hasn't begun"));
         }
-        if node.summing.insert(member, frame)? && !is_slice {
+        if node.aggregator.insert(member, frame)? && !is_slice {
             self.handle_coordinator(Event::Computed { member, key })?;
         }
         self.deliver();
@@ -226,9 +226,9 @@ impl World<'_> {
 
     fn deliver(&mut self) {
         while let Some(node) = &mut self.coordinator
-            && let Some(((worker, generation), frame)) = node.summing.poll_delivery()
+            && let Some(((worker, generation), frame)) = node.aggregator.poll_delivery()
         {
-            if let Some(over) = node.summing.overwritten(&frame) {
+            if let Some(over) = node.aggregator.overwritten(&frame) {
                 let holder = self.workers.iter_mut().find(|node| node.member == Some(over.member));
                 if let Some(contribution) = holder.and_then(|node| node.contribution.as_mut()) {
                     contribution.overwrite(&over);
@@ -281,7 +281,7 @@ impl World<'_> {
             Output::OpenView(view) => self.open_view(view),
             Output::Committed(committed) => {
                 if let Some(node) = &mut self.coordinator {
-                    node.summing.on_committed(committed.key, committed.next);
+                    node.aggregator.on_committed(committed.key, committed.next);
                 }
             }
             Output::Finished(outcome) => {
@@ -355,7 +355,7 @@ impl World<'_> {
         node.current = Some(StepKey { view: view.id, step: view.step, phase: view.phase });
         self.summary.shares.push(view.members.iter().map(|info| (info.name.clone(), info.share)).collect());
         World::archive(&mut self.archive.views, view.clone());
-        node.summing.open_view(view);
+        node.aggregator.open_view(view);
         node.shown = None;
     }
 

@@ -14,7 +14,7 @@ use crate::toy::State;
 /// One incarnation of the coordinator process.
 pub(crate) struct CoordinatorNode {
     pub(crate) machine: Coordinator,
-    pub(crate) summing: Aggregator,
+    pub(crate) aggregator: Aggregator,
     pub(crate) appending: Option<(Record, bool)>,
     /// When the append began, by the coordinator's clock and by the world's.
     pub(crate) appending_since: (u64, u64),

@@ -56,7 +56,7 @@ impl World<'_> {
             // Including outputs, which are executed at once.
             _ => 0,
         };
-        let sizes = node.machine.sizes().into_iter().chain(node.summing.sizes());
+        let sizes = node.machine.sizes().into_iter().chain(node.aggregator.sizes());
         for (name, size) in sizes {
             let bound = bound(name);
             if size > bound {

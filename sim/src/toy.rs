@@ -93,7 +93,7 @@ impl Toy {
         [0..first, first..first + quarter, first + quarter..self.elements]
     }
 
-    /// State 0.
+    /// State 0, a function of the seed alone.
     #[must_use]
     pub(crate) fn initial(&self, seed: u64) -> State {
         let parameters = (0..self.elements).map(|i| unit(mix(seed ^ mix(i as u64)))).collect();

@@ -39,7 +39,7 @@ pub struct Sinks {
 /// Data that a sink had not sent when waiting for the end of the run timed out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsent {
-    /// The sink.
+    /// The name of the sink, as in `tracker.sinks`.
     pub sink: String,
     /// What is left, why, and how to send it later: a sentence for people.
     pub text: String,

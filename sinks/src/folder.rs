@@ -36,7 +36,6 @@ impl RunFolder {
         &self.path
     }
 
-    /// The path of a file in the folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

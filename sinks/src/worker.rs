@@ -16,7 +16,6 @@ pub(crate) const LINES_MAX: usize = 1_000;
 /// Minimum time between two uploads of `run.json`, which is written with every checkpoint.
 const RECORD_EVERY: Duration = Duration::from_secs(10);
 
-/// The outcome of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TurnOutcome {
     /// Something was sent, and more is pending.

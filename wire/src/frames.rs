@@ -55,7 +55,7 @@ pub struct Header {
     pub node_index: u32,
     /// Number of the slice.
     pub slice: u32,
-    /// Bytes of the tail.
+    /// Length of the tail in bytes, [`TAIL_BYTES_MAX`] at most.
     pub tail_bytes: u32,
     /// Number of f32 in the body.
     pub floats: u32,

@@ -25,7 +25,6 @@ pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(crate) enum SnapshotJob {
     /// A checkpoint.
     Version { step: u64 },
-    /// The exports.
     Export {
         /// Step of the state.
         step: u64,

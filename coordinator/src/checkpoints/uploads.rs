@@ -27,7 +27,6 @@ pub(crate) struct ManifestInfo {
 pub(crate) struct Signing {
     /// For checkpoints.
     pub(crate) versions: Option<Arc<SigningKey>>,
-    /// For exports.
     pub(crate) exports: Option<Arc<SigningKey>>,
 }
 

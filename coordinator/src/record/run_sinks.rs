@@ -34,7 +34,6 @@ pub(crate) fn wanted(resolved: &Resolved) -> Result<Vec<SinkConfig>, StartError>
     SinkConfig::of(&resolved.config.tracker, &resolved.stem, &variable).map_err(StartError::config)
 }
 
-/// The sinks of a running run.
 #[derive(Default)]
 pub(crate) struct RunningSinks {
     sinks: Option<Sinks>,

@@ -1,7 +1,7 @@
 //! The thread that owns the reducer: it receives inputs from the connections' threads, and forwards the deliveries of
 //! [`protocol::aggregator`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -107,8 +107,8 @@ impl AggregatorThread {
 
     /// Closes superseded connections: dropping their writers ends them.
     fn close_unused(&mut self) {
-        let used = self.aggregator.connections();
-        self.writers.retain(|number, _| used.values().any(|connection| connection == number));
+        let used: BTreeSet<u64> = self.aggregator.connections().values().copied().collect();
+        self.writers.retain(|number, _| used.contains(number));
     }
 }
 

@@ -82,7 +82,6 @@ pub(crate) enum RunTarget {
     Fresh(RunDir),
     /// A run that was started before, or a completed one that now has more steps.
     Begun(RunDir),
-    /// A completed run.
     Completed(RunDir),
 }
 

@@ -296,18 +296,17 @@ fn line_at(path: &Path, place: u64) -> std::io::Result<u64> {
 mod tests {
     use super::*;
 
+    fn table(dir: &Path, text: &str) -> CsvTable {
+        let path = dir.join("t.csv");
+        std::fs::write(&path, text).expect("written");
+        let layout = Layout { delimiter: ',', header: true };
+        CsvTable::open(&path, layout, OnRagged::Stop, &MemoryBudget::megabytes(100)).expect("opened")
+    }
+
     /// Line numbers of all rows.
     fn lines(text: &str) -> Vec<u64> {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("t.csv");
-        std::fs::write(&path, text).expect("written");
-        let mut table = CsvTable::open(
-            &path,
-            Layout { delimiter: ',', header: true },
-            OnRagged::Stop,
-            &MemoryBudget::megabytes(100),
-        )
-        .expect("opened");
+        let mut table = table(dir.path(), text);
         let mut lines = Vec::new();
         while table.advance().expect("read") {
             let DataError::Line { line, .. } = table.error(String::new()) else { panic!("no line") };
@@ -332,17 +331,9 @@ mod tests {
     #[test]
     fn the_digest_is_of_all_bytes_whatever_their_number() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("t.csv");
         // Longer than a few buffers, with no newline at the end.
         let text = format!("a,b{}", "\n12345678,x".repeat(30_000));
-        std::fs::write(&path, &text).expect("written");
-        let mut table = CsvTable::open(
-            &path,
-            Layout { delimiter: ',', header: true },
-            OnRagged::Stop,
-            &MemoryBudget::megabytes(100),
-        )
-        .expect("opened");
+        let mut table = table(dir.path(), &text);
         while table.advance().expect("read") {}
         assert_eq!(table.finish().expect("rows"), (30_000, Digests::of_bytes(text.as_bytes())));
     }

@@ -18,14 +18,16 @@ const OVERDUE_MS: u64 = 5_000;
 pub(super) enum AfterAppend {
     /// Advance; no output depends on the record.
     Nothing,
-    /// Open the view.
     OpenView,
     /// Adopt a commit that the journal had lost.
     Adopt,
     /// Commit the decided step.
     Commit,
     /// Count the checkpoint as durable.
-    Version { step: u64, digest: [u8; 32] },
+    Version {
+        step: u64,
+        digest: [u8; 32],
+    },
     /// Finish the run.
     End,
 }

@@ -40,7 +40,7 @@ pub enum Event {
         step: u64,
         /// The full state digest.
         digest: [u8; 32],
-        /// The state check.
+        /// Hash of parameters and optimizer state, which members compare at every step.
         state_check: u64,
     },
     /// All reduced slices and scalars of this step have arrived intact.
@@ -62,7 +62,7 @@ pub enum Event {
     Applied {
         /// Step of the state.
         step: u64,
-        /// The state check.
+        /// Hash of parameters and optimizer state, which members compare at every step.
         state_check: u64,
     },
     /// An upload didn't reach the coordinator. That is no reason to end.

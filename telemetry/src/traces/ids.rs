@@ -9,7 +9,7 @@ pub struct StepId {
     pub run: [u8; 16],
     /// The coordinator's term.
     pub term: u32,
-    /// The step.
+    /// The step, from 1.
     pub step: u64,
     /// Whether the trace covers the evaluation of that step's state.
     pub is_evaluation: bool,

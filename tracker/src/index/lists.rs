@@ -20,7 +20,7 @@ pub struct ExperimentRow {
 /// A key and the number of runs that have it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct KeyCount {
-    /// The key.
+    /// As logged: `train/loss`.
     pub key: String,
     /// The number of runs.
     pub runs: i64,

@@ -12,7 +12,7 @@ pub(crate) type PointKey = (i64, i64, i64);
 /// One value of a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Point {
-    /// The step.
+    /// The step; clients may log negative ones.
     pub step: i64,
     /// When it was recorded, in milliseconds since 1970.
     pub time_ms: i64,
