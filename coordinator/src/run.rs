@@ -295,7 +295,7 @@ impl StartContext<'_> {
         let locals = self.call_workers(locals, (orphans, rejoin_ms), &far, &mut recorder)?;
         let mut hosted = tracking::host(config, dir, (&pages, self.ports.tracker), &mut recorder);
         let following = RunningSinks::start(self.sinks.clone(), dir, |line| recorder.line(line));
-        recorder.follow_with(following.hearing(hosted.said()));
+        recorder.follow_with(following.with_remarks_of(hosted.said()));
         folder.watch(&driver_events);
         let signals = tokio::spawn(signals.pass_on(driver_events));
         let kept = (Retention::new(config.checkpoint.keep, &config.checkpoint.best), folder);

@@ -41,7 +41,7 @@ pub struct ViewRecord {
 pub struct EndRecord {
     /// How the run ended.
     pub reason: EndReason,
-    /// Exit code of the contract.
+    /// Process exit code, of the table at [`Failure::code`](crate::messages::Failure::code).
     pub code: u8,
     /// Explanation, for display.
     pub message: String,

@@ -151,7 +151,7 @@ pub enum UploadKind {
 /// Why a worker can't continue, with the exit code for the run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// Exit code of the contract: 2 config, 3 data or checkpoint, 4 the run failed.
+    /// Process exit code: 2 configuration, 3 data or checkpoint, 4 the run failed, 130 interrupted.
     pub code: u8,
     /// Names the thing, the value and the remedy.
     pub message: String,
@@ -281,7 +281,7 @@ pub enum EndReason {
 pub enum ToWorker {
     /// Admission, with everything a worker needs to prepare.
     Welcome(Welcome),
-    /// Refused, with the exit code of the contract.
+    /// Refused, with the exit code for the worker.
     Refused(Failure),
     /// The coordinator continues without this worker, which may rejoin.
     Evicted {

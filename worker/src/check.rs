@@ -2,7 +2,7 @@
 //!
 //! The query is one JSON object on standard input: `config` (the run's configuration, TOML), `data_plan` (JSON in a
 //! string), and `init` (the file of `init.from`, if there is one). The reply is one line of JSON on standard output:
-//! `{"task","parameters","device"}`, or `{"task","code","message"}` with the exit code of the contract, which is this
+//! `{"task","parameters","device"}`, or `{"task","code","message"}` with the exit code, which is this
 //! program's too. It reports the errors that the run's first worker would find before step 0, as far as that needs no
 //! sample.
 

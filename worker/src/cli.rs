@@ -1,4 +1,4 @@
-//! The command line of the worker, as the contract has it.
+//! The command line of the worker.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

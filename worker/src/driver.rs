@@ -19,7 +19,7 @@ use crate::session::CoordinatorAddress;
 pub(crate) struct WorkerEnd {
     /// How the run ended for this worker.
     pub(crate) reason: EndReason,
-    /// Exit code of the contract.
+    /// Process exit code, of the table at [`protocol::messages::Failure::code`].
     pub(crate) code: u8,
     /// Explanation, for display.
     pub(crate) message: String,

@@ -1,8 +1,8 @@
-//! Failures of this worker, and the exit codes that they mean.
+//! Failures of this worker and their exit codes.
 
 use protocol::messages::Failure;
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum WorkError {
     /// The connection failed, not this worker: it rejoins.
@@ -27,7 +27,7 @@ impl From<Failure> for WorkError {
     }
 }
 
-/// A failure with the exit code of the contract.
+/// A failure with a process exit code, of the table at [`Failure::code`].
 pub(crate) fn fail(code: u8, message: impl Into<String>) -> Failure {
     Failure { code, message: message.into() }
 }

@@ -1,4 +1,4 @@
-//! The commands beside `coordinator --config`: each parses its arguments, does one thing and prints it.
+//! The commands other than `coordinator --config`: each parses its arguments, does one thing and prints it.
 
 pub(crate) mod check;
 pub(crate) mod client;

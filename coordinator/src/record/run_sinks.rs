@@ -59,7 +59,7 @@ impl RunningSinks {
     }
 
     /// Adds the remarks of the tracker that is served alongside the run.
-    pub(crate) fn hearing(self, served: Option<Receiver<String>>) -> Self {
+    pub(crate) fn with_remarks_of(self, served: Option<Receiver<String>>) -> Self {
         Self { served, ..self }
     }
 

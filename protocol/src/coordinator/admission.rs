@@ -54,7 +54,7 @@ impl Coordinator {
         }
         // The run's outcome gives the reason.
         self.forget(id, "it failed, and the run with it");
-        // A peer can't choose an exit code outside the contract's.
+        // A peer can't choose an exit code outside the table.
         let code = if matches!(failure.code, 2..=4) { failure.code } else { 4 };
         self.fail(code, &message);
     }

@@ -450,8 +450,8 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn emit(&mut self, emit: RunEvent) {
-        self.put(Output::RunEvent(emit));
+    pub(super) fn emit(&mut self, event: RunEvent) {
+        self.put(Output::RunEvent(event));
     }
 
     pub(super) fn warn(&mut self, message: String) {

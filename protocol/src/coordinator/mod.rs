@@ -139,7 +139,7 @@ pub enum Event {
     },
     /// A local worker process could not be started or ended before it joined.
     LaunchFailed {
-        /// The process's own exit code where the contract has it, else 4.
+        /// The process's own exit code if the table has it, else 4.
         code: u8,
         /// The error, for display.
         reason: String,
@@ -323,7 +323,7 @@ pub enum RunEvent {
 pub struct Outcome {
     /// Completed, interrupted or failed.
     pub reason: EndReason,
-    /// Exit code of the contract.
+    /// Process exit code, of the table at [`Failure::code`](crate::messages::Failure::code).
     pub code: u8,
     /// Explanation, for display.
     pub message: String,

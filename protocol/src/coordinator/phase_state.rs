@@ -1,4 +1,4 @@
-//! What each phase keeps between two events: plain data, with what can be asked of it.
+//! State that each phase keeps between two events: plain data and its queries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -83,7 +83,7 @@ impl StepDurations {
 
     /// Records the duration of a step. A slower one counts at once, a faster one by a sixteenth: a single slow step,
     /// such as the first one or one on a busy machine, doesn't lengthen deadlines for good.
-    pub(super) fn emit(&mut self, phase: Phase, took_ms: u64) {
+    pub(super) fn record(&mut self, phase: Phase, took_ms: u64) {
         let pace = self.of(phase);
         let decayed = pace.map_or(0, |before| before - before.saturating_sub(took_ms).div_ceil(PACE_DECAY));
         *pace = Some(decayed.max(took_ms));
@@ -117,7 +117,7 @@ pub(super) struct StateTransfer {
     pub(super) digest: Option<[u8; 32]>,
 }
 
-/// The remaining work.
+/// The work that remains after the last step.
 #[derive(Debug)]
 pub(super) struct Closing {
     /// `None` for members that must still send Applied.

@@ -220,7 +220,7 @@ impl Coordinator {
         }
         let (verdict, hash, applied, scalars) = (record.verdict, record.hash, record.applied, record.scalars);
         self.send_to_view(&ToWorker::Commit(Commit { key, verdict, hash, applied, scalars, next }));
-        self.pace.emit(key.phase, took_ms);
+        self.pace.record(key.phase, took_ms);
         match next.step_after(key) {
             Some(next) => self.begin_step(now, next),
             None => {

@@ -158,7 +158,7 @@ pub enum Output {
     Exit {
         /// How the run ended for this worker.
         reason: EndReason,
-        /// Exit code of the contract.
+        /// Process exit code, of the table at [`Failure::code`](crate::messages::Failure::code).
         code: u8,
         /// Explanation, for display.
         message: String,
