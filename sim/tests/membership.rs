@@ -279,7 +279,7 @@ fn other_numerics_are_refused_or_end_the_claim() {
         let world = completed(&scenario, &Incarnation::with(2, &[(150, Chaos::OtherNumerics)]), None);
         let has_worked = world.summary().shares.iter().flatten().any(|(name, _)| name == "worker-2");
         assert_eq!(has_worked, mixed);
-        let end = world.exits()[2].clone().expect("it was summary an end");
+        let end = world.exits()[2].clone().expect("it was told an end");
         assert_eq!(end.0, if mixed { 0 } else { 2 }, "{}", end.1);
         assert!(mixed || end.1.contains("numerics fingerprint"), "{}", end.1);
     }
